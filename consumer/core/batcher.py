@@ -1,0 +1,143 @@
+"""Which prepared rows join the device next.
+
+Objective: as many rows on the device as still pay, and no more. The cap for a shape is the smallest batch
+whose measured throughput is at least 95% of the best; beyond it a join only slows the rows that are there.
+Until a device is measured the cap is the setting `batch.max_rows`; running out of memory lowers it for good.
+
+Rules:
+
+1. Rows on the device share one batch key. While any is there, only its key may join.
+2. Order is the waiting room's. A row of another key that has been ready for `key_switch_s` closes the door:
+   the device empties, and the key of the most urgent row runs next. Nobody is pre-empted.
+3. An empty device lingers for a second row for at most `linger_s`, and only while something is being
+   prepared: a row can always join at the next boundary, so waiting longer gains nothing.
+4. Rows under suspicion run apart: one group at a time, with nothing else on the device.
+5. A few rows more than the cap are handed over (`ahead_rows_max`), so that a place is taken at the boundary
+   at which it falls free; the engine holds them in order. Under a memory ceiling there are none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+
+from consumer.core.jobs import Job
+from consumer.core.limits import Limits
+from consumer.core.partition_key import RowKey
+
+
+class Batcher:
+    """Knows the ready rows and the rows handed to the device."""
+
+    def __init__(self, limits: Limits, urgency: Callable[[Job], float]) -> None:
+        self._limits = limits
+        self._urgency = urgency
+        self._ready: list[Job] = []
+        self._on_device: dict[RowKey, Job] = {}
+        self._device_key: Hashable = None
+        self._ceilings: dict[Hashable, int] = {}
+        self._apart: deque[tuple[RowKey, ...]] = deque()
+        self._linger_until: float | None = None
+
+    @property
+    def rows_on_device(self) -> int:
+        """Rows handed to the device and not retired."""
+        return len(self._on_device)
+
+    @property
+    def wake_at(self) -> float | None:
+        """When a choice that was put off by lingering is due."""
+        return self._linger_until
+
+    def cap(self, key: Hashable) -> int:
+        """Rows of a shape that may share a step."""
+        return min(self._limits.batch_rows_max, self._ceilings.get(key, self._limits.batch_rows_max))
+
+    def add(self, job: Job) -> None:
+        """A job's rows (`rows_ready`) are prepared, or came back from a failed step."""
+        if job not in self._ready:
+            self._ready.append(job)
+            self._ready.sort(key=lambda ready: (self._urgency(ready), ready.key))
+
+    def retire(self, row: RowKey) -> None:
+        """A row left the device."""
+        job = self._on_device.pop(row, None)
+        if job is not None:
+            job.rows_on_device.discard(row.image)
+
+    def remove(self, job: Job) -> None:
+        """A job is over: none of its rows is on the device or will join it."""
+        for index in tuple(job.rows_on_device):
+            self.retire(RowKey(job.key, index))
+        job.rows_ready.clear()
+        if job in self._ready:
+            self._ready.remove(job)
+
+    def lower_ceiling(self, key: Hashable, rows_max: int) -> None:
+        """Never again run more rows of this shape together."""
+        self._ceilings[key] = max(1, min(rows_max, self.cap(key)))
+
+    def run_apart(self, groups: tuple[tuple[RowKey, ...], ...]) -> None:
+        """Run these groups before everything else, each by itself."""
+        self._apart.extendleft(reversed(groups))
+
+    def choose(self, now: float, *, more_is_coming: bool) -> tuple[RowKey, ...]:
+        """The rows to hand to the device now. They count as on the device from here on."""
+        self._linger_until = None
+        if self._apart:
+            return self._choose_apart()
+        key = self._device_key if self._on_device else self._key_to_run()
+        joining = self._joining(key, now)
+        if not joining or self._lingers(joining, key, now, more_is_coming=more_is_coming):
+            return ()
+        return self._hand_over(joining, key)
+
+    def _key_to_run(self) -> Hashable:
+        return self._ready[0].batch_key if self._ready else None
+
+    def _joining(self, key: Hashable, now: float) -> list[tuple[Job, int]]:
+        ahead = 0 if key in self._ceilings else self._limits.ahead_rows_max
+        room = self.cap(key) + ahead - len(self._on_device)
+        joining: list[tuple[Job, int]] = []
+        for job in self._ready:
+            if job.batch_key != key:
+                if now - job.ready_at >= self._limits.key_switch_s:
+                    break
+                continue
+            for index in sorted(job.rows_ready):
+                if len(joining) >= room:
+                    return joining
+                joining.append((job, index))
+        return joining
+
+    def _lingers(self, joining: list[tuple[Job, int]], key: Hashable, now: float, *, more_is_coming: bool) -> bool:
+        if self._on_device or not more_is_coming or len(joining) >= self.cap(key):
+            return False
+        until = min(job.ready_at for job, _ in joining) + self._limits.linger_s
+        if now >= until:
+            return False
+        self._linger_until = until
+        return True
+
+    def _choose_apart(self) -> tuple[RowKey, ...]:
+        if self._on_device:
+            return ()
+        ready = {RowKey(job.key, index): job for job in self._ready for index in job.rows_ready}
+        while self._apart:
+            group = [row for row in self._apart.popleft() if row in ready]
+            if group:
+                first = ready[group[0]]
+                return self._hand_over([(ready[row], row.image) for row in group], first.batch_key)
+        return ()
+
+    def _hand_over(self, joining: list[tuple[Job, int]], key: Hashable) -> tuple[RowKey, ...]:
+        self._device_key = key
+        rows = []
+        for job, index in joining:
+            row = RowKey(job.key, index)
+            job.rows_ready.discard(index)
+            job.rows_on_device.add(index)
+            self._on_device[row] = job
+            rows.append(row)
+        self._ready = [job for job in self._ready if job.rows_ready]
+        return tuple(rows)

@@ -1,0 +1,276 @@
+"""Jobs from arrival to decision: what is looked up, prepared, put on the device, and settled, and when.
+
+Invariants, each with a test of its name:
+
+- `outcome_before_publication`: a job is decided only by `Settled`, by `OutcomeFound`, or for want of an identity.
+- `one_render_per_identity`: two records of one request are never rendered at once.
+- `bounds_hold`: rows on the device, rows ahead of it and unsettled pictures stay within `Limits`.
+- `the_store_s_absence_fails_nobody`: no verdict follows from `StoreFailed`.
+"""
+
+from __future__ import annotations
+
+from consumer.core import effects as do
+from consumer.core import events as on
+from consumer.core.assignment import Partition
+from consumer.core.batcher import Batcher
+from consumer.core.breaker import Breaker
+from consumer.core.deadlines import Deadlines
+from consumer.core.identities import Identities
+from consumer.core.jobs import OPEN_TO_INTERRUPTION, Job, JobFacts, JobState, Verdict, VerdictKind
+from consumer.core.limits import Limits
+from consumer.core.partition_key import JobKey
+from consumer.core.retry import FailRow, RunApart, SmallerBatch, remedy_for
+from consumer.core.waiting import WaitingRoom
+
+_EXPIRED = Verdict(VerdictKind.EXPIRED, "deadline_passed", "The deadline passed before the pictures were finished.")
+_CANCELLED = Verdict(VerdictKind.CANCELLED, "cancelled", "The request was cancelled by its requester.")
+
+
+class JobFlow:
+    """The part of the core that moves jobs. Appends its effects to the list it was given."""
+
+    def __init__(self, limits: Limits, out: list[do.Effect]) -> None:
+        self.limits = limits
+        self.room = WaitingRoom(limits)
+        self.batcher = Batcher(limits, self.room.urgency)
+        self.breaker: Breaker[do.StoreCall] = Breaker(limits)
+        self.deadlines = Deadlines()
+        self.identities = Identities(limits.cancellations_max)
+        self.rows_in = dict.fromkeys(JobState, 0)
+        """Rows by the state of their job."""
+        self.unsettled_bytes = 0
+        self._jobs: dict[JobKey, Job] = {}
+        self._out = out
+
+    def job(self, key: JobKey) -> Job | None:
+        """The job of a record that is not over."""
+        return self._jobs.get(key)
+
+    @property
+    def rows_ahead(self) -> int:
+        """Rows between the waiting room and the device."""
+        return self.rows_in[JobState.LOOKING] + self.rows_in[JobState.PREPARING] + self.rows_in[JobState.READY]
+
+    # --- In and out --------------------------------------------------------------------------------------
+
+    def arrive(self, facts: JobFacts, partition: Partition, now: float) -> None:
+        """A record that is new work."""
+        job = Job(facts, partition, arrived_at=now)
+        self._jobs[job.key] = partition.jobs[job.key] = job
+        self.rows_in[job.state] += facts.rows
+        if facts.identity is None:
+            self._decide(job)
+            return
+        self.room.add(job, urgent=facts.refusal is not None)
+        if facts.deadline is not None:
+            self.deadlines.add(facts.deadline, job)
+
+    def forget(self, job: Job) -> None:
+        """The job is over here. Its followers, if its outcome was never decided, start anew."""
+        if job.waits:
+            self.room.discard(job)
+        if job.state is JobState.FOLLOWING:
+            self.identities.stop_following(job)
+        self.batcher.remove(job)
+        self.breaker.abandon(lambda call: call.job == job.key)
+        self._free_pictures(job)
+        self.rows_in[job.state] -= job.facts.rows
+        job.over = True
+        job.partition.drop(job)
+        del self._jobs[job.key]
+        for follower in self.identities.stop_leading(job):
+            self.move(follower, JobState.WAITING)
+            self.room.add(follower, urgent=True)
+        self._out.append(do.Forget(job.key))
+
+    def move(self, job: Job, state: JobState) -> None:
+        """Change a job's state and the counts that follow from it."""
+        self.rows_in[job.state] -= job.facts.rows
+        job.to(state)
+        self.rows_in[state] += job.facts.rows
+
+    # --- What may follow from any event -------------------------------------------------------------------
+
+    def overdue(self, now: float) -> None:
+        """End what passed its deadline on or before the device; let what still waits be looked up first."""
+        for job in self.deadlines.due(now):
+            if job.state in OPEN_TO_INTERRUPTION:
+                self._interrupt(job, _EXPIRED)
+            elif job.waits:
+                self.room.expedite(job)
+
+    def probe(self, now: float) -> None:
+        """Try the store again, if it is time."""
+        self._out += self.breaker.probe(now)
+
+    def start(self) -> None:
+        """Take jobs from the waiting room as far as the lanes ahead of the device have places."""
+        while not self.breaker.is_open and self.rows_ahead < self.limits.prepare_ahead_rows_max:
+            job = self.room.pop()
+            if job is None:
+                return
+            if self.identities.lead_or_follow(job):
+                self._look_up(job)
+            else:
+                self.move(job, JobState.FOLLOWING)
+
+    def admit(self, now: float) -> None:
+        """Put rows on the device, unless finished pictures pile up in front of the store."""
+        if self.unsettled_bytes >= self.limits.unsettled_bytes_max:
+            return
+        coming = self.rows_in[JobState.LOOKING] + self.rows_in[JobState.PREPARING] > 0
+        rows = self.batcher.choose(now, more_is_coming=coming)
+        for row in rows:
+            job = self._jobs[row.job]
+            if job.state is JobState.READY:
+                self.move(job, JobState.ON_DEVICE)
+        if rows:
+            self._out.append(do.Admit(rows))
+
+    # --- The store's answers -----------------------------------------------------------------------------
+
+    def on_outcome_found(self, event: on.OutcomeFound, _now: float) -> None:
+        """The outcome stands already: the job is decided."""
+        self._out += self.breaker.succeeded()
+        if job := self._in_state(event.job, JobState.LOOKING):
+            self._decide(job)
+
+    def on_outcome_absent(self, event: on.OutcomeAbsent, now: float) -> None:
+        """No outcome stands: refuse, cancel, expire or prepare."""
+        self._out += self.breaker.succeeded()
+        job = self._in_state(event.job, JobState.LOOKING)
+        if job is None:
+            return
+        if job.facts.refusal is not None:
+            self._settle(job, job.facts.refusal)
+        elif self.identities.is_cancelled(job.identity):
+            self._settle(job, _CANCELLED)
+        elif job.facts.deadline is not None and job.facts.deadline <= now:
+            self._settle(job, _EXPIRED)
+        else:
+            self.move(job, JobState.PREPARING)
+            self._call_store(do.Prepare(job.key))
+
+    def on_store_failed(self, event: on.StoreFailed, now: float) -> None:
+        """The store is away: hold the call until it is back."""
+        call = event.call
+        if self._in_state(call.job, _STATE_OF_CALL[type(call)]):
+            self.breaker.failed(call, now)
+
+    def on_settled(self, event: on.Settled, _now: float) -> None:
+        """The outcome stands now, this worker's or another's: the job is decided."""
+        self._out += self.breaker.succeeded()
+        if job := self._in_state(event.job, JobState.SETTLING):
+            self._free_pictures(job)
+            self._decide(job)
+
+    def on_cancellation(self, event: on.CancellationArrived, _now: float) -> None:
+        """Remember it for a record that is still to be looked up; end one that is further on."""
+        self.identities.cancel(event.identity)
+        job = self.identities.leader(event.identity)
+        if job is not None and job.state in OPEN_TO_INTERRUPTION:
+            self._interrupt(job, _CANCELLED)
+
+    # --- The device's answers ----------------------------------------------------------------------------
+
+    def on_prepared(self, event: on.Prepared, now: float) -> None:
+        """The rows may join."""
+        self._out += self.breaker.succeeded()
+        job = self._in_state(event.job, JobState.PREPARING)
+        if job is not None:
+            job.batch_key = event.batch_key
+            job.ready_at = now
+            job.rows_ready = set(range(job.facts.rows))
+            self.move(job, JobState.READY)
+            self.batcher.add(job)
+
+    def on_job_faulted(self, event: on.JobFaulted, _now: float) -> None:
+        """One job failed by itself: its own fault fails it at once, an unknown one only after some attempts."""
+        self._out += self.breaker.succeeded()
+        job = self._jobs.get(event.job)
+        if job is None or job.state not in (JobState.PREPARING, JobState.FINISHING):
+            return
+        job.failures += 1
+        if event.party is on.FaultParty.REQUEST or job.failures >= self.limits.fault_attempts_max:
+            self._settle(job, Verdict(VerdictKind.FAILED, event.code, event.message))
+            return
+        self._out.append(do.Leave(job.key))
+        self.move(job, JobState.WAITING)
+        self.room.add(job, urgent=True)
+
+    def on_step_boundary(self, event: on.StepBoundary, _now: float) -> None:
+        """Rows retired; a job with none left to run is being finished."""
+        for row in event.retired:
+            self.batcher.retire(row)
+            job = self._in_state(row.job, JobState.ON_DEVICE)
+            if job is not None and not job.rows_ready and not job.rows_on_device:
+                self.move(job, JobState.FINISHING)
+
+    def on_step_faulted(self, event: on.StepFaulted, _now: float) -> None:
+        """The rows are ready again; how they run next depends on whose fault it may be."""
+        jobs = {row: job for row in event.rows if (job := self._jobs.get(row.job)) and row.image in job.rows_on_device}
+        if not jobs:
+            return
+        for row, job in jobs.items():
+            self.batcher.retire(row)
+            job.rows_ready.add(row.image)
+            self.batcher.add(job)
+        first = next(iter(jobs.values()))
+        if len(event.rows) == 1:
+            first.failures += 1
+        match remedy_for(event.party, tuple(jobs), first.failures, self.limits.fault_attempts_max):
+            case SmallerBatch(rows_max):
+                self.batcher.lower_ceiling(first.batch_key, rows_max)
+            case RunApart(groups):
+                self.batcher.run_apart(groups)
+            case FailRow():
+                self._interrupt(first, Verdict(VerdictKind.FAILED, event.code, event.message))
+
+    def on_rendered(self, event: on.Rendered, _now: float) -> None:
+        """The pictures exist: store them and decide."""
+        job = self._in_state(event.job, JobState.FINISHING)
+        if job is not None:
+            job.rendered_bytes = event.size_bytes
+            self.unsettled_bytes += event.size_bytes
+            self._settle(job, Verdict(VerdictKind.RENDERED))
+
+    # --- Moves -------------------------------------------------------------------------------------------
+
+    def _look_up(self, job: Job) -> None:
+        self.move(job, JobState.LOOKING)
+        self._call_store(do.LookUp(job.key))
+
+    def _settle(self, job: Job, verdict: Verdict) -> None:
+        self.move(job, JobState.SETTLING)
+        self._call_store(do.Settle(job.key, verdict))
+
+    def _interrupt(self, job: Job, verdict: Verdict) -> None:
+        self.batcher.remove(job)
+        self.breaker.abandon(lambda call: call.job == job.key)
+        self._out.append(do.Leave(job.key))
+        self._settle(job, verdict)
+
+    def _decide(self, job: Job) -> None:
+        self.move(job, JobState.DECIDED)
+        job.partition.decided.append(job.key)
+        for follower in self.identities.stop_leading(job):
+            self._look_up(follower)
+
+    def _free_pictures(self, job: Job) -> None:
+        self.unsettled_bytes -= job.rendered_bytes
+        job.rendered_bytes = 0
+
+    def _call_store(self, call: do.StoreCall) -> None:
+        self._out += self.breaker.pass_or_hold(call)
+
+    def _in_state(self, key: JobKey, state: JobState) -> Job | None:
+        job = self._jobs.get(key)
+        return job if job is not None and job.state is state else None
+
+
+_STATE_OF_CALL = {
+    do.LookUp: JobState.LOOKING,
+    do.Prepare: JobState.PREPARING,
+    do.Settle: JobState.SETTLING,
+}

@@ -1,0 +1,106 @@
+"""One partition's account: what was received, what is finished, and what may therefore be committed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from consumer.core.offset_map import decode_map, encode_map
+from consumer.core.partition_key import PartitionKey
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPlan:
+    """What one transaction commits: the offset, the map in its metadata, and what becomes finished by it."""
+
+    offset: int
+    metadata: str
+    finished: frozenset[int]
+
+
+class Ledger:
+    """The offsets of one partition under one epoch.
+
+    Invariants, each with a property test of its name:
+
+    - `committed_never_passes_unfinished`: every offset below the committable one is finished or was never a record.
+    - `map_tells_exactly_the_finished`: the metadata names the finished offsets above the commit, no more, no fewer.
+    - `window_is_bounded`: no offset at or above `base + window_offsets` may start, so the map always fits.
+    - `base_never_falls`: a plan's offset is at least the base it was made from.
+    - `idle_commits_position`: with nothing unfinished the committable offset is the consumer's position, so
+      that control records and compacted gaps do not hold the lag above zero.
+    """
+
+    def __init__(self, partition: PartitionKey, base: int, metadata: str, window_offsets: int) -> None:
+        """Open at a committed offset with the metadata that stood beside it."""
+        decoded = decode_map(partition, base, metadata)
+        self.partition = partition
+        self.base = base
+        self.map_verified = decoded is not None
+        self.position = base
+        """The next offset to receive."""
+        self._window_offsets = window_offsets
+        self._finished = set(decoded or ())
+        self._unfinished: set[int] = set()
+
+    @property
+    def unfinished(self) -> int:
+        """How many received offsets have no committed outcome."""
+        return len(self._unfinished)
+
+    @property
+    def finished_above_base(self) -> int:
+        """How many offsets at or above the base have a committed outcome."""
+        return len(self._finished)
+
+    @property
+    def window(self) -> int:
+        """How far receiving is ahead of committing, in offsets."""
+        return self.position - self.base
+
+    def receive(self, offset: int) -> bool:
+        """Take a delivered record. True where it is new work; False where it is finished or already known."""
+        if offset < self.position:
+            return False
+        self.position = offset + 1
+        if offset in self._finished:
+            return False
+        self._unfinished.add(offset)
+        return True
+
+    def advance(self, position: int) -> None:
+        """The consumer passed over offsets that hold no record (control records, compaction)."""
+        self.position = max(self.position, position)
+
+    def may_start(self, offset: int) -> bool:
+        """Whether the map could hold this offset if it finished now."""
+        return offset - self.base <= self._window_offsets
+
+    def is_finished(self, offset: int) -> bool:
+        """Whether the offset's outcome is committed."""
+        return offset < self.base or offset in self._finished
+
+    def plan(self, finishing: frozenset[int]) -> CommitPlan:
+        """What to commit once `finishing` (unfinished offsets) have their outcomes in the same transaction."""
+        unfinished = self._unfinished - finishing
+        offset = min(unfinished) if unfinished else self.position
+        above = [done for done in self._finished | finishing if done > offset]
+        return CommitPlan(offset, encode_map(self.partition, offset, above), finishing)
+
+    def apply(self, plan: CommitPlan) -> None:
+        """A plan's transaction was committed."""
+        self._unfinished -= plan.finished
+        self._finished |= plan.finished
+        self.base = plan.offset
+        self._finished = {offset for offset in self._finished if offset > self.base}
+
+    def adopt(self, previous: Ledger) -> bool:
+        """Take over what an earlier ledger of the partition received, after a reopening.
+
+        Returns False, and changes nothing, where the two do not fit together (somebody went on past what was
+        received here, or the topic was made anew): then everything is to be received again.
+        """
+        if not previous.base <= self.base <= previous.position:
+            return False
+        self.position = previous.position
+        self._unfinished = {offset for offset in previous._unfinished if not self.is_finished(offset)}
+        return True

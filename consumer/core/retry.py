@@ -1,0 +1,51 @@
+"""What follows a failed step: a smaller batch, a search for the culprit, or one request's failure.
+
+A step is atomic, so its rows are as they were before it and none of the answers changes a picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from consumer.core.events import FaultParty
+from consumer.core.partition_key import RowKey
+
+
+@dataclass(frozen=True, slots=True)
+class SmallerBatch:
+    """The device has no memory for so many rows of this shape: remember a ceiling, and let them join again."""
+
+    rows_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunApart:
+    """Run each group by itself, with nothing else on the device, until the culprit runs alone."""
+
+    groups: tuple[tuple[RowKey, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FailRow:
+    """The row failed alone as often as it may: its request fails."""
+
+    row: RowKey
+
+
+Remedy = SmallerBatch | RunApart | FailRow
+
+
+def remedy_for(party: FaultParty, rows: tuple[RowKey, ...], failures_alone: int, attempts_max: int) -> Remedy:
+    """The remedy for a step of `rows` (at least one) that failed.
+
+    `failures_alone` counts the failures that a single row has suffered with nothing beside it, this one
+    included; it does not matter for more than one row.
+    """
+    if party is FaultParty.MEMORY and len(rows) > 1:
+        return SmallerBatch(len(rows) // 2)
+    if len(rows) > 1:
+        half = len(rows) // 2
+        return RunApart((rows[:half], rows[half:]))
+    if party is FaultParty.UNKNOWN and failures_alone < attempts_max:
+        return RunApart((rows,))
+    return FailRow(rows[0])

@@ -1,0 +1,93 @@
+"""One partition's transactional producer: the only thing that ever commits that partition's offset.
+
+Its transactional id is made of group, topic and partition, so starting one fences every earlier one, wherever
+it runs, and settles the transaction that the earlier one left (KIP-98). aiokafka's offset commits carry no
+generation (KIP-447 is missing), so this fence is what keeps a zombie from committing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import InvalidProducerEpoch, KafkaError, OutOfOrderSequenceNumber, ProducerFenced
+from aiokafka.structs import OffsetAndMetadata
+
+from consumer.core.partition_key import PartitionKey
+from consumer.ports import BrokerUnavailable, OutgoingRecord, PublicationUnknown, WriterFenced
+
+log = structlog.get_logger(__name__)
+
+
+class PartitionWriter:
+    """Starts once, publishes serially, and is thrown away after its first error: fencing is for good."""
+
+    def __init__(
+        self, partition: PartitionKey, group_id: str, arguments: dict[str, Any], *, timeout_s: float, **producer: Any
+    ) -> None:
+        self._partition = partition
+        self._group_id = group_id
+        self._timeout_s = timeout_s
+        self._producer = AIOKafkaProducer(
+            **arguments,
+            **producer,
+            transactional_id=f"{group_id}-{partition.topic}-{partition.partition}",
+            acks="all",
+        )
+
+    async def start(self) -> None:
+        """Take over the transactional id. Raises `BrokerUnavailable`: `InitProducerId` retries for ever by itself."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._producer.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await self.stop()
+            raise BrokerUnavailable(
+                f"Partition {self._partition.partition}'s writer did not start: {_sentence(error)}."
+            ) from error
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
+
+    async def publish(self, records: Sequence[OutgoingRecord], offset: int, metadata: str) -> None:
+        """One transaction. Raises `WriterFenced` or `PublicationUnknown`; then the writer is of no further use."""
+        committed = {
+            TopicPartition(self._partition.topic, self._partition.partition): OffsetAndMetadata(offset, metadata)
+        }
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._producer.begin_transaction()
+                sent = [
+                    await self._producer.send(
+                        record.topic, value=record.value, key=record.key, headers=list(record.headers)
+                    )
+                    for record in records
+                ]
+                await self._producer.send_offsets_to_transaction(committed, self._group_id)
+                await asyncio.gather(*sent)
+                await self._producer.commit_transaction()
+        except (ProducerFenced, InvalidProducerEpoch) as error:
+            raise WriterFenced(f"Partition {self._partition.partition}'s writer was fenced.") from error
+        except OutOfOrderSequenceNumber as error:
+            raise WriterFenced(f"Partition {self._partition.partition}'s writer lost its sequence.") from error
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise PublicationUnknown(
+                f"Partition {self._partition.partition}'s transaction failed: {_sentence(error)}."
+            ) from error
+
+    async def stop(self) -> None:
+        """Close the producer within a limit: with the broker frozen its own `stop` hangs. Never raises."""
+        stopping = asyncio.ensure_future(self._producer.stop())
+        done, _ = await asyncio.wait({stopping}, timeout=min(5.0, self._timeout_s))
+        if not done:
+            stopping.cancel()
+        with contextlib.suppress(KafkaError, OSError, asyncio.CancelledError, RuntimeError):
+            await stopping
+
+
+def _sentence(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

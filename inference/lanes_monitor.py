@@ -1,0 +1,236 @@
+"""The one lock between an engine's callers and its three lanes.
+
+A monitor in Hoare's sense: every method takes the lock, changes what `inference.lanes` holds, and sends the
+events of that change before it lets go, so that what was said is always what is so, and nothing is said of a
+job once `drop` has returned. No device is called here: a lane asks for work, does it outside, brings back
+what came of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Generic
+
+from inference.contract import (
+    EngineEvent,
+    EngineStopped,
+    JobFailed,
+    JobId,
+    JobPrepared,
+    Listener,
+    Prepared,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    RowId,
+    RowT,
+    StepDone,
+    StepFailed,
+)
+from inference.lanes import HeldJob, HeldRow, Stage, StepBatch
+
+FinishedRows = tuple[HeldRow[RowT], ...]
+"""Complete rows of one job that left the device at one boundary, in order of their index."""
+
+
+class EngineFullError(RuntimeError):
+    """The engine holds as many jobs as it may: admit or drop some, then prepare more."""
+
+
+class LaneMonitor(Generic[RowT]):
+    """What callers and lanes share, and the waiting for it.
+
+    `next_job`, `let_join` and `next_finished` block until there is work or the monitor has ended. After `end`
+    no event is sent and every call is without effect.
+    """
+
+    def __init__(self, *, rows_max: int, finish_queue_rows_max: int, jobs_max: int, clock: Callable[[], float]) -> None:
+        """Bounds and clock as in `inference.engine.LaneEngine`."""
+        self._finish_queue_rows_max = finish_queue_rows_max
+        self._jobs_max = jobs_max
+        self._clock = clock
+        self._listener: Listener | None = None
+        # Reentrant, because a listener may call prepare, admit and drop. It guards all that follows.
+        self._lock = threading.RLock()
+        self._job_queued = threading.Condition(self._lock)
+        self._boundary_open = threading.Condition(self._lock)
+        self._rows_retired = threading.Condition(self._lock)
+        self._ended = False
+        self._jobs: dict[JobId, HeldJob[RowT]] = {}
+        self._to_prepare: OrderedDict[JobId, HeldJob[RowT]] = OrderedDict()
+        self._batch: StepBatch[RowT] = StepBatch(rows_max)
+        self._to_finish: deque[FinishedRows[RowT]] = deque()
+        self._unfinished_rows = 0
+
+    # --- Callers ---------------------------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> None:
+        """Send events to `listener` from now on. Raises `RuntimeError` when there is one, or after the end."""
+        with self._lock:
+            if self._listener is not None or self._ended:
+                raise RuntimeError("an engine starts once: make another one")
+            self._listener = listener
+
+    def prepare(self, job: RenderJob) -> None:
+        """As `LaneEngine.prepare`."""
+        with self._lock:
+            if self._ended:
+                return
+            if job.job_id in self._jobs:
+                raise ValueError(f"job {job.job_id!r} is in the engine already: drop it before preparing it again")
+            if len(self._jobs) >= self._jobs_max:
+                raise EngineFullError(f"the engine holds {len(self._jobs)} jobs, its limit: admit or drop some first")
+            self._jobs[job.job_id] = self._to_prepare[job.job_id] = HeldJob(job)
+            self._job_queued.notify()
+
+    def admit(self, rows: Sequence[RowId]) -> None:
+        """As `LaneEngine.admit`."""
+        with self._lock:
+            admitted = {row_id: self._find_prepared(row_id) for row_id in rows if row_id.job_id in self._jobs}
+            for held in admitted.values():
+                self._batch.admit(held)
+            if admitted:
+                self._boundary_open.notify()
+
+    def drop(self, job_id: JobId) -> None:
+        """As `LaneEngine.drop`."""
+        with self._lock:
+            held = self._jobs.get(job_id)
+            if held is not None:
+                self._end_job(held)
+
+    def end(self, reason: str | None = None) -> None:
+        """Send every lane home; a `reason` is told first, as `EngineStopped`."""
+        with self._lock:
+            try:
+                if reason is not None:
+                    self._tell(EngineStopped(reason))
+            finally:
+                self._ended = True
+                for condition in (self._job_queued, self._boundary_open, self._rows_retired):
+                    condition.notify_all()
+
+    # --- The prepare lane ------------------------------------------------------------------------------
+
+    def next_job(self) -> HeldJob[RowT] | None:
+        """Wait for a job to prepare."""
+        with self._lock:
+            self._job_queued.wait_for(lambda: self._to_prepare or self._ended)
+            return None if self._ended else self._to_prepare.popitem(last=False)[1]
+
+    def prepared(self, held: HeldJob[RowT], outcome: Prepared[RowT] | RenderFault, seconds: float) -> None:
+        """Take what became of a job in the prepare lane."""
+        with self._lock:
+            if held.over:
+                return
+            if isinstance(outcome, RenderFault):
+                self._fail(held, outcome)
+                return
+            held.receive(outcome.rows)
+            batch_key = outcome.rows[0].batch_key
+            self._tell(JobPrepared(held.job.job_id, batch_key, seconds * 1000, outcome.warnings))
+
+    # --- The denoise lane ------------------------------------------------------------------------------
+
+    @property
+    def rows_on_device(self) -> tuple[RowT, ...]:
+        """For the denoise lane alone, the only one that changes them."""
+        return self._batch.device_rows
+
+    def let_join(self) -> bool:
+        """Wait at the boundary until there is something to step, and let rows join; false after the end."""
+        with self._lock:
+            while not self._ended:
+                # Waiting here when pictures are finished slower than they are denoised is what bounds the
+                # memory that finished rows hold.
+                if self._unfinished_rows <= self._finish_queue_rows_max and not self._batch.idle:
+                    self._batch.board(self._clock())
+                    if self._batch.rows:
+                        return True
+                else:
+                    self._boundary_open.wait()
+            return False
+
+    def stepped(self, seconds: float) -> None:
+        """After a step: count it, hand complete rows to the finish lane, say so."""
+        with self._lock:
+            boundary = self._batch.stepped(seconds, self._clock())
+            if boundary.retired:
+                self._hand_over(boundary.retired)
+            if boundary.row_ids:
+                retired = tuple(held.row_id for held in boundary.retired)
+                self._tell(
+                    StepDone(
+                        boundary.batch_key, boundary.row_ids, retired, seconds, boundary.joined, boundary.steps_done
+                    )
+                )
+
+    def step_failed(self, fault: RenderFault) -> None:
+        """After a step that failed: its rows are prepared again, as they were before it."""
+        with self._lock:
+            put_back = self._batch.put_back()
+            if put_back:
+                self._tell(StepFailed(put_back, fault))
+
+    # --- The finish lane -------------------------------------------------------------------------------
+
+    def next_finished(self) -> FinishedRows[RowT] | None:
+        """Wait for rows to decode. Rows of a job that is over are among them: `finished` wants them back."""
+        with self._lock:
+            self._rows_retired.wait_for(lambda: self._to_finish or self._ended)
+            return None if self._ended else self._to_finish.popleft()
+
+    def finished(
+        self, rows: FinishedRows[RowT], outcome: Sequence[RenderedImage] | RenderFault, seconds: float
+    ) -> None:
+        """Take what became of rows in the finish lane."""
+        with self._lock:
+            self._unfinished_rows -= len(rows)
+            self._boundary_open.notify()
+            job = rows[0].job
+            if job.over:
+                return
+            if isinstance(outcome, RenderFault):
+                self._fail(job, outcome)
+            elif job.took_images(rows, outcome, seconds):
+                rendered = job.rendered()
+                self._end_job(job)
+                self._tell(rendered)
+
+    # --- With the lock held ----------------------------------------------------------------------------
+
+    def _find_prepared(self, row_id: RowId) -> HeldRow[RowT]:
+        rows = self._jobs[row_id.job_id].rows
+        if not 0 <= row_id.index < len(rows):
+            raise ValueError(f"job {row_id.job_id!r} has {len(rows)} prepared rows: there is no row {row_id.index}")
+        held = rows[row_id.index]
+        if held.stage is not Stage.PREPARED:
+            raise ValueError(
+                f"row {row_id.index} of job {row_id.job_id!r} was admitted already: it is {held.stage.value}"
+            )
+        return held
+
+    def _hand_over(self, retired: Sequence[HeldRow[RowT]]) -> None:
+        by_job: dict[HeldJob[RowT], list[HeldRow[RowT]]] = {}
+        for held in retired:
+            by_job.setdefault(held.job, []).append(held)
+        for rows in by_job.values():
+            self._to_finish.append(tuple(sorted(rows, key=lambda held: held.row_id.index)))
+        self._unfinished_rows += len(retired)
+        self._rows_retired.notify()
+
+    def _fail(self, held: HeldJob[RowT], fault: RenderFault) -> None:
+        self._end_job(held)
+        self._tell(JobFailed(held.job.job_id, fault))
+
+    def _end_job(self, held: HeldJob[RowT]) -> None:
+        del self._jobs[held.job.job_id]
+        self._to_prepare.pop(held.job.job_id, None)
+        self._batch.discard(held)
+        held.end()
+
+    def _tell(self, event: EngineEvent) -> None:
+        if self._listener is not None and not self._ended:
+            self._listener(event)

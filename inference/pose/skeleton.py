@@ -1,0 +1,106 @@
+"""Draws OpenPose skeletons from keypoints.
+
+Pose ControlNets were trained on OpenPose's drawings: every limb a filled ellipse in its own colour at 0.6 of full
+brightness, every keypoint a disc in full colour, all 4 pixels thick on a black picture of about 512 pixels. The
+thickness does not grow with the picture, so a skeleton drawn on a small picture would be mostly sticks. That is why
+every skeleton is drawn with its short side at 512 pixels, in the output's aspect, and then brought to the
+output's size. The colours and the pairs of points are the format; the drawing is our own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from PIL import Image, ImageDraw
+
+Keypoint = tuple[float, float] | None
+"""x and y as fractions of the picture's width and height, or None where the point is not seen."""
+
+DRAWN_SHORT_SIDE_PX: Final = 512
+DRAWN_LONG_SIDE_PX_MAX: Final = 4096
+"""A ribbon of a picture is drawn smaller, so that its skeleton never takes more than 6 MiB."""
+STICK_PX: Final = 4
+"""Half the width of a limb, and the radius of a keypoint."""
+LIMB_BRIGHTNESS: Final = 0.6
+_OUTLINE_POINTS: Final = 48
+"""Corners of the polygon that stands for a limb's ellipse: enough that its edge is smooth at 512 pixels."""
+
+# coco18: 0 nose, 1 neck, 2-4 right arm, 5-7 left arm, 8-10 right leg, 11-13 left leg, 14 and 15 eyes, 16 and 17 ears.
+LIMBS: Final[tuple[tuple[int, int], ...]] = (
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10),
+    (1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
+)  # fmt: skip
+COLOURS: Final[tuple[tuple[int, int, int], ...]] = (
+    (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0),
+    (0, 255, 0), (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255),
+    (0, 0, 255), (85, 0, 255), (170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85),
+)  # fmt: skip
+"""A limb takes the colour of its place in `LIMBS`, a keypoint that of its own index."""
+
+# For each coco18 point the coco17 point it is; the neck (None) has none.
+_FROM_COCO17: Final = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+
+
+def coco17_to_coco18(person: Sequence[Keypoint]) -> tuple[Keypoint, ...]:
+    """Reorder one person's 17 points; the neck is halfway between the shoulders, or unseen where one of them is."""
+    left, right = person[5], person[6]
+    neck = None if left is None or right is None else ((left[0] + right[0]) / 2, (left[1] + right[1]) / 2)
+    return tuple(neck if source is None else person[source] for source in _FROM_COCO17)
+
+
+def draw_people(people: Sequence[Sequence[Keypoint]], *, width: int, height: int) -> Image.Image:
+    """Draw people of 18 points each (coco18) as an RGB picture of `width` x `height` pixels.
+
+    Limbs with an unseen end are left out, points outside of the picture fall outside of it. Raises `ValueError` where a
+    person has another number of points.
+    """
+    drawn_width, drawn_height = drawn_size(width, height)
+    canvas = Image.new("RGB", (drawn_width, drawn_height))
+    draw = ImageDraw.Draw(canvas)
+    placed = [[None if point is None else _place(point, drawn_width, drawn_height) for point in p] for p in people]
+    for person in placed:
+        if len(person) != len(COLOURS):
+            raise ValueError(f"a person has {len(person)} keypoints; a skeleton is drawn from {len(COLOURS)}")
+    # All limbs lie under all keypoints, and a limb of one colour is drawn for everybody before the next.
+    for (start, end), colour in zip(LIMBS, COLOURS, strict=False):
+        dim = tuple(int(channel * LIMB_BRIGHTNESS) for channel in colour)
+        for person in placed:
+            a, b = person[start], person[end]
+            if a is not None and b is not None:
+                draw.polygon(_ellipse_between(a, b), fill=dim)
+    for index, colour in enumerate(COLOURS):
+        for person in placed:
+            point = person[index]
+            if point is not None:
+                draw.ellipse(_disc_at(point), fill=colour)
+    return canvas.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def drawn_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height in pixels of the drawing for an output of `width` x `height`."""
+    scale = min(DRAWN_SHORT_SIDE_PX / min(width, height), DRAWN_LONG_SIDE_PX_MAX / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _place(point: tuple[float, float], width: int, height: int) -> tuple[float, float]:
+    return point[0] * width, point[1] * height
+
+
+def _ellipse_between(a: tuple[float, float], b: tuple[float, float]) -> list[tuple[float, float]]:
+    """The outline of the ellipse whose long axis runs from a to b and whose short half-axis is `STICK_PX`."""
+    middle_x, middle_y = (a[0] + b[0]) / 2, (a[1] + b[1]) / 2
+    half_x, half_y = (b[0] - a[0]) / 2, (b[1] - a[1]) / 2
+    half_length = math.hypot(half_x, half_y)
+    along_x, along_y = (half_x / half_length, half_y / half_length) if half_length else (1.0, 0.0)
+    outline = []
+    for corner in range(_OUTLINE_POINTS):
+        angle = 2 * math.pi * corner / _OUTLINE_POINTS
+        along, across = half_length * math.cos(angle), STICK_PX * math.sin(angle)
+        outline.append((middle_x + along * along_x - across * along_y, middle_y + along * along_y + across * along_x))
+    return outline
+
+
+def _disc_at(point: tuple[float, float]) -> tuple[float, float, float, float]:
+    return point[0] - STICK_PX, point[1] - STICK_PX, point[0] + STICK_PX, point[1] + STICK_PX

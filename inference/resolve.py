@@ -1,0 +1,165 @@
+"""What a request leaves open is closed here, against the loaded model and the deployment's limits.
+
+Pure: no device, no clock. The result says everything that a device must know, so that two workers with the
+same model paint the same picture of it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn, Protocol
+
+from inference.contract import BatchKey, ModelInfo, RenderRequest
+from schemas.errors import ErrorCode, RequestRejected
+from schemas.fingerprints import derived_seed, raw_digest
+from schemas.pose import InlinePicture, PeoplePose, Pose, SkeletonPose
+from schemas.request import GenerationRequest, effective_steps
+
+
+class RequestLimits(Protocol):
+    """The bounds on one request: `schemas.settings.LimitSettings` has them."""
+
+    @property
+    def max_width(self) -> int:
+        """Pixels."""
+
+    @property
+    def max_height(self) -> int:
+        """Pixels."""
+
+    @property
+    def max_pixels(self) -> int:
+        """Width times height."""
+
+    @property
+    def min_side(self) -> int:
+        """Pixels, of width and of height."""
+
+    @property
+    def max_steps(self) -> int:
+        """Denoising steps."""
+
+    @property
+    def max_count(self) -> int:
+        """Images."""
+
+
+def resolve(request: GenerationRequest, info: ModelInfo, limits: RequestLimits) -> RenderRequest:
+    """The request with nothing left to default.
+
+    Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for what is
+    out of bounds, `unknown_adapter` for any adapter (this worker has no store of them), `model_mismatch` for
+    a pose where the model has no ControlNet.
+    """
+    width = info.native_width if request.width is None else request.width
+    height = info.native_height if request.height is None else request.height
+    _check_size(request, width, height, info, limits)
+    steps = effective_steps(request)
+    if steps > limits.max_steps:
+        _reject(request, ErrorCode.INVALID_REQUEST, f"steps is {steps}: at most {limits.max_steps} are allowed here")
+    if request.count > limits.max_count:
+        _reject(
+            request, ErrorCode.INVALID_REQUEST, f"count is {request.count}: at most {limits.max_count} are allowed here"
+        )
+    if request.adapter is not None:
+        _reject(
+            request,
+            ErrorCode.UNKNOWN_ADAPTER,
+            f"adapter {request.adapter.name!r} is not known: this worker has no adapters, leave it out",
+        )
+    if request.pose is not None and not info.takes_pose:
+        _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
+    seed = derived_seed(request.tenant, request.request_id) if request.seed is None else request.seed
+    return RenderRequest(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=width,
+        height=height,
+        steps=steps,
+        guidance_scale=request.guidance_scale,
+        sampler=request.sampler,
+        seed=seed,
+        count=request.count,
+        pose=request.pose,
+        control_scale=request.control_scale,
+        control_start=request.control_start,
+        control_end=request.control_end,
+        image_format=request.output.format,
+        image_quality=request.output.quality,
+        image_text=_image_text(request, info, width=width, height=height, steps=steps, seed=seed),
+    )
+
+
+def batch_key(request: RenderRequest, info: ModelInfo) -> BatchKey:
+    """What the request's rows must share with others to share a step with them."""
+    return BatchKey(request.height // info.latent_factor, request.width // info.latent_factor, info.revision)
+
+
+def _check_size(request: GenerationRequest, width: int, height: int, info: ModelInfo, limits: RequestLimits) -> None:
+    for name, side, side_max in (("width", width, limits.max_width), ("height", height, limits.max_height)):
+        if side > side_max:
+            _reject(request, ErrorCode.IMAGE_TOO_LARGE, f"{name} is {side}: at most {side_max} pixels are allowed here")
+        if side < limits.min_side:
+            _reject(
+                request,
+                ErrorCode.INVALID_REQUEST,
+                f"{name} is {side}: at least {limits.min_side} pixels are asked for here",
+            )
+        if side % info.size_multiple:
+            _reject(
+                request,
+                ErrorCode.INVALID_REQUEST,
+                f"{name} is {side}: model {info.name!r} paints multiples of {info.size_multiple} pixels",
+            )
+    if width * height > limits.max_pixels:
+        _reject(
+            request,
+            ErrorCode.IMAGE_TOO_LARGE,
+            f"width times height is {width * height}: at most {limits.max_pixels} pixels are allowed here",
+        )
+
+
+def _image_text(
+    request: GenerationRequest, info: ModelInfo, *, width: int, height: int, steps: int, seed: int
+) -> dict[str, str]:
+    """What a PNG says of itself: all that it takes to paint it again, and nothing of who painted it or when."""
+    asked = {
+        "tenant": request.tenant,
+        "request_id": request.request_id,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "width": width,
+        "height": height,
+        "steps": steps,
+        "guidance_scale": request.guidance_scale,
+        "sampler": request.sampler,
+        "seed": seed,
+        "count": request.count,
+        "output": {"format": request.output.format, "quality": request.output.quality},
+    }
+    if request.pose is not None:
+        asked["pose"] = _pose_text(request.pose)
+        asked["control_scale"] = request.control_scale
+        asked["control_start"] = request.control_start
+        asked["control_end"] = request.control_end
+    return {
+        "Software": "darkroom",
+        "darkroom:request": json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False),
+        "darkroom:model": info.name,
+        "darkroom:revision": info.revision,
+        "darkroom:seed": str(seed),
+    }
+
+
+def _pose_text(pose: Pose) -> dict[str, Any]:
+    if isinstance(pose, PeoplePose):
+        return {"people": pose.people, "format": pose.format}
+    field, picture = ("image", pose.image) if isinstance(pose, SkeletonPose) else ("photo", pose.photo)
+    if isinstance(picture, InlinePicture):
+        # By its digest: the picture itself would make a small PNG half a megabyte larger.
+        return {field: raw_digest(picture.content)}
+    return {field: {"bucket": picture.bucket, "key": picture.key}}
+
+
+def _reject(request: GenerationRequest, code: ErrorCode, message: str) -> NoReturn:
+    raise RequestRejected(code, message, request_id=request.request_id, tenant=request.tenant)

@@ -1,0 +1,7 @@
+"""The real device: SDXL with an OpenPose ControlNet, on diffusers' components and a denoising loop of our own."""
+
+import os
+
+# Read by huggingface_hub when it is first imported, which happens below this package: a worker loads what it was
+# given and never asks the network for a model, a tokenizer or a newer version of one.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")

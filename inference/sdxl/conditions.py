@@ -1,0 +1,112 @@
+"""What the text says to the UNet: prompt embeddings and time ids.
+
+SDXL reads a prompt with two encoders. Both give their penultimate layer, side by side; the second also gives a pooled
+embedding. The same text always gives the same embeddings, so they are cached by text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from inference.contract import CacheCounts
+from inference.sdxl.cache import ByteCache
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbedding:
+    """One text, or the absence of one, as the UNet takes it."""
+
+    tokens: torch.Tensor
+    """(1, 77, cross-attention width) in the model's dtype, on its device."""
+    pooled: torch.Tensor
+    """(1, projection width), as above."""
+    tokens_cut: int = 0
+    """How many tokens of the text did not fit."""
+
+
+class TextConditioner:
+    """Turns texts into embeddings. Belongs to the prepare lane: tokenizers and encoders are not used elsewhere."""
+
+    def __init__(
+        self,
+        tokenizers: Sequence[Any],
+        encoders: Sequence[Any],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        zeros_for_no_text: bool,
+        cache_bytes_max: int,
+    ) -> None:
+        self._tokenizers = tokenizers
+        self._encoders = encoders
+        self._device = device
+        self._dtype = dtype
+        self._zeros_for_no_text = zeros_for_no_text
+        self._cache: ByteCache[str, TextEmbedding] = ByteCache(cache_bytes_max, _bytes_of)
+        self._zeros: TextEmbedding | None = None
+
+    def embed(self, text: str) -> TextEmbedding:
+        """The text's embedding, from the cache where it can be. Text beyond 77 tokens is cut and counted."""
+        return self._cache.get_or_make(text, lambda: self._encode(text))
+
+    def embed_negative(self, text: str | None, positive: TextEmbedding) -> TextEmbedding:
+        """The embedding that guidance leads away from.
+
+        No text gives zeros where the model is configured so (`force_zeros_for_empty_prompt`), as in diffusers'
+        pipelines; the empty text is encoded like any other, and the two give different pictures.
+        """
+        if text is not None or not self._zeros_for_no_text:
+            return self.embed(text or "")
+        if self._zeros is None:
+            self._zeros = TextEmbedding(torch.zeros_like(positive.tokens), torch.zeros_like(positive.pooled))
+        return self._zeros
+
+    def counts(self) -> CacheCounts:
+        """Of the prompt cache."""
+        return self._cache.counts()
+
+    def reset(self) -> None:
+        """Empty the cache and start counting anew."""
+        self._cache.reset()
+
+    def _encode(self, text: str) -> TextEmbedding:
+        layers = []
+        tokens_cut = 0
+        for tokenizer, encoder in zip(self._tokenizers, self._encoders, strict=True):
+            length = tokenizer.model_max_length
+            # `verbose=False`: the tokenizer would log a warning about the length that the requester gets from us.
+            tokens_cut = max(tokens_cut, len(tokenizer(text, verbose=False).input_ids) - length)
+            padded = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+            output = encoder(padded.input_ids.to(self._device), output_hidden_states=True)
+            layers.append(output.hidden_states[-2])
+        # Only the last encoder has a projection, and its projected output is the pooled embedding.
+        return TextEmbedding(
+            tokens=torch.cat(layers, dim=-1).to(self._dtype),
+            pooled=output.text_embeds.to(self._dtype),
+            tokens_cut=max(0, tokens_cut),
+        )
+
+
+def cut_warning(which: str, embedding: TextEmbedding) -> str | None:
+    """The sentence for the requester where the text did not fit, else None. `which` names the text."""
+    if not embedding.tokens_cut:
+        return None
+    kept = embedding.tokens.shape[1]
+    return f"The {which} was cut at {kept} tokens: its last {embedding.tokens_cut} tokens were not used."
+
+
+def time_ids(*, width: int, height: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """(1, 6): original size, crop corner and target size, each height first.
+
+    Nothing is cropped, so both sizes are the output's. In the embeddings' dtype, as diffusers has it, where sizes
+    above 2,048 are rounded in fp16.
+    """
+    return torch.tensor([[height, width, 0, 0, height, width]], device=device, dtype=dtype)
+
+
+def _bytes_of(embedding: TextEmbedding) -> int:
+    return embedding.tokens.nbytes + embedding.pooled.nbytes

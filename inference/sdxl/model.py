@@ -1,0 +1,127 @@
+"""A loaded model with all that hangs on it: its caches, its schedules, its streams, and how a job becomes rows."""
+
+from __future__ import annotations
+
+import torch
+
+from inference.contract import FaultKind, Prepared, RenderedImage, RenderFault, RenderJob, RenderRequest, RowId
+from inference.pose.picture import PictureLimits
+from inference.resolve import batch_key
+from inference.sdxl.conditions import TextConditioner, cut_warning, time_ids
+from inference.sdxl.decode import decode_latents
+from inference.sdxl.encode import encode_picture
+from inference.sdxl.load import Components
+from inference.sdxl.poses import PoseConditioner
+from inference.sdxl.rows import Control, SdxlRow, draw_noise
+from inference.sdxl.schedule import Schedule, Schedules
+from inference.sdxl.step import Networks
+
+
+class LoadedModel:
+    """The state of `SdxlDevice` between `load` and `close`."""
+
+    def __init__(
+        self, components: Components, prompt_cache_bytes_max: int, pose_cache_bytes_max: int, limits: PictureLimits
+    ) -> None:
+        device, dtype = components.device, components.dtype
+        self.components = components
+        self.texts = TextConditioner(
+            components.tokenizers,
+            components.text_encoders,
+            device=device,
+            dtype=dtype,
+            zeros_for_no_text=components.zeros_for_no_text,
+            cache_bytes_max=prompt_cache_bytes_max,
+        )
+        self.poses = PoseConditioner(
+            components.pose_encoder,
+            is_bgr=components.bgr_pose,
+            device=device,
+            dtype=dtype,
+            limits=limits,
+            cache_bytes_max=pose_cache_bytes_max,
+        )
+        self.schedules = Schedules(components.scheduler_config)
+        self.networks = Networks(
+            unet=components.unet,
+            controlnet=components.controlnet,
+            prediction=components.scheduler_config.get("prediction_type", "epsilon"),
+            device=device,
+            dtype=dtype,
+        )
+        on_gpu = device.type == "cuda"
+        self.prepare_stream = torch.cuda.Stream(device) if on_gpu else None
+        self.step_stream = torch.cuda.Stream(device) if on_gpu else None
+        self.finish_stream = torch.cuda.Stream(device) if on_gpu else None
+
+    def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
+        """The rows of a job, of image i from seed + i. They share everything but generator and latents."""
+        request = job.request
+        components = self.components
+        if request.width % components.info.size_multiple or request.height % components.info.size_multiple:
+            raise RenderFault(
+                FaultKind.REQUEST,
+                "invalid_request",
+                f"{request.width} x {request.height} pixels: this model paints multiples of "
+                f"{components.info.size_multiple}.",
+            )
+        schedule = self.schedules.get(request.sampler, request.steps)
+        text = self.texts.embed(request.prompt)
+        # As in diffusers, guidance is off at 1 and below, and then there is nothing to lead away from.
+        negative = None
+        if request.guidance_scale > 1:
+            negative = self.texts.embed_negative(request.negative_prompt, text)
+        control = self._control(job)
+        ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
+        warnings = [cut_warning("prompt", text), None if negative is None else cut_warning("negative prompt", negative)]
+        rows = []
+        for index in range(request.count):
+            generator = torch.Generator("cpu").manual_seed(request.seed + index)
+            rows.append(
+                SdxlRow(
+                    row_id=RowId(job.job_id, index),
+                    batch_key=batch_key(request, components.info),
+                    request=request,
+                    seed=request.seed + index,
+                    schedule=schedule,
+                    text=text,
+                    negative=negative,
+                    time_ids=ids,
+                    control=control,
+                    generator=generator,
+                    latents=self._first_latents(request, schedule, generator),
+                )
+            )
+        return Prepared(rows=tuple(rows), warnings=tuple(warning for warning in warnings if warning))
+
+    def finish(self, row: SdxlRow) -> RenderedImage:
+        """The picture of a row whose steps are done."""
+        return encode_picture(
+            decode_latents(self.components.vae, row.latents),
+            image_format=row.request.image_format,
+            quality=row.request.image_quality,
+            seed=row.seed,
+            text=row.request.image_text,
+        )
+
+    def _control(self, job: RenderJob) -> Control | None:
+        request = job.request
+        if request.pose is None:
+            return None
+        if self.components.controlnet is None:
+            raise RenderFault(
+                FaultKind.REQUEST,
+                "model_mismatch",
+                "The request has a pose and this worker's model has no ControlNet: "
+                "leave the pose out, or send it to workers that were started with one.",
+            )
+        embedding = self.poses.embed(request.pose, job.pose_picture, width=request.width, height=request.height)
+        return Control(embedding, request.control_scale, request.control_start, request.control_end)
+
+    def _first_latents(self, request: RenderRequest, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
+        """(1, channels, height, width): noise, rounded to the model's dtype and then scaled, as diffusers draws it."""
+        components = self.components
+        factor = components.info.latent_factor
+        shape = (1, components.unet.config.in_channels, request.height // factor, request.width // factor)
+        noise = draw_noise(generator, shape).to(components.device, components.dtype)
+        return noise * schedule.init_sigma

@@ -1,0 +1,85 @@
+"""What a pose says to the ControlNet: its control picture, behind the ControlNet's own small encoder.
+
+The encoder's output depends on the picture alone, so it is computed once a pose and not once a step: it is taken out of
+the ControlNet (`inference.sdxl.load`) and run here. The same pose is drawn once a size, and the same picture encoded
+once, however it was sent. What the ControlNet makes of it at each step depends on the latents and cannot be kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from inference.contract import CacheCounts
+from inference.pose.control import control_picture, pose_digest
+from inference.pose.picture import PictureLimits
+from inference.sdxl.cache import ByteCache
+from schemas.pose import Pose
+
+
+class _PoseKey(NamedTuple):
+    digest: str
+    width: int
+    height: int
+
+
+class PoseConditioner:
+    """Turns poses into conditioning embeddings. Belongs to the prepare lane."""
+
+    def __init__(
+        self,
+        encoder: Any,
+        *,
+        is_bgr: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+        limits: PictureLimits,
+        cache_bytes_max: int,
+    ) -> None:
+        self._encoder = encoder
+        self._is_bgr = is_bgr
+        self._device = device
+        self._dtype = dtype
+        self._limits = limits
+        self._pictures: ByteCache[_PoseKey, Image.Image] = ByteCache(
+            cache_bytes_max // 2, lambda picture: 3 * picture.width * picture.height
+        )
+        self._embeddings: ByteCache[_PoseKey, torch.Tensor] = ByteCache(
+            cache_bytes_max // 2, lambda embedding: embedding.nbytes
+        )
+
+    def embed(self, pose: Pose, stored: bytes | None, *, width: int, height: int) -> torch.Tensor:
+        """(1, channels, latent height, latent width) in the model's dtype, on its device.
+
+        `stored` are the bytes of a picture that the pose only names. Raises `RenderFault` as `control_picture` does.
+        """
+        picture = self._pictures.get_or_make(
+            _PoseKey(pose_digest(pose, stored), width, height),
+            lambda: control_picture(pose, stored, width=width, height=height, limits=self._limits),
+        )
+        content = hashlib.sha256(picture.tobytes()).hexdigest()
+        return self._embeddings.get_or_make(_PoseKey(content, width, height), lambda: self._encode(picture))
+
+    def counts(self) -> Mapping[str, CacheCounts]:
+        """Of `pose`, the drawn and decoded pictures, and of `control`, their embeddings."""
+        return {"pose": self._pictures.counts(), "control": self._embeddings.counts()}
+
+    def reset(self) -> None:
+        """Empty both caches and start counting anew."""
+        self._pictures.reset()
+        self._embeddings.reset()
+
+    def _encode(self, picture: Image.Image) -> torch.Tensor:
+        encoded: torch.Tensor = self._encoder(control_tensor(picture, self._is_bgr).to(self._device, self._dtype))
+        return encoded
+
+
+def control_tensor(picture: Image.Image, is_bgr: bool) -> torch.Tensor:
+    """(1, 3, height, width) fp32 in [0, 1]."""
+    levels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0).permute(2, 0, 1)[None]
+    return levels.flip(1) if is_bgr else levels

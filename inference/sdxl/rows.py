@@ -1,0 +1,86 @@
+"""One image in the making: everything a row carries that its neighbours do not share.
+
+A row is changed in two places only: `next_noise` draws from its generator, and `advance` takes the step. Noise that
+was drawn for a step that failed stays in the row and serves the step's next try, so a failure cannot shift the
+generator's stream and with it the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from inference.contract import BatchKey, RenderRequest, RowId
+from inference.sdxl.conditions import TextEmbedding
+from inference.sdxl.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A pose as one request wants it applied."""
+
+    embedding: torch.Tensor
+    """(1, channels, latent height, latent width): the control picture behind the ControlNet's own small encoder."""
+    scale: float
+    start: float
+    end: float
+
+    def weight(self, step: int, steps: int) -> float:
+        """The ControlNet's weight at `step` of `steps`: the scale inside of the window, 0 outside.
+
+        A step is inside where it lies in [start, end] as a whole, step k of N covering [k / N, (k + 1) / N].
+        """
+        return self.scale if self.start <= step / steps and (step + 1) / steps <= self.end else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class SdxlRow:
+    """Implements `inference.contract.Row`."""
+
+    row_id: RowId
+    batch_key: BatchKey
+    request: RenderRequest
+    seed: int
+    schedule: Schedule
+    text: TextEmbedding
+    negative: TextEmbedding | None
+    """None where guidance is off: the row then takes one slot of the UNet instead of two."""
+    time_ids: torch.Tensor
+    control: Control | None
+    generator: torch.Generator
+    """On the CPU whatever the device is, because a generator's stream depends on its device."""
+    latents: torch.Tensor
+    """(1, channels, latent height, latent width) in the model's dtype, on its device."""
+    steps_done: int = 0
+    _noise: torch.Tensor | None = field(default=None, repr=False)
+
+    @property
+    def steps_total(self) -> int:
+        """How many steps the row needs."""
+        return self.schedule.steps
+
+    @property
+    def control_weight(self) -> float:
+        """The ControlNet's weight at the next step; 0 without a pose."""
+        return 0.0 if self.control is None else self.control.weight(self.steps_done, self.steps_total)
+
+    def next_noise(self) -> torch.Tensor | None:
+        """The fresh noise of the next step, (1, channels, height, width) fp32 on the CPU; None where the sampler adds none.
+
+        Drawn once a step, however often the step is tried.
+        """
+        if self.schedule.adds_noise and self._noise is None:
+            self._noise = draw_noise(self.generator, self.latents.shape)
+        return self._noise
+
+    def advance(self, latents: torch.Tensor) -> None:
+        """Take the step: new latents, the noise used up."""
+        self.latents = latents
+        self.steps_done += 1
+        self._noise = None
+
+
+def draw_noise(generator: torch.Generator, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
+    """Standard normal noise of `shape` in fp32 on the CPU: fp16 noise is this one rounded."""
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")

@@ -1,0 +1,1 @@
+"""What the words mean: events, fingerprints, error codes, names and settings. Bytes become types only here."""

@@ -1,0 +1,227 @@
+"""Bytes to typed events and back: the only place where a record's value is interpreted.
+
+Every decoder is total: whatever the bytes and headers are, it returns an event or raises the one error that it
+documents. So the worker can promise an outcome for each record without knowing how records can be broken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from schemas.cloudevents import Headers, unwrap, wrap
+from schemas.completion import Completion
+from schemas.errors import ErrorCode, EventUnreadable, RequestRejected, bounded
+from schemas.events import Cancellation, Progress
+from schemas.fingerprints import request_digest
+from schemas.names import CLIENT_SOURCE, DEFAULT_TENANT, WORKER_SOURCE, EventType, is_identity, stand_in_tenant
+from schemas.pose import TAGS
+from schemas.request import GenerationRequest
+from schemas.strictjson import Document
+
+REQUEST_BYTES_MAX: Final = 1024 * 1024
+"""The size of a record's value that is still read: Kafka's own default bound on a batch of records."""
+
+UNKNOWN_FIELDS_SHOWN_MAX: Final = 10
+_PATH_CHARACTERS_MAX: Final = 100
+_ERRORS_SHOWN_MAX: Final = 3
+
+EventT = TypeVar("EventT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A request and what its record said beside it."""
+
+    request: GenerationRequest
+    digest: str
+    """`schemas.fingerprints.request_digest` of the request."""
+    event_id: str | None = None
+    """The CloudEvents id; None where there is none, and the record's coordinates have to name it."""
+    requested_at: datetime | None = None
+    """The CloudEvents time, in UTC."""
+    traceparent: str | None = None
+    """The W3C trace context, to be passed on."""
+    warnings: tuple[str, ...] = ()
+    """For the completion: unknown fields, a record key that is not the request id, odd attributes."""
+
+
+class EncodedEvent(NamedTuple):
+    """A record to be published, in the binary form of the CloudEvents binding."""
+
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+def decode_request(
+    value: bytes | None, headers: Headers = (), key: bytes | None = None, *, max_bytes: int = REQUEST_BYTES_MAX
+) -> Decoded:
+    """Read a record of the requests topic.
+
+    Raises `RequestRejected`, and nothing else, for whatever is not a request. The error has the request id where
+    the value holds a usable one; the record's key is never taken for it, since keys only choose partitions.
+    Values above `max_bytes` are not looked into.
+    """
+    if value is None:
+        raise RequestRejected(ErrorCode.INVALID_REQUEST, "the record has no value")
+    if len(value) > max_bytes:
+        raise RequestRejected(
+            ErrorCode.REQUEST_TOO_LARGE, f"the record's value has {len(value)} bytes, at most {max_bytes} are read"
+        )
+    event = unwrap(bytes(value), headers, EventType.REQUESTED)
+    request_id, tenant = _identity(event.document)
+    try:
+        request = _validated(GenerationRequest, event.data, event.problem)
+    except EventUnreadable as error:
+        raise RequestRejected(ErrorCode.INVALID_REQUEST, error.message, request_id=request_id, tenant=tenant) from error
+    warnings = [*event.warnings, *_unknown_fields(request, event.document.value)]
+    if key is not None and bytes(key) != request.request_id.encode():
+        warnings.append("the record's key is not the request id: records of one id may be in different partitions")
+    return Decoded(request, request_digest(request), event.event_id, event.time, event.traceparent, tuple(warnings))
+
+
+def decode_completion(value: bytes | None, headers: Headers = ()) -> Completion:
+    """Read a record of the completions topic. Raises `EventUnreadable` and nothing else."""
+    return _decode(Completion, value, headers, EventType.COMPLETED)
+
+
+def decode_progress(value: bytes | None, headers: Headers = ()) -> Progress:
+    """Read a record of the progress topic. Raises `EventUnreadable` and nothing else."""
+    return _decode(Progress, value, headers, EventType.PROGRESS)
+
+
+def decode_cancellation(value: bytes | None, headers: Headers = ()) -> Cancellation:
+    """Read a record of the cancellations topic. Raises `EventUnreadable` and nothing else."""
+    return _decode(Cancellation, value, headers, EventType.CANCELLED)
+
+
+def encode_request(
+    request: GenerationRequest,
+    *,
+    event_id: str,
+    time: datetime,
+    source: str = CLIENT_SOURCE,
+    traceparent: str | None = None,
+) -> EncodedEvent:
+    """A request as a record. Fields that were never set are left out; `time` must have a time zone."""
+    value = request.model_dump_json(exclude_unset=True).encode()
+    headers = wrap(event_type=EventType.REQUESTED, source=source, event_id=event_id, time=time, traceparent=traceparent)
+    return EncodedEvent(request.request_id.encode(), value, headers)
+
+
+def encode_completion(
+    completion: Completion, *, source: str = WORKER_SOURCE, traceparent: str | None = None
+) -> EncodedEvent:
+    """A completion as a record. Its event id is made of the answered record's coordinates, so it is unique."""
+    answered = completion.source
+    headers = wrap(
+        event_type=EventType.COMPLETED,
+        source=source,
+        event_id=f"{answered.topic}-{answered.partition}-{answered.offset}",
+        time=completion.completed_at,
+        traceparent=traceparent,
+    )
+    return EncodedEvent(completion.request_id.encode(), completion.model_dump_json().encode(), headers)
+
+
+def encode_progress(progress: Progress, *, source: str = WORKER_SOURCE, traceparent: str | None = None) -> EncodedEvent:
+    """A progress event as a record. Its event id says which state of which request it is."""
+    headers = wrap(
+        event_type=EventType.PROGRESS,
+        source=source,
+        event_id=f"{progress.tenant}/{progress.request_id}/{progress.stage}/{progress.steps_done}",
+        time=progress.at,
+        traceparent=traceparent,
+    )
+    return EncodedEvent(progress.request_id.encode(), progress.model_dump_json().encode(), headers)
+
+
+def encode_cancellation(
+    cancellation: Cancellation,
+    *,
+    event_id: str,
+    time: datetime,
+    source: str = CLIENT_SOURCE,
+    traceparent: str | None = None,
+) -> EncodedEvent:
+    """A cancellation as a record; `time` must have a time zone."""
+    headers = wrap(event_type=EventType.CANCELLED, source=source, event_id=event_id, time=time, traceparent=traceparent)
+    return EncodedEvent(cancellation.request_id.encode(), cancellation.model_dump_json().encode(), headers)
+
+
+def _decode(model: type[EventT], value: bytes | None, headers: Headers, event_type: EventType) -> EventT:
+    if value is None:
+        raise EventUnreadable("the record has no value")
+    event = unwrap(bytes(value), headers, event_type)
+    return _validated(model, event.data, event.problem)
+
+
+def _validated(model: type[EventT], data: bytes, problem: str | None) -> EventT:
+    """The event that JSON text holds. Raises `EventUnreadable` with what is wrong, field by field."""
+    if problem is not None:
+        raise EventUnreadable(f"the record is not a {model.__name__}: {problem}")
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        raise EventUnreadable(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first errors with the paths of their fields, without the input: it may be long, or private."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    parts = []
+    for item in found[:_ERRORS_SHOWN_MAX]:
+        message = item["msg"].removeprefix("Value error, ")
+        path = _path(item["loc"])
+        parts.append(f"{path}: {message}" if path else message)
+    if len(found) > _ERRORS_SHOWN_MAX:
+        parts.append(f"and {len(found) - _ERRORS_SHOWN_MAX} more")
+    return "; ".join(parts)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    steps = [str(step) for step in location if not (location[0] == "pose" and step in TAGS)]
+    return bounded(".".join(steps), _PATH_CHARACTERS_MAX)
+
+
+def _identity(document: Document) -> tuple[str | None, str | None]:
+    """(request id, tenant) where a document that may be no request says so unmistakably, else (None, None)."""
+    value = document.value
+    if not isinstance(value, dict) or document.repeated & {"request_id", "tenant"}:
+        return None, None
+    request_id, tenant = value.get("request_id"), value.get("tenant", DEFAULT_TENANT)
+    if not is_identity(request_id):
+        return None, None
+    if not is_identity(tenant):
+        return request_id, stand_in_tenant(_as_text(tenant))
+    return request_id, tenant
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else type(value).__name__
+
+
+def _unknown_fields(event: BaseModel, value: Any) -> list[str]:
+    """A warning for each field of `value` that the event's model does not have, a bounded number of them."""
+    paths = list(_unknown_paths(event, value, ""))
+    warnings = [f"unknown field ignored: {path}" for path in paths[:UNKNOWN_FIELDS_SHOWN_MAX]]
+    if len(paths) > UNKNOWN_FIELDS_SHOWN_MAX:
+        warnings.append(f"and {len(paths) - UNKNOWN_FIELDS_SHOWN_MAX} more unknown fields ignored")
+    return warnings
+
+
+def _unknown_paths(event: BaseModel, value: dict[str, Any], prefix: str) -> list[str]:
+    known = type(event).model_fields
+    paths: list[str] = []
+    for name, part in value.items():
+        if name not in known:
+            paths.append(bounded(f"{prefix}{name}", _PATH_CHARACTERS_MAX))
+            continue
+        nested = getattr(event, name)
+        if isinstance(nested, BaseModel):
+            paths.extend(_unknown_paths(nested, part, f"{prefix}{name}."))
+    return paths

@@ -1,0 +1,167 @@
+"""How a request ended: the Completion event, version 1. Every accepted record ends in exactly one.
+
+The same document, without what is said of the record it answers, is the decided outcome in the bucket.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+
+from schemas.errors import ErrorCode
+from schemas.fields import STRICT, Digest, Identity, Labels, Timestamp, Warnings
+from schemas.request import COUNT_MAX, SEED_MAX
+
+Milliseconds = Annotated[float, Field(ge=0.0)]
+
+_EXAMPLES: list[Any] = []
+
+
+class Status(StrEnum):
+    """How a request can end."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+_CODES_OF: Final = {Status.EXPIRED: ErrorCode.DEADLINE_PASSED, Status.CANCELLED: ErrorCode.CANCELLED}
+"""The one code of each status that has only one. `failed` has all the others."""
+
+
+class ImageRef(BaseModel):
+    """One stored picture."""
+
+    model_config = STRICT
+
+    bucket: str = Field(min_length=1, max_length=63, description="The bucket that holds it.")
+    key: str = Field(min_length=1, max_length=1024, description="Its key; the digest of its bytes is a part of it.")
+    width: int = Field(ge=1, description="Width in pixels.")
+    height: int = Field(ge=1, description="Height in pixels.")
+    seed: int = Field(ge=0, le=SEED_MAX, description="The seed that it was painted from.")
+    content_type: str = Field(min_length=1, max_length=100, description="image/png, image/webp or image/jpeg.")
+    size_bytes: int = Field(ge=1, description="The object's size.")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="SHA-256 of the object's bytes, 64 hexadecimal digits."
+    )
+
+
+class CompletionError(BaseModel):
+    """Why a request did not succeed."""
+
+    model_config = STRICT
+
+    code: ErrorCode = Field(description="One of a closed list; programs decide by it.")
+    message: str = Field(max_length=500, description="What happened, for people.")
+    retryable: bool = Field(description="Whether the same request under a new request id may succeed.")
+
+
+class Timings(BaseModel):
+    """Where the time went, in milliseconds. null where the request did not get so far."""
+
+    model_config = STRICT
+
+    queued: Milliseconds | None = Field(default=None, description="From the request's event to a worker taking it.")
+    prepare: Milliseconds | None = Field(default=None, description="Encoding the prompt and drawing the pose.")
+    waited: Milliseconds | None = Field(default=None, description="Prepared, waiting for a place on the device.")
+    denoise: Milliseconds | None = Field(default=None, description="From the first image's first step to the last's.")
+    decode: Milliseconds | None = Field(default=None, description="Latents to encoded pictures.")
+    store: Milliseconds | None = Field(default=None, description="Putting the pictures and the outcome.")
+    total: Milliseconds | None = Field(default=None, description="From the request's event to this completion.")
+
+
+class BatchSeen(BaseModel):
+    """The company that the request had on the device."""
+
+    model_config = STRICT
+
+    rows_min: int = Field(ge=1, description="The fewest images that shared a step with it, itself included.")
+    rows_max: int = Field(ge=1, description="The most images that shared a step with it, itself included.")
+    bucket: int | None = Field(default=None, ge=1, description="The largest padded batch size; null if not padded.")
+
+
+class ModelRef(BaseModel):
+    """The model that painted."""
+
+    model_config = STRICT
+
+    name: str = Field(max_length=200, description="Its name.")
+    revision: str = Field(max_length=200, description="A digest of its weights.")
+
+
+class Cost(BaseModel):
+    """What the request used."""
+
+    model_config = STRICT
+
+    device_seconds: float = Field(ge=0.0, description="Its share of the device's time.")
+    usd: float = Field(ge=0.0, description="Those seconds at the worker's price of a device hour; 0 if none is set.")
+
+
+class Source(BaseModel):
+    """The record that this completion answers."""
+
+    model_config = STRICT
+
+    topic: str = Field(min_length=1, max_length=249, description="Its topic.")
+    partition: int = Field(ge=0, description="Its partition.")
+    offset: int = Field(ge=0, description="Its offset.")
+
+
+class Completion(BaseModel):
+    """The one terminal event of an accepted record. Read with `read_committed`."""
+
+    model_config = ConfigDict(**STRICT, json_schema_extra={"examples": _EXAMPLES})
+
+    request_id: Identity = Field(description="The request's id.")
+    tenant: Identity = Field(
+        description="The request's tenant; where the request's own could not be used, a name made from its digest."
+    )
+    event_id: str = Field(
+        min_length=1,
+        max_length=300,
+        description="The id of the request's event, or topic-partition-offset of its record where it had none.",
+    )
+    status: Status = Field(description="How it ended.")
+    images: Annotated[tuple[ImageRef, ...], Strict(False)] = Field(
+        default=(), max_length=COUNT_MAX, description="The pictures in order; all of them when succeeded, else none."
+    )
+    error: CompletionError | None = Field(default=None, description="Why it did not succeed; null when succeeded.")
+    timings_ms: Timings = Field(default=Timings(), description="Where the time went.")
+    batch: BatchSeen | None = Field(default=None, description="Its company on the device; null if it never got there.")
+    model: ModelRef | None = Field(default=None, description="The model; null if none was asked.")
+    worker: str = Field(min_length=1, max_length=200, description="The worker that published this.")
+    attempts: int = Field(default=1, ge=0, description="How often rendering was begun; 0 if never.")
+    replayed: bool = Field(
+        default=False, description="Whether this repeats the outcome of an earlier record with the same request id."
+    )
+    warnings: Warnings = Field(default=(), description="What was odd about the request without stopping it.")
+    request_digest: Digest | None = Field(
+        default=None, description="The digest of what was asked; of the record's bytes where it was no request."
+    )
+    render_digest: Digest | None = Field(
+        default=None, description="The digest of all that decides the pixels, the model included; null if not rendered."
+    )
+    cost: Cost | None = Field(default=None, description="What it used; null if it was not rendered.")
+    source: Source = Field(description="The record that this answers.")
+    labels: Labels = Field(default_factory=dict, description="The request's labels.")
+    requested_at: Timestamp | None = Field(default=None, description="When the request was made, where it said so.")
+    completed_at: Timestamp = Field(description="When the outcome was decided.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Completion:
+        if self.status is Status.SUCCEEDED:
+            if self.error is not None or not self.images:
+                raise ValueError("a succeeded completion has images and no error")
+            return self
+        if self.error is None or self.images:
+            raise ValueError(f"a {self.status} completion has an error and no images")
+        expected = _CODES_OF.get(self.status)
+        if expected is not None and self.error.code is not expected:
+            raise ValueError(f"a {self.status} completion has the error code {expected}")
+        if expected is None and self.error.code in _CODES_OF.values():
+            raise ValueError(f"a failed completion cannot have the error code {self.error.code}")
+        return self

@@ -1,0 +1,174 @@
+"""The closed list of error codes, and the exceptions that carry them.
+
+A code is for programs: it never changes its meaning. Its sentence and its remedy are for people. Exceptions of
+this package:
+
+    Exception
+    ├── RequestRejected     a record that is not a request; ends as a `failed` completion or a dead letter
+    ├── EventUnreadable     bytes that are not the completion, progress or cancellation they should be
+    └── SettingsError       a setting that cannot be used (`schemas.settings` raises it)
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+MESSAGE_CHARACTERS_MAX: Final = 500
+"""The length to which messages are cut: they travel in headers and metrics labels' neighbours, not in files."""
+
+
+class ErrorCode(StrEnum):
+    """Why a request did not succeed."""
+
+    INVALID_REQUEST = "invalid_request"
+    REQUEST_TOO_LARGE = "request_too_large"
+    REQUEST_ID_CONFLICT = "request_id_conflict"
+    POSE_UNREADABLE = "pose_unreadable"
+    POSE_NOT_FOUND = "pose_not_found"
+    POSE_FORBIDDEN = "pose_forbidden"
+    IMAGE_TOO_LARGE = "image_too_large"
+    PROMPT_REJECTED = "prompt_rejected"
+    UNKNOWN_ADAPTER = "unknown_adapter"
+    OUT_OF_MEMORY = "out_of_memory"
+    RENDER_FAILED = "render_failed"
+    WORKER_CRASH = "worker_crash"
+    MODEL_MISMATCH = "model_mismatch"
+    DEADLINE_PASSED = "deadline_passed"
+    CANCELLED = "cancelled"
+
+
+class ErrorText(NamedTuple):
+    """What there is to say of a code."""
+
+    sentence: str
+    """What happened."""
+    remedy: str
+    """What whoever sent the request can do."""
+    retryable: bool
+    """Whether the same request under a new request id may succeed. Under the same id the outcome stands."""
+
+
+_TEXTS: Final[dict[ErrorCode, ErrorText]] = {
+    ErrorCode.INVALID_REQUEST: ErrorText(
+        "The event is not a generation request of version 1.",
+        "Correct the field that the message names; `darkroom schemas --only request` prints the schema.",
+        False,
+    ),
+    ErrorCode.REQUEST_TOO_LARGE: ErrorText(
+        "The event is larger than a request may be.",
+        "Put the pose picture in a bucket and name it by bucket and key instead of sending it inline.",
+        False,
+    ),
+    ErrorCode.REQUEST_ID_CONFLICT: ErrorText(
+        "Another request with this tenant and request id asked for something else.",
+        "Use a new request id for every new request, and the same one only to repeat a request unchanged.",
+        False,
+    ),
+    ErrorCode.POSE_UNREADABLE: ErrorText(
+        "The pose is not a picture that can be read, or it needs a detector that this worker does not have.",
+        "Send keypoints, or an OpenPose skeleton as a whole PNG, JPEG or WebP picture.",
+        False,
+    ),
+    ErrorCode.POSE_NOT_FOUND: ErrorText(
+        "There is no object under the pose picture's bucket and key.",
+        "Upload the picture before the request is published, and check its bucket and key.",
+        True,
+    ),
+    ErrorCode.POSE_FORBIDDEN: ErrorText(
+        "The pose picture's bucket or key is not one that this deployment reads from.",
+        "Put the picture in an allowed bucket, or add the bucket to DARKROOM_S3__ALLOWED_BUCKETS.",
+        False,
+    ),
+    ErrorCode.IMAGE_TOO_LARGE: ErrorText(
+        "A picture, the asked one or the pose's, has more bytes or pixels than this deployment allows.",
+        "Ask for a smaller picture or send a smaller pose; the bounds are the DARKROOM_LIMITS__* settings.",
+        False,
+    ),
+    ErrorCode.PROMPT_REJECTED: ErrorText(
+        "The prompt is not allowed by this deployment's rules.",
+        "Change the prompt.",
+        False,
+    ),
+    ErrorCode.UNKNOWN_ADAPTER: ErrorText(
+        "The model store holds no adapter of this name for the loaded model.",
+        "Name an adapter that is in the model store, or leave it out.",
+        False,
+    ),
+    ErrorCode.OUT_OF_MEMORY: ErrorText(
+        "The device ran out of memory even when this request had it alone.",
+        "Ask for a smaller picture, or use a device with more memory.",
+        True,
+    ),
+    ErrorCode.RENDER_FAILED: ErrorText(
+        "The picture could not be painted: the model failed or gave values that are not finite.",
+        "Try another seed or fewer extremes of guidance and control scale; see the worker's log for the cause.",
+        True,
+    ),
+    ErrorCode.WORKER_CRASH: ErrorText(
+        "Workers died each time this request was rendered alone.",
+        "Look at the dead letter and the worker's log before it is sent again.",
+        False,
+    ),
+    ErrorCode.MODEL_MISMATCH: ErrorText(
+        "The loaded model cannot do what the request asks, a pose without a ControlNet say.",
+        "Send the request to workers with a fitting model, or leave out what the model lacks.",
+        False,
+    ),
+    ErrorCode.DEADLINE_PASSED: ErrorText(
+        "The deadline passed before the picture was begun.",
+        "Send it again with a later deadline, or add workers.",
+        True,
+    ),
+    ErrorCode.CANCELLED: ErrorText(
+        "The request was cancelled before it was finished.",
+        "Send it again under a new request id if it is wanted after all.",
+        True,
+    ),
+}
+
+
+def describe(code: ErrorCode | str) -> ErrorText:
+    """The sentence, remedy and retryable flag of a code. Raises `ValueError` for a code that is not in the list."""
+    return _TEXTS[ErrorCode(code)]
+
+
+def bounded(text: str, characters_max: int = MESSAGE_CHARACTERS_MAX) -> str:
+    """`text` cut to `characters_max`, with whatever cannot be encoded or shown on a line escaped.
+
+    Messages quote names that strangers chose. Lone surrogates would make the message itself unpublishable.
+    """
+    cut = text if len(text) <= characters_max else text[: characters_max - 1] + "…"
+    if cut.isprintable():
+        return cut
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
+    return escaped if len(escaped) <= characters_max else escaped[: characters_max - 1] + "…"
+
+
+class RequestRejected(Exception):  # noqa: N818 - the event is what happened to the request, not a failure of ours
+    """A record that cannot become a render, and why.
+
+    `request_id` is None where none could be read: such a record ends as a dead letter. Where it is set, `tenant`
+    is set too, and the record ends in a `failed` completion.
+    """
+
+    def __init__(
+        self, code: ErrorCode, message: str, *, request_id: str | None = None, tenant: str | None = None
+    ) -> None:
+        self.code = code
+        self.message = bounded(message)
+        self.request_id = request_id
+        self.tenant = tenant
+        super().__init__(f"{code}: {self.message}")
+
+
+class EventUnreadable(Exception):  # noqa: N818 - as above
+    """Bytes that are not the completion, progress or cancellation event they should be."""
+
+    def __init__(self, message: str) -> None:
+        self.message = bounded(message)
+        super().__init__(self.message)
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used: one sentence with its environment variable's name and the remedy."""

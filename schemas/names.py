@@ -1,0 +1,127 @@
+"""Every name that two programs have to agree on: topics, event types, headers and object keys.
+
+Nothing here is computed from settings. A deployment that shares a broker with others puts a prefix before the
+topic names (`schemas.settings.TopicSettings.prefix`); everything else is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from enum import StrEnum
+from typing import Final
+
+
+class Topic(StrEnum):
+    """The topics, without a deployment's prefix."""
+
+    REQUESTS = "generation.requests"
+    COMPLETIONS = "generation.completions"
+    PROGRESS = "generation.progress"
+    CANCELLATIONS = "generation.cancellations"
+    DEAD_LETTERS = "generation.dead-letters"
+
+
+class EventType(StrEnum):
+    """The CloudEvents types (`ce_type`). The number at the end changes when old readers could not read the event."""
+
+    REQUESTED = "darkroom.generation.requested.v1"
+    COMPLETED = "darkroom.generation.completed.v1"
+    PROGRESS = "darkroom.generation.progress.v1"
+    CANCELLED = "darkroom.generation.cancelled.v1"
+
+
+class DeadLetterHeader(StrEnum):
+    """The headers that a dead letter carries beside those of the record it was."""
+
+    TOPIC = "darkroom_source_topic"
+    PARTITION = "darkroom_source_partition"
+    OFFSET = "darkroom_source_offset"
+    ERROR_CODE = "darkroom_error_code"
+    ERROR_MESSAGE = "darkroom_error_message"
+    ATTEMPTS = "darkroom_attempts"
+    WORKER = "darkroom_worker"
+    OBJECT = "darkroom_object"
+    """Set where the record was too large to be repeated: `bucket/key` of the object that holds its bytes."""
+
+
+CLIENT_SOURCE: Final = "/darkroom/client"
+"""The `ce_source` of events that a client or the command line publishes."""
+GATEWAY_SOURCE: Final = "/darkroom/gateway"
+"""The `ce_source` of events that the HTTP gateway publishes."""
+WORKER_SOURCE: Final = "/darkroom/worker"
+"""The `ce_source` of events that a worker publishes."""
+
+DEFAULT_TENANT: Final = "default"
+"""The tenant of a request that names none."""
+
+IDENTITY_PATTERN: Final = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"
+"""What a request id, a tenant and an adapter's name look like: they become parts of object keys."""
+
+_IDENTITY = re.compile(IDENTITY_PATTERN)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_EXTENSION = re.compile(r"[a-z0-9]{1,8}")
+
+CONTENT_TYPES: Final[dict[str, str]] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+"""The content type of each output format."""
+EXTENSIONS: Final[dict[str, str]] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
+"""The file extension of each output format."""
+
+
+def is_identity(text: object) -> bool:
+    """Whether `text` can be a request id or a tenant."""
+    return isinstance(text, str) and _IDENTITY.fullmatch(text) is not None
+
+
+def stand_in_tenant(unusable: str) -> str:
+    """The tenant under which a request is refused whose own tenant cannot be used.
+
+    A request id that can be read is owed a completion. Naming the `default` tenant in it would take the id
+    from that tenant, so the outcome goes to a name of its own: the same text always gives the same name.
+    """
+    digest = hashlib.sha256(unusable.encode("utf-8", "backslashreplace")).hexdigest()
+    return f"unusable-{digest[:16]}"
+
+
+def image_key(tenant: str, request_id: str, index: int, sha256: str, extension: str) -> str:
+    """The key of image `index`: `{tenant}/{request_id}/{index}-{first 16 of sha256}.{extension}`.
+
+    `sha256` is the 64 hexadecimal digits over the picture's bytes. Because they are in the key, bytes that were
+    published can never be replaced by a late writer. Raises `ValueError` for parts that cannot be in a key.
+    """
+    if index < 0:
+        raise ValueError(f"an image's index is 0 or more, not {index}")
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError("sha256 must be 64 lower-case hexadecimal digits")
+    return f"{_folder(tenant, request_id)}/{index}-{sha256[:16]}.{_extension(extension)}"
+
+
+def result_key(tenant: str, request_id: str) -> str:
+    """The key of the decided outcome. Whoever puts it first with `If-None-Match: *` decides the request."""
+    return f"{_folder(tenant, request_id)}/result.json"
+
+
+def request_key(tenant: str, request_id: str) -> str:
+    """The key of the gateway's claim: the request as it was accepted over HTTP."""
+    return f"{_folder(tenant, request_id)}/request.json"
+
+
+def pose_key(tenant: str, request_id: str, extension: str) -> str:
+    """The key of a pose picture that was uploaded with a request."""
+    return f"{_folder(tenant, request_id)}/pose.{_extension(extension)}"
+
+
+def _folder(tenant: str, request_id: str) -> str:
+    if not is_identity(tenant):
+        raise ValueError("the tenant cannot be part of an object key: 1-128 of A-Za-z0-9._-, not starting with a dot")
+    if not is_identity(request_id):
+        raise ValueError(
+            "the request id cannot be part of an object key: 1-128 of A-Za-z0-9._-, not starting with a dot"
+        )
+    return f"{tenant}/{request_id}"
+
+
+def _extension(extension: str) -> str:
+    if not _EXTENSION.fullmatch(extension):
+        raise ValueError("a file extension is 1-8 of a-z0-9, without a dot")
+    return extension

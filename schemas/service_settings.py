@@ -1,0 +1,230 @@
+"""The settings of what is reached over the network: Kafka, its topics and the object store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode
+
+from schemas.names import Topic
+
+SECTION: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
+"""How every section reads: text from the environment becomes numbers, misspelt names are errors."""
+MIB: Final = 1024 * 1024
+
+
+def _from_commas(value: Any) -> Any:
+    """Lists are written `a,b` in the environment."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_from_commas)]
+"""A list of names; separated by commas in the environment."""
+
+
+class KafkaSettings(BaseModel):
+    """How Kafka is reached, and the client's clocks."""
+
+    model_config = SECTION
+
+    bootstrap_servers: str = Field(
+        default="127.0.0.1:9092", min_length=1, description="host:port of one or more brokers, separated by commas."
+    )
+    group_id: str = Field(
+        default="darkroom", min_length=1, max_length=200, description="The consumer group that all workers share."
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="How the connection is protected. Anything but a private network wants TLS."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        default=None, description="How to log in, with SASL_PLAINTEXT and SASL_SSL."
+    )
+    sasl_username: str | None = Field(default=None, description="Who logs in.")
+    sasl_password: SecretStr | None = Field(default=None, description="The password, or a file that holds it.")
+    ssl_cafile: Path | None = Field(
+        default=None, description="The certificate authorities to trust; the system's when not set."
+    )
+    ssl_certfile: Path | None = Field(default=None, description="This client's certificate, for mutual TLS.")
+    ssl_keyfile: Path | None = Field(default=None, description="The key of that certificate.")
+    session_timeout_ms: int = Field(
+        default=15_000,
+        ge=1_000,
+        le=300_000,
+        description="A worker that is silent for so long has lost its partitions. Long enough for a pause of the "
+        "whole process, short enough that a dead worker's requests move on.",
+    )
+    heartbeat_interval_ms: int = Field(
+        default=3_000, ge=100, le=100_000, description="Several heartbeats must fit into the session timeout."
+    )
+    max_poll_interval_ms: int = Field(
+        default=300_000,
+        ge=5_000,
+        le=3_600_000,
+        description="A worker that does not poll for so long leaves the group. It polls all the time, so this only "
+        "catches one that hangs.",
+    )
+    rebalance_timeout_ms: int = Field(
+        default=60_000,
+        ge=1_000,
+        le=3_600_000,
+        description="How long a rebalance waits for a worker to rejoin. Must be above worker.drain_s: the client's "
+        "own default evicts a worker that is still draining.",
+    )
+    transaction_timeout_ms: int = Field(
+        default=12_000,
+        ge=1_000,
+        le=900_000,
+        description="A transaction of a worker that died holds back every reader for so long; ours take 20-90 ms.",
+    )
+    max_poll_records: int = Field(
+        default=200, ge=1, le=10_000, description="Records taken in one poll; bounds the work between two polls."
+    )
+    fetch_max_bytes: int = Field(
+        default=8 * MIB,
+        ge=65_536,
+        le=256 * MIB,
+        description="Bytes that one fetch may bring; several of the largest requests fit.",
+    )
+    request_timeout_ms: int = Field(
+        default=20_000,
+        ge=1_000,
+        le=600_000,
+        description="How long a broker may take to answer before it counts as away.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> KafkaSettings:
+        if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
+            raise ValueError("heartbeat_interval_ms must be at most a third of session_timeout_ms")
+        if self.security_protocol.startswith("SASL"):
+            missing = [name for name in ("sasl_mechanism", "sasl_username", "sasl_password") if not getattr(self, name)]
+            if missing:
+                raise ValueError(f"security_protocol {self.security_protocol} needs {' and '.join(missing)}")
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile and ssl_keyfile are set together or not at all")
+        return self
+
+
+class TopicSettings(BaseModel):
+    """How the topics are made. Their names are fixed but for the prefix."""
+
+    model_config = SECTION
+
+    prefix: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]{0,100}$",
+        description="Put before each topic's name, so that several deployments can share a broker ('staging.').",
+    )
+    requests_partitions: int = Field(
+        default=12, ge=1, le=10_000, description="Bounds the number of workers; can be raised later, never lowered."
+    )
+    completions_partitions: int = Field(
+        default=12, ge=1, le=10_000, description="For completions, progress, cancellations and dead letters alike."
+    )
+    replication_factor: int = Field(default=1, ge=1, le=32, description="1 for one broker; 3 in production.")
+    requests_retention_hours: int = Field(
+        default=7 * 24, ge=1, le=87_600, description="How long an unanswered request survives: a week's outage."
+    )
+    completions_retention_hours: int = Field(
+        default=14 * 24, ge=1, le=87_600, description="How long outcomes can be read again; twice the requests'."
+    )
+    progress_retention_minutes: int = Field(
+        default=10, ge=1, le=1_440, description="Progress is of no use once the picture is there."
+    )
+    cancellations_retention_hours: int = Field(
+        default=24, ge=2, le=87_600, description="Workers read them from an hour back when they start."
+    )
+    dead_letters_retention_hours: int = Field(
+        default=30 * 24, ge=1, le=87_600, description="Time for a person to look."
+    )
+    max_message_bytes: int = Field(
+        default=MIB + 128 * 1024,
+        ge=65_536,
+        le=64 * MIB,
+        description="The largest record: a request of limits.request_bytes_max with key, headers and framing.",
+    )
+
+    def name(self, topic: Topic) -> str:
+        """A topic's name in this deployment."""
+        return f"{self.prefix}{topic}"
+
+    @property
+    def requests(self) -> str:
+        """The requests topic's name."""
+        return self.name(Topic.REQUESTS)
+
+    @property
+    def completions(self) -> str:
+        """The completions topic's name."""
+        return self.name(Topic.COMPLETIONS)
+
+    @property
+    def progress(self) -> str:
+        """The progress topic's name."""
+        return self.name(Topic.PROGRESS)
+
+    @property
+    def cancellations(self) -> str:
+        """The cancellations topic's name."""
+        return self.name(Topic.CANCELLATIONS)
+
+    @property
+    def dead_letters(self) -> str:
+        """The dead letters topic's name."""
+        return self.name(Topic.DEAD_LETTERS)
+
+
+class S3Settings(BaseModel):
+    """Where pictures and outcomes are kept."""
+
+    model_config = SECTION
+
+    endpoint: str = Field(
+        default="http://127.0.0.1:9000",
+        pattern=r"^https?://[^/@\s]+/?$",
+        description="The server's address; https:// for TLS.",
+    )
+    access_key: SecretStr | None = Field(default=None, description="The access key, or a file that holds it.")
+    secret_key: SecretStr | None = Field(default=None, description="The secret key, or a file that holds it.")
+    bucket: str = Field(
+        default="darkroom", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="The bucket written to."
+    )
+    region: str = Field(default="us-east-1", min_length=1, description="The region that requests are signed for.")
+    ca_file: Path | None = Field(default=None, description="Certificate authorities to trust; the system's if not set.")
+    allowed_buckets: Names = Field(
+        default=(), max_length=100, description="Further buckets that pose pictures are read from."
+    )
+    threads: int = Field(
+        default=16, ge=1, le=256, description="Transfers at a time; small objects gain up to 16 and not beyond."
+    )
+    connect_timeout_s: float = Field(default=3.0, gt=0, le=300, description="A server that is there answers at once.")
+    read_timeout_s: float = Field(
+        default=20.0, gt=0, le=3_600, description="A transfer that stands still for so long counts as failed."
+    )
+    attempts: int = Field(
+        default=3,
+        ge=1,
+        le=20,
+        description="Tries of one transfer before the store counts as away and the breaker opens.",
+    )
+    retention_days: int = Field(
+        default=30, ge=1, le=36_500, description="After so long the bucket's lifecycle rule removes objects."
+    )
+
+    @property
+    def secure(self) -> bool:
+        """Whether the endpoint is reached over TLS."""
+        return self.endpoint.startswith("https://")
+
+    @property
+    def address(self) -> str:
+        """host:port of the endpoint, as the minio SDK wants it."""
+        return self.endpoint.partition("://")[2].rstrip("/")
+
+    def may_read(self, bucket: str) -> bool:
+        """Whether pose pictures may be read from `bucket`."""
+        return bucket == self.bucket or bucket in self.allowed_buckets

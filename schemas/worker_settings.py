@@ -1,0 +1,181 @@
+"""The settings of what a worker does by itself: model, batches, bounds, process and log."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from schemas.service_settings import MIB, SECTION
+
+
+class ModelSettings(BaseModel):
+    """Which model is loaded."""
+
+    model_config = SECTION
+
+    path: Path | None = Field(
+        default=None, description="A diffusers folder of an SDXL pipeline; the built-in tiny model when not set."
+    )
+    controlnet_path: Path | None = Field(
+        default=None, description="A diffusers folder of an OpenPose ControlNet; without it poses are refused."
+    )
+    vae_path: Path | None = Field(
+        default=None, description="A diffusers folder of a VAE in place of the pipeline's: one that is safe in fp16."
+    )
+    name: str | None = Field(
+        default=None, max_length=200, description="The name in completions; the folder's name when not set."
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto", description="Numbers that the model computes in: float16 on a GPU, float32 on a CPU by auto."
+    )
+
+
+class BatchSettings(BaseModel):
+    """How rows share the device."""
+
+    model_config = SECTION
+
+    max_rows: int = Field(
+        default=8, ge=1, le=256, description="Images that may share a step; the measured curve may set less."
+    )
+    linger_ms: int = Field(
+        default=5,
+        ge=0,
+        le=10_000,
+        description="How long an empty device waits for company. A row can join at every step, so more than about a "
+        "step only adds latency.",
+    )
+    prepare_ahead_rows: int = Field(
+        default=16, ge=1, le=1_024, description="Images prepared before there is a place: two full batches."
+    )
+
+
+class SimulatedSettings(BaseModel):
+    """The simulated device, for benches, chaos tests and planning."""
+
+    model_config = SECTION
+
+    step_ms: float | None = Field(
+        default=None, ge=0, le=600_000, description="Sleep so long for each step instead of rendering; null: render."
+    )
+    curve_file: Path | None = Field(
+        default=None, description="JSON of milliseconds a step by rows, as `darkroom calibrate` writes it."
+    )
+
+
+class LimitSettings(BaseModel):
+    """What a request may ask for, and what a worker may hold."""
+
+    model_config = SECTION
+
+    min_side: int = Field(default=64, ge=16, le=4096, description="The smallest width and height in pixels.")
+    max_width: int = Field(default=2048, ge=16, le=4096, description="The largest width in pixels.")
+    max_height: int = Field(default=2048, ge=16, le=4096, description="The largest height in pixels.")
+    max_pixels: int = Field(
+        default=4_194_304, ge=256, le=16_777_216, description="The largest width x height: four megapixels."
+    )
+    max_count: int = Field(default=8, ge=1, le=8, description="Images of one request.")
+    max_steps: int = Field(default=150, ge=1, le=150, description="Denoising steps of one request.")
+    request_bytes_max: int = Field(
+        default=MIB, ge=1_024, le=32 * MIB, description="The largest request value that is read."
+    )
+    pose_picture_bytes_max: int = Field(
+        default=8 * MIB, ge=1_024, le=256 * MIB, description="The largest pose picture file."
+    )
+    pose_picture_pixels_max: int = Field(
+        default=16_777_216, ge=256, le=268_435_456, description="Its largest width x height, before it is decoded."
+    )
+    waiting_rows_max: int = Field(
+        default=2_000, ge=1, le=1_000_000, description="Images that may wait in a worker before it pauses partitions."
+    )
+    waiting_bytes_max: int = Field(
+        default=64 * MIB, ge=MIB, le=64 * 1024 * MIB, description="Bytes of requests that may wait in a worker."
+    )
+    offset_window: int = Field(
+        default=512,
+        ge=1,
+        le=4_096,
+        description="How far a partition's highest taken offset may be above the committed one. The commit's map of "
+        "what finished above it must fit the broker's 4,096 characters.",
+    )
+    finished_bytes_max: int = Field(
+        default=256 * MIB,
+        ge=MIB,
+        le=64 * 1024 * MIB,
+        description="Pictures held while the store or Kafka is away, before rendering stops.",
+    )
+    prompt_cache_bytes: int = Field(
+        default=64 * MIB, ge=0, le=64 * 1024 * MIB, description="Encoded prompts kept; about 150 of SDXL's."
+    )
+    pose_cache_bytes: int = Field(
+        default=64 * MIB, ge=0, le=64 * 1024 * MIB, description="Pose pictures and their embeddings kept."
+    )
+
+
+class WorkerSettings(BaseModel):
+    """One worker process."""
+
+    model_config = SECTION
+
+    name: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}"[:200],
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="The name in completions and logs; host name and process id when not set.",
+    )
+    drain_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=3_600,
+        description="How long SIGTERM lets rows on the device finish; the pod's grace period must be above it.",
+    )
+    metrics_port: int = Field(
+        default=9464, ge=0, le=65_535, description="The port of /livez, /readyz and /metrics; 0 takes a free one."
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="The address they listen on: loopback, until somebody decides who may read them. Containers set "
+        "0.0.0.0.",
+    )
+    usd_per_device_hour: float = Field(
+        default=0.0, ge=0, le=10_000, description="The price of an hour of the device, for the cost in completions."
+    )
+    commit_interval_ms: int = Field(
+        default=500,
+        ge=0,
+        le=60_000,
+        description="How long positions without outcomes may wait for a commit; outcomes never wait.",
+    )
+    backoff_ms_min: int = Field(
+        default=200, ge=1, le=60_000, description="The first wait after the store or Kafka failed; it doubles."
+    )
+    backoff_ms_max: int = Field(
+        default=15_000, ge=1, le=600_000, description="The longest such wait: how late a recovery may be noticed."
+    )
+    lone_crashes_max: int = Field(
+        default=2,
+        ge=1,
+        le=20,
+        description="Crashes that a request may suffer while it is rendered alone before it ends as worker_crash.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> WorkerSettings:
+        if self.backoff_ms_min > self.backoff_ms_max:
+            raise ValueError("backoff_ms_min must be at most backoff_ms_max")
+        return self
+
+
+class LogSettings(BaseModel):
+    """What is logged, on stderr."""
+
+    model_config = SECTION
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least that is logged.")
+    format: Literal["json", "console"] = Field(default="json", description="json for machines, console for people.")
