@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, ParamSpec, TypeVar
 
@@ -45,6 +46,8 @@ from inference.lanes_monitor import LaneMonitor
 
 MESSAGE_CHARACTERS_MAX = 500
 """Of a fault's message and of the reason for a stop: a device's error can quote whole tensors."""
+TRACEBACK_CHARACTERS_MAX = 8000
+"""In the log: some fifty frames, the innermost ones."""
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -232,7 +235,7 @@ class LaneEngine(Engine, Generic[RowT]):
             lane()
         except BaseException as error:
             reason = _bounded(f"the {name} lane stopped: {_said_by(error)}")
-            _log.critical("lane_stopped", lane=name, reason=reason, exc_info=error)
+            _log.critical("lane_stopped", lane=name, reason=reason, traceback=_traceback(error))
             self._monitor.end(reason)
 
     # --- What the lanes ask of the device --------------------------------------------------------------
@@ -287,8 +290,13 @@ def _fault_of(error: Exception) -> RenderFault:
     """
     if isinstance(error, RenderFault):
         return RenderFault(error.kind, error.code, _bounded(error.message))
-    _log.error("device_error", error=_said_by(error), exc_info=error)
+    _log.error("device_error", error=_said_by(error), traceback=_traceback(error))
     return RenderFault(FaultKind.BATCH, "render_failed", _said_by(error))
+
+
+def _traceback(error: BaseException) -> str:
+    """Its last frames as plain text: a log's own formatter may print what they hold, tensors and prompts included."""
+    return "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS_MAX:]
 
 
 def _said_by(error: BaseException) -> str:

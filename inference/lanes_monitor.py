@@ -88,6 +88,8 @@ class LaneMonitor(Generic[RowT]):
     def admit(self, rows: Sequence[RowId]) -> None:
         """As `LaneEngine.admit`."""
         with self._lock:
+            if self._ended:
+                return
             admitted = {row_id: self._find_prepared(row_id) for row_id in rows if row_id.job_id in self._jobs}
             for held in admitted.values():
                 self._batch.admit(held)

@@ -6,8 +6,10 @@ documents. So the worker can promise an outcome for each record without knowing 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -47,6 +49,8 @@ class Decoded:
     """The W3C trace context, to be passed on."""
     warnings: tuple[str, ...] = ()
     """For the completion: unknown fields, a record key that is not the request id, odd attributes."""
+    unknown_fields: tuple[str, ...] = ()
+    """Dotted paths of the first unknown fields, for those who refuse what others only warn of."""
 
 
 class EncodedEvent(NamedTuple):
@@ -77,11 +81,30 @@ def decode_request(
     try:
         request = _validated(GenerationRequest, event.data, event.problem)
     except EventUnreadable as error:
-        raise RequestRejected(ErrorCode.INVALID_REQUEST, error.message, request_id=request_id, tenant=tenant) from error
-    warnings = [*event.warnings, *_unknown_fields(request, event.document.value)]
+        raise RequestRejected(
+            ErrorCode.INVALID_REQUEST,
+            error.message,
+            request_id=request_id,
+            tenant=tenant,
+            event_id=event.event_id,
+            requested_at=event.time,
+            traceparent=event.traceparent,
+        ) from error
+    unknown, more = _unknown_fields(request, event.document.value)
+    warnings = [*event.warnings, *(f"unknown field ignored: {path}" for path in unknown)]
+    if more:
+        warnings.append(f"and {more} more unknown fields ignored")
     if key is not None and bytes(key) != request.request_id.encode():
         warnings.append("the record's key is not the request id: records of one id may be in different partitions")
-    return Decoded(request, request_digest(request), event.event_id, event.time, event.traceparent, tuple(warnings))
+    return Decoded(
+        request,
+        digest=request_digest(request),
+        event_id=event.event_id,
+        requested_at=event.time,
+        traceparent=event.traceparent,
+        warnings=tuple(warnings),
+        unknown_fields=tuple(unknown),
+    )
 
 
 def decode_completion(value: bytes | None, headers: Headers = ()) -> Completion:
@@ -205,23 +228,20 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else type(value).__name__
 
 
-def _unknown_fields(event: BaseModel, value: Any) -> list[str]:
-    """A warning for each field of `value` that the event's model does not have, a bounded number of them."""
-    paths = list(_unknown_paths(event, value, ""))
-    warnings = [f"unknown field ignored: {path}" for path in paths[:UNKNOWN_FIELDS_SHOWN_MAX]]
-    if len(paths) > UNKNOWN_FIELDS_SHOWN_MAX:
-        warnings.append(f"and {len(paths) - UNKNOWN_FIELDS_SHOWN_MAX} more unknown fields ignored")
-    return warnings
+def _unknown_fields(event: BaseModel, value: Any) -> tuple[list[str], int]:
+    """The paths of the first fields of `value` that the event's model does not have, and how many more there are."""
+    paths = _unknown_paths(event, value, "")
+    first = [bounded(path, _PATH_CHARACTERS_MAX) for path in islice(paths, UNKNOWN_FIELDS_SHOWN_MAX)]
+    return first, sum(1 for _ in paths)
 
 
-def _unknown_paths(event: BaseModel, value: dict[str, Any], prefix: str) -> list[str]:
+def _unknown_paths(event: BaseModel, value: dict[str, Any], prefix: str) -> Iterator[str]:
+    """The dotted paths of unknown fields: the event, which has only known ones, is walked beside its document."""
     known = type(event).model_fields
-    paths: list[str] = []
     for name, part in value.items():
         if name not in known:
-            paths.append(bounded(f"{prefix}{name}", _PATH_CHARACTERS_MAX))
+            yield f"{prefix}{name}"
             continue
         nested = getattr(event, name)
         if isinstance(nested, BaseModel):
-            paths.extend(_unknown_paths(nested, part, f"{prefix}{name}."))
-    return paths
+            yield from _unknown_paths(nested, part, f"{prefix}{name}.")

@@ -10,13 +10,69 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
-from schemas.errors import ErrorCode
+from schemas.errors import MESSAGE_CHARACTERS_MAX, ErrorCode, bounded, describe
 from schemas.fields import STRICT, Digest, Identity, Labels, Timestamp, Warnings
 from schemas.request import COUNT_MAX, SEED_MAX
 
 Milliseconds = Annotated[float, Field(ge=0.0)]
 
-_EXAMPLES: list[Any] = []
+_DIGEST = "0f343b0931126a20f133d67c2b018a3b5b9c5b0c4d0d1e2f3a4b5c6d7e8f9a0b"
+_EXAMPLES: list[Any] = [
+    {
+        "request_id": "order-7781.front",
+        "tenant": "studio",
+        "event_id": "9d2c7b1e",
+        "status": "succeeded",
+        "images": [
+            {
+                "bucket": "darkroom",
+                "key": f"studio/order-7781.front/0-{_DIGEST[:16]}.png",
+                "width": 1024,
+                "height": 1024,
+                "seed": 7,
+                "content_type": "image/png",
+                "size_bytes": 1482113,
+                "sha256": _DIGEST,
+            }
+        ],
+        "timings_ms": {
+            "queued": 40.2,
+            "prepare": 61.0,
+            "waited": 12.4,
+            "denoise": 3120.5,
+            "decode": 210.8,
+            "store": 55.1,
+            "total": 3500.0,
+        },
+        "batch": {"rows_min": 2, "rows_max": 4, "bucket": None},
+        "model": {"name": "sdxl-base", "revision": "sha256:5d1e0c9bde51a7a0"},
+        "worker": "worker-0",
+        "warnings": ["unknown field ignored: colour"],
+        "request_digest": f"sha256:{_DIGEST}",
+        "render_digest": f"sha256:{_DIGEST}",
+        "cost": {"device_seconds": 1.1, "usd": 0.0003},
+        "source": {"topic": "generation.requests", "partition": 3, "offset": 1841},
+        "labels": {"campaign": "spring"},
+        "requested_at": "2027-01-31T11:59:55Z",
+        "completed_at": "2027-01-31T11:59:58.500Z",
+    },
+    {
+        "request_id": "hello-1",
+        "tenant": "default",
+        "event_id": "generation.requests-0-17",
+        "status": "failed",
+        "error": {
+            "code": "invalid_request",
+            "message": "steps: Input should be less than or equal to 150",
+            "retryable": False,
+        },
+        "worker": "worker-0",
+        "attempts": 0,
+        "request_digest": f"sha256:{_DIGEST}",
+        "source": {"topic": "generation.requests", "partition": 0, "offset": 17},
+        "completed_at": "2027-01-31T12:00:00Z",
+    },
+]
 
 
 class Status(StrEnum):
@@ -55,8 +111,16 @@ class CompletionError(BaseModel):
     model_config = STRICT
 
     code: ErrorCode = Field(description="One of a closed list; programs decide by it.")
-    message: str = Field(max_length=500, description="What happened, for people.")
+    message: str = Field(max_length=MESSAGE_CHARACTERS_MAX, description="What happened, for people.")
     retryable: bool = Field(description="Whether the same request under a new request id may succeed.")
+
+    @classmethod
+    def of(cls, code: ErrorCode | str, message: str) -> CompletionError:
+        """The error of a code, whose retryable flag it brings; the message is cut to what fits.
+
+        Raises `ValueError` for a code that is not in the list.
+        """
+        return cls(code=ErrorCode(code), message=bounded(message), retryable=describe(code).retryable)
 
 
 class Timings(BaseModel):

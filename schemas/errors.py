@@ -12,10 +12,13 @@ this package:
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 MESSAGE_CHARACTERS_MAX: Final = 500
-"""The length to which messages are cut: they travel in headers and metrics labels' neighbours, not in files."""
+"""The length to which messages are cut: they travel in headers and completions."""
 
 
 class ErrorCode(StrEnum):
@@ -149,16 +152,28 @@ class RequestRejected(Exception):  # noqa: N818 - the event is what happened to 
     """A record that cannot become a render, and why.
 
     `request_id` is None where none could be read: such a record ends as a dead letter. Where it is set, `tenant`
-    is set too, and the record ends in a `failed` completion.
+    is set too, and the record ends in a `failed` completion, which is why the record's event id, time and trace
+    context are here as well, each None where it was not given.
     """
 
     def __init__(
-        self, code: ErrorCode, message: str, *, request_id: str | None = None, tenant: str | None = None
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        request_id: str | None = None,
+        tenant: str | None = None,
+        event_id: str | None = None,
+        requested_at: datetime | None = None,
+        traceparent: str | None = None,
     ) -> None:
         self.code = code
         self.message = bounded(message)
         self.request_id = request_id
         self.tenant = tenant
+        self.event_id = event_id
+        self.requested_at = requested_at
+        self.traceparent = traceparent
         super().__init__(f"{code}: {self.message}")
 
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Strict, Tag, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, Strict, Tag, WithJsonSchema, field_validator, model_validator
 
 from schemas.fields import STRICT
 
@@ -29,7 +29,13 @@ POINTS: Final[dict[str, int]] = {"coco18": 18, "coco17": 17}
 
 Coordinate = Annotated[float, Field(ge=-1.0, le=2.0)]
 """A fraction of the picture's width or height; outside 0..1 is outside of the picture."""
-Point = Annotated[tuple[Coordinate, Coordinate], Strict(False)]
+Point = Annotated[
+    tuple[Coordinate, Coordinate],
+    Strict(False),
+    WithJsonSchema(
+        {"type": "array", "items": {"type": "number", "minimum": -1, "maximum": 2}, "minItems": 2, "maxItems": 2}
+    ),
+]
 Person = Annotated[tuple[Point | None, ...], Strict(False), Field(json_schema_extra={"minItems": 17, "maxItems": 18})]
 People = Annotated[tuple[Person, ...], Strict(False), Field(json_schema_extra={"minItems": 1, "maxItems": PEOPLE_MAX})]
 

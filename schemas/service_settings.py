@@ -117,7 +117,8 @@ class TopicSettings(BaseModel):
     prefix: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._-]{0,100}$",
-        description="Put before each topic's name, so that several deployments can share a broker ('staging.').",
+        description="Put before each topic's name, so that several deployments can share a broker ('staging.'); up to "
+        "100 of A-Za-z0-9._-.",
     )
     requests_partitions: int = Field(
         default=12, ge=1, le=10_000, description="Bounds the number of workers; can be raised later, never lowered."
@@ -186,12 +187,14 @@ class S3Settings(BaseModel):
     endpoint: str = Field(
         default="http://127.0.0.1:9000",
         pattern=r"^https?://[^/@\s]+/?$",
-        description="The server's address; https:// for TLS.",
+        description="http://host:port of the server, https:// for TLS.",
     )
     access_key: SecretStr | None = Field(default=None, description="The access key, or a file that holds it.")
     secret_key: SecretStr | None = Field(default=None, description="The secret key, or a file that holds it.")
     bucket: str = Field(
-        default="darkroom", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="The bucket written to."
+        default="darkroom",
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="The bucket written to; 3-63 of a-z0-9.-, as S3 wants names.",
     )
     region: str = Field(default="us-east-1", min_length=1, description="The region that requests are signed for.")
     ca_file: Path | None = Field(default=None, description="Certificate authorities to trust; the system's if not set.")

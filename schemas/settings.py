@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
-        description="Where to render: auto takes a GPU where there is one; cpu, cuda, cuda:1 ... name one.",
+        description="auto takes a GPU where there is one; cpu, mps, cuda and cuda:1 (or another number) name one.",
     )
     simulated: SimulatedSettings = Field(default=SimulatedSettings(), description="The simulated device.")
     limits: LimitSettings = Field(default=LimitSettings(), description="Bounds.")
@@ -191,5 +191,7 @@ def _explain(error: ValidationError, layers: list[Layer]) -> str:
         return f"{env_name(path)}, set by {origin}, is not a setting{nearest(env_name(path), names)}.{remedy}"
     if len(path) == 1 and isinstance(getattr(Settings(), path[0]), BaseModel):
         return f"The {env_name(path)}__* settings do not fit together: {message}. Change one of them; {_SHOW}."
+    if first["type"] == "string_pattern_mismatch":
+        message = "; ".join(text for known, _, text in _leaves(Settings(), ()) if known == path).rstrip(".")
     value = MASK if path in set(secrets(Settings)) else bounded(repr(first["input"]), 100)
     return f"{env_name(path)} is {value}, set by {origin}: {message}.{remedy}"

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import pydantic_settings
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
@@ -40,16 +39,17 @@ def env_name(path: tuple[str, ...]) -> str:
 
 def from_variables(variables: Mapping[str, str], settings: type[BaseSettings]) -> dict[str, Any]:
     """The settings in environment variables. Empty ones count as not set; others' variables are passed over."""
-    sections = {name for name, _ in _sections(settings)}
+    sections = [name for name, _ in _sections(settings)]
     for name in variables:
         section, delimiter, _ = name.removeprefix(ENV_PREFIX).partition("__")
-        if name.startswith(ENV_PREFIX) and delimiter and section.lower() not in sections:
+        if not name.startswith(ENV_PREFIX):
+            continue
+        if delimiter and section.lower() not in sections:
             known = [env_name((known,)) for known in sections]
             raise SettingsError(f"{name} is not a setting{nearest(ENV_PREFIX + section, known)}. Correct or unset it.")
-    try:
-        return _Variables(variables, settings)()
-    except pydantic_settings.SettingsError as error:
-        raise SettingsError(f"The environment cannot be read as settings: {error}. Correct the variable.") from error
+        if not delimiter and section.lower() in sections:
+            raise SettingsError(f"{name} is a section of settings. Set them one by one, as {name}__NAME.")
+    return _Variables(variables, settings)()
 
 
 def from_toml(config: Path) -> dict[str, Any]:
@@ -176,6 +176,3 @@ class _Variables(EnvSettingsSource):
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return self._variables
-
-    def __repr__(self) -> str:
-        return "the environment"

@@ -126,7 +126,7 @@ class WorkerSettings(BaseModel):
         min_length=1,
         max_length=200,
         pattern=r"^[A-Za-z0-9._-]+$",
-        description="The name in completions and logs; host name and process id when not set.",
+        description="The name in completions and logs, of A-Za-z0-9._-; host name and process id when not set.",
     )
     drain_s: float = Field(
         default=30.0,

@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 OWNERSHIP_POLL_S = 0.5
 """How often the group is asked whose a partition is, after a fence."""
+POSITION_S_MAX = 0.2
+"""How long a position may take to be known while a rebalance comes between."""
 LEAVE_S_MAX = 10.0
 """How long leaving the group may take; after that the group finds out by the session's time-out."""
 
@@ -83,32 +85,19 @@ class KafkaBroker:
         """As the protocol says."""
         try:
             batches = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
-            assigned = self._consumer.assignment()
-            return [
-                await self._delivery(partition, batches.get(partition, []))
-                for partition in sorted(assigned - self._consumer.paused())
-                if partition in assigned
-            ]
-        except IllegalStateError:
+            delivering = self._consumer.assignment() - self._consumer.paused()
+            return [await self._delivery(partition, batches.get(partition, ())) for partition in sorted(delivering)]
+        except (IllegalStateError, TimeoutError):
             return []  # a rebalance came between: what was fetched is delivered again
         except KafkaError as error:
             raise BrokerUnavailable(f"Polling Kafka failed: {type(error).__name__}: {error}.") from error
 
     async def _delivery(self, partition: TopicPartition, batch: Sequence[Any]) -> Delivery:
-        records = tuple(
-            Record(one.offset, one.key, one.value, tuple(one.headers), one.timestamp)
-            for one in batch
-        )
-        position = batch[-1].offset + 1 if batch else 0
-        state = self._consumer._subscription.subscription.assignment.state_value(partition)
-        if state is not None and state.has_valid_position:
-            position = max(position, state.position)
-        return Delivery(
-            PartitionKey(partition.topic, partition.partition),
-            records,
-            position,
-            self._consumer.last_stable_offset(partition),
-        )
+        records = tuple(Record(one.offset, one.key, one.value, tuple(one.headers), one.timestamp) for one in batch)
+        async with asyncio.timeout(POSITION_S_MAX):  # known at once, since a resumed partition was sought
+            position = await self._consumer.position(partition)
+        end = self._consumer.last_stable_offset(partition)
+        return Delivery(PartitionKey(*partition), records, position, end)
 
     def pause(self, partition: PartitionKey) -> None:
         """As the protocol says."""

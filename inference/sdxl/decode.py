@@ -6,6 +6,7 @@ picture stays independent of its neighbours to the last bit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,20 +15,20 @@ from PIL import Image
 from inference.contract import FaultKind, RenderFault
 
 
-def vae_dtype(vae_config: Any, dtype: torch.dtype) -> torch.dtype:
+def vae_dtype(vae_config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
     """The dtype to hold the VAE in.
 
     SDXL's own VAE overflows in fp16, and its configuration says so (`force_upcast`). diffusers' pipelines
     turn it into fp32 for each decoding and back again, in place; here it is fp32 from the start.
     """
-    return torch.float32 if dtype is torch.float16 and vae_config.force_upcast else dtype
+    return torch.float32 if dtype is torch.float16 and vae_config.get("force_upcast", True) else dtype
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> Image.Image:
     """Decode (1, channels, height, width) latents to an RGB picture of the VAE's factor times that size.
 
-    Raises `RenderFault` of the request, `render_failed`, where a value of the picture is not finite: converted to bytes it
-    would be a black or white picture that looks like a success.
+    Raises `RenderFault` of the request, `render_failed`, where a value of the picture is not finite: converted to
+    bytes it would be a black or white picture that looks like a success.
     """
     decoded = vae.decode(_unscale(vae.config, latents.to(vae.dtype)), return_dict=False)[0]
     picture = decoded[0].float()
@@ -42,12 +43,15 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy(), mode="RGB")
 
 
-def _unscale(config: Any, latents: torch.Tensor) -> torch.Tensor:
+def _unscale(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
     """Undo the scaling under which the UNet was trained: by mean and deviation where the VAE has them."""
-    mean, deviation = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is None or deviation is None:
-        return latents / config.scaling_factor
-    shape = (1, -1, 1, 1)
-    mean = torch.tensor(mean, device=latents.device, dtype=latents.dtype).view(shape)
-    deviation = torch.tensor(deviation, device=latents.device, dtype=latents.dtype).view(shape)
-    return latents * deviation / config.scaling_factor + mean
+    scaling_factor: float = config["scaling_factor"]
+    if config.get("latents_mean") is None or config.get("latents_std") is None:
+        return latents / scaling_factor
+    return latents * _by_channel(config["latents_std"], latents) / scaling_factor + _by_channel(
+        config["latents_mean"], latents
+    )
+
+
+def _by_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)

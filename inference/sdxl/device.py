@@ -1,9 +1,9 @@
 """The SDXL device: one loaded model behind `inference.contract.Device`.
 
-Three lanes call it at once, and each has its own part of the model: `prepare` the tokenizers, the text encoders and the
-pose encoder, `step` the UNet and the ControlNet, `finish` the VAE. Weights are only read, so nothing here is locked. On a GPU
-each lane also has its own stream, so that decoding does not queue behind denoising, and each leaves its stream empty
-when it returns: what one lane hands to the next is complete.
+Three lanes call it at once, and each has its own part of the model: `prepare` the tokenizers, the text encoders
+and the pose encoder, `step` the UNet and the ControlNet, `finish` the VAE. Weights are only read, so nothing here is
+locked. On a GPU each lane also has its own stream, so that decoding does not queue behind denoising, and each leaves
+its stream empty when it returns: what one lane hands to the next is complete.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class SdxlDevice(Device[SdxlRow]):
     ) -> None:
         """Takes paths to diffusers folders; nothing is read before `load`.
 
-        `name` is what completions call the model (default: the folder's name). `device` is a torch device, `auto` the first GPU
-        or else the CPU; `dtype` `auto` is fp16 on a GPU and fp32 on a CPU. `cpu_threads` are torch's threads
-        for one operation, by default one less than there are cores: the event loop and the other lanes
-        need one, and two busy threads to a core are many times slower than one.
+        `name` is what completions call the model (default: the folder's name). `device` is a torch device, `auto` the
+        first GPU or else the CPU; `dtype` `auto` is fp16 on a GPU and fp32 on a CPU. `cpu_threads` are torch's threads
+        for one operation, by default one less than there are cores: the event loop and the other lanes need one, and
+        two busy threads to a core are many times slower than one.
         """
         self._path = path
         self._controlnet_path = controlnet_path

@@ -16,15 +16,16 @@ from inference.sdxl.step import PREDICTIONS
 
 def check_fit(
     path: Path,
+    *,
     unet: Any,
     vae: Any,
     text_encoders: Sequence[Any],
     controlnet: Any | None,
-    scheduler_config: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
 ) -> None:
     """Raises `ModelError` with the first thing that does not fit."""
     for fits, what in (
-        *_base_checks(unet.config, vae.config, [encoder.config for encoder in text_encoders], scheduler_config),
+        *_base_checks(unet.config, vae.config, [encoder.config for encoder in text_encoders], scheduler),
         *(() if controlnet is None else _controlnet_checks(controlnet.config, unet.config, vae.config)),
     ):
         if not fits:

@@ -16,14 +16,13 @@ from typing import Any, Final
 
 import diffusers
 import torch
-import transformers
 from diffusers import AutoencoderKL, ControlNetModel, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from inference.contract import ModelError, ModelInfo
 from inference.sdxl.decode import vae_dtype
 from inference.sdxl.fit import check_fit
+from inference.sdxl.quiet import no_progress_bars
 from inference.sdxl.revision import Weights, find_weights, model_revision
 
 SAMPLER_VERSION: Final = "1"
@@ -41,7 +40,7 @@ class Components:
     controlnet: Any | None
     pose_encoder: Any | None
     """The ControlNet's small encoder of the control picture, taken out of it so that its output can be cached."""
-    bgr_pose: bool
+    is_pose_bgr: bool
     """Whether the ControlNet wants the control picture's channels the other way round."""
     vae: Any
     tokenizers: Sequence[Any]
@@ -58,11 +57,11 @@ def load_components(
     """Load an SDXL pipeline folder and, where given, a ControlNet folder. Raises `ModelError`."""
     index = _read_index(path)
     parts = {part: find_weights(path / part, dtype) for part in ("unet", "vae", "text_encoder", "text_encoder_2")}
-    with _quiet():
+    with no_progress_bars():
         unet = _load_network(UNet2DConditionModel, parts["unet"], dtype, device)
-        vae_config = AutoencoderKL.load_config(path / "vae", local_files_only=True)
-        decode_dtype = vae_dtype(diffusers.configuration_utils.FrozenDict(vae_config), dtype)
-        vae = _load_network(AutoencoderKL, parts["vae"], decode_dtype, device)
+        vae = _load_network(
+            AutoencoderKL, parts["vae"], vae_dtype(_read_json(path / "vae" / "config.json"), dtype), device
+        )
         text_encoders = (
             _load_network(CLIPTextModel, parts["text_encoder"], dtype, device),
             _load_network(CLIPTextModelWithProjection, parts["text_encoder_2"], dtype, device),
@@ -74,9 +73,9 @@ def load_components(
             parts["controlnet"] = find_weights(controlnet_path, dtype)
             controlnet = _load_network(ControlNetModel, parts["controlnet"], dtype, device)
     zeros_for_no_text = bool(index.get("force_zeros_for_empty_prompt", True))
-    check_fit(path, unet, vae, text_encoders, controlnet, scheduler_config)
+    check_fit(path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet, scheduler=scheduler_config)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    bgr_pose = controlnet is not None and _take_bgr(controlnet)
+    is_pose_bgr = controlnet is not None and _take_bgr(controlnet)
     return Components(
         info=ModelInfo(
             name=name,
@@ -95,7 +94,7 @@ def load_components(
         unet=unet,
         controlnet=controlnet,
         pose_encoder=None if controlnet is None else _take_pose_encoder(controlnet),
-        bgr_pose=bgr_pose,
+        is_pose_bgr=is_pose_bgr,
         vae=vae,
         tokenizers=tokenizers,
         text_encoders=text_encoders,
@@ -107,20 +106,26 @@ def load_components(
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    index_file = path / "model_index.json"
-    try:
-        index = json.loads(index_file.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{path} is not a diffusers pipeline folder (model_index.json: {error}): name the folder that holds it."
-        ) from error
+    index = _read_json(path / "model_index.json")
     missing = [part for part in _PARTS if not (path / part).is_dir()]
-    if not isinstance(index, dict) or missing:
+    if missing:
         raise ModelError(
-            f"{path} is not an SDXL pipeline folder, it lacks {', '.join(missing) or 'a readable model_index.json'}: "
+            f"{path} is not an SDXL pipeline folder, it lacks {', '.join(missing)}: "
             "name an SDXL base model's folder, or copy it again."
         )
     return index
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{file} cannot be read ({error}): name a diffusers folder of an SDXL model, or copy it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} does not hold a JSON object: copy the model again.")
+    return content
 
 
 def _load_network(kind: Any, weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
@@ -150,10 +155,9 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def _load_scheduler_config(folder: Path) -> Mapping[str, Any]:
     with _translated("scheduler", folder):
-        raw = json.loads((folder / "scheduler_config.json").read_text())
-        kind = getattr(diffusers, raw["_class_name"])
+        kind = getattr(diffusers, _read_json(folder / "scheduler_config.json")["_class_name"])
         if not issubclass(kind, SchedulerMixin):
-            raise TypeError(f"{raw['_class_name']} is no scheduler")
+            raise TypeError(f"{kind.__name__} is no scheduler")
         # By the model's own class, so that only what the file really says is carried over to the samplers.
         scheduler = kind.from_pretrained(folder, local_files_only=True)
     config: Mapping[str, Any] = scheduler.config
@@ -168,7 +172,7 @@ def _take_pose_encoder(controlnet: Any) -> Any:
 
 
 def _take_bgr(controlnet: Any) -> bool:
-    """Whether the control picture's channels are to be turned round, which the ControlNet then no longer does itself."""
+    """Whether the control picture's channels are to be turned round; the ControlNet no longer does it itself."""
     is_bgr: bool = controlnet.config.controlnet_conditioning_channel_order == "bgr"
     controlnet.register_to_config(controlnet_conditioning_channel_order="rgb")
     return is_bgr
@@ -178,6 +182,8 @@ def _take_bgr(controlnet: Any) -> bool:
 def _translated(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
+    except ModelError:
+        raise
     # Loaders raise whatever their file formats do; none of it is anybody's fault but the folder's.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:300]
@@ -185,17 +191,3 @@ def _translated(what: str, folder: Path) -> Iterator[None]:
             f"The {what} in {folder} cannot be loaded ({type(error).__name__}: {reason}): "
             "copy the model again, and check that it is an SDXL model in safetensors."
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars: a worker's log is read by machines."""
-    was_enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    diffusers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            transformers.utils.logging.enable_progress_bar()
-            diffusers.utils.logging.enable_progress_bar()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from inference.contract import FaultKind, Prepared, RenderedImage, RenderFault, RenderJob, RenderRequest, RowId
@@ -35,7 +37,7 @@ class LoadedModel:
         )
         self.poses = PoseConditioner(
             components.pose_encoder,
-            is_bgr=components.bgr_pose,
+            is_bgr=components.is_pose_bgr,
             device=device,
             dtype=dtype,
             limits=limits,
@@ -49,10 +51,7 @@ class LoadedModel:
             device=device,
             dtype=dtype,
         )
-        on_gpu = device.type == "cuda"
-        self.prepare_stream = torch.cuda.Stream(device) if on_gpu else None
-        self.step_stream = torch.cuda.Stream(device) if on_gpu else None
-        self.finish_stream = torch.cuda.Stream(device) if on_gpu else None
+        self.prepare_stream, self.step_stream, self.finish_stream = (_stream(device) for _ in range(3))
 
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
         """The rows of a job, of image i from seed + i. They share everything but generator and latents."""
@@ -125,3 +124,8 @@ class LoadedModel:
         shape = (1, components.unet.config.in_channels, request.height // factor, request.width // factor)
         noise = draw_noise(generator, shape).to(components.device, components.dtype)
         return noise * schedule.init_sigma
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    make: Any = torch.cuda.Stream
+    return make(device) if device.type == "cuda" else None

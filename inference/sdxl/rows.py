@@ -66,7 +66,7 @@ class SdxlRow:
         return 0.0 if self.control is None else self.control.weight(self.steps_done, self.steps_total)
 
     def next_noise(self) -> torch.Tensor | None:
-        """The fresh noise of the next step, (1, channels, height, width) fp32 on the CPU; None where the sampler adds none.
+        """The fresh noise of the next step, fp32 on the CPU, of the latents' shape; None where the sampler adds none.
 
         Drawn once a step, however often the step is tried.
         """

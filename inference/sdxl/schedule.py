@@ -1,8 +1,8 @@
 """Noise schedules: which timestep and which sigma each step has.
 
 diffusers' schedulers say so, for whatever spacing, offset or sigma rule the model's configuration names. Only the
-step's formula is ours (`inference.sdxl.step`), because a scheduler object counts steps for its whole batch and rows here
-are at different steps.
+step's formula is ours (`inference.sdxl.step`), because a scheduler object counts steps for its whole batch and rows
+here are at different steps.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Schedules:
         self._made: dict[tuple[str, int], Schedule] = {}
 
     def get(self, sampler: str, steps: int) -> Schedule:
-        """The schedule of `steps` steps. Raises `RenderFault` of the request for a sampler or number that is not one."""
+        """The schedule of `steps` steps. Raises `RenderFault` (`invalid_request`) for an unknown sampler or number."""
         if sampler not in _SCHEDULERS:
             raise RenderFault(
                 FaultKind.REQUEST, "invalid_request", f"There is no sampler {sampler!r}: use {' or '.join(SAMPLERS)}."

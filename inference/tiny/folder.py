@@ -40,8 +40,8 @@ def default_root() -> Path:
 def ensure_tiny_model(root: Path | None = None) -> TinyModel:
     """Find the tiny model under `root`, or build it there (a few seconds, about 15 MB).
 
-    `root` is the per-user cache folder when not given. Safe against other processes and threads that do the same: one of
-    the builders wins, the others use its folder. Raises `ModelError` where the folder cannot be written.
+    `root` is the per-user cache folder when not given. Safe against other processes and threads that do the same: one
+    of the builders wins, the others use its folder. Raises `ModelError` where the folder cannot be written.
     """
     parent = default_root() if root is None else root
     target = parent / f"tiny-{spec_digest()}"

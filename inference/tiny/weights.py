@@ -6,69 +6,91 @@ same bytes, and with them the same model revision.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    EulerDiscreteScheduler,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+import transformers
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from inference.sdxl.quiet import no_progress_bars
 from inference.tiny.spec import SPEC
+
+# Both libraries make their classes by rules that a type checker cannot follow.
+_DIFFUSERS: Final[Any] = diffusers
+_TRANSFORMERS: Final[Any] = transformers
 
 
 def write_model(folder: Path) -> None:
-    """Write `folder/model` (a pipeline folder) and `folder/controlnet`, fp32 safetensors.
+    """Write `folder/model` (a `StableDiffusionXLPipeline` folder) and `folder/controlnet`, fp32 safetensors.
 
     Leaves torch's own random state as it was. Raises `OSError` where the folder cannot be written.
     """
-    with torch.random.fork_rng(devices=[]):
+    networks = _draw_networks()
+    controlnet = networks.pop("controlnet")
+    parts = {
+        **networks,
+        "tokenizer": _tokenizer(SPEC["tokenizer"]),
+        "tokenizer_2": _tokenizer(SPEC["tokenizer_2"]),
+        "scheduler": _DIFFUSERS.EulerDiscreteScheduler(**SPEC["scheduler"]),
+    }
+    with no_progress_bars():
+        for name, part in parts.items():
+            part.save_pretrained(folder / "model" / name)
+        controlnet.save_pretrained(folder / "controlnet")
+    (folder / "model" / "model_index.json").write_text(json.dumps(_pipeline_index(parts), indent=2))
+
+
+def _draw_networks() -> dict[str, Any]:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(SPEC["seed"])
-        unet = UNet2DConditionModel(**SPEC["unet"])
-        controlnet = ControlNetModel(**SPEC["controlnet"])
-        vae = AutoencoderKL(**SPEC["vae"])
-        text_encoder = CLIPTextModel(CLIPTextConfig(**SPEC["text_encoder"]))
-        text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**SPEC["text_encoder_2"]))
-        with torch.no_grad():
-            _wake_controlnet(controlnet)
-            unet.conv_out.weight.mul_(SPEC["unet_output_gain"])
-            vae.decoder.conv_out.weight.mul_(SPEC["vae_output_gain"])
-    pipeline = StableDiffusionXLPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        text_encoder_2=text_encoder_2,
-        tokenizer=_tokenizer(SPEC["tokenizer"]),
-        tokenizer_2=_tokenizer(SPEC["tokenizer_2"]),
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(**SPEC["scheduler"]),
-        force_zeros_for_empty_prompt=True,
-        add_watermarker=False,
-    )
-    pipeline.save_pretrained(folder / "model", safe_serialization=True)
-    controlnet.save_pretrained(folder / "controlnet", safe_serialization=True)
+        networks: dict[str, Any] = {
+            "unet": _DIFFUSERS.UNet2DConditionModel(**SPEC["unet"]),
+            "vae": _DIFFUSERS.AutoencoderKL(**SPEC["vae"]),
+            "text_encoder": _TRANSFORMERS.CLIPTextModel(_text_config("text_encoder")),
+            "text_encoder_2": _TRANSFORMERS.CLIPTextModelWithProjection(_text_config("text_encoder_2")),
+            "controlnet": _DIFFUSERS.ControlNetModel(**SPEC["controlnet"]),
+        }
+        networks["unet"].conv_out.weight.mul_(SPEC["unet_output_gain"])
+        networks["vae"].decoder.conv_out.weight.mul_(SPEC["vae_output_gain"])
+        _wake(networks["controlnet"])
+    return networks
 
 
-def _wake_controlnet(controlnet: ControlNetModel) -> None:
+def _text_config(name: str) -> Any:
+    return _TRANSFORMERS.CLIPTextConfig(**SPEC[name])
+
+
+def _wake(controlnet: Any) -> None:
     """Give the convolutions that start at zero the weights any other convolution would start with."""
-    sleeping = [
+    for convolution in (
         controlnet.controlnet_cond_embedding.conv_out,
         *controlnet.controlnet_down_blocks,
         controlnet.controlnet_mid_block,
-    ]
-    for convolution in sleeping:
+    ):
         convolution.reset_parameters()
         convolution.weight.mul_(SPEC["controlnet_gain"])
 
 
-def _tokenizer(settings: dict[str, Any]) -> CLIPTokenizer:
+def _tokenizer(settings: Mapping[str, Any]) -> Any:
     """A CLIP tokenizer without merges: one token a byte, so about 75 characters of prompt."""
     characters = sorted(ByteLevel.alphabet())
     words = [*characters, *(f"{character}</w>" for character in characters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: index for index, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77, **settings)
+    return _TRANSFORMERS.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77, **settings)
+
+
+def _pipeline_index(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What diffusers reads first: the pipeline's class, and each part's library and class."""
+    libraries = {name: type(part).__module__.partition(".")[0] for name, part in parts.items()}
+    return {
+        "_class_name": "StableDiffusionXLPipeline",
+        "_diffusers_version": _DIFFUSERS.__version__,
+        "force_zeros_for_empty_prompt": True,
+        **{name: [libraries[name], type(part).__name__] for name, part in parts.items()},
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+    }

@@ -145,9 +145,7 @@ class ScriptedDevice(Device[ScriptedRow]):
             self.on_finish(rows)
             for row in rows:
                 row.finished = True
-            return tuple(
-                RenderedImage(f"{row.row_id}".encode(), 64, 64, row.seed, "image/png", "png") for row in rows
-            )
+            return tuple(RenderedImage(f"{row.row_id}".encode(), 64, 64, row.seed, "image/png", "png") for row in rows)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         return {"prompt": CacheCounts(3, 2, 1)}

@@ -1,0 +1,51 @@
+# One command, one truth: what these targets say on a laptop is what continuous integration says.
+# Needs nothing but Python 3.11 or newer. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := darkroom.py schemas inference producer consumer tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench schemas lock clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+setup: $(STAMP) ## Make .venv and install everything, pinned by requirements.lock.
+
+$(STAMP): requirements.lock pyproject.toml
+	@echo "== Setting up $(VENV): about 6 GB, most of it torch; minutes on a slow connection"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+	@echo "== $(VENV) is ready"
+
+demo: setup ## Show the whole of it: a real Kafka, a real S3 server, a worker, pictures in demo-out/.
+	@$(BIN)/darkroom demo
+
+test: setup ## Run the whole suite, on a real Kafka and a real S3 server.
+	@echo "== Running the tests; the embedded Kafka is fetched on the first run"
+	@$(BIN)/python -m pytest
+
+check: setup ## Lint and types: fast.
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy
+
+bench: setup ## Measure, as ratios in one run; writes bench-out/report.md.
+	@$(BIN)/python -m tests.bench --out bench-out
+
+schemas: setup ## Write the published JSON Schemas and AsyncAPI again.
+	@$(BIN)/darkroom schemas --write schemas/published
+
+lock: setup ## Refresh requirements.lock to the newest versions that pyproject.toml allows.
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --universal --upgrade --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements.lock
+
+clean: ## Remove what the targets made, .venv included.
+	rm -rf $(VENV) bench-out demo-out .hypothesis .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,317 @@
+"""Performs what the core decides, and tells it what came of it. The only place where effects become actions.
+
+One event at a time goes into the core; its effects are performed in order, none of them waiting: what takes
+time becomes a task that posts the next event. So the loop below is the whole of the worker's control flow, on
+real edges as under the simulation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from consumer.core import effects as do
+from consumer.core import events as on
+from consumer.core.core import Core
+from consumer.core.lifecycle import Phase
+from consumer.core.partition_key import JobKey, PartitionKey
+from consumer.delivery import Delivery, Payloads, PictureRefused, StoreAway
+from consumer.intake import Intake, Payload
+from consumer.ports import Broker, BrokerUnavailable, PublicationUnknown, WriterFenced
+from consumer.ports import Delivery as Delivered
+from consumer.rendering import Rendering
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 0.2
+"""The longest wait inside one poll; short, so that a resumed partition and a drain are not held up."""
+POLL_RETRY_S = 1.0
+"""The pause after a poll that failed."""
+
+
+class EngineGone(Exception):  # noqa: N818
+    """The engine ended: the process must end too, and be started anew."""
+
+
+class Driver:
+    """Runs one worker from its start to its `Stop`."""
+
+    def __init__(
+        self,
+        core: Core,
+        broker: Broker,
+        rendering: Callable[[Callable[[on.Event], None], Callable[[str], None]], Rendering],
+        delivery: Delivery,
+        intake: Callable[[Rendering], Intake],
+        payloads: Payloads,
+    ) -> None:
+        self._core = core
+        self._broker = broker
+        self._rendering = rendering(self.post, self._engine_stopped)
+        self._delivery = delivery
+        self._make_intake = intake
+        self._payloads = payloads
+        self._inbox: deque[on.Event] = deque()
+        self._pumping = False
+        self._wake: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._openings: dict[PartitionKey, asyncio.Task[None]] = {}
+        self._calls: dict[JobKey, tuple[do.StoreCall, asyncio.Task[None]]] = {}
+        self._stopped: asyncio.Future[bool] | None = None
+        self.observers: list[Callable[[on.Event, tuple[do.Effect, ...]], None]] = []
+        """Told of every event and what followed from it: metrics, logs."""
+        self.delivered: dict[PartitionKey, Delivered] = {}
+        """The last poll's word on each partition, for the lag."""
+
+    @property
+    def core(self) -> Core:
+        """The core, to look at."""
+        return self._core
+
+    @property
+    def rendering(self) -> Rendering:
+        """The engine's side."""
+        return self._rendering
+
+    def now(self) -> float:
+        """The core's clock: the event loop's."""
+        return asyncio.get_running_loop().time()
+
+    async def run(self) -> bool:
+        """Serve until drained. Returns whether all begun work was finished.
+
+        Raises `ModelError` where the model cannot be loaded, `BrokerUnavailable` where Kafka is not there at the
+        start, and `EngineGone` when the engine ends by itself.
+        """
+        loop = asyncio.get_running_loop()
+        self._stopped = loop.create_future()
+        await self._rendering.start()
+        intake = self._make_intake(self._rendering)
+        if self._core.phase is Phase.STARTING:
+            self.post(on.Started())
+        polling: asyncio.Task[None] | None = None
+        try:
+            if not self._stopped.done():
+                await self._broker.join(
+                    lambda partitions: self.post(on.PartitionsRevoked(partitions)),
+                    lambda partitions: self.post(on.PartitionsAssigned(partitions)),
+                )
+                polling = loop.create_task(self._poll(intake))
+                await asyncio.wait({polling, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if polling.done():
+                    polling.result()
+            return await self._stopped
+        finally:
+            await self._end(polling)
+
+    def drain(self) -> None:
+        """Finish what is on the device and leave. Safe to call twice, and before the model is loaded."""
+        self.post(on.DrainRequested())
+
+    def cancel(self, identity: tuple[str, str]) -> None:
+        """The requester of (tenant, request id) does not want the outcome any more."""
+        self.post(on.CancellationArrived(identity))
+
+    def post(self, event: on.Event) -> None:
+        """Tell the core, now or as soon as it is done with the event before. On the event loop only."""
+        self._inbox.append(event)
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._inbox:
+                event = self._inbox.popleft()
+                effects = self._core.handle(event, self.now())
+                for observe in self.observers:
+                    observe(event, effects)
+                for effect in effects:
+                    self._perform(effect)
+        except Exception as error:
+            self._fail(error)
+            raise
+        finally:
+            self._pumping = False
+        self._set_alarm()
+
+    # --- Effects -----------------------------------------------------------------------------------------
+
+    def _perform(self, effect: do.Effect) -> None:
+        match effect:
+            case do.LookUp() | do.Prepare() | do.Settle():
+                self._calls[effect.job] = (effect, self._spawn(self._call_store(effect)))
+            case do.Admit(rows):
+                self._rendering.admit(rows)
+            case do.Leave(job):
+                self._leave(job)
+            case do.Forget(job):
+                self._leave(job)
+                self._payloads.pop(job, None)
+            case do.Publish():
+                self._spawn(self._publish(effect))
+            case do.OpenPartition():
+                self._open(effect)
+            case do.ClosePartition(partition):
+                self._open(effect)
+                self.delivered.pop(partition, None)
+            case do.Pause(partition):
+                self._broker.pause(partition)
+            case do.Resume(partition, seek_to):
+                self._broker.resume(partition, seek_to)
+            case do.Stop(clean):
+                if self._stopped is not None and not self._stopped.done():
+                    self._stopped.set_result(clean)
+
+    def _leave(self, job: JobKey) -> None:
+        """Stop what is being done for a job. A settlement goes on: the outcome is worth having either way."""
+        call, task = self._calls.pop(job, (None, None))
+        if task is not None and not isinstance(call, do.Settle):
+            task.cancel()
+        self._rendering.drop(job)
+
+    async def _call_store(self, call: do.StoreCall) -> None:
+        payload = self._payloads.get(call.job)
+        if payload is None:
+            return
+        answer: on.Event | None
+        try:
+            answer = await self._answer(call, payload)
+        except PictureRefused as refused:
+            answer = on.JobFaulted(call.job, on.FaultParty.REQUEST, refused.code, refused.message)
+        except StoreAway as away:
+            log.warning("the store did not answer", request_id=payload.request_id, error=str(away))
+            answer = on.StoreFailed(call)
+        # The record may have been given up and delivered again meanwhile: then this answers nobody.
+        if answer is not None and self._payloads.get(call.job) is payload:
+            self.post(answer)
+
+    async def _answer(self, call: do.StoreCall, payload: Payload) -> on.Event | None:
+        match call:
+            case do.LookUp(job):
+                found = await self._delivery.look_up(job, payload)
+                return on.OutcomeFound(job) if found else on.OutcomeAbsent(job)
+            case do.Settle(job, verdict):
+                await self._delivery.settle(job, payload, verdict)
+                return on.Settled(job)
+            case do.Prepare(job):
+                picture = await self._delivery.pose_picture(payload)
+                if self._payloads.get(job) is payload:
+                    self._rendering.prepare(job, payload, picture)
+                return None  # the engine answers
+
+    async def _publish(self, effect: do.Publish) -> None:
+        try:
+            records = await self._delivery.records(effect.jobs, self._payloads)
+            await self._broker.publish(effect.partition, records, effect.offset, effect.metadata)
+        except WriterFenced as fenced:
+            log.warning("fenced", partition=effect.partition.partition, error=str(fenced))
+            self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=True))
+        except (PublicationUnknown, StoreAway) as unknown:
+            log.warning("publication not confirmed", partition=effect.partition.partition, error=str(unknown))
+            self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=False))
+        else:
+            self.post(on.Published(effect.partition, effect.epoch))
+
+    def _open(self, effect: do.OpenPartition | do.ClosePartition) -> None:
+        """Open or close after what was being done to the partition before was given up: one hand at a time."""
+        earlier = self._openings.pop(effect.partition, None)
+        if earlier is not None:
+            earlier.cancel()
+        task = self._spawn(self._open_after(earlier, effect))
+        self._openings[effect.partition] = task
+
+    async def _open_after(
+        self, earlier: asyncio.Task[None] | None, effect: do.OpenPartition | do.ClosePartition
+    ) -> None:
+        if earlier is not None:
+            await asyncio.wait({earlier})
+        if isinstance(effect, do.ClosePartition):
+            await self._broker.close(effect.partition)
+            return
+        try:
+            opened = await self._broker.open(effect.partition, prove_ownership=effect.prove_ownership)
+        except BrokerUnavailable as unavailable:
+            log.warning("partition not opened", partition=effect.partition.partition, error=str(unavailable))
+            self.post(on.OpenFailed(effect.partition, effect.epoch))
+        else:
+            self.post(
+                on.PartitionOpened(effect.partition, effect.epoch, opened.base, opened.metadata, fresh=opened.fresh)
+            )
+
+    # --- Records -----------------------------------------------------------------------------------------
+
+    async def _poll(self, intake: Intake) -> None:
+        while True:
+            epochs = {key: one.epoch for key, one in self._core.partitions.items() if one.is_open}
+            try:
+                deliveries = await self._broker.poll(POLL_S)
+            except BrokerUnavailable as unavailable:
+                log.warning("poll failed", error=str(unavailable))
+                await asyncio.sleep(POLL_RETRY_S)
+                continue
+            for delivery in deliveries:
+                self._take_in(intake, delivery, epochs.get(delivery.partition))
+            await asyncio.sleep(0)
+
+    def _take_in(self, intake: Intake, delivery: Delivered, epoch: int | None) -> None:
+        partition = self._core.partitions.get(delivery.partition)
+        if partition is None or not partition.is_open:
+            return
+        if epoch != partition.epoch:
+            # Fetched before the partition was opened, or while it was: the position is not to be trusted.
+            self._broker.resume(delivery.partition, seek_to=partition.account.position)
+            return
+        self.delivered[delivery.partition] = delivery
+        now, wall = self.now(), datetime.now(UTC)
+        for record in delivery.records:
+            facts, payload = intake.take(delivery.partition, record, now=now, wall=wall)
+            known = facts.key in self._payloads
+            if not known:
+                self._payloads[facts.key] = payload
+            self.post(on.RecordArrived(facts, epoch))
+            if not known and self._core.flow.job(facts.key) is None:
+                self._payloads.pop(facts.key, None)  # finished before, or not taken
+        self.post(on.PositionAdvanced(delivery.partition, epoch, delivery.position))
+
+    # --- Life --------------------------------------------------------------------------------------------
+
+    def _engine_stopped(self, reason: str) -> None:
+        self._fail(EngineGone(reason))
+
+    def _fail(self, error: BaseException) -> None:
+        """End the worker: what it had begun is delivered again, to another or after its restart."""
+        if self._stopped is not None and not self._stopped.done():
+            self._stopped.set_exception(error)
+
+    def _set_alarm(self) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        wake_at = self._core.wake_at()
+        if wake_at is not None and self._core.phase is not Phase.CLOSED:
+            self._wake = asyncio.get_running_loop().call_at(wake_at, lambda: self.post(on.Tick()))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the worker failed; the worker ends", exc_info=error)
+            self._fail(error)
+
+    async def _end(self, polling: asyncio.Task[None] | None) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        for task in [*self._tasks, *([polling] if polling else [])]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *([polling] if polling else []), return_exceptions=True)
+        await self._broker.leave()
+        await self._rendering.close()

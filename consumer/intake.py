@@ -1,0 +1,151 @@
+"""From a delivered record to what the core must know of it and what the edges keep of it.
+
+Decoding decides who is refused; nothing here fails for what a record says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+
+from consumer.core.jobs import JobFacts, Verdict, VerdictKind
+from consumer.core.partition_key import JobKey, PartitionKey
+from consumer.ports import Record
+from inference.contract import ModelInfo, RenderedImage, RenderRequest
+from inference.resolve import RequestLimits, resolve
+from schemas.codec import Decoded, decode_request
+from schemas.completion import Completion
+from schemas.errors import RequestRejected
+from schemas.fingerprints import raw_digest
+from schemas.names import DEFAULT_TENANT
+from schemas.request import GenerationRequest
+
+
+class Stopwatch(Enum):
+    """Moments of a job's life, for its timings."""
+
+    TAKEN = "taken"
+    PREPARING = "preparing"
+    PREPARED = "prepared"
+    JOINED = "joined"
+    RENDERED = "rendered"
+
+
+@dataclass(slots=True)
+class Payload:
+    """What the edges keep of a job while it lasts. The core never sees it."""
+
+    record: Record
+    event_id: str
+    request_digest: str
+    requested_at: datetime
+    request: GenerationRequest | None = None
+    render: RenderRequest | None = None
+    traceparent: str | None = None
+    tenant: str = DEFAULT_TENANT
+    request_id: str | None = None
+    warnings: tuple[str, ...] = ()
+    refusal: RequestRejected | None = None
+    moments: dict[Stopwatch, float] = field(default_factory=dict)
+    """Seconds of the core's clock."""
+    arrived_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    prepare_ms: float | None = None
+    denoise_ms: float | None = None
+    decode_ms: float | None = None
+    device_seconds: float = 0.0
+    rows_min: int | None = None
+    rows_max: int | None = None
+    attempts: int = 0
+    images: tuple[RenderedImage, ...] = ()
+    completion: Completion | None = None
+    """What will be published: made from the outcome that stands."""
+
+    def mark(self, moment: Stopwatch, now: float) -> None:
+        """Note when something first happened."""
+        self.moments.setdefault(moment, now)
+
+    def between_ms(self, start: Stopwatch, end: Stopwatch) -> float | None:
+        """Milliseconds from one moment to another, where both came."""
+        if start not in self.moments or end not in self.moments:
+            return None
+        return max(0.0, (self.moments[end] - self.moments[start]) * 1000)
+
+
+class Intake:
+    """Takes records in against the loaded model and the deployment's limits."""
+
+    def __init__(self, info: ModelInfo, limits: RequestLimits, *, request_bytes_max: int) -> None:
+        self._info = info
+        self._limits = limits
+        self._request_bytes_max = request_bytes_max
+
+    def take(
+        self, partition: PartitionKey, record: Record, *, now: float, wall: datetime
+    ) -> tuple[JobFacts, Payload]:
+        """The core's facts and the edges' payload of one record. `wall` is the time of day at `now`."""
+        key = JobKey(*partition, record.offset)
+        try:
+            decoded = decode_request(record.value, record.headers, record.key, max_bytes=self._request_bytes_max)
+        except RequestRejected as rejected:
+            return self._refused(key, record, rejected)
+        payload = _payload(key, record, decoded)
+        try:
+            payload.render = resolve(decoded.request, self._info, self._limits)
+        except RequestRejected as rejected:
+            payload.refusal = rejected
+        deadline = decoded.request.deadline
+        facts = JobFacts(
+            key=key,
+            identity=(payload.tenant, decoded.request.request_id),
+            rows=decoded.request.count,
+            size_bytes=_size_bytes(record),
+            priority=decoded.request.priority,
+            deadline=None if deadline is None else now + (deadline - wall).total_seconds(),
+            refusal=_verdict(payload.refusal),
+        )
+        return facts, payload
+
+    def _refused(self, key: JobKey, record: Record, rejected: RequestRejected) -> tuple[JobFacts, Payload]:
+        payload = Payload(
+            record=record,
+            event_id=_coordinates(key),
+            request_digest=raw_digest(record.value or b""),
+            requested_at=_timestamp(record),
+            tenant=rejected.tenant or DEFAULT_TENANT,
+            request_id=rejected.request_id,
+            refusal=rejected,
+        )
+        identity = None if rejected.request_id is None else (payload.tenant, rejected.request_id)
+        facts = JobFacts(key, identity, 1, _size_bytes(record), priority=4, refusal=_verdict(rejected))
+        return facts, payload
+
+
+def _payload(key: JobKey, record: Record, decoded: Decoded) -> Payload:
+    return Payload(
+        record=record,
+        event_id=decoded.event_id or _coordinates(key),
+        request_digest=decoded.digest,
+        requested_at=decoded.requested_at or _timestamp(record),
+        request=decoded.request,
+        traceparent=decoded.traceparent,
+        tenant=decoded.request.tenant,
+        request_id=decoded.request.request_id,
+        warnings=decoded.warnings,
+    )
+
+
+def _verdict(rejected: RequestRejected | None) -> Verdict | None:
+    return None if rejected is None else Verdict(VerdictKind.FAILED, rejected.code.value, rejected.message)
+
+
+def _coordinates(key: JobKey) -> str:
+    return f"{key.topic}-{key.partition}-{key.offset}"
+
+
+def _timestamp(record: Record) -> datetime:
+    return datetime.fromtimestamp(max(0, record.timestamp_ms) / 1000, UTC)
+
+
+def _size_bytes(record: Record) -> int:
+    return len(record.value or b"") + len(record.key or b"") + sum(len(k) + len(v) for k, v in record.headers)

@@ -1,0 +1,68 @@
+"""Reads the cancellations topic: every worker, all of it, without a group, from an hour back.
+
+A request and its cancellation are in different topics, so either may be read first; a cancellation that comes
+before its request is remembered by the core. Nothing is committed: what matters is only what is recent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+
+from schemas.codec import decode_cancellation
+from schemas.errors import EventUnreadable
+
+log = structlog.get_logger(__name__)
+
+BACK_S = 3600
+"""How far back a starting worker reads: longer than a request usually waits."""
+RETRY_S = 5.0
+"""The pause after Kafka failed here; cancelling is a convenience, and the requests go on."""
+
+
+async def follow(topic: str, arguments: dict[str, Any], on_cancelled: Callable[[tuple[str, str]], None]) -> None:
+    """Report (tenant, request id) of each cancellation, until cancelled itself."""
+    while True:
+        consumer = AIOKafkaConsumer(**arguments, isolation_level="read_committed", auto_offset_reset="earliest")
+        try:
+            await consumer.start()
+            await _follow(consumer, topic, on_cancelled)
+        except (KafkaError, OSError) as error:
+            log.warning("cancellations cannot be read at the moment", error=repr(error))
+            await asyncio.sleep(RETRY_S)
+        finally:
+            await consumer.stop()
+
+
+async def _follow(consumer: AIOKafkaConsumer, topic: str, on_cancelled: Callable[[tuple[str, str]], None]) -> None:
+    await _start_back(consumer, topic)
+    while True:
+        for batch in (await consumer.getmany(timeout_ms=1000)).values():
+            for record in batch:
+                try:
+                    cancellation = decode_cancellation(record.value, record.headers)
+                except EventUnreadable as error:
+                    log.warning("unreadable cancellation", offset=record.offset, error=str(error))
+                else:
+                    on_cancelled((cancellation.tenant, cancellation.request_id))
+
+
+async def _start_back(consumer: AIOKafkaConsumer, topic: str) -> None:
+    await consumer.topics()  # loads what the next line reads
+    numbers = consumer.partitions_for_topic(topic) or set()
+    partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
+    if not partitions:
+        raise UnknownTopicOrPartitionError(topic)
+    consumer.assign(partitions)
+    since = await consumer.offsets_for_times(dict.fromkeys(partitions, int((time.time() - BACK_S) * 1000)))
+    for partition, found in since.items():
+        if found is None:
+            await consumer.seek_to_end(partition)
+        else:
+            consumer.seek(partition, found.offset)

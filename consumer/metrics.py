@@ -1,0 +1,241 @@
+"""What a worker tells Prometheus. All names start with `darkroom_`; the set is a contract with dashboards and alerts.
+
+Counts follow from the core's events and effects and from the engine's events; gauges are read when they are
+scraped.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from consumer.core import effects as do
+from consumer.core import events as on
+from consumer.core.core import Core
+from consumer.core.jobs import JobState
+from consumer.core.partition_key import PartitionKey
+from consumer.intake import Payload
+from consumer.ports import Delivery
+from inference import contract as engine_says
+from inference.contract import Engine, EngineEvent
+from schemas.completion import Completion
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+BUSY_WINDOW_S = 30.0
+"""The span over which the device's busy ratio and the worker's rate are measured."""
+
+
+class Metrics:
+    """The counters and histograms of one worker, and the observers that move them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.requests = Counter("darkroom_requests", "Outcomes published, by status.", ["status"], registry=registry)
+        self.replayed = Counter(
+            "darkroom_replayed", "Outcomes repeated for a further record of their request.", registry=registry
+        )
+        self.faults = Counter("darkroom_faults", "Failures, by kind and code.", ["kind", "code"], registry=registry)
+        self.dead_letters = Counter("darkroom_dead_letters", "Records published as dead letters.", registry=registry)
+        self.commits = Counter("darkroom_commits", "Transactions committed.", registry=registry)
+        self.rebalances = Counter("darkroom_rebalances", "Assignments received.", registry=registry)
+        self.fenced = Counter("darkroom_fenced", "Times a partition's writer was fenced.", registry=registry)
+        self.model_loads = Counter("darkroom_model_loads", "Models loaded by this process.", registry=registry)
+        self.transaction_seconds = self._histogram("transaction_seconds", "A publication, from decision to commit.")
+        self.step_seconds = self._histogram("step_seconds", "One denoising step of a batch.")
+        self.batch_rows = Histogram("darkroom_batch_rows", "Rows that shared a step.", registry=registry, buckets=_ROWS)
+        self.stage_seconds = Histogram(
+            "darkroom_stage_seconds", "Where a request's time went.", ["stage"], registry=registry, buckets=_SECONDS
+        )
+        self.render_seconds = self._histogram("render_seconds", "Denoising and decoding of one request.")
+        self.end_to_end_seconds = self._histogram("end_to_end_seconds", "From a request's event to its outcome.")
+        self.loop_delay = Gauge(
+            "darkroom_event_loop_delay_seconds", "How late the event loop ran its last timer.", registry=registry
+        )
+        build = Gauge("darkroom_build_info", "The running version.", ["version", "python"], registry=registry)
+        build.labels(version("darkroom"), platform.python_version()).set(1)
+        self.busy = BusyWindow(time.monotonic)
+        self._publishing: dict[tuple[PartitionKey, int], float] = {}
+
+    def on_core(self, event: on.Event, effects: tuple[do.Effect, ...]) -> None:
+        """An observer of the driver."""
+        match event:
+            case on.PartitionsAssigned():
+                self.rebalances.inc()
+            case on.PublishFailed(fenced=True):
+                self.fenced.inc()
+            case on.Published(partition, epoch):
+                self.commits.inc()
+                if started := self._publishing.pop((partition, epoch), None):
+                    self.transaction_seconds.observe(time.monotonic() - started)
+            case on.StoreFailed():
+                self.faults.labels("infrastructure", "store_unavailable").inc()
+            case on.JobFaulted(_, party, code, _) | on.StepFaulted(_, party, code, _):
+                self.faults.labels(party.value, code).inc()
+        for effect in effects:
+            if isinstance(effect, do.Publish):
+                self._publishing[effect.partition, effect.epoch] = time.monotonic()
+
+    def on_engine(self, event: EngineEvent) -> None:
+        """An observer of the engine's events."""
+        match event:
+            case engine_says.StepDone():
+                self.step_seconds.observe(event.seconds)
+                self.batch_rows.observe(len(event.rows))
+                self.busy.worked(event.seconds)
+            case engine_says.JobRendered():
+                self.render_seconds.observe((event.denoise_ms + event.decode_ms) / 1000)
+            case engine_says.JobPrepared():
+                self.stage_seconds.labels("prepare").observe(event.prepare_ms / 1000)
+
+    def on_published(self, completion: Completion) -> None:
+        """A completion was committed."""
+        self.requests.labels(completion.status.value).inc()
+        self.busy.finished(max(1, len(completion.images)))
+        if completion.replayed:
+            self.replayed.inc()
+            return
+        timings = completion.timings_ms
+        for stage in ("queued", "waited", "denoise", "decode", "store"):
+            if (spent := getattr(timings, stage)) is not None:
+                self.stage_seconds.labels(stage).observe(spent / 1000)
+        if timings.total is not None:
+            self.end_to_end_seconds.observe(timings.total / 1000)
+
+    def _histogram(self, name: str, documentation: str) -> Histogram:
+        return Histogram(f"darkroom_{name}", documentation, registry=self.registry, buckets=_SECONDS)
+
+
+class BusyWindow:
+    """The share of recent time in which the device worked, and how many images a second left it."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._busy_s = [0.0, 0.0]
+        self._images = [0, 0]
+
+    def worked(self, seconds: float) -> None:
+        """The device took a step."""
+        self._turn()
+        self._busy_s[1] += seconds
+
+    def finished(self, images: int) -> None:
+        """Images were published."""
+        self._turn()
+        self._images[1] += images
+
+    def ratio(self) -> float:
+        """Busy seconds a second, 0 to 1."""
+        return min(1.0, sum(self._busy_s) / self._span())
+
+    def images_per_second(self) -> float:
+        """The measured rate."""
+        return sum(self._images) / self._span()
+
+    def _span(self) -> float:
+        self._turn()
+        earlier = BUSY_WINDOW_S if self._turned else 0.0
+        return max(1.0, earlier + self._clock() - self._since)
+
+    _turned = False
+
+    def _turn(self) -> None:
+        """Two halves: the earlier one is dropped when the later one is full."""
+        elapsed = self._clock() - self._since
+        if elapsed < BUSY_WINDOW_S:
+            return
+        quiet = elapsed >= 2 * BUSY_WINDOW_S
+        self._busy_s = [0.0 if quiet else self._busy_s[1], 0.0]
+        self._images = [0 if quiet else self._images[1], 0]
+        self._since = self._clock() if quiet else self._since + BUSY_WINDOW_S
+        self._turned = True
+
+
+class WorkerGauges(Collector):
+    """Reads the worker's state when it is scraped. Read from the scraping thread: counts may be a moment apart."""
+
+    def __init__(
+        self,
+        core: Core,
+        engine: Engine,
+        delivered: Mapping[PartitionKey, Delivery],
+        payloads: Mapping[object, Payload],
+        busy: BusyWindow,
+    ) -> None:
+        self._core = core
+        self._engine = engine
+        self._delivered = delivered
+        self._payloads = payloads
+        self._busy = busy
+
+    def collect(self) -> list[Metric]:
+        """All gauges."""
+        return [*self._lag(), *self._rows(), *self._device()]
+
+    def lag_records(self) -> dict[PartitionKey, int]:
+        """Records of each held partition that have no outcome yet."""
+        lag = {}
+        for key, partition in list(self._core.partitions.items()):
+            delivery = self._delivered.get(key)
+            if delivery is not None and partition.ledger is not None:
+                ahead = max(delivery.end or 0, delivery.position) - partition.ledger.position
+                lag[key] = max(0, ahead) + partition.ledger.unfinished
+        return lag
+
+    def _lag(self) -> list[Metric]:
+        records = GaugeMetricFamily(
+            "darkroom_lag_records", "Unfinished records by partition.", labels=["topic", "partition"]
+        )
+        lag = self.lag_records()
+        for key, count in lag.items():
+            records.add_metric([key.topic, str(key.partition)], count)
+        rate = self._busy.images_per_second()
+        total = sum(lag.values())
+        seconds = total / rate if rate > 0 else float("inf") if total else 0.0
+        window = max((one.ledger.window for one in list(self._core.partitions.values()) if one.ledger), default=0)
+        oldest = min((one.requested_at.timestamp() for one in list(self._payloads.values())), default=None)
+        return [
+            records,
+            _gauge("lag_seconds", "Estimated time to clear the lag at the measured rate.", seconds),
+            _gauge("offset_window", "The widest distance from a committed offset to the position.", window),
+            _gauge(
+                "oldest_request_age_seconds",
+                "Age of the oldest request that is held and unfinished.",
+                0.0 if oldest is None else max(0.0, time.time() - oldest),
+            ),
+        ]
+
+    def _rows(self) -> list[Metric]:
+        flow = self._core.flow
+        ahead = flow.rows_ahead + flow.rows_in[JobState.FOLLOWING]
+        return [
+            _gauge("waiting_rows", "Images that wait for the device.", flow.room.rows_total + ahead),
+            _gauge("active_rows", "Images on the device.", flow.batcher.rows_on_device),
+            _gauge("unsettled_bytes", "Finished pictures that wait for the store.", flow.unsettled_bytes),
+            _gauge("store_breaker_open", "1 while the store is taken to be away.", float(flow.breaker.is_open)),
+        ]
+
+    def _device(self) -> list[Metric]:
+        memory = GaugeMetricFamily("darkroom_device_memory_bytes", "The device's memory.", labels=["kind"])
+        for kind, size in self._engine.memory_bytes().items():
+            memory.add_metric([kind], size)
+        hits = CounterMetricFamily("darkroom_cache_hits", "Cache hits.", labels=["cache"])
+        misses = CounterMetricFamily("darkroom_cache_misses", "Cache misses.", labels=["cache"])
+        held = GaugeMetricFamily("darkroom_cache_bytes", "What a cache holds.", labels=["cache"])
+        for cache, counts in self._engine.cache_counts().items():
+            hits.add_metric([cache], counts.hits)
+            misses.add_metric([cache], counts.misses)
+            held.add_metric([cache], counts.bytes_held)
+        busy = _gauge("device_busy_ratio", "Share of recent time in which the device worked.", self._busy.ratio())
+        return [memory, hits, misses, held, busy]
+
+
+def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"darkroom_{name}", documentation, value=value)

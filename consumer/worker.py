@@ -1,0 +1,172 @@
+"""Puts a worker together: settings in, a driver on real edges out, and everything that runs beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from consumer.core.core import Core
+from consumer.core.lifecycle import Phase
+from consumer.core.limits import Limits
+from consumer.delivery import Delivery, Payloads
+from consumer.driver import Driver
+from consumer.health import Health, HealthServer
+from consumer.intake import Intake
+from consumer.kafka import cancellations
+from consumer.kafka.broker import KafkaBroker
+from consumer.metrics import Metrics, WorkerGauges
+from consumer.ports import Broker
+from consumer.progress import ProgressFeed
+from consumer.rendering import Rendering
+from inference.contract import Engine
+from producer.connection import kafka_arguments
+from producer.results.objects import Objects
+from schemas.names import Topic
+from schemas.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+LOOP_CHECK_S = 0.5
+"""How often the event loop's delay is measured."""
+LOOP_STUCK_S = 30.0
+"""A loop that has not turned for so long will not turn again: the process is to be restarted."""
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The core's bounds, from the settings of the same names."""
+    batch, limits, worker = settings.batch, settings.limits, settings.worker
+    return Limits(
+        batch_rows_max=batch.max_rows,
+        ahead_rows_max=max(1, batch.max_rows // 2),
+        prepare_ahead_rows_max=max(batch.prepare_ahead_rows, 2 * batch.max_rows),
+        linger_s=batch.linger_ms / 1000,
+        waiting_rows_max=limits.waiting_rows_max,
+        waiting_bytes_max=limits.waiting_bytes_max,
+        offset_window=limits.offset_window,
+        unsettled_bytes_max=limits.finished_bytes_max,
+        idle_commit_s=worker.commit_interval_ms / 1000,
+        drain_s=worker.drain_s,
+        backoff_s_min=worker.backoff_ms_min / 1000,
+        backoff_s_max=worker.backoff_ms_max / 1000,
+        jitter=(hash(worker.name) % 1000) / 1000,
+    )
+
+
+class Worker:
+    """One worker process: the driver, its health and metrics, and the small readers and writers beside it."""
+
+    def __init__(
+        self, settings: Settings, engine: Engine, objects: Objects, *, broker: Broker | None = None
+    ) -> None:
+        """On a running event loop. `broker` stands in for Kafka's where a test or a bench brings its own."""
+        self.settings = settings
+        self.engine = engine
+        prefix = settings.topics.prefix
+        self._arguments = kafka_arguments(settings.kafka)
+        self._topics = {topic: prefix + topic.value for topic in Topic}
+        self.metrics = Metrics(CollectorRegistry())
+        self.payloads: Payloads = {}
+        delivery = Delivery(settings, objects, self.metrics.on_published)
+        self.driver = Driver(
+            Core(limits_of(settings)),
+            broker or KafkaBroker(settings, topic=self._topics[Topic.REQUESTS], client_id=settings.worker.name),
+            lambda post, stopped: Rendering(engine, post, stopped, asyncio.get_running_loop().time),
+            delivery,
+            lambda _rendering: self._intake(delivery),
+            self.payloads,
+        )
+        self.driver.observers.append(self.metrics.on_core)
+        self.driver.rendering.observers.append(self.metrics.on_engine)
+        self.gauges = WorkerGauges(
+            self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics.busy
+        )
+        self._loop_turned_at = asyncio.get_running_loop().time()
+
+    def _intake(self, delivery: Delivery) -> Intake:
+        info = self.engine.info
+        delivery.loaded(info)
+        self.metrics.model_loads.inc()
+        self.metrics.registry.register(self.gauges)
+        log.info("ready", model=info.name, revision=info.revision, device=info.device, dtype=info.dtype)
+        return Intake(info, self.settings.limits, request_bytes_max=self.settings.limits.request_bytes_max)
+
+    async def run(self) -> bool:
+        """Serve until `drain`. Returns whether all begun work was finished. Raises as `Driver.run` does."""
+        async with self._beside():
+            return await self.driver.run()
+
+    def drain(self) -> None:
+        """Finish what is on the device and leave."""
+        self.driver.drain()
+
+    def serve_health(self) -> HealthServer:
+        """Start answering probes and scrapes. Raises `OSError` where the port is taken."""
+        worker = self.settings.worker
+        server = HealthServer(
+            worker.metrics_host, worker.metrics_port, self.metrics.registry, self._live, self._ready
+        )
+        server.start()
+        return server
+
+    def _live(self) -> Health:
+        late_s = self._loop.time() - self._loop_turned_at
+        if late_s > LOOP_STUCK_S:
+            return Health(False, (f"The event loop has not turned for {late_s:.0f} s: restart the process.",))
+        return Health(True)
+
+    def _ready(self) -> Health:
+        core = self.driver.core
+        reasons = []
+        if core.phase is not Phase.RUNNING:
+            reasons.append(f"The worker is {core.phase.value}.")
+        if core.flow.breaker.is_open:
+            reasons.append("The object store does not answer; work goes on when it does.")
+        closed = [key.partition for key, one in list(core.partitions.items()) if not one.is_open]
+        if closed:
+            reasons.append(f"Partitions {closed} are being opened.")
+        return Health(not reasons, tuple(reasons))
+
+    @contextlib.asynccontextmanager
+    async def _beside(self) -> AsyncIterator[None]:
+        """What runs beside the driver and may fail without it."""
+        self._loop = asyncio.get_running_loop()
+        feed = ProgressFeed(
+            self._topics[Topic.PROGRESS], self._arguments, self.settings.worker.name, self.driver.rendering.payload_of
+        )
+        self.driver.rendering.observers.append(feed.on_engine)
+        tasks = [
+            asyncio.create_task(work)
+            for work in (
+                self._watch_loop(),
+                _keep_trying("progress", feed.run),
+                cancellations.follow(self._topics[Topic.CANCELLATIONS], self._arguments, self.driver.cancel),
+            )
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch_loop(self) -> None:
+        while True:
+            due = self._loop.time() + LOOP_CHECK_S
+            await asyncio.sleep(LOOP_CHECK_S)
+            self._loop_turned_at = self._loop.time()
+            self.metrics.loop_delay.set(max(0.0, self._loop_turned_at - due))
+
+
+async def _keep_trying(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run something that the worker can do without, and start it again when Kafka took it down."""
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, rendering goes on
+            log.warning("stopped for the moment", what=what, error=repr(error))
+        await asyncio.sleep(cancellations.RETRY_S)
+

@@ -1,0 +1,25 @@
+"""Keeps the model libraries' progress bars out of a worker's log, which is read by machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import diffusers.utils.logging
+import transformers.utils.logging
+
+_LOGGING: tuple[Any, ...] = (diffusers.utils.logging, transformers.utils.logging)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Inside, diffusers and transformers draw no progress bars; afterwards those that did so do it again."""
+    drawing = [logging for logging in _LOGGING if logging.is_progress_bar_enabled()]
+    for logging in drawing:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging in drawing:
+            logging.enable_progress_bar()

@@ -1,0 +1,173 @@
+"""The events for people who do not use Python: JSON Schemas, the error list, and an AsyncAPI 3.0 document.
+
+All of it is generated from the models. The copies in `schemas/published/` are kept current by a test;
+`darkroom schemas --write schemas/published` writes them anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from schemas.completion import Completion
+from schemas.errors import ErrorCode, describe
+from schemas.events import Cancellation, Progress
+from schemas.names import IDENTITY_PATTERN, DeadLetterHeader, EventType, Topic
+from schemas.request import GenerationRequest
+
+EVENTS: Final[Mapping[str, tuple[type[BaseModel], EventType, Topic]]] = {
+    "request": (GenerationRequest, EventType.REQUESTED, Topic.REQUESTS),
+    "completion": (Completion, EventType.COMPLETED, Topic.COMPLETIONS),
+    "progress": (Progress, EventType.PROGRESS, Topic.PROGRESS),
+    "cancellation": (Cancellation, EventType.CANCELLED, Topic.CANCELLATIONS),
+}
+"""Each published event: its model, its CloudEvents type and its topic."""
+
+DOCUMENT_NAMES: Final = (*EVENTS, "errors", "asyncapi")
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_KAFKA_BINDING_VERSION = "0.5.0"
+
+_WHAT_WORKERS_DO: Final[Mapping[str, tuple[str, str]]] = {
+    "request": ("receive", "Take a request and owe it exactly one completion, or one dead letter."),
+    "completion": ("send", "Say how a request ended. Transactional: read with isolation level read_committed."),
+    "progress": ("send", "Say how far a request is, where it asked for that. Events may be lost."),
+    "cancellation": ("receive", "Stop a request that is not finished, or that has not come yet."),
+}
+
+
+def document(name: str) -> dict[str, Any]:
+    """One published document by its name, one of `DOCUMENT_NAMES`. Raises `KeyError` for another name."""
+    if name == "errors":
+        return {code.value: describe(code)._asdict() for code in ErrorCode}
+    if name == "asyncapi":
+        return _asyncapi()
+    model, event_type, _ = EVENTS[name]
+    return {"$schema": _DIALECT, "$id": f"urn:{event_type.value.replace('.', ':')}", **model.model_json_schema()}
+
+
+def write(folder: Path, names: Iterable[str] = DOCUMENT_NAMES) -> list[Path]:
+    """Write documents to `folder`, which is made if need be; returns the files. Raises `OSError`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name in names:
+        file = folder / f"{name}.json"
+        file.write_text(as_text(document(name)), encoding="utf-8")
+        files.append(file)
+    return files
+
+
+def as_text(content: Any) -> str:
+    """JSON for people: indented, with a line end."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _asyncapi() -> dict[str, Any]:
+    _, definitions = models_json_schema(
+        [(model, "validation") for model, _, _ in EVENTS.values()], ref_template="#/components/schemas/{model}"
+    )
+    channels = {name: _channel(name, topic) for name, (_, _, topic) in EVENTS.items()}
+    operations = {
+        f"{action}-{name}": {
+            "action": action,
+            "summary": summary,
+            "channel": {"$ref": f"#/channels/{name}"},
+            "messages": [{"$ref": f"#/channels/{name}/messages/{name}"}],
+        }
+        for name, (action, summary) in _WHAT_WORKERS_DO.items()
+    }
+    operations["send-deadLetter"] = {
+        "action": "send",
+        "summary": "Set aside a record in which no request id can be read, or whose request killed its workers.",
+        "channel": {"$ref": "#/channels/deadLetter"},
+        "messages": [{"$ref": "#/channels/deadLetter/messages/deadLetter"}],
+    }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Darkroom",
+            "version": "1.0.0",
+            "description": "Generation events in, images in an object store, exactly one completion per request. "
+            "Operations are a worker's. A deployment may put a prefix before every topic's name.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {**channels, "deadLetter": _channel("deadLetter", Topic.DEAD_LETTERS)},
+        "operations": operations,
+        "components": {
+            "messages": {**{name: _message(name) for name in EVENTS}, "deadLetter": _dead_letter()},
+            "schemas": definitions["$defs"],
+        },
+    }
+
+
+def _channel(name: str, topic: Topic) -> dict[str, Any]:
+    return {
+        "address": topic.value,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        "bindings": {"kafka": {"topic": topic.value, "bindingVersion": _KAFKA_BINDING_VERSION}},
+    }
+
+
+def _message(name: str) -> dict[str, Any]:
+    model, event_type, _ = EVENTS[name]
+    examples = document(name)["examples"]
+    return {
+        "name": event_type.value,
+        "title": model.__name__,
+        "summary": (model.__doc__ or "").partition("\n")[0],
+        "contentType": "application/json",
+        "headers": {
+            "type": "object",
+            "required": ["ce_specversion", "ce_id", "ce_type", "ce_source"],
+            "properties": {
+                "ce_specversion": _text("CloudEvents version.", const="1.0"),
+                "ce_id": _text("The event's id, unique for its source.", minLength=1),
+                "ce_type": _text("The event's type.", const=event_type.value),
+                "ce_source": _text("Who published it.", minLength=1),
+                "ce_time": _text("When it happened.", format="date-time"),
+                "content-type": _text("The value's content type.", const="application/json"),
+                "traceparent": _text("W3C trace context, passed through.", pattern="^[0-9a-f-]{55}$"),
+            },
+        },
+        "payload": {"$ref": f"#/components/schemas/{model.__name__}"},
+        "bindings": _key("The request id.", pattern=IDENTITY_PATTERN),
+        "examples": [{"name": f"{name}{number}", "payload": payload} for number, payload in enumerate(examples, 1)],
+    }
+
+
+def _dead_letter() -> dict[str, Any]:
+    return {
+        "name": "deadLetter",
+        "title": "DeadLetter",
+        "summary": "The original bytes of a record that could not end in a completion alone.",
+        "contentType": "application/octet-stream",
+        "headers": {
+            "type": "object",
+            "required": [header.value for header in DeadLetterHeader if header is not DeadLetterHeader.OBJECT],
+            "properties": {
+                DeadLetterHeader.TOPIC.value: _text("The record's topic."),
+                DeadLetterHeader.PARTITION.value: _text("Its partition, in digits."),
+                DeadLetterHeader.OFFSET.value: _text("Its offset, in digits."),
+                DeadLetterHeader.ERROR_CODE.value: _text("Why.", enum=[code.value for code in ErrorCode]),
+                DeadLetterHeader.ERROR_MESSAGE.value: _text("Why, for people."),
+                DeadLetterHeader.ATTEMPTS.value: _text("How often rendering was begun, in digits."),
+                DeadLetterHeader.WORKER.value: _text("The worker that set it aside."),
+                DeadLetterHeader.OBJECT.value: _text("bucket/key of the bytes, where they are too many for a record."),
+            },
+        },
+        "payload": {"description": "Whatever the record's value was."},
+        "bindings": _key("The request id, or topic-partition-offset of the record where it has none."),
+    }
+
+
+def _key(description: str, **constraints: Any) -> dict[str, Any]:
+    return {"kafka": {"key": _text(description, **constraints), "bindingVersion": _KAFKA_BINDING_VERSION}}
+
+
+def _text(description: str, **constraints: Any) -> dict[str, Any]:
+    return {"type": "string", "description": description, **constraints}

@@ -1,0 +1,99 @@
+"""Proves the rules of the house: imports go one way, the core is pure, and nothing that does not render loads torch."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("schemas", "inference", "producer", "consumer")
+MAY_IMPORT = {
+    "schemas": {"schemas"},
+    "inference": {"schemas", "inference"},
+    "producer": {"schemas", "producer"},
+    "consumer": {"schemas", "inference", "producer", "consumer"},
+}
+CORE_MAY_IMPORT = {
+    "__future__",
+    "base64",
+    "binascii",
+    "collections",
+    "consumer",
+    "dataclasses",
+    "enum",
+    "heapq",
+    "itertools",
+    "typing",
+    "zlib",
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module or ""
+
+
+def modules(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_one_way(package: str) -> None:
+    for path in modules(package):
+        ours = {name.partition(".")[0] for name in imports(path)} & {*PACKAGES, "darkroom", "tests"}
+        assert ours <= MAY_IMPORT[package], f"{path.relative_to(ROOT)} imports {ours - MAY_IMPORT[package]}"
+
+
+def test_the_core_is_pure() -> None:
+    for path in modules("consumer/core"):
+        for name in imports(path):
+            top = name.partition(".")[0]
+            assert top in CORE_MAY_IMPORT, f"{path.relative_to(ROOT)} imports {name}"
+            if top == "consumer":
+                assert name.startswith("consumer.core"), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_core_is_synchronous() -> None:
+    for path in modules("consumer/core"):
+        tree = ast.parse(path.read_text())
+        assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree)), path
+
+
+@pytest.mark.parametrize(
+    "modules_to_import",
+    ["darkroom", "producer.commands", "producer.requests.client", "consumer.audit_command", "consumer.stack.commands"],
+)
+def test_what_does_not_render_does_not_load_torch(modules_to_import: str) -> None:
+    program = f"import sys, json, {modules_to_import}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
+    assert not loaded & {"torch", "diffusers", "transformers", "numpy", "jgo"}
+
+
+def test_no_module_is_too_long_to_be_read() -> None:
+    for package in PACKAGES:
+        for path in modules(package):
+            assert len(path.read_text().splitlines()) <= 400, path.relative_to(ROOT)
+
+
+def test_the_lock_names_no_index_and_pins_every_hash() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock
+    assert "--index" not in lock
+    assert "--find-links" not in lock
+    entries = [line for line in lock.splitlines() if line and not line.startswith((" ", "#"))]
+    assert entries
+    assert all("==" in line for line in entries)
+    assert lock.count("--hash=sha256:") >= len(entries)
