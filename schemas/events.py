@@ -29,6 +29,10 @@ _CANCELLATION_EXAMPLES: list[Any] = [
 ]
 
 
+_STEPS_MAX = STEPS_MAX + 1
+"""Schedules with trailing spacing can have one step more than was asked for."""
+
+
 class Progress(BaseModel):
     """How far a request is. Only for requests that ask; any of them may be lost, so each says all there is to say."""
 
@@ -37,8 +41,8 @@ class Progress(BaseModel):
     request_id: Identity = Field(description="The request's id.")
     tenant: Identity = Field(default=DEFAULT_TENANT, description="The request's tenant.")
     stage: Literal["prepare", "denoise", "finish", "store"] = Field(description="What is being done.")
-    steps_done: int = Field(default=0, ge=0, le=STEPS_MAX + 1, description="Steps that its slowest image took.")
-    steps_total: int = Field(ge=1, le=STEPS_MAX + 1, description="Steps that each image needs.")
+    steps_done: int = Field(default=0, ge=0, le=_STEPS_MAX, description="Steps that its slowest image took.")
+    steps_total: int = Field(ge=1, le=_STEPS_MAX, description="Steps that each image needs.")
     preview: InlinePicture | None = Field(
         default=None, description="A small picture of the state of the first image; only where previews were asked."
     )

@@ -121,7 +121,7 @@ class GenerationRequest(BaseModel):
         default=1.0, ge=0.0, le=1.0, description="The fraction of the steps at which it ends; above control_start."
     )
     adapter: Adapter | None = Field(default=None, description="A LoRA to apply; null for none.")
-    output: Output = Field(default=Output(), description="How the pictures are encoded.")
+    output: Output = Field(default=Output(), description="The pictures' file format and quality.")
     priority: int = Field(default=4, ge=0, le=9, description="0 (last) to 9 (first), among the requests that wait.")
     deadline: Timestamp | None = Field(
         default=None,

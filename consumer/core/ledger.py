@@ -55,14 +55,14 @@ class Ledger:
     @property
     def window(self) -> int:
         """How far receiving is ahead of committing, in offsets."""
-        return self.position - self.base
+        return max(0, self.position - self.base)
 
     def receive(self, offset: int) -> bool:
         """Take a delivered record. True where it is new work; False where it is finished or already known."""
         if offset < self.position:
             return False
         self.position = offset + 1
-        if offset in self._finished:
+        if self.is_finished(offset):
             return False
         self._unfinished.add(offset)
         return True
@@ -82,7 +82,9 @@ class Ledger:
     def plan(self, finishing: frozenset[int]) -> CommitPlan:
         """What to commit once `finishing` (unfinished offsets) have their outcomes in the same transaction."""
         unfinished = self._unfinished - finishing
-        offset = min(unfinished) if unfinished else self.position
+        offset = min(unfinished) if unfinished else max(self.position, self.base)
+        while offset in self._finished:  # known from the map, and not delivered again yet
+            offset += 1
         above = [done for done in self._finished | finishing if done > offset]
         return CommitPlan(offset, encode_map(self.partition, offset, above), finishing)
 

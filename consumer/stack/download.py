@@ -131,7 +131,18 @@ class _Fetching:
 
     def _failed(self, jar: Jar, error: Exception) -> StackError:
         return StackError(
-            f"Kafka {KAFKA_VERSION} cannot be fetched from {self._url}: {jar.file_name}: {error}. Check the network, "
+            f"Kafka {KAFKA_VERSION} cannot be fetched from {self._url}: {jar.file_name}: {_reason(error)}. Check the network, "
             "set DARKROOM_STACK_MAVEN_URL to a mirror of Maven Central that can be reached from here, or copy "
             f"{self._folder} from a machine where `darkroom up` has run."
         )
+
+
+def _reason(error: Exception) -> str:
+    """The HTTP client's connection errors are nested five deep: what a person needs is the first word of it."""
+    import requests
+
+    if isinstance(error, requests.Timeout):
+        return f"no answer in {_ANSWER_LIMIT_S} s"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return str(error)

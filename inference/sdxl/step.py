@@ -142,7 +142,7 @@ def _control_residuals(batch: _Batch, networks: Networks) -> dict[str, Any]:
         batch.sample[index],
         batch.timestep[index],
         encoder_hidden_states=batch.tokens[index],
-        # The prepare lane ran the ControlNet's own encoder of the picture; in the ControlNet the identity stands for it.
+        # The picture's own encoder ran in the prepare lane; here the identity stands for it.
         controlnet_cond=torch.cat([embedding for _, embedding, _ in posed]),
         conditioning_scale=weights.view(-1, 1, 1, 1),
         added_cond_kwargs={name: values[index] for name, values in batch.added.items()},

