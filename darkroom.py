@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from producer.requests.client import Client as Client
-    from schemas.completion import Completion as Completion
-    from schemas.request import GenerationRequest as GenerationRequest
-    from schemas.settings import Settings as Settings
-    from schemas.settings import load_settings as load_settings
+    from producer.requests.client import Client
+    from schemas.completion import Completion
+    from schemas.request import GenerationRequest
+    from schemas.settings import Settings
+    from schemas.settings import load_settings
 
 _PUBLIC = {
     "Client": "producer.requests.client",
@@ -55,22 +55,25 @@ def __getattr__(name: str) -> Any:
 class _Commands(click.Group):
     """Imports a command's module only when the command is called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
         command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
         assert isinstance(command, click.Command)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
 
-@click.group(cls=_Commands, epilog="Example: darkroom up && darkroom serve   (then, in another terminal) darkroom send --prompt 'a dancer' --wait")
+@click.group(
+    cls=_Commands,
+    epilog="Example: darkroom up; darkroom serve & darkroom send --prompt 'a dancer' --count 2 --wait; darkroom down",
+)
 @click.version_option(package_name="darkroom", prog_name="darkroom")
 def main() -> None:
     """Generation events in on Kafka, pictures out to S3, exactly one completion event per request."""

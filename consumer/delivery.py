@@ -6,7 +6,6 @@ loses adopts what stands, and only what stands is ever published.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -17,10 +16,15 @@ from consumer.core.partition_key import JobKey
 from consumer.intake import Payload, Stopwatch
 from consumer.ports import OutgoingRecord
 from inference.contract import ModelInfo
+from producer.results import completions
+from producer.results.completions import Answered, Work
+from producer.results.dead_letters import Original, Reason, dead_letter
 from producer.results.objects import BucketForbidden, Objects, ObjectTooLarge, StoreUnavailable
-from producer.results.outcomes import OutcomeUnreadable, Outcomes
-from schemas.completion import Completion, Source
+from producer.results.outcomes import Outcomes, OutcomeUnreadable
+from schemas.codec import encode_completion
+from schemas.completion import BatchSeen, Completion, ModelRef, Source, Timings
 from schemas.errors import ErrorCode
+from schemas.fingerprints import render_digest
 from schemas.names import Topic
 from schemas.pose import PeoplePose, SkeletonPose, StoredPicture
 from schemas.settings import Settings
@@ -28,3 +32,212 @@ from schemas.settings import Settings
 log = structlog.get_logger(__name__)
 
 Payloads = dict[JobKey, Payload]
+
+
+class StoreAway(Exception):  # noqa: N818 - nothing is wrong with the job
+    """The store did not answer. The call is to be made again."""
+
+
+class PictureRefused(Exception):  # noqa: N818 - as above
+    """A pose picture that cannot be used, with its error code."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code.value
+        self.message = message
+
+
+class Delivery:
+    """Makes completions and puts them where they belong. Holds no job's state: that is in its payload."""
+
+    def __init__(self, settings: Settings, objects: Objects, on_published: Callable[[Completion], None]) -> None:
+        self._settings = settings
+        self._objects = objects
+        self._outcomes = Outcomes(objects)
+        self._on_published = on_published
+        self._info: ModelInfo | None = None
+        prefix = settings.topics.prefix
+        self._completions_topic = prefix + Topic.COMPLETIONS.value
+        self._dead_letters_topic = prefix + Topic.DEAD_LETTERS.value
+
+    def loaded(self, info: ModelInfo) -> None:
+        """The model that completions name from now on."""
+        self._info = info
+
+    async def look_up(self, key: JobKey, payload: Payload) -> bool:
+        """Whether the request's outcome was decided before; then the payload's completion is made from it."""
+        assert payload.request_id is not None
+        payload.taken_at = payload.taken_at or datetime.now(UTC)
+        try:
+            standing = await self._outcomes.find(payload.tenant, payload.request_id)
+        except StoreUnavailable as error:
+            raise StoreAway(str(error)) from error
+        except OutcomeUnreadable as unreadable:
+            payload.completion = self._unreadable(key, payload, unreadable)
+            return True
+        if standing is None:
+            return False
+        payload.completion = completions.for_record(standing, self._answered(key, payload), now=datetime.now(UTC))
+        return True
+
+    async def pose_picture(self, payload: Payload) -> bytes | None:
+        """The bytes of a pose picture that the request names by bucket and key; None where it names none."""
+        pose = payload.request.pose if payload.request is not None else None
+        if pose is None or isinstance(pose, PeoplePose):
+            return None
+        picture = pose.image if isinstance(pose, SkeletonPose) else pose.photo
+        if not isinstance(picture, StoredPicture):
+            return None
+        if picture.bucket not in {self._objects.bucket, *self._settings.s3.allowed_buckets}:
+            raise PictureRefused(ErrorCode.POSE_FORBIDDEN, str(BucketForbidden(picture.bucket)))
+        bytes_max = self._settings.limits.pose_picture_bytes_max
+        try:
+            content = await self._objects.get(picture.key, bucket=picture.bucket, bytes_max=bytes_max)
+        except BucketForbidden as error:
+            raise PictureRefused(ErrorCode.POSE_FORBIDDEN, str(error)) from error
+        except ObjectTooLarge as error:
+            raise PictureRefused(ErrorCode.IMAGE_TOO_LARGE, str(error)) from error
+        except StoreUnavailable as error:
+            raise StoreAway(str(error)) from error
+        if content is None:
+            raise PictureRefused(
+                ErrorCode.POSE_NOT_FOUND, f"There is no object {picture.key} in the bucket {picture.bucket}."
+            )
+        return content
+
+    async def settle(self, key: JobKey, payload: Payload, verdict: Verdict) -> None:
+        """Store the pictures and decide the outcome. The payload's completion is made from the one that stands."""
+        answered = self._answered(key, payload)
+        images = payload.images if verdict.kind is VerdictKind.RENDERED else ()
+        try:
+            standing = await self._outcomes.decide(self._proposed(answered, payload, verdict), images)
+        except StoreUnavailable as error:
+            raise StoreAway(str(error)) from error
+        except OutcomeUnreadable as unreadable:
+            payload.completion = self._unreadable(key, payload, unreadable)
+            return
+        payload.completion = completions.for_record(standing, answered, now=datetime.now(UTC))
+        payload.images = ()
+
+    async def records(self, keys: Sequence[JobKey], payloads: Payloads) -> list[OutgoingRecord]:
+        """The records of decided jobs: a completion each, or a dead letter where no request id could be read."""
+        records = []
+        for key in keys:
+            payload = payloads[key]
+            if payload.completion is None:
+                records.append(await self._dead_letter(key, payload))
+            else:
+                event = encode_completion(payload.completion, traceparent=payload.traceparent)
+                records.append(OutgoingRecord(self._completions_topic, event.key, event.value, tuple(event.headers)))
+        return records
+
+    def published(self, keys: Sequence[JobKey], payloads: Payloads) -> None:
+        """The transaction with these jobs was committed."""
+        for key in keys:
+            payload = payloads.get(key)
+            if payload is None:
+                continue
+            completion = payload.completion
+            if completion is None:
+                log.warning("dead letter", source=_coordinates(key), error=str(payload.refusal))
+                continue
+            self._on_published(completion)
+            log.info(
+                "published",
+                request_id=completion.request_id,
+                tenant=completion.tenant,
+                status=completion.status.value,
+                code=completion.error.code.value if completion.error else None,
+                replayed=completion.replayed,
+                total_ms=completion.timings_ms.total,
+                source=_coordinates(key),
+            )
+
+    async def _dead_letter(self, key: JobKey, payload: Payload) -> OutgoingRecord:
+        assert payload.refusal is not None
+        record = payload.record
+        letter = dead_letter(
+            Original(_source(key), record.key, record.value, record.headers),
+            Reason(payload.refusal.code.value, payload.refusal.message, payload.attempts, self._settings.worker.name),
+            request_id=None,
+            bucket=self._objects.bucket,
+            record_bytes_max=self._settings.topics.max_message_bytes,
+        )
+        if letter.stored is not None:
+            try:
+                await self._objects.put(letter.stored.key, letter.stored.content, letter.stored.content_type)
+            except StoreUnavailable as error:
+                raise StoreAway(str(error)) from error
+        return OutgoingRecord(self._dead_letters_topic, letter.key, letter.value, tuple(letter.headers))
+
+    def _proposed(self, answered: Answered, payload: Payload, verdict: Verdict) -> Completion:
+        now = datetime.now(UTC)
+        work = self._work(payload)
+        match verdict.kind:
+            case VerdictKind.RENDERED:
+                refs = completions.image_refs(
+                    payload.images,
+                    bucket=self._objects.bucket,
+                    tenant=answered.tenant,
+                    request_id=answered.request_id,
+                )
+                return completions.succeeded(answered, refs, work, completed_at=now)
+            case VerdictKind.EXPIRED:
+                return completions.expired(answered, work, completed_at=now)
+            case VerdictKind.CANCELLED:
+                return completions.cancelled(answered, None, work, completed_at=now)
+            case VerdictKind.FAILED:
+                code, message = verdict.code or ErrorCode.RENDER_FAILED, verdict.message or ""
+                return completions.failed(answered, code, message, work, completed_at=now)
+
+    def _unreadable(self, key: JobKey, payload: Payload, unreadable: OutcomeUnreadable) -> Completion:
+        """The one outcome that is not in the store, since something else stands in its place."""
+        log.error("an outcome cannot be read", request_id=payload.request_id, error=str(unreadable))
+        return completions.failed(
+            self._answered(key, payload),
+            ErrorCode.OUTCOME_UNREADABLE,
+            str(unreadable),
+            self._work(payload),
+            completed_at=datetime.now(UTC),
+        )
+
+    def _answered(self, key: JobKey, payload: Payload) -> Answered:
+        assert payload.request_id is not None
+        return Answered(
+            request_id=payload.request_id,
+            tenant=payload.tenant,
+            event_id=payload.event_id,
+            source=_source(key),
+            request_digest=payload.request_digest,
+            worker=self._settings.worker.name,
+            requested_at=payload.requested_at,
+            labels=payload.request.labels if payload.request is not None else {},
+            warnings=payload.warnings,
+        )
+
+    def _work(self, payload: Payload) -> Work:
+        info, rendered = self._info, payload.denoise_ms is not None
+        if info is None or payload.request is None or payload.attempts == 0:
+            return Work()
+        return Work(
+            timings=Timings(
+                queued=payload.queued_ms(),
+                prepare=payload.prepare_ms,
+                waited=payload.between_ms(Stopwatch.PREPARED, Stopwatch.JOINED),
+                denoise=payload.denoise_ms,
+                decode=payload.decode_ms,
+            ),
+            attempts=payload.attempts,
+            batch=BatchSeen(rows_min=payload.rows_shared[0], rows_max=payload.rows_shared[1]) if rendered else None,
+            model=ModelRef(name=info.name, revision=info.revision),
+            render_digest=render_digest(payload.request, info.revision, info.sampler_version) if rendered else None,
+            cost=completions.cost(payload.device_seconds, self._settings.worker.usd_per_device_hour),
+        )
+
+
+def _source(key: JobKey) -> Source:
+    return Source(topic=key.topic, partition=key.partition, offset=key.offset)
+
+
+def _coordinates(key: JobKey) -> str:
+    return f"{key.topic}-{key.partition}-{key.offset}"

@@ -43,11 +43,12 @@ class Driver:
 
     def __init__(
         self,
+        *,
         core: Core,
         broker: Broker,
         rendering: Callable[[Callable[[on.Event], None], Callable[[str], None]], Rendering],
         delivery: Delivery,
-        intake: Callable[[Rendering], Intake],
+        intake: Callable[[], Intake],
         payloads: Payloads,
     ) -> None:
         self._core = core
@@ -91,7 +92,7 @@ class Driver:
         loop = asyncio.get_running_loop()
         self._stopped = loop.create_future()
         await self._rendering.start()
-        intake = self._make_intake(self._rendering)
+        intake = self._make_intake()
         if self._core.phase is Phase.STARTING:
             self.post(on.Started())
         polling: asyncio.Task[None] | None = None
@@ -102,7 +103,8 @@ class Driver:
                     lambda partitions: self.post(on.PartitionsAssigned(partitions)),
                 )
                 polling = loop.create_task(self._poll(intake))
-                await asyncio.wait({polling, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
+                ends: set[asyncio.Future[Any]] = {polling, self._stopped}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 if polling.done():
                     polling.result()
             return await self._stopped
@@ -214,6 +216,7 @@ class Driver:
             log.warning("publication not confirmed", partition=effect.partition.partition, error=str(unknown))
             self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=False))
         else:
+            self._delivery.published(effect.jobs, self._payloads)
             self.post(on.Published(effect.partition, effect.epoch))
 
     def _open(self, effect: do.OpenPartition | do.ClosePartition) -> None:

@@ -32,7 +32,9 @@ class HealthServer:
         ready: Callable[[], Health],
     ) -> None:
         """Bind at once. Port 0 takes a free one. Raises `OSError` where the port is taken."""
-        handler = type("_BoundHandler", (_Handler,), {"registry": registry, "probes": {"/livez": live, "/readyz": ready}})
+        handler = type(
+            "_BoundHandler", (_Handler,), {"registry": registry, "probes": {"/livez": live, "/readyz": ready}}
+        )
         self._server = ThreadingHTTPServer((host, port), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="darkroom-health", daemon=True)
@@ -58,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
     probes: dict[str, Callable[[], Health]]
     timeout = 10
 
-    def do_GET(self) -> None:  # noqa: N802 - the base class asks for this name
+    def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/metrics":
             self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(self.registry))

@@ -25,11 +25,8 @@ from schemas.request import GenerationRequest
 class Stopwatch(Enum):
     """Moments of a job's life, for its timings."""
 
-    TAKEN = "taken"
-    PREPARING = "preparing"
     PREPARED = "prepared"
     JOINED = "joined"
-    RENDERED = "rendered"
 
 
 @dataclass(slots=True)
@@ -47,15 +44,16 @@ class Payload:
     request_id: str | None = None
     warnings: tuple[str, ...] = ()
     refusal: RequestRejected | None = None
+    taken_at: datetime | None = None
+    """When a worker began with it."""
     moments: dict[Stopwatch, float] = field(default_factory=dict)
     """Seconds of the core's clock."""
-    arrived_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     prepare_ms: float | None = None
     denoise_ms: float | None = None
     decode_ms: float | None = None
     device_seconds: float = 0.0
-    rows_min: int | None = None
-    rows_max: int | None = None
+    rows_shared: tuple[int, int] = (0, 0)
+    """The smallest and the largest number of rows that shared a step with it."""
     attempts: int = 0
     images: tuple[RenderedImage, ...] = ()
     completion: Completion | None = None
@@ -64,6 +62,12 @@ class Payload:
     def mark(self, moment: Stopwatch, now: float) -> None:
         """Note when something first happened."""
         self.moments.setdefault(moment, now)
+
+    def queued_ms(self) -> float | None:
+        """Milliseconds from the request's event to a worker's beginning with it."""
+        if self.taken_at is None:
+            return None
+        return max(0.0, (self.taken_at - self.requested_at).total_seconds() * 1000)
 
     def between_ms(self, start: Stopwatch, end: Stopwatch) -> float | None:
         """Milliseconds from one moment to another, where both came."""
@@ -80,9 +84,7 @@ class Intake:
         self._limits = limits
         self._request_bytes_max = request_bytes_max
 
-    def take(
-        self, partition: PartitionKey, record: Record, *, now: float, wall: datetime
-    ) -> tuple[JobFacts, Payload]:
+    def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Payload]:
         """The core's facts and the edges' payload of one record. `wall` is the time of day at `now`."""
         key = JobKey(*partition, record.offset)
         try:

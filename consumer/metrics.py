@@ -19,7 +19,7 @@ from consumer.core import effects as do
 from consumer.core import events as on
 from consumer.core.core import Core
 from consumer.core.jobs import JobState
-from consumer.core.partition_key import PartitionKey
+from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.intake import Payload
 from consumer.ports import Delivery
 from inference import contract as engine_says
@@ -166,7 +166,7 @@ class WorkerGauges(Collector):
         core: Core,
         engine: Engine,
         delivered: Mapping[PartitionKey, Delivery],
-        payloads: Mapping[object, Payload],
+        payloads: Mapping[JobKey, Payload],
         busy: BusyWindow,
     ) -> None:
         self._core = core

@@ -67,11 +67,17 @@ class OutgoingRecord:
     headers: tuple[tuple[str, bytes], ...]
 
 
+Noted = Callable[[frozenset[PartitionKey]], None]
+"""Takes note of a rebalance's beginning or end, and returns at once."""
+
+
 class Broker(Protocol):
     """A member of the consumer group, and one transactional writer for each partition that it holds."""
 
     async def join(
-        self, on_revoked: Callable[[frozenset[PartitionKey]], None], on_assigned: Callable[[frozenset[PartitionKey]], None]
+        self,
+        on_revoked: Callable[[frozenset[PartitionKey]], None],
+        on_assigned: Callable[[frozenset[PartitionKey]], None],
     ) -> None:
         """Join the group. The callbacks only take note. Raises `BrokerUnavailable`."""
 

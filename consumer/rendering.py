@@ -16,7 +16,6 @@ from consumer.core.partition_key import JobKey, RowKey
 from consumer.intake import Payload, Stopwatch
 from inference import contract as engine_says
 from inference.contract import Engine, EngineEvent, FaultKind, JobId, RenderJob, RowId
-from schemas.events import ProgressMode
 
 _PARTY = {
     FaultKind.REQUEST: on.FaultParty.REQUEST,
@@ -65,7 +64,6 @@ class Rendering:
         self._ids[key] = job_id
         self._jobs[job_id] = (key, payload)
         payload.attempts += 1
-        payload.mark(Stopwatch.PREPARING, self._clock())
         progress = payload.request.progress != "none"
         self._engine.prepare(RenderJob(job_id, payload.render, pose_picture, progress))
 
@@ -127,11 +125,10 @@ class Rendering:
                 payload.warnings += tuple(one for one in event.warnings if one not in payload.warnings)
                 self._post(on.Prepared(key, event.batch_key))
             case engine_says.JobRendered():
-                payload.mark(Stopwatch.RENDERED, self._clock())
                 payload.images = event.images
                 payload.denoise_ms, payload.decode_ms = event.denoise_ms, event.decode_ms
                 payload.device_seconds += event.device_seconds
-                payload.rows_min, payload.rows_max = event.rows_min, event.rows_max
+                payload.rows_shared = (event.rows_min, event.rows_max)
                 self._post(on.Rendered(key, sum(len(image.content) for image in event.images)))
             case engine_says.JobFailed(_, fault):
                 self._post(on.JobFaulted(key, _PARTY[fault.kind], fault.code, fault.message))
@@ -144,6 +141,4 @@ class Rendering:
                     found[1].mark(Stopwatch.JOINED, started)
 
     def _rows(self, rows: Sequence[RowId]) -> tuple[RowKey, ...]:
-        return tuple(
-            RowKey(found[0], row.index) for row in rows if (found := self._jobs.get(row.job_id)) is not None
-        )
+        return tuple(RowKey(found[0], row.index) for row in rows if (found := self._jobs.get(row.job_id)) is not None)

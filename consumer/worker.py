@@ -59,9 +59,7 @@ def limits_of(settings: Settings) -> Limits:
 class Worker:
     """One worker process: the driver, its health and metrics, and the small readers and writers beside it."""
 
-    def __init__(
-        self, settings: Settings, engine: Engine, objects: Objects, *, broker: Broker | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, engine: Engine, objects: Objects, *, broker: Broker | None = None) -> None:
         """On a running event loop. `broker` stands in for Kafka's where a test or a bench brings its own."""
         self.settings = settings
         self.engine = engine
@@ -72,18 +70,16 @@ class Worker:
         self.payloads: Payloads = {}
         delivery = Delivery(settings, objects, self.metrics.on_published)
         self.driver = Driver(
-            Core(limits_of(settings)),
-            broker or KafkaBroker(settings, topic=self._topics[Topic.REQUESTS], client_id=settings.worker.name),
-            lambda post, stopped: Rendering(engine, post, stopped, asyncio.get_running_loop().time),
-            delivery,
-            lambda _rendering: self._intake(delivery),
-            self.payloads,
+            core=Core(limits_of(settings)),
+            broker=broker or KafkaBroker(settings, topic=self._topics[Topic.REQUESTS], client_id=settings.worker.name),
+            rendering=lambda post, stopped: Rendering(engine, post, stopped, asyncio.get_running_loop().time),
+            delivery=delivery,
+            intake=lambda: self._intake(delivery),
+            payloads=self.payloads,
         )
         self.driver.observers.append(self.metrics.on_core)
         self.driver.rendering.observers.append(self.metrics.on_engine)
-        self.gauges = WorkerGauges(
-            self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics.busy
-        )
+        self.gauges = WorkerGauges(self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics.busy)
         self._loop_turned_at = asyncio.get_running_loop().time()
 
     def _intake(self, delivery: Delivery) -> Intake:
@@ -106,9 +102,7 @@ class Worker:
     def serve_health(self) -> HealthServer:
         """Start answering probes and scrapes. Raises `OSError` where the port is taken."""
         worker = self.settings.worker
-        server = HealthServer(
-            worker.metrics_host, worker.metrics_port, self.metrics.registry, self._live, self._ready
-        )
+        server = HealthServer(worker.metrics_host, worker.metrics_port, self.metrics.registry, self._live, self._ready)
         server.start()
         return server
 
@@ -166,7 +160,6 @@ async def _keep_trying(what: str, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
-        except Exception as error:  # noqa: BLE001 - whatever it is, rendering goes on
+        except Exception as error:
             log.warning("stopped for the moment", what=what, error=repr(error))
         await asyncio.sleep(cancellations.RETRY_S)
-

@@ -37,6 +37,7 @@ class ErrorCode(StrEnum):
     RENDER_FAILED = "render_failed"
     WORKER_CRASH = "worker_crash"
     MODEL_MISMATCH = "model_mismatch"
+    OUTCOME_UNREADABLE = "outcome_unreadable"
     DEADLINE_PASSED = "deadline_passed"
     CANCELLED = "cancelled"
 
@@ -117,6 +118,11 @@ _TEXTS: Final[dict[ErrorCode, ErrorText]] = {
         "The loaded model cannot do what the request asks, a pose without a ControlNet say.",
         "Send the request to workers with a fitting model, or leave out what the model lacks.",
         False,
+    ),
+    ErrorCode.OUTCOME_UNREADABLE: ErrorText(
+        "Something that is no outcome stands in the store where this request's outcome belongs.",
+        "Have the object that the message names restored or removed; then send the request under a new request id.",
+        True,
     ),
     ErrorCode.DEADLINE_PASSED: ErrorText(
         "The deadline passed before the picture was begun.",

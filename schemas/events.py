@@ -11,6 +11,9 @@ from schemas.names import DEFAULT_TENANT
 from schemas.pose import InlinePicture
 from schemas.request import STEPS_MAX
 
+_STEPS_MAX = STEPS_MAX + 1
+"""Schedules with trailing spacing can have one step more than was asked for."""
+
 _PROGRESS_EXAMPLES: list[Any] = [
     {
         "request_id": "hello-1",
@@ -27,10 +30,6 @@ _CANCELLATION_EXAMPLES: list[Any] = [
     {"request_id": "hello-1"},
     {"request_id": "order-7781.front", "tenant": "studio", "reason": "the customer changed their mind"},
 ]
-
-
-_STEPS_MAX = STEPS_MAX + 1
-"""Schedules with trailing spacing can have one step more than was asked for."""
 
 
 class Progress(BaseModel):

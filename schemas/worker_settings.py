@@ -65,6 +65,10 @@ class SimulatedSettings(BaseModel):
     curve_file: Path | None = Field(
         default=None, description="JSON of milliseconds a step by rows, as `darkroom calibrate` writes it."
     )
+    obey_markers: bool = Field(
+        default=False,
+        description="Let prompts with [[simulate:...]] markers make the device fail or crash, for chaos tests.",
+    )
 
 
 class LimitSettings(BaseModel):

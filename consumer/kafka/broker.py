@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -27,7 +27,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from consumer.core.partition_key import PartitionKey
 from consumer.kafka.ownership import owns
 from consumer.kafka.writer import PartitionWriter
-from consumer.ports import BrokerUnavailable, Delivery, Opened, OutgoingRecord, PublicationUnknown, Record
+from consumer.ports import BrokerUnavailable, Delivery, Noted, Opened, OutgoingRecord, PublicationUnknown, Record
 from producer.connection import kafka_arguments
 from schemas.settings import Settings
 
@@ -39,8 +39,6 @@ POSITION_S_MAX = 0.2
 """How long a position may take to be known while a rebalance comes between."""
 LEAVE_S_MAX = 10.0
 """How long leaving the group may take; after that the group finds out by the session's time-out."""
-
-Noted = Callable[[frozenset[PartitionKey]], None]
 
 
 class KafkaBroker:
@@ -78,7 +76,8 @@ class KafkaBroker:
             await self._consumer.start()
         except (KafkaError, OSError) as error:
             raise BrokerUnavailable(
-                f"Kafka at {self._kafka.bootstrap_servers} was not reached ({error}). Check the address and that it runs."
+                f"Kafka at {self._kafka.bootstrap_servers} was not reached ({error!r}). Check the address and that it "
+                "runs."
             ) from error
 
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
@@ -116,7 +115,7 @@ class KafkaBroker:
         await self.close(partition)
         try:
             while prove_ownership and not await owns(self._admin, self._kafka.group_id, self._client_id, partition):
-                await asyncio.sleep(OWNERSHIP_POLL_S)
+                await asyncio.sleep(OWNERSHIP_POLL_S)  # noqa: ASYNC110 - the group tells nobody, it has to be asked
             writer = self._writer(partition)
             await writer.start()
             self._writers[partition] = writer

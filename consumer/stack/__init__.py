@@ -1,0 +1,20 @@
+"""A real Apache Kafka and a real S3 server from packages alone, for demos, tests and trying things out.
+
+Two processes in one data folder, on loopback only. Nothing here knows what Darkroom sends through them.
+"""
+
+from consumer.stack.errors import StackError
+from consumer.stack.settings import DEFAULT_DIRECTORY, DIRECTORY_VARIABLE, StackSettings
+from consumer.stack.stack import ServerStatus, Stack, StackStatus
+from consumer.stack.state import StackState
+
+__all__ = [
+    "DEFAULT_DIRECTORY",
+    "DIRECTORY_VARIABLE",
+    "ServerStatus",
+    "Stack",
+    "StackError",
+    "StackSettings",
+    "StackState",
+    "StackStatus",
+]

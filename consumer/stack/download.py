@@ -94,11 +94,12 @@ class _Fetching:
             try:
                 with tempfile.TemporaryDirectory(prefix=_PART, dir=self._folder) as part:
                     self._attempt(jar, Path(part))
-                return
             except (OSError, RuntimeError) as error:
                 if attempt == ATTEMPTS or time.monotonic() > self._end:
                     raise self._failed(jar, error) from error
-            self.given_up.wait(_PAUSE_S * attempt)
+                self.given_up.wait(_PAUSE_S * attempt)
+            else:
+                return
 
     def _attempt(self, jar: Jar, part: Path) -> None:
         try:
@@ -131,8 +132,8 @@ class _Fetching:
 
     def _failed(self, jar: Jar, error: Exception) -> StackError:
         return StackError(
-            f"Kafka {KAFKA_VERSION} cannot be fetched from {self._url}: {jar.file_name}: {_reason(error)}. Check the network, "
-            "set DARKROOM_STACK_MAVEN_URL to a mirror of Maven Central that can be reached from here, or copy "
+            f"Kafka {KAFKA_VERSION} cannot be fetched from {self._url} ({jar.file_name}: {_reason(error)}). Check the "
+            "network, set DARKROOM_STACK_MAVEN_URL to a mirror of Maven Central that can be reached from here, or copy "
             f"{self._folder} from a machine where `darkroom up` has run."
         )
 

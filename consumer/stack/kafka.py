@@ -15,8 +15,8 @@ from typing import Final
 
 from consumer.stack.download import fetch_kafka
 from consumer.stack.errors import StackError
-from consumer.stack.java import find_java
 from consumer.stack.jars import KAFKA_VERSION
+from consumer.stack.java import find_java
 from consumer.stack.lock import held
 from consumer.stack.ports import LOOPBACK, free_ports
 from consumer.stack.server import Ports, Report
@@ -136,9 +136,7 @@ class KafkaServer:
             _PROPERTIES.format(host=LOOPBACK, data=_escaped(self.folder / "data"), **ports), encoding="utf-8"
         )
         logging = self.folder / "log4j2.properties"
-        logging.write_text(
-            _LOGGING.format(log=_escaped(self._log), log_bytes_max=_LOG_BYTES_MAX), encoding="utf-8"
-        )
+        logging.write_text(_LOGGING.format(log=_escaped(self._log), log_bytes_max=_LOG_BYTES_MAX), encoding="utf-8")
         if self._java is None or self._jars is None:
             raise RuntimeError("prepare() comes before command()")
         return [
@@ -222,7 +220,9 @@ def _template(java: Path, jars: Path) -> Path:
                     check=False,
                 )
             except (OSError, subprocess.TimeoutExpired) as error:
-                raise StackError(f"Kafka's storage tool does not run with {java}: {error}. Try another Java.") from error
+                raise StackError(
+                    f"Kafka's storage tool does not run with {java}: {error}. Try another Java."
+                ) from error
             if done.returncode != 0:
                 raise StackError(
                     f"Kafka's storage tool failed with {java}. Remove {jars} to fetch Kafka anew, or set "

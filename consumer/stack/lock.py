@@ -21,7 +21,11 @@ def held(path: Path, *, limit_s: float, activity: str) -> Iterator[None]:
     Raises `StackError` when another process holds it for longer than `limit_s`, naming the `activity` that waited.
     """
     end = time.monotonic() + limit_s
-    with path.open("a") as file:
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise StackError(f"{path} cannot be opened: {error}. Check the folder and the rights to it.") from error
+    with file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

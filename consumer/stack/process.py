@@ -10,8 +10,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import psutil
 
@@ -27,7 +28,8 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 """Our own children, kept so that they are reaped where the starter outlives them (tests, the demo)."""
 
 
-class ProcessId(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ProcessId:
     """One process, for as long as the machine runs."""
 
     pid: int

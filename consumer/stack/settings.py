@@ -42,7 +42,9 @@ class StackSettings(BaseSettings):
         default_factory=user_cache, description="Where Kafka is kept once it is fetched, for all data folders."
     )
     bucket: str = Field(
-        default="darkroom", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="The bucket that is made."
+        default="darkroom",
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="The bucket of a new folder.",
     )
     kafka_heap_mb: int = Field(
         default=384, ge=256, le=65_536, description="Kafka's heap. The default carries thousands of small records/s."
@@ -51,13 +53,19 @@ class StackSettings(BaseSettings):
         default=300, gt=0, le=3_600, description="For fetching Kafka, 45 MB: enough at 150 KB/s."
     )
     start_limit_s: float = Field(
-        default=90, gt=0, le=3_600, description="For both servers to answer: 3 s on an idle machine, 30 s on a busy one."
+        default=90,
+        gt=0,
+        le=3_600,
+        description="For both servers to answer: 3 s on an idle machine, 30 s on a busy one.",
     )
     stop_limit_s: float = Field(
         default=20, gt=0, le=600, description="For a server to stop by itself; then it is killed. It takes 1-2 s."
     )
     lock_limit_s: float = Field(
-        default=420, gt=0, le=7_200, description="For another `up` or `down` in the folder to end: a download and a start."
+        default=420,
+        gt=0,
+        le=7_200,
+        description="For another `up` or `down` in the folder to end: a download and a start.",
     )
 
 

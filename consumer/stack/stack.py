@@ -9,7 +9,6 @@ What holds, whatever is interrupted:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +17,17 @@ from typing import Final, NamedTuple
 from consumer.stack import process, state
 from consumer.stack.errors import StackError
 from consumer.stack.kafka import KafkaServer
+from consumer.stack.launch import Start, launch
 from consumer.stack.lock import held
 from consumer.stack.objects import ObjectServer
 from consumer.stack.ports import is_free
+from consumer.stack.process import ProcessId
 from consumer.stack.server import Report, Server
 from consumer.stack.settings import DEFAULT_DIRECTORY, StackSettings, load_settings
 from consumer.stack.state import ServerRecord, StackState, StateUnreadable
 
 KAFKA: Final = "kafka"
 S3: Final = "s3"
-_POLL_S: Final = 0.03
-_TAIL_LINES: Final = 12
 
 
 class ServerStatus(NamedTuple):
@@ -38,7 +37,7 @@ class ServerStatus(NamedTuple):
     running: bool
     """Its process lives."""
     ready: bool
-    """It answers."""
+    """It does its work."""
     pid: int | None
     address: str | None
     log: Path
@@ -48,16 +47,9 @@ class StackStatus(NamedTuple):
     """The stack, as found. `environment` is empty unless it runs."""
 
     running: bool
-    """Both servers answer."""
+    """Both servers do their work."""
     servers: Mapping[str, ServerStatus]
     environment: Mapping[str, str]
-
-
-class _Started(NamedTuple):
-    name: str
-    server: Server
-    process: process.ProcessId
-    log_offset: int
 
 
 def silent(_line: str) -> None:
@@ -79,70 +71,105 @@ class Stack:
 
         Ports are those of the last time, or new ones where another program has taken them.
         """
-        with self._held("`darkroom up`", make=True):
-            current = self._known_or_new(report)
+        self._make_folder()
+        with self._alone("`darkroom up`"):
+            current = self._read_or_new(report)
             servers = self._servers(current)
-            self._check_versions(current, servers)
-            self._sweep(current, servers, report)
-            for name, server in servers.items():
-                current = current.with_record(name, _record_to_start(name, server, current, report))
-            return self._start(current, servers, report)
+            missing = {name: server for name, server in servers.items() if not _runs(current, name)}
+            for name, server in missing.items():
+                _check_version(server, current.processes.get(name))
+                self._stop_strays(server, report)
+                server.prepare(report)
+            for name, server in missing.items():
+                current = current.with_record(name, _next_record(server, current.processes.get(name), report))
+            return self._launch(current, servers, report)
 
     def down(self, report: Report = silent) -> list[str]:
         """Stop what runs; the data stays. The names of those that ran: `kafka`, `s3`."""
         if not self.directory.is_dir():
             return []
-        with self._held("`darkroom down`"):
-            try:
-                current = state.read(self.directory)
-            except StateUnreadable:
-                report(f"{state.set_aside(self.directory)} is what was left of the state: the servers are looked for")
-                current = None
-            known = current if current is not None else state.new_state(self._settings.bucket)
-            servers = self._servers(known)
-            running = {name: self._processes(name, known, server) for name, server in servers.items()}
-            self._stop_all([each for found in running.values() for each in found])
-            for name, server in servers.items():
-                if name in known.processes:
-                    server.tidy(known.processes[name].ports)
-            if current is not None:
+        with self._alone("`darkroom down`"):
+            current = self._read_or_new(report)
+            servers = self._servers(current)
+            ran = {name: _processes(server, current.processes.get(name)) for name, server in servers.items()}
+            self._stop([each for found in ran.values() for each in found])
+            for name, record in current.processes.items():
+                servers[name].tidy(record.ports)
+            if current.processes:
                 state.write(self.directory, current, up=False)
-            return [name for name, found in running.items() if found]
+            return [name for name, found in ran.items() if found]
 
     def status(self) -> StackStatus:
         """What runs now. Waits for nobody."""
         try:
-            current = state.read(self.directory)
+            current = state.read(self.directory) or state.new_state(self._settings.bucket)
         except StateUnreadable as error:
             raise StackError(
-                f"{self.directory / state.UP} cannot be understood. `darkroom up` repairs it; `darkroom down` stops "
+                f"The state in {self.directory} cannot be understood. `darkroom up` repairs it; `darkroom down` stops "
                 "what runs."
             ) from error
-        known = current if current is not None else state.new_state(self._settings.bucket)
         servers = {
-            name: self._server_status(name, server, known.processes.get(name))
-            for name, server in self._servers(known).items()
+            name: self._server_status(name, server, current.processes.get(name))
+            for name, server in self._servers(current).items()
         }
         running = all(server.ready for server in servers.values())
-        return StackStatus(running, servers, known.environment if running else {})
+        return StackStatus(running, servers, current.environment if running else {})
 
     def kill_kafka(self) -> None:
-        """SIGKILL, as a crash of the broker. It stays down until `start_kafka` or `up`."""
+        """SIGKILL, as in a crash of the broker. It stays away until `start_kafka` or `up`."""
         self._kill(KAFKA)
 
     def start_kafka(self) -> None:
-        """Start a killed broker on the ports it had. Nothing happens where it runs."""
+        """Start a broker that was killed, on the ports it had. Nothing happens where it runs."""
         self._start_again(KAFKA)
 
     def kill_s3(self) -> None:
-        """SIGKILL, as a crash of the S3 server. It stays down until `start_s3` or `up`."""
+        """SIGKILL, as in a crash of the S3 server. It stays away until `start_s3` or `up`."""
         self._kill(S3)
 
     def start_s3(self) -> None:
-        """Start a killed S3 server on the ports it had. Nothing happens where it runs."""
+        """Start an S3 server that was killed, on the ports it had. Nothing happens where it runs."""
         self._start_again(S3)
 
     # --- The folder -------------------------------------------------------------------------------------
+
+    def _make_folder(self) -> None:
+        if "," in str(self.directory):
+            raise StackError(
+                f"{self.directory} has a comma, which the servers take for two folders. Use another --dir."
+            )
+        try:
+            for folder in (self.directory, *(self.directory / name for name in (KAFKA, S3, "logs"))):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            ignored = self.directory / ".gitignore"
+            if not ignored.exists():
+                ignored.write_text("*\n", encoding="utf-8")  # keys and data do not belong in a repository
+        except OSError as error:
+            raise StackError(f"{self.directory} cannot be made: {error}. Use another --dir.") from error
+
+    @contextmanager
+    def _alone(self, activity: str) -> Iterator[None]:
+        with held(self.directory / "lock", limit_s=self._settings.lock_limit_s, activity=activity):
+            yield
+
+    def _read_or_new(self, report: Report) -> StackState:
+        try:
+            current = state.read(self.directory)
+        except StateUnreadable:
+            broken = state.set_aside(self.directory)
+            report(f"the state could not be read and is now {broken.name}: the data stays, keys and ports are new")
+            current = None
+        return current or state.new_state(self._settings.bucket)
+
+    def _known(self) -> StackState:
+        """The state of a folder that has been up."""
+        try:
+            current = state.read(self.directory)
+        except StateUnreadable:
+            current = None
+        if current is None or not {KAFKA, S3} <= current.processes.keys():
+            raise StackError(f"{self.directory} holds no stack. Run `darkroom up` first.")
+        return current
 
     def _servers(self, current: StackState) -> dict[str, Server]:
         return {
@@ -153,40 +180,115 @@ class Stack:
     def _log(self, name: str) -> Path:
         return self.directory / "logs" / f"{name}.log"
 
-    @contextmanager
-    def _held(self, activity: str, *, make: bool = False) -> Iterator[None]:
-        """Alone in the folder."""
-        if make:
-            self._make_folder()
-        with held(self.directory / "lock", limit_s=self._settings.lock_limit_s, activity=activity):
-            yield
+    # --- The processes ----------------------------------------------------------------------------------
 
-    def _make_folder(self) -> None:
-        if "," in str(self.directory):
-            raise StackError(f"{self.directory} has a comma, which the servers take for two folders. Use another --dir.")
+    def _launch(self, current: StackState, servers: Mapping[str, Server], report: Report) -> StackState:
+        """Start those of `servers` that do not run, wait for all, and keep the state file true meanwhile."""
+        own: list[ProcessId] = []
+        starts = {
+            name: Start(
+                server,
+                current.processes[name].ports,
+                self._log(name),
+                current.processes[name].process if _runs(current, name) else None,
+            )
+            for name, server in servers.items()
+        }
+
+        def started(name: str, identity: ProcessId) -> None:
+            nonlocal current
+            own.append(identity)
+            record = current.processes[name].model_copy(update={"process": identity})
+            current = current.with_record(name, record)
+            state.write(self.directory, current, up=True)
+
+        current = current.with_addresses(
+            **{name: server.address(current.processes[name].ports) for name, server in self._servers(current).items()}
+        )
+        state.write(self.directory, current, up=True)
         try:
-            for folder in (self.directory, *(self.directory / name for name in (KAFKA, S3, "logs"))):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            ignored = self.directory / ".gitignore"
-            if not ignored.exists():
-                ignored.write_text("*\n", encoding="utf-8")  # keys and data do not belong in a repository
-        except OSError as error:
-            raise StackError(f"{self.directory} cannot be made: {error}. Use another --dir.") from error
+            launch(starts, limit_s=self._settings.start_limit_s, started=started, report=report)
+        except BaseException:
+            self._stop(own)
+            state.write(self.directory, current, up=any(_runs(current, name) for name in current.processes))
+            raise
+        return current
 
-    def _known_or_new(self, report: Report) -> StackState:
-        try:
-            current = state.read(self.directory)
-        except StateUnreadable:
-            broken = state.set_aside(self.directory)
-            report(f"the stack's state could not be read and is now {broken.name}: new keys and ports, the same data")
-            current = None
-        return current if current is not None else state.new_state(self._settings.bucket)
+    def _stop(self, processes: list[ProcessId]) -> None:
+        for each in processes:  # side by side: each takes a second or two
+            process.ask_to_stop(each)
+        for each in processes:
+            process.stop(each, limit_s=self._settings.stop_limit_s)
 
-    def _check_versions(self, current: StackState, servers: Mapping[str, Server]) -> None:
-        for name, server in servers.items():
-            record = current.processes.get(name)
-            if record is not None and _release(record.version) > _release(server.version) > (0, 0):
+    def _stop_strays(self, server: Server, report: Report) -> None:
+        """An `up` that was killed between a start and its record leaves a server that nobody knows."""
+        strays = process.find(server.marker)
+        if strays:
+            report(f"stopping a {server.title} of this folder that was left over")
+            self._stop(strays)
+
+    def _kill(self, name: str) -> None:
+        with self._alone(f"Killing {name}"):
+            victim = self._known().processes[name].process
+            if victim is not None:
+                process.kill(victim)
+
+    def _start_again(self, name: str) -> None:
+        with self._alone(f"Starting {name}"):
+            current = self._known()
+            server = self._servers(current)[name]
+            if _runs(current, name):
+                return
+            taken = [port for port in current.processes[name].ports.values() if not is_free(port)]
+            if taken:
                 raise StackError(
-                    f"{server.folder} holds data of {server.title} {record.version}, which this {server.version} cannot "
-                    "read. Install the newer release, use another --dir, or remove the folder with its data."
+                    f"Port {taken[0]}, which {server.title} had, is taken by another program. Stop that, or run "
+                    f"`darkroom up`, which moves {server.title} to a free port."
                 )
+            server.prepare(silent)
+            self._launch(current, {name: server}, silent)
+
+    def _server_status(self, name: str, server: Server, record: ServerRecord | None) -> ServerStatus:
+        if record is None or record.process is None or not process.is_running(record.process):
+            return ServerStatus(server.title, False, False, None, None, self._log(name))
+        ready, address = server.is_ready(record.ports), server.address(record.ports)
+        return ServerStatus(server.title, True, ready, record.process.pid, address, self._log(name))
+
+
+def _processes(server: Server, record: ServerRecord | None) -> list[ProcessId]:
+    """All that runs for a server: the process in its record, and what its command line gives away."""
+    found = process.find(server.marker)
+    known = record.process if record is not None else None
+    if known is not None and process.is_running(known) and known.pid not in {each.pid for each in found}:
+        found.append(known)
+    return found
+
+
+def _runs(current: StackState, name: str) -> bool:
+    record = current.processes.get(name)
+    return record is not None and process.is_running(record.process)
+
+
+def _next_record(server: Server, last: ServerRecord | None, report: Report) -> ServerRecord:
+    """The ports to start on: the last ones, so that clients find the server again, where they are free."""
+    ports = last.ports if last is not None else {}
+    taken = [port for port in ports.values() if not is_free(port)]
+    if taken:
+        report(f"port {taken[0]} is taken by another program: {server.title} gets new ports")
+    if taken or not ports:
+        ports = server.choose_ports()
+    return ServerRecord(ports=ports, version=server.version)
+
+
+def _check_version(server: Server, last: ServerRecord | None) -> None:
+    """Older data is read by a newer server; the other way round it is torn apart or refused in strange words."""
+    if last is not None and _release(last.version) > _release(server.version) > ():
+        raise StackError(
+            f"{server.folder} holds data of {server.title} {last.version}, which {server.version} cannot read. Use the "
+            "release of darkroom that wrote it, another --dir, or remove the folder with its data."
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Major and minor: data moves between patch releases in both directions."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -21,10 +21,10 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP")
 class PictureLimits:
     """What a picture that comes from outside may cost."""
 
-    bytes_max: int = 16 * 1024 * 1024
-    """Encoded. A skeleton is some 20 KiB; a photo straight from a camera stays below 16 MiB."""
-    pixels_max: int = 32 * 1024 * 1024
-    """Decoded: 96 MiB of memory, and more than any camera picture within the byte limit needs."""
+    bytes_max: int = 8 * 1024 * 1024
+    """Encoded. A skeleton is some 20 KiB, a photo from a telephone 2 to 5 MiB."""
+    pixels_max: int = 16 * 1024 * 1024
+    """Decoded: 48 MiB of memory for a square of 4,096 pixels, four times the side of what is painted."""
 
 
 def decode_picture(content: bytes, limits: PictureLimits) -> Image.Image:

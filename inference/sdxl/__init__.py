@@ -2,6 +2,10 @@
 
 import os
 
-# Read by huggingface_hub when it is first imported, which happens below this package: a worker loads what it was
-# given and never asks the network for a model, a tokenizer or a newer version of one.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Read by huggingface_hub when it is first imported, which happens below: a worker loads what it was given and never
+# asks the network for a model, a tokenizer or a newer version of one.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from inference.sdxl.device import SdxlDevice
+
+__all__ = ["SdxlDevice"]

@@ -34,13 +34,14 @@ from inference.sdxl.faults import memory_faults
 from inference.sdxl.load import load_components
 from inference.sdxl.model import LoadedModel
 from inference.sdxl.rows import SdxlRow
+from inference.sdxl.schedule import SAMPLERS
 from inference.sdxl.step import take_step
 from schemas.pose import PeoplePose
 
 PROMPT_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Two hundred of SDXL's prompts in fp16, on the device."""
 POSE_CACHE_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Some twenty poses at 1024 x 1024, half of it for pictures on the host and half for embeddings on the device."""
+"""Some twenty poses at 1024 x 1024: a quarter for pictures on the host, the rest for embeddings on the device."""
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -101,8 +102,11 @@ class SdxlDevice(Device[SdxlRow]):
                 self._model = LoadedModel(
                     components, self._prompt_cache_bytes_max, self._pose_cache_bytes_max, self._pose_limits
                 )
-                self._warm_up()
-        except (RenderFault, RuntimeError, ValueError, TypeError) as error:
+            self._warm_up()
+        except ModelError:
+            raise
+        # Whatever else goes wrong here is wrong with the model or with where it is to run, and ends the start.
+        except Exception as error:
             self.close()
             no_memory = isinstance(error, RenderFault) and error.kind is FaultKind.BATCH_MEMORY
             remedy = "use a device with more memory" if no_memory else "check that its parts belong together"
@@ -200,10 +204,11 @@ def _warm_up_requests(info: ModelInfo) -> list[RenderRequest]:
         height=info.native_height,
         steps=1,
         guidance_scale=5.0,
-        sampler="euler_ancestral",
+        sampler=SAMPLERS[0],
         seed=0,
     )
-    if not info.takes_pose:
-        return [plain]
-    person = tuple((0.3 + 0.02 * point, 0.05 * point) for point in range(18))
-    return [plain, replace(plain, pose=PeoplePose(people=(person,)))]
+    requests = [replace(plain, sampler=sampler) for sampler in SAMPLERS]
+    if info.takes_pose:
+        person = tuple((0.3 + 0.02 * point, 0.05 * point) for point in range(18))
+        requests.append(replace(plain, pose=PeoplePose(people=(person,))))
+    return requests

@@ -7,59 +7,44 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from inference.contract import FaultKind, RenderedImage, RenderFault
+from schemas.names import CONTENT_TYPES, EXTENSIONS
 
 PNG_COMPRESS_LEVEL: Final = 1
 """zlib's fastest: a painted picture hardly gets smaller at 6 and takes several times as long."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Format:
-    name: str
-    content_type: str
-    extension: str
-
-
-_FORMATS: Final = {
-    "png": _Format("PNG", "image/png", "png"),
-    "webp": _Format("WEBP", "image/webp", "webp"),
-    "jpeg": _Format("JPEG", "image/jpeg", "jpg"),
-}
-
-
 def encode_picture(
     picture: Image.Image, *, image_format: str, quality: int, seed: int, text: Mapping[str, str]
 ) -> RenderedImage:
-    """Encode an RGB picture as PNG, WebP or JPEG.
+    """Encode an RGB picture as `png`, `webp` or `jpeg`.
 
     `text` goes into PNG's text chunks; the others have none. `quality` (1 to 100) is for the others. Raises
     `RenderFault` of the request for a format that is not one of the three.
     """
-    chosen = _FORMATS.get(image_format)
-    if chosen is None:
+    if image_format not in CONTENT_TYPES:
         raise RenderFault(
             FaultKind.REQUEST,
             "invalid_request",
-            f"There is no picture format {image_format!r}: use {', '.join(_FORMATS)}.",
+            f"There is no picture format {image_format!r}: use {', '.join(CONTENT_TYPES)}.",
         )
     buffer = io.BytesIO()
-    if chosen.name == "PNG":
+    if image_format == "png":
         picture.save(buffer, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=_text_chunks(text))
     else:
-        picture.save(buffer, chosen.name, quality=quality)
+        picture.save(buffer, image_format.upper(), quality=quality)
     return RenderedImage(
         content=buffer.getvalue(),
         width=picture.width,
         height=picture.height,
         seed=seed,
-        content_type=chosen.content_type,
-        extension=chosen.extension,
+        content_type=CONTENT_TYPES[image_format],
+        extension=EXTENSIONS[image_format],
     )
 
 

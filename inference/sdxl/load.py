@@ -74,16 +74,12 @@ def load_components(
             controlnet = _load_network(ControlNetModel, parts["controlnet"], dtype, device)
     zeros_for_no_text = bool(index.get("force_zeros_for_empty_prompt", True))
     check_fit(path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet, scheduler=scheduler_config)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
     is_pose_bgr = controlnet is not None and _take_bgr(controlnet)
     return Components(
         info=ModelInfo(
             name=name,
             revision=model_revision(path, parts, zeros_for_no_text=zeros_for_no_text),
-            native_width=unet.config.sample_size * factor,
-            native_height=unet.config.sample_size * factor,
-            size_multiple=factor,
-            latent_factor=factor,
+            **_sizes(unet.config, vae.config),
             device=str(device),
             dtype=str(dtype).removeprefix("torch."),
             sampler_version=SAMPLER_VERSION,
@@ -103,6 +99,20 @@ def load_components(
         device=device,
         dtype=dtype,
     )
+
+
+def _sizes(unet_config: Any, vae_config: Any) -> dict[str, int]:
+    """`ModelInfo`'s pixel sizes."""
+    factor = 2 ** (len(vae_config.block_out_channels) - 1)
+    # The size of the latents the UNet was trained on; diffusers allows a pair here, height first.
+    side = unet_config.sample_size
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return {
+        "native_width": width * factor,
+        "native_height": height * factor,
+        "size_multiple": factor,
+        "latent_factor": factor,
+    }
 
 
 def _read_index(path: Path) -> dict[str, Any]:

@@ -46,11 +46,13 @@ class PoseConditioner:
         self._device = device
         self._dtype = dtype
         self._limits = limits
+        # In fp16 an embedding of SDXL's ControlNet takes 3.3 times its picture's bytes.
+        pictures_bytes_max = cache_bytes_max // 4
         self._pictures: ByteCache[_PoseKey, Image.Image] = ByteCache(
-            cache_bytes_max // 2, lambda picture: 3 * picture.width * picture.height
+            pictures_bytes_max, lambda picture: 3 * picture.width * picture.height
         )
         self._embeddings: ByteCache[_PoseKey, torch.Tensor] = ByteCache(
-            cache_bytes_max // 2, lambda embedding: embedding.nbytes
+            cache_bytes_max - pictures_bytes_max, lambda embedding: embedding.nbytes
         )
 
     def embed(self, pose: Pose, stored: bytes | None, *, width: int, height: int) -> torch.Tensor:

@@ -78,6 +78,6 @@ SPEC: Final[dict[str, Any]] = {
     # Factors on freshly drawn weights. Without them a random UNet predicts next to nothing, a random VAE paints an
     # even grey, and a new ControlNet, which ends in zero convolutions, has no effect at all.
     "unet_output_gain": 4.0,
-    "vae_output_gain": 4.0,
+    "vae_output_gain": 1.5,
     "controlnet_gain": 1.0,
 }

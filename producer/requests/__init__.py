@@ -1,0 +1,1 @@
+"""The way in: what publishes requests and follows what becomes of them."""

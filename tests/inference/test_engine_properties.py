@@ -37,6 +37,9 @@ from inference.lanes_monitor import FinishedRows, LaneMonitor
 from tests.inference.scripted import WAIT_S, FakeClock, ScriptedDevice, ScriptedRow, job
 
 NAMES = ["a", "b", "c", "d"]
+SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 2), st.sampled_from([64, 128]))
+"""Steps, count and width of a job."""
+SELDOM = st.sampled_from([False, False, False, True])
 ROWS_MAX = 3
 FINISH_QUEUE_ROWS_MAX = 2
 
@@ -60,9 +63,10 @@ class Caller:
         self.incarnations = 0
         self.heard = threading.Condition()
 
-    def new_job(self, name: JobId, *, steps: int, count: int, width: int) -> RenderJob:
+    def new_job(self, name: JobId, shape: tuple[int, int, int]) -> RenderJob:
         """A job under `name` whose pictures tell its incarnation by their seed."""
         self.incarnations += 1
+        steps, count, width = shape
         asked = job(name, steps=steps, count=count, width=width, seed=self.incarnations * 100, progress=True)
         self.jobs[name] = Known(asked)
         return asked
@@ -159,28 +163,36 @@ class MonitorMachine(RuleBasedStateMachine):
 
     # --- The caller
 
-    @rule(
-        name=st.sampled_from(NAMES), steps=st.integers(1, 4), count=st.integers(1, 3), width=st.sampled_from([64, 128])
-    )
-    def prepare(self, name: str, steps: int, count: int, width: int) -> None:
-        if name in self.caller.jobs and not self.caller.jobs[name].ended:
-            self.monitor.drop(name)
-            self._forget(name)
-        self.monitor.prepare(self.caller.new_job(name, steps=steps, count=count, width=width))
+    def _free(self) -> list[str]:
+        return [name for name in NAMES if name not in self.caller.unfinished()]
+
+    def _admissible(self) -> list[RowId]:
+        return [row for name in self.caller.unfinished() for row in self.caller.admissible(name)]
+
+    @precondition(_free)
+    @rule(data=st.data(), shape=SHAPES)
+    def prepare(self, data: st.DataObject, shape: tuple[int, int, int]) -> None:
+        self._prepare(data.draw(st.sampled_from(self._free())), shape)
+
+    def _prepare(self, name: str, shape: tuple[int, int, int]) -> None:
+        self.monitor.prepare(self.caller.new_job(name, shape))
         self.queued.append(self.caller.jobs[name])
 
-    @rule(name=st.sampled_from(NAMES), first=st.booleans())
-    def admit(self, name: str, first: bool) -> None:
-        rows = self.caller.admissible(name)
-        rows = rows[:1] if first else rows[::-1]
+    @precondition(_admissible)
+    @rule(data=st.data())
+    def admit(self, data: st.DataObject) -> None:
+        rows = data.draw(st.lists(st.sampled_from(self._admissible()), min_size=1, unique=True))
         self.caller.admitted(rows)
         self.monitor.admit(rows)
 
-    @rule(name=st.sampled_from(NAMES))
-    def drop(self, name: str) -> None:
+    @precondition(lambda self: self.caller.unfinished())
+    @rule(data=st.data(), anew=st.none() | SHAPES)
+    def drop(self, data: st.DataObject, anew: tuple[int, int, int] | None) -> None:
+        name = data.draw(st.sampled_from(self.caller.unfinished()))
         self.monitor.drop(name)
-        if name in self.caller.jobs and not self.caller.jobs[name].ended:
-            self._forget(name)
+        self._forget(name)
+        if anew is not None:
+            self._prepare(name, anew)
 
     def _forget(self, name: str) -> None:
         known = self.caller.jobs.pop(name)
@@ -196,7 +208,7 @@ class MonitorMachine(RuleBasedStateMachine):
         assert self.preparing.job is self.queued.pop(0).job, "jobs are prepared in order, dropped ones passed by"
 
     @precondition(lambda self: self.preparing is not None)
-    @rule(fails=st.booleans())
+    @rule(fails=SELDOM)
     def bring_job(self, fails: bool) -> None:
         held, self.preparing = self.preparing, None
         assert held is not None
@@ -216,9 +228,11 @@ class MonitorMachine(RuleBasedStateMachine):
     def take_rows(self) -> None:
         assert self.monitor.let_join()
         self.stepping = True
+        alive = {self.caller.jobs[name].job.request.seed for name in self.caller.unfinished()}
+        assert all(row.seed - row.row_id.index in alive for row in self.monitor.rows_on_device)
 
     @precondition(lambda self: self.stepping)
-    @rule(fails=st.sampled_from([True, False, False, False]))
+    @rule(fails=SELDOM)
     def bring_rows(self, fails: bool) -> None:
         self.stepping = False
         if fails:
@@ -246,7 +260,7 @@ class MonitorMachine(RuleBasedStateMachine):
         self.finishing = self.monitor.next_finished()
 
     @precondition(lambda self: self.finishing is not None)
-    @rule(fails=st.sampled_from([True, False, False, False]))
+    @rule(fails=SELDOM)
     def bring_finished(self, fails: bool) -> None:
         rows, self.finishing = self.finishing, None
         assert rows is not None
@@ -279,9 +293,9 @@ class MonitorMachine(RuleBasedStateMachine):
                 self.take_finished()
             elif self._may_step():
                 self.take_rows()
-            elif any(self.caller.admissible(name) for name in NAMES):
-                for name in NAMES:
-                    self.admit(name, first=False)
+            elif rows := self._admissible():
+                self.caller.admitted(rows)
+                self.monitor.admit(rows)
             else:
                 break
         self.nothing_unexpected()
@@ -290,7 +304,7 @@ class MonitorMachine(RuleBasedStateMachine):
 
 
 TestMonitor = MonitorMachine.TestCase
-TestMonitor.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestMonitor.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 
 
 @dataclass
@@ -312,7 +326,7 @@ def chances(kind: FaultKind) -> st.SearchStrategy[Chance]:
     return numbers.map(lambda fails_at: Chance(fails_at, RenderFault(kind, "render_failed", "scripted")))
 
 
-JOBS = st.tuples(st.sampled_from(NAMES), st.integers(1, 4), st.integers(1, 3), st.sampled_from([64, 128]))
+JOBS = st.tuples(st.sampled_from(NAMES), SHAPES)
 
 
 @settings(deadline=None, max_examples=60)
@@ -323,7 +337,7 @@ JOBS = st.tuples(st.sampled_from(NAMES), st.integers(1, 4), st.integers(1, 3), s
     on_finish=st.one_of(chances(FaultKind.BATCH_MEMORY), chances(FaultKind.REQUEST)),
 )
 def test_three_threads(
-    script: list[tuple[str, int, int, int] | str], on_prepare: Chance, on_step: Chance, on_finish: Chance
+    script: list[tuple[str, tuple[int, int, int]] | str], on_prepare: Chance, on_step: Chance, on_finish: Chance
 ) -> None:
     """A tuple prepares a job (dropping the one of that name), a name drops; whatever is prepared is admitted."""
     device = ScriptedDevice(rows_max=ROWS_MAX, on_prepare=on_prepare, on_step=on_step, on_finish=on_finish)
@@ -344,8 +358,7 @@ def test_three_threads(
             # From here on the lanes may say nothing of it.
             caller.jobs.pop(name, None)
             if not isinstance(order, str):
-                _, steps, count, width = order
-                engine.prepare(caller.new_job(name, steps=steps, count=count, width=width))
+                engine.prepare(caller.new_job(*order))
             admit_all()
         with caller.heard:
             while caller.unfinished() and not caller.surprises:

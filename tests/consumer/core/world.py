@@ -1,4 +1,4 @@
-"""A seeded world around several cores: a broker that rebalances, fences and loses answers, a store and a device that fail.
+"""A seeded world around several cores: a broker that rebalances and fences, a store and a device that fail.
 
 Every effect of every core is a thing under way; each action of the world completes one of them, well or badly, or
 lets something happen (a delivery, a step, a rebalance, a freeze, a crash). After each action the promises are
@@ -22,6 +22,7 @@ from consumer.core.partition_key import JobKey, PartitionKey, RowKey
 TOPIC = "requests"
 LIMITS = Limits(batch_rows_max=3, ahead_rows_max=1, prepare_ahead_rows_max=5, offset_window=8, waiting_rows_max=12)
 
+
 @dataclass
 class Partition:
     """What the broker holds of one partition. None in the log is a control record."""
@@ -31,6 +32,7 @@ class Partition:
     committed: tuple[int, str] | None = None
     fence: int = 0
     published: Counter[int] = field(default_factory=Counter)
+
 
 @dataclass(eq=False)
 class Worker:
@@ -45,6 +47,7 @@ class Worker:
     device: dict[RowKey, int] = field(default_factory=dict)
     finishing: Counter[JobKey] = field(default_factory=Counter)
     frozen: bool = False
+
 
 class World:
     """Everything, driven by one random generator: the same seed is the same history."""
@@ -366,4 +369,3 @@ class World:
             lines.append(f"worker {number}: {states}, under way {worker.under_way[:5]}, wake {worker.core.wake_at()}")
             lines += [f"  {one.key.partition} {one.is_open=} {one.paused=}" for one in worker.core.partitions.values()]
         return "; ".join(lines)
-

@@ -1,0 +1,186 @@
+"""Checks what a worker needs before it is started: one line a check, and the remedy where one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import psutil
+import urllib3
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from producer.connection import kafka_arguments
+from producer.results.minio_objects import MinioObjects
+from producer.results.objects import StoreUnavailable
+from schemas.names import Topic
+from schemas.settings import Settings
+
+CLOCK_S_MAX = 30.0
+"""Signatures of requests to S3 are refused from a quarter of an hour on; deadlines are wrong long before that."""
+MEMORY_BYTES_MIN = 2 * 1024**3
+"""What a worker with the tiny model takes; a real model says its own size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    passed: bool
+    says: str
+    remedy: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Run every check, whatever the others found."""
+    checks: list[tuple[str, Callable[[Settings], Awaitable[Finding]]]] = [
+        ("machine", _machine),
+        ("device", _device),
+        ("model", _model),
+        ("kafka", _kafka),
+        ("topics", _topics),
+        ("bucket", _bucket),
+        ("clocks", _clocks),
+    ]
+    findings = []
+    for name, check in checks:
+        try:
+            findings.append(await check(settings))
+        except Exception as error:
+            says = f"the check itself failed: {type(error).__name__}: {error}"
+            findings.append(Finding(name, False, says, "Report this with the output of `darkroom doctor --json`."))
+    return findings
+
+
+async def _machine(_settings: Settings) -> Finding:
+    memory = psutil.virtual_memory()
+    says = f"Python {platform.python_version()}, {psutil.cpu_count()} cores, {memory.total / 1024**3:.0f} GiB of memory"
+    if memory.available < MEMORY_BYTES_MIN:
+        return Finding("machine", False, says, "Less than 2 GiB of memory is free: stop something else first.")
+    return Finding("machine", True, says)
+
+
+async def _device(settings: Settings) -> Finding:
+    try:
+        import torch
+    except ImportError as error:
+        return Finding("device", False, f"torch cannot be imported ({error})", "Install darkroom[render].")
+    cuda = torch.cuda.is_available()
+    asked = settings.device
+    if asked.startswith("cuda") and not cuda:
+        return Finding(
+            "device",
+            False,
+            f"{asked} is asked for, and torch finds no CUDA device",
+            "Check the driver, or --device cpu.",
+        )
+    if cuda and asked != "cpu":
+        index = int(asked.partition(":")[2] or 0)
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        says = f"cuda:{index} {name}, {free / 1024**3:.1f} of {total / 1024**3:.1f} GiB free"
+        return Finding("device", True, says, details={"name": name, "memory_bytes": total})
+    return Finding("device", True, "cpu: fit for the tiny model and for trying things out; SDXL wants a GPU")
+
+
+async def _model(settings: Settings) -> Finding:
+    """Loads it, as a worker would: whatever is wrong with it shows here."""
+    from consumer.engines import make_engine
+    from inference.contract import ModelError
+
+    try:
+        engine = make_engine(settings)
+        await asyncio.to_thread(engine.start, lambda _event: None)
+    except ModelError as error:
+        return Finding(
+            "model", False, str(error), "Set DARKROOM_MODEL__PATH to a diffusers folder of an SDXL pipeline."
+        )
+    info = engine.info
+    await asyncio.to_thread(engine.close)
+    details = {"path": info.path, "controlnet_path": info.controlnet_path, "revision": info.revision}
+    size = f"{info.native_width} x {info.native_height}"
+    return Finding(
+        "model", True, f"{info.name} on {info.device} in {info.dtype}, {size}, {info.revision}", details=details
+    )
+
+
+async def _kafka(settings: Settings) -> Finding:
+    where = settings.kafka.bootstrap_servers
+    admin = AIOKafkaAdminClient(**kafka_arguments(settings.kafka))
+    try:
+        await admin.start()
+        cluster = await admin.describe_cluster()
+    except (KafkaError, OSError) as error:
+        return Finding(
+            "kafka",
+            False,
+            f"{where} was not reached ({type(error).__name__})",
+            "Start it (`darkroom up` starts one here), or correct DARKROOM_KAFKA__BOOTSTRAP_SERVERS.",
+        )
+    finally:
+        await admin.close()
+    return Finding("kafka", True, f"{where}, {len(cluster['brokers'])} broker(s)")
+
+
+async def _topics(settings: Settings) -> Finding:
+    admin = AIOKafkaAdminClient(**kafka_arguments(settings.kafka))
+    try:
+        await admin.start()
+        known = {one["topic"]: one for one in await admin.describe_topics()}
+    except (KafkaError, OSError) as error:
+        return Finding("topics", False, f"Kafka was not reached ({type(error).__name__})", "See the check of Kafka.")
+    finally:
+        await admin.close()
+    missing = [topic for one in Topic if (topic := settings.topics.prefix + one.value) not in known]
+    if missing:
+        remedy = "`darkroom serve` and `darkroom send` make what is missing, where they may; or make them beforehand."
+        return Finding("topics", False, f"missing: {', '.join(missing)}", remedy)
+    partitions = len(known[settings.topics.prefix + Topic.REQUESTS.value]["partitions"])
+    return Finding("topics", True, f"all {len(Topic)} exist; {partitions} partitions of requests bound the workers")
+
+
+async def _bucket(settings: Settings) -> Finding:
+    objects = MinioObjects(settings.s3)
+    key = f".darkroom-doctor/{uuid.uuid4()}"
+    try:
+        first = await objects.put_if_absent(key, b"first", "text/plain")
+        second = await objects.put_if_absent(key, b"second", "text/plain")
+        await objects.delete(key)
+    except StoreUnavailable as error:
+        return Finding(
+            "bucket", False, str(error), "Start it, or correct DARKROOM_S3__ENDPOINT, the keys or the bucket."
+        )
+    finally:
+        objects.close()
+    if not first or second:
+        says = "the store does not keep to If-None-Match: two workers could both decide one outcome"
+        return Finding("bucket", False, says, "Use a store with conditional puts: MinIO, SeaweedFS, AWS S3.")
+    return Finding("bucket", True, f"{settings.s3.bucket} at {settings.s3.endpoint}, conditional puts work")
+
+
+async def _clocks(settings: Settings) -> Finding:
+    try:
+        date = await asyncio.to_thread(_date_of, settings.s3.endpoint, settings.s3.connect_timeout_s)
+    except urllib3.exceptions.HTTPError as error:
+        return Finding(
+            "clocks", False, f"the store was not reached ({type(error).__name__})", "See the bucket's check."
+        )
+    if date is None:
+        return Finding("clocks", True, "the store does not tell its time: not compared")
+    apart = abs(time.time() - parsedate_to_datetime(date).timestamp())
+    says = f"this clock and the store's are {apart:.0f} s apart"
+    if apart > CLOCK_S_MAX:
+        return Finding("clocks", False, says, "Run NTP on both: deadlines and signatures depend on it.")
+    return Finding("clocks", True, says)
+
+
+def _date_of(endpoint: str, timeout_s: float) -> str | None:
+    return urllib3.request("HEAD", endpoint, timeout=timeout_s, retries=False).headers.get("Date")

@@ -1,0 +1,40 @@
+"""The command `darkroom doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from schemas.errors import SettingsError
+from schemas.settings import load_settings
+
+
+@click.command(name="doctor", epilog="Example: darkroom doctor")
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file of settings.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, the model's folders included.")
+def doctor(config: Path | None, as_json: bool) -> None:
+    """Check what a worker needs: machine, device, model, Kafka, topics, bucket, clocks. Exit code 1 if one fails."""
+    from consumer.doctor import examine
+
+    try:
+        settings = load_settings(config)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    if settings.discovered_stack is not None:
+        click.echo(f"Using the running stack of {settings.discovered_stack}.", err=True)
+    findings = asyncio.run(examine(settings))
+    if as_json:
+        checks = {
+            one.check: {"passed": one.passed, "says": one.says, "remedy": one.remedy, **one.details} for one in findings
+        }
+        click.echo(json.dumps(checks))
+    else:
+        for one in findings:
+            click.echo(f"{'ok  ' if one.passed else 'FAIL'} {one.check:8} {one.says}")
+            if one.remedy is not None:
+                click.echo(f"     {'':8} -> {one.remedy}")
+    sys.exit(0 if all(one.passed for one in findings) else 1)

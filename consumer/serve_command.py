@@ -1,0 +1,119 @@
+"""The command `darkroom serve`: one worker, from its settings to its drained end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from schemas.errors import SettingsError
+from schemas.settings import Settings, load_settings, shown
+
+
+@click.command(
+    name="serve", epilog="Example: darkroom serve --metrics-port 0   (in a folder where `darkroom up` runs a stack)"
+)
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file of settings.")
+@click.option("--model-path", type=click.Path(path_type=Path), help="A diffusers folder; else the tiny model.")
+@click.option("--controlnet-path", type=click.Path(path_type=Path), help="An OpenPose ControlNet's diffusers folder.")
+@click.option("--device", help="auto, cpu, cuda, cuda:1 ...")
+@click.option("--simulated-device", type=float, metavar="MS", help="Sleep MS milliseconds a step; render nothing.")
+@click.option("--simulated-curve", type=click.Path(path_type=Path), help="JSON: milliseconds a step by rows.")
+@click.option("--max-rows", type=int, help="Images that may share a step.")
+@click.option("--metrics-port", type=int, help="Port of /livez, /readyz and /metrics; 0 takes a free one.")
+@click.option("--name", help="The worker's name in completions and logs.")
+@click.option("--log-format", type=click.Choice(["json", "console"]), help="json for machines, console for people.")
+@click.option("--show-settings", is_flag=True, help="Print the effective settings, secrets masked, and end.")
+@click.option("--json", "as_json", is_flag=True, help="With --show-settings: JSON.")
+def serve(config: Path | None, show_settings: bool, as_json: bool, **flags: Any) -> None:
+    """Run a worker: take requests off Kafka, render them in shared batches, store pictures, publish completions.
+
+    Without a model setting it uses the built-in tiny model. SIGTERM drains: what is on the device is finished,
+    everything else is left to other workers.
+    """
+    try:
+        settings = load_settings(config, _overrides(flags))
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    if show_settings:
+        _show(settings, as_json=as_json)
+        return
+    if settings.discovered_stack is not None:
+        click.echo(f"Using the running stack of {settings.discovered_stack}.", err=True)
+    if settings.model.path is None and settings.simulated.step_ms is None and settings.simulated.curve_file is None:
+        click.echo("No model is set (DARKROOM_MODEL__PATH): using the built-in tiny model.", err=True)
+    sys.exit(asyncio.run(_serve(settings)))
+
+
+def _overrides(flags: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model.path": flags["model_path"],
+        "model.controlnet_path": flags["controlnet_path"],
+        "device": flags["device"],
+        "simulated.step_ms": flags["simulated_device"],
+        "simulated.curve_file": flags["simulated_curve"],
+        "batch.max_rows": flags["max_rows"],
+        "worker.metrics_port": flags["metrics_port"],
+        "worker.name": flags["name"],
+        "log.format": flags["log_format"],
+    }
+
+
+def _show(settings: Settings, *, as_json: bool) -> None:
+    entries = shown(settings)
+    if as_json:
+        click.echo(json.dumps({entry["env"]: entry["value"] for entry in entries.values()}, default=str))
+        return
+    for entry in entries.values():
+        click.echo(f"{entry['env']}={'' if entry['value'] is None else entry['value']}")
+
+
+async def _serve(settings: Settings) -> int:
+    """Run until drained. The exit code: 0 when all begun work was finished, 1 when not or when something failed."""
+    import structlog
+
+    from consumer.driver import EngineGone
+    from consumer.engines import make_engine
+    from consumer.logs import configure
+    from consumer.ports import BrokerUnavailable
+    from consumer.worker import Worker
+    from inference.contract import ModelError
+    from producer.connection import KafkaUnavailable
+    from producer.results.minio_objects import MinioObjects
+    from producer.results.objects import StoreUnavailable
+    from producer.topics import ensure_topics
+
+    configure(settings.log, worker=settings.worker.name)
+    log = structlog.get_logger("darkroom.serve")
+    objects = MinioObjects(settings.s3)
+    try:
+        await ensure_topics(settings)
+        await objects.ensure_bucket(retention_days=settings.s3.retention_days)
+        worker = Worker(settings, make_engine(settings), objects)
+        try:
+            health = worker.serve_health()
+        except OSError as error:
+            click.echo(
+                f"Error: port {settings.worker.metrics_port} on {settings.worker.metrics_host} cannot be used "
+                f"({error.strerror}). Choose another with --metrics-port, or 0 for a free one.",
+                err=True,
+            )
+            return 1
+        log.info("health and metrics", host=settings.worker.metrics_host, port=health.port)
+        loop = asyncio.get_running_loop()
+        for one in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(one, worker.drain)
+        clean = await worker.run()
+        health.close()
+    except (KafkaUnavailable, StoreUnavailable, BrokerUnavailable, ModelError, EngineGone) as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
+    finally:
+        objects.close()
+    log.info("drained", clean=clean)
+    return 0 if clean else 1

@@ -1,0 +1,123 @@
+"""Makes the topics that are not there yet, with this deployment's partitions, retention and record size.
+
+A topic that exists is left as it is, whatever its configuration: it may be somebody's who knows better (the chart
+sets the same values), and changing partitions under running consumers is a decision for people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
+from schemas.names import Topic
+from schemas.settings import KafkaSettings, Settings, TopicSettings
+
+__all__ = ["KafkaUnavailable", "TopicRefused", "ensure_topics"]
+
+_HOUR_MS: Final = 3_600_000
+_MINUTE_MS: Final = 60_000
+_LEADER_POLL_S: Final = 0.05
+"""New partitions have leaders after some tens of milliseconds."""
+
+
+class TopicRefused(Exception):  # noqa: N818 - the broker's decision
+    """The broker does not make a topic, and would not the next time: one sentence with the remedy."""
+
+
+async def ensure_topics(settings: Settings) -> tuple[str, ...]:
+    """Create what is missing of the five topics and return the created names, in the order of `schemas.names.Topic`.
+
+    Returns when every created partition has a leader, so the topics can be used at once. Any number of processes may
+    do this at the same time: each name is returned by one of them. Raises `KafkaUnavailable` and `TopicRefused`.
+    """
+    kafka = settings.kafka
+    with reaching_kafka(kafka, "looking for the topics"):
+        async with _admin(kafka) as admin:
+            there = set(await admin.list_topics())
+            missing = [topic for topic in Topic if settings.topics.name(topic) not in there]
+            if not missing:
+                return ()
+            created = await _create(admin, settings.topics, missing)
+            await _wait_for_leaders(admin, kafka, created)
+            return created
+
+
+@contextlib.asynccontextmanager
+async def _admin(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(**kafka_arguments(kafka))
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _create(admin: AIOKafkaAdminClient, topics: TopicSettings, missing: Sequence[Topic]) -> tuple[str, ...]:
+    response = await admin.create_topics([_new_topic(topics, topic) for topic in missing])
+    created = []
+    for name, code, message, *_ in response.topic_errors:
+        error = for_code(code)
+        if code == 0:
+            created.append(name)
+        elif error is TopicAlreadyExistsError:
+            continue  # another process was quicker
+        elif getattr(error, "retriable", False):
+            raise error(message or name)
+        else:
+            raise TopicRefused(
+                f"Kafka did not make the topic {name} ({error.__name__}: {message or 'no reason given'}). Correct the "
+                "DARKROOM_TOPICS__* settings (the replication factor is at most the number of brokers), or let an "
+                "administrator make the topic."
+            )
+    return tuple(created)
+
+
+async def _wait_for_leaders(admin: AIOKafkaAdminClient, kafka: KafkaSettings, created: Sequence[str]) -> None:
+    deadline = time.monotonic() + kafka.request_timeout_ms / 1000
+    waiting = list(created)
+    while waiting:
+        described = await admin.describe_topics(waiting)
+        ready = {
+            topic["topic"] for topic in described if topic["error_code"] == 0 and _has_leaders(topic["partitions"])
+        }
+        waiting = [name for name in waiting if name not in ready]
+        if waiting and time.monotonic() > deadline:
+            raise KafkaError(f"no leader for the new topic {waiting[0]}")
+        if waiting:
+            await asyncio.sleep(_LEADER_POLL_S)
+
+
+def _has_leaders(partitions: Sequence[dict[str, int]]) -> bool:
+    return bool(partitions) and all(one["error_code"] == 0 and one["leader"] >= 0 for one in partitions)
+
+
+def _new_topic(topics: TopicSettings, topic: Topic) -> NewTopic:
+    retention_ms = {
+        Topic.REQUESTS: topics.requests_retention_hours * _HOUR_MS,
+        Topic.COMPLETIONS: topics.completions_retention_hours * _HOUR_MS,
+        Topic.PROGRESS: topics.progress_retention_minutes * _MINUTE_MS,
+        Topic.CANCELLATIONS: topics.cancellations_retention_hours * _HOUR_MS,
+        Topic.DEAD_LETTERS: topics.dead_letters_retention_hours * _HOUR_MS,
+    }[topic]
+    configuration = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(retention_ms),
+        # Only whole segments are removed: with the broker's week-long ones a retention of minutes would be a week's.
+        "segment.ms": str(max(_MINUTE_MS, min(retention_ms, 24 * _HOUR_MS))),
+        "max.message.bytes": str(topics.max_message_bytes),
+        # A record is accepted when this many replicas have it; one of three may be away.
+        "min.insync.replicas": str(max(1, topics.replication_factor - 1)),
+    }
+    return NewTopic(
+        name=topics.name(topic),
+        num_partitions=topics.requests_partitions if topic is Topic.REQUESTS else topics.completions_partitions,
+        replication_factor=topics.replication_factor,
+        topic_configs=configuration,
+    )
