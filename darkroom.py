@@ -14,10 +14,10 @@ import click
 
 if TYPE_CHECKING:
     from producer.requests.client import Client
+
     from schemas.completion import Completion
     from schemas.request import GenerationRequest
-    from schemas.settings import Settings
-    from schemas.settings import load_settings
+    from schemas.settings import Settings, load_settings
 
 _PUBLIC = {
     "Client": "producer.requests.client",

@@ -21,6 +21,11 @@ from schemas.fingerprints import raw_digest
 from schemas.names import DEFAULT_TENANT
 from schemas.request import GenerationRequest
 
+AGE_S_MAX = 3600.0
+"""The most that a record's time stamp says for it in the order of work."""
+PRIORITY_DEFAULT = 4
+"""Of a record whose own priority cannot be read."""
+
 
 class Stopwatch(Enum):
     """Moments of a job's life, for its timings."""
@@ -90,7 +95,7 @@ class Intake:
         try:
             decoded = decode_request(record.value, record.headers, record.key, max_bytes=self._request_bytes_max)
         except RequestRejected as rejected:
-            return self._refused(key, record, rejected)
+            return _refused(key, record, rejected, now=now, wall=wall)
         payload = _payload(key, record, decoded)
         try:
             payload.render = resolve(decoded.request, self._info, self._limits)
@@ -103,24 +108,36 @@ class Intake:
             rows=decoded.request.count,
             size_bytes=_size_bytes(record),
             priority=decoded.request.priority,
+            waiting_since=now - _age_s(record, wall),
             deadline=None if deadline is None else now + (deadline - wall).total_seconds(),
             refusal=_verdict(payload.refusal),
         )
         return facts, payload
 
-    def _refused(self, key: JobKey, record: Record, rejected: RequestRejected) -> tuple[JobFacts, Payload]:
-        payload = Payload(
-            record=record,
-            event_id=_coordinates(key),
-            request_digest=raw_digest(record.value or b""),
-            requested_at=_timestamp(record),
-            tenant=rejected.tenant or DEFAULT_TENANT,
-            request_id=rejected.request_id,
-            refusal=rejected,
-        )
-        identity = None if rejected.request_id is None else (payload.tenant, rejected.request_id)
-        facts = JobFacts(key, identity, 1, _size_bytes(record), priority=4, refusal=_verdict(rejected))
-        return facts, payload
+
+def _refused(
+    key: JobKey, record: Record, rejected: RequestRejected, *, now: float, wall: datetime
+) -> tuple[JobFacts, Payload]:
+    payload = Payload(
+        record=record,
+        event_id=_coordinates(key),
+        request_digest=raw_digest(record.value or b""),
+        requested_at=_timestamp(record),
+        tenant=rejected.tenant or DEFAULT_TENANT,
+        request_id=rejected.request_id,
+        refusal=rejected,
+    )
+    identity = None if rejected.request_id is None else (payload.tenant, rejected.request_id)
+    facts = JobFacts(
+        key,
+        identity,
+        rows=1,
+        size_bytes=_size_bytes(record),
+        priority=PRIORITY_DEFAULT,
+        waiting_since=now - _age_s(record, wall),
+        refusal=_verdict(rejected),
+    )
+    return facts, payload
 
 
 def _payload(key: JobKey, record: Record, decoded: Decoded) -> Payload:
@@ -147,6 +164,11 @@ def _coordinates(key: JobKey) -> str:
 
 def _timestamp(record: Record) -> datetime:
     return datetime.fromtimestamp(max(0, record.timestamp_ms) / 1000, UTC)
+
+
+def _age_s(record: Record, wall: datetime) -> float:
+    """How long the record has waited, within bounds: a producer's clock that is wrong must not let it jump the queue."""
+    return min(AGE_S_MAX, max(0.0, wall.timestamp() - record.timestamp_ms / 1000))
 
 
 def _size_bytes(record: Record) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import KafkaError
 
 from schemas.errors import SettingsError
-from schemas.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from schemas.settings import KafkaSettings
 
 
 class KafkaUnavailable(Exception):  # noqa: N818 - named for what happened, as the store's

@@ -173,10 +173,10 @@ class Core:
             partition.failures += 1
             partition.reopen_at = now + self.limits.backoff_s(partition.failures)
 
-    def _on_record(self, event: on.RecordArrived, now: float) -> None:
+    def _on_record(self, event: on.RecordArrived, _now: float) -> None:
         partition = self._delivering(event.facts.key.partition_key, event.epoch)
         if partition is not None and partition.account.receive(event.facts.key.offset):
-            self.flow.arrive(event.facts, partition, now)
+            self.flow.arrive(event.facts, partition)
 
     def _on_position(self, event: on.PositionAdvanced, _now: float) -> None:
         partition = self._delivering(event.partition, event.epoch)

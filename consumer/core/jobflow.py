@@ -54,9 +54,9 @@ class JobFlow:
 
     # --- In and out --------------------------------------------------------------------------------------
 
-    def arrive(self, facts: JobFacts, partition: Partition, now: float) -> None:
+    def arrive(self, facts: JobFacts, partition: Partition) -> None:
         """A record that is new work."""
-        job = Job(facts, partition, arrived_at=now)
+        job = Job(facts, partition)
         self._jobs[job.key] = partition.jobs[job.key] = job
         self.rows_in[job.state] += facts.rows
         if facts.identity is None:
@@ -67,7 +67,7 @@ class JobFlow:
             self.deadlines.add(facts.deadline, job)
 
     def forget(self, job: Job) -> None:
-        """The job is over here. Its followers, if its outcome was never decided, start anew."""
+        """The job is over here."""
         if job.waits:
             self.room.discard(job)
         if job.state is JobState.FOLLOWING:
@@ -79,9 +79,7 @@ class JobFlow:
         job.over = True
         job.partition.drop(job)
         del self._jobs[job.key]
-        for follower in self.identities.stop_leading(job):
-            self.move(follower, JobState.WAITING)
-            self.room.add(follower, urgent=True)
+        self._release_followers(job)
         self._out.append(do.Forget(job.key))
 
     def move(self, job: Job, state: JobState) -> None:
@@ -254,8 +252,13 @@ class JobFlow:
     def _decide(self, job: Job) -> None:
         self.move(job, JobState.DECIDED)
         job.partition.decided.append(job.key)
+        self._release_followers(job)
+
+    def _release_followers(self, job: Job) -> None:
+        """Decided or over: the first of those that followed leads now, and looks up what stands."""
         for follower in self.identities.stop_leading(job):
-            self._look_up(follower)
+            self.move(follower, JobState.WAITING)
+            self.room.add(follower, urgent=True)
 
     def _free_pictures(self, job: Job) -> None:
         self.unsettled_bytes -= job.rendered_bytes

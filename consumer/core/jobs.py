@@ -1,11 +1,10 @@
 """One record on its way to its outcome: the states, and which may follow which.
 
     WAITING ----> LOOKING ---> PREPARING ---> READY ---> ON_DEVICE ---> FINISHING --+
-     ^ |  |       |     ^                                                           |
-     | |  |       |     +-- FOLLOWING (its leader was decided)                      v
-     | |  |       +-------- decided before: DECIDED; refused, expired: --------> SETTLING
-     | |  +---> FOLLOWING --+ (its leader was dropped)                              |
-     +-|--------------------+                                                       |
+     ^ |  |          |                                                              |
+     | |  v          +-- decided before: DECIDED; refused, expired, cancelled: --> SETTLING
+     | | FOLLOWING                                                                  |
+     +-|--+ (its leader was decided or is over)                                     |
        +--> DECIDED (no request id: a dead letter) <--------------------------------+
                |
                +----> PUBLISHING ---> gone
@@ -49,7 +48,7 @@ _W, _F, _L, _P, _R, _O, _N, _S, _D, _U = JobState
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     _W: frozenset({_F, _L, _D}),
-    _F: frozenset({_L, _W}),
+    _F: frozenset({_W}),
     _L: frozenset({_P, _S, _D}),
     _P: frozenset({_R, _S, _W}),
     _R: frozenset({_O, _S}),
@@ -95,6 +94,8 @@ class JobFacts:
     size_bytes: int
     priority: int
     """0 to 9; higher goes first."""
+    waiting_since: float = 0.0
+    """When the request came to Kafka, in seconds of the core's clock."""
     deadline: float | None = None
     """In seconds of the core's clock."""
     refusal: Verdict | None = None
@@ -107,7 +108,6 @@ class Job:
 
     facts: JobFacts
     partition: Partition
-    arrived_at: float
     state: JobState = JobState.WAITING
     waits: bool = False
     """Whether the waiting room counts it."""

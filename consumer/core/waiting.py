@@ -1,8 +1,9 @@
 """The waiting room: records received and not started, in the order in which they will be.
 
-Order: priority, then arrival, with ageing. One level of priority weighs as much as `ageing_s` seconds of
+Order: priority, then arrival in Kafka, with ageing. (Arrival here would serve one partition after the other, as
+polls return them.) One level of priority weighs as much as `ageing_s` seconds of
 waiting, and since every job ages at the same rate the order of two jobs never changes: the key
-`arrival - priority * ageing_s` is fixed at arrival and a heap keeps it. So no row is passed over for longer
+`waiting_since - priority * ageing_s` is fixed at arrival and a heap keeps it. So no row is passed over for longer
 than nine levels' worth of ageing, whatever arrives after it, and the one that holds a partition's window
 moves on.
 """
@@ -33,7 +34,7 @@ class WaitingRoom:
 
     def urgency(self, job: Job) -> float:
         """The fixed key of a job's place in the order, in seconds; smaller goes first."""
-        return job.arrived_at - job.facts.priority * self._limits.ageing_s
+        return job.facts.waiting_since - job.facts.priority * self._limits.ageing_s
 
     def rows(self, partition: PartitionKey) -> int:
         """Rows of a partition that wait."""

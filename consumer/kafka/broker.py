@@ -115,7 +115,7 @@ class KafkaBroker:
         await self.close(partition)
         try:
             while prove_ownership and not await owns(self._admin, self._kafka.group_id, self._client_id, partition):
-                await asyncio.sleep(OWNERSHIP_POLL_S)  # noqa: ASYNC110 - the group tells nobody, it has to be asked
+                await asyncio.sleep(OWNERSHIP_POLL_S)
             writer = self._writer(partition)
             await writer.start()
             self._writers[partition] = writer

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 
 from schemas.codec import decode_cancellation
 from schemas.errors import EventUnreadable
@@ -29,10 +29,10 @@ RETRY_S = 5.0
 async def follow(topic: str, arguments: dict[str, Any], on_cancelled: Callable[[tuple[str, str]], None]) -> None:
     """Report (tenant, request id) of each cancellation, until cancelled itself."""
     while True:
-        consumer = AIOKafkaConsumer(**arguments, isolation_level="read_committed", auto_offset_reset="earliest")
+        consumer = AIOKafkaConsumer(topic, **arguments, isolation_level="read_committed", auto_offset_reset="earliest")
         try:
             await consumer.start()
-            await _follow(consumer, topic, on_cancelled)
+            await _follow(consumer, on_cancelled)
         except (KafkaError, OSError) as error:
             log.warning("cancellations cannot be read at the moment", error=repr(error))
             await asyncio.sleep(RETRY_S)
@@ -40,8 +40,8 @@ async def follow(topic: str, arguments: dict[str, Any], on_cancelled: Callable[[
             await consumer.stop()
 
 
-async def _follow(consumer: AIOKafkaConsumer, topic: str, on_cancelled: Callable[[tuple[str, str]], None]) -> None:
-    await _start_back(consumer, topic)
+async def _follow(consumer: AIOKafkaConsumer, on_cancelled: Callable[[tuple[str, str]], None]) -> None:
+    await _start_back(consumer)
     while True:
         for batch in (await consumer.getmany(timeout_ms=1000)).values():
             for record in batch:
@@ -53,13 +53,8 @@ async def _follow(consumer: AIOKafkaConsumer, topic: str, on_cancelled: Callable
                     on_cancelled((cancellation.tenant, cancellation.request_id))
 
 
-async def _start_back(consumer: AIOKafkaConsumer, topic: str) -> None:
-    await consumer.topics()  # loads what the next line reads
-    numbers = consumer.partitions_for_topic(topic) or set()
-    partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
-    if not partitions:
-        raise UnknownTopicOrPartitionError(topic)
-    consumer.assign(partitions)
+async def _start_back(consumer: AIOKafkaConsumer) -> None:
+    partitions = consumer.assignment()
     since = await consumer.offsets_for_times(dict.fromkeys(partitions, int((time.time() - BACK_S) * 1000)))
     for partition, found in since.items():
         if found is None:

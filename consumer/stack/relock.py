@@ -7,12 +7,13 @@ import hashlib
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, Final
 
 from consumer.stack.errors import StackError
 from consumer.stack.jars import Jar
 from consumer.stack.settings import StackSettings, load_settings
 
-_ANSWER_LIMIT_S = 30
+_ANSWER_LIMIT_S: Final = 30
 
 
 def relock(version: str, settings: StackSettings) -> list[Jar]:
@@ -31,9 +32,9 @@ def relock(version: str, settings: StackSettings) -> list[Jar]:
         )
 
         def resolved(coordinates: str) -> list[Jar]:
-            # "!" keeps one artifact's dependency management off the others: with log4j's, the broker would be given
-            # an older release of Kafka's own client.
-            inputs, needed = context.resolver.resolve([context.create_dependency(f"{coordinates}!")])
+            # One at a time: of several, each one's dependency management is applied to all, and log4j's would give
+            # the broker an older release of Kafka's own client.
+            inputs, needed = context.resolver.resolve([context.create_dependency(coordinates)])
             return [_jar(each.artifact) for each in (*inputs, *needed)]
 
         try:
@@ -48,12 +49,12 @@ def relock(version: str, settings: StackSettings) -> list[Jar]:
             ]
         except (OSError, RuntimeError, KeyError) as error:
             raise StackError(
-                f"Kafka {version} cannot be resolved from {settings.maven_url}: {error}. Check the version and the network."
+                f"Kafka {version} cannot be resolved from {settings.maven_url}: {error}. Check version and network."
             ) from error
     return sorted(jars)
 
 
-def _jar(artifact) -> Jar:  # type: ignore[no-untyped-def]  # jgo has no types
+def _jar(artifact: Any) -> Jar:
     digest = hashlib.sha256(Path(artifact.resolve()).read_bytes()).digest()
     coordinates = f"{artifact.groupId}:{artifact.artifactId}:{artifact.version}"
     return Jar(coordinates, base64.b64encode(digest).decode())

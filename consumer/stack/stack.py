@@ -115,6 +115,11 @@ class Stack:
         running = all(server.ready for server in servers.values())
         return StackStatus(running, servers, current.environment if running else {})
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that reach the stack, as `up` left them; whether it runs is not looked at."""
+        return dict(self._known().environment)
+
     def kill_kafka(self) -> None:
         """SIGKILL, as in a crash of the broker. It stays away until `start_kafka` or `up`."""
         self._kill(KAFKA)

@@ -87,7 +87,7 @@ class SdxlDevice(Device[SdxlRow]):
         return self._loaded().components.info
 
     def load(self) -> None:
-        """Load, and render one small batch from end to end, so that no request pays for a kernel's first run.
+        """Load, and render a few one-step pictures from end to end, so that no request pays for a kernel's first run.
 
         Raises `ModelError`, also where the parts turn out not to work together.
         """
@@ -175,11 +175,11 @@ class SdxlDevice(Device[SdxlRow]):
 
     def _warm_up(self) -> None:
         model = self._loaded()
-        jobs = [RenderJob(job_id="warm-up", request=request) for request in _warm_up_requests(model.components.info)]
-        rows = [row for job in jobs for row in self.prepare(job).rows]
-        self.step(rows)
-        for row in rows:
-            self.finish([row])
+        # One row at a time: a card that can hold one row and no more is to start, too.
+        for request in _warm_up_requests(model.components.info):
+            rows = self.prepare(RenderJob(job_id="warm-up", request=request)).rows
+            self.step(rows)
+            self.finish(rows)
         # Nobody will ask for these again, and the counts are the requests'.
         model.texts.reset()
         model.poses.reset()

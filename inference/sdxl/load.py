@@ -139,7 +139,6 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _load_network(kind: Any, weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
-    dtype_argument = "torch_dtype" if issubclass(kind, diffusers.ModelMixin) else "dtype"
     with _translated(kind.__name__, weights.folder):
         network, report = kind.from_pretrained(
             weights.folder,
@@ -147,7 +146,7 @@ def _load_network(kind: Any, weights: Weights, dtype: torch.dtype, device: torch
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            **{dtype_argument: dtype},
+            dtype=dtype,
         )
     wrong = [*report["missing_keys"], *report["mismatched_keys"]]
     if wrong:

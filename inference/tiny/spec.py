@@ -76,8 +76,8 @@ SPEC: Final[dict[str, Any]] = {
         "timestep_spacing": "leading",
     },
     # Factors on freshly drawn weights. Without them a random UNet predicts next to nothing, a random VAE paints an
-    # even grey, and a new ControlNet, which ends in zero convolutions, has no effect at all.
+    # even grey, and of a pose nothing is left behind the random encoder of its picture.
     "unet_output_gain": 4.0,
     "vae_output_gain": 1.5,
-    "controlnet_gain": 1.0,
+    "pose_encoder_gain": 3.0,
 }

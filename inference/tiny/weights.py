@@ -65,14 +65,16 @@ def _text_config(name: str) -> Any:
 
 
 def _wake(controlnet: Any) -> None:
-    """Give the convolutions that start at zero the weights any other convolution would start with."""
-    for convolution in (
-        controlnet.controlnet_cond_embedding.conv_out,
-        *controlnet.controlnet_down_blocks,
-        controlnet.controlnet_mid_block,
-    ):
+    """Give the convolutions that start at zero the weights any other would start with, and the pose a way through.
+
+    The pose encoder has eight convolutions in a row, and each of them, freshly drawn, keeps a third of its input.
+    """
+    pose_encoder = controlnet.controlnet_cond_embedding
+    for convolution in (pose_encoder.conv_out, *controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
         convolution.reset_parameters()
-        convolution.weight.mul_(SPEC["controlnet_gain"])
+    for convolution in (pose_encoder.conv_in, *pose_encoder.blocks, pose_encoder.conv_out):
+        convolution.weight.mul_(SPEC["pose_encoder_gain"])
+        convolution.bias.zero_()
 
 
 def _tokenizer(settings: Mapping[str, Any]) -> Any:

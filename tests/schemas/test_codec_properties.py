@@ -27,8 +27,8 @@ from schemas.names import is_identity
 from schemas.publish import document
 from tests.schemas.strategies import ANY_JSON, HEADERS, as_bytes, mutated_requests, request_objects
 
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-FEWER = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEWER = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 REQUEST_SCHEMA = jsonschema.Draft202012Validator(document("request"))
 
 

@@ -177,8 +177,10 @@ def test_required_fields(missing: str) -> None:
 
 
 def test_deadlines_are_held_in_utc() -> None:
-    assert read(deadline="2027-01-31T14:00:00+02:00").deadline == datetime(2027, 1, 31, 12, tzinfo=UTC)
-    assert read(deadline="2027-01-31t12:00:00z").deadline == datetime(2027, 1, 31, 12, tzinfo=UTC)
+    for text in ("2027-01-31T14:00:00+02:00", "2027-01-31t12:00:00z"):
+        deadline = read(deadline=text).deadline
+        assert deadline == datetime(2027, 1, 31, 12, tzinfo=UTC)
+        assert deadline.tzinfo is UTC
 
 
 def test_poses_are_told_apart_and_typed() -> None:

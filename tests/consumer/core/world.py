@@ -20,6 +20,7 @@ from consumer.core.offset_map import decode_map
 from consumer.core.partition_key import JobKey, PartitionKey, RowKey
 
 TOPIC = "requests"
+ROWS_MAX = 3
 LIMITS = Limits(batch_rows_max=3, ahead_rows_max=1, prepare_ahead_rows_max=5, offset_window=8, waiting_rows_max=12)
 
 
@@ -102,7 +103,7 @@ class World:
         for worker in self.workers:
             flow = worker.core.flow
             assert flow.batcher.rows_on_device <= LIMITS.batch_rows_max + LIMITS.ahead_rows_max
-            assert flow.rows_ahead <= LIMITS.prepare_ahead_rows_max + 3
+            assert flow.rows_ahead < LIMITS.prepare_ahead_rows_max + ROWS_MAX
             assert all(count >= 0 for count in flow.rows_in.values())
             rendering = [row.job for row in worker.device]
             identities = [facts.identity for job in set(rendering) if (facts := self._facts(job))]
@@ -135,9 +136,10 @@ class World:
             JobFacts(
                 key=JobKey(TOPIC, key.partition, len(log)),
                 identity=None if kind < 0.05 else identity,
-                rows=self.rng.choice((1, 1, 1, 2, 3)),
+                rows=self.rng.choice((1, 1, 1, 2, ROWS_MAX)),
                 size_bytes=100,
                 priority=self.rng.randrange(10),
+                waiting_since=self.now,
                 deadline=self.now + self.rng.random() if kind > 0.9 else None,
                 refusal=Verdict(VerdictKind.FAILED, "invalid_request", "no") if 0.05 <= kind < 0.1 else None,
             )

@@ -1,0 +1,185 @@
+"""Reads whole topics without a consumer group: committed records only, from wherever the caller says.
+
+Followers of completions, the command line and the audit read so. Nothing is committed and nobody's partitions move.
+Progress is told by positions, never by the offsets of records: commit markers, aborted records and compacted gaps take
+offsets too and are never delivered, so a reader that waited for a certain offset would wait for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import IllegalStateError
+
+from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
+
+if TYPE_CHECKING:
+    from schemas.settings import KafkaSettings
+
+__all__ = ["TopicPartition", "TopicReader", "partitions_of"]
+
+log = structlog.get_logger(__name__)
+
+GROWTH_CHECK_S: Final = 30.0
+"""How often partitions that were added are looked for."""
+STOP_S_MAX: Final = 5.0
+"""How long closing may take before the connections are left to themselves."""
+
+
+async def partitions_of(kafka: KafkaSettings, topics: Collection[str]) -> frozenset[TopicPartition]:
+    """All partitions of these topics. Raises `KafkaUnavailable`, also where one of them is not there."""
+    admin = AIOKafkaAdminClient(**kafka_arguments(kafka))
+    with reaching_kafka(kafka, "looking for the topics"):
+        try:
+            await admin.start()
+            described = await admin.describe_topics(list(topics))
+        finally:
+            await admin.close()
+    found = {one["topic"]: one["partitions"] for one in described if one["error_code"] == 0}
+    missing = sorted(set(topics) - found.keys())
+    if missing:
+        raise _missing(missing)
+    return frozenset(TopicPartition(topic, one["partition"]) for topic, all_ in found.items() for one in all_)
+
+
+class TopicReader:
+    """All partitions of some topics. For one task at a time.
+
+    Every method raises `KafkaUnavailable` where Kafka does not do its part, or has no such topic.
+    """
+
+    def __init__(self, kafka: KafkaSettings, topics: Sequence[str]) -> None:
+        self._kafka = kafka
+        self._topics = tuple(topics)
+        self._arguments = kafka_arguments(kafka)
+        self._consumer: AIOKafkaConsumer = None
+        self._checked_at = 0.0
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def start(self) -> Self:
+        """Connect. Nothing is read before `start_at`."""
+        self._partitions = await partitions_of(self._kafka, self._topics)
+        self._consumer = AIOKafkaConsumer(
+            **self._arguments,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",  # only where retention overtakes the position
+            enable_auto_commit=False,
+            fetch_max_bytes=self._kafka.fetch_max_bytes,
+        )
+        with self._reaching("starting to read"):
+            await _start(self._consumer)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def partitions(self) -> frozenset[TopicPartition]:
+        """The partitions, as of the start or of the last look."""
+        return self._partitions
+
+    async def beginnings(self) -> dict[TopicPartition, int]:
+        """The first offset of each partition that is still there."""
+        with self._reaching("asking for offsets"):
+            return dict(await self._consumer.beginning_offsets(sorted(self._partitions)))
+
+    async def stable_ends(self) -> dict[TopicPartition, int]:
+        """The last stable offset of each partition: what is before it is there for everyone and will not change."""
+        with self._reaching("asking for offsets"):
+            return dict(await self._consumer.end_offsets(sorted(self._partitions)))
+
+    async def high_watermarks(self) -> dict[TopicPartition, int]:
+        """Where each partition ends, records of open transactions included."""
+        # A consumer is told the end of what it may read, so one that may read everything has to ask.
+        everything = AIOKafkaConsumer(**self._arguments, enable_auto_commit=False)
+        with self._reaching("asking for offsets"):
+            await _start(everything)
+            try:
+                return dict(await everything.end_offsets(sorted(self._partitions)))
+            finally:
+                await everything.stop()
+
+    def start_at(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read from these positions, and no partition that is not among them."""
+        self._consumer.assign(sorted(positions))
+        for partition, offset in positions.items():
+            self._consumer.seek(partition, offset)
+        self._checked_at = time.monotonic()
+
+    def leave_out(self, partition: TopicPartition) -> None:
+        """Read no more of a partition."""
+        self._consumer.pause(partition)
+
+    async def read(self, timeout_s: float) -> list[Any]:
+        """The next records (aiokafka's), or none after `timeout_s`. Never cancelled inside of a fetch by itself."""
+        with self._reaching("reading"):
+            batches = await self._consumer.getmany(timeout_ms=max(0, int(timeout_s * 1000)))
+        return [record for batch in batches.values() for record in batch]
+
+    async def position(self, partition: TopicPartition) -> int:
+        """The offset from which reading goes on."""
+        with self._reaching("reading"):
+            async with asyncio.timeout(self._kafka.request_timeout_ms / 1000):
+                position: int = await self._consumer.position(partition)
+                return position
+
+    async def look_for_growth(self) -> None:
+        """Take in partitions that were added, from their beginning. Does something only twice a minute.
+
+        A Kafka that is away for a while ends no reading: this tries again later, and so does aiokafka.
+        """
+        if time.monotonic() - self._checked_at < GROWTH_CHECK_S:
+            return
+        self._checked_at = time.monotonic()
+        try:
+            added = await partitions_of(self._kafka, self._topics) - self._partitions
+        except KafkaUnavailable as error:
+            log.warning("partitions that were added cannot be looked for at the moment", error=str(error))
+            return
+        if added:
+            positions = {one: await self.position(one) for one in self._consumer.assignment()}
+            self.start_at(positions | dict.fromkeys(added, 0))
+            self._partitions |= added
+
+    @contextlib.contextmanager
+    def _reaching(self, doing: str) -> Iterator[None]:
+        try:
+            with reaching_kafka(self._kafka, f"{doing} of {' and '.join(self._topics)}"):
+                yield
+        except IllegalStateError as error:
+            raise KafkaUnavailable(f"The reader of {' and '.join(self._topics)} was closed.") from error
+
+    async def close(self) -> None:
+        """Stop reading. Idempotent, and bounded in time."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._consumer.stop(), STOP_S_MAX)
+
+
+async def _start(consumer: AIOKafkaConsumer) -> None:
+    """Start, and let the client's own tasks begin: stopping it before that raises CancelledError out of `stop`."""
+    try:
+        await consumer.start()
+    except BaseException:
+        await consumer.stop()
+        raise
+    await asyncio.sleep(0)
+
+
+def _missing(topics: Collection[str]) -> KafkaUnavailable:
+    """The error for topics that are not there."""
+    return KafkaUnavailable(
+        f"Kafka does not have the topic {' or '.join(topics)}. Start a worker (`darkroom serve`) or send a request "
+        "(`darkroom send`): either makes the topics; and check DARKROOM_TOPICS__PREFIX."
+    )

@@ -1,0 +1,273 @@
+"""The Python client: publish requests, follow what becomes of them, take them back.
+
+    async with Client(load_settings()) as client:
+        ids = await client.send(GenerationRequest(request_id="hello-1", prompt="a dancer on a stage"))
+        outcomes = await client.wait(ids, timeout_s=120)
+
+A client notes where the completions end when it starts. All that it follows begins there, so whatever it sends, no
+completion of it is missed, however late it begins to look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
+from producer.reader import STOP_S_MAX, TopicPartition, TopicReader
+from producer.requests.arrivals import Arrivals, Identity
+from schemas.codec import (
+    EncodedEvent,
+    decode_completion,
+    decode_progress,
+    encode_cancellation,
+    encode_request,
+)
+from schemas.completion import Completion
+from schemas.errors import ErrorCode, EventUnreadable, RequestRejected
+from schemas.events import Cancellation, Progress
+from schemas.names import DEFAULT_TENANT
+from schemas.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from schemas.settings import Settings
+
+__all__ = ["Client", "KafkaUnavailable", "SendInterrupted"]
+
+log = structlog.get_logger(__name__)
+
+SEND_AHEAD_MAX: Final = 500
+"""Requests that may be on their way unacknowledged; with inline pictures they can be large."""
+READ_S: Final = 1.0
+"""How long one read waits for records; only bounds how late a new partition is noticed."""
+TENANTS_MAX: Final = 100_000
+"""Requests of other tenants than the default one whose tenant is remembered, for `wait`."""
+
+EventT = TypeVar("EventT", Completion, Progress)
+
+
+class SendInterrupted(KafkaUnavailable):
+    """Kafka failed while requests were being sent. `accepted_ids` are those that it had taken before.
+
+    Of the others any may have been taken as well. Sending them again under their ids is safe: a request id is
+    rendered once.
+    """
+
+    def __init__(self, message: str, accepted_ids: Sequence[str]) -> None:
+        super().__init__(message)
+        self.accepted_ids = tuple(accepted_ids)
+
+
+class Client:
+    """Publishes requests and follows their outcomes. An async context manager, for one event loop.
+
+    `follow=False` leaves out what only following needs; then what is followed begins when it is asked for. Every
+    method raises `KafkaUnavailable` where Kafka is not reached or has no topics yet (`producer.topics` makes them).
+    """
+
+    def __init__(self, settings: Settings, *, follow: bool = True) -> None:
+        self._settings = settings
+        self._follow = follow
+        self._since: dict[TopicPartition, int] = {}
+        self._tenants: OrderedDict[str, str] = OrderedDict()
+        self._readers: set[TopicReader] = set()
+        self._waited: TopicReader | None = None
+        self._arrivals = Arrivals(self._arrived)
+        self._opening = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        kafka = self._settings.kafka
+        self._producer = AIOKafkaProducer(
+            **kafka_arguments(kafka),
+            acks="all",
+            enable_idempotence=True,
+            max_request_size=self._settings.topics.max_message_bytes,
+        )
+        try:
+            with reaching_kafka(kafka, "starting to send"):
+                async with asyncio.timeout(kafka.request_timeout_ms / 1000):  # it asks for a producer id without limit
+                    await self._producer.start()
+            if self._follow:
+                topics = self._settings.topics
+                async with TopicReader(kafka, (topics.completions, topics.progress)) as reader:
+                    self._since = await reader.stable_ends()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        """Nothing that was accepted waits here, so a Kafka that does not answer is left after some seconds."""
+        for reader in tuple(self._readers):
+            await self._close_reader(reader)
+        with contextlib.suppress(TimeoutError, KafkaError):
+            await asyncio.wait_for(self._producer.stop(), STOP_S_MAX)
+
+    # --- Publishing --------------------------------------------------------------------------------------
+
+    async def send(
+        self, requests: GenerationRequest | Iterable[GenerationRequest], *, traceparent: str | None = None
+    ) -> list[str]:
+        """Publish one request or several and return their ids, in order, once all of Kafka's replicas have them.
+
+        Each is published once, however often the connection fails meanwhile (an idempotent producer). Raises
+        `RequestRejected` for a request that is larger than a worker reads, before sending any of its portion of
+        500, and `SendInterrupted`.
+        """
+        several = [requests] if isinstance(requests, GenerationRequest) else requests
+        accepted: list[str] = []
+        iterator = iter(several)
+        while portion := list(islice(iterator, SEND_AHEAD_MAX)):
+            events = [self._encoded(request, traceparent) for request in portion]
+            for request in portion:
+                self._remember_tenant(request)
+            await self._publish_portion(events, [request.request_id for request in portion], accepted)
+        return accepted
+
+    async def cancel(self, request_id: str, *, tenant: str = DEFAULT_TENANT, reason: str | None = None) -> None:
+        """Publish the wish that a request be not rendered. One that is finished already stays as it is.
+
+        Raises `pydantic.ValidationError` for an id, tenant or reason that cannot be one.
+        """
+        cancellation = Cancellation(request_id=request_id, tenant=tenant, reason=reason)
+        event = encode_cancellation(cancellation, event_id=str(uuid.uuid4()), time=datetime.now(UTC))
+        with reaching_kafka(self._settings.kafka, "sending a cancellation"):
+            await self._producer.send_and_wait(
+                self._settings.topics.cancellations, event.value, key=event.key, headers=event.headers
+            )
+
+    def _encoded(self, request: GenerationRequest, traceparent: str | None) -> EncodedEvent:
+        event = encode_request(request, event_id=str(uuid.uuid4()), time=datetime.now(UTC), traceparent=traceparent)
+        bytes_max = self._settings.limits.request_bytes_max
+        if len(event.value) > bytes_max:
+            raise RequestRejected(
+                ErrorCode.REQUEST_TOO_LARGE,
+                f"the request {request.request_id} has {len(event.value)} bytes, at most {bytes_max} are read; put "
+                "its pose picture in a bucket and name it by bucket and key",
+                request_id=request.request_id,
+                tenant=request.tenant,
+            )
+        return event
+
+    async def _publish_portion(self, events: Sequence[EncodedEvent], ids: Sequence[str], accepted: list[str]) -> None:
+        """Publish events side by side, and add the ids of those that were acknowledged to `accepted`."""
+        topic = self._settings.topics.requests
+        sending = (
+            self._producer.send_and_wait(topic, event.value, key=event.key, headers=event.headers) for event in events
+        )
+        results = await asyncio.gather(*sending, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        accepted += [one for one, result in zip(ids, results, strict=True) if not isinstance(result, BaseException)]
+        if not failures:
+            return
+        try:
+            with reaching_kafka(self._settings.kafka, "sending requests"):
+                raise failures[0]
+        except KafkaUnavailable as error:
+            message = f"{error} {len(accepted)} requests were accepted; the others can be sent again as they are."
+            raise SendInterrupted(message, accepted) from error
+
+    def _remember_tenant(self, request: GenerationRequest) -> None:
+        if request.tenant == DEFAULT_TENANT:
+            return
+        self._tenants[request.request_id] = request.tenant
+        if len(self._tenants) > TENANTS_MAX:
+            self._tenants.popitem(last=False)
+
+    # --- Following ---------------------------------------------------------------------------------------
+
+    async def completions(self, *, from_beginning: bool = False) -> AsyncIterator[Completion]:
+        """All completions, of everyone's requests, without end: since the client's start, or all there are.
+
+        Within a partition in their order. A record that is no completion is passed over, with a line in the log.
+        """
+        async for completion in self._events(
+            self._settings.topics.completions, decode_completion, from_beginning=from_beginning
+        ):
+            yield completion
+
+    async def progress(self) -> AsyncIterator[Progress]:
+        """All progress events since the client's start, without end. Any may be lost, so each says all there is."""
+        async for progress in self._events(self._settings.topics.progress, decode_progress, from_beginning=False):
+            yield progress
+
+    async def wait(self, ids: Collection[str], timeout_s: float, *, tenant: str | None = None) -> dict[str, Completion]:
+        """The completions of these request ids, once there is one for each or `timeout_s` has passed.
+
+        Ids without a completion by then are not in the answer. `tenant` is that under which this client sent the
+        id, else the default one, unless given. Any number of tasks may wait at once.
+        """
+        identities: dict[Identity, str] = {
+            (tenant or self._tenants.get(request_id, DEFAULT_TENANT), request_id): request_id for request_id in ids
+        }
+        found = await self._arrivals.wait(identities.keys(), timeout_s)
+        return {identities[identity]: completion for identity, completion in found.items()}
+
+    async def _arrived(self, timeout_s: float) -> list[Completion]:
+        """What `wait` reads, from the client's start on."""
+        async with self._opening:
+            if self._waited is None:
+                self._waited = await self._open(self._settings.topics.completions, from_beginning=False)
+        return await _read(self._waited, timeout_s, decode_completion)
+
+    async def _events(
+        self, topic: str, decode: Callable[[bytes | None, Any], EventT], *, from_beginning: bool
+    ) -> AsyncIterator[EventT]:
+        reader = await self._open(topic, from_beginning=from_beginning)
+        try:
+            while True:
+                for event in await _read(reader, READ_S, decode):
+                    yield event
+        finally:
+            await self._close_reader(reader)
+
+    async def _open(self, topic: str, *, from_beginning: bool) -> TopicReader:
+        """A reader that is closed with the client at the latest."""
+        reader = await TopicReader(self._settings.kafka, (topic,)).start()
+        self._readers.add(reader)
+        if from_beginning:
+            positions = await reader.beginnings()
+        elif self._follow:
+            # Partitions that were added since the client's start are read from their beginning.
+            positions = {partition: self._since.get(partition, 0) for partition in reader.partitions}
+        else:
+            positions = await reader.stable_ends()
+        reader.start_at(positions)
+        return reader
+
+    async def _close_reader(self, reader: TopicReader) -> None:
+        self._readers.discard(reader)
+        await reader.close()
+
+
+async def _read(reader: TopicReader, timeout_s: float, decode: Callable[[bytes | None, Any], EventT]) -> list[EventT]:
+    await reader.look_for_growth()
+    events = []
+    for record in await reader.read(timeout_s):
+        try:
+            events.append(decode(record.value, record.headers))
+        except EventUnreadable as error:
+            log.warning(
+                "an unreadable event was passed over",
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                error=error.message,
+            )
+    return events

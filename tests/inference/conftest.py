@@ -1,0 +1,42 @@
+"""The tiny model and what is loaded from it, once a session: loading takes longer than painting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from inference.tiny import TinyModel, ensure_tiny_model
+
+if TYPE_CHECKING:
+    from inference.sdxl import SdxlDevice
+    from tests.inference.painting import Oracle
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    return ensure_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def shared_device(tiny: TinyModel) -> Iterator[SdxlDevice]:
+    """A loaded device whose caches other tests use, too."""
+    import torch
+
+    from tests.inference.painting import load
+
+    torch.set_num_threads(1)
+    device = load(tiny)
+    yield device
+    device.close()
+
+
+@pytest.fixture(scope="session")
+def oracle(tiny: TinyModel) -> Oracle:
+    import torch
+
+    from tests.inference.painting import Oracle
+
+    torch.set_num_threads(1)
+    return Oracle(tiny.path, tiny.controlnet_path)

@@ -1,0 +1,178 @@
+"""What the tests of the SDXL device share: requests, a way to drive a device, and diffusers' pipelines as oracle.
+
+The oracle is diffusers itself on the same folders: `StableDiffusionXLControlNetPipeline` for a request with a pose,
+`StableDiffusionXLPipeline` for one without, one pipeline call a picture, with a CPU generator of the request's seed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from inference.contract import RenderedImage, RenderJob, RenderRequest
+from inference.pose.control import control_picture
+from inference.pose.picture import PictureLimits
+from inference.sdxl import SdxlDevice
+from inference.sdxl.rows import SdxlRow
+from inference.tiny import TinyModel
+from schemas.pose import PeoplePose
+
+Pixels = npt.NDArray[np.int16]
+
+TOLERANCE = 1
+"""Of 255, in any channel of any pixel: a batch adds its sums in another order, and a value may round the other way."""
+
+_WAVING = (
+    (0.50, 0.12), (0.50, 0.26), (0.36, 0.26), (0.28, 0.42), (0.26, 0.58), (0.64, 0.26), (0.76, 0.18), (0.84, 0.06),
+    (0.42, 0.56), (0.40, 0.76), (0.38, 0.96), (0.58, 0.56), (0.60, 0.76), (0.62, 0.96), (0.47, 0.09), (0.53, 0.09),
+    (0.43, 0.11), (0.57, 0.11),
+)  # fmt: skip
+_SITTING = (
+    (0.30, 0.30), (0.32, 0.44), (0.24, 0.44), (0.22, 0.60), (0.34, 0.68), (0.40, 0.44), (0.46, 0.58), (0.56, 0.64),
+    (0.28, 0.70), (0.52, 0.72), (0.52, 0.94), (0.36, 0.70), (0.60, 0.70), (0.62, 0.92), None, (0.33, 0.27),
+    None, (0.37, 0.29),
+)  # fmt: skip
+WAVING = PeoplePose(people=(_WAVING,))
+SITTING = PeoplePose(people=(_SITTING,))
+
+PLAIN = RenderRequest(
+    prompt="a red fox in the snow",
+    negative_prompt=None,
+    width=64,
+    height=64,
+    steps=4,
+    guidance_scale=5.0,
+    sampler="euler_ancestral",
+    seed=11,
+)
+POSED = replace(PLAIN, pose=WAVING)
+
+
+def pixels(image: RenderedImage) -> Pixels:
+    with Image.open(io.BytesIO(image.content)) as picture:
+        return np.asarray(picture.convert("RGB"), dtype=np.int16)
+
+
+def distance(one: Pixels, other: Pixels) -> int:
+    """The largest difference in any channel of any pixel, of 255."""
+    assert one.shape == other.shape
+    return int(np.abs(one - other).max())
+
+
+def prepare(device: SdxlDevice, request: RenderRequest, job_id: str = "job") -> list[SdxlRow]:
+    return list(device.prepare(RenderJob(job_id=job_id, request=request)).rows)
+
+
+def paint(device: SdxlDevice, request: RenderRequest) -> Pixels:
+    """The request's first picture, rendered alone."""
+    rows = prepare(device, replace(request, count=1))
+    while rows[0].steps_done < rows[0].steps_total:
+        device.step(rows)
+    return pixels(device.finish(rows)[0])
+
+
+def paint_together(device: SdxlDevice, joining: Sequence[tuple[int, RenderRequest]]) -> list[Pixels]:
+    """The pictures of requests that share steps, each joining at its own step boundary and leaving when it is done."""
+    rows = [prepare(device, request, f"job-{number}")[0] for number, (_, request) in enumerate(joining)]
+    finished: dict[str, Pixels] = {}
+    boundary = 0
+    while len(finished) < len(rows):
+        active = [
+            row
+            for (joins, _), row in zip(joining, rows, strict=True)
+            if joins <= boundary and row.row_id[0] not in finished
+        ]
+        if active:
+            device.step(active)
+        for row in active:
+            if row.steps_done == row.steps_total:
+                finished[row.row_id[0]] = pixels(device.finish([row])[0])
+        boundary += 1
+    return [finished[row.row_id[0]] for row in rows]
+
+
+class Oracle:
+    """diffusers' pipelines on a model's folders."""
+
+    def __init__(self, path: Path, controlnet_path: Path, dtype: torch.dtype = torch.float32) -> None:
+        # Both libraries make their classes by rules that a type checker cannot follow.
+        library: Any = diffusers
+        self._samplers = {
+            "euler_ancestral": library.EulerAncestralDiscreteScheduler,
+            "euler": library.EulerDiscreteScheduler,
+        }
+        loading = {"dtype": dtype, "add_watermarker": False, "local_files_only": True}
+        self._plain = library.StableDiffusionXLPipeline.from_pretrained(path, **loading)
+        controlnet = library.ControlNetModel.from_pretrained(controlnet_path, dtype=dtype)
+        self._posed = library.StableDiffusionXLControlNetPipeline(
+            **self._plain.components, controlnet=controlnet, add_watermarker=False,
+            force_zeros_for_empty_prompt=self._plain.config.force_zeros_for_empty_prompt,
+        )  # fmt: skip
+        self._scheduler_config = self._plain.scheduler.config
+        self._painted: dict[str, Pixels] = {}
+
+    def paint(self, request: RenderRequest) -> Pixels:
+        """The pipeline's picture, painted once however often it is asked for."""
+        key = repr(request)
+        if key not in self._painted:
+            self._painted[key] = self._paint(request)
+        return self._painted[key]
+
+    def _paint(self, request: RenderRequest) -> Pixels:
+        pipeline = self._plain if request.pose is None else self._posed
+        pipeline.scheduler = self._samplers[request.sampler].from_config(self._scheduler_config)
+        pipeline.set_progress_bar_config(disable=True)
+        control: dict[str, Any] = {}
+        if request.pose is not None:
+            control = {
+                "image": control_picture(
+                    request.pose, None, width=request.width, height=request.height, limits=PictureLimits()
+                ),
+                "controlnet_conditioning_scale": float(request.control_scale),
+                "control_guidance_start": request.control_start,
+                "control_guidance_end": request.control_end,
+            }
+        painted = pipeline(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            width=request.width,
+            height=request.height,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            **control,
+        )
+        return np.asarray(painted.images[0], dtype=np.int16)
+
+
+def variant(tiny: TinyModel, folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> TinyModel:
+    """The tiny model with other settings: `changes` maps a JSON file under the model's folder to new values in it."""
+    target = folder / "variant"
+    shutil.copytree(tiny.path.parent, target, copy_function=os.link)
+    for name, values in changes.items():
+        file = target / name
+        content = json.loads(file.read_text())
+        # Linked files are the shared model's own: this one becomes a file of the variant.
+        file.unlink()
+        file.write_text(json.dumps(content | dict(values)))
+    return TinyModel(name="variant", path=target / "model", controlnet_path=target / "controlnet")
+
+
+def load(model: TinyModel, **settings: Any) -> SdxlDevice:
+    device = SdxlDevice(
+        model.path, model.controlnet_path, name=model.name, **{"device": "cpu", "cpu_threads": 1, **settings}
+    )
+    device.load()
+    return device
