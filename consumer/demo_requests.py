@@ -1,0 +1,42 @@
+"""The requests that the demo sends."""
+
+from __future__ import annotations
+
+from schemas.request import GenerationRequest
+
+STANDING = [
+    [0.5, 0.14], [0.5, 0.26], [0.38, 0.26], [0.33, 0.42], [0.3, 0.56], [0.62, 0.26], [0.67, 0.42], [0.7, 0.56],
+    [0.43, 0.54], [0.42, 0.73], [0.41, 0.92], [0.57, 0.54], [0.58, 0.73], [0.59, 0.92], [0.48, 0.12], [0.52, 0.12],
+    [0.45, 0.13], [0.55, 0.13],
+]  # fmt: skip
+"""A person who stands, in OpenPose's order of 18 points."""
+CHEERING = [
+    [0.5, 0.2], [0.5, 0.3], [0.38, 0.3], [0.27, 0.19], [0.22, 0.06], [0.62, 0.3], [0.73, 0.19], [0.78, 0.06],
+    [0.43, 0.57], [0.36, 0.74], [0.28, 0.9], [0.57, 0.57], [0.64, 0.74], [0.72, 0.9], [0.48, 0.18], [0.52, 0.18],
+    [0.45, 0.19], [0.55, 0.19],
+]  # fmt: skip
+"""A person with arms and legs apart."""
+
+
+def sample_requests(serial: str) -> list[GenerationRequest]:
+    """Twelve requests of mixed steps, guidance, poses and sizes. `serial` makes their ids new."""
+    poses = [None, {"people": [STANDING]}, {"people": [CHEERING]}]
+    prompts = ("a red figure on a green meadow", "a dancer in blue, watercolour", "two friends at dusk", "a lighthouse")
+    requests = []
+    for number in range(12):
+        requests.append(
+            GenerationRequest.model_validate(
+                {
+                    "request_id": f"demo-{serial}-{number:02}",
+                    "prompt": prompts[number % len(prompts)],
+                    "pose": poses[number % len(poses)],
+                    "steps": (20, 25, 30, 40)[number % 4],
+                    "guidance_scale": (5.0, 1.0, 7.5)[number % 3],
+                    "count": 2 if number == 5 else 1,
+                    "seed": 1000 + number,
+                    "progress": "steps",
+                    "labels": {"sample": "demo"},
+                }
+            )
+        )
+    return requests
