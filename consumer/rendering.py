@@ -11,11 +11,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
 
+import structlog
+
 from consumer.core import events as on
 from consumer.core.partition_key import JobKey, RowKey
 from consumer.intake import Payload, Stopwatch
 from inference import contract as engine_says
 from inference.contract import Engine, EngineEvent, FaultKind, JobId, RenderJob, RowId
+
+log = structlog.get_logger(__name__)
 
 _PARTY = {
     FaultKind.REQUEST: on.FaultParty.REQUEST,
@@ -129,6 +133,7 @@ class Rendering:
                 payload.denoise_ms, payload.decode_ms = event.denoise_ms, event.decode_ms
                 payload.device_seconds += event.device_seconds
                 payload.rows_shared = (event.rows_min, event.rows_max)
+                log.debug("rendered", request_id=payload.request_id, partition=key.partition, offset=key.offset)
                 self._post(on.Rendered(key, sum(len(image.content) for image in event.images)))
             case engine_says.JobFailed(_, fault):
                 self._post(on.JobFaulted(key, _PARTY[fault.kind], fault.code, fault.message))

@@ -97,7 +97,7 @@ def find(argument: str) -> list[ProcessId]:
     found = []
     for process in psutil.process_iter():
         try:
-            if argument in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            if argument in process.cmdline() and not _is_dead(process):
                 found.append(_identity(process))
         except psutil.Error:
             continue  # gone meanwhile, or another user's
@@ -127,12 +127,17 @@ def _found(process: ProcessId) -> psutil.Process | None:
         del _children[process.pid]
     try:
         found = psutil.Process(process.pid)
-        if found.status() == psutil.STATUS_ZOMBIE:
+        if _is_dead(found):
             return None
         same = abs(_identity(found).started_s - process.started_s) < _SAME_START_S
     except psutil.Error:
         return None
     return found if same else None
+
+
+def _is_dead(found: psutil.Process) -> bool:
+    """A zombie whose other threads are still on their way out holds its ports and files until the last has gone."""
+    return found.status() == psutil.STATUS_ZOMBIE and found.num_threads() <= 1
 
 
 def _send(process: ProcessId, number: signal.Signals) -> None:

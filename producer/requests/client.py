@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from types import TracebackType
@@ -192,7 +192,7 @@ class Client:
 
     # --- Following ---------------------------------------------------------------------------------------
 
-    async def completions(self, *, from_beginning: bool = False) -> AsyncIterator[Completion]:
+    async def completions(self, *, from_beginning: bool = False) -> AsyncGenerator[Completion, None]:
         """All completions, of everyone's requests, without end: since the client's start, or all there are.
 
         Within a partition in their order. A record that is no completion is passed over, with a line in the log.
@@ -202,7 +202,7 @@ class Client:
         ):
             yield completion
 
-    async def progress(self) -> AsyncIterator[Progress]:
+    async def progress(self) -> AsyncGenerator[Progress, None]:
         """All progress events since the client's start, without end. Any may be lost, so each says all there is."""
         async for progress in self._events(self._settings.topics.progress, decode_progress, from_beginning=False):
             yield progress
@@ -228,7 +228,7 @@ class Client:
 
     async def _events(
         self, topic: str, decode: Callable[[bytes | None, Any], EventT], *, from_beginning: bool
-    ) -> AsyncIterator[EventT]:
+    ) -> AsyncGenerator[EventT, None]:
         reader = await self._open(topic, from_beginning=from_beginning)
         try:
             while True:

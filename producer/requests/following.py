@@ -78,9 +78,11 @@ async def follow(
 ) -> set[Identity]:
     """Report the completion of each request once, as it comes. Returns the requests that had none in `timeout_s`."""
     missing = set(waiting)
+    if not missing:
+        return missing
     with contextlib.ExitStack() as shown:
         display = shown.enter_context(Display(len(missing))) if watched else None
-        watcher = None if display is None else asyncio.create_task(_watch(client, waiting, display))
+        watcher = None if display is None else asyncio.create_task(_watch(client, missing, display))
         try:
             async with asyncio.timeout(timeout_s), contextlib.aclosing(client.completions()) as completions:
                 async for completion in completions:
@@ -102,9 +104,9 @@ async def follow(
     return missing
 
 
-async def _watch(client: Client, waiting: Collection[Identity], display: Display) -> None:
-    """Show progress until cancelled. A display that fails costs nobody a completion."""
+async def _watch(client: Client, missing: Collection[Identity], display: Display) -> None:
+    """Show the progress of what is still missing, until cancelled. A display that fails costs nobody a completion."""
     async with contextlib.aclosing(client.progress()) as events:
         async for event in events:
-            if (event.tenant, event.request_id) in waiting:
+            if (event.tenant, event.request_id) in missing:
                 display.on_progress(event)

@@ -89,8 +89,8 @@ def pose_of(path: Path) -> dict[str, Any]:
     if content.startswith(_PICTURES):
         if len(content) > INLINE_BYTES_MAX:
             raise RequestUnreadable(
-                f"{path} has more than the {INLINE_BYTES_MAX} bytes that a picture in a request may have. Make it smaller "
-                'or put it in the bucket, and name it in a file of requests: {"pose": {"image": {"bucket": ..., "key": ...}}}.'
+                f"{path} has more than the {INLINE_BYTES_MAX} bytes that a picture in a request may have. Make it "
+                "smaller, or put it in the bucket and name it by bucket and key in a file of requests."
             )
         return {"image": {"inline": base64.b64encode(content).decode()}}
     document = read_json(content)

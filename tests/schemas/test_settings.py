@@ -324,7 +324,6 @@ COUNTS = {  # numbers whose unit is the thing that they count
 
 
 def test_every_number_has_its_unit_in_its_name() -> None:
-    numbers = {
-        path for path, entry in shown(load_settings(environ={})).items() if isinstance(entry["value"], int | float)
-    }
+    values = {path: entry["value"] for path, entry in shown(load_settings(environ={})).items()}
+    numbers = {path for path, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)}
     assert {path for path in numbers if not path.endswith(UNITS)} == COUNTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import uuid
 from collections.abc import Mapping
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -31,7 +32,7 @@ async def produce(bootstrap: str, topic: str, value: bytes) -> None:
 
 async def first_value(bootstrap: str, topic: str) -> bytes | None:
     consumer = AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, group_id=f"{topic}-readers", auto_offset_reset="earliest"
+        topic, bootstrap_servers=bootstrap, group_id=f"readers-{uuid.uuid4()}", auto_offset_reset="earliest"
     )
     await consumer.start()
     try:

@@ -1,0 +1,98 @@
+"""A worker in the test's own process, on the embedded stack, and a way to put any bytes before it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from consumer.worker import Worker
+from inference.contract import Engine
+from producer.connection import kafka_arguments
+from producer.results.minio_objects import MinioObjects
+from schemas.codec import decode_completion
+from schemas.completion import Completion
+from schemas.names import Topic
+from schemas.settings import Settings
+from tests.integration.fleet import until
+
+Answer = Completion | Any
+"""A completion, or the consumer's record of a dead letter."""
+
+
+@contextlib.asynccontextmanager
+async def running_worker(settings: Settings, engine: Engine) -> AsyncIterator[Worker]:
+    """A worker that takes records, drained at the end."""
+    objects = MinioObjects(settings.s3)
+    await objects.ensure_bucket(retention_days=settings.s3.retention_days)
+    worker = Worker(settings, engine, objects)
+    running = asyncio.create_task(worker.run())
+    try:
+        await until(lambda: running.done() or _is_open(worker), 60, "the worker to open its partitions")
+        yield worker
+        worker.drain()
+        assert await asyncio.wait_for(running, 60), "the drain was clean"
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        objects.close()
+
+
+def _is_open(worker: Worker) -> bool:
+    partitions = worker.driver.core.partitions
+    return bool(partitions) and all(one.is_open for one in partitions.values())
+
+
+class Producer:
+    """Puts bytes on the request topic as they are, and finds what answered each record."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._prefix = settings.topics.prefix
+        self._arguments = kafka_arguments(settings.kafka)
+
+    async def __aenter__(self) -> Producer:
+        self._producer = AIOKafkaProducer(**self._arguments, max_request_size=8 * 1024 * 1024)
+        await self._producer.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._producer.stop()
+
+    async def put(
+        self, value: bytes | None, *, key: bytes | None = b"k", headers: Sequence[tuple[str, bytes]] = ()
+    ) -> tuple[int, int]:
+        """Returns the record's partition and offset."""
+        topic = self._prefix + Topic.REQUESTS.value
+        sent = await self._producer.send_and_wait(topic, value, key=key, headers=list(headers))
+        return sent.partition, sent.offset
+
+    async def answers(self, wanted: set[tuple[int, int]], limit_s: float = 60.0) -> dict[tuple[int, int], list[Answer]]:
+        """What was published for these records, dead letters included."""
+        found: dict[tuple[int, int], list[Answer]] = {}
+        topics = [self._prefix + Topic.COMPLETIONS.value, self._prefix + Topic.DEAD_LETTERS.value]
+        consumer = AIOKafkaConsumer(
+            *topics, **self._arguments, isolation_level="read_committed", auto_offset_reset="earliest"
+        )
+        await consumer.start()
+        try:
+            async with asyncio.timeout(limit_s):
+                while not wanted <= found.keys():
+                    batches: dict[TopicPartition, list[Any]] = await consumer.getmany(timeout_ms=200)
+                    for partition, records in batches.items():
+                        for record in records:
+                            place, answer = _read(record, is_completion=partition.topic == topics[0])
+                            found.setdefault(place, []).append(answer)
+        finally:
+            await consumer.stop()
+        return found
+
+
+def _read(record: Any, *, is_completion: bool) -> tuple[tuple[int, int], Answer]:
+    if is_completion:
+        completion = decode_completion(record.value, record.headers)
+        return (completion.source.partition, completion.source.offset), completion
+    headers = dict(record.headers)
+    return (int(headers["darkroom_source_partition"]), int(headers["darkroom_source_offset"])), record
