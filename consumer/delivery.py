@@ -27,6 +27,7 @@ from schemas.errors import ErrorCode
 from schemas.fingerprints import render_digest
 from schemas.names import Topic
 from schemas.pose import PeoplePose, SkeletonPose, StoredPicture
+from schemas.request import GenerationRequest
 from schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -80,14 +81,14 @@ class Delivery:
         payload.completion = completions.for_record(standing, self._answered(key, payload), now=datetime.now(UTC))
         return True
 
-    async def pose_picture(self, payload: Payload) -> bytes | None:
-        """The bytes of a pose picture that the request names by bucket and key; None where it names none."""
+    async def fetch_pose(self, payload: Payload) -> None:
+        """Put the bytes of a pose picture that the request names by bucket and key into its payload."""
         pose = payload.request.pose if payload.request is not None else None
         if pose is None or isinstance(pose, PeoplePose):
-            return None
+            return
         picture = pose.image if isinstance(pose, SkeletonPose) else pose.photo
         if not isinstance(picture, StoredPicture):
-            return None
+            return
         if picture.bucket not in {self._objects.bucket, *self._settings.s3.allowed_buckets}:
             raise PictureRefused(ErrorCode.POSE_FORBIDDEN, str(BucketForbidden(picture.bucket)))
         bytes_max = self._settings.limits.pose_picture_bytes_max
@@ -103,7 +104,7 @@ class Delivery:
             raise PictureRefused(
                 ErrorCode.POSE_NOT_FOUND, f"There is no object {picture.key} in the bucket {picture.bucket}."
             )
-        return content
+        payload.pose_picture = content
 
     async def settle(self, key: JobKey, payload: Payload, verdict: Verdict) -> None:
         """Store the pictures and decide the outcome. The payload's completion is made from the one that stands."""
@@ -118,6 +119,7 @@ class Delivery:
             return
         payload.completion = completions.for_record(standing, answered, now=datetime.now(UTC))
         payload.images = ()
+        payload.pose_picture = None
 
     async def records(self, keys: Sequence[JobKey], payloads: Payloads) -> list[OutgoingRecord]:
         """The records of decided jobs: a completion each, or a dead letter where no request id could be read."""
@@ -230,9 +232,17 @@ class Delivery:
             attempts=payload.attempts,
             batch=BatchSeen(rows_min=payload.rows_shared[0], rows_max=payload.rows_shared[1]) if rendered else None,
             model=ModelRef(name=info.name, revision=info.revision),
-            render_digest=render_digest(payload.request, info.revision, info.sampler_version) if rendered else None,
+            render_digest=_render_digest(payload, payload.request, info) if rendered else None,
             cost=completions.cost(payload.device_seconds, self._settings.worker.usd_per_device_hour),
         )
+
+
+def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo) -> str:
+    """With the native size filled in: two requests that get the same picture have the same digest."""
+    sized = request
+    if payload.render is not None:
+        sized = request.model_copy(update={"width": payload.render.width, "height": payload.render.height})
+    return render_digest(sized, info.revision, info.sampler_version, pose_picture=payload.pose_picture)
 
 
 def _source(key: JobKey) -> Source:

@@ -41,7 +41,7 @@ THUMBNAIL = 128
 PICTURE_BYTES_MAX = 32 * 1024 * 1024
 
 
-class DemoFailed(Exception):
+class DemoError(Exception):
     """The demo could not be run to its end: what happened, and where to look."""
 
 
@@ -95,13 +95,13 @@ def _start_worker(environment: dict[str, str], log: Path, say: Callable[[str], N
     started = time.monotonic()
     while time.monotonic() < deadline:
         if worker.poll() is not None:
-            raise DemoFailed(f"The worker ended at its start. Its log says why: {log}")
+            raise DemoError(f"The worker ended at its start. Its log says why: {log}")
         if (port := _port_in(log)) is not None and _is_ready(port):
             say(f"The worker is ready after {time.monotonic() - started:.1f} s")
             return worker
         time.sleep(0.2)
     worker.kill()
-    raise DemoFailed(f"The worker was not ready after {READY_S_MAX:.0f} s. Its log: {log}")
+    raise DemoError(f"The worker was not ready after {READY_S_MAX:.0f} s. Its log: {log}")
 
 
 def _port_in(log: Path) -> int | None:

@@ -20,12 +20,12 @@ def demo(directory: Path, out: Path, as_json: bool) -> None:
 
     Starts what it needs and stops what it started. Exit code 0 only when every request succeeded exactly once.
     """
-    from consumer.demo import DemoFailed, run_demo
+    from consumer.demo import DemoError, run_demo
     from consumer.stack.errors import StackError
 
     try:
         result = run_demo(directory, out, lambda line: click.echo(line, err=True))
-    except (DemoFailed, StackError, TimeoutError) as error:
+    except (DemoError, StackError, TimeoutError) as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         completions = {name: one.model_dump(mode="json") for name, one in result.completions.items()}

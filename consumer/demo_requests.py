@@ -22,21 +22,19 @@ def sample_requests(serial: str) -> list[GenerationRequest]:
     """Twelve requests of mixed steps, guidance, poses and sizes. `serial` makes their ids new."""
     poses = [None, {"people": [STANDING]}, {"people": [CHEERING]}]
     prompts = ("a red figure on a green meadow", "a dancer in blue, watercolour", "two friends at dusk", "a lighthouse")
-    requests = []
-    for number in range(12):
-        requests.append(
-            GenerationRequest.model_validate(
-                {
-                    "request_id": f"demo-{serial}-{number:02}",
-                    "prompt": prompts[number % len(prompts)],
-                    "pose": poses[number % len(poses)],
-                    "steps": (20, 25, 30, 40)[number % 4],
-                    "guidance_scale": (5.0, 1.0, 7.5)[number % 3],
-                    "count": 2 if number == 5 else 1,
-                    "seed": 1000 + number,
-                    "progress": "steps",
-                    "labels": {"sample": "demo"},
-                }
-            )
+    return [
+        GenerationRequest.model_validate(
+            {
+                "request_id": f"demo-{serial}-{number:02}",
+                "prompt": prompts[number % len(prompts)],
+                "pose": poses[number % len(poses)],
+                "steps": (20, 25, 30, 40)[number % 4],
+                "guidance_scale": (5.0, 1.0, 7.5)[number % 3],
+                "count": 2 if number == 5 else 1,
+                "seed": 1000 + number,
+                "progress": "steps",
+                "labels": {"sample": "demo"},
+            }
         )
-    return requests
+        for number in range(12)
+    ]

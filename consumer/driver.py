@@ -200,9 +200,9 @@ class Driver:
                 await self._delivery.settle(job, payload, verdict)
                 return on.Settled(job)
             case do.Prepare(job):
-                picture = await self._delivery.pose_picture(payload)
+                await self._delivery.fetch_pose(payload)
                 if self._payloads.get(job) is payload:
-                    self._rendering.prepare(job, payload, picture)
+                    self._rendering.prepare(job, payload)
                 return None  # the engine answers
 
     async def _publish(self, effect: do.Publish) -> None:

@@ -13,16 +13,19 @@ from consumer.core.jobs import JobFacts, Verdict, VerdictKind
 from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.ports import Record
 from inference.contract import ModelInfo, RenderedImage, RenderRequest
-from inference.resolve import RequestLimits, resolve
+from inference.resolve import resolve
 from schemas.codec import Decoded, decode_request
 from schemas.completion import Completion
 from schemas.errors import RequestRejected
 from schemas.fingerprints import raw_digest
 from schemas.names import DEFAULT_TENANT
 from schemas.request import GenerationRequest
+from schemas.settings import LimitSettings
 
 AGE_S_MAX = 3600.0
 """The most that a record's time stamp says for it in the order of work."""
+TIMESTAMP_S_MAX = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""The last day that a calendar date can name."""
 PRIORITY_DEFAULT = 4
 """Of a record whose own priority cannot be read."""
 
@@ -53,6 +56,8 @@ class Payload:
     """When a worker began with it."""
     moments: dict[Stopwatch, float] = field(default_factory=dict)
     """Seconds of the core's clock."""
+    pose_picture: bytes | None = None
+    """The stored picture that the pose names, from its fetching to the outcome."""
     prepare_ms: float | None = None
     denoise_ms: float | None = None
     decode_ms: float | None = None
@@ -84,7 +89,7 @@ class Payload:
 class Intake:
     """Takes records in against the loaded model and the deployment's limits."""
 
-    def __init__(self, info: ModelInfo, limits: RequestLimits, *, request_bytes_max: int) -> None:
+    def __init__(self, info: ModelInfo, limits: LimitSettings, *, request_bytes_max: int) -> None:
         self._info = info
         self._limits = limits
         self._request_bytes_max = request_bytes_max
@@ -120,9 +125,10 @@ def _refused(
 ) -> tuple[JobFacts, Payload]:
     payload = Payload(
         record=record,
-        event_id=_coordinates(key),
+        event_id=rejected.event_id or _coordinates(key),
         request_digest=raw_digest(record.value or b""),
-        requested_at=_timestamp(record),
+        requested_at=rejected.requested_at or _timestamp(record),
+        traceparent=rejected.traceparent,
         tenant=rejected.tenant or DEFAULT_TENANT,
         request_id=rejected.request_id,
         refusal=rejected,
@@ -163,11 +169,12 @@ def _coordinates(key: JobKey) -> str:
 
 
 def _timestamp(record: Record) -> datetime:
-    return datetime.fromtimestamp(max(0, record.timestamp_ms) / 1000, UTC)
+    """The record's own time, kept between 1970 and the end of the calendar: a producer may write any number."""
+    return datetime.fromtimestamp(min(max(0, record.timestamp_ms) / 1000, TIMESTAMP_S_MAX), UTC)
 
 
 def _age_s(record: Record, wall: datetime) -> float:
-    """How long the record has waited, within bounds: a producer's clock that is wrong must not let it jump the queue."""
+    """How long the record has waited, within bounds: a producer's wrong clock must not let it jump the queue."""
     return min(AGE_S_MAX, max(0.0, wall.timestamp() - record.timestamp_ms / 1000))
 
 

@@ -60,7 +60,7 @@ class Rendering:
         """Stop the engine's lanes."""
         await asyncio.to_thread(self._engine.close)
 
-    def prepare(self, key: JobKey, payload: Payload, pose_picture: bytes | None) -> None:
+    def prepare(self, key: JobKey, payload: Payload) -> None:
         """Give a job to the prepare lane."""
         assert payload.render is not None
         assert payload.request is not None
@@ -69,7 +69,7 @@ class Rendering:
         self._jobs[job_id] = (key, payload)
         payload.attempts += 1
         progress = payload.request.progress != "none"
-        self._engine.prepare(RenderJob(job_id, payload.render, pose_picture, progress))
+        self._engine.prepare(RenderJob(job_id, payload.render, payload.pose_picture, progress))
 
     def admit(self, rows: Sequence[RowKey]) -> None:
         """Let rows join at the next step boundary."""

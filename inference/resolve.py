@@ -7,7 +7,7 @@ same model paint the same picture of it.
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from inference.contract import BatchKey, ModelInfo, RenderRequest
 from schemas.errors import ErrorCode, RequestRejected
@@ -15,36 +15,12 @@ from schemas.fingerprints import derived_seed, raw_digest
 from schemas.pose import InlinePicture, PeoplePose, Pose, SkeletonPose
 from schemas.request import GenerationRequest, effective_steps
 
-
-class RequestLimits(Protocol):
-    """The bounds on one request: `schemas.settings.LimitSettings` has them."""
-
-    @property
-    def max_width(self) -> int:
-        """Pixels."""
-
-    @property
-    def max_height(self) -> int:
-        """Pixels."""
-
-    @property
-    def max_pixels(self) -> int:
-        """Width times height."""
-
-    @property
-    def min_side(self) -> int:
-        """Pixels, of width and of height."""
-
-    @property
-    def max_steps(self) -> int:
-        """Denoising steps."""
-
-    @property
-    def max_count(self) -> int:
-        """Images."""
+if TYPE_CHECKING:
+    # Only its numbers are read here: whoever resolves has loaded the settings already.
+    from schemas.settings import LimitSettings
 
 
-def resolve(request: GenerationRequest, info: ModelInfo, limits: RequestLimits) -> RenderRequest:
+def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) -> RenderRequest:
     """The request with nothing left to default.
 
     Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for what is
@@ -95,7 +71,7 @@ def batch_key(request: RenderRequest, info: ModelInfo) -> BatchKey:
     return BatchKey(request.height // info.latent_factor, request.width // info.latent_factor, info.revision)
 
 
-def _check_size(request: GenerationRequest, width: int, height: int, info: ModelInfo, limits: RequestLimits) -> None:
+def _check_size(request: GenerationRequest, width: int, height: int, info: ModelInfo, limits: LimitSettings) -> None:
     for name, side, side_max in (("width", width, limits.max_width), ("height", height, limits.max_height)):
         if side > side_max:
             _reject(request, ErrorCode.IMAGE_TOO_LARGE, f"{name} is {side}: at most {side_max} pixels are allowed here")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_the_requests_differ_from_each_other(oracle: Oracle) -> None:
     assert distance(base, posed) > VISIBLE
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "v prediction": {"model/scheduler/scheduler_config.json": {"prediction_type": "v_prediction"}},
     "trailing spacing": {"model/scheduler/scheduler_config.json": {"timestep_spacing": "trailing", "steps_offset": 0}},
     "linspace, zero terminal SNR": {
@@ -151,7 +152,7 @@ def test_trailing_spacing_can_take_one_step_more_than_asked(tiny: TinyModel, tmp
     assert distance(paint(device, request), its_oracle.paint(request)) <= TOLERANCE
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.6), ("bfloat16", 5.0)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.6), ("bfloat16", 2.0)])
 def test_half_precision_stays_close_to_the_pipelines(tiny: TinyModel, dtype: str, tolerance: float) -> None:
     """The mean difference over all pixels: in half precision single pixels depend on the order of sums."""
     device = load(tiny, dtype=dtype)

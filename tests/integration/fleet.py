@@ -123,10 +123,10 @@ class Fleet:
         """How often each request was rendered, by the workers' logs."""
         return Counter(entry["request_id"] for worker in self.workers for entry in worker.events("rendered"))
 
-    def requests(self, count: int, **fields: Any) -> list[GenerationRequest]:
+    def requests(self, number_of: int, **fields: Any) -> list[GenerationRequest]:
         """New requests of mixed steps."""
         made = []
-        for number in range(count):
+        for number in range(number_of):
             steps = (20, 25, 30, 40)[number % 4]
             values = {"request_id": f"{self.serial}-{number}", "prompt": f"figure {number}", "steps": steps, **fields}
             made.append(GenerationRequest.model_validate(values))

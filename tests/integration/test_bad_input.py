@@ -100,7 +100,10 @@ COMPLETIONS: dict[str, tuple[bytes, str]] = {
         request(pose={"image": {"bucket": "somebody-elses", "key": "secret.png"}}),
         "pose_forbidden",
     ),
-    "a key that is not there": (request(pose={"image": {"bucket": "darkroom", "key": "nowhere.png"}}), "pose_not_found"),
+    "a key that is not there": (
+        request(pose={"image": {"bucket": "darkroom", "key": "nowhere.png"}}),
+        "pose_not_found",
+    ),
     "a width that the model cannot paint": (request(width=100), "invalid_request"),
     "a picture that is too large": (request(width=4096, height=4096), "image_too_large"),
     "an adapter that nobody has": (request(adapter={"name": "oil", "weight": 1.0}), "unknown_adapter"),
@@ -138,7 +141,9 @@ async def test_every_record_has_its_answer_and_the_worker_goes_on(stack: Stack, 
         assert any("colour" in one for one in warned.warnings)
         assert any("output.dpi" in one for one in warned.warnings)
         assert answers[good][0].status.value == "succeeded"
-        assert all(one.account.unfinished == 0 for one in worker.driver.core.partitions.values()), "the offsets advanced"
+        assert all(one.account.unfinished == 0 for one in worker.driver.core.partitions.values()), (
+            "the offsets advanced"
+        )
 
 
 async def _put_skeleton(settings: Any) -> str:

@@ -1,4 +1,4 @@
-"""Proves exactly one outcome per record on a real Kafka and a real S3 store: two workers, kill -9, a joiner, doubles, a drain."""
+"""Proves exactly one outcome per record on a real Kafka and S3: two workers, kill -9, a joiner, doubles, a drain."""
 
 from __future__ import annotations
 

@@ -141,30 +141,35 @@ def test_down_leaves_strangers_alone_whatever_the_state_says(tmp_path: Path) -> 
         stranger.kill()
 
 
+@pytest.mark.parametrize("server_says", ["no heap today", "java.net.BindException: Address already in use"])
 def test_a_server_that_dies_at_start_shows_its_last_words_and_takes_the_other_down(
-    tmp_path: Path, stack: Stack
+    tmp_path: Path, stack: Stack, server_says: str
 ) -> None:
-    java = tmp_path / "java"
-    java.write_text(
-        '#!/bin/sh\ncase "$*" in -version) echo \'openjdk version "21"\';; *) echo no heap today; exit 3;; esac\n'
-    )
-    java.chmod(0o755)
-    broken = Stack(tmp_path / "d", StackSettings(java=java))
-    with pytest.raises(
-        StackError, match=rf"(?s)Kafka ended while it started.*{tmp_path}/d/logs/kafka\.log.*no heap today"
-    ):
+    broken = Stack(tmp_path / "d", StackSettings(java=a_java(tmp_path, f"echo '{server_says}'; exit 3")))
+    with pytest.raises(StackError, match="Kafka ended while it started") as raised:
         broken.up()
+    assert server_says in str(raised.value)
+    assert f"{tmp_path}/d/logs/kafka.log" in str(raised.value)
+    assert ("run `darkroom up` again" in str(raised.value)) == ("already in use" in server_says)
     assert processes_of(tmp_path / "d") == []
     assert not (tmp_path / "d" / "stack.json").exists()
 
 
 def test_a_server_that_never_gets_ready_ends_at_the_limit(tmp_path: Path, stack: Stack) -> None:
-    java = tmp_path / "java"
-    java.write_text('#!/bin/sh\n[ "$*" = -version ] && echo \'openjdk version "21"\' || exec sleep 60\n')
-    java.chmod(0o755)
-    with pytest.raises(StackError, match=r"does not do its work .* after 3 s.*DARKROOM_STACK_START_LIMIT_S"):
-        Stack(tmp_path / "d", StackSettings(java=java, start_limit_s=3)).up()
+    settings = StackSettings(java=a_java(tmp_path, "exec sleep 60"), start_limit_s=1)
+    with pytest.raises(StackError, match=r"Kafka .* does not do its work .* after 1 s.*DARKROOM_STACK_START_LIMIT_S"):
+        Stack(tmp_path / "d", settings).up()
     assert processes_of(tmp_path / "d") == []
+
+
+def a_java(folder: Path, instead: str) -> Path:
+    """A program that says which Java it is, and does something else when it is to run Kafka."""
+    java = folder / "java"
+    java.write_text(f"""#!/bin/sh
+if [ "$*" = -version ]; then echo 'openjdk version "21"'; else {instead}; fi
+""")
+    java.chmod(0o755)
+    return java
 
 
 def test_data_of_a_newer_kafka_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,225 @@
+"""Holds requests, outcomes, the group's offsets and the bucket against each other: was each record answered once?
+
+The order of the first looks makes the answer sound while workers go on: first what the group has committed, then
+where the requests end, then where the outcomes end. An outcome is written before the offset that rests on it is
+committed, in one transaction, so whatever the group calls finished has its outcome before the third look's ends.
+Another worker's transaction that is still open can hide that outcome from readers for a moment; it is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
+
+from consumer.audit_objects import ObjectChecks
+from consumer.audit_tally import Committed, Tally
+from consumer.core.offset_map import decode_map
+from consumer.core.partition_key import PartitionKey
+from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
+from producer.reader import TopicPartition, TopicReader
+from producer.results.dead_letters import origin
+from producer.results.objects import Objects
+from schemas.codec import decode_completion
+from schemas.completion import Status
+from schemas.errors import EventUnreadable
+from schemas.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+READ_S: Final = 0.5
+"""How long one read waits for records."""
+SETTLE_S: Final = 10.0
+"""Added to the transaction time-out: how long nothing may come before what is missing is not waited for any more."""
+
+Ends = Mapping[TopicPartition, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What the audit found. Counts are by record of the request topic, lists are of what is wrong.
+
+    `missing` and `duplicated` name records as topic-partition-offset, the others objects as bucket/key.
+    """
+
+    records: int
+    succeeded: int
+    failed: int
+    expired: int
+    cancelled: int
+    dead_lettered: int
+    replayed: int
+    conflicts: int
+    pending: int
+    missing: list[str]
+    duplicated: list[str]
+    objects_missing: list[str]
+    objects_corrupt: list[str]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is wrong. Work that is still pending is not wrong."""
+        return not (self.missing or self.duplicated or self.objects_missing or self.objects_corrupt)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as it is printed."""
+        return asdict(self)
+
+
+async def audit(
+    settings: Settings, objects: Objects, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> AuditReport:
+    """Audit one deployment: its topics, its group and its bucket. Changes nothing; workers may go on meanwhile.
+
+    Memory: two bytes for each offset of the request topic, and `audit_objects.CHECKS_MAX` pictures. Raises
+    `KafkaUnavailable` and `StoreUnavailable`: then nothing was found out.
+    """
+    topics = settings.topics
+    tally = Tally(topics.requests)
+    checks = ObjectChecks(objects, retention=timedelta(days=settings.s3.retention_days), now=now)
+
+    async def on_request(record: Any) -> None:
+        tally.record(record.partition, record.offset)
+
+    async def on_outcome(record: Any) -> None:
+        if record.topic == topics.dead_letters:
+            _take_dead_letter(tally, record)
+        else:
+            await _take_completion(tally, checks, record)
+
+    async with _readers(settings) as (requests, outcomes):
+        committed = await _committed(settings)
+        requests_end = await requests.stable_ends()
+        outcomes_stable, outcomes_end = await outcomes.stable_ends(), await outcomes.high_watermarks()
+        settle_s = settings.kafka.transaction_timeout_ms / 1000 + SETTLE_S
+        try:
+            await _read(requests, requests_end, on_request, least=requests_end, settle_s=settle_s)
+            await _read(outcomes, outcomes_end, on_outcome, least=outcomes_stable, settle_s=settle_s)
+            await checks.finish()
+        finally:
+            await checks.cancel()
+    findings = tally.findings(committed)
+    return AuditReport(
+        records=findings.records,
+        succeeded=findings.by_status[Status.SUCCEEDED],
+        failed=findings.by_status[Status.FAILED],
+        expired=findings.by_status[Status.EXPIRED],
+        cancelled=findings.by_status[Status.CANCELLED],
+        dead_lettered=findings.dead_lettered,
+        replayed=findings.replayed,
+        conflicts=findings.conflicts,
+        pending=findings.pending,
+        missing=findings.missing,
+        duplicated=findings.duplicated,
+        objects_missing=checks.missing.entries(),
+        objects_corrupt=checks.corrupt.entries(),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _readers(settings: Settings) -> AsyncIterator[tuple[TopicReader, TopicReader]]:
+    topics = settings.topics
+    async with (
+        TopicReader(settings.kafka, (topics.requests,)) as requests,
+        TopicReader(settings.kafka, (topics.completions, topics.dead_letters)) as outcomes,
+    ):
+        yield requests, outcomes
+
+
+async def _committed(settings: Settings) -> dict[int, Committed]:
+    """What the group has committed of the request topic, by partition."""
+    kafka, topic = settings.kafka, settings.topics.requests
+    admin = AIOKafkaAdminClient(**kafka_arguments(kafka))
+    with reaching_kafka(kafka, f"asking for the offsets of the group {kafka.group_id}"):
+        try:
+            await admin.start()
+            offsets = await _group_offsets(admin, kafka.group_id, deadline_s=kafka.request_timeout_ms / 1000)
+        finally:
+            await admin.close()
+    committed = {}
+    for place, found in offsets.items():
+        if place.topic == topic and found.offset >= 0:
+            finished = decode_map(PartitionKey(topic, place.partition), found.offset, found.metadata or "")
+            # A map that does not verify means replay: nothing above the offset counts as finished.
+            committed[place.partition] = Committed(found.offset, finished or frozenset())
+    return committed
+
+
+async def _group_offsets(admin: AIOKafkaAdminClient, group_id: str, *, deadline_s: float) -> Mapping[Any, Any]:
+    """The group's offsets, once its coordinator is up: a fresh broker makes the offsets topic when first asked."""
+    deadline = time.monotonic() + deadline_s
+    while True:
+        try:
+            offsets: Mapping[Any, Any] = await admin.list_consumer_group_offsets(group_id)
+        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return offsets
+
+
+async def _read(
+    reader: TopicReader, ends: Ends, on_record: Callable[[Any], Awaitable[None]], *, least: Ends, settle_s: float
+) -> None:
+    """Give every record before `ends` to `on_record`, from the beginning.
+
+    Where nothing comes for `settle_s`, what was read must reach to `least`, or `KafkaUnavailable` is raised.
+    """
+    unread = {place: end for place, end in ends.items() if end > 0}
+    positions = await reader.beginnings()
+    reader.start_at({place: positions[place] for place in unread})
+    moved_at = time.monotonic()
+    while True:
+        for place, end in tuple(unread.items()):
+            position = await reader.position(place)
+            if position > positions[place]:
+                positions[place], moved_at = position, time.monotonic()
+            if position >= end:
+                reader.leave_out(place)
+                del unread[place]
+        if not unread:
+            return
+        if time.monotonic() - moved_at > settle_s:
+            break
+        for record in await reader.read(READ_S):
+            if record.offset < ends[TopicPartition(record.topic, record.partition)]:
+                await on_record(record)
+    short = [place for place in unread if positions[place] < least[place]]
+    if short:
+        raise KafkaUnavailable(
+            f"Kafka delivered nothing of {short[0].topic}-{short[0].partition} beyond offset {positions[short[0]]} for "
+            f"{settle_s:.0f} s although there is more. Check the broker's health."
+        )
+
+
+def _take_dead_letter(tally: Tally, record: Any) -> None:
+    found = origin(record.headers)
+    if found is None:
+        log.warning("a dead letter does not say what it was", partition=record.partition, offset=record.offset)
+        return
+    tally.dead_letter(found.source.topic, found.source.partition, found.source.offset, found.code)
+
+
+async def _take_completion(tally: Tally, checks: ObjectChecks, record: Any) -> None:
+    try:
+        completion = decode_completion(record.value, record.headers)
+    except EventUnreadable as error:
+        log.warning(
+            "an unreadable completion was passed over",
+            partition=record.partition,
+            offset=record.offset,
+            error=error.message,
+        )
+        return
+    tally.completion(completion)
+    for image in completion.images:
+        await checks.submit(image, completion.completed_at)
