@@ -22,7 +22,7 @@ from typing import Any
 import urllib3
 from PIL import Image, ImageDraw
 
-from consumer.audit import audit
+from consumer.audit import AuditReport, audit
 from consumer.demo_requests import sample_requests
 from consumer.stack.stack import Stack
 from producer.requests.client import Client
@@ -70,14 +70,19 @@ def run_demo(directory: Path, out: Path, say: Callable[[str], None]) -> DemoResu
             asyncio.run(_save(settings, completions, out))
         finally:
             _stop_worker(worker, say)
-        report = asyncio.run(audit(settings)).as_dict()
+        report = asyncio.run(_audit(settings))
     finally:
         if not was_running:
             say("Stopping Kafka and the S3 server")
             stack.down()
-    clean = not any(report[name] for name in ("missing", "duplicated", "objects_missing", "objects_corrupt"))
     succeeded = all(one.status.value == "succeeded" for one in completions.values())
-    return DemoResult(completions, report, out, ok=clean and succeeded and report["pending"] == 0)
+    ok = succeeded and report.is_clean and report.pending == 0
+    return DemoResult(completions, report.as_dict(), out, ok=ok)
+
+
+async def _audit(settings: Settings) -> AuditReport:
+    async with MinioObjects(settings.s3) as objects:
+        return await audit(settings, objects)
 
 
 def _start_worker(environment: dict[str, str], log: Path, say: Callable[[str], None]) -> subprocess.Popen[bytes]:
@@ -158,9 +163,8 @@ def _stop_worker(worker: subprocess.Popen[bytes], say: Callable[[str], None]) ->
 
 async def _save(settings: Settings, completions: dict[str, Completion], out: Path) -> None:
     """Fetch the pictures and lay them out on one sheet."""
-    objects = MinioObjects(settings.s3)
     pictures: list[tuple[str, Image.Image]] = []
-    try:
+    async with MinioObjects(settings.s3) as objects:
         for request_id, completion in sorted(completions.items()):
             for index, ref in enumerate(completion.images):
                 content = await objects.get(ref.key, bucket=ref.bucket, bytes_max=PICTURE_BYTES_MAX)
@@ -168,8 +172,6 @@ async def _save(settings: Settings, completions: dict[str, Completion], out: Pat
                     continue
                 (out / f"{request_id}-{index}{Path(ref.key).suffix}").write_bytes(content)
                 pictures.append((f"{request_id[-2:]}.{index}", Image.open(io.BytesIO(content)).convert("RGB")))
-    finally:
-        objects.close()
     contact_sheet(pictures).save(out / "contact-sheet.png")
 
 

@@ -105,6 +105,8 @@ class KafkaServer:
 
     title = "Kafka"
     version = KAFKA_VERSION
+    stop_limit_s = float("inf")
+    """A clean stop is quick, and saves the next start the recovery."""
 
     def __init__(self, folder: Path, log: Path, settings: StackSettings) -> None:
         self.folder = folder

@@ -31,6 +31,10 @@ class Server(Protocol):
     def marker(self) -> str:
         """An argument of its command line that only this folder's server has."""
 
+    @property
+    def stop_limit_s(self) -> float:
+        """How long it is worth waiting for it to stop by itself."""
+
     def choose_ports(self) -> dict[str, int]:
         """Free ports, all that it needs. Raises `StackError` where there are none."""
 

@@ -59,7 +59,7 @@ class StackSettings(BaseSettings):
         description="For both servers to answer: 3 s on an idle machine, 30 s on a busy one.",
     )
     stop_limit_s: float = Field(
-        default=20, gt=0, le=600, description="For a server to stop by itself; then it is killed. It takes 1-2 s."
+        default=20, gt=0, le=600, description="For a server to stop by itself; then it is killed. It takes 1 s."
     )
     lock_limit_s: float = Field(
         default=420,

@@ -92,7 +92,7 @@ class Stack:
             current = self._read_or_new(report)
             servers = self._servers(current)
             ran = {name: _processes(server, current.processes.get(name)) for name, server in servers.items()}
-            self._stop([each for found in ran.values() for each in found])
+            self._stop([(servers[name], each) for name, found in ran.items() for each in found])
             for name, record in current.processes.items():
                 servers[name].tidy(record.ports)
             if current.processes:
@@ -189,7 +189,7 @@ class Stack:
 
     def _launch(self, current: StackState, servers: Mapping[str, Server], report: Report) -> StackState:
         """Start those of `servers` that do not run, wait for all, and keep the state file true meanwhile."""
-        own: list[ProcessId] = []
+        own: list[tuple[Server, ProcessId]] = []
         starts = {
             name: Start(
                 server,
@@ -202,7 +202,7 @@ class Stack:
 
         def started(name: str, identity: ProcessId) -> None:
             nonlocal current
-            own.append(identity)
+            own.append((servers[name], identity))
             record = current.processes[name].model_copy(update={"process": identity})
             current = current.with_record(name, record)
             state.write(self.directory, current, up=True)
@@ -219,18 +219,18 @@ class Stack:
             raise
         return current
 
-    def _stop(self, processes: list[ProcessId]) -> None:
-        for each in processes:  # side by side: each takes a second or two
+    def _stop(self, running: list[tuple[Server, ProcessId]]) -> None:
+        for _, each in running:  # side by side: each takes a second
             process.ask_to_stop(each)
-        for each in processes:
-            process.stop(each, limit_s=self._settings.stop_limit_s)
+        for server, each in running:
+            process.stop(each, limit_s=min(server.stop_limit_s, self._settings.stop_limit_s))
 
     def _stop_strays(self, server: Server, report: Report) -> None:
         """An `up` that was killed between a start and its record leaves a server that nobody knows."""
         strays = process.find(server.marker)
         if strays:
             report(f"stopping a {server.title} of this folder that was left over")
-            self._stop(strays)
+            self._stop([(server, stray) for stray in strays])
 
     def _kill(self, name: str) -> None:
         with self._alone(f"Killing {name}"):

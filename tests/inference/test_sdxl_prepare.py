@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -105,9 +107,8 @@ def test_the_same_key_with_other_bytes_is_another_pose(device: SdxlDevice) -> No
 
 def test_a_conditioning_embedding_is_what_the_controlnet_would_have_made(tiny: TinyModel) -> None:
     """Bit for bit: the whole ControlNet on the picture against the same ControlNet on the cached embedding."""
-    from diffusers import ControlNetModel
-
-    untouched = ControlNetModel.from_pretrained(tiny.controlnet_path, local_files_only=True)
+    library: Any = diffusers
+    untouched = library.ControlNetModel.from_pretrained(tiny.controlnet_path, local_files_only=True)
     parts = load_components(
         tiny.path, tiny.controlnet_path, name="tiny", device=torch.device("cpu"), dtype=torch.float32
     )
@@ -227,7 +228,7 @@ def test_a_cache_keeps_no_failure() -> None:
 
 
 def test_memory_that_is_not_there_is_the_batchs_fault(device: SdxlDevice) -> None:
-    """The noise of this picture takes 32 TB, which the allocator of every machine refuses."""
+    """The noise of this picture takes 18 TB, which the allocator of every machine refuses."""
     with pytest.raises(RenderFault) as caught:
         prepare(device, replace(PLAIN, width=2**23, height=2**23))
     assert (caught.value.kind, caught.value.code) == (FaultKind.BATCH_MEMORY, "out_of_memory")

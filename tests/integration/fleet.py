@@ -18,6 +18,8 @@ from typing import Any
 
 import urllib3
 
+from consumer.audit import AuditReport, audit
+from producer.results.minio_objects import MinioObjects
 from producer.topics import ensure_topics
 from schemas.request import GenerationRequest
 from schemas.settings import Settings, load_settings
@@ -118,6 +120,11 @@ class Fleet:
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.kill()
+
+    async def audit(self) -> AuditReport:
+        """Of its topics and the bucket."""
+        async with MinioObjects(self.settings.s3) as objects:
+            return await audit(self.settings, objects)
 
     def rendered(self) -> Counter[str]:
         """How often each request was rendered, by the workers' logs."""

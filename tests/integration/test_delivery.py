@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumer.audit import AuditReport, audit
+from consumer.audit import AuditReport
 from producer.requests.client import Client
 from tests.integration.fleet import Fleet, until
 
@@ -47,7 +47,7 @@ async def test_two_workers_a_death_and_a_joiner(fleet: Fleet) -> None:
         await until(lambda: sum(len(one.events("published")) for one in fleet.workers) >= 211, 60, "the doubles")
     assert first.drain() == 0
     assert third.drain() == 0
-    report = await audit(fleet.settings)
+    report = await fleet.audit()
     _assert_clean(report, records=211)
     assert report.replayed == 10
     rendered = fleet.rendered()
@@ -67,13 +67,13 @@ async def test_a_drain_finishes_what_is_on_the_device_and_leaves_the_rest(fleet:
         assert worker.drain() == 0
         done = {entry["request_id"] for entry in worker.events("published")}
         assert done == set(fleet.rendered()), "what was rendered was published before the end"
-        report = await audit(fleet.settings)
+        report = await fleet.audit()
         assert report.pending == 60 - len(done)
         assert 0 < len(done) < 60
         fleet.start("--simulated-device", STEP_MS)
         await client.wait(ids, timeout_s=90)
     assert fleet.workers[1].drain() == 0
-    _assert_clean(await audit(fleet.settings), records=60)
+    _assert_clean(await fleet.audit(), records=60)
     assert max(fleet.rendered().values()) == 1, "a drain costs no second rendering"
 
 

@@ -1,0 +1,51 @@
+"""The devices that must keep `inference.contract.Device`, by name, and how to look at their pictures."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image, ImageChops
+
+from inference.contract import Device, RenderedImage
+from inference.simulated import SimulatedDevice
+from tests.inference.scripted import ScriptedDevice
+
+if TYPE_CHECKING:
+    from inference.tiny import TinyModel
+
+PAINTING = ["simulated", pytest.param("sdxl", marks=pytest.mark.render)]
+"""Devices whose pictures are pictures."""
+EVERY = ["scripted", *PAINTING]
+
+
+def make_device(name: str, request: pytest.FixtureRequest) -> Device[Any]:
+    """A device of its own, not loaded."""
+    if name == "scripted":
+        return ScriptedDevice()
+    if name == "simulated":
+        return SimulatedDevice(0)
+    import torch
+
+    from inference.sdxl import SdxlDevice
+
+    torch.set_num_threads(1)
+    tiny: TinyModel = request.getfixturevalue("tiny")
+    return SdxlDevice(tiny.path, tiny.controlnet_path, cpu_threads=1)
+
+
+def opened(image: RenderedImage) -> Image.Image:
+    picture = Image.open(io.BytesIO(image.content))
+    picture.load()
+    return picture
+
+
+def difference(one: RenderedImage, other: RenderedImage) -> int:
+    """The largest difference in any channel of any pixel, of 255."""
+    both = ImageChops.difference(opened(one).convert("RGB"), opened(other).convert("RGB"))
+    return max(high for _, high in both.getextrema())  # type: ignore[misc]
+
+
+SAME = 1
+"""A device may add its sums in another order in another batch: a value can then round the other way."""
