@@ -9,23 +9,17 @@ from pathlib import Path
 
 import click
 
-from schemas.errors import SettingsError
-from schemas.settings import load_settings
+from producer.terminal import config_option, settings_of
 
 
 @click.command(name="doctor", epilog="Example: darkroom doctor")
-@click.option("--config", type=click.Path(path_type=Path), help="A TOML file of settings.")
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, the model's folders included.")
 def doctor(config: Path | None, as_json: bool) -> None:
     """Check what a worker needs: machine, device, model, Kafka, topics, bucket, clocks. Exit code 1 if one fails."""
     from consumer.doctor import examine
 
-    try:
-        settings = load_settings(config)
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
-    if settings.discovered_stack is not None:
-        click.echo(f"Using the running stack of {settings.discovered_stack}.", err=True)
+    settings = settings_of(config)
     findings = asyncio.run(examine(settings))
     if as_json:
         checks = {

@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-from schemas.errors import SettingsError
-from schemas.settings import Settings, load_settings, shown
+from producer.terminal import config_option, settings_of
+from schemas.settings import Settings, shown
 
 
 @click.command(
     name="serve", epilog="Example: darkroom serve --metrics-port 0   (in a folder where `darkroom up` runs a stack)"
 )
-@click.option("--config", type=click.Path(path_type=Path), help="A TOML file of settings.")
+@config_option
 @click.option("--model-path", type=click.Path(path_type=Path), help="A diffusers folder; else the tiny model.")
 @click.option("--controlnet-path", type=click.Path(path_type=Path), help="An OpenPose ControlNet's diffusers folder.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 ...")
@@ -36,15 +36,10 @@ def serve(config: Path | None, show_settings: bool, as_json: bool, **flags: Any)
     Without a model setting it uses the built-in tiny model. SIGTERM drains: what is on the device is finished,
     everything else is left to other workers.
     """
-    try:
-        settings = load_settings(config, _overrides(flags))
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
+    settings = settings_of(config, _overrides(flags))
     if show_settings:
         _show(settings, as_json=as_json)
         return
-    if settings.discovered_stack is not None:
-        click.echo(f"Using the running stack of {settings.discovered_stack}.", err=True)
     if settings.model.path is None and settings.simulated.step_ms is None and settings.simulated.curve_file is None:
         click.echo("No model is set (DARKROOM_MODEL__PATH): using the built-in tiny model.", err=True)
     sys.exit(asyncio.run(_serve(settings)))

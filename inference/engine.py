@@ -42,10 +42,11 @@ from inference.contract import (
     RowId,
     RowT,
 )
-from inference.lanes_monitor import LaneMonitor
+from inference.lanes_monitor import EngineFullError, LaneMonitor
+from schemas.errors import ErrorCode, bounded
 
-MESSAGE_CHARACTERS_MAX = 500
-"""Of a fault's message and of the reason for a stop: a device's error can quote whole tensors."""
+__all__ = ["EngineFullError", "LaneEngine"]
+
 TRACEBACK_CHARACTERS_MAX = 8000
 """In the log: some fifty frames, the innermost ones."""
 
@@ -225,6 +226,7 @@ class LaneEngine(Engine, Generic[RowT]):
         if held_rows is None:
             return False
         began = self._clock()
+        # Read without the lock, to save a decode where it can be saved; the monitor looks again.
         over = held_rows[0].job.over
         outcome = () if over else self._decoded([held.row for held in held_rows])
         self._monitor.finished(held_rows, outcome, self._clock() - began)
@@ -234,9 +236,11 @@ class LaneEngine(Engine, Generic[RowT]):
         try:
             lane()
         except BaseException as error:
-            reason = _bounded(f"the {name} lane stopped: {_said_by(error)}")
-            _log.critical("lane_stopped", lane=name, reason=reason, traceback=_traceback(error))
-            self._monitor.end(reason)
+            reason = bounded(f"the {name} lane stopped: {_said_by(error)}")
+            try:
+                self._monitor.end(reason)
+            finally:
+                _log.critical("lane_stopped", lane=name, reason=reason, traceback=_traceback(error))
 
     # --- What the lanes ask of the device --------------------------------------------------------------
 
@@ -289,9 +293,9 @@ def _fault_of(error: Exception) -> RenderFault:
     tensors that a device which is out of memory needs back.
     """
     if isinstance(error, RenderFault):
-        return RenderFault(error.kind, error.code, _bounded(error.message))
+        return RenderFault(error.kind, error.code, bounded(error.message))
     _log.error("device_error", error=_said_by(error), traceback=_traceback(error))
-    return RenderFault(FaultKind.BATCH, "render_failed", _said_by(error))
+    return RenderFault(FaultKind.BATCH, ErrorCode.RENDER_FAILED, _said_by(error))
 
 
 def _traceback(error: BaseException) -> str:
@@ -300,8 +304,5 @@ def _traceback(error: BaseException) -> str:
 
 
 def _said_by(error: BaseException) -> str:
-    return _bounded(f"{type(error).__name__}: {error}")
-
-
-def _bounded(text: str) -> str:
-    return text if len(text) <= MESSAGE_CHARACTERS_MAX else text[: MESSAGE_CHARACTERS_MAX - 1] + "…"
+    """Its type and message, cut to a length that fits an event: an error can quote whole tensors."""
+    return bounded(f"{type(error).__name__}: {error}")

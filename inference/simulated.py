@@ -46,6 +46,7 @@ from inference.pose.picture import PictureLimits
 from inference.resolve import batch_key
 from inference.step_curve import StepCurve
 from inference.wallpaper import reencoded, wallpaper
+from schemas.errors import ErrorCode
 from schemas.names import CONTENT_TYPES, EXTENSIONS
 from schemas.pose import SkeletonPose
 
@@ -229,7 +230,7 @@ def _trouble(prompt: str) -> Trouble | None:
         if lawful is None:
             raise RenderFault(
                 FaultKind.REQUEST,
-                "invalid_request",
+                ErrorCode.INVALID_REQUEST,
                 f"The marker [[simulate:{marker[:40]}]] is not known: inference.simulated lists them.",
             )
         what, stage, counted, number = lawful.groups()
@@ -263,7 +264,7 @@ def _play_step(rows: Sequence[SimulatedRow]) -> None:
         if trouble.oom_rows_max is not None and len(rows) > trouble.oom_rows_max:
             raise RenderFault(
                 FaultKind.BATCH_MEMORY,
-                "out_of_memory",
+                ErrorCode.OUT_OF_MEMORY,
                 f"Simulated: {len(rows)} rows shared a step, a prompt allowed {trouble.oom_rows_max}.",
             )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 
 from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
 
@@ -53,14 +53,17 @@ async def partitions_of(kafka: KafkaSettings, topics: Collection[str]) -> frozen
 class TopicReader:
     """All partitions of some topics. For one task at a time.
 
+    `growth_check_s` is how often partitions that were added are looked for, by `look_for_growth`.
+
     Every method raises `KafkaUnavailable` where Kafka does not do its part, or has no such topic.
     """
 
-    def __init__(self, kafka: KafkaSettings, topics: Sequence[str]) -> None:
+    def __init__(self, kafka: KafkaSettings, topics: Sequence[str], *, growth_check_s: float = GROWTH_CHECK_S) -> None:
         self._kafka = kafka
         self._topics = tuple(topics)
         self._arguments = kafka_arguments(kafka)
         self._consumer: AIOKafkaConsumer = None
+        self._growth_check_s = growth_check_s
         self._checked_at = 0.0
 
     async def __aenter__(self) -> Self:
@@ -136,11 +139,11 @@ class TopicReader:
                 return position
 
     async def look_for_growth(self) -> None:
-        """Take in partitions that were added, from their beginning. Does something only twice a minute.
+        """Take in partitions that were added, from their beginning. Does nothing most of the time.
 
         A Kafka that is away for a while ends no reading: this tries again later, and so does aiokafka.
         """
-        if time.monotonic() - self._checked_at < GROWTH_CHECK_S:
+        if time.monotonic() - self._checked_at < self._growth_check_s:
             return
         self._checked_at = time.monotonic()
         try:
@@ -155,11 +158,12 @@ class TopicReader:
 
     @contextlib.contextmanager
     def _reaching(self, doing: str) -> Iterator[None]:
-        try:
-            with reaching_kafka(self._kafka, f"{doing} of {' and '.join(self._topics)}"):
+        topics = " and ".join(self._topics)
+        with reaching_kafka(self._kafka, f"{doing} of {topics}"):
+            try:
                 yield
-        except IllegalStateError as error:
-            raise KafkaUnavailable(f"The reader of {' and '.join(self._topics)} was closed.") from error
+            except (ConsumerStoppedError, IllegalStateError) as error:
+                raise KafkaUnavailable(f"The reader of {topics} was closed.") from error
 
     async def close(self) -> None:
         """Stop reading. Idempotent, and bounded in time."""

@@ -26,7 +26,7 @@ from consumer.stack.settings import StackSettings
 CONNECTIONS: Final = 8
 ATTEMPTS: Final = 3
 """A single reset connection among 46 should not end a first `up`."""
-_PAUSE_S: Final = 0.5
+_PAUSE_S: Final = 0.3
 _ANSWER_LIMIT_S: Final = 15
 _PART: Final = ".part-"
 

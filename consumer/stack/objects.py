@@ -39,8 +39,8 @@ class ObjectServer:
 
     title = "S3"
     stop_limit_s = 4.0
-    """It stops in a second; but after a minute's life its admin role keeps the rest waiting for 10 s of nothing. By then
-    no request is under way, and what was answered is in files."""
+    """It stops in a second, but after a minute's life its admin role keeps the rest waiting for 10 s. By then no
+    request is under way, and what was answered is in files."""
 
     def __init__(self, folder: Path, credentials: Credentials) -> None:
         self.folder = folder

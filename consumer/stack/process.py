@@ -60,9 +60,15 @@ def start(command: Sequence[str], *, environment: Mapping[str, str], directory: 
     return _identity(psutil.Process(child.pid))
 
 
-def is_running(process: ProcessId | None) -> bool:
-    """Whether this very process lives. A zombie does not."""
-    return process is not None and _found(process) is not None
+def is_running(process: ProcessId, *, argument: str | None = None) -> bool:
+    """Whether this very process lives, with the argument on its command line where one is given. A zombie does not."""
+    found = _found(process)
+    if found is None or argument is None:
+        return found is not None
+    try:
+        return argument in found.cmdline()
+    except psutil.Error:
+        return False
 
 
 def stop(process: ProcessId, *, limit_s: float) -> None:

@@ -20,14 +20,15 @@ from consumer.stack.kafka import KafkaServer
 from consumer.stack.launch import Start, launch
 from consumer.stack.lock import held
 from consumer.stack.objects import ObjectServer
-from consumer.stack.ports import is_free
 from consumer.stack.process import ProcessId
+from consumer.stack.restart import check_ports, check_version, next_record
 from consumer.stack.server import Report, Server
 from consumer.stack.settings import DEFAULT_DIRECTORY, StackSettings, load_settings
 from consumer.stack.state import ServerRecord, StackState, StateUnreadable
 
 KAFKA: Final = "kafka"
 S3: Final = "s3"
+LOCK: Final = "lock"
 
 
 class ServerStatus(NamedTuple):
@@ -75,23 +76,24 @@ class Stack:
         with self._alone("`darkroom up`"):
             current = self._read_or_new(report)
             servers = self._servers(current)
-            missing = {name: server for name, server in servers.items() if not _runs(current, name)}
+            last = {name: current.processes.get(name) for name in servers}
+            missing = {name: server for name, server in servers.items() if _running(server, last[name]) is None}
             for name, server in missing.items():
-                _check_version(server, current.processes.get(name))
+                check_version(server, last[name])
                 self._stop_strays(server, report)
                 server.prepare(report)
             for name, server in missing.items():
-                current = current.with_record(name, _next_record(server, current.processes.get(name), report))
+                current = current.with_record(name, next_record(server, last[name], report))
             return self._launch(current, servers, report)
 
     def down(self, report: Report = silent) -> list[str]:
         """Stop what runs; the data stays. The names of those that ran: `kafka`, `s3`."""
-        if not self.directory.is_dir():
+        if not (self.directory / LOCK).exists():
             return []
         with self._alone("`darkroom down`"):
             current = self._read_or_new(report)
             servers = self._servers(current)
-            ran = {name: _processes(server, current.processes.get(name)) for name, server in servers.items()}
+            ran = {name: process.find(server.marker) for name, server in servers.items()}
             self._stop([(servers[name], each) for name, found in ran.items() for each in found])
             for name, record in current.processes.items():
                 servers[name].tidy(record.ports)
@@ -154,8 +156,13 @@ class Stack:
 
     @contextmanager
     def _alone(self, activity: str) -> Iterator[None]:
-        with held(self.directory / "lock", limit_s=self._settings.lock_limit_s, activity=activity):
-            yield
+        with held(self.directory / LOCK, limit_s=self._settings.lock_limit_s, activity=activity):
+            try:
+                yield
+            except OSError as error:
+                raise StackError(
+                    f"{activity} failed: {error}. Check the disk and the rights to its folders."
+                ) from error
 
     def _read_or_new(self, report: Report) -> StackState:
         try:
@@ -195,7 +202,7 @@ class Stack:
                 server,
                 current.processes[name].ports,
                 self._log(name),
-                current.processes[name].process if _runs(current, name) else None,
+                _running(server, current.processes[name]),
             )
             for name, server in servers.items()
         }
@@ -215,7 +222,8 @@ class Stack:
             launch(starts, limit_s=self._settings.start_limit_s, started=started, report=report)
         except BaseException:
             self._stop(own)
-            state.write(self.directory, current, up=any(_runs(current, name) for name in current.processes))
+            left = [process.find(server.marker) for server in self._servers(current).values()]
+            state.write(self.directory, current, up=any(left))
             raise
         return current
 
@@ -233,67 +241,33 @@ class Stack:
             self._stop([(server, stray) for stray in strays])
 
     def _kill(self, name: str) -> None:
+        self._known()
         with self._alone(f"Killing {name}"):
-            victim = self._known().processes[name].process
+            current = self._known()
+            victim = _running(self._servers(current)[name], current.processes[name])
             if victim is not None:
                 process.kill(victim)
 
     def _start_again(self, name: str) -> None:
+        self._known()
         with self._alone(f"Starting {name}"):
             current = self._known()
             server = self._servers(current)[name]
-            if _runs(current, name):
+            if _running(server, current.processes[name]) is not None:
                 return
-            taken = [port for port in current.processes[name].ports.values() if not is_free(port)]
-            if taken:
-                raise StackError(
-                    f"Port {taken[0]}, which {server.title} had, is taken by another program. Stop that, or run "
-                    f"`darkroom up`, which moves {server.title} to a free port."
-                )
+            check_ports(server, current.processes[name])
             server.prepare(silent)
             self._launch(current, {name: server}, silent)
 
     def _server_status(self, name: str, server: Server, record: ServerRecord | None) -> ServerStatus:
-        if record is None or record.process is None or not process.is_running(record.process):
+        running = _running(server, record)
+        if record is None or running is None:
             return ServerStatus(server.title, False, False, None, None, self._log(name))
         ready, address = server.is_ready(record.ports), server.address(record.ports)
-        return ServerStatus(server.title, True, ready, record.process.pid, address, self._log(name))
+        return ServerStatus(server.title, True, ready, running.pid, address, self._log(name))
 
 
-def _processes(server: Server, record: ServerRecord | None) -> list[ProcessId]:
-    """All that runs for a server: the process in its record, and what its command line gives away."""
-    found = process.find(server.marker)
+def _running(server: Server, record: ServerRecord | None) -> ProcessId | None:
+    """The recorded process, where it lives and is this folder's: the record in a copied folder names the original's."""
     known = record.process if record is not None else None
-    if known is not None and process.is_running(known) and known.pid not in {each.pid for each in found}:
-        found.append(known)
-    return found
-
-
-def _runs(current: StackState, name: str) -> bool:
-    record = current.processes.get(name)
-    return record is not None and process.is_running(record.process)
-
-
-def _next_record(server: Server, last: ServerRecord | None, report: Report) -> ServerRecord:
-    """The ports to start on: the last ones, so that clients find the server again, where they are free."""
-    ports = last.ports if last is not None else {}
-    taken = [port for port in ports.values() if not is_free(port)]
-    if taken:
-        report(f"port {taken[0]} is taken by another program: {server.title} gets new ports")
-    if taken or not ports:
-        ports = server.choose_ports()
-    return ServerRecord(ports=ports, version=server.version)
-
-
-def _check_version(server: Server, last: ServerRecord | None) -> None:
-    """Older data is read by a newer server; the other way round it is torn apart or refused in strange words."""
-    if last is not None and _release(last.version) > _release(server.version) > ():
-        raise StackError(
-            f"{server.folder} holds data of {server.title} {last.version}, which {server.version} cannot read. Use the "
-            "release of darkroom that wrote it, another --dir, or remove the folder with its data."
-        )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """Major and minor: data moves between patch releases in both directions."""
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    return known if known is not None and process.is_running(known, argument=server.marker) else None

@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
+import threading
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from inference.contract import ModelError
 from inference.tiny.spec import SPEC
+
+_BUILDING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +42,15 @@ def default_root() -> Path:
 def ensure_tiny_model(root: Path | None = None) -> TinyModel:
     """Find the tiny model under `root`, or build it there (a few seconds, about 15 MB).
 
-    `root` is the per-user cache folder when not given. Safe against other processes and threads that do the same: one
-    of the builders wins, the others use its folder. Raises `ModelError` where the folder cannot be written.
+    `root` is the per-user cache folder when not given. Threads and processes may do the same at the same time: one of
+    the builders wins, the others use its folder. Raises `ModelError` where the folder cannot be written.
     """
     parent = default_root() if root is None else root
     target = parent / f"tiny-{spec_digest()}"
-    if not target.is_dir():
-        try:
-            _build(parent, target)
-        except OSError as error:
-            raise ModelError(
-                f"The tiny model could not be written to {target} ({error}): "
-                "free some space there, or name another cache folder in XDG_CACHE_HOME."
-            ) from error
+    # Weights are drawn from torch's one random state, so two threads that drew at once would both draw nonsense.
+    with _BUILDING:
+        if not target.is_dir():
+            build(target)
     return TinyModel(name="tiny", path=target / "model", controlnet_path=target / "controlnet")
 
 
@@ -63,20 +61,26 @@ def spec_digest() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _build(parent: Path, target: Path) -> None:
+def build(target: Path) -> None:
+    """Build the tiny model and move it to `target`, unless another process has put one there in the meantime.
+
+    Raises `ModelError` where that cannot be written.
+    """
     from inference.tiny.weights import write_model
 
-    parent.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(prefix=".tiny-", dir=parent))
     try:
-        write_model(workplace)
-        # mkdtemp makes a folder only its owner can enter; a cache given by the caller may be shared.
-        workplace.chmod(0o755)
-        try:
-            workplace.rename(target)
-        except OSError:
-            # A folder cannot be renamed onto one that is not empty: somebody else was faster, and theirs is as good.
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tiny-", dir=target.parent) as workplace:
+            built = Path(workplace) / "built"
+            write_model(built)
+            try:
+                built.rename(target)
+            except OSError:
+                # A folder cannot be renamed onto one that is not empty: somebody else was faster, theirs is as good.
+                if not target.is_dir():
+                    raise
+    except OSError as error:
+        raise ModelError(
+            f"The tiny model could not be written to {target} ({error}): "
+            "free some space there, or name another cache folder in XDG_CACHE_HOME."
+        ) from error

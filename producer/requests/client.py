@@ -25,7 +25,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
-from producer.reader import STOP_S_MAX, TopicPartition, TopicReader
+from producer.reader import GROWTH_CHECK_S, STOP_S_MAX, TopicPartition, TopicReader
 from producer.requests.arrivals import Arrivals, Identity
 from schemas.codec import (
     EncodedEvent,
@@ -72,13 +72,14 @@ class SendInterrupted(KafkaUnavailable):
 class Client:
     """Publishes requests and follows their outcomes. An async context manager, for one event loop.
 
-    `follow=False` leaves out what only following needs; then what is followed begins when it is asked for. Every
-    method raises `KafkaUnavailable` where Kafka is not reached or has no topics yet (`producer.topics` makes them).
+    `follow=False` leaves out what only following needs; then what is followed begins when it is asked for.
+    Partitions that are added to a topic are taken in within `growth_check_s` seconds. Every method raises `KafkaUnavailable` where Kafka is not reached or has no topics yet (`producer.topics` makes them).
     """
 
-    def __init__(self, settings: Settings, *, follow: bool = True) -> None:
+    def __init__(self, settings: Settings, *, follow: bool = True, growth_check_s: float = GROWTH_CHECK_S) -> None:
         self._settings = settings
         self._follow = follow
+        self._growth_check_s = growth_check_s
         self._since: dict[TopicPartition, int] = {}
         self._tenants: OrderedDict[str, str] = OrderedDict()
         self._readers: set[TopicReader] = set()
@@ -239,7 +240,7 @@ class Client:
 
     async def _open(self, topic: str, *, from_beginning: bool) -> TopicReader:
         """A reader that is closed with the client at the latest."""
-        reader = await TopicReader(self._settings.kafka, (topic,)).start()
+        reader = await TopicReader(self._settings.kafka, (topic,), growth_check_s=self._growth_check_s).start()
         self._readers.add(reader)
         if from_beginning:
             positions = await reader.beginnings()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from inference.contract import (
     BatchKey,
@@ -19,13 +19,16 @@ from inference.contract import (
     Device,
     EngineEvent,
     JobId,
+    JobPrepared,
     ModelInfo,
     Prepared,
     RenderedImage,
     RenderJob,
     RenderRequest,
     RowId,
+    StepDone,
 )
+from inference.engine import LaneEngine
 from inference.resolve import batch_key
 
 WAIT_S = 20.0
@@ -263,3 +266,57 @@ def job(
 
 def rows_of(job_id: JobId, count: int = 1) -> list[RowId]:
     return [RowId(job_id, index) for index in range(count)]
+
+
+Started = tuple[LaneEngine[ScriptedRow], EventLog]
+Starter = Callable[..., Started]
+
+
+@contextmanager
+def starting(device: ScriptedDevice) -> Iterator[Starter]:
+    """A way to start engines over the device. At the end they are closed, and the device must have found nothing."""
+    engines: list[LaneEngine[ScriptedRow]] = []
+
+    def start(**options: Any) -> Started:
+        device.rows_max = options.setdefault("rows_max", 8)
+        engine = LaneEngine(device, **options)
+        engines.append(engine)
+        log = EventLog()
+        engine.start(log)
+        return engine, log
+
+    try:
+        yield start
+    finally:
+        for engine in engines:
+            engine.close()
+    assert device.broken == []
+
+
+def prepare(engine: LaneEngine[ScriptedRow], log: EventLog, *jobs: RenderJob) -> None:
+    """Prepare jobs and wait until they are."""
+    before = {each.job_id: len(log.of(JobPrepared, each.job_id)) for each in jobs}
+    for each in jobs:
+        engine.prepare(each)
+    for each in jobs:
+        log.wait(JobPrepared, each.job_id, before[each.job_id] + 1)
+
+
+def stepped(log: EventLog) -> list[list[str]]:
+    """The jobs that took each step, as the engine told it."""
+    return [[row.job_id for row in step.rows] for step in log.of(StepDone)]
+
+
+def fail_once(error: BaseException) -> Callable[[object], None]:
+    """Raises at its first call only."""
+    left = [error]
+
+    def call(_what: object) -> None:
+        if left:
+            raise left.pop()
+
+    return call
+
+
+def lane_alive(lane: str) -> bool:
+    return any(thread.name == f"darkroom-{lane}" for thread in threading.enumerate())

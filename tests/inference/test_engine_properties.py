@@ -169,7 +169,7 @@ class MonitorMachine(RuleBasedStateMachine):
     def _admissible(self) -> list[RowId]:
         return [row for name in self.caller.unfinished() for row in self.caller.admissible(name)]
 
-    @precondition(_free)
+    @precondition(lambda self: bool(self._free()))
     @rule(data=st.data(), shape=SHAPES)
     def prepare(self, data: st.DataObject, shape: tuple[int, int, int]) -> None:
         self._prepare(data.draw(st.sampled_from(self._free())), shape)
@@ -178,7 +178,7 @@ class MonitorMachine(RuleBasedStateMachine):
         self.monitor.prepare(self.caller.new_job(name, shape))
         self.queued.append(self.caller.jobs[name])
 
-    @precondition(_admissible)
+    @precondition(lambda self: bool(self._admissible()))
     @rule(data=st.data())
     def admit(self, data: st.DataObject) -> None:
         rows = data.draw(st.lists(st.sampled_from(self._admissible()), min_size=1, unique=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -104,6 +105,19 @@ async def test_a_restart_keeps_the_data_and_moves_from_a_taken_port(own: Stack) 
     assert moved == {"DARKROOM_KAFKA__BOOTSTRAP_SERVERS"}
     assert await first_value(after["DARKROOM_KAFKA__BOOTSTRAP_SERVERS"], "kept") == b"before the crash"
     assert get(after, "kept") == b"an object"
+
+
+def test_a_copied_folder_is_not_the_original(own: Stack, tmp_path: Path) -> None:
+    """Its state names the original's processes, which are none of its business."""
+    copy = Stack(tmp_path / "copy")
+    copy.directory.mkdir()
+    for name in ("stack.json", "lock"):
+        shutil.copy(own.directory / name, copy.directory)
+    assert not any(server.running for server in copy.status().servers.values())
+    assert copy.down() == []
+    copy.directory.joinpath("stack.down.json").rename(copy.directory / "stack.json")
+    copy.kill_kafka()
+    assert own.status().running
 
 
 async def test_a_torn_state_is_repaired_and_nothing_runs_twice(own: Stack) -> None:

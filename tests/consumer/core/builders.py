@@ -1,0 +1,77 @@
+"""Short ways to say events about one partition, for tests of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from consumer.core import effects as do
+from consumer.core import events as on
+from consumer.core.core import Core
+from consumer.core.jobs import JobFacts, Verdict
+from consumer.core.limits import Limits
+from consumer.core.partition_key import JobKey, PartitionKey, RowKey
+
+P0 = PartitionKey("requests", 0)
+P1 = PartitionKey("requests", 1)
+EffectT = TypeVar("EffectT")
+
+
+def key(offset: int, partition: PartitionKey = P0) -> JobKey:
+    return JobKey(*partition, offset)
+
+
+def facts(
+    offset: int,
+    *,
+    partition: PartitionKey = P0,
+    request_id: str | None = "",
+    rows: int = 1,
+    priority: int = 4,
+    waiting_since: float = 0.0,
+    deadline: float | None = None,
+    refusal: Verdict | None = None,
+    size_bytes: int = 100,
+) -> JobFacts:
+    """A record; its request id is its offset unless another is given."""
+    identity = None if request_id is None else ("t", request_id or f"{partition.partition}-{offset}")
+    return JobFacts(key(offset, partition), identity, rows, size_bytes, priority, waiting_since, deadline, refusal)
+
+
+def opened(limits: Limits, *partitions: PartitionKey, now: float = 0.0) -> Core:
+    """A running core whose partitions are assigned and open at offset 0."""
+    core = Core(limits)
+    core.handle(on.Started(), now)
+    core.handle(on.PartitionsAssigned(frozenset(partitions or (P0,))), now)
+    for partition in partitions or (P0,):
+        core.handle(on.PartitionOpened(partition, core.partitions[partition].epoch, 0, ""), now)
+    return core
+
+
+def arrive(core: Core, record: JobFacts, now: float = 0.0) -> tuple[do.Effect, ...]:
+    epoch = core.partitions[record.key.partition_key].epoch
+    return core.handle(on.RecordArrived(record, epoch), now)
+
+
+def to_ready(core: Core, records: Iterable[JobFacts], now: float = 0.0, batch_key: str = "64") -> list[do.Effect]:
+    """Take records in and bring them through look-up and preparation."""
+    effects: list[do.Effect] = []
+    for record in records:
+        arrive(core, record, now)
+        core.handle(on.OutcomeAbsent(record.key), now)
+        effects += core.handle(on.Prepared(record.key, batch_key), now)
+    return effects
+
+
+def to_decided(core: Core, record: JobFacts, now: float = 0.0) -> list[do.Effect]:
+    """Take a record in and bring it through to its decided outcome."""
+    to_ready(core, [record], now)
+    core.handle(on.Tick(), now + core.limits.linger_s)
+    core.handle(on.StepBoundary(tuple(RowKey(record.key, image) for image in range(record.rows))), now)
+    core.handle(on.Rendered(record.key, 1000), now)
+    return list(core.handle(on.Settled(record.key), now))
+
+
+def of(kind: type[EffectT], effects: Iterable[object]) -> list[EffectT]:
+    """The effects of one kind."""
+    return [effect for effect in effects if isinstance(effect, kind)]

@@ -1,0 +1,167 @@
+"""Proves that a dead letter is the record that it was, says why, and always fits its topic."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from producer.connection import kafka_arguments
+from producer.reader import TopicReader
+from producer.results.dead_letters import DeadLetter, Original, Reason, dead_letter, object_key, origin
+from producer.topics import ensure_topics
+from schemas.errors import ErrorCode
+from schemas.names import DeadLetterHeader
+from tests.producer.examples import source
+
+if TYPE_CHECKING:
+    from schemas.settings import Settings
+
+REASON = Reason(ErrorCode.INVALID_REQUEST, "the record has no value", 0, "worker-0")
+LIMIT = 65_536
+
+
+def letter_of(**changes: Any) -> DeadLetter:
+    original: dict[str, Any] = {
+        "source": source(17, 3),
+        "key": b"key",
+        "value": b"\xffnot JSON",
+        "headers": (("ce_id", b"1"), ("traceparent", b"00-x")),
+    }
+    return dead_letter(
+        Original(**original | changes), REASON, request_id=None, bucket="darkroom", record_bytes_max=LIMIT
+    )
+
+
+def test_it_repeats_the_record_and_says_why() -> None:
+    letter = letter_of()
+    assert letter.value == b"\xffnot JSON"
+    assert letter.key == b"generation.requests-3-17"
+    assert letter.stored is None
+    assert letter.headers[:2] == [("ce_id", b"1"), ("traceparent", b"00-x")]
+    assert dict(letter.headers[2:]) == {
+        DeadLetterHeader.TOPIC: b"generation.requests",
+        DeadLetterHeader.PARTITION: b"3",
+        DeadLetterHeader.OFFSET: b"17",
+        DeadLetterHeader.ERROR_CODE: b"invalid_request",
+        DeadLetterHeader.ERROR_MESSAGE: b"the record has no value",
+        DeadLetterHeader.ATTEMPTS: b"0",
+        DeadLetterHeader.WORKER: b"worker-0",
+    }
+
+
+def test_one_with_a_request_id_is_keyed_by_it() -> None:
+    original = Original(source(), None, b"{}", ())
+    reason = Reason(ErrorCode.WORKER_CRASH, "it killed two workers", 2, "worker-0")
+    letter = dead_letter(original, reason, request_id="hello-1", bucket="darkroom", record_bytes_max=LIMIT)
+    assert letter.key == b"hello-1"
+    found = origin(letter.headers)
+    assert found is not None
+    assert (found.source, found.code) == (source(), "worker_crash")
+
+
+def test_nothing_is_null_in_it() -> None:
+    letter = letter_of(key=None, value=None, headers=(("odd", None),))
+    assert letter.value == b""
+    assert letter.headers[0] == ("odd", b"")
+
+
+def test_one_that_is_sent_again_and_dies_again_tells_of_its_last_death() -> None:
+    first = letter_of()
+    second = letter_of(source=source(99, 5), headers=tuple(first.headers))
+    assert [name for name, _ in second.headers].count(DeadLetterHeader.OFFSET) == 1
+    found = origin(second.headers)
+    assert found is not None
+    assert found.source == source(99, 5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"value": b"x" * LIMIT}, {"headers": (("huge", b"x" * LIMIT),)}, {"headers": (("many", b""),) * 10_000}],
+    ids=["a large value", "a large header", "many headers"],
+)
+def test_one_that_is_too_large_is_stored_whole_and_says_where(changes: dict[str, Any]) -> None:
+    letter = letter_of(**changes)
+    assert letter.stored is not None
+    assert letter.stored.key == object_key(source(17, 3)) == ".dead-letters/generation.requests/3/17.json"
+    place = json.loads(letter.value)
+    assert (place["bucket"], place["key"], place["size_bytes"]) == (
+        "darkroom",
+        letter.stored.key,
+        len(letter.stored.content),
+    )
+    assert place["sha256"] == hashlib.sha256(letter.stored.content).hexdigest()
+    assert dict(letter.headers)[DeadLetterHeader.OBJECT] == f"darkroom/{letter.stored.key}".encode()
+    whole = json.loads(letter.stored.content)
+    expected = {"value": b"\xffnot JSON", "headers": (("ce_id", b"1"), ("traceparent", b"00-x"))} | changes
+    assert base64.b64decode(whole["value"]) == expected["value"]
+    assert [(name, base64.b64decode(value)) for name, value in whole["headers"]] == list(expected["headers"])  # type: ignore[call-overload]
+    assert (whole["topic"], whole["partition"], whole["offset"]) == ("generation.requests", 3, 17)
+    found = origin(letter.headers)
+    assert found is not None
+    assert found.source == source(17, 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {DeadLetterHeader.TOPIC: None},
+        {DeadLetterHeader.PARTITION: b"x"},
+        {DeadLetterHeader.OFFSET: b"-1"},
+        {DeadLetterHeader.TOPIC: b"\xff"},
+        {DeadLetterHeader.ERROR_CODE: b"\xff"},
+    ],
+)
+def test_headers_that_name_no_record_are_nobodys(change: dict[str, bytes | None]) -> None:
+    headers = list((dict(letter_of().headers) | change).items())
+    assert origin(headers) is None
+    assert origin([]) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    value=st.none() | st.integers(0, 2 * LIMIT).map(bytes),
+    headers=st.lists(st.tuples(st.text(max_size=50), st.none() | st.integers(0, LIMIT).map(bytes)), max_size=8),
+    key=st.none() | st.binary(max_size=300),
+)
+def test_whatever_it_was_it_fits_and_nothing_is_lost(
+    value: bytes | None, headers: list[tuple[str, bytes | None]], key: bytes | None
+) -> None:
+    letter = letter_of(value=value, headers=tuple(headers), key=key)
+    size = len(letter.key) + len(letter.value) + sum(len(name.encode()) + len(text) for name, text in letter.headers)
+    assert size < LIMIT
+    if letter.stored is None:
+        assert letter.value == (value or b"")
+    else:
+        whole = json.loads(letter.stored.content)
+        assert (None if value is None else base64.b64encode(value).decode()) == whole["value"]
+        assert len(whole["headers"]) == len(headers)
+
+
+@pytest.mark.stack
+async def test_kafka_takes_the_largest_one_that_is_not_stored(make_settings: Any) -> None:
+    deployment: Settings = make_settings(topics__max_message_bytes=LIMIT, limits__request_bytes_max=1024)
+    await ensure_topics(deployment)
+    low, high = 0, LIMIT
+    while high - low > 1:  # the largest value with which the record is repeated
+        middle = (low + high) // 2
+        low, high = (middle, high) if letter_of(value=bytes(middle)).stored is None else (low, middle)
+    letter = letter_of(value=bytes(low))
+    topic = deployment.topics.dead_letters
+    producer = AIOKafkaProducer(**kafka_arguments(deployment.kafka), max_request_size=LIMIT)
+    await producer.start()
+    try:
+        await producer.send_and_wait(topic, letter.value, key=letter.key, headers=letter.headers, partition=0)
+    finally:
+        await producer.stop()
+    async with TopicReader(deployment.kafka, (topic,)) as reader:
+        reader.start_at({TopicPartition(topic, 0): 0})
+        (record,) = await reader.read(10)
+    assert record.value == bytes(low)
+    assert low > LIMIT - 2048

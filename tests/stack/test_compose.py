@@ -1,0 +1,61 @@
+"""compose.yaml offers what Darkroom's default settings look for, on loopback only. (What docker makes of it is not shown.)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from consumer.stack.jars import KAFKA_VERSION
+from schemas.settings import Settings
+
+FILE = Path(__file__).resolve().parents[2] / "compose.yaml"
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    content = yaml.safe_load(FILE.read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+def test_every_key_is_one_that_compose_knows(compose: dict[str, Any]) -> None:
+    known = {"image", "ports", "volumes", "environment", "healthcheck", "command", "entrypoint", "depends_on", "init"}
+    assert compose.keys() == {"name", "services", "volumes"}
+    assert compose["services"].keys() == {"kafka", "s3", "bucket"}
+    for service in compose["services"].values():
+        assert service.keys() <= known
+        assert service["healthcheck"].keys() <= {"test", "interval", "timeout", "retries", "start_period"}
+        assert service["healthcheck"]["test"][0] == "CMD"
+        assert all(isinstance(value, str) for value in service["environment"].values())
+
+
+def test_images_are_pinned_and_kafka_is_the_embedded_one(compose: dict[str, Any]) -> None:
+    images = {name: service["image"] for name, service in compose["services"].items()}
+    assert images["kafka"] == f"apache/kafka:{KAFKA_VERSION}"
+    assert images["s3"] == images["bucket"]
+    assert images["s3"].startswith("minio/minio:RELEASE.")
+
+
+def test_ports_are_open_on_loopback_alone_and_data_is_in_named_volumes(compose: dict[str, Any]) -> None:
+    for name in ("kafka", "s3"):
+        service = compose["services"][name]
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert {volume.partition(":")[0] for volume in service["volumes"]} <= compose["volumes"].keys()
+    kafka = compose["services"]["kafka"]
+    assert kafka["volumes"] == [f"kafka:{kafka['environment']['KAFKA_LOG_DIRS']}"]
+
+
+def test_the_default_settings_lead_there(compose: dict[str, Any]) -> None:
+    settings = Settings()
+    kafka, s3, bucket = (compose["services"][name] for name in ("kafka", "s3", "bucket"))
+    assert kafka["ports"] == [f"{settings.kafka.bootstrap_servers}:9092"]
+    assert f"HOST://{settings.kafka.bootstrap_servers}," in kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert s3["ports"] == [f"{settings.s3.endpoint.removeprefix('http://')}:9000"]
+    access, secret = s3["environment"]["MINIO_ROOT_USER"], s3["environment"]["MINIO_ROOT_PASSWORD"]
+    assert bucket["environment"]["MC_HOST_store"] == f"http://{access}:{secret}@s3:9000"
+    assert f"store/{settings.s3.bucket} " in bucket["entrypoint"][-1]
+    for variable in ("DARKROOM_S3__ACCESS_KEY", "DARKROOM_S3__SECRET_KEY", "DARKROOM_S3__BUCKET"):
+        assert variable in FILE.read_text()
