@@ -14,7 +14,6 @@ import click
 
 if TYPE_CHECKING:
     from producer.requests.client import Client
-
     from schemas.completion import Completion
     from schemas.request import GenerationRequest
     from schemas.settings import Settings, load_settings

@@ -141,8 +141,7 @@ async def _topics(settings: Settings) -> Finding:
         await admin.close()
     missing = [topic for one in Topic if (topic := settings.topics.prefix + one.value) not in known]
     if missing:
-        remedy = "`darkroom serve` and `darkroom send` make what is missing, where they may; or make them beforehand."
-        return Finding("topics", False, f"missing: {', '.join(missing)}", remedy)
+        return Finding("topics", True, f"{', '.join(missing)} will be made by `darkroom serve` or `darkroom send`")
     partitions = len(known[settings.topics.prefix + Topic.REQUESTS.value]["partitions"])
     return Finding("topics", True, f"all {len(Topic)} exist; {partitions} partitions of requests bound the workers")
 

@@ -146,4 +146,4 @@ class Rendering:
                     found[1].mark(Stopwatch.JOINED, started)
 
     def _rows(self, rows: Sequence[RowId]) -> tuple[RowKey, ...]:
-        return tuple(RowKey(found[0], row.index) for row in rows if (found := self._jobs.get(row.job_id)) is not None)
+        return tuple(RowKey(found[0], row.image) for row in rows if (found := self._jobs.get(row.job_id)) is not None)

@@ -1,0 +1,1 @@
+"""Requests become pixels: devices, the lanes that drive them, poses, and the tiny model. No Kafka, no S3."""

@@ -26,7 +26,7 @@ class RowId(NamedTuple):
     """One image of one job."""
 
     job_id: JobId
-    index: int
+    image: int
 
 
 class BatchKey(NamedTuple):
@@ -165,7 +165,7 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class JobRendered:
-    """All images of a job, in order of their index, encoded."""
+    """All images of a job, in their order, encoded."""
 
     job_id: JobId
     images: tuple[RenderedImage, ...]
@@ -272,7 +272,7 @@ class Prepared(Generic[RowT]):
     """What the prepare lane made of a job."""
 
     rows: tuple[RowT, ...]
-    """In order of their index; `steps_done` is 0."""
+    """In order of their images; `steps_done` is 0."""
     warnings: tuple[str, ...] = ()
     """For the requester: the prompt was cut at 77 tokens, say."""
 

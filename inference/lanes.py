@@ -65,7 +65,7 @@ class HeldRow(Generic[RowT]):
         """Take a lawful move. Raises `ValueError`, and changes nothing, where it is not one."""
         following = NEXT_STAGE.get((self.stage, move))
         if following is None:
-            name = f"row {self.row_id.index} of job {self.row_id.job_id!r}"
+            name = f"row {self.row_id.image} of job {self.row_id.job_id!r}"
             raise ValueError(f"{name} is {self.stage.value}: it cannot take the move {move.value}")
         self.stage = following
 
@@ -104,7 +104,7 @@ class HeldJob(Generic[RowT]):
         """Keep the pictures of `rows`; true once the job has all of its pictures."""
         self.decode_seconds += seconds
         for held, image in zip(rows, images, strict=True):
-            self.images[held.row_id.index] = image
+            self.images[held.row_id.image] = image
         return len(self.images) == len(self.rows)
 
     def rendered(self) -> JobRendered:

@@ -205,12 +205,12 @@ class LaneMonitor(Generic[RowT]):
 
     def _find_prepared(self, row_id: RowId) -> HeldRow[RowT]:
         rows = self._jobs[row_id.job_id].rows
-        if not 0 <= row_id.index < len(rows):
-            raise ValueError(f"job {row_id.job_id!r} has {len(rows)} prepared rows: there is no row {row_id.index}")
-        held = rows[row_id.index]
+        if not 0 <= row_id.image < len(rows):
+            raise ValueError(f"job {row_id.job_id!r} has {len(rows)} prepared rows: there is no row {row_id.image}")
+        held = rows[row_id.image]
         if held.stage is not Stage.PREPARED:
             raise ValueError(
-                f"row {row_id.index} of job {row_id.job_id!r} was admitted already: it is {held.stage.value}"
+                f"row {row_id.image} of job {row_id.job_id!r} was admitted already: it is {held.stage.value}"
             )
         return held
 
@@ -219,7 +219,7 @@ class LaneMonitor(Generic[RowT]):
         for held in retired:
             by_job.setdefault(held.job, []).append(held)
         for rows in by_job.values():
-            self._to_finish.append(tuple(sorted(rows, key=lambda held: held.row_id.index)))
+            self._to_finish.append(tuple(sorted(rows, key=lambda held: held.row_id.image)))
         self._unfinished_rows += len(retired)
         self._rows_retired.notify()
 

@@ -298,7 +298,7 @@ def _painted(row: SimulatedRow) -> RenderedImage:
         content=content,
         width=request.width,
         height=request.height,
-        seed=request.seed + row.row_id.index,
+        seed=request.seed + row.row_id.image,
         content_type=CONTENT_TYPES[request.image_format],
         extension=EXTENSIONS[request.image_format],
     )

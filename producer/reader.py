@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TopicPartition", "TopicReader", "partitions_of"]
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 GROWTH_CHECK_S: Final = 30.0
 """How often partitions that were added are looked for."""
@@ -149,7 +149,7 @@ class TopicReader:
         try:
             added = await partitions_of(self._kafka, self._topics) - self._partitions
         except KafkaUnavailable as error:
-            log.warning("partitions that were added cannot be looked for at the moment", error=str(error))
+            log.warning("partitions that were added cannot be looked for at the moment: %s", error)
             return
         if added:
             positions = {one: await self.position(one) for one in self._consumer.assignment()}

@@ -141,10 +141,14 @@ class KafkaServer:
         logging.write_text(_LOGGING.format(log=_escaped(self._log), log_bytes_max=_LOG_BYTES_MAX), encoding="utf-8")
         if self._java is None or self._jars is None:
             raise RuntimeError("prepare() comes before command()")
+        scratch = self.folder / "tmp"  # native compression libraries are unpacked there, and left there by a crash
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
         return [
             str(self._java),
             f"-Xmx{self._settings.kafka_heap_mb}m",
             *_JVM_FLAGS,
+            f"-Djava.io.tmpdir={scratch}",
             f"-XX:ErrorFile={self.folder}/java-crash-%p.log",
             f"-Dlog4j2.configurationFile={logging}",
             self.marker,

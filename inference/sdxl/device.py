@@ -95,13 +95,16 @@ class SdxlDevice(Device[SdxlRow]):
         if device.type == "cpu":
             torch.set_num_threads(self._cpu_threads)
         try:
-            with memory_faults("loading the model"), torch.inference_mode():
+            with memory_faults("loading the model"):
                 components = load_components(
                     self._path, self._controlnet_path, name=self._name, device=device, dtype=dtype
                 )
                 self._model = LoadedModel(
                     components, self._prompt_cache_bytes_max, self._pose_cache_bytes_max, self._pose_limits
                 )
+            if device.type == "cuda":
+                # The weights were copied on the default stream, and the lanes have streams of their own.
+                torch.cuda.synchronize(device)
             self._warm_up()
         except ModelError:
             raise

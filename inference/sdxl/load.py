@@ -151,8 +151,8 @@ def _load_network(kind: Any, weights: Weights, dtype: torch.dtype, device: torch
     wrong = [*report["missing_keys"], *report["mismatched_keys"]]
     if wrong:
         raise ModelError(
-            f"The weights in {weights.folder} are not whole: {len(wrong)} tensors of {kind.__name__} are missing or of "
-            f"another shape, {wrong[0]} for one; copy the model again."
+            f"The weights in {weights.folder} are not whole: tensors of {kind.__name__} are missing or misshapen "
+            f"({len(wrong)} in all, the first is {wrong[0]}): copy the model again."
         )
     return network.to(device).eval().requires_grad_(False)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
@@ -20,7 +21,6 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "KafkaUnavailable", "SendInterrupted"]
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 SEND_AHEAD_MAX: Final = 500
 """Requests that may be on their way unacknowledged; with inline pictures they can be large."""
@@ -73,7 +73,8 @@ class Client:
     """Publishes requests and follows their outcomes. An async context manager, for one event loop.
 
     `follow=False` leaves out what only following needs; then what is followed begins when it is asked for.
-    Partitions that are added to a topic are taken in within `growth_check_s` seconds. Every method raises `KafkaUnavailable` where Kafka is not reached or has no topics yet (`producer.topics` makes them).
+    Partitions that are added to a topic are taken in within `growth_check_s` seconds. Every method raises
+    `KafkaUnavailable` where Kafka is not reached or has no topics yet (`producer.topics` makes them).
     """
 
     def __init__(self, settings: Settings, *, follow: bool = True, growth_check_s: float = GROWTH_CHECK_S) -> None:
@@ -265,10 +266,10 @@ async def _read(reader: TopicReader, timeout_s: float, decode: Callable[[bytes |
             events.append(decode(record.value, record.headers))
         except EventUnreadable as error:
             log.warning(
-                "an unreadable event was passed over",
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                error=error.message,
+                "an unreadable event was passed over: %s-%d, offset %d: %s",
+                record.topic,
+                record.partition,
+                record.offset,
+                error.message,
             )
     return events

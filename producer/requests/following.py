@@ -11,6 +11,7 @@ from schemas.completion import Completion
 from schemas.events import Progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
@@ -25,7 +26,7 @@ Identity = tuple[str, str]
 class Display:
     """One bar for all requests and one for each of a few that are being rendered. On stderr; a context manager."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, console: Console | None = None) -> None:
         import sys
 
         from rich.console import Console
@@ -37,7 +38,7 @@ class Display:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=console or Console(stderr=True),
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # what is piped is none of the bars' business
         )
@@ -50,6 +51,10 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+    def refresh(self) -> None:
+        """Draw now rather than ten times a second."""
+        self._bars.refresh()
 
     def on_progress(self, progress: Progress) -> None:
         """A request is so far."""

@@ -62,7 +62,7 @@ def test_rows_above_the_cap_wait_for_room(device: ScriptedDevice, start: Starter
     prepare(engine, log, job("many", steps=1, count=5))
     engine.admit(rows_of("many", 5))
     log.wait(JobRendered, "many")
-    assert [[row.index for row in step.rows] for step in log.of(StepDone)] == [[0, 1], [2, 3], [4]]
+    assert [[row.image for row in step.rows] for step in log.of(StepDone)] == [[0, 1], [2, 3], [4]]
 
 
 def test_another_key_waits_until_the_device_is_empty(device: ScriptedDevice, start: Starter) -> None:

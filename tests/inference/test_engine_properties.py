@@ -77,7 +77,7 @@ class Caller:
 
     def admitted(self, rows: list[RowId]) -> None:
         for row in rows:
-            self.jobs[row.job_id].rows[row.index] = "admitted"
+            self.jobs[row.job_id].rows[row.image] = "admitted"
 
     def unfinished(self) -> list[JobId]:
         return [name for name, known in self.jobs.items() if not known.ended]
@@ -123,9 +123,9 @@ class Caller:
     def _move(self, rows: tuple[RowId, ...], before: str, after: str, event: EngineEvent) -> None:
         for row in rows:
             known = self._expect(row.job_id, event)
-            if known.rows.get(row.index) != before:
-                self.surprises.append(f"{row} is {known.rows.get(row.index)}: {event}")
-            known.rows[row.index] = after
+            if known.rows.get(row.image) != before:
+                self.surprises.append(f"{row} is {known.rows.get(row.image)}: {event}")
+            known.rows[row.image] = after
 
 
 def check_steps(device: ScriptedDevice) -> None:
@@ -229,7 +229,7 @@ class MonitorMachine(RuleBasedStateMachine):
         assert self.monitor.let_join()
         self.stepping = True
         alive = {self.caller.jobs[name].job.request.seed for name in self.caller.unfinished()}
-        assert all(row.seed - row.row_id.index in alive for row in self.monitor.rows_on_device)
+        assert all(row.seed - row.row_id.image in alive for row in self.monitor.rows_on_device)
 
     @precondition(lambda self: self.stepping)
     @rule(fails=SELDOM)

@@ -57,11 +57,10 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def model(tiny: TinyModel) -> LoadedModel:
-    with torch.inference_mode():
-        components = load_components(
-            tiny.path, tiny.controlnet_path, name="tiny", device=torch.device("cpu"), dtype=torch.float32
-        )
-        return LoadedModel(components, 2**20, 2**20, PictureLimits())
+    components = load_components(
+        tiny.path, tiny.controlnet_path, name="tiny", device=torch.device("cpu"), dtype=torch.float32
+    )
+    return LoadedModel(components, 2**20, 2**20, PictureLimits())
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""Proves what happens to jobs between arrival and decision: coalescing, deadlines, cancellations, the store's absence."""
+"""Proves what happens to jobs from arrival to decision: coalescing, deadlines, cancellations, the store away."""
 
 from __future__ import annotations
 

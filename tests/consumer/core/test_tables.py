@@ -12,7 +12,7 @@ from consumer.core.lifecycle import LIFECYCLE, Phase, Signal, after
 from tests.consumer.core.builders import P0, facts
 
 
-@pytest.mark.parametrize(("phase", "signal"), product(Phase, Signal))
+@pytest.mark.parametrize(("phase", "signal"), list(product(Phase, Signal)))
 def test_a_signal_moves_the_phase_only_where_the_table_says(phase: Phase, signal: Signal) -> None:
     assert after(phase, signal) is LIFECYCLE.get((phase, signal), phase)
     assert after(Phase.CLOSED, signal) is Phase.CLOSED
@@ -23,7 +23,7 @@ def test_every_phase_leads_to_closed() -> None:
         assert after(after(phase, Signal.DRAIN), Signal.DONE) is Phase.CLOSED
 
 
-@pytest.mark.parametrize(("start", "end"), product(JobState, JobState))
+@pytest.mark.parametrize(("start", "end"), list(product(JobState, JobState)))
 def test_an_illegal_move_raises_and_changes_nothing(start: JobState, end: JobState) -> None:
     job = Job(facts(0), Partition(P0), state=start)
     if end in TRANSITIONS[start]:

@@ -1,0 +1,143 @@
+"""Proves how people's files become requests: which line and which field is wrong, and what a pose file may be."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from producer.requests.request_files import Line, RequestUnreadable, lines, new_request_id, pose_of, request_of
+from schemas.names import is_identity
+from schemas.pose import PeoplePose, SkeletonPose
+from schemas.request import GenerationRequest
+
+BYTES_MAX = 1024 * 1024
+PERSON = [[0.5, 0.1 + index / 20] if index % 3 else None for index in range(18)]
+
+
+def read(text: str, bytes_max: int = BYTES_MAX) -> list[Line]:
+    return list(lines("file.jsonl", io.BytesIO(text.encode()), bytes_max=bytes_max))
+
+
+def picture(size: int = 64, kind: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.effect_noise((size, size), 100).save(out, kind)
+    return out.getvalue()
+
+
+def test_each_line_is_a_request() -> None:
+    found = read('{"request_id":"a","prompt":"one"}\n\n  \n{"request_id":"b","prompt":"two","steps":5}')
+    assert [line.place for line in found] == ["file.jsonl:1", "file.jsonl:4"]
+    assert [line.request for line in found] == [
+        GenerationRequest(request_id="a", prompt="one"),
+        GenerationRequest(request_id="b", prompt="two", steps=5),
+    ]
+
+
+def test_a_line_without_an_id_gets_one_of_its_own() -> None:
+    first, second = read('{"prompt":"one"}\n{"prompt":"one"}')
+    assert first.request is not None
+    assert second.request is not None
+    assert first.request.request_id != second.request.request_id
+    assert is_identity(first.request.request_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"prompt":"one","steps":500}', "steps"),
+        ('{"prompt":"one","pose":{"people":[]}}', "pose"),
+        ('{"steps":5}', "prompt"),
+        ('{"request_id":"no/slash","prompt":"one"}', "request_id"),
+        ("not JSON", "JSON"),
+        ('["prompt"]', "object"),
+        ('{"prompt":"one","prompt":"two"}', "prompt"),
+        ("\udcff", "UTF-8"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_field(text: str, said: str) -> None:
+    content = b"\n" + text.encode("utf-8", "surrogateescape")
+    (line,) = lines("file.jsonl", io.BytesIO(content), bytes_max=BYTES_MAX)
+    assert line.request is None
+    assert line.place == "file.jsonl:2"
+    assert line.problem is not None
+    assert said in line.problem
+
+
+def test_unknown_fields_are_told() -> None:
+    (line,) = read('{"prompt":"one","colour":"red"}')
+    assert line.request is not None
+    assert line.unknown_fields == ("colour",)
+
+
+def test_a_line_is_bounded_and_the_next_is_read_from_its_beginning() -> None:
+    long = '{"prompt":"' + "x" * 5000 + '"}'
+    found = read(f'{long}\n{{"prompt":"one"}}\n{long}', bytes_max=1000)
+    assert [line.place for line in found] == ["file.jsonl:1", "file.jsonl:2", "file.jsonl:3"]
+    assert [line.problem is None for line in found] == [False, True, False]
+    assert found[0].problem is not None
+    assert "1000 bytes" in found[0].problem
+
+
+def test_a_line_of_exactly_the_bound_is_read() -> None:
+    text = '{"request_id":"a","prompt":"one"}'
+    assert read(text + "\n", bytes_max=len(text))[0].request is not None
+    assert read(text, bytes_max=len(text))[0].request is not None
+
+
+def test_fields_that_are_not_given_are_left_out() -> None:
+    request = request_of({"request_id": "a", "prompt": "one", "steps": None}, bytes_max=BYTES_MAX)
+    assert request.model_fields_set == {"request_id", "prompt"}
+    with pytest.raises(RequestUnreadable, match="steps"):
+        request_of({"request_id": "a", "prompt": "one", "steps": 0}, bytes_max=BYTES_MAX)
+
+
+def test_new_ids_are_ids_and_differ() -> None:
+    made = {new_request_id() for _ in range(1000)}
+    assert len(made) == 1000
+    assert all(map(is_identity, made))
+
+
+@pytest.mark.parametrize("content", [{"people": [PERSON]}, [PERSON]], ids=["a pose", "people alone"])
+def test_keypoints_are_read_from_json(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "pose.json"
+    path.write_text(json.dumps(content))
+    request = request_of({"request_id": "a", "prompt": "one", "pose": pose_of(path)}, bytes_max=BYTES_MAX)
+    assert isinstance(request.pose, PeoplePose)
+    assert request.pose.people[0][1] == tuple(PERSON[1] or ())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_is_carried_as_a_skeleton(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "pose"
+    path.write_bytes(picture(kind=kind))
+    request = request_of({"request_id": "a", "prompt": "one", "pose": pose_of(path)}, bytes_max=BYTES_MAX)
+    assert isinstance(request.pose, SkeletonPose)
+    assert base64.b64decode(request.pose.image.inline) == picture_at(path)  # type: ignore[union-attr]
+
+
+def picture_at(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def test_a_picture_that_is_too_large_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(picture(1024))
+    assert path.stat().st_size > 512 * 1024
+    with pytest.raises(RequestUnreadable, match=r"large\.png has more than the 524288 bytes.*bucket"):
+        pose_of(path)
+
+
+def test_other_files_are_no_poses(tmp_path: Path) -> None:
+    path = tmp_path / "pose.txt"
+    for content in (b"hello", b'"text"', b"{", b""):
+        path.write_bytes(content)
+        with pytest.raises(RequestUnreadable, match="neither JSON"):
+            pose_of(path)
+    with pytest.raises(RequestUnreadable, match="cannot be read"):
+        pose_of(tmp_path / "absent")
