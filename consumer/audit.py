@@ -75,9 +75,16 @@ class AuditReport:
 
 
 async def audit(
-    settings: Settings, objects: Objects, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    settings: Settings,
+    objects: Objects,
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    settle_s: float | None = None,
 ) -> AuditReport:
     """Audit one deployment: its topics, its group and its bucket. Changes nothing; workers may go on meanwhile.
+
+    `settle_s` is how long an outcome that an open transaction hides is waited for: longer than a transaction can
+    last, unless given.
 
     Memory: two bytes for each offset of the request topic, and `audit_objects.CHECKS_MAX` pictures. Raises
     `KafkaUnavailable` and `StoreUnavailable`: then nothing was found out.
@@ -99,7 +106,8 @@ async def audit(
         committed = await _committed(settings)
         requests_end = await requests.stable_ends()
         outcomes_stable, outcomes_end = await outcomes.stable_ends(), await outcomes.high_watermarks()
-        settle_s = settings.kafka.transaction_timeout_ms / 1000 + SETTLE_S
+        if settle_s is None:
+            settle_s = settings.kafka.transaction_timeout_ms / 1000 + SETTLE_S
         try:
             await _read(requests, requests_end, on_request, least=requests_end, settle_s=settle_s)
             await _read(outcomes, outcomes_end, on_outcome, least=outcomes_stable, settle_s=settle_s)

@@ -33,8 +33,10 @@ def configure(settings: LogSettings, *, worker: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
-    for noisy in ("aiokafka", "urllib3", "diffusers", "transformers", "PIL"):
+    for noisy in ("urllib3", "diffusers", "transformers", "PIL"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    # Kafka's client warns of every answer that it will ask for again; what matters of it our edge says itself.
+    logging.getLogger("aiokafka").setLevel(max(logging.ERROR, root.level))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

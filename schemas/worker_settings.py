@@ -116,7 +116,10 @@ class LimitSettings(BaseModel):
         default=64 * MIB, ge=0, le=64 * 1024 * MIB, description="Encoded prompts kept; about 150 of SDXL's."
     )
     pose_cache_bytes: int = Field(
-        default=64 * MIB, ge=0, le=64 * 1024 * MIB, description="Pose pictures and their embeddings kept."
+        default=256 * MIB,
+        ge=0,
+        le=64 * 1024 * MIB,
+        description="Pose pictures and embeddings kept; about 16 of SDXL's.",
     )
 
 

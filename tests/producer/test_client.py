@@ -29,7 +29,7 @@ from schemas.settings import Settings, load_settings
 from tests.producer.answering import Answerer, answering, rendered
 
 if TYPE_CHECKING:
-    from tests.producer.conftest import MakeSettings
+    from tests.producer.deployments import MakeSettings
 
 pytestmark = pytest.mark.stack
 

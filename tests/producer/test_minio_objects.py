@@ -21,7 +21,7 @@ from schemas.settings import S3Settings
 from tests.producer.objects_server import Answer, s3_error, serving
 
 if TYPE_CHECKING:
-    from tests.producer.conftest import MakeSettings
+    from tests.producer.deployments import MakeSettings
 
 WRITTEN = Answer(200, headers={"ETag": '"e"'})
 STANDS = s3_error(412, "PreconditionFailed")

@@ -13,7 +13,7 @@ from producer.results.minio_objects import MinioObjects
 from producer.results.objects import BucketForbidden, Objects, ObjectTooLarge
 
 if TYPE_CHECKING:
-    from tests.producer.conftest import MakeSettings
+    from tests.producer.deployments import MakeSettings
 
 THEIRS = "somebody-elses"
 

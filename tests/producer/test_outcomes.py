@@ -18,7 +18,7 @@ from schemas.names import result_key
 from tests.producer.examples import NOON, Picture, answered, source, success
 
 if TYPE_CHECKING:
-    from tests.producer.conftest import MakeSettings
+    from tests.producer.deployments import MakeSettings
 
 KEY = result_key("studio", "hello-1")
 

@@ -16,7 +16,7 @@ from schemas.names import Topic
 from schemas.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from tests.producer.conftest import MakeSettings
+    from tests.producer.deployments import MakeSettings
 
 
 async def configuration_of(settings: Settings, topic: str) -> dict[str, str]:
