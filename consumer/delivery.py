@@ -51,7 +51,7 @@ class PictureRefused(Exception):  # noqa: N818 - as above
 class Delivery:
     """Makes completions and puts them where they belong. Holds no job's state: that is in its payload."""
 
-    def __init__(self, settings: Settings, objects: Objects, on_published: Callable[[Completion], None]) -> None:
+    def __init__(self, settings: Settings, objects: Objects, on_published: Callable[[Completion | None], None]) -> None:
         self._settings = settings
         self._objects = objects
         self._outcomes = Outcomes(objects)
@@ -108,6 +108,7 @@ class Delivery:
 
     async def settle(self, key: JobKey, payload: Payload, verdict: Verdict) -> None:
         """Store the pictures and decide the outcome. The payload's completion is made from the one that stands."""
+        payload.crashes = verdict.crashes
         answered = self._answered(key, payload)
         images = payload.images if verdict.kind is VerdictKind.RENDERED else ()
         try:
@@ -122,13 +123,16 @@ class Delivery:
         payload.pose_picture = None
 
     async def records(self, keys: Sequence[JobKey], payloads: Payloads) -> list[OutgoingRecord]:
-        """The records of decided jobs: a completion each, or a dead letter where no request id could be read."""
+        """The records of decided jobs: a completion each, or a dead letter where no request id could be read; both
+        where the request killed its workers.
+        """
         records = []
         for key in keys:
             payload = payloads[key]
-            if payload.completion is None:
+            error = None if payload.completion is None else payload.completion.error
+            if payload.completion is None or (error is not None and error.code is ErrorCode.WORKER_CRASH):
                 records.append(await self._dead_letter(key, payload))
-            else:
+            if payload.completion is not None:
                 event = encode_completion(payload.completion, traceparent=payload.traceparent)
                 records.append(OutgoingRecord(self._completions_topic, event.key, event.value, tuple(event.headers)))
         return records
@@ -140,10 +144,10 @@ class Delivery:
             if payload is None:
                 continue
             completion = payload.completion
+            self._on_published(completion)
             if completion is None:
                 log.warning("dead letter", source=_coordinates(key), error=str(payload.refusal))
                 continue
-            self._on_published(completion)
             log.info(
                 "published",
                 request_id=completion.request_id,
@@ -156,12 +160,11 @@ class Delivery:
             )
 
     async def _dead_letter(self, key: JobKey, payload: Payload) -> OutgoingRecord:
-        assert payload.refusal is not None
         record = payload.record
         letter = dead_letter(
             Original(_source(key), record.key, record.value, record.headers),
-            Reason(payload.refusal.code.value, payload.refusal.message, payload.attempts, self._settings.worker.name),
-            request_id=None,
+            self._reason(payload),
+            request_id=payload.request_id,
             bucket=self._objects.bucket,
             record_bytes_max=self._settings.topics.max_message_bytes,
         )
@@ -171,6 +174,14 @@ class Delivery:
             except StoreUnavailable as error:
                 raise StoreAway(str(error)) from error
         return OutgoingRecord(self._dead_letters_topic, letter.key, letter.value, tuple(letter.headers))
+
+    def _reason(self, payload: Payload) -> Reason:
+        worker = self._settings.worker.name
+        if payload.completion is not None and payload.completion.error is not None:
+            error = payload.completion.error
+            return Reason(error.code.value, error.message, payload.crashes, worker)
+        assert payload.refusal is not None
+        return Reason(payload.refusal.code.value, payload.refusal.message, payload.attempts, worker)
 
     def _proposed(self, answered: Answered, payload: Payload, verdict: Verdict) -> Completion:
         now = datetime.now(UTC)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,11 +18,13 @@ import structlog
 from consumer.core import effects as do
 from consumer.core import events as on
 from consumer.core.core import Core
+from consumer.core.journal import Boot, Fate
 from consumer.core.lifecycle import Phase
+from consumer.core.offset_map import decode_journal
 from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.delivery import Delivery, Payloads, PictureRefused, StoreAway
 from consumer.intake import Intake, Payload
-from consumer.ports import Broker, BrokerUnavailable, PublicationUnknown, WriterFenced
+from consumer.ports import Boots, Broker, BrokerUnavailable, Opened, PublicationUnknown, WriterFenced
 from consumer.ports import Delivery as Delivered
 from consumer.rendering import Rendering
 
@@ -46,6 +48,7 @@ class Driver:
         *,
         core: Core,
         broker: Broker,
+        boots: Boots,
         rendering: Callable[[Callable[[on.Event], None], Callable[[str], None]], Rendering],
         delivery: Delivery,
         intake: Callable[[], Intake],
@@ -53,6 +56,7 @@ class Driver:
     ) -> None:
         self._core = core
         self._broker = broker
+        self._boots = boots
         self._rendering = rendering(self.post, self._engine_stopped)
         self._delivery = delivery
         self._make_intake = intake
@@ -86,12 +90,13 @@ class Driver:
     async def run(self) -> bool:
         """Serve until drained. Returns whether all begun work was finished.
 
-        Raises `ModelError` where the model cannot be loaded, `BrokerUnavailable` where Kafka is not there at the
-        start, and `EngineGone` when the engine ends by itself.
+        Raises `ModelError` where the model cannot be loaded, `StoreUnavailable` and `BrokerUnavailable` where the store
+        or Kafka is not there at the start, and `EngineGone` when the engine ends by itself.
         """
         loop = asyncio.get_running_loop()
         self._stopped = loop.create_future()
         await self._rendering.start()
+        await self._boots.announce()
         intake = self._make_intake()
         if self._core.phase is Phase.STARTING:
             self.post(on.Started())
@@ -113,6 +118,7 @@ class Driver:
 
     def drain(self) -> None:
         """Finish what is on the device and leave. Safe to call twice, and before the model is loaded."""
+        self._spawn(self._boots.ending())
         self.post(on.DrainRequested())
 
     def cancel(self, identity: tuple[str, str]) -> None:
@@ -237,13 +243,25 @@ class Driver:
             return
         try:
             opened = await self._broker.open(effect.partition, prove_ownership=effect.prove_ownership)
+            fates = await self._fates(effect.partition, opened)
         except BrokerUnavailable as unavailable:
             log.warning("partition not opened", partition=effect.partition.partition, error=str(unavailable))
             self.post(on.OpenFailed(effect.partition, effect.epoch))
         else:
             self.post(
-                on.PartitionOpened(effect.partition, effect.epoch, opened.base, opened.metadata, fresh=opened.fresh)
+                on.PartitionOpened(
+                    effect.partition, effect.epoch, opened.base, opened.metadata, fresh=opened.fresh, fates=fates
+                )
             )
+
+    async def _fates(self, partition: PartitionKey, opened: Opened) -> Mapping[Boot, Fate]:
+        """What became of whoever had records of the partition in its lanes."""
+        boots = decode_journal(partition, opened.base, opened.metadata).boots - {self._boots.boot}
+        known = {self._boots.boot: Fate.ALIVE}
+        if boots:
+            known |= await self._boots.fates(boots, await self._broker.members())
+            log.info("records were in the lanes of others", partition=partition.partition, fates=_named(known))
+        return known
 
     # --- Records -----------------------------------------------------------------------------------------
 
@@ -318,3 +336,7 @@ class Driver:
         await asyncio.gather(*self._tasks, *([polling] if polling else []), return_exceptions=True)
         await self._broker.leave()
         await self._rendering.close()
+
+
+def _named(fates: Mapping[Boot, Fate]) -> dict[Boot, str]:
+    return {boot: fate.value for boot, fate in fates.items()}

@@ -25,6 +25,7 @@ from consumer.ports import Delivery
 from inference import contract as engine_says
 from inference.contract import Engine, EngineEvent
 from schemas.completion import Completion
+from schemas.errors import ErrorCode
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
@@ -94,8 +95,12 @@ class Metrics:
             case engine_says.JobPrepared():
                 self.stage_seconds.labels("prepare").observe(event.prepare_ms / 1000)
 
-    def on_published(self, completion: Completion) -> None:
-        """A completion was committed."""
+    def on_published(self, completion: Completion | None) -> None:
+        """A completion was committed, or, where it is None, a dead letter without one."""
+        if completion is None or (completion.error and completion.error.code is ErrorCode.WORKER_CRASH):
+            self.dead_letters.inc()
+        if completion is None:
+            return
         self.requests.labels(completion.status.value).inc()
         self.busy.finished(max(1, len(completion.images)))
         if completion.replayed:

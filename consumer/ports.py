@@ -5,10 +5,11 @@ A port's methods may raise only what is declared here; foreign exceptions are tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from consumer.core.journal import Boot, Fate
 from consumer.core.partition_key import PartitionKey
 
 
@@ -71,6 +72,26 @@ Noted = Callable[[frozenset[PartitionKey]], None]
 """Takes note of a rebalance's beginning or end, and returns at once."""
 
 
+class Boots(Protocol):
+    """What became of worker processes. A *boot* is one run of one process, named by 16 hexadecimal digits."""
+
+    @property
+    def boot(self) -> Boot:
+        """This process's own."""
+
+    async def announce(self) -> None:
+        """Say that this boot runs, and that its predecessor in the same place, if it never ended, has crashed.
+
+        Raises `producer.results.objects.StoreUnavailable`.
+        """
+
+    async def ending(self) -> None:
+        """Say that this boot was told to end: whatever follows is no crash. Never raises."""
+
+    async def fates(self, boots: frozenset[Boot], members: frozenset[str]) -> Mapping[Boot, Fate]:
+        """What became of these. `members` are the client ids of the group. Never raises: who is not known is GONE."""
+
+
 class Broker(Protocol):
     """A member of the consumer group, and one transactional writer for each partition that it holds."""
 
@@ -96,6 +117,9 @@ class Broker(Protocol):
         With `prove_ownership`, first wait until the group says that the partition is this member's. Raises
         `BrokerUnavailable`. May be cancelled at any point.
         """
+
+    async def members(self) -> frozenset[str]:
+        """The client ids of the group's members. Raises `BrokerUnavailable`."""
 
     async def publish(
         self, partition: PartitionKey, records: Sequence[OutgoingRecord], offset: int, metadata: str

@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import structlog
 from prometheus_client import CollectorRegistry
 
+from consumer.boots import StoreBoots
 from consumer.core.core import Core
+from consumer.core.journal import Boot
 from consumer.core.lifecycle import Phase
 from consumer.core.limits import Limits
 from consumer.delivery import Delivery, Payloads
@@ -19,7 +21,6 @@ from consumer.intake import Intake
 from consumer.kafka import cancellations
 from consumer.kafka.broker import KafkaBroker
 from consumer.metrics import Metrics, WorkerGauges
-from consumer.ports import Broker
 from consumer.progress import ProgressFeed
 from consumer.rendering import Rendering
 from inference.contract import Engine
@@ -36,10 +37,12 @@ LOOP_STUCK_S = 30.0
 """A loop that has not turned for so long will not turn again: the process is to be restarted."""
 
 
-def limits_of(settings: Settings) -> Limits:
+def limits_of(settings: Settings, boot: Boot) -> Limits:
     """The core's bounds, from the settings of the same names."""
     batch, limits, worker = settings.batch, settings.limits, settings.worker
     return Limits(
+        boot=boot,
+        attempts_max=worker.max_attempts,
         batch_rows_max=batch.max_rows,
         ahead_rows_max=max(1, batch.max_rows // 2),
         prepare_ahead_rows_max=max(batch.prepare_ahead_rows, 2 * batch.max_rows),
@@ -59,8 +62,8 @@ def limits_of(settings: Settings) -> Limits:
 class Worker:
     """One worker process: the driver, its health and metrics, and the small readers and writers beside it."""
 
-    def __init__(self, settings: Settings, engine: Engine, objects: Objects, *, broker: Broker | None = None) -> None:
-        """On a running event loop. `broker` stands in for Kafka's where a test or a bench brings its own."""
+    def __init__(self, settings: Settings, engine: Engine, objects: Objects) -> None:
+        """On a running event loop."""
         self.settings = settings
         self.engine = engine
         prefix = settings.topics.prefix
@@ -69,9 +72,13 @@ class Worker:
         self.metrics = Metrics(CollectorRegistry())
         self.payloads: Payloads = {}
         delivery = Delivery(settings, objects, self.metrics.on_published)
+        self._boots = StoreBoots(objects)
+        # The group's members are told apart by their boots: ownership and fates are read from the client ids.
+        client_id = f"{settings.worker.name}.{self._boots.boot}"
         self.driver = Driver(
-            core=Core(limits_of(settings)),
-            broker=broker or KafkaBroker(settings, topic=self._topics[Topic.REQUESTS], client_id=settings.worker.name),
+            core=Core(limits_of(settings, self._boots.boot)),
+            broker=KafkaBroker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id),
+            boots=self._boots,
             rendering=lambda post, stopped: Rendering(engine, post, stopped, asyncio.get_running_loop().time),
             delivery=delivery,
             intake=lambda: self._intake(delivery),
@@ -92,8 +99,11 @@ class Worker:
 
     async def run(self) -> bool:
         """Serve until `drain`. Returns whether all begun work was finished. Raises as `Driver.run` does."""
-        async with self._beside():
-            return await self.driver.run()
+        try:
+            async with self._beside():
+                return await self.driver.run()
+        finally:
+            self._boots.release()
 
     def drain(self) -> None:
         """Finish what is on the device and leave."""

@@ -43,6 +43,18 @@ class DeadLetterHeader(StrEnum):
     WORKER = "darkroom_worker"
     OBJECT = "darkroom_object"
     """Set where the record was too large to be repeated: `bucket/key` of the object that holds its bytes."""
+    KEY = "darkroom_source_key"
+    """The record's key as it was; left out where it had none, and where the record is in the object."""
+
+
+class ReplayHeader(StrEnum):
+    """What a replay of a dead letter writes. Both values are written topic-partition-offset."""
+
+    OF = "darkroom_replay_of"
+    """On the request topic: the record that this one repeats. On the dead letters topic: the record whose letter was
+    replayed; then this is the note of the replay, and no dead letter."""
+    AS = "darkroom_replayed_as"
+    """On the note alone: the new record."""
 
 
 CLIENT_SOURCE: Final = "/darkroom/client"

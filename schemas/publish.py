@@ -148,7 +148,7 @@ def _dead_letter() -> dict[str, Any]:
         "contentType": "application/octet-stream",
         "headers": {
             "type": "object",
-            "required": [header.value for header in DeadLetterHeader if header is not DeadLetterHeader.OBJECT],
+            "required": [header.value for header in DeadLetterHeader if header not in _NOT_ON_EVERY_LETTER],
             "properties": {
                 DeadLetterHeader.TOPIC.value: _text("The record's topic."),
                 DeadLetterHeader.PARTITION.value: _text("Its partition, in digits."),
@@ -158,6 +158,7 @@ def _dead_letter() -> dict[str, Any]:
                 DeadLetterHeader.ATTEMPTS.value: _text("How often rendering was begun, in digits."),
                 DeadLetterHeader.WORKER.value: _text("The worker that set it aside."),
                 DeadLetterHeader.OBJECT.value: _text("bucket/key of the bytes, where they are too many for a record."),
+                DeadLetterHeader.KEY.value: _text("The record's key, where it had one and is repeated here."),
             },
         },
         "payload": {"description": "Whatever the record's value was."},

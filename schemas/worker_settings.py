@@ -165,11 +165,11 @@ class WorkerSettings(BaseModel):
     backoff_ms_max: int = Field(
         default=15_000, ge=1, le=600_000, description="The longest such wait: how late a recovery may be noticed."
     )
-    lone_crashes_max: int = Field(
-        default=2,
+    max_attempts: int = Field(
+        default=3,
         ge=1,
-        le=20,
-        description="Crashes that a request may suffer while it is rendered alone before it ends as worker_crash.",
+        le=5,
+        description="How often a request may fail by itself, or its worker crash with it alone, before it is failed.",
     )
 
     @model_validator(mode="after")

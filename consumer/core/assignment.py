@@ -11,11 +11,14 @@ answer to an earlier one, or to a publication made under it, changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from consumer.core.jobs import Job, JobState
+from consumer.core.jobs import IN_THE_LANES, Job, JobState
+from consumer.core.journal import ENTRIES_MAX, Boot, Entry, Fate, Journal, lonely_crashes, suspects_of
 from consumer.core.ledger import CommitPlan, Ledger
 from consumer.core.limits import Limits
+from consumer.core.offset_map import decode_journal
 from consumer.core.partition_key import JobKey, PartitionKey
 
 
@@ -41,6 +44,14 @@ class Partition:
     jobs: dict[JobKey, Job] = field(default_factory=dict)
     decided: list[JobKey] = field(default_factory=list)
     """Jobs whose outcome is decided and not published, oldest decision first."""
+    journaled: Mapping[int, Entry] = field(default_factory=dict)
+    """The journal as this boot committed it last."""
+    trials: frozenset[int] = frozenset()
+    """Those of them that it calls alone."""
+    journal_is_due: bool = False
+    """A job waits for the journal to be committed with it."""
+    suspects: dict[int, Entry] = field(default_factory=dict)
+    """By offset: what was in the lanes of a boot that may have crashed, and has no outcome yet."""
     publication: Publication | None = None
     commit_at: float | None = None
     """When the position is to be committed although no job is decided."""
@@ -50,6 +61,7 @@ class Partition:
     reopen_at: float | None = None
     """When to try to open again after a failure."""
     prove_ownership: bool = False
+    fates: Mapping[Boot, Fate] = field(default_factory=dict)
     maps_refused: int = 0
     """Maps that did not verify, so that the partition was replayed from its committed offset."""
 
@@ -75,16 +87,30 @@ class Partition:
         del self.jobs[job.key]
         if job.state is JobState.DECIDED:
             self.decided.remove(job.key)
+        if job.state is JobState.PUBLISHING:
+            self.suspects.pop(job.key.offset, None)
 
-    def open(self, base: int, metadata: str, limits: Limits) -> list[Job]:
-        """Take the committed offset and its map. Returns the jobs that are over or to be received again."""
+    def open(self, base: int, metadata: str, limits: Limits, fates: Mapping[Boot, Fate]) -> list[Job]:
+        """Take the committed offset, its map and journal. Returns the jobs that are over or to be received again."""
         previous, ledger = self.ledger, Ledger(self.key, base, metadata, limits.offset_window)
         kept = previous is not None and ledger.adopt(previous)
         gone = [job for key, job in self.jobs.items() if not kept or ledger.is_finished(key.offset)]
+        journal = decode_journal(self.key, base, metadata)
+        self._journal_stands(journal.entries if journal.boot == limits.boot else {})
+        self.suspects = (self.suspects if kept else {}) | suspects_of(journal, fates)
+        tried = {boot for entry in self.suspects.values() for boot in entry.trials}
+        self.fates = {boot: fate for boot, fate in {**self.fates, **fates}.items() if boot in tried}
+        # What another boot left is written anew at once: if it crashes later, these records were not with it.
+        left_by_another = bool(journal.entries) and journal.boot != limits.boot
+        self.journal_is_due = left_by_another or any(job.state is JobState.JOURNALING for job in self.jobs.values())
         self.ledger = ledger
         self.maps_refused += not ledger.map_verified
         self.is_open = True
         return gone
+
+    def crashes(self, entry: Entry) -> int:
+        """How many lonely crashes count against a suspect."""
+        return lonely_crashes(entry, self.fates)
 
     def close(self, epoch: int, *, prove_ownership: bool) -> None:
         """Not open until it is opened under this new epoch. The publication's fate is for the map to tell."""
@@ -103,9 +129,12 @@ class Partition:
         if not self.is_open or self.publication is not None:
             return None
         jobs = tuple(self.decided[: limits.publish_jobs_max])
-        if not jobs and not self._position_is_due(limits, now):
+        if not jobs and not self.journal_is_due and not self._position_is_due(limits, now):
             return None
-        plan = self.account.plan(frozenset(key.offset for key in jobs))
+        finishing = frozenset(key.offset for key in jobs)
+        journal = self._journal(limits.boot, finishing)
+        self.journal_is_due = False
+        plan = self.account.plan(finishing, journal)
         self.decided = self.decided[len(jobs) :]
         self.commit_at = None
         self.publication = Publication(plan, jobs)
@@ -116,9 +145,32 @@ class Partition:
         assert self.publication is not None
         jobs = self.publication.jobs
         self.account.apply(self.publication.plan)
+        self._journal_stands(self.publication.plan.journal.entries)
         self.publication = None
         self.failures = 0
         return jobs
+
+    def is_journaled(self, job: Job) -> bool:
+        """Whether the committed journal says of the job what is true: that it is in the lanes, and whether alone."""
+        return self.journaled.get(job.key.offset) == _entry_of(job)
+
+    def _journal_stands(self, entries: Mapping[int, Entry]) -> None:
+        self.journaled = entries
+        self.trials = frozenset(offset for offset, entry in entries.items() if entry.alone)
+
+    def trials_beside(self, key: JobKey) -> bool:
+        """Whether the committed journal calls another record than this one alone."""
+        return any((*self.key, offset) != key for offset in self.trials)
+
+    def _in_the_lanes(self) -> list[Job]:
+        return [job for job in self.jobs.values() if job.state in IN_THE_LANES]
+
+    def _journal(self, boot: Boot, finishing: frozenset[int]) -> Journal:
+        """What is in the lanes, and the suspects whose turn has not come; the lowest offsets where it is too much."""
+        entries = {offset: entry for offset, entry in self.suspects.items() if self.account.may_come(offset)}
+        entries |= {job.key.offset: _entry_of(job) for job in self._in_the_lanes()}
+        kept = sorted(entries.keys() - finishing)[:ENTRIES_MAX]
+        return Journal(boot, {offset: entries[offset] for offset in kept})
 
     def _position_is_due(self, limits: Limits, now: float) -> bool:
         """Whether the position is to be committed by itself: nothing is unfinished, and it stood still a while."""
@@ -128,3 +180,7 @@ class Partition:
         if self.commit_at is None and self.account.position > self.account.base:
             self.commit_at = now + limits.idle_commit_s
         return self.commit_at is not None and now >= self.commit_at
+
+
+def _entry_of(job: Job) -> Entry:
+    return Entry() if job.suspicion is None else replace(job.suspicion, alone=True)

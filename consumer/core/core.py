@@ -42,7 +42,7 @@ class Core:
         self.phase = Phase.STARTING
         self.partitions: dict[PartitionKey, Partition] = {}
         self._out: list[do.Effect] = []
-        self.flow = JobFlow(self.limits, self._out)
+        self.flow = JobFlow(self.limits, self.partitions, self._out)
         self._backpressure = Backpressure(self.limits)
         self._epochs = count(1)
         self._drain_until: float | None = None
@@ -77,6 +77,7 @@ class Core:
         self.flow.probe(now)
         if self.phase is Phase.RUNNING:
             self.flow.start()
+            self.flow.prepare()
         self.flow.admit(now)
         for partition in self.partitions.values():
             self._publish(partition, now)
@@ -158,10 +159,11 @@ class Core:
         partition = self._current(event.partition, event.epoch)
         if partition is None or partition.is_open:
             return
-        for job in partition.open(event.base, event.metadata, self.limits):
+        for job in partition.open(event.base, event.metadata, self.limits, event.fates):
             self.flow.forget(job)
         if event.fresh:
             partition.commit_at = now
+        self.flow.clear(partition)
         self.flow.room.unpark(partition)
         if self.phase is Phase.RUNNING:
             partition.paused = False
@@ -201,6 +203,7 @@ class Core:
             return
         for key in partition.published():
             self.flow.forget(partition.jobs[key])
+        self.flow.clear(partition)
         self.flow.room.unpark(partition)
 
     def _on_publish_failed(self, event: on.PublishFailed, now: float) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from consumer.core.effects import StoreCall
 from consumer.core.jobs import Identity, JobFacts
+from consumer.core.journal import Boot, Fate
 from consumer.core.partition_key import JobKey, PartitionKey, RowKey
 
 
@@ -40,6 +41,8 @@ class PartitionOpened:
     metadata: str
     fresh: bool = False
     """The group had no committed offset: `base` is where the topic begins, and is to be committed."""
+    fates: Mapping[Boot, Fate] = field(default_factory=dict)
+    """What became of the boots that the metadata's journal names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,10 @@ Invariants, each with a test of its name:
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Mapping
+from itertools import count
+
 from consumer.core import effects as do
 from consumer.core import events as on
 from consumer.core.assignment import Partition
@@ -18,11 +22,22 @@ from consumer.core.breaker import Breaker
 from consumer.core.deadlines import Deadlines
 from consumer.core.identities import Identities
 from consumer.core.jobs import OPEN_TO_INTERRUPTION, Job, JobFacts, JobState, Verdict, VerdictKind
+from consumer.core.journal import ENTRIES_MAX
 from consumer.core.limits import Limits
-from consumer.core.partition_key import JobKey
+from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.core.retry import FailRow, RunApart, SmallerBatch, remedy_for
 from consumer.core.waiting import WaitingRoom
 
+_COMPANY = (
+    JobState.LOOKING,
+    JobState.JOURNALING,
+    JobState.PREPARING,
+    JobState.READY,
+    JobState.ON_DEVICE,
+    JobState.FINISHING,
+    JobState.SETTLING,
+)
+"""While a job is in one of these, no suspect is alone."""
 _EXPIRED = Verdict(VerdictKind.EXPIRED, "deadline_passed", "The deadline passed before the pictures were finished.")
 _CANCELLED = Verdict(VerdictKind.CANCELLED, "cancelled", "The request was cancelled by its requester.")
 
@@ -30,8 +45,9 @@ _CANCELLED = Verdict(VerdictKind.CANCELLED, "cancelled", "The request was cancel
 class JobFlow:
     """The part of the core that moves jobs. Appends its effects to the list it was given."""
 
-    def __init__(self, limits: Limits, out: list[do.Effect]) -> None:
+    def __init__(self, limits: Limits, partitions: Mapping[PartitionKey, Partition], out: list[do.Effect]) -> None:
         self.limits = limits
+        self._partitions = partitions
         self.room = WaitingRoom(limits)
         self.batcher = Batcher(limits, self.room.urgency)
         self.breaker: Breaker[do.StoreCall] = Breaker(limits)
@@ -40,6 +56,10 @@ class JobFlow:
         self.rows_in = dict.fromkeys(JobState, 0)
         """Rows by the state of their job."""
         self.unsettled_bytes = 0
+        self.suspects: set[JobKey] = set()
+        """Jobs that are to run alone and are not decided."""
+        self._cleared: list[tuple[float, int, Job]] = []
+        self._sequence = count()
         self._jobs: dict[JobKey, Job] = {}
         self._out = out
 
@@ -48,21 +68,28 @@ class JobFlow:
         return self._jobs.get(key)
 
     @property
+    def rows_begun(self) -> int:
+        """Rows that are looked up or wait for the journal."""
+        return self.rows_in[JobState.LOOKING] + self.rows_in[JobState.JOURNALING]
+
+    @property
     def rows_ahead(self) -> int:
-        """Rows between the waiting room and the device."""
-        return self.rows_in[JobState.LOOKING] + self.rows_in[JobState.PREPARING] + self.rows_in[JobState.READY]
+        """Rows between the journal and the device."""
+        return self.rows_in[JobState.PREPARING] + self.rows_in[JobState.READY]
 
     # --- In and out --------------------------------------------------------------------------------------
 
     def arrive(self, facts: JobFacts, partition: Partition) -> None:
         """A record that is new work."""
-        job = Job(facts, partition)
+        job = Job(facts, partition, suspicion=partition.suspects.get(facts.key.offset))
         self._jobs[job.key] = partition.jobs[job.key] = job
         self.rows_in[job.state] += facts.rows
         if facts.identity is None:
             self._decide(job)
             return
-        self.room.add(job, urgent=facts.refusal is not None)
+        if job.suspicion is not None:
+            self.suspects.add(job.key)
+        self.room.add(job, urgent=facts.refusal is not None or job.suspicion is not None)
         if facts.deadline is not None:
             self.deadlines.add(facts.deadline, job)
 
@@ -77,6 +104,7 @@ class JobFlow:
         self._free_pictures(job)
         self.rows_in[job.state] -= job.facts.rows
         job.over = True
+        self.suspects.discard(job.key)
         job.partition.drop(job)
         del self._jobs[job.key]
         self._release_followers(job)
@@ -103,8 +131,10 @@ class JobFlow:
         self._out += self.breaker.probe(now)
 
     def start(self) -> None:
-        """Take jobs from the waiting room as far as the lanes ahead of the device have places."""
-        while not self.breaker.is_open and self.rows_ahead < self.limits.prepare_ahead_rows_max:
+        """Take jobs from the waiting room as far as there are places ahead; a suspect only when it is alone."""
+        while not self.breaker.is_open and self.rows_begun < self.limits.begin_ahead_rows_max:
+            if self.suspects and any(self.rows_in[state] for state in _COMPANY):
+                return
             job = self.room.pop()
             if job is None:
                 return
@@ -113,11 +143,32 @@ class JobFlow:
             else:
                 self.move(job, JobState.FOLLOWING)
 
+    def clear(self, partition: Partition) -> None:
+        """The partition's journal was committed: what it names may be prepared."""
+        for job in partition.jobs.values():
+            if job.state is JobState.JOURNALING and not job.cleared:
+                if partition.is_journaled(job):
+                    self._clear(job)
+                elif len(partition.journaled) < ENTRIES_MAX:
+                    partition.journal_is_due = True
+
+    def prepare(self) -> None:
+        """Prepare what may be, the most urgent first, as far as there are places."""
+        while self._cleared and self.rows_ahead < self.limits.prepare_ahead_rows_max:
+            job = self._cleared[0][2]
+            if not self._journals_are_true(job):
+                return
+            heapq.heappop(self._cleared)
+            if job.cleared and not job.over and job.state is JobState.JOURNALING:
+                job.cleared = False
+                self.move(job, JobState.PREPARING)
+                self._call_store(do.Prepare(job.key))
+
     def admit(self, now: float) -> None:
         """Put rows on the device, unless finished pictures pile up in front of the store."""
         if self.unsettled_bytes >= self.limits.unsettled_bytes_max:
             return
-        coming = self.rows_in[JobState.LOOKING] + self.rows_in[JobState.PREPARING] > 0
+        coming = self.rows_begun + self.rows_in[JobState.PREPARING] > 0
         rows = self.batcher.choose(now, more_is_coming=coming)
         for row in rows:
             job = self._jobs[row.job]
@@ -146,9 +197,15 @@ class JobFlow:
             self._settle(job, _CANCELLED)
         elif job.facts.deadline is not None and job.facts.deadline <= now:
             self._settle(job, _EXPIRED)
+        elif (crashes := self._crashes(job)) >= self.limits.attempts_max:
+            message = f"{crashes} workers died while this request was rendered alone."
+            self._settle(job, Verdict(VerdictKind.FAILED, "worker_crash", message, crashes))
         else:
-            self.move(job, JobState.PREPARING)
-            self._call_store(do.Prepare(job.key))
+            self.move(job, JobState.JOURNALING)
+            if job.partition.is_journaled(job):
+                self._clear(job)
+            else:
+                job.partition.journal_is_due = True
 
     def on_store_failed(self, event: on.StoreFailed, now: float) -> None:
         """The store is away: hold the call until it is back."""
@@ -190,7 +247,7 @@ class JobFlow:
         if job is None or job.state not in (JobState.PREPARING, JobState.FINISHING):
             return
         job.failures += 1
-        if event.party is on.FaultParty.REQUEST or job.failures >= self.limits.fault_attempts_max:
+        if event.party is on.FaultParty.REQUEST or job.failures >= self.limits.attempts_max:
             self._settle(job, Verdict(VerdictKind.FAILED, event.code, event.message))
             return
         self._out.append(do.Leave(job.key))
@@ -217,7 +274,7 @@ class JobFlow:
         first = next(iter(jobs.values()))
         if len(event.rows) == 1:
             first.failures += 1
-        match remedy_for(event.party, tuple(jobs), first.failures, self.limits.fault_attempts_max):
+        match remedy_for(event.party, tuple(jobs), first.failures, self.limits.attempts_max):
             case SmallerBatch(rows_max):
                 self.batcher.lower_ceiling(first.batch_key, rows_max)
             case RunApart(groups):
@@ -249,8 +306,23 @@ class JobFlow:
         self._out.append(do.Leave(job.key))
         self._settle(job, verdict)
 
+    def _journals_are_true(self, job: Job) -> bool:
+        """Whether no committed journal still calls another job alone: a crash now would be counted against it."""
+        stale = [one for one in self._partitions.values() if one.trials_beside(job.key)]
+        for partition in stale:
+            partition.journal_is_due = True
+        return not stale
+
+    def _clear(self, job: Job) -> None:
+        job.cleared = True
+        heapq.heappush(self._cleared, (self.room.urgency(job), next(self._sequence), job))
+
+    def _crashes(self, job: Job) -> int:
+        return 0 if job.suspicion is None else job.partition.crashes(job.suspicion)
+
     def _decide(self, job: Job) -> None:
         self.move(job, JobState.DECIDED)
+        self.suspects.discard(job.key)
         job.partition.decided.append(job.key)
         self._release_followers(job)
 

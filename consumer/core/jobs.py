@@ -1,15 +1,15 @@
 """One record on its way to its outcome: the states, and which may follow which.
 
-    WAITING ----> LOOKING ---> PREPARING ---> READY ---> ON_DEVICE ---> FINISHING --+
-     ^ |  |          |                                                              |
-     | |  v          +-- decided before: DECIDED; refused, expired, cancelled: --> SETTLING
-     | | FOLLOWING                                                                  |
-     +-|--+ (its leader was decided or is over)                                     |
-       +--> DECIDED (no request id: a dead letter) <--------------------------------+
+    WAITING -> LOOKING -> JOURNALING -> PREPARING -> READY -> ON_DEVICE -> FINISHING --+
+     ^ |  |       |                                                                    |
+     | |  v       +-- decided before: DECIDED; refused, expired, cancelled: -------> SETTLING
+     | | FOLLOWING                                                                     |
+     +-|--+ (its leader was decided or is over)                                        |
+       +--> DECIDED (no request id: a dead letter) <-----------------------------------+
                |
                +----> PUBLISHING ---> gone
 
-PREPARING, READY and ON_DEVICE also go to SETTLING when the deadline passes, the request is cancelled or it
+JOURNALING, PREPARING, READY and ON_DEVICE also go to SETTLING when the deadline passes, the request is cancelled or it
 fails; PREPARING and FINISHING go back to WAITING to be tried again.
 """
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from consumer.core.journal import Entry
 from consumer.core.partition_key import JobKey
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class JobState(Enum):
     WAITING = "waiting"
     FOLLOWING = "following"
     LOOKING = "looking"
+    JOURNALING = "journaling"
     PREPARING = "preparing"
     READY = "ready"
     ON_DEVICE = "on_device"
@@ -44,12 +46,13 @@ class JobState(Enum):
     PUBLISHING = "publishing"
 
 
-_W, _F, _L, _P, _R, _O, _N, _S, _D, _U = JobState
+_W, _F, _L, _J, _P, _R, _O, _N, _S, _D, _U = JobState
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     _W: frozenset({_F, _L, _D}),
     _F: frozenset({_W}),
-    _L: frozenset({_P, _S, _D}),
+    _L: frozenset({_J, _S, _D}),
+    _J: frozenset({_P, _S}),
     _P: frozenset({_R, _S, _W}),
     _R: frozenset({_O, _S}),
     _O: frozenset({_N, _S}),
@@ -60,8 +63,12 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 }
 """Which state may follow which. PUBLISHING falls back to DECIDED where the transaction's fate is not known."""
 
-OPEN_TO_INTERRUPTION = frozenset({_P, _R, _O})
+OPEN_TO_INTERRUPTION = frozenset({_J, _P, _R, _O})
 """States that a deadline or a cancellation ends at once. Earlier ones first look for a standing outcome."""
+
+
+IN_THE_LANES = frozenset({_J, _P, _R, _O, _N, _S})
+"""States whose jobs are in the journal: from before anything decodes them to their outcome."""
 
 
 class VerdictKind(Enum):
@@ -80,6 +87,8 @@ class Verdict:
     kind: VerdictKind
     code: str | None = None
     message: str | None = None
+    crashes: int = 0
+    """Lonely crashes that led to it; above 0 the record is published as a dead letter as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,10 @@ class Job:
     rows_on_device: set[int] = field(default_factory=set)
     failures: int = 0
     """Faults suffered that may be the job's own."""
+    cleared: bool = False
+    """Whether it is in the committed journal and waits only for a place."""
+    suspicion: Entry | None = None
+    """Set where it was in the lanes of a boot that may have crashed: then it runs alone."""
     rendered_bytes: int = 0
     over: bool = False
     """Whether the core has forgotten it."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from consumer.core.journal import NO_JOURNAL, Journal
 from consumer.core.offset_map import decode_map, encode_map
 from consumer.core.partition_key import PartitionKey
 
 
 @dataclass(frozen=True, slots=True)
 class CommitPlan:
-    """What one transaction commits: the offset, the map in its metadata, and what becomes finished by it."""
+    """What one transaction commits: the offset, its metadata, and what becomes finished and journaled by it."""
 
     offset: int
     metadata: str
     finished: frozenset[int]
+    journal: Journal = NO_JOURNAL
 
 
 class Ledger:
@@ -75,18 +77,26 @@ class Ledger:
         """Whether the map could hold this offset if it finished now."""
         return offset - self.base <= self._window_offsets
 
+    def may_come(self, offset: int) -> bool:
+        """Whether the offset is unfinished here, or may still be delivered."""
+        return offset in self._unfinished or (offset >= self.position and not self.is_finished(offset))
+
     def is_finished(self, offset: int) -> bool:
         """Whether the offset's outcome is committed."""
         return offset < self.base or offset in self._finished
 
-    def plan(self, finishing: frozenset[int]) -> CommitPlan:
-        """What to commit once `finishing` (unfinished offsets) have their outcomes in the same transaction."""
+    def plan(self, finishing: frozenset[int], journal: Journal = NO_JOURNAL) -> CommitPlan:
+        """What to commit once `finishing` (unfinished offsets) have their outcomes in the same transaction.
+
+        `journal` is of unfinished offsets that may start, `finishing` left out.
+        """
         unfinished = self._unfinished - finishing
         offset = min(unfinished) if unfinished else max(self.position, self.base)
         while offset in self._finished:  # known from the map, and not delivered again yet
             offset += 1
         above = [done for done in self._finished | finishing if done > offset]
-        return CommitPlan(offset, encode_map(self.partition, offset, above), finishing)
+        metadata = encode_map(self.partition, offset, above, journal)
+        return CommitPlan(offset, metadata, finishing, journal)
 
     def apply(self, plan: CommitPlan) -> None:
         """A plan's transaction was committed."""

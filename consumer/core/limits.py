@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from consumer.core.journal import Boot
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -13,8 +15,10 @@ class Limits:
     """Rows that share a step, at the most."""
     ahead_rows_max: int = 4
     """Rows handed to the engine beyond the batch, so that a place that falls free is taken at that very boundary."""
+    begin_ahead_rows_max: int = 64
+    """Rows being looked up or waiting for the journal's commit: what is prepared next. They hold nothing yet."""
     prepare_ahead_rows_max: int = 16
-    """Rows being looked up, being prepared or ready: what the device takes next."""
+    """Rows being prepared or ready: what the device takes next. They hold embeddings and latents."""
     linger_s: float = 0.005
     """How long an empty device waits for a second row, and only while one is being prepared."""
     key_switch_s: float = 2.0
@@ -35,12 +39,14 @@ class Limits:
     """How long the position may be ahead of the commit with nothing unfinished (control records, gaps)."""
     drain_s: float = 30.0
     """How long a drain may take before the rest is left to another worker."""
-    fault_attempts_max: int = 3
-    """How often a row may fail alone before its request is failed."""
+    attempts_max: int = 3
+    """How often a row may fail alone, or its worker crash with it alone, before its request is failed."""
     backoff_s_min: float = 0.2
     backoff_s_max: float = 10.0
     cancellations_max: int = 10_000
     """Cancellations remembered for requests that have not come yet; the oldest are forgotten first."""
+    boot: Boot = "0" * 16
+    """This run of this worker's process, as it is named in the journal."""
     jitter: float = 0.5
     """This worker's place between 0 and 1 in the spread of waits, so that a fleet does not retry in step."""
 

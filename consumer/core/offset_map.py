@@ -1,35 +1,49 @@
-"""The map of finished offsets that travels in a commit's metadata.
+"""What a commit's metadata says beside its offset: the map of what finished above it, and the journal of what is begun.
 
-Work finishes out of order inside a partition, and Kafka keeps one committed offset. The map tells which
-offsets above it are finished too, so that whoever opens the partition next renders none of them again.
+Work finishes out of order inside a partition, and Kafka keeps one committed offset. The map tells which offsets above
+it are finished too, so that whoever opens the partition next renders none of them again. The journal tells which
+records were in the lanes, so that one that kills its worker is known (`consumer.core.journal`).
 
-Text form: `dr1.` and the unpadded URL-safe base64 of `crc32 (4 bytes, big endian) + bitmap`. Bit i of the
-bitmap (least significant bit first) stands for offset base + 1 + i: the base itself is unfinished by
-definition. The checksum also covers topic, partition and base, so a map that was cut, corrupted, written by
-another version or copied from another partition does not verify. A map that does not verify reads as None:
-the caller replays, and never skips.
+Text form: `dr1.` and the unpadded URL-safe base64 of these bytes, numbers big endian:
+
+    crc32 (4) | bitmap length (2) | bitmap | boots (1) | boot (8) ... | entries (1) | entry ...
+    entry: offset - base (2) | alone (1 bit), trials (7 bits) | index of a trial's boot (1) ...
+
+Bit i of the bitmap, least significant first, is offset base + 1 + i: the base itself is unfinished by definition. The
+first boot is the writer's. The checksum also covers topic, partition and base, so metadata that was cut, corrupted,
+written by another version or copied from another partition does not verify. What does not verify reads as None: the
+caller replays, and never skips.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import struct
 import zlib
 from collections.abc import Iterable
+from typing import Final
 
+from consumer.core.journal import ENTRIES_MAX, NO_JOURNAL, TRIALS_MAX, Entry, Journal
 from consumer.core.partition_key import PartitionKey
 
-MAP_PREFIX = "dr1."
-METADATA_CHARS_MAX = 4096
+MAP_PREFIX: Final = "dr1."
+METADATA_CHARS_MAX: Final = 4096
 """Kafka's `offset.metadata.max.bytes` as it comes; one character above it kills the producer."""
-WINDOW_OFFSETS_MAX = (METADATA_CHARS_MAX - len(MAP_PREFIX)) * 6 - 64
-"""The widest window whose map is sure to fit: 6 bits a character, less the checksum and padding."""
+_BYTES_MAX: Final = (METADATA_CHARS_MAX - len(MAP_PREFIX)) * 3 // 4
+_BOOT_BYTES: Final = 8
+_JOURNAL_BYTES_MAX: Final = 2 + 255 * _BOOT_BYTES // 4 + ENTRIES_MAX * (3 + TRIALS_MAX)
+"""Room kept for the journal: a quarter of the boots that one byte could name, and every entry with all its trials."""
+_BOOTS_MAX: Final = 255 // 4
+WINDOW_OFFSETS_MAX: Final = (_BYTES_MAX - 4 - 2 - _JOURNAL_BYTES_MAX) * 8
+"""The widest window whose map is sure to fit beside the fullest journal."""
 
 
-def encode_map(partition: PartitionKey, base: int, finished: Iterable[int]) -> str:
-    """The metadata for a commit at `base` with these offsets finished above it. Empty where there are none.
+def encode_map(partition: PartitionKey, base: int, finished: Iterable[int], journal: Journal = NO_JOURNAL) -> str:
+    """The metadata for a commit at `base`. Empty where nothing is finished above it and nothing is in the lanes.
 
-    Raises `ValueError` for an offset that the map cannot hold; the ledger's window keeps that from happening.
+    Raises `ValueError` for an offset that the map cannot hold; the ledger's window keeps that from happening. Trials
+    of more boots than there is room for are left out, the last records' first.
     """
     bits = 0
     for offset in finished:
@@ -37,17 +51,33 @@ def encode_map(partition: PartitionKey, base: int, finished: Iterable[int]) -> s
         if not 0 <= index < WINDOW_OFFSETS_MAX:
             raise ValueError(f"offset {offset} is outside the map of base {base}")
         bits |= 1 << index
-    if bits == 0:
+    if bits == 0 and not journal.entries:
         return ""
     bitmap = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
-    body = _checksum(partition, base, bitmap).to_bytes(4, "big") + bitmap
+    content = struct.pack(">H", len(bitmap)) + bitmap + _encode_journal(base, journal)
+    body = struct.pack(">I", _checksum(partition, base, content)) + content
     return MAP_PREFIX + base64.urlsafe_b64encode(body).decode("ascii").rstrip("=")
 
 
 def decode_map(partition: PartitionKey, base: int, metadata: str) -> frozenset[int] | None:
-    """The finished offsets above `base`, or None where the metadata is not a map of this very commit."""
+    """The finished offsets above `base`, or None where the metadata is not that of this very commit."""
+    content = _verified(partition, base, metadata)
+    if content is None:
+        return None
+    bits = int.from_bytes(content[2 : 2 + _bitmap_length(content)], "little") if content else 0
+    return frozenset(base + 1 + index for index in range(bits.bit_length()) if bits >> index & 1)
+
+
+def decode_journal(partition: PartitionKey, base: int, metadata: str) -> Journal:
+    """The journal beside the map; an empty one where the metadata does not verify or has none."""
+    content = _verified(partition, base, metadata)
+    return _decode_journal(base, content[2 + _bitmap_length(content) :]) if content else NO_JOURNAL
+
+
+def _verified(partition: PartitionKey, base: int, metadata: str) -> bytes | None:
+    """The content behind the checksum; empty for empty metadata, None for what is not ours."""
     if metadata == "":
-        return frozenset()
+        return b""
     if not metadata.startswith(MAP_PREFIX) or len(metadata) > METADATA_CHARS_MAX:
         return None
     text = metadata[len(MAP_PREFIX) :]
@@ -55,12 +85,46 @@ def decode_map(partition: PartitionKey, base: int, metadata: str) -> frozenset[i
         body = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError, ValueError):
         return None
-    if len(body) < 5 or int.from_bytes(body[:4], "big") != _checksum(partition, base, body[4:]):
+    if len(body) < 6 or int.from_bytes(body[:4], "big") != _checksum(partition, base, body[4:]):
         return None
-    bits = int.from_bytes(body[4:], "little")
-    return frozenset(base + 1 + index for index in range(bits.bit_length()) if bits >> index & 1)
+    return body[4:]
 
 
-def _checksum(partition: PartitionKey, base: int, bitmap: bytes) -> int:
+def _bitmap_length(content: bytes) -> int:
+    return int.from_bytes(content[:2], "big")
+
+
+def _encode_journal(base: int, journal: Journal) -> bytes:
+    if journal.boot is None or not journal.entries:
+        return b""
+    boots = {journal.boot: 0}
+    encoded = b""
+    entries = sorted(journal.entries.items())[:ENTRIES_MAX]
+    for offset, entry in entries:
+        indexes = [
+            boots.setdefault(boot, len(boots)) for boot in entry.trials if boot in boots or len(boots) < _BOOTS_MAX
+        ]
+        encoded += struct.pack(">HB", offset - base, entry.alone << 7 | len(indexes)) + bytes(indexes)
+    names = b"".join(bytes.fromhex(boot) for boot in boots)
+    return bytes([len(boots)]) + names + bytes([len(entries)]) + encoded
+
+
+def _decode_journal(base: int, content: bytes) -> Journal:
+    if not content:
+        return NO_JOURNAL
+    at = 1 + content[0] * _BOOT_BYTES
+    boots = [content[place : place + _BOOT_BYTES].hex() for place in range(1, at, _BOOT_BYTES)]
+    entries = {}
+    count, at = content[at], at + 1
+    for _ in range(count):
+        delta, flags = struct.unpack_from(">HB", content, at)
+        trials = flags & 0x7F
+        indexes = content[at + 3 : at + 3 + trials]
+        entries[base + delta] = Entry(bool(flags >> 7), tuple(boots[index] for index in indexes))
+        at += 3 + trials
+    return Journal(boots[0], entries)
+
+
+def _checksum(partition: PartitionKey, base: int, content: bytes) -> int:
     bound = f"{partition.topic}\x00{partition.partition}\x00{base}\x00".encode()
-    return zlib.crc32(bitmap, zlib.crc32(bound))
+    return zlib.crc32(content, zlib.crc32(bound))

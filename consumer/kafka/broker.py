@@ -25,7 +25,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from consumer.core.partition_key import PartitionKey
-from consumer.kafka.ownership import owns
+from consumer.kafka.ownership import members, owns
 from consumer.kafka.writer import PartitionWriter
 from consumer.ports import BrokerUnavailable, Delivery, Noted, Opened, OutgoingRecord, PublicationUnknown, Record
 from producer.connection import kafka_arguments
@@ -151,6 +151,13 @@ class KafkaBroker:
             end=end,
         )
         return Opened(begin, "", fresh=True)
+
+    async def members(self) -> frozenset[str]:
+        """As the protocol says."""
+        try:
+            return await members(self._admin, self._kafka.group_id)
+        except (KafkaError, OSError) as error:
+            raise BrokerUnavailable(f"The group's members could not be asked for: {error!r}.") from error
 
     async def publish(
         self, partition: PartitionKey, records: Sequence[OutgoingRecord], offset: int, metadata: str

@@ -27,6 +27,16 @@ async def owns(admin: AIOKafkaAdminClient, group_id: str, client_id: str, partit
     return False
 
 
+async def members(admin: AIOKafkaAdminClient, group_id: str) -> frozenset[str]:
+    """The client ids of the group's members. Raises what the admin client raises."""
+    groups = [
+        group
+        for response in await admin.describe_consumer_groups([group_id])
+        for group in response.to_object()["groups"]
+    ]
+    return frozenset(member["client_id"] for group in groups for member in group["members"])
+
+
 def _holds(member: dict[str, Any], client_id: str, partition: PartitionKey) -> bool:
     if member["client_id"] != client_id or not member["member_assignment"]:
         return False

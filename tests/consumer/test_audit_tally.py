@@ -53,7 +53,7 @@ def tell(tally: Tally, told: tuple[str, tuple[int, int], Any]) -> None:
         tally.dead_letter(TOPIC, partition, offset, detail)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(TOLD, max_size=30), COMMITTED)
 def test_findings_are_those_of_a_plain_model(
     told: list[tuple[str, tuple[int, int], Any]], offsets: dict[int, tuple[int, frozenset[int]]]

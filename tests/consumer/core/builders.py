@@ -58,9 +58,18 @@ def to_ready(core: Core, records: Iterable[JobFacts], now: float = 0.0, batch_ke
     effects: list[do.Effect] = []
     for record in records:
         arrive(core, record, now)
-        core.handle(on.OutcomeAbsent(record.key), now)
+        effects += journal(core, core.handle(on.OutcomeAbsent(record.key), now), now)
         effects += core.handle(on.Prepared(record.key, batch_key), now)
     return effects
+
+
+def journal(core: Core, effects: Iterable[do.Effect], now: float = 0.0) -> list[do.Effect]:
+    """Confirm the publications among the effects that carry nothing but the journal, and those that follow."""
+    following = list(effects)
+    for publish in of(do.Publish, following):
+        if not publish.jobs:
+            following += core.handle(on.Published(publish.partition, publish.epoch), now)
+    return following
 
 
 def to_decided(core: Core, record: JobFacts, now: float = 0.0) -> list[do.Effect]:

@@ -8,7 +8,7 @@ from consumer.core.core import Core
 from consumer.core.events import FaultParty
 from consumer.core.limits import Limits
 from consumer.core.partition_key import RowKey
-from tests.consumer.core.builders import arrive, facts, key, of, opened, to_ready
+from tests.consumer.core.builders import arrive, facts, journal, key, of, opened, to_ready
 
 LIMITS = Limits(batch_rows_max=3, ahead_rows_max=1, prepare_ahead_rows_max=20, linger_s=0.01, key_switch_s=2.0)
 
@@ -63,7 +63,7 @@ def test_an_empty_device_lingers_only_while_something_is_being_prepared_and_not_
     core = opened(LIMITS)
     arrive(core, facts(0))
     arrive(core, facts(1))
-    core.handle(on.OutcomeAbsent(key(0)), 0.0)
+    journal(core, core.handle(on.OutcomeAbsent(key(0)), 0.0))
     assert admitted(core.handle(on.Prepared(key(0), "64"), 0.0)) == []
     assert core.wake_at() == LIMITS.linger_s
     assert admitted(core.handle(on.Tick(), LIMITS.linger_s)) == [row(0)]

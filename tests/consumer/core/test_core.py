@@ -63,14 +63,16 @@ def test_rows_of_a_partition_that_comes_straight_back_are_kept_and_their_records
 
 def test_one_publication_per_partition_at_a_time() -> None:
     core = opened(LIMITS)
-    first = to_decided(core, facts(0))
-    assert len(of(do.Publish, first)) == 1
-    second = to_decided(core, facts(1))
-    assert of(do.Publish, second) == []
+    to_ready(core, [facts(1)])
+    first = to_decided(core, facts(2))
+    assert [one.jobs for one in of(do.Publish, first)] == [(key(2),)]
+    core.handle(on.StepBoundary((_row(1),)), 0.0)
+    core.handle(on.Rendered(key(1), 10), 0.0)
+    assert of(do.Publish, core.handle(on.Settled(key(1)), 0.0)) == []
     effects = core.handle(on.Published(P0, core.partitions[P0].epoch), 0.0)
     [publish] = of(do.Publish, effects)
     assert publish.jobs == (key(1),)
-    assert publish.offset == 2
+    assert publish.offset == 3
 
 
 def test_a_publication_of_unknown_fate_is_settled_by_what_the_group_says() -> None:
@@ -108,7 +110,7 @@ def test_opening_is_tried_again_and_waits_longer_each_time() -> None:
 
 
 def test_paused_partitions_resume() -> None:
-    core = opened(Limits(prepare_ahead_rows_max=1, waiting_rows_max=4))
+    core = opened(Limits(begin_ahead_rows_max=1, waiting_rows_max=4))
     effects = [effect for offset in range(6) for effect in arrive(core, facts(offset))]
     assert of(do.Pause, effects) == [do.Pause(P0)]
     resumed = []
@@ -118,7 +120,7 @@ def test_paused_partitions_resume() -> None:
 
 
 def test_what_the_window_cannot_hold_waits_and_pauses_its_partition_alone() -> None:
-    core = opened(Limits(offset_window=2, prepare_ahead_rows_max=100), P0, P1)
+    core = opened(Limits(offset_window=2), P0, P1)
     effects = [effect for offset in range(5) for effect in arrive(core, facts(offset))]
     assert [one.job.offset for one in of(do.LookUp, effects)] == [0, 1, 2]
     assert of(do.Pause, effects) == [do.Pause(P0)]
@@ -129,7 +131,7 @@ def test_what_the_window_cannot_hold_waits_and_pauses_its_partition_alone() -> N
 
 
 def test_bytes_that_wait_are_bounded() -> None:
-    core = opened(Limits(prepare_ahead_rows_max=1, waiting_bytes_max=1000), P0, P1)
+    core = opened(Limits(begin_ahead_rows_max=1, waiting_bytes_max=1000), P0, P1)
     for offset in range(3):
         effects = arrive(core, facts(offset, size_bytes=600))
     assert of(do.Pause, effects) == [do.Pause(P0)], "the partition whose records wait, not the empty one"

@@ -7,7 +7,7 @@ from consumer.core import events as on
 from consumer.core.jobs import JobState, Verdict, VerdictKind
 from consumer.core.limits import Limits
 from consumer.core.partition_key import RowKey
-from tests.consumer.core.builders import P0, P1, arrive, facts, key, of, opened, to_decided, to_ready
+from tests.consumer.core.builders import P0, P1, arrive, facts, journal, key, of, opened, to_decided, to_ready
 
 LIMITS = Limits(batch_rows_max=2, ahead_rows_max=1, prepare_ahead_rows_max=4, backoff_s_min=1.0, jitter=1.0)
 
@@ -16,7 +16,7 @@ def test_the_second_record_of_a_request_waits_for_the_first_and_then_looks_up() 
     core = opened(LIMITS, P0, P1)
     arrive(core, facts(0, request_id="same"))
     assert of(do.LookUp, arrive(core, facts(0, partition=P1, request_id="same"))) == []
-    core.handle(on.OutcomeAbsent(key(0)), 0.0)
+    journal(core, core.handle(on.OutcomeAbsent(key(0)), 0.0))
     core.handle(on.Prepared(key(0), "64"), 0.0)
     core.handle(on.StepBoundary((RowKey(key(0), 0),)), 0.0)
     core.handle(on.Rendered(key(0), 10), 0.0)
@@ -114,14 +114,14 @@ def test_pictures_that_wait_for_the_store_stop_the_device_from_taking_more() -> 
 def test_one_job_s_own_fault_fails_it_at_once_and_an_unknown_one_after_attempts() -> None:
     core = opened(LIMITS)
     arrive(core, facts(0))
-    core.handle(on.OutcomeAbsent(key(0)), 0.0)
+    journal(core, core.handle(on.OutcomeAbsent(key(0)), 0.0))
     effects = core.handle(on.JobFaulted(key(0), on.FaultParty.REQUEST, "pose_unreadable", "no"), 0.0)
     assert [one.verdict.code for one in of(do.Settle, effects)] == ["pose_unreadable"]
     arrive(core, facts(1))
-    for attempt in range(1, LIMITS.fault_attempts_max + 1):
-        core.handle(on.OutcomeAbsent(key(1)), 0.0)
+    for attempt in range(1, LIMITS.attempts_max + 1):
+        journal(core, core.handle(on.OutcomeAbsent(key(1)), 0.0))
         effects = core.handle(on.JobFaulted(key(1), on.FaultParty.UNKNOWN, "render_failed", "no"), 0.0)
-        assert bool(of(do.Settle, effects)) == (attempt == LIMITS.fault_attempts_max)
+        assert bool(of(do.Settle, effects)) == (attempt == LIMITS.attempts_max)
 
 
 def test_a_record_without_a_request_id_is_published_as_it_is() -> None:

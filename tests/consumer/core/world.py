@@ -9,19 +9,28 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 from consumer.core import effects as do
 from consumer.core import events as on
 from consumer.core.core import Core
 from consumer.core.jobs import JobFacts, Verdict, VerdictKind
+from consumer.core.journal import Boot, Fate
 from consumer.core.limits import Limits
-from consumer.core.offset_map import decode_map
+from consumer.core.offset_map import decode_journal, decode_map
 from consumer.core.partition_key import JobKey, PartitionKey, RowKey
 
 TOPIC = "requests"
 ROWS_MAX = 3
-LIMITS = Limits(batch_rows_max=3, ahead_rows_max=1, prepare_ahead_rows_max=5, offset_window=8, waiting_rows_max=12)
+LIMITS = Limits(
+    batch_rows_max=3,
+    ahead_rows_max=1,
+    begin_ahead_rows_max=8,
+    prepare_ahead_rows_max=5,
+    offset_window=8,
+    waiting_rows_max=12,
+)
 
 
 @dataclass
@@ -40,6 +49,7 @@ class Worker:
     """One core with what it has under way."""
 
     core: Core
+    boot: Boot
     under_way: list[do.Effect] = field(default_factory=list)
     assigned: frozenset[PartitionKey] = frozenset()
     positions: dict[PartitionKey, int] = field(default_factory=dict)
@@ -64,6 +74,10 @@ class World:
         self.sent = 0
         self.outcomes: dict[tuple[str, str], JobKey] = {}
         self.renders: Counter[JobKey] = Counter()
+        self.poison: set[JobKey] = set()
+        self.crashed: set[Boot] = set()
+        self.blamed: set[JobKey] = set()
+        self._boots = count(1)
         self.workers = [self._new_worker() for _ in range(workers)]
         self._rebalance()
 
@@ -100,10 +114,12 @@ class World:
                 if facts is not None and (offset < base or offset in mapped):
                     assert one.published[offset], f"seed {self.seed}: {key} {offset} committed without an outcome"
             assert not any(one.published[offset] for offset in range(base, len(one.log)) if offset not in mapped)
+        assert self.blamed <= self.poison, f"seed {self.seed}: an innocent request was failed for a crash"
         for worker in self.workers:
             flow = worker.core.flow
             assert flow.batcher.rows_on_device <= LIMITS.batch_rows_max + LIMITS.ahead_rows_max
             assert flow.rows_ahead < LIMITS.prepare_ahead_rows_max + ROWS_MAX
+            assert flow.rows_begun < LIMITS.begin_ahead_rows_max + ROWS_MAX
             assert all(count >= 0 for count in flow.rows_in.values())
             rendering = [row.job for row in worker.device]
             identities = [facts.identity for job in set(rendering) if (facts := self._facts(job))]
@@ -144,6 +160,9 @@ class World:
                 refusal=Verdict(VerdictKind.FAILED, "invalid_request", "no") if 0.05 <= kind < 0.1 else None,
             )
         )
+        facts = log[-1]
+        if self.rng.random() < 0.03 and facts and facts.identity == identity and not again:
+            self.poison.add(facts.key)
         if self.rng.random() < 0.2:
             log.append(None)
 
@@ -179,6 +198,9 @@ class World:
         rows = tuple(list(worker.device)[: LIMITS.batch_rows_max])
         if not rows:
             return
+        if any(row.job in self.poison for row in rows):
+            self._crash(worker)
+            return
         if self.faults and self.rng.random() < 0.03:
             for row in rows:
                 del worker.device[row]
@@ -203,9 +225,8 @@ class World:
 
     def _disturb(self, worker: Worker) -> None:
         what = self.rng.random()
-        if what < 0.1:
-            self.workers[self.workers.index(worker)] = self._new_worker()  # crash: nothing of it remains
-            self._rebalance()
+        if what < 0.1 and not self._calls_somebody_alone(worker.boot):
+            self._crash(worker)
         elif what < 0.25:
             worker.frozen = not worker.frozen
             self._rebalance()
@@ -231,7 +252,8 @@ class World:
         worker.writers[effect.partition] = partition.fence
         base, metadata = partition.committed or (0, "")
         fresh = partition.committed is None
-        self._tell(worker, on.PartitionOpened(effect.partition, effect.epoch, base, metadata, fresh=fresh))
+        fates = self._fates(decode_journal(effect.partition, base, metadata).boots)
+        self._tell(worker, on.PartitionOpened(effect.partition, effect.epoch, base, metadata, fresh=fresh, fates=fates))
 
     def _complete_lookup(self, worker: Worker, effect: do.LookUp) -> None:
         facts = self._facts(effect.job)
@@ -245,6 +267,9 @@ class World:
             self._tell(worker, on.OutcomeAbsent(effect.job))
 
     def _complete_prepare(self, worker: Worker, effect: do.Prepare) -> None:
+        if effect.job in self.poison and self.rng.random() < 0.5:
+            self._crash(worker)
+            return
         chance = self.rng.random() if self.faults else 1.0
         if chance < 0.05:
             self._tell(worker, on.StoreFailed(effect))
@@ -270,6 +295,8 @@ class World:
             self._tell(worker, on.StoreFailed(effect))
             return
         self.outcomes.setdefault(facts.identity, effect.job)
+        if effect.verdict.crashes:
+            self.blamed.add(effect.job)
         self._tell(worker, on.Settled(effect.job))
 
     def _complete_publish(self, worker: Worker, effect: do.Publish) -> None:
@@ -352,9 +379,27 @@ class World:
             self._tell(worker, on.PartitionsAssigned(worker.assigned))
 
     def _new_worker(self) -> Worker:
-        worker = Worker(Core(LIMITS))
+        boot = f"{next(self._boots):016x}"
+        worker = Worker(Core(replace(LIMITS, boot=boot)), boot)
         self._tell(worker, on.Started())
         return worker
+
+    def _crash(self, worker: Worker) -> None:
+        """Nothing of it remains but what it committed; its successor finds out that it did not end by itself."""
+        self.workers[self.workers.index(worker)] = self._new_worker()
+        self.crashed.add(worker.boot)
+        self._rebalance()
+
+    def _calls_somebody_alone(self, boot: Boot) -> bool:
+        """A crash of such a boot counts against somebody: only poison may cause it here."""
+        journals = [decode_journal(one.key, *one.committed) for one in self.partitions.values() if one.committed]
+        return any(one.boot == boot and any(entry.alone for entry in one.entries.values()) for one in journals)
+
+    def _fates(self, boots: frozenset[Boot]) -> dict[Boot, Fate]:
+        alive = {worker.boot for worker in self.workers if not worker.frozen}
+        return {
+            boot: Fate.CRASHED if boot in self.crashed else Fate.ALIVE if boot in alive else Fate.GONE for boot in boots
+        }
 
     def _goes_wrong(self) -> bool:
         return self.faults and self.rng.random() < 0.12
