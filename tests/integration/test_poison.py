@@ -1,0 +1,64 @@
+"""Proves on real processes that a request that kills its worker ends as `worker_crash` and costs the others nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from producer.requests.client import Client
+from tests.integration.fleet import Fleet
+
+if TYPE_CHECKING:
+    from consumer.stack import Stack
+
+pytestmark = pytest.mark.stack
+DEATHS_MAX = 1 + 3
+"""One in company, then three alone."""
+
+
+@pytest.fixture
+async def fleet(stack: Stack, tmp_path: Path) -> AsyncIterator[Fleet]:
+    fleet = Fleet(
+        stack.environment,
+        tmp_path,
+        DARKROOM_TOPICS__REQUESTS_PARTITIONS="2",
+        DARKROOM_SIMULATED__OBEY_MARKERS="true",
+    )
+    await fleet.make_topics()
+    yield fleet
+    fleet.stop()
+
+
+async def keep_one_running(fleet: Fleet) -> None:
+    """As a supervisor does: a worker that died is started again."""
+    while True:
+        worker = fleet.start("--simulated-device", "10")
+        while worker.process.poll() is None:
+            await asyncio.sleep(0.1)
+
+
+async def test_a_request_that_kills_its_worker_is_found_and_the_others_succeed(fleet: Fleet) -> None:
+    innocent = fleet.requests(24)
+    poison = fleet.requests(1, request_id=f"{fleet.serial}-poison", prompt="[[simulate:crash]]")
+    async with Client(fleet.settings) as client:
+        await client.send(innocent[:12] + poison + innocent[12:])
+        supervising = asyncio.create_task(keep_one_running(fleet))
+        try:
+            outcomes = await client.wait([one.request_id for one in innocent + poison], timeout_s=150)
+        finally:
+            supervising.cancel()
+    ended = outcomes.pop(poison[0].request_id)
+    assert ended.error is not None
+    assert ended.error.code.value == "worker_crash"
+    assert {one.status.value for one in outcomes.values()} == {"succeeded"}
+    deaths = [worker for worker in fleet.workers if worker.process.poll() is not None]
+    assert len(deaths) <= DEATHS_MAX
+    assert fleet.workers[-1].drain() == 0
+    report = await fleet.audit()
+    assert (report.records, report.succeeded, report.failed, report.dead_lettered) == (25, 24, 1, 1)
+    assert report.is_clean
+    assert report.pending == 0
