@@ -17,7 +17,7 @@ from pydantic.json_schema import models_json_schema
 from schemas.completion import Completion
 from schemas.errors import ErrorCode, describe
 from schemas.events import Cancellation, Progress
-from schemas.names import IDENTITY_PATTERN, DeadLetterHeader, EventType, Topic
+from schemas.names import IDENTITY_PATTERN, DeadLetterHeader, EventType, ReplayHeader, Topic
 from schemas.request import GenerationRequest
 
 EVENTS: Final[Mapping[str, tuple[type[BaseModel], EventType, Topic]]] = {
@@ -31,6 +31,7 @@ EVENTS: Final[Mapping[str, tuple[type[BaseModel], EventType, Topic]]] = {
 DOCUMENT_NAMES: Final = (*EVENTS, "errors", "asyncapi")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _KAFKA_BINDING_VERSION = "0.5.0"
+_NOT_ON_EVERY_LETTER = (DeadLetterHeader.OBJECT, DeadLetterHeader.KEY)
 
 _WHAT_WORKERS_DO: Final[Mapping[str, tuple[str, str]]] = {
     "request": ("receive", "Take a request and owe it exactly one completion, or one dead letter."),
@@ -145,6 +146,8 @@ def _dead_letter() -> dict[str, Any]:
         "name": "deadLetter",
         "title": "DeadLetter",
         "summary": "The original bytes of a record that could not end in a completion alone.",
+        "description": f"A record with the header {ReplayHeader.OF} and without {DeadLetterHeader.OFFSET} is no dead "
+        f"letter but the note that one was replayed; {ReplayHeader.AS} names the new record.",
         "contentType": "application/octet-stream",
         "headers": {
             "type": "object",

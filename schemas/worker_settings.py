@@ -50,7 +50,7 @@ class BatchSettings(BaseModel):
         "step only adds latency.",
     )
     prepare_ahead_rows: int = Field(
-        default=16, ge=1, le=1_024, description="Images prepared before there is a place: two full batches."
+        default=8, ge=1, le=1_024, description="Images prepared before there is a place: a full batch, or so many."
     )
 
 

@@ -29,6 +29,7 @@ CORE_MAY_IMPORT = {
     "enum",
     "heapq",
     "itertools",
+    "math",
     "struct",
     "typing",
     "zlib",

@@ -76,7 +76,7 @@ class Core:
         self.flow.overdue(now)
         self.flow.probe(now)
         if self.phase is Phase.RUNNING:
-            self.flow.start()
+            self.flow.start(now)
             self.flow.prepare()
         self.flow.admit(now)
         for partition in self.partitions.values():

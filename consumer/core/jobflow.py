@@ -24,6 +24,7 @@ from consumer.core.identities import Identities
 from consumer.core.jobs import OPEN_TO_INTERRUPTION, Job, JobFacts, JobState, Verdict, VerdictKind
 from consumer.core.journal import ENTRIES_MAX
 from consumer.core.limits import Limits
+from consumer.core.pace import Pace
 from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.core.retry import FailRow, RunApart, SmallerBatch, remedy_for
 from consumer.core.waiting import WaitingRoom
@@ -58,6 +59,7 @@ class JobFlow:
         self.unsettled_bytes = 0
         self.suspects: set[JobKey] = set()
         """Jobs that are to run alone and are not decided."""
+        self._pace = Pace()
         self._cleared: list[tuple[float, int, Job]] = []
         self._sequence = count()
         self._jobs: dict[JobKey, Job] = {}
@@ -130,9 +132,11 @@ class JobFlow:
         """Try the store again, if it is time."""
         self._out += self.breaker.probe(now)
 
-    def start(self) -> None:
+    def start(self, now: float) -> None:
         """Take jobs from the waiting room as far as there are places ahead; a suspect only when it is alone."""
-        while not self.breaker.is_open and self.rows_begun < self.limits.begin_ahead_rows_max:
+        bounds = {"rows_min": self.limits.batch_rows_max, "rows_max": self.limits.begin_ahead_rows_max}
+        begin_max = self._pace.rows_to_begin(now, **bounds)
+        while not self.breaker.is_open and self.rows_begun < begin_max:
             if self.suspects and any(self.rows_in[state] for state in _COMPANY):
                 return
             job = self.room.pop()
@@ -254,8 +258,9 @@ class JobFlow:
         self.move(job, JobState.WAITING)
         self.room.add(job, urgent=True)
 
-    def on_step_boundary(self, event: on.StepBoundary, _now: float) -> None:
+    def on_step_boundary(self, event: on.StepBoundary, now: float) -> None:
         """Rows retired; a job with none left to run is being finished."""
+        self._pace.left(len(event.retired), now)
         for row in event.retired:
             self.batcher.retire(row)
             job = self._in_state(row.job, JobState.ON_DEVICE)

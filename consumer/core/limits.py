@@ -16,8 +16,8 @@ class Limits:
     ahead_rows_max: int = 4
     """Rows handed to the engine beyond the batch, so that a place that falls free is taken at that very boundary."""
     begin_ahead_rows_max: int = 64
-    """Rows being looked up or waiting for the journal's commit: what is prepared next. They hold nothing yet."""
-    prepare_ahead_rows_max: int = 16
+    """Rows being looked up or waiting for the journal's commit, on a fast device; on a slow one a batch is enough."""
+    prepare_ahead_rows_max: int = 8
     """Rows being prepared or ready: what the device takes next. They hold embeddings and latents."""
     linger_s: float = 0.005
     """How long an empty device waits for a second row, and only while one is being prepared."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from consumer.core import effects as do
 from consumer.core import events as on
 from consumer.core.jobs import JobState, Verdict, VerdictKind
@@ -81,7 +83,7 @@ def test_a_refusal_is_settled_without_preparing_unless_an_outcome_stands() -> No
 
 
 def test_the_store_s_absence_holds_calls_back_fails_nobody_and_loses_none() -> None:
-    core = opened(LIMITS)
+    core = opened(dataclasses.replace(LIMITS, batch_rows_max=4))
     for offset in range(3):
         arrive(core, facts(offset))
     effects = core.handle(on.StoreFailed(do.LookUp(key(0))), 0.0)
