@@ -5,10 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SEEDS ?= 1000
+MINUTES ?= 10
 CODE := darkroom.py schemas inference producer consumer tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench schemas lock clean
+.PHONY: help setup demo test check simulate chaos bench schemas lock clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -36,6 +38,12 @@ check: setup ## Lint and types: fast.
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy
+
+simulate: setup ## Run SEEDS seeds of the simulation (default 1000).
+	@$(BIN)/python -m tests.simulation --seeds 0..$(SEEDS) --processes 2
+
+chaos: setup ## Break real workers, Kafka and S3 for MINUTES minutes (default 10), and audit.
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES)
 
 bench: setup ## Measure, as ratios in one run; writes bench-out/report.md.
 	@$(BIN)/python -m tests.bench --out bench-out
