@@ -21,11 +21,13 @@ from consumer.intake import Intake
 from consumer.kafka import cancellations
 from consumer.kafka.broker import KafkaBroker
 from consumer.metrics import Metrics, WorkerGauges
+from consumer.ports import Broker
 from consumer.progress import ProgressFeed
 from consumer.rendering import Rendering
 from inference.contract import Engine
 from producer.connection import kafka_arguments
 from producer.results.objects import Objects
+from schemas.events import Cancellation
 from schemas.names import Topic
 from schemas.settings import Settings
 
@@ -63,8 +65,10 @@ def limits_of(settings: Settings, boot: Boot) -> Limits:
 class Worker:
     """One worker process: the driver, its health and metrics, and the small readers and writers beside it."""
 
-    def __init__(self, settings: Settings, engine: Engine, objects: Objects) -> None:
-        """On a running event loop."""
+    def __init__(
+        self, settings: Settings, engine: Engine, objects: Objects, *, make_broker: Callable[..., Broker] = KafkaBroker
+    ) -> None:
+        """On a running event loop. `make_broker` takes what `KafkaBroker` takes."""
         self.settings = settings
         self.engine = engine
         prefix = settings.topics.prefix
@@ -73,12 +77,13 @@ class Worker:
         self.metrics = Metrics(CollectorRegistry())
         self.payloads: Payloads = {}
         delivery = Delivery(settings, objects, self.metrics.on_published)
+        self._delivery = delivery
         self._boots = StoreBoots(objects)
         # The group's members are told apart by their boots: ownership and fates are read from the client ids.
         client_id = f"{settings.worker.name}.{self._boots.boot}"
         self.driver = Driver(
             core=Core(limits_of(settings, self._boots.boot)),
-            broker=KafkaBroker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id),
+            broker=make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id),
             boots=self._boots,
             rendering=lambda post, stopped: Rendering(engine, post, stopped, asyncio.get_running_loop().time),
             delivery=delivery,
@@ -105,6 +110,10 @@ class Worker:
                 return await self.driver.run()
         finally:
             self._boots.release()
+
+    def _cancel(self, cancellation: Cancellation) -> None:
+        self._delivery.cancelled(cancellation)
+        self.driver.cancel((cancellation.tenant, cancellation.request_id))
 
     def drain(self) -> None:
         """Finish what is on the device and leave."""
@@ -148,7 +157,7 @@ class Worker:
             for work in (
                 self._watch_loop(),
                 _keep_trying("progress", feed.run),
-                cancellations.follow(self._topics[Topic.CANCELLATIONS], self._arguments, self.driver.cancel),
+                cancellations.follow(self._topics[Topic.CANCELLATIONS], self._arguments, self._cancel),
             )
         ]
         try:

@@ -152,7 +152,10 @@ class Partition:
 
     def is_journaled(self, job: Job) -> bool:
         """Whether the committed journal says of the job what is true: that it is in the lanes, and whether alone."""
-        return self.journaled.get(job.key.offset) == _entry_of(job)
+        entry, under_way = _entry_of(job), self.publication
+        if under_way is not None and under_way.plan.journal.entries.get(job.key.offset) != entry:
+            return False  # what is being committed takes it out again
+        return self.journaled.get(job.key.offset) == entry
 
     def _journal_stands(self, entries: Mapping[int, Entry]) -> None:
         self.journaled = entries

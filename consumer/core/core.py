@@ -140,9 +140,20 @@ class Core:
             del self.partitions[key]
             self._out.append(do.ClosePartition(key))
         for key in sorted(event.partitions):
-            partition = self.partitions.setdefault(key, Partition(key))
-            partition.assigned = True
-            self._reopen(partition, prove_ownership=False)
+            if key not in self.partitions:
+                self.partitions[key] = Partition(key)
+                self._reopen(self.partitions[key], prove_ownership=False)
+            self._deliver_again(self.partitions[key])
+
+    def _deliver_again(self, partition: Partition) -> None:
+        """A rebalance reset the consumer. A partition that stays open goes on where it was: had anybody else opened it,
+        its writer would be fenced, and the next publication would find out.
+        """
+        partition.assigned = True
+        if partition.is_open and self.phase is Phase.RUNNING:
+            self._out.append(do.Resume(partition.key, seek_to=partition.account.position))
+            if partition.paused:
+                self._out.append(do.Pause(partition.key))
 
     def _reopen(self, partition: Partition, *, prove_ownership: bool, at: float | None = None) -> None:
         """Open under a new epoch, now or at a later time."""

@@ -248,8 +248,9 @@ class JobFlow:
         """One job failed by itself: its own fault fails it at once, an unknown one only after some attempts."""
         self._out += self.breaker.succeeded()
         job = self._jobs.get(event.job)
-        if job is None or job.state not in (JobState.PREPARING, JobState.FINISHING):
+        if job is None or job.state not in (JobState.PREPARING, JobState.ON_DEVICE, JobState.FINISHING):
             return
+        self.batcher.remove(job)  # one picture of several may be finished, and fail, while others are still to run
         job.failures += 1
         if event.party is on.FaultParty.REQUEST or job.failures >= self.limits.attempts_max:
             self._settle(job, Verdict(VerdictKind.FAILED, event.code, event.message))

@@ -10,7 +10,7 @@
                +----> PUBLISHING ---> gone
 
 JOURNALING, PREPARING, READY and ON_DEVICE also go to SETTLING when the deadline passes, the request is cancelled or it
-fails; PREPARING and FINISHING go back to WAITING to be tried again.
+fails; PREPARING, ON_DEVICE and FINISHING go back to WAITING to be tried again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     _J: frozenset({_P, _S}),
     _P: frozenset({_R, _S, _W}),
     _R: frozenset({_O, _S}),
-    _O: frozenset({_N, _S}),
+    _O: frozenset({_N, _S, _W}),
     _N: frozenset({_S, _W}),
     _S: frozenset({_D}),
     _D: frozenset({_U}),

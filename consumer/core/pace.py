@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 
-MEMORY_S = 2.0
+MEMORY_S = 1.0
 """Rows that left longer ago than about so long say little about the pace now."""
-COVER_S = 0.25
-"""The time that beginning takes, with room: a look-up and a transaction take a tenth of a second together."""
+COVER_S = 1.0
+"""The time that beginning may take: a look-up and a transaction, some tenths of a second on a busy machine."""
 
 
 class Pace:

@@ -18,6 +18,7 @@ from consumer.logs import configure
 from consumer.stack import Stack
 from schemas.settings import LogSettings
 from tests.bench import report
+from tests.bench.guarantee import a_third_joins, against_plain_commits
 from tests.bench.memory import resident_memory
 from tests.bench.start_up import start_up
 from tests.bench.throughput import against_memory, bare_puts, bare_transactions, without_delay
@@ -49,6 +50,11 @@ async def measure(environment: Mapping[str, str], folder: Path, seed: int, scale
     figures: dict[str, Any] = {"seed": seed, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     say("20 ms steps: the worker against the same rows fed to the engine from memory")
     figures["against_memory"] = await against_memory(environment, 256 // scale, seed)
+    say("20 ms and 0 ms steps: the guarantee against plain at-least-once commits")
+    figures["guarantee"] = await against_plain_commits(environment, 256 // scale, seed, 20.0)
+    figures["guarantee_0ms"] = await against_plain_commits(environment, 1000 // scale, seed, 0.0)
+    say("a third worker joins two busy ones")
+    figures["joining"] = await a_third_joins(environment, 600, seed)
     say("0 ms steps, no store")
     figures["no_store"] = await without_delay(environment, 4000 // scale, seed, store=False)
     say("a bare consume-and-produce loop with the same transactions")

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from aiokafka.structs import OffsetAndMetadata
 
 from consumer.core import effects as do
 from consumer.core import events as on
+from consumer.kafka.broker import KafkaBroker
+from consumer.ports import Broker
 from consumer.worker import Worker
 from inference.contract import EngineEvent, JobPrepared, JobRendered, RenderJob, RowId
 from inference.engine import LaneEngine
@@ -62,7 +64,7 @@ async def against_memory(environment: Mapping[str, str], count: int, seed: int) 
     load = mixed_load(count, seed)
     settings = Fleet(environment, Path(), DARKROOM_BATCH__MAX_ROWS=str(ROWS_MAX)).settings
     engine_s = await asyncio.to_thread(_engine_alone, load, settings)
-    worker = await _worker_under_backlog(settings, load, STEP_MS, MinioObjects(settings.s3))
+    worker = await worker_under_backlog(settings, load, STEP_MS, MinioObjects(settings.s3))
     return {
         "requests": count,
         "engine_seconds": engine_s,
@@ -76,7 +78,7 @@ async def without_delay(environment: Mapping[str, str], count: int, seed: int, *
     """Requests a second with a device that takes no time."""
     settings = Fleet(environment, Path()).settings
     objects: Objects = MinioObjects(settings.s3) if store else MemoryObjects()
-    result = await _worker_under_backlog(settings, mixed_load(count, seed), 0.0, objects)
+    result = await worker_under_backlog(settings, mixed_load(count, seed), 0.0, objects)
     return {
         "requests": count,
         "per_second": count / result["seconds"],
@@ -85,8 +87,12 @@ async def without_delay(environment: Mapping[str, str], count: int, seed: int, *
     }
 
 
-async def _worker_under_backlog(
-    settings: Settings, load: list[GenerationRequest], step_ms: float, objects: Objects
+async def worker_under_backlog(
+    settings: Settings,
+    load: list[GenerationRequest],
+    step_ms: float,
+    objects: Objects,
+    make_broker: Callable[..., Broker] = KafkaBroker,
 ) -> dict[str, float]:
     """Fill the topic, then let a worker take it: from its first record to its last committed transaction."""
     await ensure_topics(settings)
@@ -94,7 +100,8 @@ async def _worker_under_backlog(
         await client.send(load)
     if isinstance(objects, MinioObjects):
         await objects.ensure_bucket(retention_days=settings.s3.retention_days)
-    worker = Worker(settings, LaneEngine(SimulatedDevice(step_ms), rows_max=settings.batch.max_rows), objects)
+    engine = LaneEngine(SimulatedDevice(step_ms), rows_max=settings.batch.max_rows)
+    worker = Worker(settings, engine, objects, make_broker=make_broker)
     clock = _Clock(len(load))
     worker.driver.observers.append(clock.observe)
     started_cpu = 0.0

@@ -13,15 +13,28 @@ from tests.consumer.core.builders import P0, P1, arrive, facts, key, of, opened,
 LIMITS = Limits(batch_rows_max=4, prepare_ahead_rows_max=2, offset_window=8, waiting_rows_max=20)
 
 
-def test_a_rebalance_opens_what_is_assigned_under_a_new_epoch_and_closes_what_is_lost() -> None:
-    core = opened(LIMITS, P0, P1)
-    before = core.partitions[P0].epoch
+def test_a_rebalance_opens_what_is_new_closes_what_is_lost_and_lets_the_rest_go_on() -> None:
+    core = opened(LIMITS, P0)
+    arrive(core, facts(0))
+    epoch = core.partitions[P0].epoch
+    effects = core.handle(on.PartitionsAssigned(frozenset({P0, P1})), 0.0)
+    [opening] = of(do.OpenPartition, effects)
+    assert opening.partition == P1
+    assert opening.epoch > epoch
+    assert not opening.prove_ownership
+    assert do.Resume(P0, seek_to=1) in effects, "the consumer's position was reset by the rebalance"
+    effects = core.handle(on.PartitionsAssigned(frozenset({P1})), 0.0)
+    assert do.ClosePartition(P0) in effects
+    assert of(do.OpenPartition, effects) == [], "P1 is being opened already"
+
+
+def test_a_partition_that_was_paused_for_a_bound_stays_paused_through_a_rebalance() -> None:
+    core = opened(Limits(begin_ahead_rows_max=1, waiting_rows_max=4))
+    for offset in range(6):
+        arrive(core, facts(offset))
+    assert core.partitions[P0].paused
     effects = core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
-    assert do.ClosePartition(P1) in effects
-    [reopening] = of(do.OpenPartition, effects)
-    assert reopening.partition == P0
-    assert reopening.epoch > before
-    assert not reopening.prove_ownership
+    assert effects[-2:] == (do.Resume(P0, seek_to=6), do.Pause(P0))
 
 
 def test_records_of_a_partition_that_is_not_open_are_ignored() -> None:
@@ -36,7 +49,7 @@ def test_stale_epochs_change_nothing() -> None:
     core = opened(LIMITS)
     to_decided(core, facts(0))
     stale = core.partitions[P0].epoch
-    core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
+    core.handle(on.PublishFailed(P0, stale, fenced=False), 0.0)
     for event in (
         on.PartitionOpened(P0, stale, 5, ""),
         on.Published(P0, stale),
@@ -50,11 +63,10 @@ def test_stale_epochs_change_nothing() -> None:
         assert core.partitions[P0].account.position == 1
 
 
-def test_rows_of_a_partition_that_comes_straight_back_are_kept_and_their_records_not_fetched_again() -> None:
+def test_rows_are_kept_through_a_reopening_and_their_records_not_fetched_again() -> None:
     core = opened(LIMITS)
     to_ready(core, [facts(0)])
-    core.handle(on.PartitionsRevoked(frozenset({P0})), 0.0)
-    effects = core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
+    effects = core.handle(on.PublishFailed(P0, core.partitions[P0].epoch, fenced=True), 0.0)
     effects += core.handle(on.PartitionOpened(P0, core.partitions[P0].epoch, 0, ""), 0.0)
     assert of(do.Forget, effects) == []
     assert of(do.Leave, effects) == []

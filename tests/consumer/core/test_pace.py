@@ -16,7 +16,7 @@ def test_a_steady_pace_is_measured_and_forgotten() -> None:
 def test_what_is_begun_covers_the_pace_within_bounds() -> None:
     pace = Pace()
     assert pace.rows_to_begin(0.0, rows_min=8, rows_max=64) == 8
-    pace.left(int(100 * MEMORY_S), 0.0)
-    assert pace.rows_to_begin(0.0, rows_min=8, rows_max=64) == 100 * COVER_S
+    pace.left(int(30 * MEMORY_S), 0.0)
+    assert pace.rows_to_begin(0.0, rows_min=8, rows_max=64) == 30 * COVER_S
     pace.left(100_000, 0.0)
     assert pace.rows_to_begin(0.0, rows_min=8, rows_max=64) == 64
