@@ -36,6 +36,7 @@ _COMMANDS = {
     "send": ("producer.commands", "Send requests, and wait for their completions if asked to."),
     "watch": ("producer.commands", "Follow completions."),
     "cancel": ("producer.commands", "Take a request back."),
+    "dlq": ("producer.dlq_command", "List, show and replay dead letters."),
     "audit": ("consumer.audit_command", "Check that every record has exactly one outcome."),
     "doctor": ("consumer.doctor_command", "Check what a worker needs, one line a check."),
     "demo": ("consumer.demo_command", "Show the whole of it with the built-in tiny model."),

@@ -24,9 +24,9 @@ from consumer.audit_objects import ObjectChecks
 from consumer.audit_tally import Committed, Tally
 from consumer.core.offset_map import decode_map
 from consumer.core.partition_key import PartitionKey
-from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
+from producer.connection import KafkaUnavailable, administering
 from producer.reader import TopicPartition, TopicReader
-from producer.results.dead_letters import origin
+from producer.results.dead_letters import origin, replayed
 from producer.results.objects import Objects
 from schemas.codec import decode_completion
 from schemas.completion import Status
@@ -145,13 +145,8 @@ async def _readers(settings: Settings) -> AsyncIterator[tuple[TopicReader, Topic
 async def _committed(settings: Settings) -> dict[int, Committed]:
     """What the group has committed of the request topic, by partition."""
     kafka, topic = settings.kafka, settings.topics.requests
-    admin = AIOKafkaAdminClient(**kafka_arguments(kafka))
-    with reaching_kafka(kafka, f"asking for the offsets of the group {kafka.group_id}"):
-        try:
-            await admin.start()
-            offsets = await _group_offsets(admin, kafka.group_id, deadline_s=kafka.request_timeout_ms / 1000)
-        finally:
-            await admin.close()
+    async with administering(kafka, f"asking for the offsets of the group {kafka.group_id}") as admin:
+        offsets = await _group_offsets(admin, kafka.group_id, deadline_s=kafka.request_timeout_ms / 1000)
     committed = {}
     for place, found in offsets.items():
         if place.topic == topic and found.offset >= 0:
@@ -210,6 +205,8 @@ async def _read(
 
 
 def _take_dead_letter(tally: Tally, record: Any) -> None:
+    if replayed(record.headers) is not None:
+        return  # the note of a replay
     found = origin(record.headers)
     if found is None:
         log.warning("a dead letter does not say what it was", partition=record.partition, offset=record.offset)

@@ -6,6 +6,7 @@ loses adopts what stands, and only what stands is ever published.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -24,6 +25,7 @@ from producer.results.outcomes import Outcomes, OutcomeUnreadable
 from schemas.codec import encode_completion
 from schemas.completion import BatchSeen, Completion, ModelRef, Source, Timings
 from schemas.errors import ErrorCode
+from schemas.events import Cancellation
 from schemas.fingerprints import render_digest
 from schemas.names import Topic
 from schemas.pose import PeoplePose, SkeletonPose, StoredPicture
@@ -33,6 +35,9 @@ from schemas.settings import Settings
 log = structlog.get_logger(__name__)
 
 Payloads = dict[JobKey, Payload]
+
+REASONS_MAX = 10_000
+"""Reasons of cancellations that are remembered, of at most 500 characters each."""
 
 
 class StoreAway(Exception):  # noqa: N818 - nothing is wrong with the job
@@ -57,6 +62,7 @@ class Delivery:
         self._outcomes = Outcomes(objects)
         self._on_published = on_published
         self._info: ModelInfo | None = None
+        self._reasons: OrderedDict[tuple[str, str], str] = OrderedDict()
         prefix = settings.topics.prefix
         self._completions_topic = prefix + Topic.COMPLETIONS.value
         self._dead_letters_topic = prefix + Topic.DEAD_LETTERS.value
@@ -64,6 +70,16 @@ class Delivery:
     def loaded(self, info: ModelInfo) -> None:
         """The model that completions name from now on."""
         self._info = info
+
+    def cancelled(self, cancellation: Cancellation) -> None:
+        """Remember why, for the completion. The oldest reasons are forgotten first, and a completion says less then."""
+        if cancellation.reason is None:
+            return
+        identity = (cancellation.tenant, cancellation.request_id)
+        self._reasons[identity] = cancellation.reason
+        self._reasons.move_to_end(identity)
+        if len(self._reasons) > REASONS_MAX:
+            self._reasons.popitem(last=False)
 
     async def look_up(self, key: JobKey, payload: Payload) -> bool:
         """Whether the request's outcome was decided before; then the payload's completion is made from it."""
@@ -186,6 +202,7 @@ class Delivery:
     def _proposed(self, answered: Answered, payload: Payload, verdict: Verdict) -> Completion:
         now = datetime.now(UTC)
         work = self._work(payload)
+        identity = (answered.tenant, answered.request_id)
         match verdict.kind:
             case VerdictKind.RENDERED:
                 refs = completions.image_refs(
@@ -198,7 +215,7 @@ class Delivery:
             case VerdictKind.EXPIRED:
                 return completions.expired(answered, work, completed_at=now)
             case VerdictKind.CANCELLED:
-                return completions.cancelled(answered, None, work, completed_at=now)
+                return completions.cancelled(answered, self._reasons.get(identity), work, completed_at=now)
             case VerdictKind.FAILED:
                 code, message = verdict.code or ErrorCode.RENDER_FAILED, verdict.message or ""
                 return completions.failed(answered, code, message, work, completed_at=now)

@@ -13,14 +13,14 @@ from typing import Any
 
 import psutil
 import urllib3
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 
-from producer.connection import kafka_arguments
+from producer.connection import KafkaUnavailable, administering
 from producer.results.minio_objects import MinioObjects
 from producer.results.objects import StoreUnavailable
+from producer.tls import STORE, client_context
+from schemas.errors import SettingsError
 from schemas.names import Topic
-from schemas.settings import Settings
+from schemas.settings import S3Settings, Settings
 
 CLOCK_S_MAX = 30.0
 """Signatures of requests to S3 are refused from a quarter of an hour on; deadlines are wrong long before that."""
@@ -54,6 +54,8 @@ async def examine(settings: Settings) -> list[Finding]:
     for name, check in checks:
         try:
             findings.append(await check(settings))
+        except SettingsError as error:
+            findings.append(Finding(name, False, str(error), "Correct that setting."))
         except Exception as error:
             says = f"the check itself failed: {type(error).__name__}: {error}"
             findings.append(Finding(name, False, says, "Report this with the output of `darkroom doctor --json`."))
@@ -113,32 +115,22 @@ async def _model(settings: Settings) -> Finding:
 
 
 async def _kafka(settings: Settings) -> Finding:
-    where = settings.kafka.bootstrap_servers
-    admin = AIOKafkaAdminClient(**kafka_arguments(settings.kafka))
     try:
-        await admin.start()
-        cluster = await admin.describe_cluster()
-    except (KafkaError, OSError) as error:
-        return Finding(
-            "kafka",
-            False,
-            f"{where} was not reached ({type(error).__name__})",
-            "Start it (`darkroom up` starts one here), or correct DARKROOM_KAFKA__BOOTSTRAP_SERVERS.",
-        )
-    finally:
-        await admin.close()
+        async with administering(settings.kafka, "looking at the cluster") as admin:
+            cluster = await admin.describe_cluster()
+    except KafkaUnavailable as error:
+        remedy = "Start it (`darkroom up` starts one here), or correct the DARKROOM_KAFKA__* settings."
+        return Finding("kafka", False, str(error), remedy)
+    where = f"{settings.kafka.bootstrap_servers} over {settings.kafka.security_protocol}"
     return Finding("kafka", True, f"{where}, {len(cluster['brokers'])} broker(s)")
 
 
 async def _topics(settings: Settings) -> Finding:
-    admin = AIOKafkaAdminClient(**kafka_arguments(settings.kafka))
     try:
-        await admin.start()
-        known = {one["topic"]: one for one in await admin.describe_topics()}
-    except (KafkaError, OSError) as error:
-        return Finding("topics", False, f"Kafka was not reached ({type(error).__name__})", "See the check of Kafka.")
-    finally:
-        await admin.close()
+        async with administering(settings.kafka, "looking for the topics") as admin:
+            known = {one["topic"]: one for one in await admin.describe_topics()}
+    except KafkaUnavailable:
+        return Finding("topics", False, "Kafka was not reached", "See the check of Kafka.")
     missing = [topic for one in Topic if (topic := settings.topics.prefix + one.value) not in known]
     if missing:
         return Finding("topics", True, f"{', '.join(missing)} will be made by `darkroom serve` or `darkroom send`")
@@ -167,7 +159,7 @@ async def _bucket(settings: Settings) -> Finding:
 
 async def _clocks(settings: Settings) -> Finding:
     try:
-        date = await asyncio.to_thread(_date_of, settings.s3.endpoint, settings.s3.connect_timeout_s)
+        date = await asyncio.to_thread(_date_of, settings.s3)
     except urllib3.exceptions.HTTPError as error:
         return Finding(
             "clocks", False, f"the store was not reached ({type(error).__name__})", "See the bucket's check."
@@ -181,5 +173,7 @@ async def _clocks(settings: Settings) -> Finding:
     return Finding("clocks", True, says)
 
 
-def _date_of(endpoint: str, timeout_s: float) -> str | None:
-    return urllib3.request("HEAD", endpoint, timeout=timeout_s, retries=False).headers.get("Date")
+def _date_of(s3: S3Settings) -> str | None:
+    with urllib3.PoolManager(ssl_context=client_context(STORE, s3.ca_file) if s3.secure else None) as pool:
+        answer = pool.request("HEAD", s3.endpoint, timeout=s3.connect_timeout_s, retries=False)
+        return answer.headers.get("Date")

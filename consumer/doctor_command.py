@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from pathlib import Path
 
 import click
 
-from producer.terminal import config_option, settings_of
+from producer.terminal import config_option, run, settings_of
 
 
 @click.command(name="doctor", epilog="Example: darkroom doctor")
@@ -20,7 +19,7 @@ def doctor(config: Path | None, as_json: bool) -> None:
     from consumer.doctor import examine
 
     settings = settings_of(config)
-    findings = asyncio.run(examine(settings))
+    findings = run(examine(settings))
     if as_json:
         checks = {
             one.check: {"passed": one.passed, "says": one.says, "remedy": one.remedy, **one.details} for one in findings

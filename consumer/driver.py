@@ -68,6 +68,9 @@ class Driver:
         self._openings: dict[PartitionKey, asyncio.Task[None]] = {}
         self._calls: dict[JobKey, tuple[do.StoreCall, asyncio.Task[None]]] = {}
         self._stopped: asyncio.Future[bool] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._leaving = False
+        """At the end: what the group or the engine still says begins nothing any more."""
         self.observers: list[Callable[[on.Event, tuple[do.Effect, ...]], None]] = []
         """Told of every event and what followed from it: metrics, logs."""
         self.delivered: dict[PartitionKey, Delivered] = {}
@@ -95,13 +98,13 @@ class Driver:
         """
         loop = asyncio.get_running_loop()
         self._stopped = loop.create_future()
-        await self._rendering.start()
-        await self._boots.announce()
-        intake = self._make_intake()
-        if self._core.phase is Phase.STARTING:
-            self.post(on.Started())
         polling: asyncio.Task[None] | None = None
         try:
+            await self._rendering.start()
+            await self._boots.announce()
+            intake = self._make_intake()
+            if self._core.phase is Phase.STARTING:
+                self.post(on.Started())
             if not self._stopped.done():
                 await self._broker.join(
                     lambda partitions: self.post(on.PartitionsRevoked(partitions)),
@@ -118,7 +121,8 @@ class Driver:
 
     def drain(self) -> None:
         """Finish what is on the device and leave. Safe to call twice, and before the model is loaded."""
-        self._spawn(self._boots.ending())
+        if self._ending is None and not self._leaving:
+            self._ending = self._spawn(self._boots.ending())
         self.post(on.DrainRequested())
 
     def cancel(self, identity: tuple[str, str]) -> None:
@@ -127,6 +131,8 @@ class Driver:
 
     def post(self, event: on.Event) -> None:
         """Tell the core, now or as soon as it is done with the event before. On the event loop only."""
+        if self._leaving:
+            return
         self._inbox.append(event)
         if self._pumping:
             return
@@ -329,10 +335,12 @@ class Driver:
             self._fail(error)
 
     async def _end(self, polling: asyncio.Task[None] | None) -> None:
+        self._leaving = True
         if self._wake is not None:
             self._wake.cancel()
         for task in [*self._tasks, *([polling] if polling else [])]:
-            task.cancel()
+            if task is not self._ending:  # an end that is not noted would be taken for a crash
+                task.cancel()
         await asyncio.gather(*self._tasks, *([polling] if polling else []), return_exceptions=True)
         await self._broker.leave()
         await self._rendering.close()

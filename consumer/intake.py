@@ -24,8 +24,8 @@ from schemas.settings import LimitSettings
 
 AGE_S_MAX = 3600.0
 """The most that a record's time stamp says for it in the order of work."""
-TIMESTAMP_S_MAX = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-"""The last day that a calendar date can name."""
+TIMESTAMP_S_MAX = datetime(9998, 12, 31, tzinfo=UTC).timestamp()
+"""Within the last year that an event's times may have (`schemas.fields`)."""
 PRIORITY_DEFAULT = 4
 """Of a record whose own priority cannot be read."""
 

@@ -81,12 +81,14 @@ async def _serve(settings: Settings) -> int:
     from producer.connection import KafkaUnavailable
     from producer.results.minio_objects import MinioObjects
     from producer.results.objects import StoreUnavailable
-    from producer.topics import ensure_topics
+    from producer.topics import TopicRefused, ensure_topics
+    from schemas.errors import SettingsError
 
     configure(settings.log, worker=settings.worker.name)
     log = structlog.get_logger("darkroom.serve")
-    objects = MinioObjects(settings.s3)
+    objects: MinioObjects | None = None
     try:
+        objects = MinioObjects(settings.s3)
         await ensure_topics(settings)
         await objects.ensure_bucket(retention_days=settings.s3.retention_days)
         worker = Worker(settings, make_engine(settings), objects)
@@ -105,10 +107,19 @@ async def _serve(settings: Settings) -> int:
             loop.add_signal_handler(one, worker.drain)
         clean = await worker.run()
         health.close()
-    except (KafkaUnavailable, StoreUnavailable, BrokerUnavailable, ModelError, EngineGone) as error:
+    except (
+        SettingsError,
+        KafkaUnavailable,
+        TopicRefused,
+        StoreUnavailable,
+        BrokerUnavailable,
+        ModelError,
+        EngineGone,
+    ) as error:
         click.echo(f"Error: {error}", err=True)
         return 1
     finally:
-        objects.close()
+        if objects is not None:
+            objects.close()
     log.info("drained", clean=clean)
     return 0 if clean else 1

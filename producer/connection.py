@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
-from collections.abc import Iterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from schemas.errors import SettingsError
+from producer.refusals import refusal
+from producer.tls import KAFKA, client_context
 
 if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
@@ -34,15 +36,19 @@ class _Masked(str):
 def kafka_arguments(kafka: KafkaSettings) -> dict[str, Any]:
     """The arguments that every aiokafka client takes: address, protection, log-in and time limit.
 
-    Printing them does not show the password. Raises `SettingsError` for certificates that cannot be loaded.
+    Printing them does not show the password, nor does aiokafka's log, which has whole requests at level debug, from
+    here on show the ones that log in. Raises `SettingsError` for certificates that cannot be loaded.
     """
+    logging.getLogger("aiokafka.conn").addFilter(_logs_nobody_in)
     arguments: dict[str, Any] = {
         "bootstrap_servers": kafka.bootstrap_servers,
         "security_protocol": kafka.security_protocol,
         "request_timeout_ms": kafka.request_timeout_ms,
     }
     if kafka.security_protocol.endswith("SSL"):
-        arguments["ssl_context"] = _ssl_context(kafka)
+        arguments["ssl_context"] = client_context(
+            KAFKA, kafka.ssl_cafile, certificate=kafka.ssl_certfile, key=kafka.ssl_keyfile
+        )
     if kafka.security_protocol.startswith("SASL"):
         # The settings refuse SASL without all three.
         assert kafka.sasl_password is not None
@@ -68,16 +74,35 @@ def reaching_kafka(kafka: KafkaSettings, doing: str) -> Iterator[None]:
         ) from error
 
 
-def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
-    """TLS with the broker's certificate and host name verified."""
+@contextlib.asynccontextmanager
+async def connecting_to_kafka(kafka: KafkaSettings, doing: str) -> AsyncIterator[None]:
+    """As `reaching_kafka`, around what opens a client's first connection: says also why Kafka lets nobody in."""
     try:
-        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=kafka.ssl_cafile)
-        if kafka.ssl_certfile is not None and kafka.ssl_keyfile is not None:
-            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile)
-    except OSError as error:  # ssl.SSLError is one
-        named = [str(path) for path in (kafka.ssl_cafile, kafka.ssl_certfile, kafka.ssl_keyfile) if path is not None]
-        raise SettingsError(
-            f"The certificates for Kafka cannot be loaded from {', '.join(named)} ({error}). Correct "
-            "DARKROOM_KAFKA__SSL_CAFILE, __SSL_CERTFILE and __SSL_KEYFILE."
-        ) from error
-    return context
+        with reaching_kafka(kafka, doing):
+            yield
+    except KafkaUnavailable as error:
+        trouble = await refusal(kafka, kafka_arguments(kafka))
+        if trouble is None:
+            raise
+        raise KafkaUnavailable(
+            f"Kafka at {kafka.bootstrap_servers} was not reached while {doing}: {trouble.what}. {trouble.remedy}"
+        ) from error.__cause__
+
+
+@contextlib.asynccontextmanager
+async def administering(kafka: KafkaSettings, doing: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client that is connected, and closed in the end. `KafkaUnavailable` for all that fails meanwhile."""
+    admin = AIOKafkaAdminClient(**kafka_arguments(kafka))
+    try:
+        async with connecting_to_kafka(kafka, doing):
+            await admin.start()
+        with reaching_kafka(kafka, doing):
+            yield admin
+    finally:
+        await admin.close()
+
+
+def _logs_nobody_in(record: logging.LogRecord) -> bool:
+    """Whether a line of aiokafka's is not about a log-in: SASL PLAIN's request is the password itself (RFC 4616)."""
+    about = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(one).__name__.startswith("SaslAuthenticate") for one in about)

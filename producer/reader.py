@@ -16,10 +16,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 
-from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
+from producer.connection import KafkaUnavailable, administering, kafka_arguments, reaching_kafka
 
 if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
@@ -36,13 +35,8 @@ STOP_S_MAX: Final = 5.0
 
 async def partitions_of(kafka: KafkaSettings, topics: Collection[str]) -> frozenset[TopicPartition]:
     """All partitions of these topics. Raises `KafkaUnavailable`, also where one of them is not there."""
-    admin = AIOKafkaAdminClient(**kafka_arguments(kafka))
-    with reaching_kafka(kafka, "looking for the topics"):
-        try:
-            await admin.start()
-            described = await admin.describe_topics(list(topics))
-        finally:
-            await admin.close()
+    async with administering(kafka, "looking for the topics") as admin:
+        described = await admin.describe_topics(list(topics))
     found = {one["topic"]: one["partitions"] for one in described if one["error_code"] == 0}
     missing = sorted(set(topics) - found.keys())
     if missing:

@@ -7,15 +7,14 @@ sets the same values), and changing partitions under running consumers is a deci
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
+from producer.connection import KafkaUnavailable, administering
 from schemas.names import Topic
 from schemas.settings import KafkaSettings, Settings, TopicSettings
 
@@ -38,25 +37,14 @@ async def ensure_topics(settings: Settings) -> tuple[str, ...]:
     do this at the same time: each name is returned by one of them. Raises `KafkaUnavailable` and `TopicRefused`.
     """
     kafka = settings.kafka
-    with reaching_kafka(kafka, "looking for the topics"):
-        async with _admin(kafka) as admin:
-            there = set(await admin.list_topics())
-            missing = [topic for topic in Topic if settings.topics.name(topic) not in there]
-            if not missing:
-                return ()
-            created = await _create(admin, settings.topics, missing)
-            await _wait_for_leaders(admin, kafka, created)
-            return created
-
-
-@contextlib.asynccontextmanager
-async def _admin(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**kafka_arguments(kafka))
-    try:
-        await admin.start()
-        yield admin
-    finally:
-        await admin.close()
+    async with administering(kafka, "looking for the topics") as admin:
+        there = set(await admin.list_topics())
+        missing = [topic for topic in Topic if settings.topics.name(topic) not in there]
+        if not missing:
+            return ()
+        created = await _create(admin, settings.topics, missing)
+        await _wait_for_leaders(admin, kafka, created)
+        return created
 
 
 async def _create(admin: AIOKafkaAdminClient, topics: TopicSettings, missing: Sequence[Topic]) -> tuple[str, ...]:

@@ -10,8 +10,13 @@ from pydantic_settings import NoDecode
 
 from schemas.names import Topic
 
-SECTION: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
-"""How every section reads: text from the environment becomes numbers, misspelt names are errors."""
+SECTION: Final = ConfigDict(
+    frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True, hide_input_in_errors=True
+)
+"""How every section reads: text from the environment becomes numbers, misspelt names are errors.
+
+The text of an error leaves out what was given, which may be a password.
+"""
 MIB: Final = 1024 * 1024
 
 
@@ -88,6 +93,12 @@ class KafkaSettings(BaseModel):
         ge=65_536,
         le=256 * MIB,
         description="Bytes that one fetch may bring; several of the largest requests fit.",
+    )
+    metadata_max_age_ms: int = Field(
+        default=30_000,
+        ge=500,
+        le=3_600_000,
+        description="How late a worker may notice partitions that were added, or a topic that was made anew.",
     )
     request_timeout_ms: int = Field(
         default=20_000,

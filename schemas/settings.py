@@ -11,6 +11,7 @@ Where nothing says which Kafka and which store to use and `darkroom up` runs a s
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         env_ignore_empty=True,
         validate_default=True,
+        hide_input_in_errors=True,  # one section's error has the whole section in it, passwords too
     )
 
     kafka: KafkaSettings = Field(default=KafkaSettings(), description="Kafka.")
@@ -193,5 +195,6 @@ def _explain(error: ValidationError, layers: list[Layer]) -> str:
         return f"The {env_name(path)}__* settings do not fit together: {message}. Change one of them; {_SHOW}."
     if first["type"] == "string_pattern_mismatch":
         message = "; ".join(text for known, _, text in _leaves(Settings(), ()) if known == path).rstrip(".")
-    value = MASK if path in set(secrets(Settings)) else bounded(repr(first["input"]), 100)
+    given = re.sub(r"//[^/@]*@", f"//{MASK}@", repr(first["input"]))  # a password that was put into an address
+    value = MASK if path in set(secrets(Settings)) else bounded(given, 100)
     return f"{env_name(path)} is {value}, set by {origin}: {message}.{remedy}"

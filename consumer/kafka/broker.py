@@ -63,6 +63,7 @@ class KafkaBroker:
             rebalance_timeout_ms=settings.kafka.rebalance_timeout_ms,
             max_poll_records=settings.kafka.max_poll_records,
             fetch_max_bytes=settings.kafka.fetch_max_bytes,
+            metadata_max_age_ms=settings.kafka.metadata_max_age_ms,
         )
         self._admin = AIOKafkaAdminClient(**self._arguments)
         self._writers: dict[PartitionKey, PartitionWriter] = {}

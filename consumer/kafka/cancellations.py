@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 
 from schemas.codec import decode_cancellation
 from schemas.errors import EventUnreadable
+from schemas.events import Cancellation
 
 log = structlog.get_logger(__name__)
 
@@ -26,8 +27,8 @@ RETRY_S = 5.0
 """The pause after Kafka failed here; cancelling is a convenience, and the requests go on."""
 
 
-async def follow(topic: str, arguments: dict[str, Any], on_cancelled: Callable[[tuple[str, str]], None]) -> None:
-    """Report (tenant, request id) of each cancellation, until cancelled itself."""
+async def follow(topic: str, arguments: dict[str, Any], on_cancelled: Callable[[Cancellation], None]) -> None:
+    """Report each cancellation, until cancelled itself."""
     while True:
         consumer = AIOKafkaConsumer(topic, **arguments, isolation_level="read_committed", auto_offset_reset="earliest")
         try:
@@ -40,7 +41,7 @@ async def follow(topic: str, arguments: dict[str, Any], on_cancelled: Callable[[
             await consumer.stop()
 
 
-async def _follow(consumer: AIOKafkaConsumer, on_cancelled: Callable[[tuple[str, str]], None]) -> None:
+async def _follow(consumer: AIOKafkaConsumer, on_cancelled: Callable[[Cancellation], None]) -> None:
     await _start_back(consumer)
     while True:
         for batch in (await consumer.getmany(timeout_ms=1000)).values():
@@ -50,14 +51,13 @@ async def _follow(consumer: AIOKafkaConsumer, on_cancelled: Callable[[tuple[str,
                 except EventUnreadable as error:
                     log.warning("unreadable cancellation", offset=record.offset, error=str(error))
                 else:
-                    on_cancelled((cancellation.tenant, cancellation.request_id))
+                    on_cancelled(cancellation)
 
 
 async def _start_back(consumer: AIOKafkaConsumer) -> None:
     partitions = consumer.assignment()
+    # Asked first: what is published between the two questions is behind this end, or found by its time.
+    ends = await consumer.end_offsets(partitions)
     since = await consumer.offsets_for_times(dict.fromkeys(partitions, int((time.time() - BACK_S) * 1000)))
     for partition, found in since.items():
-        if found is None:
-            await consumer.seek_to_end(partition)
-        else:
-            consumer.seek(partition, found.offset)
+        consumer.seek(partition, ends[partition] if found is None else found.offset)

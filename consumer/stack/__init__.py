@@ -7,6 +7,7 @@ from consumer.stack.errors import StackError
 from consumer.stack.settings import DEFAULT_DIRECTORY, DIRECTORY_VARIABLE, StackSettings
 from consumer.stack.stack import ServerStatus, Stack, StackStatus
 from consumer.stack.state import StackState
+from consumer.stack.tls import TlsListeners
 
 __all__ = [
     "DEFAULT_DIRECTORY",
@@ -17,4 +18,5 @@ __all__ = [
     "StackSettings",
     "StackState",
     "StackStatus",
+    "TlsListeners",
 ]

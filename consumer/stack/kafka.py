@@ -10,6 +10,7 @@ import struct
 import subprocess
 import tempfile
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from consumer.stack.lock import held
 from consumer.stack.ports import LOOPBACK, free_ports
 from consumer.stack.server import Ports, Report
 from consumer.stack.settings import StackSettings
+from consumer.stack.tls import TlsListeners
 
 _ANSWER_LIMIT_S: Final = 1.0
 _FORMAT_LIMIT_S: Final = 60.0
@@ -108,17 +110,19 @@ class KafkaServer:
     stop_limit_s = float("inf")
     """A clean stop is quick, and saves the next start the recovery."""
 
-    def __init__(self, folder: Path, log: Path, settings: StackSettings) -> None:
+    def __init__(self, folder: Path, log: Path, settings: StackSettings, tls: TlsListeners | None = None) -> None:
         self.folder = folder
         self.marker = f"-Ddarkroom.stack={folder}"
         self._log = log
         self._settings = settings
+        self._tls = tls
         self._java: Path | None = None
         self._jars: Path | None = None
 
     def choose_ports(self) -> dict[str, int]:
-        """One for clients, one for the controller."""
-        return dict(zip(("kafka", "controller"), free_ports(2), strict=True))
+        """One for clients, one for the controller, and one for each listener with TLS."""
+        names = ("kafka", "controller", *(() if self._tls is None else self._tls.kafka_ports))
+        return dict(zip(names, free_ports(len(names)), strict=True))
 
     def address(self, ports: Ports) -> str:
         """The bootstrap server."""
@@ -129,13 +133,17 @@ class KafkaServer:
         self._java = find_java(self._settings.java)
         self._jars = fetch_kafka(self._settings, report)
         if not (self.folder / "data").exists():
-            _format(self.folder, _template(self._java, self._jars))
+            if self._tls is None:
+                _format(self.folder, _template(self._java, self._jars))
+            else:
+                _format_with_tool(self._java, self._jars, self.folder / "data", self._tls.format_options())
 
     def command(self, ports: Ports) -> list[str]:
         """Java with Kafka's main class, on these ports."""
         properties = self.folder / "server.properties"
+        more = "" if self._tls is None else self._tls.kafka_properties(LOOPBACK, ports)
         properties.write_text(
-            _PROPERTIES.format(host=LOOPBACK, data=_escaped(self.folder / "data"), **ports), encoding="utf-8"
+            _PROPERTIES.format(host=LOOPBACK, data=_escaped(self.folder / "data"), **ports) + more, encoding="utf-8"
         )
         logging = self.folder / "log4j2.properties"
         logging.write_text(_LOGGING.format(log=_escaped(self._log), log_bytes_max=_LOG_BYTES_MAX), encoding="utf-8")
@@ -210,32 +218,37 @@ def _template(java: Path, jars: Path) -> Path:
     with held(jars / "lock", limit_s=2 * _FORMAT_LIMIT_S, activity="Formatting Kafka's folder"):
         if template.is_dir():
             return template
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=jars) as part:
-            data, properties = Path(part) / "data", Path(part) / "server.properties"
-            properties.write_text(
-                _PROPERTIES.format(host=LOOPBACK, data=_escaped(data), kafka=1, controller=2), encoding="utf-8"
-            )
-            tool = ("kafka.tools.StorageTool", "format", "-t", _kafka_id(), "-c", str(properties))
-            try:
-                done = subprocess.run(  # noqa: S603 - the command is ours
-                    [java, *_JVM_FLAGS, "-cp", f"{jars}/*", *tool],
-                    capture_output=True,
-                    text=True,
-                    timeout=_FORMAT_LIMIT_S,
-                    env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-                    check=False,
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise StackError(
-                    f"Kafka's storage tool does not run with {java}: {error}. Try another Java."
-                ) from error
-            if done.returncode != 0:
-                raise StackError(
-                    f"Kafka's storage tool failed with {java}. Remove {jars} to fetch Kafka anew, or set "
-                    f"DARKROOM_STACK_JAVA to another Java. It said:\n{(done.stdout + done.stderr)[-2000:]}"
-                )
-            data.rename(template)
+        _format_with_tool(java, jars, template)
     return template
+
+
+def _format_with_tool(java: Path, jars: Path, target: Path, options: Sequence[str] = ()) -> None:
+    """Have Kafka's own tool make the folder `target`. Atomic. Raises `StackError`."""
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as part:
+        data, properties = Path(part) / "data", Path(part) / "server.properties"
+        properties.write_text(
+            _PROPERTIES.format(host=LOOPBACK, data=_escaped(data), kafka=1, controller=2), encoding="utf-8"
+        )
+        tool = ("kafka.tools.StorageTool", "format", "-t", _kafka_id(), "-c", str(properties), *options)
+        try:
+            done = subprocess.run(  # noqa: S603 - the command is ours
+                [java, *_JVM_FLAGS, "-cp", f"{jars}/*", *tool],
+                capture_output=True,
+                text=True,
+                timeout=_FORMAT_LIMIT_S,
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            # The exception's own text has the command in it, users' passwords included.
+            said = error.strerror if isinstance(error, OSError) else f"not done after {_FORMAT_LIMIT_S:.0f} s"
+            raise StackError(f"Kafka's storage tool does not run with {java}: {said}. Try another Java.") from None
+        if done.returncode != 0:
+            raise StackError(
+                f"Kafka's storage tool failed with {java}. Remove {jars} to fetch Kafka anew, or set "
+                f"DARKROOM_STACK_JAVA to another Java. It said:\n{(done.stdout + done.stderr)[-2000:]}"
+            )
+        data.rename(target)
 
 
 def _kafka_id() -> str:

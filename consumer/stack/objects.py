@@ -14,6 +14,7 @@ from consumer.stack.errors import StackError
 from consumer.stack.ports import LOOPBACK, free_ports
 from consumer.stack.server import Ports, Report
 from consumer.stack.state import Credentials
+from consumer.stack.tls import S3_HTTPS, TlsListeners
 
 _PORTS: Final = (
     "s3.port",
@@ -42,10 +43,11 @@ class ObjectServer:
     """It stops in a second, but after a minute's life its admin role keeps the rest waiting for 10 s. By then no
     request is under way, and what was answered is in files."""
 
-    def __init__(self, folder: Path, credentials: Credentials) -> None:
+    def __init__(self, folder: Path, credentials: Credentials, tls: TlsListeners | None = None) -> None:
         self.folder = folder
         self.marker = f"-dir={folder}"
         self._credentials = credentials
+        self._tls = tls
 
     @property
     def version(self) -> str:
@@ -59,7 +61,8 @@ class ObjectServer:
         """One for S3, and two for each of the roles behind it."""
         (admin,) = free_ports(1, twin_offset=_ADMIN_GRPC_OFFSET)
         pair = {_ADMIN: admin, _ADMIN_GRPC: admin + _ADMIN_GRPC_OFFSET}
-        return dict(zip(_PORTS, free_ports(len(_PORTS), avoid=pair.values()), strict=True)) | pair
+        names = (*_PORTS, *(() if self._tls is None else (S3_HTTPS,)))
+        return dict(zip(names, free_ports(len(names), avoid=pair.values()), strict=True)) | pair
 
     def address(self, ports: Ports) -> str:
         """The endpoint, without its scheme."""
@@ -90,6 +93,7 @@ class ObjectServer:
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=256",
             "-volume.preStopSeconds=0",
+            *(() if self._tls is None else self._tls.s3_options()),
         ]
 
     def environment(self) -> dict[str, str]:

@@ -25,6 +25,7 @@ from consumer.stack.restart import check_ports, check_version, next_record
 from consumer.stack.server import Report, Server
 from consumer.stack.settings import DEFAULT_DIRECTORY, StackSettings, load_settings
 from consumer.stack.state import ServerRecord, StackState, StateUnreadable
+from consumer.stack.tls import TlsListeners
 
 KAFKA: Final = "kafka"
 S3: Final = "s3"
@@ -60,11 +61,18 @@ def silent(_line: str) -> None:
 class Stack:
     """The stack in one folder. Everything is synchronous; all but `status` wait for others at work in the folder.
 
-    `directory` is made by `up`. `settings` are those of the environment unless given. All methods raise `StackError`.
+    `directory` is made by `up`. `settings` are those of the environment unless given. With `tls` the servers are
+    reached over TLS as well. All methods raise `StackError`.
     """
 
-    def __init__(self, directory: Path = DEFAULT_DIRECTORY, settings: StackSettings | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path = DEFAULT_DIRECTORY,
+        settings: StackSettings | None = None,
+        tls: TlsListeners | None = None,
+    ) -> None:
         self.directory = directory.expanduser().resolve()
+        self._tls = tls
         self._settings = load_settings() if settings is None else settings
 
     def up(self, report: Report = silent) -> StackState:
@@ -185,8 +193,8 @@ class Stack:
 
     def _servers(self, current: StackState) -> dict[str, Server]:
         return {
-            KAFKA: KafkaServer(self.directory / KAFKA, self._log(KAFKA), self._settings),
-            S3: ObjectServer(self.directory / S3, current.credentials),
+            KAFKA: KafkaServer(self.directory / KAFKA, self._log(KAFKA), self._settings, self._tls),
+            S3: ObjectServer(self.directory / S3, current.credentials, self._tls),
         }
 
     def _log(self, name: str) -> Path:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
+from producer.connection import KafkaUnavailable, connecting_to_kafka, kafka_arguments, reaching_kafka
 from producer.reader import GROWTH_CHECK_S, STOP_S_MAX, TopicPartition, TopicReader
 from producer.requests.arrivals import Arrivals, Identity
 from schemas.codec import (
@@ -97,7 +97,7 @@ class Client:
             max_request_size=self._settings.topics.max_message_bytes,
         )
         try:
-            with reaching_kafka(kafka, "starting to send"):
+            async with connecting_to_kafka(kafka, "starting to send"):
                 async with asyncio.timeout(kafka.request_timeout_ms / 1000):  # it asks for a producer id without limit
                     await self._producer.start()
             if self._follow:

@@ -3,20 +3,21 @@
 A dead letter repeats the record as it was (value and headers) and adds headers that say where it stood and why it
 is here. Where that would be more than a record may have, the record goes to the store whole, as JSON under
 `.dead-letters/{topic}/{partition}/{offset}.json`, and the dead letter's value says where. Tenants never begin with
-a dot, so no request's objects are there. Everything here is pure.
+a dot, so no request's objects are there. `repeated` and `read_stored` give the record back. Everything here is pure.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from schemas.completion import Source
 from schemas.errors import bounded
-from schemas.names import DeadLetterHeader
+from schemas.names import DeadLetterHeader, ReplayHeader
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -25,6 +26,10 @@ RECORD_FRAMING_BYTES: Final = 512
 _HEADER_FRAMING_BYTES: Final = 20
 """Two lengths, as varints of at most 5 bytes, and our counting's own slack."""
 _OURS: Final = frozenset(DeadLetterHeader)
+
+
+class LetterUnreadable(Exception):  # noqa: N818 - named for what was found
+    """The record that a dead letter was cannot be had from it: one sentence that says why."""
 
 
 class Original(NamedTuple):
@@ -82,14 +87,15 @@ def dead_letter(
     or header is repeated as an empty one.
     """
     source = original.source
-    coordinates = f"{source.topic}-{source.partition}-{source.offset}"
-    key = (request_id or coordinates).encode()
+    key = (request_id or coordinates(source)).encode()
     ours = _our_headers(source, reason)
     # A dead letter that is sent again and dies again carries the headers of its first death: these give way.
     theirs = [(name, value or b"") for name, value in original.headers if name not in _OURS]
     value = original.value or b""
-    if _size_bytes(key, value, [*theirs, *ours]) <= record_bytes_max:
-        return DeadLetter(key, value, [*theirs, *ours], None)
+    of_key = [] if original.key is None else [(DeadLetterHeader.KEY.value, original.key)]
+    headers = [*theirs, *ours, *of_key]
+    if _size_bytes(key, value, headers) <= record_bytes_max:
+        return DeadLetter(key, value, headers, None)
     stored = StoredRecord(object_key(source), _whole(original), "application/json")
     place = {
         "bucket": bucket,
@@ -99,6 +105,11 @@ def dead_letter(
     }
     headers = [*ours, (DeadLetterHeader.OBJECT.value, f"{bucket}/{stored.key}".encode())]
     return DeadLetter(key, json.dumps(place).encode(), headers, stored)
+
+
+def coordinates(source: Source) -> str:
+    """How a record is named in a line of text: topic-partition-offset."""
+    return f"{source.topic}-{source.partition}-{source.offset}"
 
 
 def object_key(source: Source) -> str:
@@ -118,6 +129,60 @@ def origin(headers: Headers) -> Origin | None:
         return Origin(source, named[DeadLetterHeader.ERROR_CODE].decode())
     except (KeyError, ValueError):  # pydantic's and the decoder's errors are ValueErrors
         return None
+
+
+def replayed(headers: Headers) -> str | None:
+    """For the note of a replay: the coordinates of the record whose letter was replayed. None for a dead letter."""
+    named = {name: value for name, value in headers if value is not None}
+    if DeadLetterHeader.OFFSET in named or ReplayHeader.OF not in named:
+        return None
+    return named[ReplayHeader.OF].decode("utf-8", "replace")
+
+
+def repeated(key: bytes | None, value: bytes | None, headers: Headers) -> Original:
+    """The record that a dead letter of this key, value and headers repeats.
+
+    What was null is empty. A letter without the key's header gives its own key where that is a request id. Raises
+    `LetterUnreadable` where the headers name no record.
+    """
+    found = origin(headers)
+    if found is None:
+        raise LetterUnreadable("its headers do not say which record it was")
+    theirs = [(name, content) for name, content in headers if name not in _OURS]
+    named = dict(headers)
+    if DeadLetterHeader.KEY in named:
+        key = named[DeadLetterHeader.KEY]
+    elif key == coordinates(found.source).encode():
+        key = None
+    return Original(found.source, key, value, theirs)
+
+
+def stored_place(value: bytes | None) -> tuple[str, str, str]:
+    """Bucket, key and SHA-256 of the object that the value of a large record's letter names.
+
+    Raises `LetterUnreadable`.
+    """
+    try:
+        place = json.loads(value or b"")
+        bucket, key, sha256 = place["bucket"], place["key"], place["sha256"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise LetterUnreadable("its value does not say where the record is stored") from error
+    if not all(isinstance(part, str) for part in (bucket, key, sha256)):
+        raise LetterUnreadable("its value does not say where the record is stored")
+    return bucket, key, sha256
+
+
+def read_stored(content: bytes, *, sha256: str) -> Original:
+    """The record that was stored whole, from the object's bytes. Raises `LetterUnreadable`."""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise LetterUnreadable("the stored record is not the one that was put there: its digest differs")
+    try:
+        whole = json.loads(content)
+        source = Source(topic=whole["topic"], partition=whole["partition"], offset=whole["offset"])
+        headers = [(str(name), _content(text)) for name, text in whole["headers"]]
+        return Original(source, _content(whole["key"]), _content(whole["value"]), headers)
+    except (ValueError, TypeError, KeyError, binascii.Error) as error:  # pydantic's errors are ValueErrors
+        raise LetterUnreadable("the stored record is not one of ours") from error
 
 
 def _our_headers(source: Source, reason: Reason) -> list[tuple[str, bytes]]:
@@ -155,3 +220,7 @@ def _whole(original: Original) -> bytes:
 
 def _text(content: bytes | None) -> str | None:
     return None if content is None else base64.b64encode(content).decode()
+
+
+def _content(text: Any) -> bytes | None:
+    return None if text is None else base64.b64decode(text, validate=True)

@@ -11,6 +11,7 @@ import urllib3
 from minio.error import MinioException, S3Error
 
 from producer.results.objects import BucketForbidden, ObjectsError, StoreUnavailable
+from producer.tls import STORE, trouble_of
 from schemas.errors import bounded
 from schemas.settings import S3Settings
 
@@ -39,7 +40,13 @@ def translated(s3: S3Settings, bucket: str) -> Iterator[None]:
     except S3Error as error:
         raise _of_answer(s3, bucket, error) from error
     except (MinioException, urllib3.exceptions.HTTPError, ParseError, OSError, ValueError) as error:
-        raise unavailable(s3, bucket, f"{type(error).__name__}: {error}") from error
+        trouble = trouble_of(STORE, error)
+        if trouble is None:
+            raise unavailable(s3, bucket, f"{type(error).__name__}: {error}") from error
+        raise StoreUnavailable(
+            f"The object store at {s3.endpoint} was not reached for the bucket {bucket}: {trouble.what}. "
+            f"{trouble.remedy}"
+        ) from error
 
 
 def unavailable(s3: S3Settings, bucket: str, said: str) -> StoreUnavailable:

@@ -32,6 +32,7 @@ from urllib3.util import Retry, Timeout
 from producer.results.minio_bucket import keep_for, make_bucket, prove_conditional_puts
 from producer.results.minio_errors import is_absent, translated, unavailable
 from producer.results.objects import BucketForbidden, ObjectStat, ObjectTooLarge, StoreUnavailable
+from producer.tls import STORE, client_context
 from schemas.settings import S3Settings
 
 _LIST_PAGE: Final = 1000
@@ -53,6 +54,7 @@ class MinioObjects:
     """
 
     def __init__(self, s3: S3Settings) -> None:
+        """Connects to nothing yet. Raises `SettingsError` for authorities to trust that cannot be loaded."""
         self._s3 = s3
         self._http = urllib3.PoolManager(
             num_pools=1,
@@ -69,8 +71,7 @@ class MinioObjects:
                 raise_on_redirect=False,
                 respect_retry_after_header=False,  # a server must not hold our threads for as long as it likes
             ),
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=None if s3.ca_file is None else str(s3.ca_file),
+            ssl_context=client_context(STORE, s3.ca_file) if s3.secure else None,
         )
         self._client = Minio(
             s3.address,
@@ -189,19 +190,28 @@ class MinioObjects:
             )
 
     def _put_if_absent(self, key: str, content: bytes, content_type: str) -> bool:
+        headers = {"If-None-Match": "*", "Content-Type": content_type}
         with translated(self._s3, self.bucket):
             for attempt in range(1, self._s3.attempts + 1):
+                if attempt > 1:
+                    time.sleep(_PAUSE_S * 2 ** (attempt - 2))
                 url = self._client.presigned_put_object(self.bucket, key, _SIGNED_FOR)
-                headers = {"If-None-Match": "*", "Content-Type": content_type}
-                response = self._http.request("PUT", url, body=content, headers=headers)
+                try:
+                    # urllib3's own tries would write the address, and so the signature, into its log and its error.
+                    response = self._http.request("PUT", url, body=content, headers=headers, retries=False)
+                except urllib3.exceptions.HTTPError:
+                    if attempt == self._s3.attempts:
+                        raise
+                    continue
                 if response.status in _WRITTEN:
                     return True
                 if response.status == _STANDS:
                     return False
-                if response.status != _CONFLICT:
-                    raise _error_of(response, self.bucket, key)
-                time.sleep(_PAUSE_S * 2 ** (attempt - 1))
-            raise unavailable(self._s3, self.bucket, f"{key} is being written by others without end")
+                if response.status not in (_CONFLICT, *_TRY_AGAIN):
+                    break
+            if response.status == _CONFLICT:
+                raise unavailable(self._s3, self.bucket, f"{key} is being written by others without end")
+            raise _error_of(response, self.bucket, key)
 
     def _delete(self, key: str) -> None:
         with translated(self._s3, self.bucket):

@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from consumer.worker import Worker
 from inference.contract import Engine
 from producer.connection import kafka_arguments
+from producer.results.dead_letters import replayed
 from producer.results.minio_objects import MinioObjects
 from schemas.codec import decode_completion
 from schemas.completion import Completion
@@ -83,6 +84,8 @@ class Producer:
                     batches: dict[TopicPartition, list[Any]] = await consumer.getmany(timeout_ms=200)
                     for partition, records in batches.items():
                         for record in records:
+                            if replayed(record.headers) is not None:
+                                continue  # the note of a replay
                             place, answer = _read(record, is_completion=partition.topic == topics[0])
                             found.setdefault(place, []).append(answer)
         finally:

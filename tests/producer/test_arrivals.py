@@ -28,7 +28,8 @@ class Source:
             return []
 
     def give(self, *names: str, tenant: str = "studio") -> None:
-        self.queue.put_nowait([success(request_id=name, tenant=tenant) for name in names])
+        one = success(tenant=tenant)
+        self.queue.put_nowait([one.model_copy(update={"request_id": name}) for name in names])
 
 
 def ids(*names: str) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from producer.connection import KafkaUnavailable, kafka_arguments
 from producer.reader import TopicReader
-from producer.requests.client import SEND_AHEAD_MAX, Client
+from producer.requests.client import SEND_AHEAD_MAX, Client, SendInterrupted
 from producer.topics import ensure_topics
 from schemas.codec import decode_cancellation, decode_request
 from schemas.completion import Completion
@@ -209,6 +209,17 @@ async def test_a_request_larger_than_a_worker_reads_is_not_sent(make_settings: M
             await client.send([request("small"), large])
     assert caught.value.code is ErrorCode.REQUEST_TOO_LARGE
     assert await read_all(settings, settings.topics.requests) == []
+
+
+async def test_a_failure_while_sending_says_what_was_accepted(make_settings: MakeSettings) -> None:
+    await ensure_topics(make_settings(topics__max_message_bytes=65_536, limits__request_bytes_max=65_536))
+    large = request("large", pose=SkeletonPose(image=InlinePicture(inline="QUJD" * 50_000)))
+    async with Client(make_settings(), follow=False) as client:  # believes that the topic takes more than it does
+        with pytest.raises(SendInterrupted, match="2 requests were accepted; the others can be sent again") as caught:
+            await client.send([request("small-1"), large, request("small-2")])
+    assert caught.value.accepted_ids == ("small-1", "small-2")
+    records = await read_all(make_settings(), make_settings().topics.requests)
+    assert sorted(record.key for record in records) == [b"small-1", b"small-2"]
 
 
 async def test_the_largest_request_is_sent(deployment: Settings) -> None:

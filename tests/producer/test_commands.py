@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -337,4 +338,5 @@ def _reads(process: subprocess.Popen[bytes]) -> bool:
         with contextlib.suppress(psutil.Error):
             if any(one.status == psutil.CONN_ESTABLISHED for one in watched.net_connections("tcp")):
                 return True
+        time.sleep(0.05)
     return False

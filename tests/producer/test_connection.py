@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from pathlib import Path
 
 import pytest
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
+from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslHandShakeRequest
 
 from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
 from schemas.errors import SettingsError
@@ -32,6 +34,18 @@ def test_a_password_reaches_the_client_and_no_log() -> None:
     assert arguments["sasl_mechanism"] == "SCRAM-SHA-512"
     assert arguments["sasl_plain_username"] == "worker"
     assert "very-secret" not in f"{arguments} {arguments | {'client_id': 'x'}!r}"
+
+
+def test_a_log_in_is_kept_out_of_the_clients_own_log(caplog: pytest.LogCaptureFixture) -> None:
+    """aiokafka logs each request at level debug, and one of SASL PLAIN's is the password."""
+    kafka_arguments(KafkaSettings.model_validate({"security_protocol": "SASL_PLAINTEXT", **SASL}))
+    log = logging.getLogger("aiokafka.conn")
+    with caplog.at_level(logging.DEBUG, logger="aiokafka"):
+        for request in (SaslAuthenticateRequest(b"\0worker\0very-secret"), SaslHandShakeRequest("PLAIN")):
+            log.debug("Request to %s:%d %d: %s", "host", 9092, 7, request.prepare({17: (0, 1), 36: (0, 1)}))
+    assert "very-secret" not in caplog.text
+    assert len(caplog.records) == 1
+    assert "SaslHandShakeRequest" in caplog.text
 
 
 @pytest.mark.parametrize("protocol", ["SSL", "SASL_SSL"])

@@ -14,10 +14,22 @@ from hypothesis import strategies as st
 
 from producer.connection import kafka_arguments
 from producer.reader import TopicReader
-from producer.results.dead_letters import DeadLetter, Original, Reason, dead_letter, object_key, origin
+from producer.results.dead_letters import (
+    DeadLetter,
+    LetterUnreadable,
+    Original,
+    Reason,
+    dead_letter,
+    object_key,
+    origin,
+    read_stored,
+    repeated,
+    replayed,
+    stored_place,
+)
 from producer.topics import ensure_topics
 from schemas.errors import ErrorCode
-from schemas.names import DeadLetterHeader
+from schemas.names import DeadLetterHeader, ReplayHeader
 from tests.producer.examples import source
 
 if TYPE_CHECKING:
@@ -53,6 +65,7 @@ def test_it_repeats_the_record_and_says_why() -> None:
         DeadLetterHeader.ERROR_MESSAGE: b"the record has no value",
         DeadLetterHeader.ATTEMPTS: b"0",
         DeadLetterHeader.WORKER: b"worker-0",
+        DeadLetterHeader.KEY: b"key",
     }
 
 
@@ -138,10 +151,47 @@ def test_whatever_it_was_it_fits_and_nothing_is_lost(
     assert size < LIMIT
     if letter.stored is None:
         assert letter.value == (value or b"")
+        back = repeated(letter.key, letter.value, letter.headers)
+        assert back.value == (value or b"")
     else:
-        whole = json.loads(letter.stored.content)
-        assert (None if value is None else base64.b64encode(value).decode()) == whole["value"]
-        assert len(whole["headers"]) == len(headers)
+        back = read_stored(letter.stored.content, sha256=stored_place(letter.value)[2])
+        assert back.value == value
+    assert (back.source, back.key) == (source(17, 3), key)
+    assert [(name, text or b"") for name, text in back.headers] == [(name, text or b"") for name, text in headers]
+
+
+def test_a_letter_without_its_record_s_key_gives_its_request_id() -> None:
+    without = [(name, content) for name, content in letter_of().headers if name != DeadLetterHeader.KEY]
+    assert repeated(b"hello-1", b"x", without).key == b"hello-1"
+    assert repeated(b"generation.requests-3-17", b"x", without).key is None
+
+
+def test_what_names_no_record_and_what_was_changed_gives_none() -> None:
+    stored = letter_of(value=b"x" * LIMIT).stored
+    assert stored is not None
+    digest = hashlib.sha256(stored.content).hexdigest()
+    assert read_stored(stored.content, sha256=digest).source == source(17, 3)
+    with pytest.raises(LetterUnreadable, match="digest differs"):
+        read_stored(stored.content + b" ", sha256=digest)
+    for rubbish in (
+        b"[]",
+        b"not JSON",
+        b'{"topic":"t","partition":0,"offset":-1,"headers":[],"key":null,"value":null}',
+    ):
+        with pytest.raises(LetterUnreadable):
+            read_stored(rubbish, sha256=hashlib.sha256(rubbish).hexdigest())
+    for value in (None, b"", b"{}", b'{"bucket":1,"key":"k","sha256":"s"}'):
+        with pytest.raises(LetterUnreadable):
+            stored_place(value)
+    with pytest.raises(LetterUnreadable):
+        repeated(b"k", b"v", [])
+
+
+def test_the_note_of_a_replay_is_no_letter_and_a_replayed_record_s_letter_is_no_note() -> None:
+    mark = (ReplayHeader.OF.value, b"generation.requests-3-16")
+    assert replayed([mark]) == "generation.requests-3-16"
+    assert replayed(letter_of(headers=(mark,)).headers) is None
+    assert origin([mark]) is None
 
 
 @pytest.mark.stack

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import traceback
 import uuid
 from typing import TYPE_CHECKING
 
@@ -201,6 +202,19 @@ async def test_secrets_are_in_no_error() -> None:
             with pytest.raises(StoreUnavailable) as caught:
                 await objects.put_if_absent("key", b"x", "text/plain")
     assert "very-secret" not in f"{caught.value!r} {caught.value}"
+
+
+async def test_a_signed_address_is_in_no_log_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever reads it could put that object for as long as the signature holds."""
+    with serving(BROKEN) as server:
+        async with MinioObjects(server.settings(access_key="our-access-key", attempts=3)) as objects:
+            with pytest.raises(StoreUnavailable) as caught:
+                await objects.put_if_absent("key", b"x", "text/plain")
+    assert all("X-Amz-Signature=" in seen.path for seen in server.seen)
+    assert len(server.seen) == 3
+    said = "".join(traceback.format_exception(caught.value)) + caplog.text
+    assert "X-Amz" not in said
+    assert "our-access-key" not in said
 
 
 async def test_a_store_that_ignores_the_condition_is_refused() -> None:

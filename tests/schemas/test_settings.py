@@ -75,7 +75,7 @@ def test_flags_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
     assert settings.batch.max_rows == 3
     assert settings.kafka.max_poll_records == 7
     assert settings.batch.linger_ms == 1
-    assert settings.batch.prepare_ahead_rows == 16
+    assert settings.batch.prepare_ahead_rows == 8
 
 
 def test_environment_text_becomes_values() -> None:
@@ -313,6 +313,7 @@ COUNTS = {  # numbers whose unit is the thing that they count
     "topics.replication_factor",
     "s3.threads",
     "s3.attempts",
+    "worker.max_attempts",
     "limits.min_side",
     "limits.max_width",
     "limits.max_height",

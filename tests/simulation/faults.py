@@ -1,0 +1,180 @@
+"""What befalls a world while it is troubled: which kinds, how often and how hard is drawn from the seed.
+
+Few kinds at a time and often finds more than all kinds and seldom (swarm testing), so each seed leaves most out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tests.simulation.clock import Run
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+    from tests.simulation.world import World
+
+DAMAGED_MAPS = ("", "dr1.", "dr0.AAAA", "not a map", "dr1.AAAAAAAAAA")
+PROCESSES_MAX = 5
+PARTITIONS_MAX = 5
+
+
+class Faults:
+    """Draws the kinds and their rates, and lets them happen."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.active = True
+        rng = world.rng
+        kinds: list[Callable[[], None]] = [
+            self._crash,
+            self._crash_soon,
+            self._freeze,
+            self._freeze_shortly,
+            self._rebalance,
+            self._evict,
+            self._kafka_away,
+            self._store_away,
+            self._drain,
+            self._new_worker,
+            self._replace_worker,
+            self._rolling_restart,
+            self._add_partition,
+            self._cancel,
+            self._engine_stops,
+            self._damage_map,
+        ]
+        self._kinds = rng.sample(kinds, rng.randrange(0, 6))
+        self._pause_s = rng.choice((0.4, 1.0, 3.0))
+        shares = (0.0, 0.0, 0.02, 0.1)
+        for weather in (world.kafka, world.store):
+            weather.latency_s = rng.choice((0.002, 0.01, 0.05))
+            weather.lost_before, weather.lost_after = rng.choice(shares), rng.choice(shares)
+            weather.slow, weather.slow_s = rng.choice(shares), rng.choice((0.5, 6.0))
+            weather.ever_rough = bool(weather.lost_before or weather.lost_after or weather.slow)
+        troubles = world.around.troubles
+        troubles.step_fails, troubles.job_fails = rng.choice((0.0, 0.0, 0.05, 0.2)), rng.choice((0.0, 0.0, 0.1))
+        troubles.stalls, troubles.stall_s = rng.choice((0.0, 0.0, 0.02)), rng.choice((1.0, 8.0))
+        troubles.memory_rows_max = rng.choice((99, 99, 2, 1))
+
+    async def happen(self, seconds: float) -> None:
+        """For so long."""
+        loop, rng = self._world.loop, self._world.rng
+        until = loop.time() + seconds
+        while loop.time() < until:
+            await asyncio.sleep(rng.random() * 2 * self._pause_s)
+            if self._kinds:
+                rng.choice(self._kinds)()
+
+    def stop(self) -> None:
+        """From now on only the requests themselves make trouble."""
+        world = self._world
+        world.tell("the faults are over")
+        self.active = False
+        for weather in (world.kafka, world.store):
+            weather.clear(world.loop.time())
+        troubles = world.around.troubles
+        troubles.step_fails = troubles.job_fails = troubles.stalls = 0.0
+        for process in world.alive:
+            world.thaw(process)
+            process.gate.fuse = None
+        if not any(process.draining_since is None for process in world.alive):
+            world.start_process(world.new_host())
+
+    def _some(self) -> Process | None:
+        running = [one for one in self._world.alive if one.gate.run is Run.RUNNING]
+        return self._world.rng.choice(running) if running else None
+
+    def _crash(self) -> None:
+        process = self._some()
+        if process is not None and not process.has_suspects:
+            self._world.crash(process)
+
+    def _crash_soon(self) -> None:
+        """After some more callbacks: at whatever await point that is."""
+        process = self._some()
+        if process is not None and not process.has_suspects:
+            process.gate.fuse = self._world.rng.randrange(1, 40)
+
+    def _freeze(self) -> None:
+        process = self._some()
+        if process is not None:
+            self._world.freeze(process, 2 + self._world.rng.random() * 8)
+
+    def _freeze_shortly(self) -> None:
+        process = self._some()
+        if process is not None:
+            self._world.freeze(process, self._world.rng.random())
+
+    def _rebalance(self) -> None:
+        self._world.tell("a rebalance")
+        self._world.cluster.rebalance()
+
+    def _evict(self) -> None:
+        process = self._some()
+        if process is not None:
+            self._world.tell(f"{process.gate.name} is evicted")
+            self._world.cluster.leave(process.client_id)
+
+    def _kafka_away(self) -> None:
+        self._world.tell("Kafka is away")
+        self._world.kafka.away_until = self._world.loop.time() + self._world.rng.random() * 5
+
+    def _store_away(self) -> None:
+        self._world.tell("the store is away")
+        self._world.store.away_until = self._world.loop.time() + self._world.rng.random() * 5
+
+    def _drain(self) -> None:
+        process = self._some()
+        if process is not None:
+            self._world.tell(f"{process.gate.name} drains")
+            process.drain()
+
+    def _new_worker(self) -> None:
+        if len(self._world.alive) < PROCESSES_MAX:
+            self._world.start_process(self._world.new_host())
+
+    def _replace_worker(self) -> None:
+        """An eviction by the scheduler: killed, and nobody ever comes back to its place."""
+        process = self._some()
+        if process is not None and not process.has_suspects:
+            self._world.crash(process)
+            self._world.start_process(self._world.new_host())
+
+    def _rolling_restart(self) -> None:
+        running = [one for one in self._world.alive if one.draining_since is None]
+        for number, process in enumerate(running):
+            self._world.loop.outside(number * 1.0, self._replace_gently, process)
+
+    def _replace_gently(self, process: Process) -> None:
+        if process.is_alive and self.active and len(self._world.alive) < PROCESSES_MAX:
+            self._world.start_process(process.place.host)
+            process.drain()
+
+    def _add_partition(self) -> None:
+        if len(self._world.cluster.partitions) < PARTITIONS_MAX:
+            self._world.tell("a partition is added")
+            self._world.cluster.add_partition()
+
+    def _cancel(self) -> None:
+        request_id = self._world.requests.any_id()
+        self._world.tell(f"{request_id} is cancelled")
+        self._world.cancel(request_id)
+
+    def _engine_stops(self) -> None:
+        process = self._some()
+        if process is not None and not process.has_suspects:
+            context = self._world.loop.in_process(process.gate)
+            self._world.loop.call_soon(process.engine.stop_by_itself, context=context)
+
+    def _damage_map(self) -> None:
+        """Another program writes metadata of its own beside the committed offset, or another partition's."""
+        world = self._world
+        committed = [one for one in world.cluster.partitions.values() if one.committed is not None]
+        if committed:
+            partition = world.rng.choice(committed)
+            others = [one.committed[1] for one in committed if one.committed is not None and one is not partition]
+            metadata = world.rng.choice([*DAMAGED_MAPS, *others])
+            world.tell(f"the map of {partition.key.partition} is damaged: {metadata}")
+            world.invariants.damage(partition, metadata)
