@@ -145,8 +145,7 @@ class Delivery:
         records = []
         for key in keys:
             payload = payloads[key]
-            error = None if payload.completion is None else payload.completion.error
-            if payload.completion is None or (error is not None and error.code is ErrorCode.WORKER_CRASH):
+            if payload.completion is None or payload.crashes:
                 records.append(await self._dead_letter(key, payload))
             if payload.completion is not None:
                 event = encode_completion(payload.completion, traceparent=payload.traceparent)

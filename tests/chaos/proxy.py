@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 CHUNK_BYTES: Final = 64 * 1024
+CLOSE_S_MAX: Final = 2.0
 LOOPBACK: Final = "127.0.0.1"
 
 
@@ -53,11 +54,11 @@ class Proxy:
         """Stop listening and drop what is open."""
         self._server.close()
         self._alive.set()
+        self._link = Link(refuses=True)
         open_now = list(self._open)
         self.cut()
-        for task in open_now:
-            task.cancel()
-        await asyncio.gather(*open_now, return_exceptions=True)
+        if open_now:  # they end by themselves; the streams of asyncio complain of handlers that are cancelled
+            await asyncio.wait(open_now, timeout=CLOSE_S_MAX)
 
     @property
     def link(self) -> Link:

@@ -23,6 +23,7 @@ from asyncio import base_events, events
 T = TypeVar("T")
 
 TIMER_RESOLUTION_S = 1e-9
+TURNS_MAX = 5000
 
 
 class Run(Enum):
@@ -86,7 +87,9 @@ class VirtualLoop(base_events.BaseEventLoop):
         _Counted._serial = count()  # the order of a set of numbers depends on how large they are
         self._virtual_s = 0.0
         self._over = False
-        self.handles_run = 0
+        self._turns_at_this_time = 0
+        self.on_standstill: Callable[[], None] | None = None
+        """Told when `TURNS_MAX` turns of the loop took no time: something keeps itself busy for ever."""
         self.world: contextvars.Context = contextvars.copy_context()
         self.set_task_factory(self._make_task)
 
@@ -173,7 +176,12 @@ class VirtualLoop(base_events.BaseEventLoop):
         while self._scheduled and self._scheduled[0].cancelled():
             heapq.heappop(self._scheduled)
         if not self._ready and not self._stopping and self._scheduled:  # type: ignore[attr-defined]
+            if self._scheduled[0].when() > self._virtual_s + TIMER_RESOLUTION_S:
+                self._turns_at_this_time = 0
             self._virtual_s = max(self._virtual_s, self._scheduled[0].when())
+        self._turns_at_this_time += 1
+        if self._turns_at_this_time > TURNS_MAX and self.on_standstill is not None:
+            self.on_standstill()
         until = self._virtual_s + TIMER_RESOLUTION_S
         while self._scheduled and self._scheduled[0].when() < until:
             self._ready.append(heapq.heappop(self._scheduled))
@@ -194,7 +202,6 @@ class VirtualLoop(base_events.BaseEventLoop):
         if gate.run is Run.FROZEN:
             gate.held.append(handle)
         elif gate.run is Run.RUNNING:
-            self.handles_run += 1
             handle._run()
             if gate.fuse is not None:
                 gate.fuse -= 1

@@ -19,6 +19,7 @@
 | `bounds_hold` | after every event of a core |
 | `the_worker_fails_only_as_it_says` | a worker's process ends, or a callback raises |
 | `a_drain_ends_in_time`, `no_task_is_left` | a drained process ends |
+| `time_goes_on` | the event loop turns |
 | `everything_ends` | the faults are over and the time limit has come |
 """
 

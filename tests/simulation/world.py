@@ -52,6 +52,7 @@ class World:
         self.rng = random.Random(seed)
         self.loop = VirtualLoop()
         self.loop.set_exception_handler(self._on_loop_error)
+        self.loop.on_standstill = lambda: self._violated(Violation("time_goes_on", "the loop turns on the spot"))
         self.trace: deque[tuple[Any, ...]] = deque(maxlen=TRACE_LINES_MAX)
         self.violation: Violation | None = None
         self._digest = hashlib.sha256()

@@ -1,0 +1,445 @@
+"""Bugs on purpose: each is put into the running code for as long as its context lasts, and must be caught.
+
+This is the one place where our own code is replaced: a simulation that passes with any of these in it proves nothing.
+Every mutation names the invariants that are to catch it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from consumer.core import assignment, offset_map
+from consumer.core import effects as do
+from consumer.core import events as on
+from consumer.core.assignment import Partition
+from consumer.core.breaker import Breaker
+from consumer.core.core import Core
+from consumer.core.identities import Identities
+from consumer.core.jobflow import JobFlow
+from consumer.core.jobs import Job, JobState, Verdict, VerdictKind
+from consumer.core.journal import Boot, Entry, Fate, Journal
+from consumer.core.ledger import CommitPlan, Ledger
+from consumer.core.limits import Limits
+from consumer.core.partition_key import JobKey, PartitionKey
+from consumer.delivery import Delivery
+from consumer.driver import Driver
+from consumer.intake import Payload
+from consumer.ports import Delivery as Delivered
+from consumer.ports import Opened
+from producer.results.outcomes import Outcomes
+from schemas.completion import Completion
+from schemas.names import result_key
+from tests.simulation.member import SimBroker
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One bug."""
+
+    name: str
+    caught_by: frozenset[str]
+    apply: Callable[[], Any]
+    """Makes the context in which the bug is there."""
+
+
+MUTATIONS: dict[str, Mutation] = {}
+
+
+def mutation(*caught_by: str) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
+    """Declare a generator function as a mutation; its docstring says what the bug is."""
+
+    def declare(bug: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
+        MUTATIONS[bug.__name__] = Mutation(bug.__name__, frozenset(caught_by), contextmanager(bug))
+        return bug
+
+    return declare
+
+
+@contextmanager
+def replaced(owner: Any, name: str, other: Any) -> Iterator[None]:
+    """Another attribute for a while."""
+    original = owner.__dict__[name]
+    setattr(owner, name, other)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+# --- Offsets and maps ------------------------------------------------------------------------------------------
+
+
+@mutation("committed_never_passes_unfinished")
+def commit_past_an_unfinished_offset() -> Iterator[None]:
+    """The highest finished offset is committed, as if everything before it were finished."""
+    plan = Ledger.plan
+
+    def past(self: Ledger, finishing: frozenset[int], *journal: Journal) -> CommitPlan:
+        right = plan(self, finishing, *journal)
+        highest = max(finishing, default=right.offset - 1) + 1
+        if highest <= right.offset:
+            return right
+        return CommitPlan(highest, "", right.finished, right.journal)
+
+    with replaced(Ledger, "plan", past):
+        yield
+
+
+@mutation("map_names_what_was_published", "one_outcome_per_record")
+def forget_the_map() -> Iterator[None]:
+    """Only the offset is committed: what finished above it is not told."""
+    plan = Ledger.plan
+
+    def without(self: Ledger, finishing: frozenset[int], journal: Journal) -> CommitPlan:
+        right = plan(self, finishing, journal)
+        empty = offset_map.encode_map(self.partition, right.offset, (), journal)
+        return CommitPlan(right.offset, empty, right.finished, journal)
+
+    with replaced(Ledger, "plan", without):
+        yield
+
+
+@mutation("committed_never_passes_unfinished", "everything_ends", "the_worker_fails_only_as_it_says")
+def trust_a_map_that_does_not_verify() -> Iterator[None]:
+    """The checksum is not compared."""
+    checksum = offset_map._checksum
+    verified = offset_map._verified
+
+    def trusting(partition: PartitionKey, base: int, metadata: str) -> bytes | None:
+        claimed: list[int] = []
+
+        def agree(_partition: PartitionKey, _base: int, _content: bytes) -> int:
+            return claimed[0]
+
+        if len(metadata) < 12 or not metadata.startswith(offset_map.MAP_PREFIX):
+            return verified(partition, base, metadata)
+        text = metadata[len(offset_map.MAP_PREFIX) :]
+        claimed.append(int.from_bytes(_unarmoured(text)[:4], "big"))
+        with replaced(offset_map, "_checksum", agree):
+            return verified(partition, base, metadata)
+
+    assert checksum is not None
+    with replaced(offset_map, "_verified", trusting):
+        yield
+
+
+@mutation("bounds_hold")
+def window_not_bounded() -> Iterator[None]:
+    """A record starts however far it is above the committed offset."""
+    with replaced(Ledger, "may_start", lambda self, offset: True):
+        yield
+
+
+@mutation("everything_ends")
+def position_never_committed() -> Iterator[None]:
+    """Control records and gaps at the end hold the lag above zero for ever."""
+
+    def never(self: Partition, limits: Limits, now: float) -> bool:
+        self.commit_at = None
+        return False
+
+    with replaced(Partition, "_position_is_due", never):
+        yield
+
+
+@mutation("committed_never_passes_unfinished", "committed_offset_never_falls", "map_names_what_was_published")
+def a_second_offset_writer() -> Iterator[None]:
+    """The consumer commits its position by itself, beside the transactions."""
+    poll = SimBroker.poll
+
+    async def polling(self: SimBroker, timeout_s: float) -> Any:
+        deliveries: list[Delivered] = list(await poll(self, timeout_s))
+        for delivery in deliveries:
+            self._cluster.commit_plainly(delivery.partition, self._boot, delivery.position, "")
+        return deliveries
+
+    with replaced(SimBroker, "poll", polling):
+        yield
+
+
+# --- Partitions, epochs and fences -----------------------------------------------------------------------------
+
+
+@mutation("one_outcome_per_record", "committed_never_passes_unfinished", "map_names_what_was_published", "everything_ends")
+def forget_the_epoch() -> Iterator[None]:
+    """An answer to an earlier opening or publication is taken for the present one's."""
+
+    def current(self: Core, key: PartitionKey, epoch: int) -> Partition | None:
+        return self.partitions.get(key)
+
+    with replaced(Core, "_current", current):
+        yield
+
+
+@mutation("one_outcome_per_record", "committed_offset_never_falls", "map_names_what_was_published")
+def read_the_offset_before_the_fence() -> Iterator[None]:
+    """The committed offset is read while an earlier writer may still commit."""
+
+    async def opening(self: SimBroker, partition: PartitionKey, *, prove_ownership: bool) -> Opened:
+        await self.close(partition)
+        if prove_ownership:
+            await self._prove_ownership(partition)
+        opened = await self._committed(partition)
+        await self._fence(partition)
+        return opened
+
+    with replaced(SimBroker, "open", _translated(opening)):
+        yield
+
+
+@mutation("everything_ends")
+def resume_lost_after_a_rebalance() -> Iterator[None]:
+    """A partition that was opened before is not resumed when it is opened again."""
+    on_opened = Core._on_opened
+
+    def opened(self: Core, event: on.PartitionOpened, now: float) -> None:
+        partition = self.partitions.get(event.partition)
+        again = partition is not None and partition.ledger is not None
+        on_opened(self, event, now)
+        if again:
+            self._out[:] = [one for one in self._out if not isinstance(one, do.Resume)]
+
+    with replaced(Core, "_on_opened", opened):
+        yield
+
+
+@mutation("ownership_is_proved_after_a_fence")
+def rebuild_after_a_fence_without_proof() -> Iterator[None]:
+    """A fenced worker takes the partition over again at once."""
+    failed = Core._on_publish_failed
+
+    def not_asking(self: Core, event: on.PublishFailed, now: float) -> None:
+        failed(self, on.PublishFailed(event.partition, event.epoch, fenced=False), now)
+
+    with _handler(on.PublishFailed, not_asking):
+        yield
+
+
+@mutation("one_outcome_per_record", "committed_offset_never_falls")
+def a_time_out_taken_for_a_failure() -> Iterator[None]:
+    """What was not confirmed is published again by the same writer, without asking what was committed."""
+    failed = Core._on_publish_failed
+
+    def again(self: Core, event: on.PublishFailed, now: float) -> None:
+        partition = self._current(event.partition, event.epoch)
+        if event.fenced or partition is None or partition.publication is None:
+            failed(self, event, now)
+            return
+        jobs = partition.publication.jobs
+        partition.publication = None
+        for key in jobs:
+            self.flow.move(partition.jobs[key], JobState.DECIDED)
+        partition.decided[:0] = jobs
+        partition.journal_is_due = True
+
+    with _handler(on.PublishFailed, again):
+        yield
+
+
+@mutation("one_publication_per_writer", "the_worker_fails_only_as_it_says")
+def two_publications_at_once() -> Iterator[None]:
+    """The next transaction of a partition does not wait for the one that is under way."""
+    following = Partition.next_publication
+
+    def at_once(self: Partition, limits: Any, now: float) -> Any:
+        under_way, self.publication = self.publication, None
+        publication = following(self, limits, now)
+        if publication is None:
+            self.publication = under_way
+        return publication
+
+    with replaced(Partition, "next_publication", at_once):
+        yield
+
+
+# --- Outcomes ----------------------------------------------------------------------------------------------------
+
+
+@mutation("outcome_before_publication")
+def publish_before_the_outcome_is_decided() -> Iterator[None]:
+    """What was proposed is published, whatever stands in the store."""
+
+    async def settle(self: Delivery, key: JobKey, payload: Payload, verdict: Verdict) -> None:
+        payload.completion = self._proposed(self._answered(key, payload), payload, verdict)
+
+    with replaced(Delivery, "settle", settle):
+        yield
+
+
+@mutation("outcomes_are_put_conditionally", "published_is_what_stands")
+def outcomes_put_without_a_condition() -> Iterator[None]:
+    """The last writer decides instead of the first."""
+
+    async def put(self: Outcomes, completion: Completion) -> Completion:
+        key = result_key(completion.tenant, completion.request_id)
+        await self._objects.put(key, completion.model_dump_json().encode(), "application/json")
+        return completion
+
+    with replaced(Outcomes, "_put", put):
+        yield
+
+
+@mutation("one_render_per_identity")
+def followers_lead() -> Iterator[None]:
+    """Two records of one request are rendered at the same time."""
+    with replaced(Identities, "lead_or_follow", lambda self, job: True):
+        yield
+
+
+@mutation("everything_ends")
+def followers_dropped() -> Iterator[None]:
+    """Whoever followed a request is forgotten when its leader is decided."""
+
+    def release(self: JobFlow, job: Job) -> None:
+        self.identities.stop_leading(job)
+
+    with replaced(JobFlow, "_release_followers", release):
+        yield
+
+
+# --- The store and the device ------------------------------------------------------------------------------------
+
+
+@mutation("everything_ends")
+def a_breaker_that_never_closes() -> Iterator[None]:
+    """Once the store was away it is taken to be away for ever."""
+    succeeded = Breaker.succeeded
+    with replaced(Breaker, "succeeded", lambda self: [] if self.is_open else succeeded(self)):
+        yield
+
+
+@mutation("an_outcome_is_one_of_its_requests", "the_worker_fails_only_as_it_says")
+def the_store_s_absence_fails_a_request() -> Iterator[None]:
+    """A call to the store that fails is taken for the request's fault."""
+
+    def failed(self: JobFlow, event: on.StoreFailed, now: float) -> None:
+        job = self.job(event.call.job)
+        if job is not None and job.state is JobState.PREPARING:
+            self._settle(job, Verdict(VerdictKind.FAILED, "render_failed", "the store is away"))
+        elif job is not None:
+            self.breaker.failed(event.call, now)
+
+    with _flow_handler(on.StoreFailed, failed):
+        yield
+
+
+@mutation("everything_ends")
+def a_fault_beside_running_rows_is_ignored() -> Iterator[None]:
+    """One picture of several cannot be finished while others are on the device: the engine is done with the job."""
+    faulted = JobFlow.on_job_faulted
+
+    def ignoring(self: JobFlow, event: on.JobFaulted, now: float) -> None:
+        job = self.job(event.job)
+        if job is None or job.state is not JobState.ON_DEVICE:
+            faulted(self, event, now)
+
+    with _flow_handler(on.JobFaulted, ignoring):
+        yield
+
+
+# --- Poison ------------------------------------------------------------------------------------------------------
+
+
+@mutation("journal_before_the_device")
+def the_device_before_the_journal() -> Iterator[None]:
+    """A job is prepared while the journal that names it is still to be committed."""
+    with replaced(Partition, "is_journaled", lambda self, job: True):
+        yield
+
+
+@mutation("suspects_run_alone")
+def suspects_in_company() -> Iterator[None]:
+    """What was in the lanes of a crashed worker runs beside others again."""
+    start = JobFlow.start
+
+    def starting(self: JobFlow, *args: float) -> None:
+        suspects, self.suspects = self.suspects, set()
+        start(self, *args)
+        self.suspects = suspects
+
+    with replaced(JobFlow, "start", starting):
+        yield
+
+
+@mutation("an_outcome_is_one_of_its_requests")
+def a_crash_in_company_counts() -> Iterator[None]:
+    """Whoever was in the lanes of a worker that crashed is taken to have been alone there."""
+    suspects_of = assignment.suspects_of
+
+    def counting(journal: Journal, fates: Mapping[Boot, Fate]) -> dict[int, Entry]:
+        alone = {offset: Entry(alone=True, trials=entry.trials) for offset, entry in journal.entries.items()}
+        return suspects_of(Journal(journal.boot, alone), fates)
+
+    with replaced(assignment, "suspects_of", counting):
+        yield
+
+
+@mutation("everything_ends")
+def crashes_are_not_counted() -> Iterator[None]:
+    """A request that kills its workers is tried for ever."""
+    with replaced(Partition, "crashes", lambda self, entry: 0):
+        yield
+
+
+@mutation("a_drain_is_no_crash")
+def a_drain_is_not_noted() -> Iterator[None]:
+    """The worker ends before the store has heard that it was told to."""
+    end = Driver._end
+
+    async def hasty(self: Driver, polling: Any) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+        await end(self, polling)
+
+    with replaced(Driver, "_end", hasty):
+        yield
+
+
+# --- Machinery ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _handler(event: type[Any], other: Callable[[Core, Any, float], None]) -> Iterator[None]:
+    """Another handler of an event, in every core that is made meanwhile."""
+    init = Core.__init__
+
+    def making(self: Core, *args: Any) -> None:
+        init(self, *args)
+        self._handlers[event] = lambda one, now: other(self, one, now)
+
+    with replaced(Core, "__init__", making):
+        yield
+
+
+@contextmanager
+def _flow_handler(event: type[Any], other: Callable[[JobFlow, Any, float], None]) -> Iterator[None]:
+    with _handler(event, lambda core, one, now: other(core.flow, one, now)):
+        yield
+
+
+def _translated(opening: Any) -> Any:
+    from consumer.ports import BrokerUnavailable
+    from tests.simulation.wire import Unanswered
+
+    async def translating(self: SimBroker, partition: PartitionKey, *, prove_ownership: bool) -> Opened:
+        try:
+            opened: Opened = await opening(self, partition, prove_ownership=prove_ownership)
+        except Unanswered as error:
+            raise BrokerUnavailable("the partition was not opened") from error
+        return opened
+
+    return translating
+
+
+def _unarmoured(text: str) -> bytes:
+    import base64
+
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_")
+
+
+def names() -> Collection[str]:
+    """All mutations, in their order."""
+    return list(MUTATIONS)
