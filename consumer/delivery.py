@@ -124,7 +124,6 @@ class Delivery:
 
     async def settle(self, key: JobKey, payload: Payload, verdict: Verdict) -> None:
         """Store the pictures and decide the outcome. The payload's completion is made from the one that stands."""
-        payload.crashes = verdict.crashes
         answered = self._answered(key, payload)
         images = payload.images if verdict.kind is VerdictKind.RENDERED else ()
         try:
@@ -145,7 +144,7 @@ class Delivery:
         records = []
         for key in keys:
             payload = payloads[key]
-            if payload.completion is None or payload.crashes:
+            if payload.completion is None or _killed_its_workers(payload.completion):
                 records.append(await self._dead_letter(key, payload))
             if payload.completion is not None:
                 event = encode_completion(payload.completion, traceparent=payload.traceparent)
@@ -194,7 +193,7 @@ class Delivery:
         worker = self._settings.worker.name
         if payload.completion is not None and payload.completion.error is not None:
             error = payload.completion.error
-            return Reason(error.code.value, error.message, payload.crashes, worker)
+            return Reason(error.code.value, error.message, self._settings.worker.max_attempts, worker)
         assert payload.refusal is not None
         return Reason(payload.refusal.code.value, payload.refusal.message, payload.attempts, worker)
 
@@ -270,6 +269,12 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
     if payload.render is not None:
         sized = request.model_copy(update={"width": payload.render.width, "height": payload.render.height})
     return render_digest(sized, info.revision, info.sampler_version, pose_picture=payload.pose_picture)
+
+
+def _killed_its_workers(completion: Completion) -> bool:
+    """Whether the record is set aside as well. By the outcome, which also a worker publishes that did not decide it."""
+    error = completion.error
+    return error is not None and error.code is ErrorCode.WORKER_CRASH and not completion.replayed
 
 
 def _source(key: JobKey) -> Source:

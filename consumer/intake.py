@@ -66,8 +66,6 @@ class Payload:
     """The smallest and the largest number of rows that shared a step with it."""
     attempts: int = 0
     images: tuple[RenderedImage, ...] = ()
-    crashes: int = 0
-    """Lonely crashes of workers that this request was failed for; above 0 it is a dead letter as well."""
     completion: Completion | None = None
     """What will be published: made from the outcome that stands."""
 

@@ -97,7 +97,9 @@ class Metrics:
 
     def on_published(self, completion: Completion | None) -> None:
         """A completion was committed, or, where it is None, a dead letter without one."""
-        if completion is None or (completion.error and completion.error.code is ErrorCode.WORKER_CRASH):
+        if completion is None or (
+            completion.error and completion.error.code is ErrorCode.WORKER_CRASH and not completion.replayed
+        ):
             self.dead_letters.inc()
         if completion is None:
             return

@@ -88,7 +88,7 @@ class Verdict:
     code: str | None = None
     message: str | None = None
     crashes: int = 0
-    """Lonely crashes that led to it; above 0 the record is published as a dead letter as well."""
+    """Lonely crashes that led to it."""
 
 
 @dataclass(frozen=True, slots=True)
