@@ -166,7 +166,8 @@ class Driver:
                 self._leave(job)
                 self._payloads.pop(job, None)
             case do.Publish():
-                self._spawn(self._publish(effect))
+                # Taken now: the partition may be lost, and its jobs forgotten, before the task begins.
+                self._spawn(self._publish(effect, {key: self._payloads[key] for key in effect.jobs}))
             case do.OpenPartition():
                 self._open(effect)
             case do.ClosePartition(partition):
@@ -217,9 +218,9 @@ class Driver:
                     self._rendering.prepare(job, payload)
                 return None  # the engine answers
 
-    async def _publish(self, effect: do.Publish) -> None:
+    async def _publish(self, effect: do.Publish, payloads: Payloads) -> None:
         try:
-            records = await self._delivery.records(effect.jobs, self._payloads)
+            records = await self._delivery.records(effect.jobs, payloads)
             await self._broker.publish(effect.partition, records, effect.offset, effect.metadata)
         except WriterFenced as fenced:
             log.warning("fenced", partition=effect.partition.partition, error=str(fenced))
@@ -228,7 +229,7 @@ class Driver:
             log.warning("publication not confirmed", partition=effect.partition.partition, error=str(unknown))
             self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=False))
         else:
-            self._delivery.published(effect.jobs, self._payloads)
+            self._delivery.published(effect.jobs, payloads)
             self.post(on.Published(effect.partition, effect.epoch))
 
     def _open(self, effect: do.OpenPartition | do.ClosePartition) -> None:

@@ -108,8 +108,10 @@ class Rendering:
                 self._mark_joined(event)
                 if event.retired:
                     self._post(on.StepBoundary(self._rows(event.retired)))
-            case engine_says.StepFailed(rows, fault):
-                self._post(on.StepFaulted(self._rows(rows), _PARTY[fault.kind], fault.code, fault.message))
+            case engine_says.StepFailed(rows, fault, dropped):
+                known = self._rows(rows)
+                dropped += len(rows) - len(known)
+                self._post(on.StepFaulted(known, _PARTY[fault.kind], fault.code, fault.message, dropped))
             case engine_says.EngineStopped(reason):
                 self._on_stopped(reason)
             case engine_says.JobPrepared() | engine_says.JobRendered() | engine_says.JobFailed():

@@ -161,6 +161,8 @@ class StepFailed:
 
     rows: tuple[RowId, ...]
     fault: RenderFault
+    dropped: int = 0
+    """Rows that were in the step too and whose jobs were dropped meanwhile: with any, nobody was alone."""
 
 
 @dataclass(frozen=True, slots=True)

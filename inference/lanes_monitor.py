@@ -172,9 +172,10 @@ class LaneMonitor(Generic[RowT]):
     def step_failed(self, fault: RenderFault) -> None:
         """After a step that failed: its rows are prepared again, as they were before it."""
         with self._lock:
+            shared_by = len(self._batch.rows)
             put_back = self._batch.put_back()
             if put_back:
-                self._tell(StepFailed(put_back, fault))
+                self._tell(StepFailed(put_back, fault, dropped=shared_by - len(put_back)))
 
     # --- The finish lane -------------------------------------------------------------------------------
 

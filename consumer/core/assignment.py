@@ -153,6 +153,8 @@ class Partition:
     def is_journaled(self, job: Job) -> bool:
         """Whether the committed journal says of the job what is true: that it is in the lanes, and whether alone."""
         entry, under_way = _entry_of(job), self.publication
+        if not self.is_open:
+            return False  # what was being committed is not known until the partition is open again
         if under_way is not None and under_way.plan.journal.entries.get(job.key.offset) != entry:
             return False  # what is being committed takes it out again
         return self.journaled.get(job.key.offset) == entry

@@ -132,6 +132,8 @@ class StepFaulted:
     party: FaultParty
     code: str
     message: str
+    dropped: int = 0
+    """Rows that were in the step too, and are nobody's any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,9 +278,10 @@ class JobFlow:
             job.rows_ready.add(row.image)
             self.batcher.add(job)
         first = next(iter(jobs.values()))
-        if len(event.rows) == 1:
+        shared_by = len(event.rows) + event.dropped
+        if shared_by == 1:
             first.failures += 1
-        match remedy_for(event.party, tuple(jobs), first.failures, self.limits.attempts_max):
+        match remedy_for(event.party, tuple(jobs), first.failures, self.limits.attempts_max, shared_by=shared_by):
             case SmallerBatch(rows_max):
                 self.batcher.lower_ceiling(first.batch_key, rows_max)
             case RunApart(groups):

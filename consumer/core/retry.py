@@ -35,17 +35,20 @@ class FailRow:
 Remedy = SmallerBatch | RunApart | FailRow
 
 
-def remedy_for(party: FaultParty, rows: tuple[RowKey, ...], failures_alone: int, attempts_max: int) -> Remedy:
+def remedy_for(
+    party: FaultParty, rows: tuple[RowKey, ...], failures_alone: int, attempts_max: int, *, shared_by: int
+) -> Remedy:
     """The remedy for a step of `rows` (at least one) that failed.
 
+    `shared_by` counts the rows that were in the step: it is more than `rows` where some were dropped meanwhile.
     `failures_alone` counts the failures that a single row has suffered with nothing beside it, this one
     included; it does not matter for more than one row.
     """
-    if party is FaultParty.MEMORY and len(rows) > 1:
-        return SmallerBatch(len(rows) // 2)
+    if party is FaultParty.MEMORY and shared_by > 1:
+        return SmallerBatch(shared_by // 2)
     if len(rows) > 1:
         half = len(rows) // 2
         return RunApart((rows[:half], rows[half:]))
-    if party is FaultParty.UNKNOWN and failures_alone < attempts_max:
+    if shared_by > 1 or (party is FaultParty.UNKNOWN and failures_alone < attempts_max):
         return RunApart((rows,))
     return FailRow(rows[0])

@@ -57,7 +57,7 @@ class Sort(StrEnum):
 _WEIGHTS: dict[Sort, int] = {
     Sort.PLAIN: 70,
     Sort.PAIR: 5,
-    Sort.MEMORY: 2,
+    Sort.MEMORY: 1,
     Sort.EXPIRED: 2,
     Sort.DOUBLE: 8,
     Sort.CONFLICT: 3,
@@ -160,7 +160,7 @@ class Mix:
             case Sort.PAIR:
                 fields["count"] = 2
             case Sort.MEMORY:
-                fields["prompt"] = f"figure {request_id} [[simulate:oom 2]]"
+                fields["prompt"] = f"figure {request_id} [[simulate:oom 4]]"
             case Sort.EXPIRED:
                 fields["deadline"] = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
                 ending = Ending(Status.EXPIRED, ErrorCode.DEADLINE_PASSED)

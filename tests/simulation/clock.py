@@ -12,13 +12,12 @@ import asyncio
 import contextlib
 import contextvars
 import heapq
+from asyncio import base_events, events
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from enum import Enum
 from itertools import count
 from typing import Any, TypeVar
-
-from asyncio import base_events, events
 
 T = TypeVar("T")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from tests.simulation.clock import Run
@@ -20,10 +21,17 @@ PROCESSES_MAX = 5
 PARTITIONS_MAX = 5
 
 
+class Focus(Enum):
+    """What there is to be much of."""
+
+    REBALANCES = "rebalances"
+    DRAINS = "drains"
+
+
 class Faults:
     """Draws the kinds and their rates, and lets them happen."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, focus: Focus | None = None) -> None:
         self._world = world
         self.active = True
         rng = world.rng
@@ -47,8 +55,8 @@ class Faults:
         ]
         self._kinds = rng.sample(kinds, rng.randrange(0, 6))
         self._pause_s = rng.choice((0.4, 1.0, 3.0))
-        shares = (0.0, 0.0, 0.02, 0.1)
         for weather in (world.kafka, world.store):
+            shares = rng.choice(((0.0,), (0.0, 0.0, 0.02, 0.1)))
             weather.latency_s = rng.choice((0.002, 0.01, 0.05))
             weather.lost_before, weather.lost_after = rng.choice(shares), rng.choice(shares)
             weather.slow, weather.slow_s = rng.choice(shares), rng.choice((0.5, 6.0))
@@ -57,6 +65,21 @@ class Faults:
         troubles.step_fails, troubles.job_fails = rng.choice((0.0, 0.0, 0.05, 0.2)), rng.choice((0.0, 0.0, 0.1))
         troubles.stalls, troubles.stall_s = rng.choice((0.0, 0.0, 0.02)), rng.choice((1.0, 8.0))
         troubles.memory_rows_max = rng.choice((99, 99, 2, 1))
+        if focus is not None:
+            self._focus(focus)
+
+    def _focus(self, focus: Focus) -> None:
+        """Much of one thing, for a bug that would otherwise need many seeds to show."""
+        kafka, store = self._world.kafka, self._world.store
+        self._pause_s = 0.4
+        if focus is Focus.REBALANCES:
+            self._kinds = [self._rebalance, self._rebalance, self._freeze_shortly]
+            kafka.lost_before, kafka.lost_after, kafka.slow, kafka.slow_s = 0.1, 0.1, 0.3, 2.5
+            self._world.cluster.sticky = 0.0
+        elif focus is Focus.DRAINS:
+            self._kinds = [self._drain, self._rolling_restart]
+            store.lost_before = store.lost_after = store.slow = 0.0
+            store.ever_rough = False
 
     async def happen(self, seconds: float) -> None:
         """For so long."""

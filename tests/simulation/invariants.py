@@ -63,6 +63,8 @@ class Invariants:
         self.endings: dict[PartitionKey, dict[int, list[Ending]]] = defaultdict(lambda: defaultdict(list))
         """Committed completions by the offset that they answer."""
         self.letters: dict[PartitionKey, Counter[int]] = defaultdict(Counter)
+        self.replays: dict[PartitionKey, set[int]] = defaultdict(set)
+        """Offsets that were answered with another record's outcome: those have no dead letter of their own."""
         self.excused: dict[PartitionKey, Counter[int]] = defaultdict(Counter)
         """Offsets that a map which was damaged had named: they may be published once more each time."""
         self.journals: dict[tuple[str, PartitionKey], Mapping[int, Entry]] = {}
@@ -131,6 +133,8 @@ class Invariants:
             self._compare_with_store(completion)
             ending = (completion.status.value, completion.error.code.value if completion.error else None)
             self.endings[key][offset].append(ending)
+            if completion.replayed:
+                self.replays[key].add(offset)
             self.statuses[ending[1] or ending[0]] += 1
             count, sent = len(self.endings[key][offset]), self._sent(partition, offset)
             assert self.requests is not None
@@ -291,7 +295,7 @@ class Invariants:
                 if sent is None:
                     continue
                 endings, letters = self.endings[key][offset], self.letters[key][offset]
-                owed = sent.request_id is None or CRASHED in endings
+                owed = sent.request_id is None or (CRASHED in endings and offset not in self.replays[key])
                 self.check(
                     "one_outcome_per_record",
                     bool(endings) == (sent.request_id is not None) and bool(letters) == owed and len(set(endings)) <= 1,

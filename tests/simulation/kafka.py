@@ -81,7 +81,8 @@ class Cluster:
         self.partitions: dict[PartitionKey, Partition] = {}
         self.members: dict[str, Member] = {}
         self.stable = True
-        self.rebalances = 0
+        self.sticky = 0.7
+        """Share of the rebalances after which who held a partition keeps it."""
         self.on_commit: list[Callable[[Partition, Transaction], None]] = []
         self.hears: Callable[[str], bool] = lambda _client_id: True
         """Whether a member's heartbeat runs now: a frozen one learns nothing."""
@@ -212,7 +213,6 @@ class Cluster:
         if not self.stable:
             return
         self.stable = False
-        self.rebalances += 1
         self._round += 1
         for member in self.members.values():
             self._interrupt(member)
@@ -255,7 +255,7 @@ class Cluster:
         keys = list(self.partitions)
         share_max = -(-len(keys) // len(members))
         left = []
-        sticky = self._rng.random() < 0.7
+        sticky = self._rng.random() < self.sticky
         for key in keys:
             held = next((one for one in members if key in one.assigned), None)
             if sticky and held is not None and len(shares[held.client_id]) < share_max:

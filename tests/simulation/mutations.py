@@ -26,12 +26,13 @@ from consumer.core.limits import Limits
 from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.delivery import Delivery
 from consumer.driver import Driver
-from consumer.intake import Payload
+from consumer.intake import Intake, Payload
 from consumer.ports import Delivery as Delivered
 from consumer.ports import Opened
 from producer.results.outcomes import Outcomes
 from schemas.completion import Completion
 from schemas.names import result_key
+from tests.simulation.faults import Focus
 from tests.simulation.member import SimBroker
 
 
@@ -41,6 +42,8 @@ class Mutation:
 
     name: str
     caught_by: frozenset[str]
+    focus: Focus | None
+    """What its histories are to have much of."""
     apply: Callable[[], Any]
     """Makes the context in which the bug is there."""
 
@@ -48,11 +51,13 @@ class Mutation:
 MUTATIONS: dict[str, Mutation] = {}
 
 
-def mutation(*caught_by: str) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
+def mutation(
+    *caught_by: str, focus: Focus | None = None
+) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
     """Declare a generator function as a mutation; its docstring says what the bug is."""
 
     def declare(bug: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
-        MUTATIONS[bug.__name__] = Mutation(bug.__name__, frozenset(caught_by), contextmanager(bug))
+        MUTATIONS[bug.__name__] = Mutation(bug.__name__, frozenset(caught_by), focus, contextmanager(bug))
         return bug
 
     return declare
@@ -163,14 +168,26 @@ def a_second_offset_writer() -> Iterator[None]:
 # --- Partitions, epochs and fences -----------------------------------------------------------------------------
 
 
-@mutation("one_outcome_per_record", "committed_never_passes_unfinished", "map_names_what_was_published", "everything_ends")
+@mutation(
+    "one_outcome_per_record",
+    "committed_never_passes_unfinished",
+    "map_names_what_was_published",
+    "everything_ends",
+    focus=Focus.REBALANCES,
+)
 def forget_the_epoch() -> Iterator[None]:
     """An answer to an earlier opening or publication is taken for the present one's."""
+
+    take_in = Driver._take_in
 
     def current(self: Core, key: PartitionKey, epoch: int) -> Partition | None:
         return self.partitions.get(key)
 
-    with replaced(Core, "_current", current):
+    def taking_in(self: Driver, intake: Intake, delivery: Delivered, epoch: int | None) -> None:
+        partition = self.core.partitions.get(delivery.partition)
+        take_in(self, intake, delivery, epoch if partition is None else partition.epoch)
+
+    with replaced(Core, "_current", current), replaced(Driver, "_take_in", taking_in):
         yield
 
 
@@ -289,7 +306,7 @@ def followers_lead() -> Iterator[None]:
         yield
 
 
-@mutation("everything_ends")
+@mutation("everything_ends", "the_worker_fails_only_as_it_says")
 def followers_dropped() -> Iterator[None]:
     """Whoever followed a request is forgotten when its leader is decided."""
 
@@ -303,7 +320,7 @@ def followers_dropped() -> Iterator[None]:
 # --- The store and the device ------------------------------------------------------------------------------------
 
 
-@mutation("everything_ends")
+@mutation("everything_ends", "time_goes_on")
 def a_breaker_that_never_closes() -> Iterator[None]:
     """Once the store was away it is taken to be away for ever."""
     succeeded = Breaker.succeeded
@@ -384,7 +401,7 @@ def crashes_are_not_counted() -> Iterator[None]:
         yield
 
 
-@mutation("a_drain_is_no_crash")
+@mutation("a_drain_is_no_crash", focus=Focus.DRAINS)
 def a_drain_is_not_noted() -> Iterator[None]:
     """The worker ends before the store has heard that it was told to."""
     end = Driver._end

@@ -12,8 +12,8 @@ from consumer.boots import StoreBoots
 from consumer.core import effects as do
 from consumer.core import events as on
 from consumer.core.core import Core
-from consumer.core.journal import Boot, Fate
 from consumer.core.jobs import JobFacts
+from consumer.core.journal import Boot, Fate
 from consumer.core.lifecycle import Phase
 from consumer.core.limits import Limits
 from consumer.core.partition_key import PartitionKey

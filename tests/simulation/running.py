@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from tests.simulation.faults import Focus
 from tests.simulation.invariants import Violation
 from tests.simulation.world import World
 
@@ -47,10 +48,10 @@ def silence() -> Iterator[None]:
         structlog.configure(**configuration)
 
 
-def run_seed(seed: int, *, trace: bool = False) -> Result:
+def run_seed(seed: int, *, trace: bool = False, focus: Focus | None = None) -> Result:
     """Run one seed to its end."""
     began = time.perf_counter()
-    world = World(seed, trace=trace)
+    world = World(seed, trace=trace, focus=focus)
     violation: Violation | None = None
     collects = gc.isenabled()
     gc.disable()  # what a dead process left must not be finalised while the world goes on

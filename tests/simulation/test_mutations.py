@@ -15,7 +15,7 @@ def test_caught(name: str) -> None:
     mutation = MUTATIONS[name]
     with mutation.apply():
         for seed in range(SEEDS_MAX):
-            result = run_seed(seed)
+            result = run_seed(seed, focus=mutation.focus)
             if result.invariant is not None:
                 assert result.invariant in mutation.caught_by, result.failure
                 return

@@ -1,6 +1,7 @@
 """Calls over a network that loses, delays and cuts: what every simulated service is reached through.
 
-What was sent is done by the service at its time, whatever becomes of the caller. So a failure may come before or
+What was sent is done by the service at its time, whatever becomes of the caller; a call that is cancelled may have
+been sent or not. So a failure may come before or
 after it took effect, and the caller cannot tell.
 """
 
@@ -65,13 +66,17 @@ class Wire:
         answer = self._loop.create_future()
         giving_up = self._loop.outside(timeout_s or self._timeout_s, self._fail, answer)
         if self.is_away:
-            self._loop.outside(self._rng.choice((0.002, 0.05, self._timeout_s)), self._fail, answer)
+            sent = self._loop.outside(self._rng.choice((0.002, 0.05, self._timeout_s)), self._fail, answer)
         elif self._rng.random() < self.weather.lost_before:
-            self._loop.outside(self._rng.choice((0.01, self._timeout_s / 2)), self._fail, answer)
+            sent = self._loop.outside(self._rng.choice((0.01, self._timeout_s / 2)), self._fail, answer)
         else:
-            self._loop.outside(self._way_s(), self._arrive, do, answer)
+            sent = self._loop.outside(self._way_s(), self._arrive, do, answer)
         try:
             return await answer
+        except asyncio.CancelledError:
+            if self._rng.random() < 0.5:  # it had not left yet
+                sent.cancel()
+            raise
         finally:
             giving_up.cancel()
 

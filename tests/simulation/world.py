@@ -15,7 +15,7 @@ from consumer.core import events as on
 from consumer.core.limits import Limits
 from tests.simulation.clock import Run, VirtualLoop
 from tests.simulation.engine import Troubles
-from tests.simulation.faults import Faults
+from tests.simulation.faults import Faults, Focus
 from tests.simulation.invariants import Invariants, Violation
 from tests.simulation.kafka import Cluster
 from tests.simulation.process import Place, Process, Surroundings
@@ -47,7 +47,7 @@ TRACE_LINES_MAX = 400
 class World:
     """One history."""
 
-    def __init__(self, seed: int, *, trace: bool = False) -> None:
+    def __init__(self, seed: int, *, trace: bool = False, focus: Focus | None = None) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.loop = VirtualLoop()
@@ -92,7 +92,7 @@ class World:
         self._hosts = 0
         self.restarting = True
         """Whether the place of a process that ended is taken again."""
-        self.faults = Faults(self)
+        self.faults = Faults(self, focus)
 
     # --- A history -----------------------------------------------------------------------------------------
 
