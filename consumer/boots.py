@@ -4,7 +4,7 @@ A *boot* is one run of one process. It takes a *place* on its machine, the lowes
 operating system frees the lock when the process ends, however it ends. Two small objects say the rest:
 
     .boots/{boot}.json                  running, ended (it was told to end) or crashed
-    .boots/places/{host}-{place}.json   the boot that took the place last
+    .boots/places/{host}-{deployment}-{place}.json   the boot that took the place last
 
 Who takes a place whose last boot still says `running` knows that this one ended without a word: it crashed. A frozen
 process holds its lock, so nobody takes its place and nobody calls it crashed. In Kubernetes the host name is the
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -38,9 +39,15 @@ RECORD_BYTES_MAX: Final = 4096
 class StoreBoots:
     """`consumer.ports.Boots` on the object store and lock files."""
 
-    def __init__(self, objects: Objects, *, folder: Path | None = None, host: str | None = None) -> None:
-        """`folder` holds the lock files: by default one of this user in the system's folder for temporary files."""
+    def __init__(
+        self, objects: Objects, *, deployment: str, folder: Path | None = None, host: str | None = None
+    ) -> None:
+        """`deployment` tells the places of one group in one store from those of others on the same machine.
+
+        `folder` holds the lock files: by default one of this user in the system's folder for temporary files.
+        """
         self._objects = objects
+        self._deployment = hashlib.sha256(deployment.encode()).hexdigest()[:12]
         self._folder = folder or Path(tempfile.gettempdir()) / f"darkroom-places-{os.getuid()}"
         self._host = host or socket.gethostname()
         self._boot: Boot = os.urandom(8).hex()
@@ -53,7 +60,7 @@ class StoreBoots:
 
     async def announce(self) -> None:
         """As the protocol says."""
-        place = f".boots/places/{self._host}-{self._take_place()}.json"
+        place = f".boots/places/{self._take_place()}.json"
         last = await self._read(place)
         if last is not None and (boot := last.get("boot")) and (await self._state(boot)) == "running":
             log.warning("the worker that was here before ended without a word", boot=boot)
@@ -101,15 +108,16 @@ class StoreBoots:
     async def _write(self, key: str, record: Mapping[str, str]) -> None:
         await self._objects.put(key, json.dumps(record).encode(), "application/json")
 
-    def _take_place(self) -> int:
+    def _take_place(self) -> str:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for place in range(PLACES_MAX):
-            lock = (self._folder / f"{self._host}-{place}.lock").open("ab")
+            name = f"{self._host}-{self._deployment}-{place}"
+            lock = (self._folder / f"{name}.lock").open("ab")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 lock.close()
                 continue
             self._lock = lock
-            return place
+            return name
         raise OSError(f"There are {PLACES_MAX} workers on this machine already, by the locks in {self._folder}.")

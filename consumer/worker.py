@@ -78,7 +78,8 @@ class Worker:
         self.payloads: Payloads = {}
         delivery = Delivery(settings, objects, self.metrics.on_published)
         self._delivery = delivery
-        self._boots = StoreBoots(objects)
+        deployment = f"{settings.s3.endpoint}/{settings.s3.bucket}/{settings.kafka.group_id}"
+        self._boots = StoreBoots(objects, deployment=deployment)
         # The group's members are told apart by their boots: ownership and fates are read from the client ids.
         client_id = f"{settings.worker.name}.{self._boots.boot}"
         self.driver = Driver(

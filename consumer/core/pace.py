@@ -31,7 +31,7 @@ class Pace:
         return self._decayed(now) / MEMORY_S
 
     def rows_to_begin(self, now: float, *, rows_min: int, rows_max: int) -> int:
-        """How many rows may be looked up or wait for the journal: what leaves the device in `COVER_S`, within bounds."""
+        """Rows that may be looked up or wait for the journal: what leaves the device in `COVER_S`, within bounds."""
         return min(rows_max, max(rows_min, math.ceil(self.rows_per_s(now) * COVER_S)))
 
     def _decayed(self, now: float) -> float:

@@ -58,15 +58,16 @@ class PartitionWriter:
         committed = {
             TopicPartition(self._partition.topic, self._partition.partition): OffsetAndMetadata(offset, metadata)
         }
+        sent: list[asyncio.Future[Any]] = []
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._producer.begin_transaction()
-                sent = [
-                    await self._producer.send(
+                for record in records:
+                    sending = await self._producer.send(
                         record.topic, value=record.value, key=record.key, headers=list(record.headers)
                     )
-                    for record in records
-                ]
+                    sending.add_done_callback(_retrieve)
+                    sent.append(sending)
                 await self._producer.send_offsets_to_transaction(committed, self._group_id)
                 await asyncio.gather(*sent)
                 await self._producer.commit_transaction()
@@ -87,6 +88,12 @@ class PartitionWriter:
             stopping.cancel()
         with contextlib.suppress(KafkaError, OSError, asyncio.CancelledError, RuntimeError):
             await stopping
+
+
+def _retrieve(sending: asyncio.Future[Any]) -> None:
+    """Take note of a record's error: the transaction's says it already, and nobody may wait for this one."""
+    if not sending.cancelled():
+        sending.exception()
 
 
 def _sentence(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from consumer.core.journal import Fate
 from producer.results.memory_objects import MemoryObjects
 
 NOBODY: frozenset[str] = frozenset()
+PLACE = f".boots/places/host-{hashlib.sha256(b'one').hexdigest()[:12]}-0.json"
 
 
 class Machine:
@@ -23,7 +25,7 @@ class Machine:
         self._running: list[StoreBoots] = []
 
     async def start(self) -> StoreBoots:
-        boots = StoreBoots(self.objects, folder=self._folder, host="host")
+        boots = StoreBoots(self.objects, deployment="one", folder=self._folder, host="host")
         await boots.announce()
         self._running.append(boots)
         return boots
@@ -74,7 +76,16 @@ async def test_a_frozen_process_keeps_its_place_and_is_never_called_crashed(mach
 
 
 async def test_what_stands_there_and_is_no_record_of_ours_is_passed_over(machine: Machine) -> None:
-    machine.objects.place(machine.objects.bucket, ".boots/places/host-0.json", b"\xff rubbish")
+    machine.objects.place(machine.objects.bucket, PLACE, b"\xff rubbish")
     first = await machine.start()
     machine.objects.place(machine.objects.bucket, f".boots/{first.boot}.json", b"[1]")
     assert await fate_of(first, await machine.start()) is Fate.GONE
+
+
+async def test_workers_of_another_deployment_on_the_machine_are_no_successors(machine: Machine, tmp_path: Path) -> None:
+    first, witness = await machine.start(), await machine.start()
+    machine.end(first)
+    other = StoreBoots(machine.objects, deployment="two", folder=tmp_path, host="host")
+    await other.announce()
+    assert await fate_of(first, witness) is Fate.GONE
+    other.release()

@@ -57,6 +57,7 @@ class _Counted:
     """Hashes by order of creation, so that sets of tasks and futures have the same order in every run."""
 
     _serial = count()
+    _number: int
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         made = super().__new__(cls)
@@ -64,7 +65,7 @@ class _Counted:
         return made
 
     def __hash__(self) -> int:
-        return int(self._number)  # type: ignore[attr-defined]
+        return self._number
 
 
 class SimTask(_Counted, asyncio.Task):  # type: ignore[type-arg]
@@ -98,7 +99,8 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future whose hash is its number."""
-        return SimFuture(loop=self)
+        future: asyncio.Future[Any] = SimFuture(loop=self)
+        return future
 
     def outside(self, delay_s: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Let something happen in the world, whatever becomes of the process that asked for it."""
@@ -163,7 +165,9 @@ class VirtualLoop(base_events.BaseEventLoop):
             self._ready.append(handle)
         return handle
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> events.TimerHandle:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> events.TimerHandle:
         """As the base class says."""
         timer = events.TimerHandle(when, callback, args, self, context)
         if not self._over:

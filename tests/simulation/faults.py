@@ -75,7 +75,8 @@ class Faults:
         if focus is Focus.REBALANCES:
             self._kinds = [self._rebalance, self._rebalance, self._freeze_shortly]
             kafka.lost_before, kafka.lost_after, kafka.slow, kafka.slow_s = 0.1, 0.1, 0.3, 2.5
-            self._world.cluster.sticky = 0.0
+            cluster = self._world.cluster
+            cluster.sticky, cluster.late_polls, cluster.late_s = 0.0, 0.5, 2.5
         elif focus is Focus.DRAINS:
             self._kinds = [self._drain, self._rolling_restart]
             store.lost_before = store.lost_after = store.slow = 0.0

@@ -45,7 +45,7 @@ from tests.simulation.requests import CONFLICT, CRASHED, Ending, Requests, Sent
 from tests.simulation.wire import at_once
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 - it is the simulation's word
     """A promise was broken: the invariant's name and what was seen."""
 
     def __init__(self, name: str, detail: str) -> None:
@@ -177,7 +177,7 @@ class Invariants:
             self.check(
                 "published_is_what_stands",
                 content is not None and len(content) == image.size_bytes,
-                lambda: f"{where}: the picture {image.key} is not there",
+                lambda key=image.key: f"{where}: the picture {key} is not there",  # type: ignore[misc]
             )
 
     def _standing(self, completion: Completion) -> Completion | None:

@@ -81,6 +81,8 @@ class Cluster:
         self.partitions: dict[PartitionKey, Partition] = {}
         self.members: dict[str, Member] = {}
         self.stable = True
+        self.late_polls, self.late_s = 0.15, 0.2
+        """Share of the polls that take so long that a rebalance may come between."""
         self.sticky = 0.7
         """Share of the rebalances after which who held a partition keeps it."""
         self.on_commit: list[Callable[[Partition, Transaction], None]] = []

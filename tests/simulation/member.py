@@ -28,8 +28,6 @@ from tests.simulation.wire import Unanswered, Wire
 POLL_RECORDS_MAX = 4
 OWNERSHIP_POLL_S = 0.5
 JOIN_S_MAX = 10.0
-STALE_POLLS = 0.15
-"""Share of the polls that take long enough for a rebalance to come between."""
 
 
 class SimBroker:
@@ -88,9 +86,9 @@ class SimBroker:
                 raise BrokerUnavailable("polling failed")
             return []
         fetched = self._fetch()
-        late = self._rng.random() < STALE_POLLS
+        late = self._rng.random() < self._cluster.late_polls
         if any(fetched.values()):
-            await asyncio.sleep(timeout_s if late else 0.004)
+            await asyncio.sleep(self._cluster.late_s if late else 0.004)
         else:
             await asyncio.sleep(timeout_s)
             fetched = self._fetch()
@@ -143,7 +141,10 @@ class SimBroker:
 
     async def _committed(self, partition: PartitionKey) -> Opened:
         committed = await self._wire.call(lambda: self._cluster.partitions[partition].committed)
-        return Opened(0, "", fresh=True) if committed is None else Opened(*committed, fresh=False)
+        if committed is None:
+            return Opened(0, "", fresh=True)
+        offset, metadata = committed
+        return Opened(offset, metadata, fresh=False)
 
     async def members(self) -> frozenset[str]:
         """As the protocol says."""

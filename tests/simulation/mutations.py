@@ -6,9 +6,8 @@ Every mutation names the invariants that are to catch it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import base64
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from consumer.core import assignment, offset_map
@@ -20,59 +19,22 @@ from consumer.core.core import Core
 from consumer.core.identities import Identities
 from consumer.core.jobflow import JobFlow
 from consumer.core.jobs import Job, JobState, Verdict, VerdictKind
-from consumer.core.journal import Boot, Entry, Fate, Journal
+from consumer.core.journal import Boot, Entry, Fate, Journal, suspects_of
 from consumer.core.ledger import CommitPlan, Ledger
 from consumer.core.limits import Limits
 from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.delivery import Delivery
 from consumer.driver import Driver
 from consumer.intake import Intake, Payload
+from consumer.ports import BrokerUnavailable, Opened
 from consumer.ports import Delivery as Delivered
-from consumer.ports import Opened
 from producer.results.outcomes import Outcomes
 from schemas.completion import Completion
 from schemas.names import result_key
 from tests.simulation.faults import Focus
 from tests.simulation.member import SimBroker
-
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """One bug."""
-
-    name: str
-    caught_by: frozenset[str]
-    focus: Focus | None
-    """What its histories are to have much of."""
-    apply: Callable[[], Any]
-    """Makes the context in which the bug is there."""
-
-
-MUTATIONS: dict[str, Mutation] = {}
-
-
-def mutation(
-    *caught_by: str, focus: Focus | None = None
-) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
-    """Declare a generator function as a mutation; its docstring says what the bug is."""
-
-    def declare(bug: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
-        MUTATIONS[bug.__name__] = Mutation(bug.__name__, frozenset(caught_by), focus, contextmanager(bug))
-        return bug
-
-    return declare
-
-
-@contextmanager
-def replaced(owner: Any, name: str, other: Any) -> Iterator[None]:
-    """Another attribute for a while."""
-    original = owner.__dict__[name]
-    setattr(owner, name, other)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
-
+from tests.simulation.mutating import flow_handler, handler, mutation, replaced
+from tests.simulation.wire import Unanswered
 
 # --- Offsets and maps ------------------------------------------------------------------------------------------
 
@@ -110,23 +72,16 @@ def forget_the_map() -> Iterator[None]:
 @mutation("committed_never_passes_unfinished", "everything_ends", "the_worker_fails_only_as_it_says")
 def trust_a_map_that_does_not_verify() -> Iterator[None]:
     """The checksum is not compared."""
-    checksum = offset_map._checksum
     verified = offset_map._verified
 
     def trusting(partition: PartitionKey, base: int, metadata: str) -> bytes | None:
-        claimed: list[int] = []
-
-        def agree(_partition: PartitionKey, _base: int, _content: bytes) -> int:
-            return claimed[0]
-
-        if len(metadata) < 12 or not metadata.startswith(offset_map.MAP_PREFIX):
+        text = metadata.removeprefix(offset_map.MAP_PREFIX)
+        if len(text) < 8 or text == metadata:
             return verified(partition, base, metadata)
-        text = metadata[len(offset_map.MAP_PREFIX) :]
-        claimed.append(int.from_bytes(_unarmoured(text)[:4], "big"))
-        with replaced(offset_map, "_checksum", agree):
+        said = int.from_bytes(base64.urlsafe_b64decode(text[:8])[:4], "big")
+        with replaced(offset_map, "_checksum", lambda *_: said):
             return verified(partition, base, metadata)
 
-    assert checksum is not None
     with replaced(offset_map, "_verified", trusting):
         yield
 
@@ -172,6 +127,7 @@ def a_second_offset_writer() -> Iterator[None]:
     "one_outcome_per_record",
     "committed_never_passes_unfinished",
     "map_names_what_was_published",
+    "journal_before_the_device",
     "everything_ends",
     focus=Focus.REBALANCES,
 )
@@ -191,19 +147,27 @@ def forget_the_epoch() -> Iterator[None]:
         yield
 
 
-@mutation("one_outcome_per_record", "committed_offset_never_falls", "map_names_what_was_published")
+@mutation(
+    "one_outcome_per_record",
+    "committed_offset_never_falls",
+    "map_names_what_was_published",
+    focus=Focus.REBALANCES,
+)
 def read_the_offset_before_the_fence() -> Iterator[None]:
     """The committed offset is read while an earlier writer may still commit."""
 
     async def opening(self: SimBroker, partition: PartitionKey, *, prove_ownership: bool) -> Opened:
         await self.close(partition)
-        if prove_ownership:
-            await self._prove_ownership(partition)
-        opened = await self._committed(partition)
-        await self._fence(partition)
+        try:
+            if prove_ownership:
+                await self._prove_ownership(partition)
+            opened = await self._committed(partition)
+            await self._fence(partition)
+        except Unanswered as error:
+            raise BrokerUnavailable("the partition was not opened") from error
         return opened
 
-    with replaced(SimBroker, "open", _translated(opening)):
+    with replaced(SimBroker, "open", opening):
         yield
 
 
@@ -231,7 +195,7 @@ def rebuild_after_a_fence_without_proof() -> Iterator[None]:
     def not_asking(self: Core, event: on.PublishFailed, now: float) -> None:
         failed(self, on.PublishFailed(event.partition, event.epoch, fenced=False), now)
 
-    with _handler(on.PublishFailed, not_asking):
+    with handler(on.PublishFailed, not_asking):
         yield
 
 
@@ -252,7 +216,7 @@ def a_time_out_taken_for_a_failure() -> Iterator[None]:
         partition.decided[:0] = jobs
         partition.journal_is_due = True
 
-    with _handler(on.PublishFailed, again):
+    with handler(on.PublishFailed, again):
         yield
 
 
@@ -339,7 +303,7 @@ def the_store_s_absence_fails_a_request() -> Iterator[None]:
         elif job is not None:
             self.breaker.failed(event.call, now)
 
-    with _flow_handler(on.StoreFailed, failed):
+    with flow_handler(on.StoreFailed, failed):
         yield
 
 
@@ -353,7 +317,7 @@ def a_fault_beside_running_rows_is_ignored() -> Iterator[None]:
         if job is None or job.state is not JobState.ON_DEVICE:
             faulted(self, event, now)
 
-    with _flow_handler(on.JobFaulted, ignoring):
+    with flow_handler(on.JobFaulted, ignoring):
         yield
 
 
@@ -367,7 +331,7 @@ def the_device_before_the_journal() -> Iterator[None]:
         yield
 
 
-@mutation("suspects_run_alone")
+@mutation("suspects_run_alone", "everything_ends")
 def suspects_in_company() -> Iterator[None]:
     """What was in the lanes of a crashed worker runs beside others again."""
     start = JobFlow.start
@@ -384,7 +348,6 @@ def suspects_in_company() -> Iterator[None]:
 @mutation("an_outcome_is_one_of_its_requests")
 def a_crash_in_company_counts() -> Iterator[None]:
     """Whoever was in the lanes of a worker that crashed is taken to have been alone there."""
-    suspects_of = assignment.suspects_of
 
     def counting(journal: Journal, fates: Mapping[Boot, Fate]) -> dict[int, Entry]:
         alone = {offset: Entry(alone=True, trials=entry.trials) for offset, entry in journal.entries.items()}
@@ -413,50 +376,3 @@ def a_drain_is_not_noted() -> Iterator[None]:
 
     with replaced(Driver, "_end", hasty):
         yield
-
-
-# --- Machinery ---------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _handler(event: type[Any], other: Callable[[Core, Any, float], None]) -> Iterator[None]:
-    """Another handler of an event, in every core that is made meanwhile."""
-    init = Core.__init__
-
-    def making(self: Core, *args: Any) -> None:
-        init(self, *args)
-        self._handlers[event] = lambda one, now: other(self, one, now)
-
-    with replaced(Core, "__init__", making):
-        yield
-
-
-@contextmanager
-def _flow_handler(event: type[Any], other: Callable[[JobFlow, Any, float], None]) -> Iterator[None]:
-    with _handler(event, lambda core, one, now: other(core.flow, one, now)):
-        yield
-
-
-def _translated(opening: Any) -> Any:
-    from consumer.ports import BrokerUnavailable
-    from tests.simulation.wire import Unanswered
-
-    async def translating(self: SimBroker, partition: PartitionKey, *, prove_ownership: bool) -> Opened:
-        try:
-            opened: Opened = await opening(self, partition, prove_ownership=prove_ownership)
-        except Unanswered as error:
-            raise BrokerUnavailable("the partition was not opened") from error
-        return opened
-
-    return translating
-
-
-def _unarmoured(text: str) -> bytes:
-    import base64
-
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_")
-
-
-def names() -> Collection[str]:
-    """All mutations, in their order."""
-    return list(MUTATIONS)

@@ -81,13 +81,15 @@ class SimBoots(StoreBoots):
 
 
 class VirtualIntake(Intake):
-    """The real one, by the simulation's time of day."""
+    """The real one, by the simulation's time of day, on a machine whose clock is wrong by `skew_s`."""
 
-    skew_s = 0.0
+    def __init__(self, settings: Settings, skew_s: float) -> None:
+        super().__init__(INFO, settings.limits, request_bytes_max=settings.limits.request_bytes_max)
+        self._skew_s = skew_s
 
     def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Payload]:
         """As the real one."""
-        wall = START + timedelta(seconds=now + self.skew_s)
+        wall = START + timedelta(seconds=now + self._skew_s)
         return super().take(partition, record, now=now, wall=wall)
 
 
@@ -115,14 +117,14 @@ class Process:
         self.broker = SimBroker(
             around.cluster, around.kafka, around.rng, around.invariants, boot=boot, client_id=self.client_id
         )
-        settings = _settings(place.host)
+        settings, skew_s = _settings(place.host), around.rng.choice((0.0, 0.0, 0.0, -40.0, 40.0))
         self.driver = Driver(
             core=self.core,
             broker=self.broker,
             boots=SimBoots(objects, place, boot),
             rendering=lambda post, stopped: Rendering(self.engine, post, stopped, around.loop.time),
             delivery=delivery,
-            intake=lambda: VirtualIntake(INFO, settings.limits, request_bytes_max=settings.limits.request_bytes_max),
+            intake=lambda: VirtualIntake(settings, skew_s),
             payloads=self.payloads,
         )
         self.driver.observers.append(self._observe)
@@ -229,5 +231,5 @@ class Process:
 
 def _settings(host: str) -> Settings:
     if host not in _SETTINGS:
-        _SETTINGS[host] = Settings(worker={"name": host})  # type: ignore[arg-type]
+        _SETTINGS[host] = Settings(worker={"name": host})
     return _SETTINGS[host]

@@ -151,7 +151,7 @@ class Requests:
             height=side,
             priority=rng.randrange(10),
             output=Output(format="png"),
-            **more,  # type: ignore[arg-type]
+            **more,
         )
         event = encode_request(request, event_id=f"e-{request_id}.{variant}", time=START + timedelta(seconds=now))
         return Sent(request_id, kind, variant, event.key, event.value, tuple(event.headers))
