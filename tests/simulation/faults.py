@@ -74,7 +74,8 @@ class Faults:
         self._pause_s = 0.4
         if focus is Focus.REBALANCES:
             self._kinds = [self._rebalance, self._rebalance, self._freeze_shortly]
-            kafka.lost_before, kafka.lost_after, kafka.slow, kafka.slow_s = 0.1, 0.1, 0.3, 2.5
+            rough = self._world.rng.choice((0.0, 0.1))
+            kafka.lost_before, kafka.lost_after, kafka.slow, kafka.slow_s = rough, rough, 3 * rough, 2.5
             cluster = self._world.cluster
             cluster.sticky, cluster.late_polls, cluster.late_s = 0.0, 0.5, 2.5
         elif focus is Focus.DRAINS:

@@ -171,7 +171,7 @@ def read_the_offset_before_the_fence() -> Iterator[None]:
         yield
 
 
-@mutation("everything_ends")
+@mutation("everything_ends", focus=Focus.REBALANCES)
 def resume_lost_after_a_rebalance() -> Iterator[None]:
     """A partition that was opened before is not resumed when it is opened again."""
     on_opened = Core._on_opened
@@ -298,7 +298,7 @@ def the_store_s_absence_fails_a_request() -> Iterator[None]:
 
     def failed(self: JobFlow, event: on.StoreFailed, now: float) -> None:
         job = self.job(event.call.job)
-        if job is not None and job.state is JobState.PREPARING:
+        if job is not None and job.state in (JobState.LOOKING, JobState.PREPARING):
             self._settle(job, Verdict(VerdictKind.FAILED, "render_failed", "the store is away"))
         elif job is not None:
             self.breaker.failed(event.call, now)

@@ -68,12 +68,12 @@ class SimBoots(StoreBoots):
     """The real one, with a place and a name from the simulation instead of lock files and the system's randomness."""
 
     def __init__(self, objects: Objects, place: Place, boot: Boot) -> None:
-        super().__init__(objects, host=place.host)
+        super().__init__(objects, deployment="simulation", host=place.host)
         self._place = place
         self._boot = boot
 
-    def _take_place(self) -> int:
-        return self._place.number
+    def _take_place(self) -> str:
+        return f"{self._place.host}-{self._place.number}"
 
     async def fates(self, boots: frozenset[Boot], members: frozenset[str]) -> Mapping[Boot, Fate]:
         """As the real one, in an order that is the same in every run."""
