@@ -312,8 +312,10 @@ def test_a_setting_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
 def _process(environment: Mapping[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command in a process of its own."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
+    # Whoever runs the tests in the background has them inherit an ignored SIGINT, as a terminal's job would not.
     program = (
-        "import sys; from producer import commands; name = sys.argv.pop(1); "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from producer import commands; name = sys.argv.pop(1); "
         "getattr(commands, name).main(prog_name='darkroom ' + name)"
     )
     with subprocess.Popen(
