@@ -1,9 +1,10 @@
 """The partitions this worker holds: opened, published and given up, each under an epoch.
 
     (assigned) --> OPENING --opened--> OPEN --publication failed--> OPENING (a new epoch)
-                      ^  |              |
-                      |  +--failed------|--> OPENING (the same epoch, after a wait)
-                      +--(reassigned)---+--> gone (lost)
+                    ^   |
+                    +---+ failed: the same epoch, after a wait
+
+From either it is gone when a rebalance gives it to somebody else; one that a rebalance leaves here stays as it is.
 
 An epoch is a number that no partition of this worker ever had before. It names one opening, so that the
 answer to an earlier one, or to a publication made under it, changes nothing.
