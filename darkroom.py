@@ -40,9 +40,10 @@ _COMMANDS = {
     "audit": ("consumer.audit_command", "Check that every record has exactly one outcome."),
     "doctor": ("consumer.doctor_command", "Check what a worker needs, one line a check."),
     "demo": ("consumer.demo_command", "Show the whole of it with the built-in tiny model."),
+    "train-tiny": ("inference.tiny.training.command", "Train the built-in tiny model anew."),
     "schemas": ("schemas.commands", "Print or write JSON Schemas and AsyncAPI."),
 }
-"""Each command's module and its line in `--help`. The function has the command's name."""
+"""Each command's module and its line in `--help`. The function has the command's name, `-` being `_`."""
 
 
 def __getattr__(name: str) -> Any:
@@ -61,7 +62,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

@@ -41,7 +41,7 @@ def write_model(folder: Path) -> None:
         for name, part in parts.items():
             part.save_pretrained(folder / "model" / name)
         controlnet.save_pretrained(folder / "controlnet")
-    (folder / "model" / "model_index.json").write_text(json.dumps(_pipeline_index(parts), indent=2))
+    (folder / "model" / "model_index.json").write_text(json.dumps(pipeline_index(parts), indent=2))
 
 
 def _draw_networks() -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _tokenizer(settings: Mapping[str, Any]) -> Any:
     return _TRANSFORMERS.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77, **settings)
 
 
-def _pipeline_index(parts: Mapping[str, Any]) -> dict[str, Any]:
+def pipeline_index(parts: Mapping[str, Any]) -> dict[str, Any]:
     """What diffusers reads first: the pipeline's class, and each part's library and class."""
     libraries = {name: type(part).__module__.partition(".")[0] for name, part in parts.items()}
     return {
