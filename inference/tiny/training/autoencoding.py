@@ -1,9 +1,10 @@
-"""Trains the VAE: pictures to latents of unit variance and back, with noise on the way.
+"""Trains the VAE: pictures to white latents and back, with noise on the way.
 
-There is no KL term. Latents are normalised per channel by their own statistics, so none can die, and noise of a tenth
-of their spread lies on them before they are decoded, so what is near in latents is near in pixels and the decoder
-forgives the denoiser's small errors. At the end the statistics are folded into `quant_conv` and `post_quant_conv`, and
-what comes out is an ordinary `AutoencoderKL` with SDXL's scaling factor.
+There is no KL term. Latents are whitened by their own mean and covariance, so that no channel can die or say what
+another says, and a little noise lies on them before they are decoded, so that what is near in latents is near in pixels
+and the decoder forgives the denoiser's small errors. (Normalised each for itself, all channels said the same: 14.7 dB
+after 500 steps, and white ones were as far after 100.) At the end the statistics are folded into `quant_conv` and
+`post_quant_conv`, and what comes out is an ordinary `AutoencoderKL` with SDXL's scaling factor.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _WHOLE_FROM: Final = 0.85
 """The share of the time after which whole pictures are learnt from rather than crops."""
 _LATENT_NOISE: Final = 0.1
 _MEMORY: Final = 0.99
+_RIDGE: Final = 1e-4
 _POSTERIOR_LOGVAR: Final = -30.0
 
 
@@ -35,7 +37,7 @@ def vae_stage(file: Path, seconds: float) -> Stage:
     """The VAE's training, from its checkpoint where there is one."""
     stage = Stage(file, make_vae(), seconds, _RATE)
     if not stage.extra:
-        stage.extra = {"mean": torch.zeros(LATENT_CHANNELS), "variance": torch.ones(LATENT_CHANNELS)}
+        stage.extra = {"mean": torch.zeros(LATENT_CHANNELS), "covariance": torch.eye(LATENT_CHANNELS)}
     return stage
 
 
@@ -47,10 +49,11 @@ def vae_loss(stage: Stage, shards: Shards, dice: np.random.Generator) -> Callabl
     def loss() -> torch.Tensor:
         levels = to_levels(_crops(pictures, stage.seconds < _WHOLE_FROM * stage.seconds_total, dice))
         latents = _latents(stage.networks, levels)
-        mean, variance = latents.mean((0, 2, 3)), latents.var((0, 2, 3))
-        _remember(stage.extra, mean.detach(), variance.detach())
-        unit = (latents - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
-        return reconstruction_loss(_decoded(stage.networks, unit + _LATENT_NOISE * torch.randn_like(unit)), levels)
+        flat = latents.transpose(0, 1).flatten(1)
+        mean, covariance = flat.mean(1), torch.cov(flat)
+        _remember(stage.extra, mean.detach(), covariance.detach())
+        white = _times(whitening(covariance), latents - mean[:, None, None])
+        return reconstruction_loss(_decoded(stage.networks, white + _LATENT_NOISE * torch.randn_like(white)), levels)
 
     return loss
 
@@ -63,14 +66,20 @@ def reconstruction_loss(painted: torch.Tensor, levels: torch.Tensor) -> torch.Te
     return loss
 
 
+def whitening(covariance: torch.Tensor) -> torch.Tensor:
+    """The matrix that makes latents of this covariance white: its Cholesky factor's inverse."""
+    ridge = _RIDGE * covariance.trace() / len(covariance) * torch.eye(len(covariance))
+    return torch.linalg.inv(torch.linalg.cholesky(covariance + ridge))
+
+
 @torch.no_grad()
 def finished_vae(stage: Stage) -> Any:
-    """The averaged weights as an `AutoencoderKL` whose latents, scaled, have unit variance."""
+    """The averaged weights as an `AutoencoderKL` whose latents, scaled, are white."""
     vae: Any = deepcopy(stage.average)
-    mean, deviation = stage.extra["mean"], (stage.extra["variance"] + 1e-5).sqrt()
+    matrix = whitening(stage.extra["covariance"]) / SCALING_FACTOR
     quant, post = vae.quant_conv, vae.post_quant_conv
-    quant.weight[:LATENT_CHANNELS] /= deviation[:, None, None, None] * SCALING_FACTOR
-    quant.bias[:LATENT_CHANNELS] = (quant.bias[:LATENT_CHANNELS] - mean) / deviation / SCALING_FACTOR
+    quant.bias[:LATENT_CHANNELS] = matrix @ (quant.bias[:LATENT_CHANNELS] - stage.extra["mean"])
+    quant.weight[:LATENT_CHANNELS] = torch.einsum("ij,jchw->ichw", matrix, quant.weight[:LATENT_CHANNELS])
     quant.weight[LATENT_CHANNELS:] = 0.0
     quant.bias[LATENT_CHANNELS:] = _POSTERIOR_LOGVAR
     post.weight *= SCALING_FACTOR
@@ -122,6 +131,10 @@ def _decoded(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return levels
 
 
-def _remember(extra: dict[str, torch.Tensor], mean: torch.Tensor, variance: torch.Tensor) -> None:
+def _times(matrix: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("ij,bjhw->bihw", matrix, latents)
+
+
+def _remember(extra: dict[str, torch.Tensor], mean: torch.Tensor, covariance: torch.Tensor) -> None:
     extra["mean"] = extra["mean"].lerp(mean, 1 - _MEMORY)
-    extra["variance"] = extra["variance"].lerp(variance, 1 - _MEMORY)
+    extra["covariance"] = extra["covariance"].lerp(covariance, 1 - _MEMORY)

@@ -12,6 +12,8 @@ from typing import Any, Final
 import diffusers
 import torch
 import transformers
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
 
 from inference.tiny.spec import SPEC
 from inference.tiny.training.grammar import words
@@ -22,7 +24,8 @@ _TRANSFORMERS: Final[Any] = transformers
 
 NATIVE_PX: Final = 128
 LATENT_FACTOR: Final = 8
-LATENT_CHANNELS: Final = 4
+LATENT_CHANNELS: Final = 8
+"""Twice SDXL's. After 90 seconds of training 8 channels gave 17.2 dB and 4 gave 14.8: small decoders need the room."""
 SCALING_FACTOR: Final = 0.13025
 """SDXL's."""
 _TEXT_WIDTHS: Final = (64, 96)
@@ -70,8 +73,17 @@ SCHEDULER: Final[dict[str, Any]] = SPEC["scheduler"]
 
 
 def make_vae() -> Any:
-    """An untrained `AutoencoderKL`."""
-    return _DIFFUSERS.AutoencoderKL(**VAE)
+    """An untrained `AutoencoderKL` whose residual blocks add nothing yet.
+
+    So it begins as little more than a few convolutions, and is as far after 100 steps as it would be after 300.
+    """
+    vae = _DIFFUSERS.AutoencoderKL(**VAE)
+    for module in vae.modules():
+        if isinstance(module, ResnetBlock2D):
+            torch.nn.init.zeros_(module.conv2.weight)
+        elif isinstance(module, Attention):
+            torch.nn.init.zeros_(module.to_out[0].weight)
+    return vae
 
 
 def make_tokenizers() -> tuple[Any, Any]:

@@ -87,8 +87,7 @@ def picture(scene: Scene) -> Image.Image:
         for label, shapes in _layers(person, scene.look.build):
             colour = tints[label]
             if scene.look.style == "outline":
-                line = _LINE_ON_BLACK if "black" in (scene.look.background, scene.look.figure) else _LINE
-                _fill(draw, shapes, line, _LINE_PX * scale)
+                _fill(draw, shapes, line_colour(scene.look), _LINE_PX * scale)
             elif scene.look.style == "watercolour":
                 # Pigment gathers where the wet colour ends.
                 _fill(draw, shapes, _mixed(colour, (0, 0, 0), 0.18), _LINE_PX * scale * 0.6)
@@ -118,6 +117,11 @@ def styled(colour: str, style: str) -> Colour:
     """A colour's value in a style."""
     value = COLOURS[colour]
     return _mixed(value, (255, 255, 255), _WASH) if style == "watercolour" else value
+
+
+def line_colour(look: Look) -> Colour:
+    """What the outline style draws with: ink, or chalk where ink would not be seen."""
+    return _LINE_ON_BLACK if "black" in (look.background, look.figure) else _LINE
 
 
 @dataclass(frozen=True, slots=True)
