@@ -60,7 +60,7 @@ def vae_loss(stage: Stage, shards: Shards, dice: np.random.Generator) -> Callabl
 
 def reconstruction_loss(painted: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Levels and, so that edges stay sharp, their differences between neighbours."""
-    loss = functional.l1_loss(painted, levels) + functional.mse_loss(painted, levels)
+    loss: torch.Tensor = functional.l1_loss(painted, levels) + functional.mse_loss(painted, levels)
     for axis in (2, 3):
         loss = loss + functional.l1_loss(painted.diff(dim=axis), levels.diff(dim=axis))
     return loss

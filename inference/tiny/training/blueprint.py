@@ -14,6 +14,7 @@ import torch
 import transformers
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from inference.tiny.spec import SPEC
 from inference.tiny.training.grammar import words
@@ -73,16 +74,9 @@ SCHEDULER: Final[dict[str, Any]] = SPEC["scheduler"]
 
 
 def make_vae() -> Any:
-    """An untrained `AutoencoderKL` whose residual blocks add nothing yet.
-
-    So it begins as little more than a few convolutions, and is as far after 100 steps as it would be after 300.
-    """
+    """An untrained `AutoencoderKL`."""
     vae = _DIFFUSERS.AutoencoderKL(**VAE)
-    for module in vae.modules():
-        if isinstance(module, ResnetBlock2D):
-            torch.nn.init.zeros_(module.conv2.weight)
-        elif isinstance(module, Attention):
-            torch.nn.init.zeros_(module.to_out[0].weight)
+    _silence(vae)
     return vae
 
 
@@ -105,6 +99,7 @@ def make_denoiser() -> torch.nn.ModuleDict:
             ),
         }
     )
+    _silence(networks)
     _wake(networks["controlnet"])
     return networks
 
@@ -127,6 +122,20 @@ def _text(width: int, activation: str, vocabulary_size: int) -> Any:
         max_position_embeddings=LENGTH,
         hidden_act=activation,
     )
+
+
+def _silence(networks: torch.nn.Module) -> None:
+    """Let residual blocks add nothing yet, so that a network begins as little more than a few convolutions.
+
+    The VAE is so as far after 100 steps as it would be after 300.
+    """
+    for module in networks.modules():
+        if isinstance(module, ResnetBlock2D):
+            module.conv2.weight.data.zero_()
+        elif isinstance(module, Transformer2DModel):
+            module.proj_out.weight.data.zero_()
+        elif isinstance(module, Attention) and module.residual_connection:
+            module.to_out[0].weight.data.zero_()
 
 
 def _wake(controlnet: Any) -> None:

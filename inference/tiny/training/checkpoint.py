@@ -125,5 +125,6 @@ class Stage:
     def _follow(self) -> None:
         # Of the first steps nothing is worth remembering.
         decay = min(_EMA_DECAY, (1 + self.steps) / (10 + self.steps))
-        ours, theirs = list(self.average.parameters()), list(self.networks.parameters())
+        ours: list[torch.Tensor] = list(self.average.parameters())
+        theirs: list[torch.Tensor] = list(self.networks.parameters())
         torch._foreach_lerp_(ours, theirs, 1.0 - decay)

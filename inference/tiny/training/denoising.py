@@ -19,7 +19,7 @@ from inference.tiny.training.checkpoint import Stage
 from inference.tiny.training.drawn import Batch, Pairs
 
 _RATE: Final = 1.0e-3
-_BATCH: Final = 32
+_BATCH: Final = 24
 _SNR_MAX: Final = 5.0
 _OFFSET_NOISE: Final = 0.1
 _NO_TEXT_SHARE: Final = 0.1
@@ -48,7 +48,8 @@ def denoiser_loss(
         predicted = predict(stage.networks, noised, timesteps, batch, texts=texts, dice=dice)
         ratio = share / (1 - share)
         weights = ratio.clamp(max=_SNR_MAX) / ratio
-        return (weights * (predicted - noise).square().mean((1, 2, 3))).mean()
+        weighted: torch.Tensor = (weights * (predicted - noise).square().mean((1, 2, 3))).mean()
+        return weighted
 
     return loss
 

@@ -37,8 +37,10 @@ BEHIND, FIGURE, TROUSERS = 0, 1, 2
 _LARGER: Final = 3
 _ARM, _LEG, _TORSO = 0.034, 0.042, 0.046
 """Half widths of limbs and of the torso's rounding, in standing body heights."""
-_LINE_PX: Final = 1.1
-"""Half the width of an outline, at 128 pixels."""
+_RIM_PX: Final = {"flat": 0.0, "outline": 1.1, "watercolour": 0.66}
+"""How far the edge of each style reaches out, at 128 pixels."""
+_INSIDE_PX: Final = 0.44
+"""How far an edge reaches in."""
 _LINE: Final = (28, 26, 34)
 _LINE_ON_BLACK: Final = (236, 236, 236)
 _WASH: Final = 0.3
@@ -82,16 +84,16 @@ def picture(scene: Scene) -> Image.Image:
     tints = tint(scene.look)
     canvas = _backdrop(scene, tints)
     draw = ImageDraw.Draw(canvas)
-    scale = min(scene.width, scene.height) / 128
+    rim = _rim(scene)
     for person in scene.people:
         for label, shapes in _layers(person, scene.look.build):
             colour = tints[label]
             if scene.look.style == "outline":
-                _fill(draw, shapes, line_colour(scene.look), _LINE_PX * scale)
+                _fill(draw, shapes, line_colour(scene.look), rim)
             elif scene.look.style == "watercolour":
                 # Pigment gathers where the wet colour ends.
-                _fill(draw, shapes, _mixed(colour, (0, 0, 0), 0.18), _LINE_PX * scale * 0.6)
-            _fill(draw, shapes, colour, -_LINE_PX * scale * 0.4 if scene.look.style != "flat" else 0.0)
+                _fill(draw, shapes, _mixed(colour, (0, 0, 0), 0.18), rim)
+            _fill(draw, shapes, colour, -_INSIDE_PX * _scale(scene) if rim else 0.0)
     small = canvas.reduce(_LARGER)
     return _run(small, scene.seed) if scene.look.style == "watercolour" else small
 
@@ -102,7 +104,7 @@ def labels(scene: Scene) -> np.ndarray[Any, np.dtype[np.uint8]]:
     draw = ImageDraw.Draw(canvas)
     for person in scene.people:
         for label, shapes in _layers(person, scene.look.build):
-            _fill(draw, shapes, label, 0.0)
+            _fill(draw, shapes, label, _rim(scene))
     return np.asarray(canvas)[_LARGER // 2 :: _LARGER, _LARGER // 2 :: _LARGER].copy()
 
 
@@ -138,6 +140,14 @@ class _Rounded:
 
 
 _Shape = _Capsule | _Rounded
+
+
+def _rim(scene: Scene) -> float:
+    return _RIM_PX[scene.look.style] * _scale(scene)
+
+
+def _scale(scene: Scene) -> float:
+    return min(scene.width, scene.height) / 128
 
 
 def _layers(person: Person, build: float) -> Iterator[tuple[int, list[_Shape]]]:

@@ -40,7 +40,7 @@ class Plan:
     vae_steps_max: int | None = None
     """Of one call, for a trial; the same below."""
     denoiser_steps_max: int | None = None
-    denoiser_batch: int = 32
+    denoiser_batch: int = 24
     save_every_s: float = _SAVE_EVERY_S
 
 
