@@ -22,7 +22,8 @@ from inference.tiny.training.blueprint import LATENT_CHANNELS, NATIVE_PX, SCALIN
 from inference.tiny.training.checkpoint import Stage
 from inference.tiny.training.drawn import Array, Shards, shard_size, to_levels
 
-_RATE: Final = 2.5e-3
+_RATE: Final = 2e-3
+_MUON_RATE: Final = 0.02
 _BATCH: Final = 8
 _CROP_PX: Final = 64
 _WHOLE_FROM: Final = 0.85
@@ -35,7 +36,7 @@ _POSTERIOR_LOGVAR: Final = -30.0
 
 def vae_stage(file: Path, seconds: float) -> Stage:
     """The VAE's training, from its checkpoint where there is one."""
-    stage = Stage(file, make_vae(), seconds, _RATE)
+    stage = Stage(file, make_vae(), seconds, _RATE, _MUON_RATE)
     if not stage.extra:
         stage.extra = {"mean": torch.zeros(LATENT_CHANNELS), "covariance": torch.eye(LATENT_CHANNELS)}
     return stage

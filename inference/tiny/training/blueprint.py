@@ -40,7 +40,7 @@ _BLOCKS: Final[dict[str, Any]] = {
     "transformer_layers_per_block": [1, 1, 1],
     # diffusers' name for what is a number of heads; 16 channels each.
     "attention_head_dim": [3, 6, 8],
-    "norm_num_groups": 16,
+    "norm_num_groups": 8,
     "use_linear_projection": True,
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": _TIME_ID_WIDTH,
@@ -62,7 +62,8 @@ CONTROLNET: Final[dict[str, Any]] = {
 VAE: Final[dict[str, Any]] = {
     "block_out_channels": [16, 24, 48, 64],
     "layers_per_block": 1,
-    "norm_num_groups": 8,
+    # Two channels to a group, as 8 groups would be, keep of a flat colour little more than signs.
+    "norm_num_groups": 1,
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "latent_channels": LATENT_CHANNELS,

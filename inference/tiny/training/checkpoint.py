@@ -19,21 +19,25 @@ from typing import Any, Final
 
 import torch
 
-_WARM_UP_STEPS: Final = 150
+from inference.tiny.training.muon import Muon
+
+_WARM_UP_STEPS: Final = 50
 _EMA_DECAY: Final = 0.999
 
 
 @dataclass(slots=True)
 class Stage:
-    """Networks in training, the running average of their weights, and their optimizer."""
+    """Networks in training, the running average of their weights, and their optimizers."""
 
     file: Path
     networks: torch.nn.Module
     seconds_total: float
     rate: float
-    """The highest learning rate; it rises over the first steps and falls to zero as half a cosine."""
+    """AdamW's highest learning rate; it rises over the first steps and falls to zero as half a cosine."""
+    muon_rate: float | None = None
+    """Muon's, in the same way. Where it is None, AdamW trains the matrices as well."""
     average: torch.nn.Module = field(init=False)
-    optimizer: torch.optim.Optimizer = field(init=False)
+    optimizers: list[torch.optim.Optimizer] = field(init=False)
     steps: int = 0
     seconds: float = 0.0
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -42,8 +46,16 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.average = deepcopy(self.networks).eval().requires_grad_(False)
+        matrices = [] if self.muon_rate is None else [p for p in self.networks.parameters() if p.ndim > 1]
+        chosen = {id(parameter) for parameter in matrices}
+        others = [parameter for parameter in self.networks.parameters() if id(parameter) not in chosen]
         # Weights move fast and for a short time, so the second moment forgets faster than by default.
-        self.optimizer = torch.optim.AdamW(self.networks.parameters(), self.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optimizers = [torch.optim.AdamW(others, self.rate, betas=(0.9, 0.99), weight_decay=1e-4)]
+        if self.muon_rate is not None:
+            self.optimizers.append(Muon(matrices, self.muon_rate))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["highest_rate"] = group["lr"]
         if self.file.is_file():
             self._load()
 
@@ -90,7 +102,7 @@ class Stage:
         state = {
             "networks": self.networks.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "steps": self.steps,
             "seconds": self.seconds,
             "extra": self.extra,
@@ -104,19 +116,21 @@ class Stage:
         state: dict[str, Any] = torch.load(self.file, weights_only=True)
         self.networks.load_state_dict(state["networks"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, known in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(known)
         self.steps, self.seconds, self.extra = state["steps"], state["seconds"], state["extra"]
 
     def _step(self, loss_of: Callable[[], torch.Tensor]) -> float:
         progress = min(1.0, self.seconds / self.seconds_total)
-        rate = self.rate * min(1.0, (self.steps + 1) / _WARM_UP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * progress))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        share = min(1.0, (self.steps + 1) / _WARM_UP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * progress))
         loss = loss_of()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.networks.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["highest_rate"] * share
+            optimizer.step()
         self.steps += 1
         self._follow()
         return float(loss.detach())
