@@ -44,8 +44,7 @@ def vae_stage(file: Path, seconds: float) -> Stage:
 
 def vae_loss(stage: Stage, shards: Shards, dice: np.random.Generator) -> Callable[[], torch.Tensor]:
     """Draws crops and gives the loss of the networks in training."""
-    native = [number for number in range(shards.count) if shard_size(number) == (NATIVE_PX, NATIVE_PX)]
-    pictures = [shards.pictures(number) for number in native]
+    pictures = _native_pictures(shards)
 
     def loss() -> torch.Tensor:
         levels = to_levels(_crops(pictures, stage.seconds < _WHOLE_FROM * stage.seconds_total, dice))
@@ -87,6 +86,34 @@ def finished_vae(stage: Stage) -> Any:
     return vae.eval()
 
 
+def decoder_stage(file: Path, vae: Any, seconds: float) -> Stage:
+    """A finished VAE's decoder, trained on by itself: its latents stay what they are, and edges become cleaner."""
+    networks = torch.nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
+    return Stage(file, deepcopy(networks).requires_grad_(True), seconds, _RATE, _MUON_RATE / 4)
+
+
+def decoder_loss(stage: Stage, vae: Any, shards: Shards, dice: np.random.Generator) -> Callable[[], torch.Tensor]:
+    """Draws crops and gives the loss of the decoder in training on the latents of `vae`."""
+    networks: Any = stage.networks
+    pictures = _native_pictures(shards)
+
+    def loss() -> torch.Tensor:
+        levels = to_levels(_crops(pictures, stage.seconds < _WHOLE_FROM * stage.seconds_total, dice))
+        latents = encode(vae, levels)
+        latents = (latents + _LATENT_NOISE * torch.randn_like(latents)) / SCALING_FACTOR
+        return reconstruction_loss(networks["decoder"](networks["post_quant_conv"](latents)), levels)
+
+    return loss
+
+
+def with_decoder(vae: Any, stage: Stage) -> Any:
+    """The VAE with the stage's averaged decoder."""
+    average: Any = stage.average
+    changed = deepcopy(vae)
+    changed.post_quant_conv, changed.decoder = average["post_quant_conv"], average["decoder"]
+    return changed.eval().requires_grad_(False)
+
+
 @torch.no_grad()
 def encode(vae: Any, levels: torch.Tensor) -> torch.Tensor:
     """Scaled latents, as the denoiser sees them."""
@@ -100,6 +127,11 @@ def reconstruction_db(vae: Any, pictures: Array) -> float:
     levels = to_levels(pictures)
     error = functional.mse_loss(vae.decode(encode(vae, levels) / SCALING_FACTOR).sample.clamp(-1, 1), levels)
     return float(10 * torch.log10(4.0 / error))
+
+
+def _native_pictures(shards: Shards) -> list[Array]:
+    native = [number for number in range(shards.count) if shard_size(number) == (NATIVE_PX, NATIVE_PX)]
+    return [shards.pictures(number) for number in native]
 
 
 def _crops(pictures: list[Array], small: bool, dice: np.random.Generator) -> Array:

@@ -1,8 +1,8 @@
 """Training from the first picture drawn to the model's folders, in stages that can be killed and gone on with.
 
-Everything lies in one folder: `pairs/` (the drawn shards), `vae.pt` and `denoiser.pt` (checkpoints), `vae-trained.pt`
-(what the latents were made with) and, after every checkpoint of the denoiser, the model itself in `model/` and
-`controlnet/`.
+Everything lies in one folder: `pairs/` (the drawn shards), `vae.pt`, `decoder.pt` and `denoiser.pt` (checkpoints),
+`vae-trained.pt` (what the latents were made with) and, after every checkpoint of the denoiser, the model itself in
+`model/` and `controlnet/`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from inference.tiny.training.autoencoding import encode, finished_vae, reconstruction_db, vae_loss, vae_stage
+from inference.tiny.training.autoencoding import (
+    decoder_loss,
+    decoder_stage,
+    encode,
+    finished_vae,
+    reconstruction_db,
+    vae_loss,
+    vae_stage,
+    with_decoder,
+)
 from inference.tiny.training.blueprint import make_vae
 from inference.tiny.training.checkpoint import Stage
 from inference.tiny.training.denoising import denoiser_loss, denoiser_stage
@@ -34,8 +43,9 @@ class Plan:
 
     shards: int = 80
     pairs_per_shard: int = 500
-    vae_minutes: float = 30.0
-    denoiser_minutes: float = 130.0
+    vae_minutes: float = 20.0
+    decoder_minutes: float = 15.0
+    denoiser_minutes: float = 125.0
     threads: int = 2
     vae_steps_max: int | None = None
     """Of one call, for a trial; the same below."""
@@ -55,6 +65,15 @@ def train(folder: Path, plan: Plan, report: Report) -> Path:
     _draw(shards, report)
     vae = _trained_vae(folder, shards, plan, report)
     _encode(shards, vae, report)
+    decoder = decoder_stage(folder / "decoder.pt", vae, plan.decoder_minutes * 60)
+    decoder.train(
+        decoder_loss(decoder, vae, shards, _fresh_lots(decoder)),
+        report=lambda line: report(f"decoder: {line}"),
+        save_every_s=plan.save_every_s,
+        steps_max=plan.vae_steps_max,
+    )
+    vae = with_decoder(vae, decoder)
+    report(f"decoder: {reconstruction_db(vae, shards.pictures(0)[:50]):.1f} dB")
     stage = denoiser_stage(folder / "denoiser.pt", plan.denoiser_minutes * 60)
     dice = _fresh_lots(stage)
     report(f"denoiser: {_parameters(stage.networks) / 1e6:.1f} M parameters, from step {stage.steps}")
