@@ -69,7 +69,8 @@ def reconstruction_loss(painted: torch.Tensor, levels: torch.Tensor) -> torch.Te
 def whitening(covariance: torch.Tensor) -> torch.Tensor:
     """The matrix that makes latents of this covariance white: its Cholesky factor's inverse."""
     ridge = _RIDGE * covariance.trace() / len(covariance) * torch.eye(len(covariance))
-    return torch.linalg.inv(torch.linalg.cholesky(covariance + ridge))
+    matrix: torch.Tensor = torch.linalg.inv(torch.linalg.cholesky(covariance + ridge))
+    return matrix
 
 
 @torch.no_grad()

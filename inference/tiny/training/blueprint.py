@@ -131,12 +131,15 @@ def _silence(networks: torch.nn.Module) -> None:
     The VAE is so as far after 100 steps as it would be after 300.
     """
     for module in networks.modules():
+        last: Any = None
         if isinstance(module, ResnetBlock2D):
-            module.conv2.weight.data.zero_()
+            last = module.conv2
         elif isinstance(module, Transformer2DModel):
-            module.proj_out.weight.data.zero_()
+            last = module.proj_out
         elif isinstance(module, Attention) and module.residual_connection:
-            module.to_out[0].weight.data.zero_()
+            last = module.to_out[0]
+        if last is not None:
+            last.weight.data.zero_()
 
 
 def _wake(controlnet: Any) -> None:

@@ -57,7 +57,7 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """Roughly the nearest matrix with orthonormal rows or columns, by five Newton-Schulz iterations."""
     a, b, c = _COEFFICIENTS
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    result = wide / (wide.norm() + 1e-7)
+    result: torch.Tensor = wide / (wide.norm() + 1e-7)
     for _ in range(_ITERATIONS):
         square = result @ result.T
         result = a * result + (b * square + c * square @ square) @ result
