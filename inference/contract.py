@@ -232,6 +232,12 @@ class Engine(Protocol):
     def drop(self, job_id: JobId) -> None:
         """Forget a job wherever it is. Events of it that are already under way may still arrive."""
 
+    def rows_ceiling(self, batch_key: BatchKey) -> int | None:
+        """Rows of this key that the device's memory holds in a step; None: no limit is known. Only after `start`.
+
+        More may be admitted: those wait for room.
+        """
+
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """Per cache (`prompt`, `pose`, ...)."""
 
@@ -269,6 +275,24 @@ class Row(Protocol):
 RowT = TypeVar("RowT", bound=Row)
 
 
+class Lane(Enum):
+    """One of the three ways into a device."""
+
+    PREPARE = "prepare"
+    DENOISE = "denoise"
+    FINISH = "finish"
+
+
+class Series(Enum):
+    """Which lanes of a device must take turns, its memory being short."""
+
+    NONE = "none"
+    DENOISE_AND_FINISH = "denoise and finish"
+    """A step and a decode do not fit together; a turn costs nothing."""
+    ALL = "all"
+    """Weights move to the device for their lane's turn: a turn costs their way, so it lasts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared(Generic[RowT]):
     """What the prepare lane made of a job."""
@@ -283,13 +307,24 @@ class Device(Protocol[RowT]):
     """Turns rows into pixels.
 
     `prepare`, `step` and `finish` are each called by one thread: they may run at the same time as each
-    other, but never beside themselves. All of them block. What they raise is a `RenderFault` where the
-    device knows whose fault it is; anything else is taken for the batch's (`FaultKind.BATCH`).
+    other where `series` allows it, but never beside themselves. All of them block. What they raise is a
+    `RenderFault` where the device knows whose fault it is; anything else is taken for the batch's
+    (`FaultKind.BATCH`).
     """
 
     @property
     def info(self) -> ModelInfo:
         """The loaded model. Only after `load` returned."""
+
+    @property
+    def series(self) -> Series:
+        """Which lanes never run at the same time. Only after `load` returned; it does not change until `close`."""
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+        """Rows that the device's memory holds in a step of this size; at least 1. None: no limit is known.
+
+        Only after `load` returned.
+        """
 
     def load(self) -> None:
         """Load the weights and run every kernel once. Raises `ModelError`."""

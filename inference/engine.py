@@ -1,5 +1,7 @@
 """Drives any device in three lanes, so that preparing and finishing never hold up denoising.
 
+Where the device cannot hold all lanes at once (`Device.series`), they take turns, by the rules of `inference.turns`.
+
 Each lane is a thread that asks `inference.lanes_monitor` for work, calls the device, and brings back what
 came of it. What a row goes through:
 
@@ -28,6 +30,7 @@ from typing import Generic, ParamSpec, TypeVar
 import structlog
 
 from inference.contract import (
+    BatchKey,
     CacheCounts,
     Device,
     Engine,
@@ -80,7 +83,8 @@ class LaneEngine(Engine, Generic[RowT]):
     ) -> None:
         """Make an engine that is not started.
 
-        `rows_max`: rows that may share a step; further admitted rows wait for room.
+        `rows_max`: rows that may share a step; further admitted rows wait for room. The device's own ceiling for a
+        size may be lower, and is kept.
         `finish_queue_rows_max`: the denoise lane waits while more finished rows than this are not decoded. Two
         full batches of eight by default: enough to smooth over a slow picture, little memory as latents go.
         `jobs_max`: jobs held at one time, whatever their stage; above it `prepare` raises `EngineFullError`.
@@ -117,6 +121,7 @@ class LaneEngine(Engine, Generic[RowT]):
         """
         self._monitor.listen(listener)
         self._device.load()
+        self._monitor.fit(self._device.series, self.rows_ceiling)
         lanes = {"prepare": self._prepare, "denoise": self._denoise, "finish": self._finish}
         with self._closing:
             if self._closed:
@@ -154,6 +159,10 @@ class LaneEngine(Engine, Generic[RowT]):
         incarnations apart by giving each a job id of its own.
         """
         self._monitor.drop(job_id)
+
+    def rows_ceiling(self, batch_key: BatchKey) -> int | None:
+        """Rows of this key that the device's memory holds in a step; None: no limit is known. Only after `start`."""
+        return self._device.rows_ceiling(batch_key.latent_height, batch_key.latent_width)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """The device's caches."""

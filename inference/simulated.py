@@ -40,6 +40,7 @@ from inference.contract import (
     RenderJob,
     RenderRequest,
     RowId,
+    Series,
 )
 from inference.pose.control import control_picture, pose_digest
 from inference.pose.picture import PictureLimits
@@ -141,6 +142,15 @@ class SimulatedDevice(Device[SimulatedRow]):
     def info(self) -> ModelInfo:
         """The model that there is not."""
         return self._info
+
+    @property
+    def series(self) -> Series:
+        """It sleeps in all lanes at once."""
+        return Series.NONE
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+        """No memory, no limit."""
+        return None
 
     def load(self) -> None:
         """Nothing to load."""
