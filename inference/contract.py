@@ -14,9 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from schemas.pose import Pose
+
+if TYPE_CHECKING:
+    from inference.memory_plan import MemoryPlan
 
 JobId = str
 """Names one job inside one worker. Opaque to the engine."""
@@ -57,6 +60,8 @@ class ModelInfo:
     takes_pose: bool = True
     path: str | None = None
     controlnet_path: str | None = None
+    plan: MemoryPlan | None = None
+    """How the device runs it, and why; None where there is nothing to plan."""
 
 
 @dataclass(frozen=True, slots=True)

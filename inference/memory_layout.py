@@ -45,7 +45,7 @@ class Peaks:
     denoise_row: int
     """What each guided, posed row of the largest picture adds to a step."""
     finish: int
-    """What decoding one picture adds."""
+    """What decoding adds: one picture, or as many as are decoded at once."""
 
     def total(self, series: Series, rows: int) -> int:
         """The device's peak with steps of `rows` rows of the largest picture."""

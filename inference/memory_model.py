@@ -5,12 +5,12 @@ All of it grows with the picture and the width of the networks, so a few coeffic
 - *Computed.* The live bytes of a forward on torch's meta device, at the full size of SDXL base 1.0 with an OpenPose
   ControlNet (`tests/inference/test_full_size.py` computes them again): with attention of linear memory a slot takes
   5,054 numbers a latent pixel without ControlNet and 6,894 with it, the same at every size and batch; decoding takes
-  768 numbers a pixel of the picture; encoding a pose 56 numbers a pixel. Weights are counted parameter by parameter.
+  768 numbers a pixel of the picture; encoding a pose 32 numbers a pixel. Weights are counted parameter by parameter.
 - *Published.* What allocators and the libraries' workspaces add on a real card: ComfyUI reckons with 8,389 numbers a
   latent pixel and slot for SDXL without ControlNet (1.66 times what is computed here), and with 2,178 a pixel for
   decoding; on an RTX 3060 the step from 512 x 512 to 1024 x 1024 added 1,089 a pixel to a decode in fp16.
-- *Assumed.* The margins on top of what is computed, 1.7 for a step and 2.0 for a decode, are chosen from those
-  figures. The reserve is for the driver's context, the libraries' handles and fragmentation. None of these was
+- *Assumed.* The margins on top of what is computed, 1.7 for a step or a pose and 2.0 for a decode, are chosen from
+  those figures. The reserve is for the driver's context, the libraries' handles and fragmentation. None of these was
   measured with this code on a GPU; a step that does not fit all the same is made smaller by the worker.
 
 Pure: no torch, no device.
@@ -29,7 +29,7 @@ CONTROL_NUMBERS: Final = 5.75
 """What the ControlNet's residuals add to that."""
 DECODE_NUMBERS: Final = 6.0
 """The decoder's live numbers at its peak, per pixel and channel of the VAE's first level (128 in SDXL)."""
-POSE_NUMBERS: Final = 56.0
+POSE_NUMBERS: Final = 32.0
 """The pose encoder's, per pixel."""
 PREPARE_BYTES: Final = 32 * 1024 * 1024
 """The text encoders' activations, 77 tokens a text: 8 MB computed."""
@@ -90,5 +90,5 @@ def decode_bytes(model: ModelSize, vae_dtype: str, pixels: int) -> int:
 
 def prepare_bytes(model: ModelSize, dtype: str, pixels: int) -> int:
     """Of one job: its texts, and its pose where there is a ControlNet."""
-    pose = POSE_NUMBERS * pixels * DTYPE_BYTES[dtype] if model.controlnet else 0
+    pose = POSE_NUMBERS * pixels * DTYPE_BYTES[dtype] * STEP_MARGIN if model.controlnet else 0
     return PREPARE_BYTES + round(pose)

@@ -27,6 +27,10 @@ from inference.memory_model import DTYPE_BYTES, TILED_ABOVE_PIXELS, USABLE_SHARE
 
 ROWS_WANTED: Final = 2
 """One row alone never shares a step; beyond two a 1024 x 1024 picture gains little from company."""
+ROWS_PLENTY: Final = 8
+"""With room for so many rows beside it, pictures are decoded together instead of one by one."""
+DECODE_ROWS: Final = 4
+"""The most that an engine hands to the decoder at once."""
 MEMORY_BYTES_MIN: Final = 12 * 10**9
 """What SDXL with a ControlNet wants at the least, its parts taking turns: a card sold as 12 GB has 12.5 billion."""
 MEMORY_BYTES_RECOMMENDED: Final = 15_500_000_000
@@ -164,13 +168,13 @@ def plan_memory(
         attention=attention,
         channels_last=device_kind == "cuda" and DTYPE_BYTES[dtype] == 2,
         fuse_qkv=device_kind == "cuda" and attention is Attention.SDPA and not adapters,
-        # The engine decodes row by row in any case; this keeps it so for whoever hands the VAE several.
         vae_slicing=True,
         vae_tiled_above_pixels=TILED_ABOVE_PIXELS,
         peaks=candidates[chosen],
         model=model,
         probe=probe,
     )
+    plan = _unsliced(plan)
     asked = text_place is not None or vae_place is not None
     return replace(
         plan, reasons=(why_attention, *_reasons(plan, adapters=adapters, asked=asked, second_device=second_device))
@@ -190,6 +194,17 @@ def _first_that_fits(peaks_by_layout: dict[Layout, Peaks], memory_bytes: int) ->
             if rows >= wanted:
                 return layout, rows
     return None
+
+
+def _unsliced(plan: MemoryPlan) -> MemoryPlan:
+    """The plan with whole batches decoded at once, where there is room for that and many rows; else as it is."""
+    if plan.memory_bytes is None:
+        return replace(plan, vae_slicing=False)
+    peaks = replace(plan.peaks, finish=DECODE_ROWS * plan.peaks.finish)
+    rows = peaks.left_for_rows(plan.layout.series, _usable(plan.memory_bytes)) // peaks.denoise_row
+    if plan.layout.series is not Series.NONE or rows < ROWS_PLENTY:
+        return plan
+    return replace(plan, vae_slicing=False, peaks=peaks, rows_max=rows)
 
 
 def _usable(memory_bytes: int) -> int:
@@ -242,8 +257,10 @@ def _form_reasons(plan: MemoryPlan, *, adapters: bool) -> list[str]:
     """Of what is decided by dtype, size and kind of device."""
     reasons = [
         f"Pictures above {plan.vae_tiled_above_pixels} pixels are decoded in tiles, on every device, so that a picture "
-        "does not depend on the worker's memory; and each by itself."
+        "does not depend on the worker's memory."
     ]
+    if plan.vae_slicing:
+        reasons.append(f"Pictures are decoded one by one: {DECODE_ROWS} at once would take the room of rows.")
     if plan.vae_dtype != plan.dtype:
         reasons.append("The VAE is in float32: its configuration (force_upcast) says that it overflows in float16.")
     if plan.channels_last:

@@ -148,7 +148,7 @@ class SimulatedDevice(Device[SimulatedRow]):
         """It sleeps in all lanes at once."""
         return Series.NONE
 
-    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:  # noqa: ARG002 - of any size
         """No memory, no limit."""
         return None
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -21,6 +22,7 @@ from inference.contract import (
     CacheCounts,
     Device,
     FaultKind,
+    Lane,
     ModelError,
     ModelInfo,
     Prepared,
@@ -28,11 +30,14 @@ from inference.contract import (
     RenderFault,
     RenderJob,
     RenderRequest,
+    Series,
 )
+from inference.memory_plan import MemoryPlan
 from inference.pose.picture import PictureLimits
 from inference.sdxl.faults import memory_faults
 from inference.sdxl.load import load_components
 from inference.sdxl.model import LoadedModel
+from inference.sdxl.placement import Placement, Wishes, place, placed
 from inference.sdxl.rows import SdxlRow
 from inference.sdxl.schedule import SAMPLERS
 from inference.sdxl.step import take_step
@@ -62,13 +67,16 @@ class SdxlDevice(Device[SdxlRow]):
         pose_cache_bytes_max: int = POSE_CACHE_BYTES_MAX,
         pose_limits: PictureLimits | None = None,
         cpu_threads: int | None = None,
+        wishes: Wishes | None = None,
+        plan: MemoryPlan | None = None,
     ) -> None:
         """Takes paths to diffusers folders; nothing is read before `load`.
 
         `name` is what completions call the model (default: the folder's name). `device` is a torch device, `auto` the
         first GPU or else the CPU; `dtype` `auto` is fp16 on a GPU and fp32 on a CPU. `cpu_threads` are torch's threads
         for one operation, by default one less than there are cores: the event loop and the other lanes need one, and
-        two busy threads to a core are many times slower than one.
+        two busy threads to a core are many times slower than one. `wishes` are what the operator says of the memory
+        plan that `load` makes; a `plan` that is given is carried out instead.
         """
         self._path = path
         self._controlnet_path = controlnet_path
@@ -79,12 +87,23 @@ class SdxlDevice(Device[SdxlRow]):
         self._pose_cache_bytes_max = pose_cache_bytes_max
         self._pose_limits = pose_limits or PictureLimits()
         self._cpu_threads = cpu_threads or max(1, (os.cpu_count() or 1) - 1)
+        self._wishes = wishes or Wishes(cache_bytes=prompt_cache_bytes_max + pose_cache_bytes_max)
+        self._plan = plan
         self._model: LoadedModel | None = None
 
     @property
     def info(self) -> ModelInfo:
         """The loaded model. Raises `RuntimeError` before `load`."""
         return self._loaded().components.info
+
+    @property
+    def series(self) -> Series:
+        """As the plan has it. Raises `RuntimeError` before `load`."""
+        return self._loaded().components.placement.plan.layout.series
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+        """As the plan has it: None on a CPU. Raises `RuntimeError` before `load`."""
+        return self._loaded().components.placement.plan.rows_ceiling(latent_height, latent_width)
 
     def load(self) -> None:
         """Load, and render a few one-step pictures from end to end, so that no request pays for a kernel's first run.
@@ -97,7 +116,11 @@ class SdxlDevice(Device[SdxlRow]):
         try:
             with memory_faults("loading the model"):
                 components = load_components(
-                    self._path, self._controlnet_path, name=self._name, device=device, dtype=dtype
+                    self._path,
+                    self._controlnet_path,
+                    name=self._name,
+                    dtype=dtype,
+                    place=partial(self._placement, device, dtype),
                 )
                 self._model = LoadedModel(
                     components, self._prompt_cache_bytes_max, self._pose_cache_bytes_max, self._pose_limits
@@ -118,19 +141,19 @@ class SdxlDevice(Device[SdxlRow]):
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
         """As `Device.prepare`. Faults: `invalid_request`, `model_mismatch`, `pose_unreadable`, `image_too_large`."""
         model = self._loaded()
-        with self._lane(model.prepare_stream), memory_faults("preparing a request"):
+        with memory_faults("preparing a request"), self._lane(Lane.PREPARE, model.prepare_stream):
             return model.prepare(job)
 
     def step(self, rows: Sequence[SdxlRow]) -> None:
         """As `Device.step`."""
         model = self._loaded()
-        with self._lane(model.step_stream), memory_faults(f"denoising {len(rows)} rows"):
+        with memory_faults(f"denoising {len(rows)} rows"), self._lane(Lane.DENOISE, model.step_stream):
             take_step(rows, model.networks)
 
     def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage, ...]:
         """As `Device.finish`."""
         model = self._loaded()
-        with self._lane(model.finish_stream), memory_faults("decoding a picture"):
+        with memory_faults("decoding a picture"), self._lane(Lane.FINISH, model.finish_stream):
             return tuple(model.finish(row) for row in rows)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
@@ -156,6 +179,11 @@ class SdxlDevice(Device[SdxlRow]):
         if model is not None and model.components.device.type == "cuda":
             del model
             torch.cuda.empty_cache()
+
+    def _placement(self, device: torch.device, dtype: torch.dtype, folders: Mapping[str, Path]) -> Placement:
+        if self._plan is not None:
+            return placed(self._plan, device=device, dtype=dtype)
+        return place(folders, device=device, dtype=dtype, wishes=self._wishes)
 
     def _loaded(self) -> LoadedModel:
         if self._model is None:
@@ -188,7 +216,10 @@ class SdxlDevice(Device[SdxlRow]):
         model.poses.reset()
 
     @contextmanager
-    def _lane(self, stream: torch.cuda.Stream | None) -> Iterator[None]:
+    def _lane(self, lane: Lane, stream: torch.cuda.Stream | None) -> Iterator[None]:
+        residence = self._loaded().residence
+        if residence is not None:
+            residence.enter(lane)
         with torch.inference_mode():
             if stream is None:
                 yield

@@ -6,17 +6,19 @@ from typing import Any
 
 import torch
 
-from inference.contract import FaultKind, Prepared, RenderedImage, RenderFault, RenderJob, RenderRequest, RowId
+from inference.contract import FaultKind, Lane, Prepared, RenderedImage, RenderFault, RenderJob, RenderRequest, RowId
 from inference.pose.picture import PictureLimits
 from inference.resolve import batch_key
 from inference.sdxl.conditions import TextConditioner, cut_warning, time_ids
 from inference.sdxl.decode import decode_latents
 from inference.sdxl.encode import encode_picture
 from inference.sdxl.load import Components
+from inference.sdxl.placement import residence_of
 from inference.sdxl.poses import PoseConditioner
 from inference.sdxl.rows import Control, SdxlRow, draw_noise
 from inference.sdxl.schedule import Schedule, Schedules
 from inference.sdxl.step import Networks
+from inference.sdxl.tiles import choose_tiles
 
 
 class LoadedModel:
@@ -51,7 +53,10 @@ class LoadedModel:
             device=device,
             dtype=dtype,
         )
-        self.prepare_stream, self.step_stream, self.finish_stream = (_stream(device) for _ in range(3))
+        placement = components.placement
+        self.prepare_stream, self.step_stream = _stream(device), _stream(device)
+        self.finish_stream = _stream(placement.device_of(Lane.FINISH))
+        self.residence = residence_of(placement, components.networks())
 
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
         """The rows of a job, of image i from seed + i. They share everything but generator and latents."""
@@ -95,8 +100,10 @@ class LoadedModel:
 
     def finish(self, row: SdxlRow) -> RenderedImage:
         """The picture of a row whose steps are done."""
+        vae = self.components.vae
+        choose_tiles(vae, row.latents, self.components.placement.plan.vae_tiled_above_pixels)
         return encode_picture(
-            decode_latents(self.components.vae, row.latents),
+            decode_latents(vae, row.latents.to(vae.device)),
             image_format=row.request.image_format,
             quality=row.request.image_quality,
             seed=row.seed,
