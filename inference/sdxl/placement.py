@@ -60,8 +60,9 @@ class Placement:
 
     def dtype_of(self, part: str) -> torch.dtype:
         """The dtype of all parts but the VAE, whose configuration has a say."""
-        # Half precision is slow on a CPU, and there is room.
-        return torch.float32 if part in TEXT_PARTS and self.text_device.type == "cpu" else self.dtype
+        # Beside a GPU the CPU computes in fp32: half precision is slow there, and the host has room.
+        is_apart = self.text_device.type == "cpu" and self.device.type != "cpu"
+        return torch.float32 if part in TEXT_PARTS and is_apart else self.dtype
 
 
 def place(

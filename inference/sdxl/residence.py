@@ -34,10 +34,12 @@ class WeightMover(Mover):
 
     def bring(self, network: nn.Module) -> None:
         """Copy every weight to the device, from pinned memory where that is a GPU."""
-        if network not in self._on_host:
-            self._on_host[network] = [(weight, self._pinned(weight.data)) for weight in _weights(network)]
-        held = self._on_host[network]
-        brought = [host.to(self._device, non_blocking=True) for _, host in held]
+        # Weights are no tensors of inference mode, in which lanes run: those cannot take another's place.
+        with torch.inference_mode(False):
+            if network not in self._on_host:
+                self._on_host[network] = [(weight, self._pinned(weight.data)) for weight in _weights(network)]
+            held = self._on_host[network]
+            brought = [host.to(self._device, non_blocking=True) for _, host in held]
         for (weight, _), copy in zip(held, brought, strict=True):
             weight.data = copy
         if self._device.type == "cuda":
@@ -68,7 +70,7 @@ class Residence:
         self._on_device: list[nn.Module] = []
 
     def enter(self, lane: Lane) -> None:
-        """Have the lane's networks on the device, and no other's. Outside of `torch.inference_mode`."""
+        """Have the lane's networks on the device, and no other's."""
         wanted = list(self._networks.get(lane, ()))
         for network in [each for each in self._on_device if each not in wanted]:
             self._mover.take_away(network)

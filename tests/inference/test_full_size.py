@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from inference.contract import ModelError
 from inference.memory_model import (
     CONTROL_NUMBERS,
     DECODE_NUMBERS,
@@ -16,10 +18,6 @@ from inference.memory_model import (
     SLOT_NUMBERS,
     ModelSize,
 )
-
-torch = pytest.importorskip("torch")
-
-from inference.contract import ModelError
 from inference.sdxl.full_size import FULL_SIZE, FullSize, full_size_components
 from inference.sdxl.weigh import weigh
 from tests.inference.live_bytes import peak_bytes
