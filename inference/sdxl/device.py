@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -129,8 +128,9 @@ class SdxlDevice(Device[SdxlRow]):
                     self._path,
                     self._controlnet_path,
                     name=self._name,
+                    device=device,
                     dtype=dtype,
-                    place=partial(self._placement, device, dtype),
+                    find_place=self._placement,
                 )
                 self._model = LoadedModel(
                     components, self._prompt_cache_bytes_max, self._pose_cache_bytes_max, self._pose_limits
@@ -193,7 +193,7 @@ class SdxlDevice(Device[SdxlRow]):
             del model
             torch.cuda.empty_cache()
 
-    def _placement(self, device: torch.device, dtype: torch.dtype, folders: Mapping[str, Path]) -> Placement:
+    def _placement(self, folders: Mapping[str, Path], *, device: torch.device, dtype: torch.dtype) -> Placement:
         if self._plan is not None:
             return placed(self._plan, device=device, dtype=dtype)
         return place(folders, device=device, dtype=dtype, wishes=self._wishes)

@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from inference.contract import ModelError, ModelInfo
 from inference.sdxl.decode import vae_dtype
 from inference.sdxl.fit import check_fit
-from inference.sdxl.placement import TEXT_PARTS, Placement, form
+from inference.sdxl.placement import TEXT_PARTS, Placement, form, place
 from inference.sdxl.quiet import no_progress_bars
 from inference.sdxl.revision import Weights, find_weights, model_revision
 
@@ -65,18 +65,19 @@ def load_components(
     controlnet_path: Path | None,
     *,
     name: str,
+    device: torch.device,
     dtype: torch.dtype,
-    place: Callable[[Mapping[str, Path]], Placement],
+    find_place: Callable[..., Placement] = place,
 ) -> Components:
     """Load an SDXL pipeline folder and, where given, a ControlNet folder. Raises `ModelError`.
 
-    `place` says where the parts go, from the folders of their configurations, before any weight is read.
+    `find_place` is called as `place`: it says where the parts go, before any weight is read.
     """
     index = _read_index(path)
     parts = {part: find_weights(path / part, dtype) for part in ("unet", "vae", "text_encoder", "text_encoder_2")}
     if controlnet_path is not None:
         parts["controlnet"] = find_weights(controlnet_path, dtype)
-    placement = place({part: weights.folder for part, weights in parts.items()})
+    placement = find_place({part: weights.folder for part, weights in parts.items()}, device=device, dtype=dtype)
     device = placement.device
     dtypes = {part: placement.dtype_of(part) for part in parts}
     dtypes["vae"] = vae_dtype(_read_json(path / "vae" / "config.json"), dtype)

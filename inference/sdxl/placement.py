@@ -70,11 +70,11 @@ def place(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    wishes: Wishes,
+    wishes: Wishes | None = None,
     probe: Callable[[torch.device, torch.dtype], AttentionProbe] = probe_attention,
 ) -> Placement:
     """Plan for a model by its configurations, the device's memory and its attention. Raises `ModelError`."""
-    device = _numbered(device)
+    device, wishes = _numbered(device), wishes or Wishes()
     text_device, vae_device = (_asked(name, device) for name in (wishes.text_device, wishes.vae_device))
     plan = plan_memory(
         weigh(folders),

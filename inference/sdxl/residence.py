@@ -39,7 +39,7 @@ class WeightMover(Mover):
             if network not in self._on_host:
                 self._on_host[network] = [(weight, self._pinned(weight.data)) for weight in _weights(network)]
             held = self._on_host[network]
-            brought = [host.to(self._device, non_blocking=True) for _, host in held]
+            brought = [self._copied(host) for _, host in held]
         for (weight, _), copy in zip(held, brought, strict=True):
             weight.data = copy
         if self._device.type == "cuda":
@@ -52,6 +52,9 @@ class WeightMover(Mover):
         if self._device.type == "cuda":
             # In blocks of a UNet's sizes the memory is of no use to the decoder.
             torch.cuda.empty_cache()
+
+    def _copied(self, host: torch.Tensor) -> torch.Tensor:
+        return host.to(self._device, non_blocking=True)
 
     def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.pin_memory() if self._device.type == "cuda" else tensor
