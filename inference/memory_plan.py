@@ -59,7 +59,7 @@ class AttentionProbe:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """How a model is run on a device. Made by `plan_memory`; `reasons` say why, a sentence each."""
+    """How a model is run on a device, and why, a sentence each. Made by `plan_memory`."""
 
     device_kind: str
     memory_bytes: int | None
@@ -80,7 +80,9 @@ class MemoryPlan:
     peaks: Peaks
     model: ModelSize
     probe: AttentionProbe
+    why_attention: str
     reasons: tuple[str, ...] = ()
+    """Of everything else."""
 
     def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
         """Rows that may share a step at this size, guided and posed all of them; at least 1. None: no limit known.
@@ -173,12 +175,12 @@ def plan_memory(
         peaks=candidates[chosen],
         model=model,
         probe=probe,
+        why_attention=why_attention,
     )
     plan = _unsliced(plan)
     asked = text_place is not None or vae_place is not None
-    return replace(
-        plan, reasons=(why_attention, *_reasons(plan, adapters=adapters, asked=asked, second_device=second_device))
-    )
+    reasons = _reasons(plan, adapters=adapters, asked=asked, second_device=second_device)
+    return replace(plan, reasons=tuple(reasons))
 
 
 def _first_that_fits(peaks_by_layout: dict[Layout, Peaks], memory_bytes: int) -> tuple[Layout, int] | None:
@@ -224,7 +226,7 @@ def _attention(device_kind: str, probe: AttentionProbe) -> tuple[Attention, str]
 
 
 def _reasons(plan: MemoryPlan, *, adapters: bool, asked: bool, second_device: bool) -> list[str]:
-    reasons = [*plan.probe.says, *_form_reasons(plan, adapters=adapters)]
+    reasons = _form_reasons(plan, adapters=adapters)
     if plan.memory_bytes is None:
         return [*reasons, f"The memory of a {plan.device_kind} is the host's: no plan bounds the batch."]
     gb, layout = plan.memory_bytes / 1e9, plan.layout

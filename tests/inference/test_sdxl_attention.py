@@ -1,6 +1,7 @@
 """The probe of attention backends, on this machine and with modules that stand in for xformers.
 
-xformers is for CUDA and not installed here. What stands in for it is found by Python's own import, as xformers would be.
+xformers is for CUDA and not installed here. What stands in for it is found by Python's own import, as it
+would be.
 """
 
 from __future__ import annotations
