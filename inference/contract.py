@@ -14,9 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from schemas.pose import Pose
+
+Progress = Literal["none", "steps", "previews"]
+"""What is told of a job on its way: nothing, its steps, or its steps and small pictures of its first image."""
+
+PREVIEW_SIDE_PX_MAX: Final = 128
+"""A preview's longer side: SDXL's latents at 1024 x 1024, and enough to see where a picture is going."""
+PREVIEW_BYTES_MAX: Final = 32 * 1024
+"""A preview's file: many of them go through a broker, and none of them is needed."""
 
 JobId = str
 """Names one job inside one worker. Opaque to the engine."""
@@ -91,8 +99,8 @@ class RenderJob:
     request: RenderRequest
     pose_picture: bytes | None = None
     """The bytes of the pose's picture where the pose is one: fetched by the caller, decoded by the engine."""
-    progress: bool = False
-    """Whether `StepDone.steps_done` is to tell of this job."""
+    progress: Progress = "none"
+    """Whether `StepDone.steps_done` is to tell of this job, and whether `JobPreview` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,15 @@ class RenderedImage:
     seed: int
     content_type: str
     extension: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a row's picture looks like so far, roughly: within `PREVIEW_SIDE_PX_MAX` and `PREVIEW_BYTES_MAX`."""
+
+    content: bytes
+    """JPEG."""
+    steps_done: int
 
 
 class FaultKind(Enum):
@@ -156,6 +173,14 @@ class StepDone:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPreview:
+    """A small picture of the state of the job's first image. Lossy: made when there is time for it, or not at all."""
+
+    job_id: JobId
+    preview: Preview
+
+
+@dataclass(frozen=True, slots=True)
 class StepFailed:
     """A step failed and changed nothing. `rows` left the device as they were before it and may be admitted again."""
 
@@ -197,7 +222,7 @@ class EngineStopped:
     reason: str
 
 
-EngineEvent = JobPrepared | StepDone | StepFailed | JobRendered | JobFailed | EngineStopped
+EngineEvent = JobPrepared | StepDone | JobPreview | StepFailed | JobRendered | JobFailed | EngineStopped
 Listener = Callable[[EngineEvent], None]
 
 
@@ -283,8 +308,9 @@ class Device(Protocol[RowT]):
     """Turns rows into pixels.
 
     `prepare`, `step` and `finish` are each called by one thread: they may run at the same time as each
-    other, but never beside themselves. All of them block. What they raise is a `RenderFault` where the
-    device knows whose fault it is; anything else is taken for the batch's (`FaultKind.BATCH`).
+    other, but never beside themselves. `preview` is called by the thread of `finish`. All of them block. What
+    they raise is a `RenderFault` where the device knows whose fault it is; anything else is taken for the
+    batch's (`FaultKind.BATCH`).
     """
 
     @property
@@ -302,6 +328,12 @@ class Device(Protocol[RowT]):
 
     def finish(self, rows: Sequence[RowT]) -> tuple[RenderedImage, ...]:
         """Decode and encode complete rows of one job, in their order. A value that is not finite is `render_failed`."""
+
+    def preview(self, row: RowT) -> Preview | None:
+        """A small picture of a row of a job that asked for previews; None where there is nothing to show yet.
+
+        The row may be in a step at the same time: what is shown is its state after some step that was done.
+        """
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """As `Engine.cache_counts`."""

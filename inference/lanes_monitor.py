@@ -19,8 +19,10 @@ from inference.contract import (
     JobFailed,
     JobId,
     JobPrepared,
+    JobPreview,
     Listener,
     Prepared,
+    Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
@@ -30,6 +32,7 @@ from inference.contract import (
     StepFailed,
 )
 from inference.lanes import HeldJob, HeldRow, Stage, StepBatch
+from inference.lanes_previews import PreviewWishes
 
 FinishedRows = tuple[HeldRow[RowT], ...]
 """Complete rows of one job that left the device at one boundary, in order of their index."""
@@ -46,7 +49,15 @@ class LaneMonitor(Generic[RowT]):
     no event is sent and every call is without effect.
     """
 
-    def __init__(self, *, rows_max: int, finish_queue_rows_max: int, jobs_max: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        rows_max: int,
+        finish_queue_rows_max: int,
+        jobs_max: int,
+        preview_interval_s: float,
+        clock: Callable[[], float],
+    ) -> None:
         """Bounds and clock as in `inference.engine.LaneEngine`."""
         self._finish_queue_rows_max = finish_queue_rows_max
         self._jobs_max = jobs_max
@@ -63,6 +74,7 @@ class LaneMonitor(Generic[RowT]):
         self._batch: StepBatch[RowT] = StepBatch(rows_max)
         self._to_finish: deque[FinishedRows[RowT]] = deque()
         self._unfinished_rows = 0
+        self._wishes: PreviewWishes[RowT] = PreviewWishes(preview_interval_s)
 
     # --- Callers ---------------------------------------------------------------------------------------
 
@@ -158,9 +170,12 @@ class LaneMonitor(Generic[RowT]):
     def stepped(self, seconds: float) -> None:
         """After a step: count it, hand complete rows to the finish lane, say so."""
         with self._lock:
-            boundary = self._batch.stepped(seconds, self._clock())
+            now = self._clock()
+            boundary = self._batch.stepped(seconds, now)
             if boundary.retired:
                 self._hand_over(boundary.retired)
+            if self._batch.shown and self._wishes.add(self._batch.shown, now):
+                self._rows_retired.notify()
             if boundary.row_ids:
                 retired = tuple(held.row_id for held in boundary.retired)
                 self._tell(
@@ -179,11 +194,27 @@ class LaneMonitor(Generic[RowT]):
 
     # --- The finish lane -------------------------------------------------------------------------------
 
-    def next_finished(self) -> FinishedRows[RowT] | None:
-        """Wait for rows to decode. Rows of a job that is over are among them: `finished` wants them back."""
+    def next_finished(self) -> FinishedRows[RowT] | HeldRow[RowT] | None:
+        """Wait for rows to decode, or where there are none, for a row to make a preview of.
+
+        Rows of a job that is over are among the former: `finished` wants them back.
+        """
         with self._lock:
-            self._rows_retired.wait_for(lambda: self._to_finish or self._ended)
-            return None if self._ended else self._to_finish.popleft()
+            while not self._ended:
+                if self._to_finish:
+                    return self._to_finish.popleft()
+                if (wished := self._wishes.take(self._clock())) is not None:
+                    return wished
+                self._rows_retired.wait()
+            return None
+
+    def previewed(self, held: HeldRow[RowT], outcome: Preview | RenderFault | None) -> None:
+        """Take what became of a preview. One that failed is the last that is tried of its job, and no fault of it."""
+        with self._lock:
+            if isinstance(outcome, RenderFault):
+                held.job.preview_due_at = None
+            elif outcome is not None and not held.job.over:
+                self._tell(JobPreview(held.row_id.job_id, outcome))
 
     def finished(
         self, rows: FinishedRows[RowT], outcome: Sequence[RenderedImage] | RenderFault, seconds: float

@@ -30,8 +30,7 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> Image.Image:
     Raises `RenderFault` of the request, `render_failed`, where a value of the picture is not finite: converted to
     bytes it would be a black or white picture that looks like a success.
     """
-    decoded = vae.decode(_unscale(vae.config, latents.to(vae.dtype)), return_dict=False)[0]
-    picture = decoded[0].float()
+    picture = decode_picture(vae, latents)
     if not bool(torch.isfinite(picture).all()):
         raise RenderFault(
             FaultKind.REQUEST,
@@ -41,6 +40,12 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> Image.Image:
     # From -1..1 to 0..255, rounding half to even, as diffusers' image processor does.
     levels = ((picture * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy(), mode="RGB")
+
+
+def decode_picture(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Decode (1, channels, height, width) latents to (3, height, width) fp32 colours, about -1 to 1."""
+    decoded: torch.Tensor = vae.decode(_unscale(vae.config, latents.to(vae.dtype)), return_dict=False)[0]
+    return decoded[0].float()
 
 
 def _unscale(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from inference.contract import (
     ModelError,
     ModelInfo,
     Prepared,
+    Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
@@ -132,6 +133,15 @@ class SdxlDevice(Device[SdxlRow]):
         model = self._loaded()
         with self._lane(model.finish_stream), memory_faults("decoding a picture"):
             return tuple(model.finish(row) for row in rows)
+
+    def preview(self, row: SdxlRow) -> Preview | None:
+        """As `Device.preview`, of the latents that the row's last step predicted. The first one fits the projection."""
+        model = self._loaded()
+        with self._lane(model.finish_stream), memory_faults("making a preview"):
+            if model.finish_stream is not None and model.step_stream is not None:
+                # What the row points at may still be under way there.
+                model.finish_stream.wait_stream(model.step_stream)
+            return model.preview(row)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """Of `prompt` (embeddings by text), `pose` (control pictures) and `control` (conditioning embeddings)."""

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
 import torch
 
-from inference.contract import FaultKind, Prepared, RenderedImage, RenderFault, RenderJob, RenderRequest, RowId
+from inference.contract import (
+    FaultKind,
+    Prepared,
+    Preview,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    RenderRequest,
+    RowId,
+)
 from inference.pose.picture import PictureLimits
+from inference.preview import encode_preview
 from inference.resolve import batch_key
 from inference.sdxl.conditions import TextConditioner, cut_warning, time_ids
 from inference.sdxl.decode import decode_latents
 from inference.sdxl.encode import encode_picture
 from inference.sdxl.load import Components
 from inference.sdxl.poses import PoseConditioner
+from inference.sdxl.projection import Projection, fit_projection
 from inference.sdxl.rows import Control, SdxlRow, draw_noise
 from inference.sdxl.schedule import Schedule, Schedules
 from inference.sdxl.step import Networks
+
+_log = structlog.get_logger(__name__)
 
 
 class LoadedModel:
@@ -51,6 +65,7 @@ class LoadedModel:
             device=device,
             dtype=dtype,
         )
+        self._projection: Projection | None = None
         self.prepare_stream, self.step_stream, self.finish_stream = (_stream(device) for _ in range(3))
 
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
@@ -89,6 +104,7 @@ class LoadedModel:
                     control=control,
                     generator=generator,
                     latents=self._first_latents(request, schedule, generator),
+                    wants_preview=job.progress == "previews" and index == 0,
                 )
             )
         return Prepared(rows=tuple(rows), warnings=tuple(warning for warning in warnings if warning))
@@ -102,6 +118,17 @@ class LoadedModel:
             seed=row.seed,
             text=row.request.image_text,
         )
+
+    def preview(self, row: SdxlRow) -> Preview | None:
+        """What the row's last step predicts its picture to be; None before the first one."""
+        if row.preview is None:
+            return None
+        steps_done, denoised = row.preview
+        if self._projection is None:
+            self._projection = fit_projection(self.components.vae, device=self.components.device)
+            _log.info("preview_projection", variance_explained=round(self._projection.explained, 3))
+        picture = self._projection.picture(denoised)
+        return None if picture is None else Preview(encode_preview(picture), steps_done)
 
     def _control(self, job: RenderJob) -> Control | None:
         request = job.request

@@ -53,6 +53,11 @@ class SdxlRow:
     latents: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
     steps_done: int = 0
+    wants_preview: bool = False
+    """Whether each step is to leave the denoised picture that it predicted in `preview`."""
+    preview: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
+    """Steps done, and the (1, channels, latent height, latent width) that they predict. Replaced as a whole, never
+    changed, so that another lane may look at it during a step."""
     _noise: torch.Tensor | None = field(default=None, repr=False)
 
     @property

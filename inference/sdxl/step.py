@@ -63,12 +63,14 @@ def take_step(rows: Sequence[SdxlRow], networks: Networks) -> None:
     """One denoising step of all rows, which have latents of one size. On an error no row has changed."""
     batch = _lay_out(rows, networks)
     predicted = _predict(batch, networks)
-    stepped = _euler_step(batch, predicted, _fresh_noise(batch), networks.prediction)
+    stepped, denoised = _euler_step(batch, predicted, _fresh_noise(batch), networks.prediction)
     if networks.device.type == "cuda":
         # Kernels report their errors late. Here is the last place where a failed step can still leave its rows alone.
         torch.cuda.current_stream(networks.device).synchronize()
     for place, row in enumerate(rows):
         row.advance(stepped[place : place + 1])
+        if row.wants_preview:
+            row.preview = row.steps_done, denoised[place : place + 1]
 
 
 def _lay_out(rows: Sequence[SdxlRow], networks: Networks) -> _Batch:
@@ -169,8 +171,10 @@ def _fresh_noise(batch: _Batch) -> torch.Tensor:
     return noise.to(batch.latents.device, batch.latents.dtype)
 
 
-def _euler_step(batch: _Batch, predicted: torch.Tensor, noise: torch.Tensor, prediction: str) -> torch.Tensor:
-    """Guidance, then Euler's step, in fp32; the result in the latents' dtype.
+def _euler_step(
+    batch: _Batch, predicted: torch.Tensor, noise: torch.Tensor, prediction: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Guidance, then Euler's step, in fp32; the new latents in the latents' dtype, and the denoised picture x0.
 
     With p = p_away + guidance (p_prompt - p_away), the denoised picture is x0 = x - sigma p for epsilon prediction and
     x0 = -p sigma / sqrt(sigma^2 + 1) + x / (sigma^2 + 1) for v prediction; then
@@ -188,4 +192,4 @@ def _euler_step(batch: _Batch, predicted: torch.Tensor, noise: torch.Tensor, pre
         denoised = x - sigma * p
     derivative = (x - denoised) / sigma
     stepped = x + derivative * _column(batch.numbers, DT) + noise.float() * _column(batch.numbers, SIGMA_UP)
-    return stepped.to(batch.latents.dtype)
+    return stepped.to(batch.latents.dtype), denoised

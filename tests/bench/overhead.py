@@ -19,7 +19,7 @@ from typing import Any
 
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from inference.contract import CacheCounts, Device, ModelInfo, Prepared, RenderedImage, RenderJob
+from inference.contract import CacheCounts, Device, ModelInfo, Prepared, Preview, RenderedImage, RenderJob
 from tests.bench.contenders import OurEngine
 from tests.bench.offline import BATCH, requests
 
@@ -53,6 +53,9 @@ class WatchedDevice(Device[Any]):
 
     def finish(self, rows: Sequence[Any]) -> tuple[RenderedImage, ...]:
         return self._device.finish(rows)
+
+    def preview(self, row: Any) -> Preview | None:
+        return self._device.preview(row)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         return self._device.cache_counts()

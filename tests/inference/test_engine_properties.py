@@ -67,7 +67,7 @@ class Caller:
         """A job under `name` whose pictures tell its incarnation by their seed."""
         self.incarnations += 1
         steps, count, width = shape
-        asked = job(name, steps=steps, count=count, width=width, seed=self.incarnations * 100, progress=True)
+        asked = job(name, steps=steps, count=count, width=width, seed=self.incarnations * 100, progress="steps")
         self.jobs[name] = Known(asked)
         return asked
 
