@@ -145,6 +145,10 @@ class RenderFault(Exception):  # noqa: N818 - a fault is the field's word for it
         self.message = message
 
 
+class DeviceLost(Exception):  # noqa: N818 - what happened, not a kind of error
+    """The device does not work any more, for nobody's fault: the process must end and start anew."""
+
+
 # --- Events: what an engine tells its listener. Sent from the lanes' threads. ---------------------------
 
 
@@ -309,8 +313,11 @@ class Device(Protocol[RowT]):
 
     `prepare`, `step` and `finish` are each called by one thread: they may run at the same time as each
     other, but never beside themselves. `preview` is called by the thread of `finish`. All of them block. What
-    they raise is a `RenderFault` where the device knows whose fault it is; anything else is taken for the
-    batch's (`FaultKind.BATCH`).
+    they raise is a `RenderFault` where the device knows whose fault it is, and `DeviceLost` where no call can
+    succeed any more; anything else is taken for the batch's (`FaultKind.BATCH`).
+
+    `step` may return before the device has done the step, as long as the rows' own order of work is kept: errors of
+    memory are raised in time, and any other late error is a `DeviceLost`.
     """
 
     @property
@@ -326,8 +333,12 @@ class Device(Protocol[RowT]):
     def step(self, rows: Sequence[RowT]) -> None:
         """One denoising step of all rows, which share a `BatchKey`. Atomic: on an error no row has changed."""
 
-    def finish(self, rows: Sequence[RowT]) -> tuple[RenderedImage, ...]:
-        """Decode and encode complete rows of one job, in their order. A value that is not finite is `render_failed`."""
+    def finish(self, rows: Sequence[RowT]) -> tuple[RenderedImage | RenderFault, ...]:
+        """Decode and encode complete rows of one `BatchKey`, of any jobs, in their order.
+
+        A fault in a row's place is that row's alone: `render_failed` where its picture has values that are not
+        finite. What is raised instead is the whole call's.
+        """
 
     def preview(self, row: RowT) -> Preview | None:
         """A small picture of a row of a job that asked for previews; None where there is nothing to show yet.

@@ -189,7 +189,7 @@ class SimulatedDevice(Device[SimulatedRow]):
         for row in rows:
             row.steps_done += 1
 
-    def finish(self, rows: Sequence[SimulatedRow]) -> tuple[RenderedImage, ...]:
+    def finish(self, rows: Sequence[SimulatedRow]) -> tuple[RenderedImage | RenderFault, ...]:
         """Paint the pictures."""
         for row in rows:
             if row.trouble is not None:

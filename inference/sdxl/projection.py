@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from inference.sdxl.decode import decode_picture
+from inference.sdxl.decode import decode_colours
 
 _SIDE: Final = 32
 """Latent pixels of a sample: an SDXL picture of 256 x 256, which any device that runs the model can decode."""
@@ -66,7 +66,7 @@ def _sample(grain: int, channels: int, generator: torch.Generator) -> torch.Tens
 
 def _colours(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """(side * side, 3): the mean colour of the pixels that the VAE makes of each latent pixel."""
-    small = functional.adaptive_avg_pool2d(decode_picture(vae, latents)[None], (_SIDE, _SIDE))
+    small = functional.adaptive_avg_pool2d(decode_colours(vae, latents), (_SIDE, _SIDE))
     return small[0].permute(1, 2, 0).flatten(0, 1)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from inference.contract import CacheCounts, Device, ModelInfo, Prepared, Preview, RenderedImage, RenderJob
+from inference.contract import CacheCounts, Device, ModelInfo, Prepared, Preview, RenderedImage, RenderFault, RenderJob
 from tests.bench.contenders import OurEngine
 from tests.bench.offline import BATCH, requests
 
@@ -51,7 +51,7 @@ class WatchedDevice(Device[Any]):
         self._device.step(rows)
         self._after()
 
-    def finish(self, rows: Sequence[Any]) -> tuple[RenderedImage, ...]:
+    def finish(self, rows: Sequence[Any]) -> tuple[RenderedImage | RenderFault, ...]:
         return self._device.finish(rows)
 
     def preview(self, row: Any) -> Preview | None:

@@ -148,8 +148,8 @@ class ScriptedDevice(Device[ScriptedRow]):
                     self.broken.append(f"{row.row_id} finished after {row.steps_done} of {row.steps_total} steps")
                 if row.finished:
                     self.broken.append(f"{row.row_id} finished twice")
-            if len({row.row_id.job_id for row in rows}) != 1:
-                self.broken.append("rows of several jobs in one finish")
+            if len({row.batch_key for row in rows}) != 1:
+                self.broken.append("rows of several sizes in one finish")
             self.on_finish(rows)
             for row in rows:
                 row.finished = True

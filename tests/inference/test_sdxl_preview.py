@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from inference.contract import PREVIEW_BYTES_MAX, PREVIEW_SIDE_PX_MAX, Preview, RenderJob, RenderRequest
+from inference.contract import PREVIEW_BYTES_MAX, PREVIEW_SIDE_PX_MAX, Preview, RenderedImage, RenderJob, RenderRequest
 from inference.pose.picture import PictureLimits
 from inference.preview import encode_preview
 from inference.sdxl import SdxlDevice
@@ -26,7 +26,6 @@ from inference.sdxl.load import load_components
 from inference.sdxl.model import LoadedModel
 from inference.sdxl.projection import fit_projection
 from inference.sdxl.rows import SdxlRow
-from inference.sdxl.step import take_step
 from inference.tiny import TinyModel
 from tests.inference.painting import PLAIN, POSED
 
@@ -66,9 +65,16 @@ def denoise(
 ) -> SdxlRow:
     row = model.prepare(RenderJob("job", request, progress=progress)).rows[0]
     while row.steps_done < row.steps_total:
-        take_step([row], model.networks)
+        model.stepper.take([row])
         look(row)
     return row
+
+
+@torch.inference_mode()
+def picture(model: LoadedModel, row: SdxlRow) -> bytes:
+    image = model.finish([row])[0]
+    assert isinstance(image, RenderedImage)
+    return image.content
 
 
 def colours(content: bytes, size: tuple[int, int] | None = None) -> Colours:
@@ -91,7 +97,7 @@ def test_previews_come_to_resemble_the_picture(model: LoadedModel, request_: Ren
         previews.append(preview)
 
     row = denoise(model, request_, look)
-    final = colours(model.finish(row).content, (request_.width // 8, request_.height // 8))
+    final = colours(picture(model, row), (request_.width // 8, request_.height // 8))
     seen = [likeness(colours(preview.content), final) for preview in previews]
     assert [preview.steps_done for preview in previews] == list(range(1, 13))
     thirds = [float(np.mean(seen[at : at + 4])) for at in (0, 4, 8)]
@@ -111,13 +117,13 @@ def test_a_picture_that_was_looked_at_is_the_same_to_the_last_bit(model: LoadedM
     unseen = denoise(model, POSED, lambda row: None, progress="none")
     assert len(looked) == POSED.steps
     assert torch.equal(seen.latents, unseen.latents)
-    assert model.finish(seen).content == model.finish(unseen).content
+    assert picture(model, seen) == picture(model, unseen)
 
 
 @pytest.mark.parametrize("progress", ["none", "steps"])
 def test_nothing_is_kept_for_jobs_that_did_not_ask(model: LoadedModel, progress: str) -> None:
     row = denoise(model, PLAIN, lambda row: None, progress=progress)
-    assert row.preview is None
+    assert row.predicted is None
     assert model.preview(row) is None
 
 
