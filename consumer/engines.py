@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from inference.contract import Engine, ModelError
+from inference.contract import Device, Engine, ModelError, RowT
 from inference.engine import LaneEngine
 from inference.pose.picture import PictureLimits
 from schemas.settings import Settings
@@ -19,7 +19,7 @@ def make_engine(settings: Settings) -> Engine:
     limits = settings.limits
     pictures = PictureLimits(limits.pose_picture_bytes_max, limits.pose_picture_pixels_max)
     if settings.simulated.step_ms is not None or settings.simulated.curve_file is not None:
-        return LaneEngine(_simulated(settings, pictures), rows_max=settings.batch.max_rows)
+        return _in_lanes(_simulated(settings, pictures), settings)
 
     from inference.sdxl import SdxlDevice
 
@@ -44,7 +44,13 @@ def make_engine(settings: Settings) -> Engine:
         compile_cache_dir=settings.model.compile_cache_dir,
         wishes=_wishes(settings),
     )
-    return LaneEngine(device, rows_max=settings.batch.max_rows)
+    return _in_lanes(device, settings)
+
+
+def _in_lanes(device: Device[RowT], settings: Settings) -> LaneEngine[RowT]:
+    return LaneEngine(
+        device, rows_max=settings.batch.max_rows, preview_interval_s=settings.worker.preview_interval_ms / 1000
+    )
 
 
 def _wishes(settings: Settings) -> Wishes:

@@ -14,12 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from schemas.pose import Pose
 
 if TYPE_CHECKING:
     from inference.memory_plan import MemoryPlan
+
+Progress = Literal["none", "steps", "previews"]
+"""What is told of a job on its way: nothing, its steps, or its steps and small pictures of its first image."""
+
+PREVIEW_SIDE_PX_MAX: Final = 128
+"""A preview's longer side: SDXL's latents at 1024 x 1024, and enough to see where a picture is going."""
+PREVIEW_BYTES_MAX: Final = 32 * 1024
+"""A preview's file: many of them go through a broker, and none of them is needed."""
 
 JobId = str
 """Names one job inside one worker. Opaque to the engine."""
@@ -96,8 +104,8 @@ class RenderJob:
     request: RenderRequest
     pose_picture: bytes | None = None
     """The bytes of the pose's picture where the pose is one: fetched by the caller, decoded by the engine."""
-    progress: bool = False
-    """Whether `StepDone.steps_done` is to tell of this job."""
+    progress: Progress = "none"
+    """Whether `StepDone.steps_done` is to tell of this job, and whether `JobPreview` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,15 @@ class RenderedImage:
     seed: int
     content_type: str
     extension: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a row's picture looks like so far, roughly: within `PREVIEW_SIDE_PX_MAX` and `PREVIEW_BYTES_MAX`."""
+
+    content: bytes
+    """JPEG."""
+    steps_done: int
 
 
 class FaultKind(Enum):
@@ -165,6 +182,14 @@ class StepDone:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPreview:
+    """A small picture of the state of the job's first image. Lossy: made when there is time for it, or not at all."""
+
+    job_id: JobId
+    preview: Preview
+
+
+@dataclass(frozen=True, slots=True)
 class StepFailed:
     """A step failed and changed nothing. `rows` left the device as they were before it and may be admitted again."""
 
@@ -206,7 +231,7 @@ class EngineStopped:
     reason: str
 
 
-EngineEvent = JobPrepared | StepDone | StepFailed | JobRendered | JobFailed | EngineStopped
+EngineEvent = JobPrepared | StepDone | JobPreview | StepFailed | JobRendered | JobFailed | EngineStopped
 Listener = Callable[[EngineEvent], None]
 
 
@@ -316,9 +341,9 @@ class Device(Protocol[RowT]):
     """Turns rows into pixels.
 
     `prepare`, `step` and `finish` are each called by one thread: they may run at the same time as each
-    other where `series` allows it, but never beside themselves. All of them block. What they raise is a
-    `RenderFault` where the device knows whose fault it is, and `DeviceLost` where no call can succeed any more;
-    anything else is taken for the batch's (`FaultKind.BATCH`).
+    other where `series` allows it, but never beside themselves. `preview` is called by the thread of `finish`. All of
+    them block. What they raise is a `RenderFault` where the device knows whose fault it is, and `DeviceLost` where no
+    call can succeed any more; anything else is taken for the batch's (`FaultKind.BATCH`).
 
     `step` may return before the device has done the step, as long as the rows' own order of work is kept: errors of
     memory are raised in time, and any other late error is a `DeviceLost`.
@@ -352,6 +377,12 @@ class Device(Protocol[RowT]):
 
         A fault in a row's place is that row's alone: `render_failed` where its picture has values that are not
         finite. What is raised instead is the whole call's.
+        """
+
+    def preview(self, row: RowT) -> Preview | None:
+        """A small picture of a row of a job that asked for previews; None where there is nothing to show yet.
+
+        The row may be in a step at the same time: what is shown is its state after some step that was done.
         """
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:

@@ -47,7 +47,7 @@ from inference.contract import (
     RowT,
 )
 from inference.lanes import HeldRow
-from inference.lanes_monitor import EngineFullError, LaneMonitor
+from inference.lanes_monitor import EngineFullError, FinishedRows, LaneMonitor
 from schemas.errors import ErrorCode, bounded
 
 __all__ = ["EngineFullError", "LaneEngine"]
@@ -81,6 +81,7 @@ class LaneEngine(Engine, Generic[RowT]):
         decode_rows_max: int = 4,
         finish_queue_rows_max: int = 16,
         jobs_max: int = 4096,
+        preview_interval_s: float = 0.5,
         close_wait_s: float = 60.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -94,6 +95,8 @@ class LaneEngine(Engine, Generic[RowT]):
         full batches of eight by default: enough to smooth over a slow picture, little memory as latents go.
         `jobs_max`: jobs held at one time, whatever their stage; above it `prepare` raises `EngineFullError`.
         The worker's own bounds are far lower: this one turns a leak into an error.
+        `preview_interval_s`: the least time between two previews of a job. They are made in the finish lane
+        when no finished row waits, so they never hold up a step.
         `close_wait_s`: how long `close` waits for all lanes together: above the slowest step and decode.
         `clock`: seconds from any origin, never going back.
         Raises `ValueError` for a bound that is not positive.
@@ -112,7 +115,11 @@ class LaneEngine(Engine, Generic[RowT]):
         self._clock = clock
         self._close_wait_s = close_wait_s
         self._monitor: LaneMonitor[RowT] = LaneMonitor(
-            rows_max=rows_max, finish_queue_rows_max=finish_queue_rows_max, jobs_max=jobs_max, clock=clock
+            rows_max=rows_max,
+            finish_queue_rows_max=finish_queue_rows_max,
+            jobs_max=jobs_max,
+            preview_interval_s=preview_interval_s,
+            clock=clock,
         )
         self._threads: tuple[threading.Thread, ...] = ()
         self._closing = threading.Lock()
@@ -242,9 +249,16 @@ class LaneEngine(Engine, Generic[RowT]):
             pass
 
     def _finish_one(self) -> bool:
-        first = self._monitor.next_finished()
-        if first is None:
+        work = self._monitor.next_finished()
+        if work is None:
             return False
+        if isinstance(work, HeldRow):
+            self._monitor.previewed(work, _attempt(self._device.preview, work.row))
+        else:
+            self._decode(work)
+        return True
+
+    def _decode(self, first: FinishedRows[RowT]) -> None:
         groups = (first, *self._monitor.finished_beside(first, self._decode_rows_max))
         began = self._clock()
         # Read without the lock, to save a decode where it can be saved; the monitor looks again.
@@ -253,7 +267,6 @@ class LaneEngine(Engine, Generic[RowT]):
         share_s = (self._clock() - began) / max(1, len(held_rows))
         for group in groups:
             self._monitor.finished(group, _together([outcomes.get(id(held)) for held in group]), share_s * len(group))
-        return True
 
     def _run(self, name: str, lane: Callable[[], None]) -> None:
         try:

@@ -89,6 +89,8 @@ class HeldJob(Generic[RowT]):
     device_seconds: float = 0.0
     rows_min: int = 0
     rows_max: int = 0
+    preview_due_at: float | None = 0.0
+    """No preview of it is made before; None once one has failed: nobody waits for it, so it is not tried again."""
 
     def receive(self, rows: Sequence[RowT]) -> None:
         """Take the rows that the prepare lane made, in order of their index."""
@@ -162,6 +164,8 @@ class StepBatch(Generic[RowT]):
         """The same rows as the device knows them."""
         self._row_ids: tuple[RowId, ...] = ()
         self._told_of: tuple[HeldRow[RowT], ...] = ()
+        self.shown: tuple[HeldRow[RowT], ...] = ()
+        """Of these rows, those of which previews are wanted: the first images of jobs that asked."""
         self._joining: dict[BatchKey, deque[tuple[int, HeldRow[RowT]]]] = {}
         self._admissions = 0
         self._joined = 0
@@ -257,4 +261,7 @@ class StepBatch(Generic[RowT]):
         self.rows = tuple(rows)
         self.device_rows = tuple(held.row for held in rows)
         self._row_ids = tuple(held.row_id for held in rows)
-        self._told_of = tuple(held for held in rows if held.job.job.progress)
+        self._told_of = tuple(held for held in rows if held.job.job.progress != "none")
+        self.shown = tuple(
+            held for held in self._told_of if held.job.job.progress == "previews" and held.row_id.image == 0
+        )

@@ -19,6 +19,7 @@ can send trouble through the whole system:
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -28,6 +29,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from PIL import Image
+
 from inference.contract import (
     BatchKey,
     CacheCounts,
@@ -35,6 +38,7 @@ from inference.contract import (
     FaultKind,
     ModelInfo,
     Prepared,
+    Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
@@ -44,6 +48,7 @@ from inference.contract import (
 )
 from inference.pose.control import control_picture, pose_digest
 from inference.pose.picture import PictureLimits
+from inference.preview import encode_preview
 from inference.resolve import batch_key
 from inference.step_curve import StepCurve
 from inference.wallpaper import reencoded, wallpaper
@@ -202,6 +207,11 @@ class SimulatedDevice(Device[SimulatedRow]):
         _sleep(self._finish_s * len(rows))
         return tuple(_painted(row) for row in rows)
 
+    def preview(self, row: SimulatedRow) -> Preview | None:
+        """The wallpaper, fading in from grey with the steps."""
+        steps_done = row.steps_done
+        return Preview(_faded(row, steps_done / row.steps_total), steps_done) if steps_done else None
+
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """No caches."""
         return {}
@@ -312,3 +322,10 @@ def _painted(row: SimulatedRow) -> RenderedImage:
         content_type=CONTENT_TYPES[request.image_format],
         extension=EXTENSIONS[request.image_format],
     )
+
+
+def _faded(row: SimulatedRow, shown: float) -> bytes:
+    """A preview, `shown` of it the picture and the rest grey."""
+    content = wallpaper(row.shown, row.request.width, row.request.height, {})
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+        return encode_preview(Image.blend(Image.new("RGB", picture.size, "grey"), picture.convert("RGB"), shown))

@@ -202,6 +202,13 @@ class WorkerSettings(BaseModel):
     usd_per_device_hour: float = Field(
         default=0.0, ge=0, le=10_000, description="The price of an hour of the device, for the cost in completions."
     )
+    preview_interval_ms: int = Field(
+        default=500,
+        ge=0,
+        le=60_000,
+        description="The least time between two previews of a request that asked for them; about as often as a person "
+        "looks.",
+    )
     commit_interval_ms: int = Field(
         default=500,
         ge=0,

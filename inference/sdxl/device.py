@@ -22,6 +22,7 @@ from inference.contract import (
     ModelError,
     ModelInfo,
     Prepared,
+    Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
@@ -168,6 +169,12 @@ class SdxlDevice(Device[SdxlRow]):
         model = self._loaded()
         with device_faults(f"decoding {len(rows)} pictures"), model.finish_stream.entered():
             return model.finish(rows)
+
+    def preview(self, row: SdxlRow) -> Preview | None:
+        """As `Device.preview`, of the latents that the row's last step predicted. The first one fits the projection."""
+        model = self._loaded()
+        with device_faults("making a preview"), model.finish_stream.entered():
+            return model.preview(row)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """Of `prompt` (embeddings by text), `pose` (control pictures) and `control` (conditioning embeddings)."""

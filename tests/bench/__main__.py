@@ -18,6 +18,7 @@ from consumer.logs import configure
 from consumer.stack import Stack
 from schemas.settings import LogSettings
 from tests.bench import report
+from tests.bench.engine import engine
 from tests.bench.guarantee import a_third_joins, against_plain_commits
 from tests.bench.memory import resident_memory
 from tests.bench.start_up import start_up
@@ -41,6 +42,8 @@ def main() -> None:
         finally:
             stack.down()
     figures["start_up"] = start_up()
+    say("the engine beside diffusers' pipeline, without Kafka and S3")
+    figures["engine"] = engine(quick=arguments.quick)
     report.write(arguments.out, figures)
     print((arguments.out / "report.md").read_text())
 

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.bench import engine_page
+
 
 def write(out: Path, figures: dict[str, Any]) -> None:
     """`figures.json`, `report.md` and the plots, into a folder that is made if need be."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     _plot(out, figures)
+    engine_page.plot(out, figures["engine"])
     (out / "report.md").write_text(_page(figures))
 
 
@@ -71,6 +74,7 @@ def _page(figures: dict[str, Any]) -> str:
         "",
         "![Requests a second](throughput.png) ![Resident memory](memory.png)",
         "",
+        *engine_page.section(figures["engine"]),
     ]
     return "\n".join(lines)
 
