@@ -136,8 +136,8 @@ class LoadedModel:
         """The pictures of rows of one size whose steps are done, each or what is wrong with it."""
         self._enter(Lane.FINISH)
         vae, latents = self.components.vae, self._brought([(row.latents, row.ready) for row in rows])
-        # Tiles change a picture a little where they meet, so its size alone decides. diffusers by itself would go by the
-        # longer side, and cut pictures of SDXL's own sizes, such as 1152 x 896.
+        # Tiles change a picture a little where they meet, so its size alone decides. diffusers by itself would go by
+        # the longer side, and cut pictures of SDXL's own sizes, such as 1152 x 896.
         pixels = rows[0].request.width * rows[0].request.height
         vae.use_tiling = pixels > self.components.placement.plan.vae_tiled_above_pixels
         return tuple(
