@@ -57,6 +57,15 @@ class ModelInfo:
     takes_pose: bool = True
     path: str | None = None
     controlnet_path: str | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the LoRAs that requests may name, by name."""
+
+
+class AdapterUse(NamedTuple):
+    """A LoRA that a request asks for, by its name in `ModelInfo.adapters`, and how strongly."""
+
+    name: str
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,7 @@ class RenderRequest:
     control_scale: float = 1.0
     control_start: float = 0.0
     control_end: float = 1.0
+    adapter: AdapterUse | None = None
     image_format: str = "png"
     image_quality: int = 90
     image_text: Mapping[str, str] = field(default_factory=dict)

@@ -7,5 +7,6 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from inference.sdxl.device import SdxlDevice
+from inference.sdxl.sources import ModelFiles
 
-__all__ = ["SdxlDevice"]
+__all__ = ["ModelFiles", "SdxlDevice"]

@@ -9,7 +9,7 @@ its stream empty when it returns: what one lane hands to the next is complete.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,11 +30,13 @@ from inference.contract import (
     RenderRequest,
 )
 from inference.pose.picture import PictureLimits
+from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX
 from inference.sdxl.faults import memory_faults
 from inference.sdxl.load import load_components
 from inference.sdxl.model import LoadedModel
 from inference.sdxl.rows import SdxlRow
 from inference.sdxl.schedule import SAMPLERS
+from inference.sdxl.sources import ModelFiles
 from inference.sdxl.step import take_step
 from schemas.pose import PeoplePose
 
@@ -52,7 +54,7 @@ class SdxlDevice(Device[SdxlRow]):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Callable[[], ModelFiles],
         controlnet_path: Path | None = None,
         *,
         name: str | None = None,
@@ -60,23 +62,29 @@ class SdxlDevice(Device[SdxlRow]):
         dtype: Dtype = "auto",
         prompt_cache_bytes_max: int = PROMPT_CACHE_BYTES_MAX,
         pose_cache_bytes_max: int = POSE_CACHE_BYTES_MAX,
+        adapter_cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
         pose_limits: PictureLimits | None = None,
         cpu_threads: int | None = None,
     ) -> None:
-        """Takes paths to diffusers folders; nothing is read before `load`.
+        """Takes paths to diffusers folders or checkpoints; nothing is read before `load`.
+
+        Instead of the paths, a function that says where all parts of the model lie: `load` calls it, and it may take
+        its time to fetch them. It raises `ModelError`.
 
         `name` is what completions call the model (default: the folder's name). `device` is a torch device, `auto` the
         first GPU or else the CPU; `dtype` `auto` is fp16 on a GPU and fp32 on a CPU. `cpu_threads` are torch's threads
         for one operation, by default one less than there are cores: the event loop and the other lanes need one, and
         two busy threads to a core are many times slower than one.
         """
-        self._path = path
-        self._controlnet_path = controlnet_path
-        self._name = name or path.name
+        self._find: Callable[[], ModelFiles] = (
+            (lambda: ModelFiles(path, controlnet_path)) if isinstance(path, Path) else path
+        )
+        self._name = name
         self._device_name = device
         self._dtype_name: Dtype = dtype
         self._prompt_cache_bytes_max = prompt_cache_bytes_max
         self._pose_cache_bytes_max = pose_cache_bytes_max
+        self._adapter_cache_bytes_max = adapter_cache_bytes_max
         self._pose_limits = pose_limits or PictureLimits()
         self._cpu_threads = cpu_threads or max(1, (os.cpu_count() or 1) - 1)
         self._model: LoadedModel | None = None
@@ -94,10 +102,15 @@ class SdxlDevice(Device[SdxlRow]):
         device, dtype = self._place()
         if device.type == "cpu":
             torch.set_num_threads(self._cpu_threads)
+        files = self._find()
         try:
             with memory_faults("loading the model"):
                 components = load_components(
-                    self._path, self._controlnet_path, name=self._name, device=device, dtype=dtype
+                    files,
+                    name=self._name or files.path.stem,
+                    device=device,
+                    dtype=dtype,
+                    adapter_cache_bytes_max=self._adapter_cache_bytes_max,
                 )
                 self._model = LoadedModel(
                     components, self._prompt_cache_bytes_max, self._pose_cache_bytes_max, self._pose_limits
@@ -113,10 +126,12 @@ class SdxlDevice(Device[SdxlRow]):
             self.close()
             no_memory = isinstance(error, RenderFault) and error.kind is FaultKind.BATCH_MEMORY
             remedy = "use a device with more memory" if no_memory else "check that its parts belong together"
-            raise ModelError(f"The model in {self._path} does not run on {device}: {error}; {remedy}.") from error
+            raise ModelError(f"The model in {files.path} does not run on {device}: {error}; {remedy}.") from error
 
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
-        """As `Device.prepare`. Faults: `invalid_request`, `model_mismatch`, `pose_unreadable`, `image_too_large`."""
+        """As `Device.prepare`. Its faults are `invalid_request`, `model_mismatch`, `unknown_adapter`, `pose_unreadable`
+        and `image_too_large`.
+        """
         model = self._loaded()
         with self._lane(model.prepare_stream), memory_faults("preparing a request"):
             return model.prepare(job)
@@ -134,9 +149,11 @@ class SdxlDevice(Device[SdxlRow]):
             return tuple(model.finish(row) for row in rows)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
-        """Of `prompt` (embeddings by text), `pose` (control pictures) and `control` (conditioning embeddings)."""
+        """Of `prompt` (embeddings), `pose` (control pictures), `control` (conditioning embeddings) and `adapter`."""
         model = self._model
-        return {} if model is None else {"prompt": model.texts.counts(), **model.poses.counts()}
+        if model is None:
+            return {}
+        return {"prompt": model.texts.counts(), **model.poses.counts(), "adapter": model.adapters.counts()}
 
     def memory_bytes(self) -> Mapping[str, int]:
         """`allocated`, `reserved` and `total` of a GPU; empty on a CPU."""

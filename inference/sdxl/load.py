@@ -1,4 +1,4 @@
-"""Reads diffusers folders into components that are ready to run.
+"""Reads diffusers folders and checkpoints into components that are ready to run.
 
 Only local folders and only safetensors: nothing is fetched and nothing is unpickled. A folder that is torn, is not
 SDXL or does not fit its ControlNet is a `ModelError` with what is wrong and where, never a model that paints noise:
@@ -7,7 +7,6 @@ diffusers fills weights that are missing with random ones and says so in a log l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,15 +19,17 @@ from diffusers import AutoencoderKL, ControlNetModel, SchedulerMixin, UNet2DCond
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from inference.contract import ModelError, ModelInfo
+from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX, AdapterStore
+from inference.sdxl.conditions import ENCODERS
 from inference.sdxl.decode import vae_dtype
 from inference.sdxl.fit import check_fit
 from inference.sdxl.quiet import no_progress_bars
-from inference.sdxl.revision import Weights, find_weights, model_revision
+from inference.sdxl.revision import Weights, model_revision
+from inference.sdxl.single_file import load_single
+from inference.sdxl.sources import ModelFiles, find_sources, read_json
 
 SAMPLER_VERSION: Final = "1"
 """Raised whenever the same request would give other pixels because this package changed."""
-
-_PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Components:
     vae: Any
     tokenizers: Sequence[Any]
     text_encoders: Sequence[Any]
+    adapters: AdapterStore
     scheduler_config: Mapping[str, Any]
     zeros_for_no_text: bool
     device: torch.device
@@ -52,28 +54,35 @@ class Components:
 
 
 def load_components(
-    path: Path, controlnet_path: Path | None, *, name: str, device: torch.device, dtype: torch.dtype
+    files: ModelFiles,
+    *,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    adapter_cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
 ) -> Components:
-    """Load an SDXL pipeline folder and, where given, a ControlNet folder. Raises `ModelError`."""
-    index = _read_index(path)
-    parts = {part: find_weights(path / part, dtype) for part in ("unet", "vae", "text_encoder", "text_encoder_2")}
+    """Load an SDXL model and, where given, a ControlNet, another VAE and the adapters. Raises `ModelError`."""
+    sources = find_sources(files, dtype)
+    path, parts = sources.base, sources.parts
     with no_progress_bars():
-        unet = _load_network(UNet2DConditionModel, parts["unet"], dtype, device)
-        vae = _load_network(
-            AutoencoderKL, parts["vae"], vae_dtype(_read_json(path / "vae" / "config.json"), dtype), device
-        )
+        unet = _load_network(UNet2DConditionModel, "unet", parts, dtype, device)
+        vae_config = read_json(parts["vae"].folder / "config.json")
+        vae = _load_network(AutoencoderKL, "vae", parts, vae_dtype(vae_config, dtype), device)
         text_encoders = (
-            _load_network(CLIPTextModel, parts["text_encoder"], dtype, device),
-            _load_network(CLIPTextModelWithProjection, parts["text_encoder_2"], dtype, device),
+            _load_network(CLIPTextModel, "text_encoder", parts, dtype, device),
+            _load_network(CLIPTextModelWithProjection, "text_encoder_2", parts, dtype, device),
         )
         tokenizers = tuple(_load_tokenizer(path / part) for part in ("tokenizer", "tokenizer_2"))
         scheduler_config = _load_scheduler_config(path / "scheduler")
         controlnet = None
-        if controlnet_path is not None:
-            parts["controlnet"] = find_weights(controlnet_path, dtype)
-            controlnet = _load_network(ControlNetModel, parts["controlnet"], dtype, device)
-    zeros_for_no_text = bool(index.get("force_zeros_for_empty_prompt", True))
-    check_fit(path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet, scheduler=scheduler_config)
+        if "controlnet" in parts:
+            controlnet = _load_network(ControlNetModel, "controlnet", parts, dtype, device)
+    zeros_for_no_text = bool(sources.index.get("force_zeros_for_empty_prompt", True))
+    check_fit(
+        files.path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet, scheduler=scheduler_config
+    )
+    networks = dict(zip(("unet", *ENCODERS), (unet, *text_encoders), strict=True))
+    adapters = AdapterStore(files.adapters_path, networks, adapter_cache_bytes_max)
     is_pose_bgr = controlnet is not None and _take_bgr(controlnet)
     return Components(
         info=ModelInfo(
@@ -84,8 +93,9 @@ def load_components(
             dtype=str(dtype).removeprefix("torch."),
             sampler_version=SAMPLER_VERSION,
             takes_pose=controlnet is not None,
-            path=str(path),
-            controlnet_path=None if controlnet_path is None else str(controlnet_path),
+            path=str(files.path),
+            controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),
+            adapters=adapters.digests,
         ),
         unet=unet,
         controlnet=controlnet,
@@ -94,6 +104,7 @@ def load_components(
         vae=vae,
         tokenizers=tokenizers,
         text_encoders=text_encoders,
+        adapters=adapters,
         scheduler_config=scheduler_config,
         zeros_for_no_text=zeros_for_no_text,
         device=device,
@@ -115,31 +126,11 @@ def _sizes(unet_config: Any, vae_config: Any) -> dict[str, int]:
     }
 
 
-def _read_index(path: Path) -> dict[str, Any]:
-    index = _read_json(path / "model_index.json")
-    missing = [part for part in _PARTS if not (path / part).is_dir()]
-    if missing:
-        raise ModelError(
-            f"{path} is not an SDXL pipeline folder, it lacks {', '.join(missing)}: "
-            "name an SDXL base model's folder, or copy it again."
-        )
-    return index
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{file} cannot be read ({error}): name a diffusers folder of an SDXL model, or copy it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} does not hold a JSON object: copy the model again.")
-    return content
-
-
-def _load_network(kind: Any, weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
-    with _translated(kind.__name__, weights.folder):
+def _load_network(kind: Any, part: str, parts: Mapping[str, Weights], dtype: torch.dtype, device: torch.device) -> Any:
+    weights = parts[part]
+    with _translated(kind.__name__, weights.place):
+        if weights.single_file is not None:
+            return load_single(kind, part, weights, dtype).to(device).eval().requires_grad_(False)
         network, report = kind.from_pretrained(
             weights.folder,
             variant=weights.variant,
@@ -164,7 +155,7 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def _load_scheduler_config(folder: Path) -> Mapping[str, Any]:
     with _translated("scheduler", folder):
-        kind = getattr(diffusers, _read_json(folder / "scheduler_config.json")["_class_name"])
+        kind = getattr(diffusers, read_json(folder / "scheduler_config.json")["_class_name"])
         if not issubclass(kind, SchedulerMixin):
             raise TypeError(f"{kind.__name__} is no scheduler")
         # By the model's own class, so that only what the file really says is carried over to the samplers.
@@ -188,7 +179,7 @@ def _take_bgr(controlnet: Any) -> bool:
 
 
 @contextmanager
-def _translated(what: str, folder: Path) -> Iterator[None]:
+def _translated(what: str, place: Path) -> Iterator[None]:
     try:
         yield
     except ModelError:
@@ -197,6 +188,6 @@ def _translated(what: str, folder: Path) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:300]
         raise ModelError(
-            f"The {what} in {folder} cannot be loaded ({type(error).__name__}: {reason}): "
+            f"The {what} in {place} cannot be loaded ({type(error).__name__}: {reason}): "
             "copy the model again, and check that it is an SDXL model in safetensors."
         ) from error

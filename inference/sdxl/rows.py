@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from inference.contract import BatchKey, RenderRequest, RowId
+from inference.sdxl.adapters import AppliedAdapter
 from inference.sdxl.conditions import TextEmbedding
 from inference.sdxl.schedule import Schedule
 
@@ -52,6 +53,7 @@ class SdxlRow:
     """On the CPU whatever the device is, because a generator's stream depends on its device."""
     latents: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
+    adapter: AppliedAdapter | None = None
     steps_done: int = 0
     _noise: torch.Tensor | None = field(default=None, repr=False)
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 
+from inference.sdxl.adapters import AdapterBank
 from inference.sdxl.rows import SdxlRow
 from inference.sdxl.schedule import DT, SIGMA, SIGMA_UP, TIMESTEP
 
@@ -28,6 +29,8 @@ class Networks:
 
     unet: Any
     controlnet: Any | None
+    adapters: AdapterBank
+    """Of the UNet."""
     prediction: str
     """One of `PREDICTIONS`."""
     device: torch.device
@@ -113,14 +116,16 @@ def _column(numbers: torch.Tensor, column: int) -> torch.Tensor:
 
 def _predict(batch: _Batch, networks: Networks) -> torch.Tensor:
     """The UNet's prediction by slot: (slots, channels, height, width) in the model's dtype."""
-    predicted: torch.Tensor = networks.unet(
-        batch.sample,
-        batch.timestep,
-        encoder_hidden_states=batch.tokens,
-        added_cond_kwargs=batch.added,
-        return_dict=False,
-        **_control_residuals(batch, networks),
-    )[0]
+    residuals = _control_residuals(batch, networks)
+    with networks.adapters.applied([row.adapter for row in batch.slot_rows], networks.device):
+        predicted: torch.Tensor = networks.unet(
+            batch.sample,
+            batch.timestep,
+            encoder_hidden_states=batch.tokens,
+            added_cond_kwargs=batch.added,
+            return_dict=False,
+            **residuals,
+        )[0]
     return predicted
 
 
