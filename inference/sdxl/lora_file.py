@@ -1,9 +1,9 @@
 """Reads a LoRA file: which layers of which networks it changes, and by what.
 
 A LoRA gives a layer W x + b a second road beside it: W x + b + scale * up(down(x)), with scale = alpha / rank
-(Hu et al. 2021, "LoRA", section 4.1). Files come in several layouts: diffusers', PEFT's and kohya's names, alphas as tensors, as
-metadata or not at all (then alpha is the rank). The names are converted by diffusers' own functions, so a file that its
-pipelines read is read here; what is left over is refused, where diffusers would paint without it and log a line.
+(Hu et al. 2021, "LoRA", section 4.1). Files come in several layouts: diffusers', PEFT's and kohya's names, alphas as
+tensors, as metadata or not at all (then alpha is the rank). The names are converted by diffusers' own functions, so a
+file that its pipelines read is read here; what is left over is refused, where diffusers would paint without it.
 """
 
 from __future__ import annotations
