@@ -17,8 +17,11 @@ from producer.terminal import config_option, run, settings_of
 def doctor(config: Path | None, as_json: bool) -> None:
     """Check what a worker needs: machine, device, model, Kafka, topics, bucket, clocks. Exit code 1 if one fails."""
     from consumer.doctor import examine
+    from consumer.logs import configure
 
     settings = settings_of(config)
+    # Fetching a model can take minutes, and says on stderr how far it is.
+    configure(settings.log.model_copy(update={"format": "console"}), worker="doctor")
     findings = run(examine(settings))
     if as_json:
         checks = {
