@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,29 +97,44 @@ def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path: Path, monkeypa
         ModelCache(tmp_path, 1000).hold("a", 100, no_fill)
 
 
-def hold_in_a_process(folder: Path, together: Any, done: Any) -> None:
+def test_workers_that_start_together_fetch_once(tmp_path: Path) -> None:
+    """Threads stand for processes: a lock belongs to an opened file, and each cache opens its own."""
+    together = threading.Barrier(4)
+    fills: list[Path] = []
+
     def fill(partial: Path) -> None:
-        with (folder / "fills").open("a") as fills:
-            fills.write("one\n")
+        fills.append(partial)
         filler(100)(partial)
 
-    together.wait()
-    held = ModelCache(folder, 1000).hold("a", 100, fill)
-    done.put((held / "weights").stat().st_size)
+    def hold(_number: int) -> int:
+        together.wait(10)
+        return (ModelCache(tmp_path, 1000).hold("a", 100, fill) / "weights").stat().st_size
+
+    with ThreadPoolExecutor(4) as workers:
+        assert list(workers.map(hold, range(4), timeout=60)) == [100] * 4
+    assert len(fills) == 1
 
 
-def test_processes_that_start_together_fetch_once(tmp_path: Path) -> None:
-    spawning = multiprocessing.get_context("spawn")
-    together, done = spawning.Barrier(3), spawning.Queue()
-    processes = [spawning.Process(target=hold_in_a_process, args=(tmp_path, together, done)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    try:
-        assert [done.get(timeout=60) for _ in processes] == [100, 100, 100]
-    finally:
-        for process in processes:
-            process.join(10)
-    assert (tmp_path / "fills").read_text() == "one\n"
+def test_who_waits_goes_on_when_the_fetching_one_dies(tmp_path: Path) -> None:
+    fetching, died = threading.Event(), threading.Event()
+
+    def dies(_partial: Path) -> None:
+        fetching.set()
+        assert died.wait(10)
+        raise OSError("killed")
+
+    def first() -> None:
+        with pytest.raises(OSError, match="killed"):
+            ModelCache(tmp_path, 1000).hold("a", 100, dies)
+
+    with ThreadPoolExecutor(2) as workers:
+        dying = workers.submit(first)
+        assert fetching.wait(10)
+        waiting = workers.submit(ModelCache(tmp_path, 1000).hold, "a", 100, filler(100))
+        assert not waiting.done()
+        died.set()
+        dying.result(10)
+        assert (waiting.result(10) / "weights").exists()
 
 
 # --- A transfer -----------------------------------------------------------------------------------------
