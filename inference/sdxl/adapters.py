@@ -50,15 +50,20 @@ class AdapterBank:
     def __init__(self, name: str, network: torch.nn.Module) -> None:
         """`name` is the network's in LoRA files: unet, text_encoder, text_encoder_2."""
         self._name = name
-        self._modules = dict(network.named_modules())
+        self._modules = {
+            name: module
+            for name, module in network.named_modules()
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+        }
 
     @contextmanager
-    def applied(self, slots: Sequence[AppliedAdapter | None], device: torch.device) -> Iterator[None]:
+    def applied(self, slots: Sequence[AppliedAdapter | None]) -> Iterator[None]:
         """Inside, forwards of the network with a batch of `len(slots)` apply each slot's adapter. Not re-entrant."""
-        shares = [share for share in _shares(slots, device) if self._name in share.lora.layers]
-        if not shares:
+        if not any(adapter is not None and self._name in adapter.lora.layers for adapter in slots):
             yield
             return
+        device = next(iter(self._modules.values())).weight.device
+        shares = [share for share in _shares(slots, device) if self._name in share.lora.layers]
         with ExitStack() as hooks:
             if self._name == UNET:
                 # A compiled block does not see hooks that came after it was compiled, so such batches run eagerly. The

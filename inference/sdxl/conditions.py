@@ -94,7 +94,7 @@ class TextConditioner:
     def _encode(self, text: str, adapter: AppliedAdapter | None) -> TextEmbedding:
         with ExitStack() as applied:
             for bank in self._adapters:
-                applied.enter_context(bank.applied([adapter], self._device))
+                applied.enter_context(bank.applied([adapter]))
             return self._encode_as_is(text)
 
     def _encode_as_is(self, text: str) -> TextEmbedding:

@@ -117,7 +117,7 @@ def _column(numbers: torch.Tensor, column: int) -> torch.Tensor:
 def _predict(batch: _Batch, networks: Networks) -> torch.Tensor:
     """The UNet's prediction by slot: (slots, channels, height, width) in the model's dtype."""
     residuals = _control_residuals(batch, networks)
-    with networks.adapters.applied([row.adapter for row in batch.slot_rows], networks.device):
+    with networks.adapters.applied([row.adapter for row in batch.slot_rows]):
         predicted: torch.Tensor = networks.unet(
             batch.sample,
             batch.timestep,

@@ -156,7 +156,7 @@ def test_a_compiled_block_does_not_pass_over_an_adapter() -> None:
     x = torch.ones(2, 4)
     with torch.inference_mode():
         plain = network(x)
-        with bank.applied([None, AppliedAdapter("a", "sha256:0", lora, 0.5)], torch.device("cpu")):
+        with bank.applied([None, AppliedAdapter("a", "sha256:0", lora, 0.5)]):
             changed = network(x)
         again = network(x)
     assert torch.equal(changed[0], plain[0])
