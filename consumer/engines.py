@@ -14,6 +14,7 @@ from schemas.settings import Settings
 
 if TYPE_CHECKING:
     from inference.sdxl import ModelFiles
+    from inference.sdxl.placement import Wishes
     from inference.simulated import SimulatedDevice
 
 
@@ -36,6 +37,11 @@ def make_engine(settings: Settings) -> Engine:
         pose_cache_bytes_max=limits.pose_cache_bytes,
         adapter_cache_bytes_max=limits.adapter_cache_bytes,
         pose_limits=pictures,
+        rows_max=settings.batch.max_rows,
+        compiles=settings.model.compiles,
+        compile_sizes=settings.model.sizes_to_compile,
+        compile_cache_dir=settings.model.compile_cache_dir,
+        wishes=_wishes(settings),
     )
     return LaneEngine(device, rows_max=settings.batch.max_rows)
 
@@ -67,6 +73,20 @@ def _finder(settings: Settings) -> Callable[[], ModelFiles]:
         )
 
     return find
+
+
+def _wishes(settings: Settings) -> Wishes:
+    """What the memory plan is to reckon with: the largest picture that a request may ask for, and the caches."""
+    from inference.sdxl.placement import Wishes
+
+    limits, model = settings.limits, settings.model
+    return Wishes(
+        text_device=model.text_device,
+        vae_device=model.vae_device,
+        width=limits.max_width,
+        height=min(limits.max_height, limits.max_pixels // limits.max_width),
+        cache_bytes=limits.prompt_cache_bytes + limits.pose_cache_bytes,
+    )
 
 
 def _simulated(settings: Settings, pictures: PictureLimits) -> SimulatedDevice:

@@ -14,9 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from schemas.pose import Pose
+
+if TYPE_CHECKING:
+    from inference.memory_plan import MemoryPlan
 
 JobId = str
 """Names one job inside one worker. Opaque to the engine."""
@@ -57,6 +60,8 @@ class ModelInfo:
     takes_pose: bool = True
     path: str | None = None
     controlnet_path: str | None = None
+    plan: MemoryPlan | None = None
+    """How the device runs it, and why; None where there is nothing to plan."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """The digests of the LoRAs that requests may name, by name."""
 
@@ -136,6 +141,10 @@ class RenderFault(Exception):  # noqa: N818 - a fault is the field's word for it
         self.kind = kind
         self.code = code
         self.message = message
+
+
+class DeviceLost(Exception):  # noqa: N818 - what happened, not a kind of error
+    """The device does not work any more, for nobody's fault: the process must end and start anew."""
 
 
 # --- Events: what an engine tells its listener. Sent from the lanes' threads. ---------------------------
@@ -242,6 +251,12 @@ class Engine(Protocol):
     def drop(self, job_id: JobId) -> None:
         """Forget a job wherever it is. Events of it that are already under way may still arrive."""
 
+    def rows_ceiling(self, batch_key: BatchKey) -> int | None:
+        """Rows of this key that the device's memory holds in a step; None: no limit is known. Only after `start`.
+
+        More may be admitted: those wait for room.
+        """
+
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """Per cache (`prompt`, `pose`, ...)."""
 
@@ -279,6 +294,24 @@ class Row(Protocol):
 RowT = TypeVar("RowT", bound=Row)
 
 
+class Lane(Enum):
+    """One of the three ways into a device."""
+
+    PREPARE = "prepare"
+    DENOISE = "denoise"
+    FINISH = "finish"
+
+
+class Series(Enum):
+    """Which lanes of a device must take turns, its memory being short."""
+
+    NONE = "none"
+    DENOISE_AND_FINISH = "denoise and finish"
+    """A step and a decode do not fit together; a turn costs nothing."""
+    ALL = "all"
+    """Weights move to the device for their lane's turn: a turn costs their way, so it lasts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared(Generic[RowT]):
     """What the prepare lane made of a job."""
@@ -293,13 +326,27 @@ class Device(Protocol[RowT]):
     """Turns rows into pixels.
 
     `prepare`, `step` and `finish` are each called by one thread: they may run at the same time as each
-    other, but never beside themselves. All of them block. What they raise is a `RenderFault` where the
-    device knows whose fault it is; anything else is taken for the batch's (`FaultKind.BATCH`).
+    other where `series` allows it, but never beside themselves. All of them block. What they raise is a
+    `RenderFault` where the device knows whose fault it is, and `DeviceLost` where no call can succeed any more;
+    anything else is taken for the batch's (`FaultKind.BATCH`).
+
+    `step` may return before the device has done the step, as long as the rows' own order of work is kept: errors of
+    memory are raised in time, and any other late error is a `DeviceLost`.
     """
 
     @property
     def info(self) -> ModelInfo:
         """The loaded model. Only after `load` returned."""
+
+    @property
+    def series(self) -> Series:
+        """Which lanes never run at the same time. Only after `load` returned; it does not change until `close`."""
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+        """Rows that the device's memory holds in a step of this size; at least 1. None: no limit is known.
+
+        Only after `load` returned.
+        """
 
     def load(self) -> None:
         """Load the weights and run every kernel once. Raises `ModelError`."""
@@ -310,8 +357,12 @@ class Device(Protocol[RowT]):
     def step(self, rows: Sequence[RowT]) -> None:
         """One denoising step of all rows, which share a `BatchKey`. Atomic: on an error no row has changed."""
 
-    def finish(self, rows: Sequence[RowT]) -> tuple[RenderedImage, ...]:
-        """Decode and encode complete rows of one job, in their order. A value that is not finite is `render_failed`."""
+    def finish(self, rows: Sequence[RowT]) -> tuple[RenderedImage | RenderFault, ...]:
+        """Decode and encode complete rows of one `BatchKey`, of any jobs, in their order.
+
+        A fault in a row's place is that row's alone: `render_failed` where its picture has values that are not
+        finite. What is raised instead is the whole call's.
+        """
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """As `Engine.cache_counts`."""

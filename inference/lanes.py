@@ -7,7 +7,7 @@ device. `inference.engine` holds the lock, asks and performs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic
@@ -139,12 +139,16 @@ class Boundary(Generic[RowT]):
     steps_done: dict[JobId, int]
 
 
+Ceiling = Callable[[BatchKey], int | None]
+"""How many rows of a key the device's memory holds; None: no limit is known."""
+
+
 class StepBatch(Generic[RowT]):
     """The rows on the device and the rows that wait to join them.
 
     Invariants:
 
-    - At most `rows_max` rows are on the device, all of one `BatchKey`.
+    - At most `rows_max` rows are on the device, and no more than the key's ceiling, all of one `BatchKey`.
     - Rows of one key board in the order of their admission.
     - The key changes only when the device is empty, and then to that of the row admitted first.
     - `rows` changes at boundaries only: in `board`, `stepped` and `put_back`.
@@ -152,6 +156,7 @@ class StepBatch(Generic[RowT]):
 
     def __init__(self, rows_max: int) -> None:
         self.rows_max = rows_max
+        self.ceiling: Ceiling = lambda _key: None
         self.rows: tuple[HeldRow[RowT], ...] = ()
         self.device_rows: tuple[RowT, ...] = ()
         """The same rows as the device knows them."""
@@ -184,7 +189,9 @@ class StepBatch(Generic[RowT]):
         key = staying[0].row.batch_key if staying else self._oldest_key()
         queue = self._joining.get(key) if key is not None else None
         if key is not None and queue is not None:
-            while queue and len(staying) < self.rows_max:
+            ceiling = self.ceiling(key)
+            room = self.rows_max if ceiling is None else min(self.rows_max, ceiling)
+            while queue and len(staying) < room:
                 _, held = queue.popleft()
                 held.move(Move.BOARD)
                 if held.job.joined_at is None:

@@ -40,6 +40,7 @@ from inference.contract import (
     RenderJob,
     RenderRequest,
     RowId,
+    Series,
 )
 from inference.pose.control import control_picture, pose_digest
 from inference.pose.picture import PictureLimits
@@ -142,6 +143,15 @@ class SimulatedDevice(Device[SimulatedRow]):
         """The model that there is not."""
         return self._info
 
+    @property
+    def series(self) -> Series:
+        """It sleeps in all lanes at once."""
+        return Series.NONE
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:  # noqa: ARG002 - of any size
+        """No memory, no limit."""
+        return None
+
     def load(self) -> None:
         """Nothing to load."""
 
@@ -184,7 +194,7 @@ class SimulatedDevice(Device[SimulatedRow]):
         for row in rows:
             row.steps_done += 1
 
-    def finish(self, rows: Sequence[SimulatedRow]) -> tuple[RenderedImage, ...]:
+    def finish(self, rows: Sequence[SimulatedRow]) -> tuple[RenderedImage | RenderFault, ...]:
         """Paint the pictures."""
         for row in rows:
             if row.trouble is not None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from schemas.model_source import ModelSource
-from schemas.service_settings import MIB, SECTION
+from schemas.service_settings import MIB, SECTION, Names
+
+COMPILE_SIZES_MAX = 16
+"""Each size takes a form of every block for every bucket of slots, which is looked through at every step."""
+
+
+_PLACE: Final = r"^(auto|same|cpu|cuda:[0-9]{1,3})$"
 
 GIB = 1024 * MIB
 
@@ -58,6 +65,48 @@ class ModelSettings(BaseModel):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description="Numbers that the model computes in: float16 on a GPU, float32 on a CPU by auto."
     )
+    text_device: str = Field(
+        default="auto",
+        pattern=_PLACE,
+        description="Where prompts are encoded: auto as the memory plan says, same as the device, cpu, or cuda:1 (or "
+        "another number), a GPU that no other worker uses.",
+    )
+    vae_device: str = Field(
+        default="auto",
+        pattern=_PLACE,
+        description="Where pictures are decoded: auto as the memory plan says, same as the device, cpu, or cuda:1 (or "
+        "another number), a GPU that no other worker uses.",
+    )
+    compiles: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Compile the networks' repeated blocks before the worker is ready (torch.compile): on a GPU by "
+        "auto. Where no compiler works the worker says so and runs without.",
+    )
+    compile_sizes: Names = Field(
+        default=(),
+        description="Picture sizes to compile for, as 1024x1024,832x1216; the model's native size when empty. Each "
+        "takes its time at the first start; other sizes run uncompiled.",
+    )
+    compile_cache_dir: Path | None = Field(
+        default=None,
+        description="Where compiled code is kept for the next start; when not set torch keeps it under the temporary "
+        "folder, which a container loses.",
+    )
+
+    @field_validator("compile_sizes")
+    @classmethod
+    def _sizes(cls, sizes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(sizes) > COMPILE_SIZES_MAX:
+            raise ValueError(f"at most {COMPILE_SIZES_MAX} sizes are compiled")
+        for size in sizes:
+            if not re.fullmatch(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}", size):
+                raise ValueError(f"{size!r} is not a size: write width x height in pixels, as 1024x1024")
+        return sizes
+
+    @property
+    def sizes_to_compile(self) -> list[tuple[int, int]]:
+        """(width, height) in pixels."""
+        return [(int(width), int(height)) for width, height in (size.split("x") for size in self.compile_sizes)]
 
 
 class BatchSettings(BaseModel):

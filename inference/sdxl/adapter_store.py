@@ -28,12 +28,20 @@ ADAPTER_CACHE_BYTES_MAX: Final = 1024**3
 class AdapterStore:
     """Belongs to the prepare lane; `digests` never changes."""
 
-    def __init__(self, folder: Path | None, networks: Networks, cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        networks: Networks,
+        devices: Mapping[str, torch.device],
+        cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
+    ) -> None:
         """Look at every `NAME.safetensors` in `folder`. Without a folder there are no adapters.
 
-        The networks are those of a loaded model, on their devices. Raises `ModelError` for a file that cannot be used.
+        `devices` are where the networks run, which may have their weights elsewhere between their turns. Raises
+        `ModelError` for a file that cannot be used.
         """
         self._networks = networks
+        self._devices = devices
         self._files = {} if folder is None else _files(folder)
         self._cache: ByteCache[str, Lora] = ByteCache(cache_bytes_max, lambda lora: lora.size_bytes)
         self._cache_bytes_max = cache_bytes_max
@@ -84,7 +92,7 @@ class AdapterStore:
         if _digest(content) != digest:
             changed = f"The adapter file {file} was changed after the worker started: restart the worker."
             raise RenderFault(FaultKind.REQUEST, "model_mismatch", changed)
-        return _placed(lora, self._networks)
+        return _placed(lora, self._devices)
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -103,17 +111,15 @@ def _files(folder: Path) -> dict[str, Path]:
     return {file.stem: file for file in files}
 
 
-def _placed(lora: Lora, networks: Networks) -> Lora:
-    """With each tensor where its layer is."""
+def _placed(lora: Lora, devices: Mapping[str, torch.device]) -> Lora:
+    """With each tensor where its network runs."""
 
-    def beside(network: str, name: str, layer: LoraLayer) -> LoraLayer:
-        weight = networks[network].get_submodule(name).weight
-        assert isinstance(weight, torch.Tensor)
-        return LoraLayer(layer.down.to(weight.device), layer.up.to(weight.device), layer.scale)
+    def on(device: torch.device, layer: LoraLayer) -> LoraLayer:
+        return LoraLayer(layer.down.to(device), layer.up.to(device), layer.scale)
 
     return Lora(
         {
-            network: {name: beside(network, name, layer) for name, layer in layers.items()}
+            network: {name: on(devices[network], layer) for name, layer in layers.items()}
             for network, layers in lora.layers.items()
         }
     )

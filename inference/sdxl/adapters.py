@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from inference.sdxl.lora_file import UNET, Lora, LoraLayer
+from inference.sdxl.lora_file import Lora, LoraLayer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +29,7 @@ class AppliedAdapter:
 
 
 @dataclass(frozen=True, slots=True)
-class _Share:
+class Share:
     """The slots of a batch that one LoRA changes."""
 
     lora: Lora
@@ -57,26 +57,21 @@ class AdapterBank:
         }
 
     @contextmanager
-    def applied(self, slots: Sequence[AppliedAdapter | None]) -> Iterator[None]:
-        """Inside, forwards of the network with a batch of `len(slots)` apply each slot's adapter. Not re-entrant."""
-        if not any(adapter is not None and self._name in adapter.lora.layers for adapter in slots):
-            yield
-            return
-        device = next(iter(self._modules.values())).weight.device
-        shares = [share for share in _shares(slots, device) if self._name in share.lora.layers]
+    def applied(self, shares: Sequence[Share]) -> Iterator[None]:
+        """Inside, forwards of the network with the batch that the shares are of apply them. Not re-entrant.
+
+        A compiled block does not see hooks that came after it was compiled: with shares, the network must run eagerly.
+        """
+        changes = [(share, layers) for share in shares if (layers := share.lora.layers.get(self._name))]
         with ExitStack() as hooks:
-            if self._name == UNET:
-                # A compiled block does not see hooks that came after it was compiled, so such batches run eagerly. The
-                # stance is the process's: only one lane may set it, and only the UNet is ever compiled.
-                hooks.enter_context(torch.compiler.set_stance("force_eager"))
-            for layer in {layer: None for share in shares for layer in share.lora.layers[self._name]}:
-                hook = _adding([(share, share.lora.layers[self._name].get(layer)) for share in shares])
+            for layer in {layer: None for _, layers in changes for layer in layers}:
+                hook = _adding([(share, layers[layer]) for share, layers in changes if layer in layers])
                 hooks.callback(self._modules[layer].register_forward_hook(hook).remove)
             yield
 
 
-def _shares(slots: Sequence[AppliedAdapter | None], device: torch.device) -> list[_Share]:
-    """The slots by LoRA, whatever their weights: one pair of products a layer and LoRA."""
+def shares_of(slots: Sequence[AppliedAdapter | None], device: torch.device) -> tuple[Share, ...]:
+    """The slots of a batch by LoRA, whatever their weights: one pair of products a layer and LoRA."""
     places: dict[int, list[int]] = {}
     for slot, adapter in enumerate(slots):
         if adapter is not None:
@@ -84,20 +79,19 @@ def _shares(slots: Sequence[AppliedAdapter | None], device: torch.device) -> lis
     shares = []
     for its_slots in places.values():
         used = [adapter for slot in its_slots if (adapter := slots[slot]) is not None]
+        weights = torch.tensor([adapter.weight for adapter in used], dtype=torch.float32)
         shares.append(
-            _Share(
+            Share(
                 lora=used[0].lora,
-                slots=torch.tensor(its_slots, device=device),
-                weights=torch.tensor([adapter.weight for adapter in used], dtype=torch.float32, device=device),
+                slots=torch.tensor(its_slots).to(device, non_blocking=True),
+                weights=weights.to(device, non_blocking=True),
                 is_all=len(its_slots) == len(slots),
             )
         )
-    return shares
+    return tuple(shares)
 
 
-def _adding(shares: Sequence[tuple[_Share, LoraLayer | None]]) -> _Hook:
-    changing = [(share, layer) for share, layer in shares if layer is not None]
-
+def _adding(changing: Sequence[tuple[Share, LoraLayer]]) -> _Hook:
     def add(module: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         x = inputs[0]
         for share, layer in changing:

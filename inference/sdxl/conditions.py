@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from inference.contract import CacheCounts
-from inference.sdxl.adapters import AdapterBank, AppliedAdapter
+from inference.sdxl.adapters import AdapterBank, AppliedAdapter, shares_of
 from inference.sdxl.cache import ByteCache
 
 ENCODERS: Final = ("text_encoder", "text_encoder_2")
@@ -93,8 +93,8 @@ class TextConditioner:
 
     def _encode(self, text: str, adapter: AppliedAdapter | None) -> TextEmbedding:
         with ExitStack() as applied:
-            for bank in self._adapters:
-                applied.enter_context(bank.applied([adapter]))
+            for bank, encoder in zip(self._adapters, self._encoders, strict=True):
+                applied.enter_context(bank.applied(shares_of([adapter], encoder.device)))
             return self._encode_as_is(text)
 
     def _encode_as_is(self, text: str) -> TextEmbedding:
@@ -105,12 +105,13 @@ class TextConditioner:
             # `verbose=False`: the tokenizer would log a warning about the length that the requester gets from us.
             tokens_cut = max(tokens_cut, len(tokenizer(text, verbose=False).input_ids) - length)
             padded = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-            output = encoder(padded.input_ids.to(self._device), output_hidden_states=True)
+            # Its encoder may be on another device than the rows.
+            output = encoder(padded.input_ids.to(encoder.device), output_hidden_states=True)
             layers.append(output.hidden_states[-2])
         # Only the last encoder has a projection, and its projected output is the pooled embedding.
         return TextEmbedding(
-            tokens=torch.cat(layers, dim=-1).to(self._dtype),
-            pooled=output.text_embeds.to(self._dtype),
+            tokens=torch.cat(layers, dim=-1).to(self._device, self._dtype),
+            pooled=output.text_embeds.to(self._device, self._dtype),
             tokens_cut=max(0, tokens_cut),
         )
 

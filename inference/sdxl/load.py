@@ -7,7 +7,7 @@ diffusers fills weights that are missing with random ones and says so in a log l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +20,22 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from inference.contract import ModelError, ModelInfo
 from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX, AdapterStore
-from inference.sdxl.conditions import ENCODERS
 from inference.sdxl.decode import vae_dtype
 from inference.sdxl.fit import check_fit
+from inference.sdxl.lora_file import UNET
+from inference.sdxl.placement import TEXT_PARTS, Placement, form, place
 from inference.sdxl.quiet import no_progress_bars
 from inference.sdxl.revision import Weights, model_revision
 from inference.sdxl.single_file import load_single
 from inference.sdxl.sources import ModelFiles, find_sources, read_json
 
-SAMPLER_VERSION: Final = "1"
+SAMPLER_VERSION: Final = "2"
 """Raised whenever the same request would give other pixels because this package changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """A model in memory, on its device, and what there is to know of it."""
+    """A model in memory, on its devices, and what there is to know of it."""
 
     info: ModelInfo
     unet: Any
@@ -49,8 +50,16 @@ class Components:
     adapters: AdapterStore
     scheduler_config: Mapping[str, Any]
     zeros_for_no_text: bool
+    placement: Placement
     device: torch.device
+    """Where rows are denoised, and all that belongs to them lies."""
     dtype: torch.dtype
+
+    def networks(self) -> dict[str, Any]:
+        """Those that take memory, by part."""
+        networks = {"unet": self.unet, "controlnet": self.controlnet, "vae": self.vae}
+        texts = zip(TEXT_PARTS, self.text_encoders, strict=True)
+        return {part: network for part, network in (*networks.items(), *texts) if network is not None}
 
 
 def load_components(
@@ -60,30 +69,37 @@ def load_components(
     device: torch.device,
     dtype: torch.dtype,
     adapter_cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
+    find_place: Callable[..., Placement] = place,
 ) -> Components:
-    """Load an SDXL model and, where given, a ControlNet, another VAE and the adapters. Raises `ModelError`."""
+    """Load an SDXL model and, where given, a ControlNet, another VAE and the adapters. Raises `ModelError`.
+
+    `find_place` is called as `place`: it says where the parts go, before any weight is read.
+    """
     sources = find_sources(files, dtype)
     path, parts = sources.base, sources.parts
+    placement = find_place({part: weights.folder for part, weights in parts.items()}, device=device, dtype=dtype)
+    device = placement.device
+    dtypes = {part: placement.dtype_of(part) for part in parts}
+    dtypes["vae"] = vae_dtype(read_json(parts["vae"].folder / "config.json"), dtype)
+
+    def load(kind: Any, part: str) -> Any:
+        return _load_network(kind, part, parts[part], dtypes[part], placement.home(part))
+
     with no_progress_bars():
-        unet = _load_network(UNet2DConditionModel, "unet", parts, dtype, device)
-        vae_config = read_json(parts["vae"].folder / "config.json")
-        vae = _load_network(AutoencoderKL, "vae", parts, vae_dtype(vae_config, dtype), device)
-        text_encoders = (
-            _load_network(CLIPTextModel, "text_encoder", parts, dtype, device),
-            _load_network(CLIPTextModelWithProjection, "text_encoder_2", parts, dtype, device),
-        )
+        unet = load(UNet2DConditionModel, "unet")
+        vae = load(AutoencoderKL, "vae")
+        text_encoders = (load(CLIPTextModel, "text_encoder"), load(CLIPTextModelWithProjection, "text_encoder_2"))
         tokenizers = tuple(_load_tokenizer(path / part) for part in ("tokenizer", "tokenizer_2"))
         scheduler_config = _load_scheduler_config(path / "scheduler")
-        controlnet = None
-        if "controlnet" in parts:
-            controlnet = _load_network(ControlNetModel, "controlnet", parts, dtype, device)
+        controlnet = load(ControlNetModel, "controlnet") if "controlnet" in parts else None
     zeros_for_no_text = bool(sources.index.get("force_zeros_for_empty_prompt", True))
     check_fit(
         files.path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet, scheduler=scheduler_config
     )
-    networks = dict(zip(("unet", *ENCODERS), (unet, *text_encoders), strict=True))
-    adapters = AdapterStore(files.adapters_path, networks, adapter_cache_bytes_max)
+    adapters = _adapters(files, placement, (unet, *text_encoders), adapter_cache_bytes_max)
     is_pose_bgr = controlnet is not None and _take_bgr(controlnet)
+    pose_encoder = None if controlnet is None else _take_pose_encoder(controlnet).to(device)
+    form(placement, unet=unet, controlnet=controlnet, vae=vae)
     return Components(
         info=ModelInfo(
             name=name,
@@ -95,11 +111,12 @@ def load_components(
             takes_pose=controlnet is not None,
             path=str(files.path),
             controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),
+            plan=placement.plan,
             adapters=adapters.digests,
         ),
         unet=unet,
         controlnet=controlnet,
-        pose_encoder=None if controlnet is None else _take_pose_encoder(controlnet),
+        pose_encoder=pose_encoder,
         is_pose_bgr=is_pose_bgr,
         vae=vae,
         tokenizers=tokenizers,
@@ -107,6 +124,7 @@ def load_components(
         adapters=adapters,
         scheduler_config=scheduler_config,
         zeros_for_no_text=zeros_for_no_text,
+        placement=placement,
         device=device,
         dtype=dtype,
     )
@@ -126,8 +144,22 @@ def _sizes(unet_config: Any, vae_config: Any) -> dict[str, int]:
     }
 
 
-def _load_network(kind: Any, part: str, parts: Mapping[str, Weights], dtype: torch.dtype, device: torch.device) -> Any:
-    weights = parts[part]
+def _adapters(files: ModelFiles, placement: Placement, networks: Sequence[Any], cache_bytes_max: int) -> AdapterStore:
+    if files.adapters_path is not None and placement.plan.fuse_qkv:
+        raise ModelError(
+            f"The adapters in {files.adapters_path} cannot be applied to fused projections: make the memory plan with "
+            "adapters, or leave them out."
+        )
+    names = (UNET, *TEXT_PARTS)
+    return AdapterStore(
+        files.adapters_path,
+        dict(zip(names, networks, strict=True)),
+        {name: placement.text_device if name in TEXT_PARTS else placement.device for name in names},
+        cache_bytes_max,
+    )
+
+
+def _load_network(kind: Any, part: str, weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
     with _translated(kind.__name__, weights.place):
         if weights.single_file is not None:
             return load_single(kind, part, weights, dtype).to(device).eval().requires_grad_(False)

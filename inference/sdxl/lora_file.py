@@ -71,11 +71,15 @@ class Lora:
     layers: Mapping[str, Mapping[str, LoraLayer]]
     """By network, then by the layer's name in it. Networks that it leaves alone are not there."""
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it holds."""
+        layers = [layer for its_layers in self.layers.values() for layer in its_layers.values()]
+        return [tensor for layer in layers for tensor in (layer.down, layer.up)]
+
     @property
     def size_bytes(self) -> int:
         """What it holds."""
-        networks = self.layers.values()
-        return sum(layer.down.nbytes + layer.up.nbytes for layers in networks for layer in layers.values())
+        return sum(tensor.nbytes for tensor in self.tensors())
 
     @property
     def changes_text(self) -> bool:

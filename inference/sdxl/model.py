@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from PIL import Image
 
-from inference.contract import FaultKind, Prepared, RenderedImage, RenderFault, RenderJob, RenderRequest, RowId
+from inference.contract import (
+    FaultKind,
+    Lane,
+    Prepared,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    RenderRequest,
+    RowId,
+    Series,
+)
 from inference.pose.picture import PictureLimits
 from inference.resolve import batch_key
 from inference.sdxl.adapters import AdapterBank
@@ -15,10 +26,13 @@ from inference.sdxl.decode import decode_latents
 from inference.sdxl.encode import encode_picture
 from inference.sdxl.load import Components
 from inference.sdxl.lora_file import UNET
+from inference.sdxl.placement import residence_of
 from inference.sdxl.poses import PoseConditioner
 from inference.sdxl.rows import Control, SdxlRow, draw_noise
 from inference.sdxl.schedule import Schedule, Schedules
-from inference.sdxl.step import Networks
+from inference.sdxl.step import Networks, Stepper
+from inference.sdxl.streams import LaneStream
+from inference.sdxl.tiles import choose_tiles
 
 
 class LoadedModel:
@@ -55,10 +69,23 @@ class LoadedModel:
             device=device,
             dtype=dtype,
         )
-        self.prepare_stream, self.step_stream, self.finish_stream = (_stream(device) for _ in range(3))
+        self.stepper = Stepper(self.networks)
+        self._residence = residence_of(components.placement, components.networks())
+        # Lanes that take turns share one stream: what one frees there the other can use at once.
+        series, vae_device = components.placement.plan.layout.series, components.placement.device_of(Lane.FINISH)
+        self.prepare_stream = self.stepper.stream if series is Series.ALL else LaneStream(device)
+        self.finish_stream = (
+            self.stepper.stream if series is not Series.NONE and vae_device == device else LaneStream(vae_device)
+        )
+
+    def run_with(self, networks: Networks) -> None:
+        """Take steps with these networks from now on. Not while one is being taken."""
+        self.networks = networks
+        self.stepper = Stepper(networks, self.stepper.stream)
 
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
         """The rows of a job, of image i from seed + i. They share everything but generator and latents."""
+        self._enter(Lane.PREPARE)
         request = job.request
         components = self.components
         if request.width % components.info.size_multiple or request.height % components.info.size_multiple:
@@ -99,15 +126,38 @@ class LoadedModel:
             )
         return Prepared(rows=tuple(rows), warnings=tuple(warning for warning in warnings if warning))
 
-    def finish(self, row: SdxlRow) -> RenderedImage:
-        """The picture of a row whose steps are done."""
-        return encode_picture(
-            decode_latents(self.components.vae, row.latents),
-            image_format=row.request.image_format,
-            quality=row.request.image_quality,
-            seed=row.seed,
-            text=row.request.image_text,
+    def step(self, rows: Sequence[SdxlRow]) -> None:
+        """One denoising step of rows of one size."""
+        self._enter(Lane.DENOISE)
+        self.stepper.take(rows)
+
+    def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage | RenderFault, ...]:
+        """The pictures of rows of one size whose steps are done, each or what is wrong with it."""
+        self._enter(Lane.FINISH)
+        vae, latents = self.components.vae, self._gathered(rows)
+        choose_tiles(vae, latents, self.components.placement.plan.vae_tiled_above_pixels)
+        return tuple(
+            picture if isinstance(picture, RenderFault) else _encoded(picture, row)
+            for picture, row in zip(decode_latents(vae, latents), rows, strict=True)
         )
+
+    def _enter(self, lane: Lane) -> None:
+        if self._residence is not None:
+            with self.stepper.stream.entered():
+                self._residence.enter(lane)
+
+    def _gathered(self, rows: Sequence[SdxlRow]) -> torch.Tensor:
+        """The rows' latents, where the VAE is."""
+        vae_device = self.components.placement.device_of(Lane.FINISH)
+        if vae_device == self.components.device:
+            for row in rows:
+                self.finish_stream.read([row.latents], after=row.ready)
+            return torch.cat([row.latents for row in rows])
+        for row in rows:
+            # A copy between devices is work of the first device, where this lane has no stream that could wait.
+            if row.ready is not None:
+                row.ready.synchronize()
+        return torch.cat([row.latents for row in rows]).to(vae_device)
 
     def _control(self, job: RenderJob) -> Control | None:
         request = job.request
@@ -132,6 +182,11 @@ class LoadedModel:
         return noise * schedule.init_sigma
 
 
-def _stream(device: torch.device) -> torch.cuda.Stream | None:
-    make: Any = torch.cuda.Stream
-    return make(device) if device.type == "cuda" else None
+def _encoded(picture: Image.Image, row: SdxlRow) -> RenderedImage:
+    return encode_picture(
+        picture,
+        image_format=row.request.image_format,
+        quality=row.request.image_quality,
+        seed=row.seed,
+        text=row.request.image_text,
+    )

@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from inference.contract import AdapterUse, RenderRequest
+from inference.contract import AdapterUse, ModelError, RenderRequest
 from inference.sdxl import ModelFiles, SdxlDevice
-from inference.sdxl.adapters import AdapterBank, AppliedAdapter
-from inference.sdxl.lora_file import Lora, LoraLayer
 from inference.tiny import TinyModel
 from tests.inference import loras
 from tests.inference.painting import (
@@ -147,21 +145,28 @@ def test_a_failed_step_leaves_no_hook_and_no_change(device: SdxlDevice, monkeypa
     assert torch.equal(rows[0].latents, before)
 
 
-def test_a_compiled_block_does_not_pass_over_an_adapter() -> None:
-    """A compiled block ignores hooks that are registered later, so the bank must keep it from running compiled."""
-    network = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    network.compile(backend="eager")
-    bank = AdapterBank("unet", network)
-    lora = Lora({"unet": {"0": LoraLayer(torch.ones(1, 4), torch.ones(4, 1), 1.0)}})
-    x = torch.ones(2, 4)
-    with torch.inference_mode():
-        plain = network(x)
-        with bank.applied([None, AppliedAdapter("a", "sha256:0", lora, 0.5)]):
-            changed = network(x)
-        again = network(x)
-    assert torch.equal(changed[0], plain[0])
-    assert torch.allclose(changed[1], plain[1] + 2.0)
-    assert torch.equal(again, plain)
+def test_a_compiled_model_does_not_pass_over_an_adapter(device: SdxlDevice, tiny: TinyModel, folder: Path) -> None:
+    """Compiled blocks ignore hooks that are registered later: a batch with adapters has to run eagerly."""
+    files = ModelFiles(tiny.path, adapters_path=folder)
+    compiled = SdxlDevice(
+        lambda: files, device="cpu", cpu_threads=1, compiles="on", compile_backend="eager", rows_max=2
+    )
+    compiled.load()
+    for requests in ([PLAIN], [with_adapter("ink")], [PLAIN, with_adapter("grain")], [PLAIN]):
+        joining = [(0, request) for request in requests]
+        for one, other in zip(paint_together(compiled, joining), paint_together(device, joining), strict=True):
+            assert distance(one, other) <= TOLERANCE
+    compiled.close()
+
+
+def test_a_plan_with_fused_projections_is_refused(shared_device: SdxlDevice, folder: Path) -> None:
+    """Fused, a part of the layers that LoRAs change is no longer run."""
+    plan = shared_device.info.plan
+    assert plan is not None
+    files = ModelFiles(Path(shared_device.info.path or ""), adapters_path=folder)
+    fused = SdxlDevice(lambda: files, device="cpu", cpu_threads=1, plan=replace(plan, fuse_qkv=True))
+    with pytest.raises(ModelError, match="fused projections"):
+        fused.load()
 
 
 def test_prompts_are_cached_by_adapter_and_weight(device: SdxlDevice) -> None:

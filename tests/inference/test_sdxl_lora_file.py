@@ -24,6 +24,7 @@ pytestmark = pytest.mark.render
 
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 Networks = dict[str, torch.nn.Module]
+ON_CPU = dict.fromkeys(("unet", "text_encoder", "text_encoder_2"), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_a_bad_adapter_is_one_clear_sentence(file: Path, networks: Networks, nam
     damage, says = BAD[name]
     damage(file)
     with pytest.raises(ModelError) as caught:
-        AdapterStore(file.parent, networks)
+        AdapterStore(file.parent, networks, ON_CPU)
     message = str(caught.value)
     assert says in message
     assert str(file) in message
@@ -92,19 +93,19 @@ def test_a_bad_adapter_is_one_clear_sentence(file: Path, networks: Networks, nam
 
 def test_a_folder_that_cannot_be_used(file: Path, networks: Networks) -> None:
     with pytest.raises(ModelError, match="DARKROOM_MODEL__ADAPTERS_PATH"):
-        AdapterStore(file.parent / "nowhere", networks)
+        AdapterStore(file.parent / "nowhere", networks, ON_CPU)
     with pytest.raises(ModelError, match="DARKROOM_LIMITS__ADAPTER_CACHE_BYTES"):
-        AdapterStore(file.parent, networks, cache_bytes_max=100)
+        AdapterStore(file.parent, networks, ON_CPU, cache_bytes_max=100)
     (file.parent / "README.md").write_text("not looked at")
     (file.parent / ".half.safetensors").write_text("not looked at")
-    assert list(AdapterStore(file.parent, networks).digests) == ["ink"]
+    assert list(AdapterStore(file.parent, networks, ON_CPU).digests) == ["ink"]
     file.rename(file.parent / "no name.safetensors")
     with pytest.raises(ModelError, match="no request can have"):
-        AdapterStore(file.parent, networks)
+        AdapterStore(file.parent, networks, ON_CPU)
 
 
 def test_a_file_that_was_changed_is_not_applied_under_its_old_name(file: Path, networks: Networks) -> None:
-    store = AdapterStore(file.parent, networks)
+    store = AdapterStore(file.parent, networks, ON_CPU)
     content = file.read_bytes()
 
     def fault(name: str = "ink") -> RenderFault:
