@@ -70,6 +70,15 @@ class ModelInfo:
     controlnet_path: str | None = None
     plan: MemoryPlan | None = None
     """How the device runs it, and why; None where there is nothing to plan."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the LoRAs that requests may name, by name."""
+
+
+class AdapterUse(NamedTuple):
+    """A LoRA that a request asks for, by its name in `ModelInfo.adapters`, and how strongly."""
+
+    name: str
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,7 @@ class RenderRequest:
     control_scale: float = 1.0
     control_start: float = 0.0
     control_end: float = 1.0
+    adapter: AdapterUse | None = None
     image_format: str = "png"
     image_quality: int = 90
     image_text: Mapping[str, str] = field(default_factory=dict)

@@ -23,10 +23,12 @@ from inference.contract import (
 from inference.pose.picture import PictureLimits
 from inference.preview import encode_preview
 from inference.resolve import batch_key
+from inference.sdxl.adapters import AdapterBank
 from inference.sdxl.conditions import TextConditioner, cut_warning, time_ids
 from inference.sdxl.decode import decode_latents
 from inference.sdxl.encode import encode_picture
 from inference.sdxl.load import Components
+from inference.sdxl.lora_file import UNET
 from inference.sdxl.placement import residence_of
 from inference.sdxl.poses import PoseConditioner
 from inference.sdxl.projection import Projection, fit_projection
@@ -62,10 +64,12 @@ class LoadedModel:
             limits=limits,
             cache_bytes_max=pose_cache_bytes_max,
         )
+        self.adapters = components.adapters
         self.schedules = Schedules(components.scheduler_config)
         self.networks = Networks(
             unet=components.unet,
             controlnet=components.controlnet,
+            adapters=AdapterBank(UNET, components.unet),
             prediction=components.scheduler_config.get("prediction_type", "epsilon"),
             device=device,
             dtype=dtype,
@@ -98,11 +102,12 @@ class LoadedModel:
                 f"{components.info.size_multiple}.",
             )
         schedule = self.schedules.get(request.sampler, request.steps)
-        text = self.texts.embed(request.prompt)
+        adapter = None if request.adapter is None else self.adapters.get(request.adapter)
+        text = self.texts.embed(request.prompt, adapter)
         # As in diffusers, guidance is off at 1 and below, and then there is nothing to lead away from.
         negative = None
         if request.guidance_scale > 1:
-            negative = self.texts.embed_negative(request.negative_prompt, text)
+            negative = self.texts.embed_negative(request.negative_prompt, text, adapter)
         control = self._control(job)
         ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
         warnings = [cut_warning("prompt", text), None if negative is None else cut_warning("negative prompt", negative)]
@@ -123,6 +128,7 @@ class LoadedModel:
                     generator=generator,
                     latents=self._first_latents(request, schedule, generator),
                     wants_preview=job.progress == "previews" and index == 0,
+                    adapter=adapter,
                 )
             )
         return Prepared(rows=tuple(rows), warnings=tuple(warning for warning in warnings if warning))
