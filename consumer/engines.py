@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from inference.calibration import Calibration
 from inference.contract import Engine, ModelError
 from inference.engine import LaneEngine
 from inference.pose.picture import PictureLimits
+from inference.profile_store import ProfileStore, default_folder
 from schemas.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ def make_engine(settings: Settings) -> Engine:
     limits = settings.limits
     pictures = PictureLimits(limits.pose_picture_bytes_max, limits.pose_picture_pixels_max)
     if settings.simulated.step_ms is not None or settings.simulated.curve_file is not None:
-        return LaneEngine(_simulated(settings, pictures), rows_max=settings.batch.max_rows)
+        return LaneEngine(
+            _simulated(settings, pictures), rows_max=settings.batch.max_rows, calibration=calibration_of(settings)
+        )
 
     from inference.sdxl import SdxlDevice
 
@@ -38,7 +42,13 @@ def make_engine(settings: Settings) -> Engine:
         pose_cache_bytes_max=limits.pose_cache_bytes,
         pose_limits=pictures,
     )
-    return LaneEngine(device, rows_max=settings.batch.max_rows)
+    return LaneEngine(device, rows_max=settings.batch.max_rows, calibration=calibration_of(settings))
+
+
+def calibration_of(settings: Settings) -> Calibration:
+    """How a device's profile is found at its start."""
+    store = ProfileStore(settings.model.profile_dir or default_folder())
+    return Calibration(store, settings.batch.calibrate_s, settings.batch.max_rows)
 
 
 def _simulated(settings: Settings, pictures: PictureLimits) -> SimulatedDevice:

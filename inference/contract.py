@@ -14,9 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from schemas.pose import Pose
+
+if TYPE_CHECKING:
+    from inference.profile import DeviceProfile
 
 JobId = str
 """Names one job inside one worker. Opaque to the engine."""
@@ -139,6 +142,8 @@ class JobPrepared:
     batch_key: BatchKey
     prepare_ms: float
     warnings: tuple[str, ...] = ()
+    cap: int | None = None
+    """Rows of the batch key that pay together on this device, at the most. None where the engine does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +221,12 @@ class Engine(Protocol):
     def info(self) -> ModelInfo:
         """The loaded model. Only after `start` returned."""
 
+    @property
+    def profile(self) -> DeviceProfile | None:
+        """What the device was measured to take; None before `start` returned, and where it was not measured."""
+
     def start(self, listener: Listener) -> None:
-        """Load, warm up and start the lanes. Blocks: call it off the event loop. Raises `ModelError`."""
+        """Load, warm up, measure and start the lanes. Blocks: call it off the event loop. Raises `ModelError`."""
 
     def prepare(self, job: RenderJob) -> None:
         """Queue a job for the prepare lane: answered by `JobPrepared` or `JobFailed`."""
@@ -279,6 +288,19 @@ class Prepared(Generic[RowT]):
     """For the requester: the prompt was cut at 77 tokens, say."""
 
 
+class Part(Enum):
+    """What of the device's work is timed by itself."""
+
+    UNET = "unet"
+    """A forward of `count` slots."""
+    CONTROLNET = "controlnet"
+    """A forward of `count` slots."""
+    REST = "rest"
+    """All else of a step whose rows take `count` UNet slots, guided ones as far as they go."""
+    DECODE = "decode"
+    """The decoding of `count` pictures' latents."""
+
+
 class Device(Protocol[RowT]):
     """Turns rows into pixels.
 
@@ -302,6 +324,19 @@ class Device(Protocol[RowT]):
 
     def finish(self, rows: Sequence[RowT]) -> tuple[RenderedImage, ...]:
         """Decode and encode complete rows of one job, in their order. A value that is not finite is `render_failed`."""
+
+    def measured_on(self) -> Mapping[str, str]:
+        """What times depend on beside `info`: the hardware's name, the libraries' versions and the like.
+
+        Empty where measuring costs nothing, so that there is no use in keeping it. Only after `load`.
+        """
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        """Seconds that a part takes: the median of a few runs after one that is not counted; 0 for what there is not.
+
+        On made-up inputs, and never beside `prepare`, `step` or `finish`. Raises `RenderFault` (`BATCH_MEMORY`) where
+        it does not fit, and then has freed what it took.
+        """
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """As `Engine.cache_counts`."""

@@ -23,11 +23,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import structlog
 
 from inference.contract import (
+    BatchKey,
     CacheCounts,
     Device,
     Engine,
@@ -43,12 +44,15 @@ from inference.contract import (
     RowT,
 )
 from inference.lanes_monitor import EngineFullError, LaneMonitor
+from inference.profile import DeviceProfile
 from schemas.errors import ErrorCode, bounded
 
 __all__ = ["EngineFullError", "LaneEngine"]
 
 TRACEBACK_CHARACTERS_MAX = 8000
 """In the log: some fifty frames, the innermost ones."""
+CAPS_MAX = 1024
+"""Caps remembered by batch key: more sizes than anybody asks for, and working one out again takes microseconds."""
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -77,16 +81,20 @@ class LaneEngine(Engine, Generic[RowT]):
         jobs_max: int = 4096,
         close_wait_s: float = 60.0,
         clock: Callable[[], float] = time.perf_counter,
+        calibration: Callable[[Device[Any]], DeviceProfile | None] | None = None,
     ) -> None:
         """Make an engine that is not started.
 
-        `rows_max`: rows that may share a step; further admitted rows wait for room.
+        `rows_max`: rows that may share a step; further admitted rows wait for room. Fewer where the profile says that
+        fewer pay.
         `finish_queue_rows_max`: the denoise lane waits while more finished rows than this are not decoded. Two
         full batches of eight by default: enough to smooth over a slow picture, little memory as latents go.
         `jobs_max`: jobs held at one time, whatever their stage; above it `prepare` raises `EngineFullError`.
         The worker's own bounds are far lower: this one turns a leak into an error.
         `close_wait_s`: how long `close` waits for all lanes together: above the slowest step and decode.
         `clock`: seconds from any origin, never going back.
+        `calibration`: gives the loaded device's profile (`inference.calibration.Calibration`); without one every batch
+        key's cap is `rows_max`.
         Raises `ValueError` for a bound that is not positive.
         """
         bounds = {"rows_max": rows_max, "finish_queue_rows_max": finish_queue_rows_max, "jobs_max": jobs_max}
@@ -94,10 +102,18 @@ class LaneEngine(Engine, Generic[RowT]):
             if bound < 1:
                 raise ValueError(f"{name} is {bound}: give a number above 0")
         self._device = device
+        self._calibration = calibration
+        self._profile: DeviceProfile | None = None
+        self._rows_max = rows_max
+        self._caps: dict[BatchKey, int] = {}
         self._clock = clock
         self._close_wait_s = close_wait_s
         self._monitor: LaneMonitor[RowT] = LaneMonitor(
-            rows_max=rows_max, finish_queue_rows_max=finish_queue_rows_max, jobs_max=jobs_max, clock=clock
+            rows_max=rows_max,
+            finish_queue_rows_max=finish_queue_rows_max,
+            jobs_max=jobs_max,
+            clock=clock,
+            cap=self._cap,
         )
         self._threads: tuple[threading.Thread, ...] = ()
         self._closing = threading.Lock()
@@ -108,8 +124,13 @@ class LaneEngine(Engine, Generic[RowT]):
         """The loaded model. Only after `start` returned."""
         return self._device.info
 
+    @property
+    def profile(self) -> DeviceProfile | None:
+        """What the device was measured to take; None before `start` returned, and where it was not measured."""
+        return self._profile
+
     def start(self, listener: Listener) -> None:
-        """Load the device and start the lanes.
+        """Load the device, find or measure its profile, and start the lanes.
 
         The listener is called from the lanes with the engine's lock held: it must return at once and wait
         for nothing. It may call `prepare`, `admit` and `drop`, but not `close`. Raises `ModelError`, and
@@ -117,6 +138,8 @@ class LaneEngine(Engine, Generic[RowT]):
         """
         self._monitor.listen(listener)
         self._device.load()
+        if self._calibration is not None:
+            self._profile = self._calibration(self._device)
         lanes = {"prepare": self._prepare, "denoise": self._denoise, "finish": self._finish}
         with self._closing:
             if self._closed:
@@ -182,6 +205,18 @@ class LaneEngine(Engine, Generic[RowT]):
                 _log.warning("lanes_still_in_the_device", lanes=stuck, waited_s=self._close_wait_s)
             else:
                 self._device.close()
+
+    def _cap(self, key: BatchKey) -> int:
+        """Rows of a key that may share a step. With the monitor's lock held."""
+        if self._profile is None:
+            return self._rows_max
+        cap = self._caps.get(key)
+        if cap is None:
+            if len(self._caps) >= CAPS_MAX:
+                self._caps.clear()
+            cap = self._profile.cap(key.latent_height, key.latent_width, rows_max=self._rows_max)
+            self._caps[key] = cap
+        return cap
 
     # --- The lanes. A turn is a function of its own, so that no lane holds a job while it waits for the next.
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from inference.contract import (
+    BatchKey,
     EngineEvent,
     EngineStopped,
     JobFailed,
@@ -46,8 +47,16 @@ class LaneMonitor(Generic[RowT]):
     no event is sent and every call is without effect.
     """
 
-    def __init__(self, *, rows_max: int, finish_queue_rows_max: int, jobs_max: int, clock: Callable[[], float]) -> None:
-        """Bounds and clock as in `inference.engine.LaneEngine`."""
+    def __init__(
+        self,
+        *,
+        rows_max: int,
+        finish_queue_rows_max: int,
+        jobs_max: int,
+        clock: Callable[[], float],
+        cap: Callable[[BatchKey], int] | None = None,
+    ) -> None:
+        """Bounds and clock as in `inference.engine.LaneEngine`; `cap` as in `inference.lanes.StepBatch`."""
         self._finish_queue_rows_max = finish_queue_rows_max
         self._jobs_max = jobs_max
         self._clock = clock
@@ -60,7 +69,7 @@ class LaneMonitor(Generic[RowT]):
         self._ended = False
         self._jobs: dict[JobId, HeldJob[RowT]] = {}
         self._to_prepare: OrderedDict[JobId, HeldJob[RowT]] = OrderedDict()
-        self._batch: StepBatch[RowT] = StepBatch(rows_max)
+        self._batch: StepBatch[RowT] = StepBatch(rows_max, cap)
         self._to_finish: deque[FinishedRows[RowT]] = deque()
         self._unfinished_rows = 0
 
@@ -132,7 +141,8 @@ class LaneMonitor(Generic[RowT]):
                 return
             held.receive(outcome.rows)
             batch_key = outcome.rows[0].batch_key
-            self._tell(JobPrepared(held.job.job_id, batch_key, seconds * 1000, outcome.warnings))
+            cap = self._batch.cap(batch_key)
+            self._tell(JobPrepared(held.job.job_id, batch_key, seconds * 1000, outcome.warnings, cap))
 
     # --- The denoise lane ------------------------------------------------------------------------------
 

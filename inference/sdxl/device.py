@@ -23,6 +23,7 @@ from inference.contract import (
     FaultKind,
     ModelError,
     ModelInfo,
+    Part,
     Prepared,
     RenderedImage,
     RenderFault,
@@ -32,6 +33,7 @@ from inference.contract import (
 from inference.pose.picture import PictureLimits
 from inference.sdxl.faults import memory_faults
 from inference.sdxl.load import load_components
+from inference.sdxl.measure import measure_part, measured_on
 from inference.sdxl.model import LoadedModel
 from inference.sdxl.rows import SdxlRow
 from inference.sdxl.schedule import SAMPLERS
@@ -132,6 +134,16 @@ class SdxlDevice(Device[SdxlRow]):
         model = self._loaded()
         with self._lane(model.finish_stream), memory_faults("decoding a picture"):
             return tuple(model.finish(row) for row in rows)
+
+    def measured_on(self) -> Mapping[str, str]:
+        """As `Device.measured_on`."""
+        return measured_on(self._loaded().components.device)
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        """As `Device.measure`."""
+        model = self._loaded()
+        with self._lane(model.step_stream), memory_faults(f"measuring {part.value} of {count}"):
+            return measure_part(part, model.components, model.networks, latent_height, latent_width, count)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """Of `prompt` (embeddings by text), `pose` (control pictures) and `control` (conditioning embeddings)."""

@@ -21,6 +21,7 @@ from inference.contract import (
     JobId,
     JobPrepared,
     ModelInfo,
+    Part,
     Prepared,
     RenderedImage,
     RenderJob,
@@ -79,6 +80,9 @@ class ScriptedDevice(Device[ScriptedRow]):
     on_prepare: Callable[[RenderJob], None] = lambda job: None
     on_step: Callable[[Sequence[ScriptedRow]], None] = lambda rows: None
     on_finish: Callable[[Sequence[ScriptedRow]], None] = lambda rows: None
+    on_measure: Callable[[Part, int, int, int], float] = lambda part, height, width, count: 0.001 * count
+    hardware: Mapping[str, str] = field(default_factory=lambda: {"hardware": "scripted"})
+    measured: list[tuple[Part, int, int, int]] = field(default_factory=list)
     batches: list[tuple[RowId, ...]] = field(default_factory=list)
     """Rows of every step that did not fail, in the order the device was given them."""
     prepared: list[ScriptedRow] = field(default_factory=list)
@@ -149,6 +153,14 @@ class ScriptedDevice(Device[ScriptedRow]):
             for row in rows:
                 row.finished = True
             return tuple(RenderedImage(f"{row.row_id}".encode(), 64, 64, row.seed, "image/png", "png") for row in rows)
+
+    def measured_on(self) -> Mapping[str, str]:
+        return self.hardware
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        with self._alone("measure"):
+            self.measured.append((part, latent_height, latent_width, count))
+            return self.on_measure(part, latent_height, latent_width, count)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         return {"prompt": CacheCounts(3, 2, 1)}
