@@ -94,7 +94,7 @@ class Worker:
         )
         self.driver.observers.append(self.metrics.on_core)
         self.driver.rendering.observers.append(self.metrics.on_engine)
-        self.gauges = WorkerGauges(self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics.busy)
+        self.gauges = WorkerGauges(self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics)
         self._loop_turned_at = asyncio.get_running_loop().time()
 
     def _intake(self, delivery: Delivery) -> Intake:
