@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from inference.calibration import Calibration
 from inference.contract import Engine, ModelError
-from inference.engine import LaneEngine
+from inference.engine import Calibrating, LaneEngine
 from inference.pose.picture import PictureLimits
 from inference.profile_store import ProfileStore, default_folder
 from schemas.settings import Settings
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from inference.simulated import SimulatedDevice
 
 
-def make_engine(settings: Settings) -> Engine:
-    """An engine that is not started. Raises `ModelError` for settings that no device can be made of."""
+def make_engine(settings: Settings, calibration: Calibrating | None = None) -> Engine:
+    """An engine that is not started, calibrated by the settings unless something else is given.
+
+    Raises `ModelError` for settings that no device can be made of.
+    """
+    calibration = calibration or calibration_of(settings)
     limits = settings.limits
     pictures = PictureLimits(limits.pose_picture_bytes_max, limits.pose_picture_pixels_max)
     if settings.simulated.step_ms is not None or settings.simulated.curve_file is not None:
-        return LaneEngine(
-            _simulated(settings, pictures), rows_max=settings.batch.max_rows, calibration=calibration_of(settings)
-        )
+        return LaneEngine(_simulated(settings, pictures), rows_max=settings.batch.max_rows, calibration=calibration)
 
     from inference.sdxl import SdxlDevice
 
@@ -42,7 +44,7 @@ def make_engine(settings: Settings) -> Engine:
         pose_cache_bytes_max=limits.pose_cache_bytes,
         pose_limits=pictures,
     )
-    return LaneEngine(device, rows_max=settings.batch.max_rows, calibration=calibration_of(settings))
+    return LaneEngine(device, rows_max=settings.batch.max_rows, calibration=calibration)
 
 
 def calibration_of(settings: Settings) -> Calibration:

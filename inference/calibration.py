@@ -91,10 +91,12 @@ def measure_shape(
             ended = Ended.BUDGET
             break
     _refuse_too_little(points, ended)
+    unet = _curve(points.unet)
+    assert unet is not None
     return ShapeProfile(
         latent_height,
         latent_width,
-        unet=StepCurve(points.unet),
+        unet=unet,
         controlnet=_curve(points.controlnet),
         rest=_curve(points.rest),
         decode_ms=seconds.of(Part.DECODE, 1) * 1000,
@@ -137,8 +139,14 @@ def _refuse_too_little(points: _Points, ended: Ended) -> None:
 
 
 def _curve(points: dict[int, float]) -> StepCurve | None:
+    """Through the points, none above a larger batch's: a batch that took longer than a larger one was disturbed."""
     # A network that there is not takes none at any size; a clock too coarse for the rest of a step may say 0 at one.
-    return StepCurve({slots: max(ms, 1e-6) for slots, ms in points.items()}) if any(points.values()) else None
+    if not any(points.values()):
+        return None
+    least, settled = math.inf, {}
+    for slots, ms in sorted(points.items(), reverse=True):
+        least = settled[slots] = min(least, max(ms, 1e-6))
+    return StepCurve(settled)
 
 
 @dataclass(frozen=True, slots=True)

@@ -332,7 +332,7 @@ class Device(Protocol[RowT]):
         """
 
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
-        """Seconds that a part takes: the median of a few runs after one that is not counted; 0 for what there is not.
+        """Seconds that a part takes undisturbed: the fastest of a few runs after a first one; 0 for what there is not.
 
         On made-up inputs, and never beside `prepare`, `step` or `finish`. Raises `RenderFault` (`BATCH_MEMORY`) where
         it does not fit, and then has freed what it took.

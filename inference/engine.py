@@ -47,12 +47,15 @@ from inference.lanes_monitor import EngineFullError, LaneMonitor
 from inference.profile import DeviceProfile
 from schemas.errors import ErrorCode, bounded
 
-__all__ = ["EngineFullError", "LaneEngine"]
+__all__ = ["Calibrating", "EngineFullError", "LaneEngine"]
 
 TRACEBACK_CHARACTERS_MAX = 8000
 """In the log: some fifty frames, the innermost ones."""
 CAPS_MAX = 1024
 """Caps remembered by batch key: more sizes than anybody asks for, and working one out again takes microseconds."""
+
+Calibrating = Callable[[Device[Any]], DeviceProfile | None]
+"""Finds or measures the profile of a loaded device; None where there is none."""
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -81,7 +84,7 @@ class LaneEngine(Engine, Generic[RowT]):
         jobs_max: int = 4096,
         close_wait_s: float = 60.0,
         clock: Callable[[], float] = time.perf_counter,
-        calibration: Callable[[Device[Any]], DeviceProfile | None] | None = None,
+        calibration: Calibrating | None = None,
     ) -> None:
         """Make an engine that is not started.
 

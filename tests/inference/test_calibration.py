@@ -67,6 +67,11 @@ def test_it_ends_when_two_batches_in_a_row_are_worse_and_not_after_one() -> None
     assert measure_shape(unlucky, 8, 8, rows_max=16).ended is Ended.ROWS_MAX
 
 
+def test_a_batch_that_took_longer_than_a_larger_one_was_disturbed() -> None:
+    shape = measure_shape(timed(lambda slots: 1000.0 if slots == 4 else gaining(slots)), 8, 8, rows_max=8)
+    assert dict(shape.unet.points)[4] == gaining(8)
+
+
 def test_it_ends_before_the_budget_is_overdrawn() -> None:
     clock = FakeClock()
     device = timed(lambda slots: slots * 100.0, clock)
