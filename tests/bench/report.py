@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.bench import poisson
+
 
 def write(out: Path, figures: dict[str, Any]) -> None:
     """`figures.json`, `report.md` and the plots, into a folder that is made if need be."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     _plot(out, figures)
+    poisson.plot(out, figures["poisson"])
     (out / "report.md").write_text(_page(figures))
 
 
@@ -71,6 +74,7 @@ def _page(figures: dict[str, Any]) -> str:
         "",
         "![Requests a second](throughput.png) ![Resident memory](memory.png)",
         "",
+        *poisson.section(figures["poisson"]),
     ]
     return "\n".join(lines)
 
