@@ -43,6 +43,10 @@ def make_engine(settings: Settings, calibration: Calibrating | None = None) -> E
         prompt_cache_bytes_max=limits.prompt_cache_bytes,
         pose_cache_bytes_max=limits.pose_cache_bytes,
         pose_limits=pictures,
+        rows_max=settings.batch.max_rows,
+        compiles=settings.model.compiles,
+        compile_sizes=settings.model.sizes_to_compile,
+        compile_cache_dir=settings.model.compile_cache_dir,
     )
     return LaneEngine(device, rows_max=settings.batch.max_rows, calibration=calibration)
 

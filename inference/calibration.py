@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 
-from inference.contract import Device, FaultKind, Part, RenderFault
+from inference.contract import Device, DeviceLost, FaultKind, ModelError, Part, RenderFault
 from inference.profile import GUIDED_SLOTS, DeviceProfile, Ended, ProfileKey, ShapeProfile
 from inference.profile_store import ProfileError, ProfileStore
 from inference.step_curve import StepCurve
@@ -102,6 +102,7 @@ def measure_shape(
         decode_ms=seconds.of(Part.DECODE, 1) * 1000,
         rows_asked=rows_max,
         ended=ended,
+        buckets=device.buckets(latent_height, latent_width),
     )
 
 
@@ -160,13 +161,18 @@ class Calibration:
     clock: Callable[[], float] = time.monotonic
 
     def __call__(self, device: Device[Any]) -> DeviceProfile | None:
-        """The profile of a loaded device; None where there is none, which is logged and never ends the start."""
+        """The profile of a loaded device; None where there is none, which is logged and does not end the start.
+
+        Raises `ModelError` where the device stopped working.
+        """
         if self.budget_s == 0:
             return None
         try:
             return self._profile(device)
         except NotMeasurableError as error:
             _log.info("not calibrated", reason=str(error), cap=self.rows_max)
+        except DeviceLost as error:
+            raise ModelError(str(error)) from error
         except Exception as error:
             # A worker without a profile works with the setting's cap: no reason not to start.
             _log.warning("not calibrated", reason=f"{type(error).__name__}: {error}"[:500], cap=self.rows_max)

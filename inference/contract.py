@@ -131,6 +131,10 @@ class RenderFault(Exception):  # noqa: N818 - a fault is the field's word for it
         self.message = message
 
 
+class DeviceLost(Exception):  # noqa: N818 - what happened, not a kind of error
+    """The device does not work any more, for nobody's fault: the process must end and start anew."""
+
+
 # --- Events: what an engine tells its listener. Sent from the lanes' threads. ---------------------------
 
 
@@ -306,7 +310,11 @@ class Device(Protocol[RowT]):
 
     `prepare`, `step` and `finish` are each called by one thread: they may run at the same time as each
     other, but never beside themselves. All of them block. What they raise is a `RenderFault` where the
-    device knows whose fault it is; anything else is taken for the batch's (`FaultKind.BATCH`).
+    device knows whose fault it is, and `DeviceLost` where no call can succeed any more; anything else is taken
+    for the batch's (`FaultKind.BATCH`).
+
+    `step` may return before the device has done the step, as long as the rows' own order of work is kept: errors of
+    memory are raised in time, and any other late error is a `DeviceLost`.
     """
 
     @property
@@ -322,8 +330,12 @@ class Device(Protocol[RowT]):
     def step(self, rows: Sequence[RowT]) -> None:
         """One denoising step of all rows, which share a `BatchKey`. Atomic: on an error no row has changed."""
 
-    def finish(self, rows: Sequence[RowT]) -> tuple[RenderedImage, ...]:
-        """Decode and encode complete rows of one job, in their order. A value that is not finite is `render_failed`."""
+    def finish(self, rows: Sequence[RowT]) -> tuple[RenderedImage | RenderFault, ...]:
+        """Decode and encode complete rows of one `BatchKey`, of any jobs, in their order.
+
+        A fault in a row's place is that row's alone: `render_failed` where its picture has values that are not
+        finite. What is raised instead is the whole call's.
+        """
 
     def measured_on(self) -> Mapping[str, str]:
         """What times depend on beside `info`: the hardware's name, the libraries' versions and the like.
@@ -331,11 +343,14 @@ class Device(Protocol[RowT]):
         Empty where measuring costs nothing, so that there is no use in keeping it. Only after `load`.
         """
 
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
+        """Rising slot counts that forwards of this size are padded to; empty where they are not. Only after `load`."""
+
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
         """Seconds that a part takes undisturbed: the fastest of a few runs after a first one; 0 for what there is not.
 
-        On made-up inputs, and never beside `prepare`, `step` or `finish`. Raises `RenderFault` (`BATCH_MEMORY`) where
-        it does not fit, and then has freed what it took.
+        Padded where a step would be. On made-up inputs, and never beside `prepare`, `step` or `finish`. Raises
+        `RenderFault` (`BATCH_MEMORY`) where it does not fit, and then has freed what it took.
         """
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:

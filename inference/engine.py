@@ -31,6 +31,7 @@ from inference.contract import (
     BatchKey,
     CacheCounts,
     Device,
+    DeviceLost,
     Engine,
     FaultKind,
     JobId,
@@ -43,6 +44,7 @@ from inference.contract import (
     RowId,
     RowT,
 )
+from inference.lanes import HeldRow
 from inference.lanes_monitor import EngineFullError, LaneMonitor
 from inference.profile import DeviceProfile
 from schemas.errors import ErrorCode, bounded
@@ -80,6 +82,7 @@ class LaneEngine(Engine, Generic[RowT]):
         device: Device[RowT],
         *,
         rows_max: int,
+        decode_rows_max: int = 4,
         finish_queue_rows_max: int = 16,
         jobs_max: int = 4096,
         close_wait_s: float = 60.0,
@@ -90,6 +93,8 @@ class LaneEngine(Engine, Generic[RowT]):
 
         `rows_max`: rows that may share a step; further admitted rows wait for room. Fewer where the profile says that
         fewer pay.
+        `decode_rows_max`: rows that may be decoded together: on a CPU four are half as slow again alone, and eight gain
+        nothing more.
         `finish_queue_rows_max`: the denoise lane waits while more finished rows than this are not decoded. Two
         full batches of eight by default: enough to smooth over a slow picture, little memory as latents go.
         `jobs_max`: jobs held at one time, whatever their stage; above it `prepare` raises `EngineFullError`.
@@ -100,7 +105,12 @@ class LaneEngine(Engine, Generic[RowT]):
         key's cap is `rows_max`.
         Raises `ValueError` for a bound that is not positive.
         """
-        bounds = {"rows_max": rows_max, "finish_queue_rows_max": finish_queue_rows_max, "jobs_max": jobs_max}
+        bounds = {
+            "rows_max": rows_max,
+            "decode_rows_max": decode_rows_max,
+            "finish_queue_rows_max": finish_queue_rows_max,
+            "jobs_max": jobs_max,
+        }
         for name, bound in bounds.items():
             if bound < 1:
                 raise ValueError(f"{name} is {bound}: give a number above 0")
@@ -109,6 +119,7 @@ class LaneEngine(Engine, Generic[RowT]):
         self._profile: DeviceProfile | None = None
         self._rows_max = rows_max
         self._caps: dict[BatchKey, int] = {}
+        self._decode_rows_max = decode_rows_max
         self._clock = clock
         self._close_wait_s = close_wait_s
         self._monitor: LaneMonitor[RowT] = LaneMonitor(
@@ -260,14 +271,17 @@ class LaneEngine(Engine, Generic[RowT]):
             pass
 
     def _finish_one(self) -> bool:
-        held_rows = self._monitor.next_finished()
-        if held_rows is None:
+        first = self._monitor.next_finished()
+        if first is None:
             return False
+        groups = (first, *self._monitor.finished_beside(first, self._decode_rows_max))
         began = self._clock()
         # Read without the lock, to save a decode where it can be saved; the monitor looks again.
-        over = held_rows[0].job.over
-        outcome = () if over else self._decoded([held.row for held in held_rows])
-        self._monitor.finished(held_rows, outcome, self._clock() - began)
+        held_rows = [held for group in groups if not group[0].job.over for held in group]
+        outcomes = dict(zip((id(held) for held in held_rows), self._decoded(held_rows), strict=True))
+        share_s = (self._clock() - began) / max(1, len(held_rows))
+        for group in groups:
+            self._monitor.finished(group, _together([outcomes.get(id(held)) for held in group]), share_s * len(group))
         return True
 
     def _run(self, name: str, lane: Callable[[], None]) -> None:
@@ -288,25 +302,36 @@ class LaneEngine(Engine, Generic[RowT]):
             raise ValueError(f"the device made {len(prepared.rows)} rows for a job of {job.request.count}")
         return prepared
 
-    def _decoded(self, rows: Sequence[RowT]) -> tuple[RenderedImage, ...] | RenderFault:
-        outcome = _attempt(self._finished, rows)
-        if not isinstance(outcome, RenderFault) or outcome.kind is not FaultKind.BATCH_MEMORY:
-            return outcome
-        # The decoder's memory grows with the rows, and a step may have held some of it a moment ago: what
-        # did not fit together may fit one by one.
-        images: list[RenderedImage] = []
-        for row in rows:
-            outcome = _attempt(self._finished, [row])
-            if isinstance(outcome, RenderFault):
-                return outcome
-            images.extend(outcome)
-        return tuple(images)
+    def _decoded(self, held_rows: Sequence[HeldRow[RowT]]) -> list[RenderedImage | RenderFault]:
+        outcomes: list[RenderedImage | RenderFault] = []
+        rows = [held.row for held in held_rows]
+        for start in range(0, len(rows), self._decode_rows_max):
+            outcomes.extend(self._decoded_together(rows[start : start + self._decode_rows_max]))
+        return outcomes
 
-    def _finished(self, rows: Sequence[RowT]) -> tuple[RenderedImage, ...]:
-        images = self._device.finish(rows)
-        if len(images) != len(rows):
-            raise ValueError(f"the device made {len(images)} pictures of {len(rows)} rows")
-        return images
+    def _decoded_together(self, rows: Sequence[RowT]) -> Sequence[RenderedImage | RenderFault]:
+        outcome = _attempt(self._finished, rows)
+        if not isinstance(outcome, RenderFault):
+            return outcome
+        if len(rows) == 1:
+            return [outcome]
+        # The decoder's memory grows with the rows, and a step may have held some of it a moment ago: what did not fit
+        # together may fit one by one. Of any other fault it is not known whose it is.
+        return [one for row in rows for one in self._decoded_together([row])]
+
+    def _finished(self, rows: Sequence[RowT]) -> tuple[RenderedImage | RenderFault, ...]:
+        outcomes = self._device.finish(rows)
+        if len(outcomes) != len(rows):
+            raise ValueError(f"the device made {len(outcomes)} pictures of {len(rows)} rows")
+        return outcomes
+
+
+def _together(outcomes: Sequence[RenderedImage | RenderFault | None]) -> tuple[RenderedImage, ...] | RenderFault:
+    """A job's pictures, or its first fault. Rows that nobody decoded, their job being over, have neither."""
+    for outcome in outcomes:
+        if isinstance(outcome, RenderFault):
+            return outcome
+    return tuple(outcome for outcome in outcomes if isinstance(outcome, RenderedImage))
 
 
 def _attempt(
@@ -314,11 +339,12 @@ def _attempt(
 ) -> _Result | RenderFault:
     """What a call into the device returned, or the fault that it raised.
 
-    Being out of host memory is nobody's row: it ends the lane, and so does all that is no `Exception`.
+    Being out of host memory, or without a device, is nobody's row: it ends the lane, and so does all that is no
+    `Exception`.
     """
     try:
         return call(*args, **kwargs)
-    except MemoryError:
+    except (MemoryError, DeviceLost):
         raise
     except Exception as error:
         return _fault_of(error)

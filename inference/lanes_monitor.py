@@ -195,6 +195,19 @@ class LaneMonitor(Generic[RowT]):
             self._rows_retired.wait_for(lambda: self._to_finish or self._ended)
             return None if self._ended else self._to_finish.popleft()
 
+    def finished_beside(self, rows: FinishedRows[RowT], rows_max: int) -> tuple[FinishedRows[RowT], ...]:
+        """Take what waits behind `rows` and can be decoded with them: of their key, up to `rows_max` rows in all."""
+        key, count = rows[0].row.batch_key, len(rows)
+        beside: list[FinishedRows[RowT]] = []
+        with self._lock:
+            while not self._ended and self._to_finish:
+                following = self._to_finish[0]
+                count += len(following)
+                if count > rows_max or following[0].row.batch_key != key:
+                    break
+                beside.append(self._to_finish.popleft())
+        return tuple(beside)
+
     def finished(
         self, rows: FinishedRows[RowT], outcome: Sequence[RenderedImage] | RenderFault, seconds: float
     ) -> None:

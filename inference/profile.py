@@ -87,6 +87,8 @@ class ShapeProfile:
     rows_asked: int
     """Measured up to so many guided rows, unless `ended` says otherwise."""
     ended: Ended
+    buckets: tuple[int, ...] = ()
+    """Rising slot counts that forwards of this size are padded to; one of more slots is not padded."""
 
     @property
     def area(self) -> int:
@@ -99,10 +101,10 @@ class ShapeProfile:
         return 0 if self.controlnet is None else GUIDED_SLOTS
 
     def step_ms(self, unet_slots: float, control_slots: float) -> float:
-        """Milliseconds of a step. Slots may be fractions, of a picture of another size."""
-        ms = self.unet.ms(unet_slots)
+        """Milliseconds of a step, padded where it is. Slots may be fractions, of a picture of another size."""
+        ms = self.unet.ms(padded(unet_slots, self.buckets))
         if self.controlnet is not None and control_slots > 0:
-            ms += self.controlnet.ms(control_slots)
+            ms += self.controlnet.ms(padded(control_slots, self.buckets))
         return ms if self.rest is None else ms + self.rest.ms(unet_slots)
 
 
@@ -112,8 +114,6 @@ class DeviceProfile:
 
     key: ProfileKey
     shapes: tuple[ShapeProfile, ...]
-    buckets: tuple[int, ...] = ()
-    """Rising slot counts that forwards are padded to, where padding is on; a forward of more slots is not padded."""
 
     def __post_init__(self) -> None:
         sizes = {(one.latent_height, one.latent_width) for one in self.shapes}
@@ -128,9 +128,9 @@ class DeviceProfile:
         return None
 
     def step_ms(self, latent_height: int, latent_width: int, *, unet_slots: int, control_slots: int) -> float:
-        """Milliseconds of a step of so many slots, padded where padding is on."""
+        """Milliseconds of a step of so many slots."""
         shape, share = self._reference(latent_height, latent_width)
-        return shape.step_ms(self._padded(unet_slots) * share, self._padded(control_slots) * share)
+        return shape.step_ms(unet_slots * share, control_slots * share)
 
     def decode_ms(self, latent_height: int, latent_width: int) -> float:
         """Milliseconds of decoding one picture."""
@@ -178,14 +178,11 @@ class DeviceProfile:
         shape, share = self._reference(latent_height, latent_width)
         return int(shape.unet.rows_max / GUIDED_SLOTS / share)
 
-    def _padded(self, slots: int) -> int:
-        return padded(slots, self.buckets)
 
-
-def padded(slots: int, buckets: Sequence[int]) -> int:
-    """The slots that a forward of `slots` takes where it is padded to rising `buckets`; none stays none."""
+def padded(slots: float, buckets: Sequence[int]) -> float:
+    """The slots that a forward of `slots` takes where it is padded to rising `buckets`."""
     at = bisect_left(buckets, slots)
-    return slots if slots == 0 or at == len(buckets) else buckets[at]
+    return slots if at == len(buckets) else buckets[at]
 
 
 def _by_area(shape: ShapeProfile) -> tuple[int, int]:

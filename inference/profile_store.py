@@ -52,6 +52,7 @@ class _Shape(BaseModel):
     decode_ms: float = Field(ge=0)
     rows_asked: int = Field(ge=1, le=4096)
     ended: Literal["rows_max", "memory", "throughput", "budget"]
+    buckets: list[Annotated[int, Field(ge=1, le=8192)]] = Field(max_length=64)
 
 
 class _File(BaseModel):
@@ -66,7 +67,7 @@ class _File(BaseModel):
 
 
 def encode_profile(profile: DeviceProfile) -> bytes:
-    """The profile as a JSON document. Buckets are a run's own choice and are not kept."""
+    """The profile as a JSON document."""
     key = profile.key
     document = _File(
         format=FORMAT,
@@ -157,6 +158,7 @@ def _shape_document(shape: ShapeProfile) -> _Shape:
         decode_ms=shape.decode_ms,
         rows_asked=shape.rows_asked,
         ended=shape.ended.value,
+        buckets=list(shape.buckets),
     )
 
 
@@ -176,6 +178,7 @@ def _shape(document: _Shape) -> ShapeProfile:
         decode_ms=document.decode_ms,
         rows_asked=document.rows_asked,
         ended=Ended(document.ended),
+        buckets=tuple(sorted(set(document.buckets))),
     )
 
 

@@ -185,7 +185,7 @@ class SimulatedDevice(Device[SimulatedRow]):
         for row in rows:
             row.steps_done += 1
 
-    def finish(self, rows: Sequence[SimulatedRow]) -> tuple[RenderedImage, ...]:
+    def finish(self, rows: Sequence[SimulatedRow]) -> tuple[RenderedImage | RenderFault, ...]:
         """Paint the pictures."""
         for row in rows:
             if row.trouble is not None:
@@ -196,6 +196,10 @@ class SimulatedDevice(Device[SimulatedRow]):
     def measured_on(self) -> Mapping[str, str]:
         """Nothing: asking the curve again is cheaper than reading a file."""
         return {}
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:  # noqa: ARG002
+        """Nothing is padded."""
+        return ()
 
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:  # noqa: ARG002
         """The curve's own answer, without sleeping. Its rows are taken for guided ones, of two slots each."""

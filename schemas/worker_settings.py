@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from schemas.service_settings import MIB, SECTION
+from schemas.service_settings import MIB, SECTION, Names
+
+COMPILE_SIZES_MAX = 16
+"""Each size takes a form of every block for every bucket of slots, which is looked through at every step."""
 
 
 class ModelSettings(BaseModel):
@@ -37,6 +41,36 @@ class ModelSettings(BaseModel):
         description="Where the measured times of devices are kept; `darkroom/profiles` in the user's cache when not "
         "set.",
     )
+    compiles: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Compile the networks' repeated blocks before the worker is ready (torch.compile): on a GPU by "
+        "auto. Where no compiler works the worker says so and runs without.",
+    )
+    compile_sizes: Names = Field(
+        default=(),
+        description="Picture sizes to compile for, as 1024x1024,832x1216; the model's native size when empty. Each "
+        "takes its time at the first start; other sizes run uncompiled.",
+    )
+    compile_cache_dir: Path | None = Field(
+        default=None,
+        description="Where compiled code is kept for the next start; when not set torch keeps it under the temporary "
+        "folder, which a container loses.",
+    )
+
+    @field_validator("compile_sizes")
+    @classmethod
+    def _sizes(cls, sizes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(sizes) > COMPILE_SIZES_MAX:
+            raise ValueError(f"at most {COMPILE_SIZES_MAX} sizes are compiled")
+        for size in sizes:
+            if not re.fullmatch(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}", size):
+                raise ValueError(f"{size!r} is not a size: write width x height in pixels, as 1024x1024")
+        return sizes
+
+    @property
+    def sizes_to_compile(self) -> list[tuple[int, int]]:
+        """(width, height) in pixels."""
+        return [(int(width), int(height)) for width, height in (size.split("x") for size in self.compile_sizes)]
 
 
 class BatchSettings(BaseModel):

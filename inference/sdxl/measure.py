@@ -10,6 +10,7 @@ import contextlib
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from inference.sdxl.conditions import TextEmbedding, time_ids
 from inference.sdxl.load import Components
 from inference.sdxl.rows import SdxlRow, draw_noise
 from inference.sdxl.schedule import SAMPLERS, Schedules
-from inference.sdxl.step import Networks, take_step
+from inference.sdxl.step import Networks, Stepper
 
 RUNS_MAX: Final = 5
 """Counted runs, of which the fastest is taken: whatever else the machine does only ever adds."""
@@ -31,11 +32,14 @@ RUNS_S_MAX: Final = 1.0
 _TOKENS: Final = 77
 
 
-def measured_on(device: torch.device) -> Mapping[str, str]:
-    """The hardware and the libraries that decide how long a forward takes."""
+def measured_on(networks: Networks) -> Mapping[str, str]:
+    """The hardware, the libraries and the way of running that decide how long a forward takes."""
+    shapes = networks.shapes
+    sizes = " ".join(sorted(f"{height}x{width}" for height, width in shapes.latent_sizes))
     return {
-        "hardware": _hardware(device),
+        "hardware": _hardware(networks.device),
         **{library: version(library) for library in ("torch", "diffusers")},
+        "compiled": "no" if networks.regions is None else f"latents {sizes}, slots {shapes.buckets}",
     }
 
 
@@ -76,18 +80,31 @@ def _timed(run: Callable[[], object], device: torch.device) -> float:
 def _unet_forward(
     components: Components, networks: Networks, height: int, width: int, slots: int
 ) -> Callable[[], object]:
-    inputs = _inputs(components, networks, height, width, slots)
-    return lambda: networks.unet(**inputs)
+    padded = networks.shapes.pad(height, width, unet_slots=slots, control_slots=0)
+    inputs = _inputs(components, networks, height, width, padded.unet_slots)
+    return _entered(networks, padded.is_static, lambda: networks.unet(**inputs))
 
 
 def _controlnet_forward(
     components: Components, networks: Networks, height: int, width: int, slots: int
 ) -> Callable[[], object]:
-    inputs = _inputs(components, networks, height, width, slots)
+    controlnet: Any = networks.controlnet
+    padded = networks.shapes.pad(height, width, unet_slots=slots, control_slots=slots)
+    inputs = _inputs(components, networks, height, width, padded.control_slots)
     channels = networks.unet.config.block_out_channels[0]
-    inputs["controlnet_cond"] = _noise(networks, slots, channels, height, width)
-    inputs["conditioning_scale"] = torch.ones(slots, 1, 1, 1, device=networks.device, dtype=networks.dtype)
-    return lambda: networks.controlnet(**inputs)  # type: ignore[misc] # asked only where there is one
+    inputs["controlnet_cond"] = _noise(networks, padded.control_slots, channels, height, width)
+    inputs["conditioning_scale"] = torch.ones(padded.control_slots, 1, 1, 1).to(networks.device, networks.dtype)
+    return _entered(networks, padded.is_static, lambda: controlnet(**inputs))
+
+
+def _entered(networks: Networks, is_static: bool, forward: Callable[[], object]) -> Callable[[], object]:
+    """The forward as a step runs it: compiled where the shape is."""
+
+    def run() -> None:
+        with nullcontext() if networks.regions is None else networks.regions.entered(is_static=is_static):
+            forward()
+
+    return run
 
 
 def _rest_of_a_step(
@@ -98,12 +115,13 @@ def _rest_of_a_step(
     rows = [
         _row(components, networks, height, width, number, guided=number < guided) for number in range(guided + alone)
     ]
-    still = replace(networks, unet=lambda sample, *_, **__: (sample,), controlnet=None)
+    answering = replace(networks, unet=lambda sample, *_, **__: (sample,), controlnet=None, regions=None)
+    stepper = Stepper(answering)
 
     def run() -> None:
         for row in rows:
             row.steps_done = 0
-        take_step(rows, still)
+        stepper.take(rows)
 
     return run
 
@@ -113,7 +131,7 @@ def _decoding(
 ) -> Callable[[], object]:
     vae = components.vae
     latents = _noise(networks, pictures, vae.config.latent_channels, height, width).to(vae.dtype)
-    return lambda: [vae.decode(latents[place : place + 1], return_dict=False) for place in range(pictures)]
+    return lambda: vae.decode(latents, return_dict=False)
 
 
 def _inputs(components: Components, networks: Networks, height: int, width: int, slots: int) -> dict[str, Any]:

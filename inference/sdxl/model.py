@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from PIL import Image
 
 from inference.contract import FaultKind, Prepared, RenderedImage, RenderFault, RenderJob, RenderRequest, RowId
 from inference.pose.picture import PictureLimits
@@ -16,7 +17,8 @@ from inference.sdxl.load import Components
 from inference.sdxl.poses import PoseConditioner
 from inference.sdxl.rows import Control, SdxlRow, draw_noise
 from inference.sdxl.schedule import Schedule, Schedules
-from inference.sdxl.step import Networks
+from inference.sdxl.step import Networks, Stepper
+from inference.sdxl.streams import LaneStream
 
 
 class LoadedModel:
@@ -51,7 +53,13 @@ class LoadedModel:
             device=device,
             dtype=dtype,
         )
-        self.prepare_stream, self.step_stream, self.finish_stream = (_stream(device) for _ in range(3))
+        self.stepper = Stepper(self.networks)
+        self.prepare_stream, self.finish_stream = LaneStream(device), LaneStream(device)
+
+    def run_with(self, networks: Networks) -> None:
+        """Take steps with these networks from now on. Not while one is being taken."""
+        self.networks = networks
+        self.stepper = Stepper(networks)
 
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
         """The rows of a job, of image i from seed + i. They share everything but generator and latents."""
@@ -93,14 +101,14 @@ class LoadedModel:
             )
         return Prepared(rows=tuple(rows), warnings=tuple(warning for warning in warnings if warning))
 
-    def finish(self, row: SdxlRow) -> RenderedImage:
-        """The picture of a row whose steps are done."""
-        return encode_picture(
-            decode_latents(self.components.vae, row.latents),
-            image_format=row.request.image_format,
-            quality=row.request.image_quality,
-            seed=row.seed,
-            text=row.request.image_text,
+    def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage | RenderFault, ...]:
+        """The pictures of rows of one size whose steps are done, each or what is wrong with it."""
+        for row in rows:
+            self.finish_stream.read([row.latents], after=row.ready)
+        decoded = decode_latents(self.components.vae, torch.cat([row.latents for row in rows]))
+        return tuple(
+            picture if isinstance(picture, RenderFault) else _encoded(picture, row)
+            for picture, row in zip(decoded, rows, strict=True)
         )
 
     def _control(self, job: RenderJob) -> Control | None:
@@ -126,6 +134,11 @@ class LoadedModel:
         return noise * schedule.init_sigma
 
 
-def _stream(device: torch.device) -> torch.cuda.Stream | None:
-    make: Any = torch.cuda.Stream
-    return make(device) if device.type == "cuda" else None
+def _encoded(picture: Image.Image, row: SdxlRow) -> RenderedImage:
+    return encode_picture(
+        picture,
+        image_format=row.request.image_format,
+        quality=row.request.image_quality,
+        seed=row.seed,
+        text=row.request.image_text,
+    )

@@ -53,7 +53,15 @@ class SdxlRow:
     latents: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
     steps_done: int = 0
+    ready: torch.cuda.Event | None = None
+    """Reached when a GPU has done the row's last step; None on a CPU, and before the first step."""
+    numbers: torch.Tensor = field(init=False, repr=False)
+    """(steps, 5) fp32 on the CPU: the schedule's columns, then the guidance scale."""
     _noise: torch.Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        guidance = torch.full((self.schedule.steps, 1), self.request.guidance_scale, dtype=torch.float32)
+        self.numbers = torch.cat([self.schedule.table, guidance], dim=1)
 
     @property
     def steps_total(self) -> int:
@@ -74,9 +82,16 @@ class SdxlRow:
             self._noise = draw_noise(self.generator, self.latents.shape)
         return self._noise
 
-    def advance(self, latents: torch.Tensor) -> None:
-        """Take the step: new latents, the noise used up."""
+    def tensors(self) -> list[torch.Tensor]:
+        """All that a step reads of the row on the device."""
+        texts = [self.text] if self.negative is None else [self.text, self.negative]
+        tensors = [self.latents, self.time_ids, *(part for text in texts for part in (text.tokens, text.pooled))]
+        return tensors if self.control is None else [*tensors, self.control.embedding]
+
+    def advance(self, latents: torch.Tensor, ready: torch.cuda.Event | None = None) -> None:
+        """Take the step: new latents, which a GPU has worked out once `ready` is reached; the noise used up."""
         self.latents = latents
+        self.ready = ready
         self.steps_done += 1
         self._noise = None
 

@@ -292,7 +292,7 @@ def _darkroom(device: Any, profile: DeviceProfile, load: Sequence[Arrival]) -> R
 
 
 def _whole_requests(device: Any, load: Sequence[Arrival], cap: int, *, equal_steps: bool) -> Run:
-    """Batches of up to `cap` whole requests in real time, prepared and finished on threads of their own, as ours are."""
+    """Batches of up to `cap` whole requests in real time; prepared and finished on threads of their own, as ours."""
     run = Run([0.0] * len(load))
     rows: dict[int, Any] = {}
     waiting: list[int] = []

@@ -28,6 +28,7 @@ from inference.sdxl import SdxlDevice
 from inference.sdxl.rows import SdxlRow
 from inference.tiny import TinyModel
 from schemas.pose import PeoplePose
+from tests.inference.devices import finished
 
 Pixels = npt.NDArray[np.int16]
 
@@ -80,27 +81,27 @@ def paint(device: SdxlDevice, request: RenderRequest) -> Pixels:
     rows = prepare(device, replace(request, count=1))
     while rows[0].steps_done < rows[0].steps_total:
         device.step(rows)
-    return pixels(device.finish(rows)[0])
+    return pixels(finished(device, rows)[0])
 
 
 def paint_together(device: SdxlDevice, joining: Sequence[tuple[int, RenderRequest]]) -> list[Pixels]:
     """The pictures of requests that share steps, each joining at its own step boundary and leaving when it is done."""
     rows = [prepare(device, request, f"job-{number}")[0] for number, (_, request) in enumerate(joining)]
-    finished: dict[str, Pixels] = {}
+    painted: dict[str, Pixels] = {}
     boundary = 0
-    while len(finished) < len(rows):
+    while len(painted) < len(rows):
         active = [
             row
             for (joins, _), row in zip(joining, rows, strict=True)
-            if joins <= boundary and row.row_id[0] not in finished
+            if joins <= boundary and row.row_id[0] not in painted
         ]
         if active:
             device.step(active)
         for row in active:
             if row.steps_done == row.steps_total:
-                finished[row.row_id[0]] = pixels(device.finish([row])[0])
+                painted[row.row_id[0]] = pixels(finished(device, [row])[0])
         boundary += 1
-    return [finished[row.row_id[0]] for row in rows]
+    return [painted[row.row_id[0]] for row in rows]
 
 
 class Oracle:

@@ -82,6 +82,7 @@ class ScriptedDevice(Device[ScriptedRow]):
     on_finish: Callable[[Sequence[ScriptedRow]], None] = lambda rows: None
     on_measure: Callable[[Part, int, int, int], float] = lambda part, height, width, count: 0.001 * count
     hardware: Mapping[str, str] = field(default_factory=lambda: {"hardware": "scripted"})
+    padded_to: tuple[int, ...] = ()
     measured: list[tuple[Part, int, int, int]] = field(default_factory=list)
     batches: list[tuple[RowId, ...]] = field(default_factory=list)
     """Rows of every step that did not fail, in the order the device was given them."""
@@ -147,8 +148,8 @@ class ScriptedDevice(Device[ScriptedRow]):
                     self.broken.append(f"{row.row_id} finished after {row.steps_done} of {row.steps_total} steps")
                 if row.finished:
                     self.broken.append(f"{row.row_id} finished twice")
-            if len({row.row_id.job_id for row in rows}) != 1:
-                self.broken.append("rows of several jobs in one finish")
+            if len({row.batch_key for row in rows}) != 1:
+                self.broken.append("rows of several sizes in one finish")
             self.on_finish(rows)
             for row in rows:
                 row.finished = True
@@ -156,6 +157,9 @@ class ScriptedDevice(Device[ScriptedRow]):
 
     def measured_on(self) -> Mapping[str, str]:
         return self.hardware
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
+        return self.padded_to
 
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
         with self._alone("measure"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from inference.calibration import Calibration, NotMeasurableError, measure_shape, with_shape
-from inference.contract import FaultKind, JobPrepared, Part, RenderFault, RowId, StepDone
+from inference.contract import DeviceLost, FaultKind, JobPrepared, ModelError, Part, RenderFault, RowId, StepDone
 from inference.engine import LaneEngine
 from inference.profile import DeviceProfile, Ended, ProfileKey
 from inference.profile_store import ProfileStore
@@ -165,7 +165,21 @@ def test_no_budget_no_profile(tmp_path: Path) -> None:
     assert device.measured == []
 
 
-def test_nothing_that_goes_wrong_ends_the_start(tmp_path: Path) -> None:
+def test_a_device_that_is_lost_ends_the_start(tmp_path: Path) -> None:
+    def lost(slots: int) -> float:
+        raise DeviceLost("the GPU is gone")
+
+    with pytest.raises(ModelError, match="the GPU is gone"):
+        at_start(tmp_path, timed(lost))
+
+
+def test_a_padded_device_s_buckets_are_in_its_profile() -> None:
+    device = timed(gaining)
+    device.padded_to = (2, 8)
+    assert measure_shape(device, 8, 8, rows_max=4).step_ms(3, 0) == pytest.approx(gaining(8))
+
+
+def test_nothing_else_that_goes_wrong_ends_the_start(tmp_path: Path) -> None:
     def broken(slots: int) -> float:
         raise RuntimeError("a kernel failed")
 

@@ -22,10 +22,11 @@ def test_a_step_costs_its_unet_slots_and_its_control_slots_and_the_rest() -> Non
 
 
 def test_where_padding_is_on_a_step_costs_its_bucket() -> None:
-    made = replace(profile(shape(posed=True)), buckets=(2, 8, 16))
+    made = profile(replace(shape(posed=True), buckets=(2, 8, 16)))
     assert made.step_ms(8, 8, unet_slots=3, control_slots=1) == gaining(8) + gaining(2) / 2
-    assert made.step_ms(8, 8, unet_slots=8, control_slots=0) == gaining(8), "none stays none"
-    assert [padded(slots, made.buckets) for slots in (0, 1, 2, 9, 17)] == [0, 2, 2, 16, 17]
+    assert made.step_ms(8, 8, unet_slots=8, control_slots=0) == gaining(8), "no pose, no ControlNet"
+    assert [padded(slots, (2, 8, 16)) for slots in (1, 2, 9, 17)] == [2, 2, 16, 17]
+    assert made.cap(8, 8, rows_max=8) in (4, 8), "three rows would pay for four"
 
 
 def test_on_a_flat_curve_one_row_is_the_cap() -> None:

@@ -14,7 +14,9 @@ from inference.profile_store import FILE_BYTES_MAX, ProfileError, ProfileStore, 
 from inference.step_curve import StepCurve
 from tests.inference.profiles import KEY, flat, gaining, profile, shape
 
-KEPT = profile(shape(gaining, posed=True), replace(shape(flat, side=16), rest=StepCurve({1: 0.25})))
+KEPT = profile(
+    replace(shape(gaining, posed=True), buckets=(2, 4)), replace(shape(flat, side=16), rest=StepCurve({1: 0.25}))
+)
 
 
 def test_what_is_kept_comes_back(tmp_path: Path) -> None:
