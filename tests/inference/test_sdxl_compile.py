@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from inference.contract import Part
 from inference.sdxl import SdxlDevice
 from inference.sdxl.regions import CompiledRegions
 from inference.sdxl.shapes import Padded, StaticShapes, slot_buckets
@@ -72,6 +73,18 @@ def compiled(tiny: TinyModel) -> Iterator[SdxlDevice]:
 
 def graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
+
+
+def test_what_is_measured_is_what_is_compiled(compiled: SdxlDevice) -> None:
+    known, ran = graphs(), BACKEND.runs
+    for part in (Part.UNET, Part.CONTROLNET):
+        assert compiled.measure(part, 8, 8, 3) > 0
+    assert BACKEND.runs > ran
+    ran = BACKEND.runs
+    assert compiled.measure(Part.UNET, 16, 16, 3) > 0, "a size that is not on the list runs eagerly"
+    assert (graphs(), BACKEND.runs) == (known, ran)
+    assert (compiled.buckets(8, 8), compiled.buckets(16, 16)) == (slot_buckets(4), ())
+    assert compiled.measured_on()["compiled"] != "no"
 
 
 def test_pictures_of_padded_compiled_batches_are_the_pipelines_and_nothing_is_compiled_under_load(
