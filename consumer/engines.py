@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.calibration import Calibration
 from inference.contract import Device, Engine, ModelError, RowT
-from inference.engine import LaneEngine
+from inference.engine import Calibrating, LaneEngine
 from inference.pose.picture import PictureLimits
+from inference.profile_store import ProfileStore, default_folder
 from schemas.model_source import StorePrefix
 from schemas.settings import Settings
 
@@ -18,12 +20,16 @@ if TYPE_CHECKING:
     from inference.simulated import SimulatedDevice
 
 
-def make_engine(settings: Settings) -> Engine:
-    """An engine that is not started. Raises `ModelError` for settings that no device can be made of."""
+def make_engine(settings: Settings, calibration: Calibrating | None = None) -> Engine:
+    """An engine that is not started, calibrated by the settings unless something else is given.
+
+    Raises `ModelError` for settings that no device can be made of.
+    """
+    calibration = calibration or calibration_of(settings)
     limits = settings.limits
     pictures = PictureLimits(limits.pose_picture_bytes_max, limits.pose_picture_pixels_max)
     if settings.simulated.step_ms is not None or settings.simulated.curve_file is not None:
-        return _in_lanes(_simulated(settings, pictures), settings)
+        return _in_lanes(_simulated(settings, pictures), settings, calibration)
 
     from inference.sdxl import SdxlDevice
 
@@ -43,12 +49,15 @@ def make_engine(settings: Settings) -> Engine:
         compile_cache_dir=settings.model.compile_cache_dir,
         wishes=_wishes(settings),
     )
-    return _in_lanes(device, settings)
+    return _in_lanes(device, settings, calibration)
 
 
-def _in_lanes(device: Device[RowT], settings: Settings) -> LaneEngine[RowT]:
+def _in_lanes(device: Device[RowT], settings: Settings, calibration: Calibrating) -> LaneEngine[RowT]:
     return LaneEngine(
-        device, rows_max=settings.batch.max_rows, preview_interval_s=settings.worker.preview_interval_ms / 1000
+        device,
+        rows_max=settings.batch.max_rows,
+        preview_interval_s=settings.worker.preview_interval_ms / 1000,
+        calibration=calibration,
     )
 
 
@@ -93,6 +102,12 @@ def _wishes(settings: Settings) -> Wishes:
         height=min(limits.max_height, limits.max_pixels // limits.max_width),
         cache_bytes=limits.prompt_cache_bytes + limits.pose_cache_bytes,
     )
+
+
+def calibration_of(settings: Settings) -> Calibration:
+    """How a device's profile is found at its start."""
+    store = ProfileStore(settings.model.profile_dir or default_folder())
+    return Calibration(store, settings.batch.calibrate_s, settings.batch.max_rows)
 
 
 def _simulated(settings: Settings, pictures: PictureLimits) -> SimulatedDevice:

@@ -20,6 +20,7 @@ from schemas.pose import Pose
 
 if TYPE_CHECKING:
     from inference.memory_plan import MemoryPlan
+    from inference.profile import DeviceProfile
 
 Progress = Literal["none", "steps", "previews"]
 """What is told of a job on its way: nothing, its steps, or its steps and small pictures of its first image."""
@@ -175,6 +176,8 @@ class JobPrepared:
     batch_key: BatchKey
     prepare_ms: float
     warnings: tuple[str, ...] = ()
+    cap: int | None = None
+    """Rows of the batch key that pay together on this device, at the most. None where the engine does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +263,12 @@ class Engine(Protocol):
     def info(self) -> ModelInfo:
         """The loaded model. Only after `start` returned."""
 
+    @property
+    def profile(self) -> DeviceProfile | None:
+        """What the device was measured to take; None before `start` returned, and where it was not measured."""
+
     def start(self, listener: Listener) -> None:
-        """Load, warm up and start the lanes. Blocks: call it off the event loop. Raises `ModelError`."""
+        """Load, warm up, measure and start the lanes. Blocks: call it off the event loop. Raises `ModelError`."""
 
     def prepare(self, job: RenderJob) -> None:
         """Queue a job for the prepare lane: answered by `JobPrepared` or `JobFailed`."""
@@ -347,6 +354,19 @@ class Prepared(Generic[RowT]):
     """For the requester: the prompt was cut at 77 tokens, say."""
 
 
+class Part(Enum):
+    """What of the device's work is timed by itself."""
+
+    UNET = "unet"
+    """A forward of `count` slots."""
+    CONTROLNET = "controlnet"
+    """A forward of `count` slots."""
+    REST = "rest"
+    """All else of a step whose rows take `count` UNet slots, guided ones as far as they go."""
+    DECODE = "decode"
+    """The decoding of `count` pictures' latents."""
+
+
 class Device(Protocol[RowT]):
     """Turns rows into pixels.
 
@@ -393,6 +413,22 @@ class Device(Protocol[RowT]):
         """A small picture of a row of a job that asked for previews; None where there is nothing to show yet.
 
         The row may be in a step at the same time: what is shown is its state after some step that was done.
+        """
+
+    def measured_on(self) -> Mapping[str, str]:
+        """What times depend on beside `info`: the hardware's name, the libraries' versions and the like.
+
+        Empty where measuring costs nothing, so that there is no use in keeping it. Only after `load`.
+        """
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
+        """Rising slot counts that forwards of this size are padded to; empty where they are not. Only after `load`."""
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        """Seconds that a part takes undisturbed: the fastest of a few runs after a first one; 0 for what there is not.
+
+        Padded where a step would be. On made-up inputs, and never beside `prepare`, `step` or `finish`. Raises
+        `RenderFault` (`BATCH_MEMORY`) where it does not fit, and then has freed what it took.
         """
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:

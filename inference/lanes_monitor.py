@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic
 
 from inference.contract import (
+    BatchKey,
     EngineEvent,
     EngineStopped,
     JobFailed,
@@ -33,7 +34,7 @@ from inference.contract import (
     StepDone,
     StepFailed,
 )
-from inference.lanes import Ceiling, HeldJob, HeldRow, Stage, StepBatch
+from inference.lanes import HeldJob, HeldRow, Stage, StepBatch
 from inference.lanes_previews import PreviewWishes
 from inference.turns import Turns
 
@@ -60,8 +61,9 @@ class LaneMonitor(Generic[RowT]):
         jobs_max: int,
         preview_interval_s: float,
         clock: Callable[[], float],
+        cap: Callable[[BatchKey], int] | None = None,
     ) -> None:
-        """Bounds and clock as in `inference.engine.LaneEngine`."""
+        """Bounds and clock as in `inference.engine.LaneEngine`; `cap` as in `inference.lanes.StepBatch`."""
         self._finish_queue_rows_max = finish_queue_rows_max
         self._jobs_max = jobs_max
         self._clock = clock
@@ -74,7 +76,7 @@ class LaneMonitor(Generic[RowT]):
         self._ended = False
         self._jobs: dict[JobId, HeldJob[RowT]] = {}
         self._to_prepare: OrderedDict[JobId, HeldJob[RowT]] = OrderedDict()
-        self._batch: StepBatch[RowT] = StepBatch(rows_max)
+        self._batch: StepBatch[RowT] = StepBatch(rows_max, cap)
         self._to_finish: deque[FinishedRows[RowT]] = deque()
         self._unfinished_rows = 0
         self._turns = Turns(Series.NONE)
@@ -89,11 +91,10 @@ class LaneMonitor(Generic[RowT]):
                 raise RuntimeError("an engine starts once: make another one")
             self._listener = listener
 
-    def fit(self, series: Series, ceiling: Ceiling) -> None:
-        """Keep to what the loaded device can hold. Before any lane starts."""
+    def fit(self, series: Series) -> None:
+        """Keep to what the loaded device can hold at once. Before any lane starts."""
         with self._lock:
             self._turns = Turns(series)
-            self._batch.ceiling = ceiling
 
     def prepare(self, job: RenderJob) -> None:
         """As `LaneEngine.prepare`."""
@@ -157,7 +158,8 @@ class LaneMonitor(Generic[RowT]):
                 return
             held.receive(outcome.rows)
             batch_key = outcome.rows[0].batch_key
-            self._tell(JobPrepared(held.job.job_id, batch_key, seconds * 1000, outcome.warnings))
+            cap = self._batch.cap(batch_key)
+            self._tell(JobPrepared(held.job.job_id, batch_key, seconds * 1000, outcome.warnings, cap))
 
     # --- The denoise lane ------------------------------------------------------------------------------
 

@@ -77,6 +77,11 @@ class ModelSettings(BaseModel):
         description="Where pictures are decoded: auto as the memory plan says, same as the device, cpu, or cuda:1 (or "
         "another number), a GPU that no other worker uses.",
     )
+    profile_dir: Path | None = Field(
+        default=None,
+        description="Where the measured times of devices are kept; `darkroom/profiles` in the user's cache when not "
+        "set.",
+    )
     compiles: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Compile the networks' repeated blocks before the worker is ready (torch.compile): on a GPU by "
@@ -126,6 +131,20 @@ class BatchSettings(BaseModel):
     )
     prepare_ahead_rows: int = Field(
         default=8, ge=1, le=1_024, description="Images prepared before there is a place: a full batch, or so many."
+    )
+    calibrate_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=3_600,
+        description="How long a start may measure the device where no stored profile fits: a data-centre GPU needs "
+        "about so long for eight SDXL images. 0 never measures, and max_rows is the cap of every size.",
+    )
+    oom_probe_s: float = Field(
+        default=300.0,
+        ge=1,
+        le=86_400,
+        description="How long a batch that ran out of memory stays halved before a larger one is tried: a failed try "
+        "costs one step, and the wait then doubles, up to sixteen times this one.",
     )
 
 

@@ -21,8 +21,10 @@ from inference.contract import (
     CacheCounts,
     Device,
     FaultKind,
+    Lane,
     ModelError,
     ModelInfo,
+    Part,
     Prepared,
     Preview,
     RenderedImage,
@@ -35,6 +37,7 @@ from inference.pose.picture import PictureLimits
 from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX
 from inference.sdxl.faults import device_faults
 from inference.sdxl.load import load_components
+from inference.sdxl.measure import measure_part, measured_on
 from inference.sdxl.model import LoadedModel
 from inference.sdxl.placement import Placement, Wishes, place, placed
 from inference.sdxl.regions import Backend
@@ -189,6 +192,22 @@ class SdxlDevice(Device[SdxlRow]):
         with device_faults("making a preview"), model.finish_stream.entered():
             return model.preview(row)
 
+    def measured_on(self) -> Mapping[str, str]:
+        """As `Device.measured_on`."""
+        return measured_on(self._loaded().networks)
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
+        """As `Device.buckets`."""
+        shapes = self._loaded().networks.shapes
+        return shapes.buckets if (latent_height, latent_width) in shapes.latent_sizes else ()
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        """As `Device.measure`."""
+        model = self._loaded()
+        with device_faults(f"measuring {part.value} of {count}"), model.stepper.stream.completed():
+            model.enter(Lane.FINISH if part is Part.DECODE else Lane.DENOISE)
+            return measure_part(part, model.components, model.networks, latent_height, latent_width, count)
+
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """Of `prompt` (embeddings), `pose` (control pictures), `control` (conditioning embeddings) and `adapter`."""
         model = self._model
@@ -240,7 +259,11 @@ class SdxlDevice(Device[SdxlRow]):
             os.environ["TRITON_CACHE_DIR"] = str(self._compile_cache_dir / "triton")
         info = model.components.info
         sizes = self._compile_sizes or ((info.native_width, info.native_height),)
-        compile_regions(model, sizes=sizes, rows_max=self._rows_max, backend=self._compile_backend)
+        factor = info.latent_factor
+        # What memory holds of the largest of them, padding included.
+        ceilings = [self.rows_ceiling(height // factor, width // factor) for width, height in sizes]
+        rows_max = min([self._rows_max, *(ceiling for ceiling in ceilings if ceiling is not None)])
+        compile_regions(model, sizes=sizes, rows_max=rows_max, backend=self._compile_backend)
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
         name = self._device_name

@@ -91,7 +91,7 @@ class LoadedModel:
 
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
         """The rows of a job, of image i from seed + i. They share everything but generator and latents."""
-        self._enter(Lane.PREPARE)
+        self.enter(Lane.PREPARE)
         request = job.request
         components = self.components
         if request.width % components.info.size_multiple or request.height % components.info.size_multiple:
@@ -135,12 +135,12 @@ class LoadedModel:
 
     def step(self, rows: Sequence[SdxlRow]) -> None:
         """One denoising step of rows of one size."""
-        self._enter(Lane.DENOISE)
+        self.enter(Lane.DENOISE)
         self.stepper.take(rows)
 
     def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage | RenderFault, ...]:
         """The pictures of rows of one size whose steps are done, each or what is wrong with it."""
-        self._enter(Lane.FINISH)
+        self.enter(Lane.FINISH)
         vae, latents = self.components.vae, self._brought([(row.latents, row.ready) for row in rows])
         # Tiles change a picture a little where they meet, so its size alone decides. diffusers by itself would go by
         # the longer side, and cut pictures of SDXL's own sizes, such as 1152 x 896.
@@ -151,7 +151,8 @@ class LoadedModel:
             for picture, row in zip(decode_latents(vae, latents), rows, strict=True)
         )
 
-    def _enter(self, lane: Lane) -> None:
+    def enter(self, lane: Lane) -> None:
+        """Have the lane's networks on the device, where they come and go with its turns."""
         if self._residence is not None:
             with self.stepper.stream.entered():
                 self._residence.enter(lane)

@@ -22,6 +22,7 @@ from inference.contract import (
     JobPrepared,
     Lane,
     ModelInfo,
+    Part,
     Prepared,
     Preview,
     Progress,
@@ -84,6 +85,10 @@ class ScriptedDevice(Device[ScriptedRow]):
     on_step: Callable[[Sequence[ScriptedRow]], None] = lambda rows: None
     on_finish: Callable[[Sequence[ScriptedRow]], None] = lambda rows: None
     on_preview: Callable[[ScriptedRow], None] = lambda row: None
+    on_measure: Callable[[Part, int, int, int], float] = lambda part, height, width, count: 0.001 * count
+    hardware: Mapping[str, str] = field(default_factory=lambda: {"hardware": "scripted"})
+    padded_to: tuple[int, ...] = ()
+    measured: list[tuple[Part, int, int, int]] = field(default_factory=list)
     batches: list[tuple[RowId, ...]] = field(default_factory=list)
     """Rows of every step that did not fail, in the order the device was given them."""
     prepared: list[ScriptedRow] = field(default_factory=list)
@@ -181,6 +186,17 @@ class ScriptedDevice(Device[ScriptedRow]):
             self.previews.append((row.row_id, steps_done))
             self.on_preview(row)
             return Preview(f"{row.row_id} {steps_done}".encode(), steps_done)
+
+    def measured_on(self) -> Mapping[str, str]:
+        return self.hardware
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
+        return self.padded_to
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        with self._alone("measure"):
+            self.measured.append((part, latent_height, latent_width, count))
+            return self.on_measure(part, latent_height, latent_width, count)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         return {"prompt": CacheCounts(3, 2, 1)}
