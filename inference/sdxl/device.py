@@ -4,6 +4,9 @@ Three lanes call it at once, and each has its own part of the model: `prepare` t
 and the pose encoder, `step` the UNet and the ControlNet, `finish` the VAE. Weights are only read, so nothing here is
 locked. On a GPU each lane also has its own stream, so that decoding does not queue behind denoising. What `prepare` and
 `finish` return is complete; a step may still be under way when `step` returns, and `finish` waits for it on the GPU.
+
+Where not all fits at once the memory plan has the lanes take turns (`series`), and a lane's part may come and go with
+its turn.
 """
 
 from __future__ import annotations
@@ -213,7 +216,11 @@ class SdxlDevice(Device[SdxlRow]):
             os.environ["TRITON_CACHE_DIR"] = str(self._compile_cache_dir / "triton")
         info = model.components.info
         sizes = self._compile_sizes or ((info.native_width, info.native_height),)
-        compile_regions(model, sizes=sizes, rows_max=self._rows_max, backend=self._compile_backend)
+        factor = info.latent_factor
+        ceilings = [self.rows_ceiling(height // factor, width // factor) for width, height in sizes]
+        # Steps of more rows than the memory holds, even of the smallest pictures, will not come.
+        rows_max = min(self._rows_max, max((each or self._rows_max) for each in ceilings))
+        compile_regions(model, sizes=sizes, rows_max=rows_max, backend=self._compile_backend)
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
         name = self._device_name
