@@ -14,14 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic
 
 from inference.contract import (
+    BatchKey,
     EngineEvent,
     EngineStopped,
     JobFailed,
     JobId,
     JobPrepared,
+    JobPreview,
     Lane,
     Listener,
     Prepared,
+    Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
@@ -31,7 +34,8 @@ from inference.contract import (
     StepDone,
     StepFailed,
 )
-from inference.lanes import Ceiling, HeldJob, HeldRow, Stage, StepBatch
+from inference.lanes import HeldJob, HeldRow, Stage, StepBatch
+from inference.lanes_previews import PreviewWishes
 from inference.turns import Turns
 
 FinishedRows = tuple[HeldRow[RowT], ...]
@@ -49,8 +53,17 @@ class LaneMonitor(Generic[RowT]):
     no event is sent and every call is without effect.
     """
 
-    def __init__(self, *, rows_max: int, finish_queue_rows_max: int, jobs_max: int, clock: Callable[[], float]) -> None:
-        """Bounds and clock as in `inference.engine.LaneEngine`."""
+    def __init__(
+        self,
+        *,
+        rows_max: int,
+        finish_queue_rows_max: int,
+        jobs_max: int,
+        preview_interval_s: float,
+        clock: Callable[[], float],
+        cap: Callable[[BatchKey], int] | None = None,
+    ) -> None:
+        """Bounds and clock as in `inference.engine.LaneEngine`; `cap` as in `inference.lanes.StepBatch`."""
         self._finish_queue_rows_max = finish_queue_rows_max
         self._jobs_max = jobs_max
         self._clock = clock
@@ -63,10 +76,11 @@ class LaneMonitor(Generic[RowT]):
         self._ended = False
         self._jobs: dict[JobId, HeldJob[RowT]] = {}
         self._to_prepare: OrderedDict[JobId, HeldJob[RowT]] = OrderedDict()
-        self._batch: StepBatch[RowT] = StepBatch(rows_max)
+        self._batch: StepBatch[RowT] = StepBatch(rows_max, cap)
         self._to_finish: deque[FinishedRows[RowT]] = deque()
         self._unfinished_rows = 0
         self._turns = Turns(Series.NONE)
+        self._wishes: PreviewWishes[RowT] = PreviewWishes(preview_interval_s)
 
     # --- Callers ---------------------------------------------------------------------------------------
 
@@ -77,11 +91,10 @@ class LaneMonitor(Generic[RowT]):
                 raise RuntimeError("an engine starts once: make another one")
             self._listener = listener
 
-    def fit(self, series: Series, ceiling: Ceiling) -> None:
-        """Keep to what the loaded device can hold. Before any lane starts."""
+    def fit(self, series: Series) -> None:
+        """Keep to what the loaded device can hold at once. Before any lane starts."""
         with self._lock:
             self._turns = Turns(series)
-            self._batch.ceiling = ceiling
 
     def prepare(self, job: RenderJob) -> None:
         """As `LaneEngine.prepare`."""
@@ -145,7 +158,8 @@ class LaneMonitor(Generic[RowT]):
                 return
             held.receive(outcome.rows)
             batch_key = outcome.rows[0].batch_key
-            self._tell(JobPrepared(held.job.job_id, batch_key, seconds * 1000, outcome.warnings))
+            cap = self._batch.cap(batch_key)
+            self._tell(JobPrepared(held.job.job_id, batch_key, seconds * 1000, outcome.warnings, cap))
 
     # --- The denoise lane ------------------------------------------------------------------------------
 
@@ -174,9 +188,12 @@ class LaneMonitor(Generic[RowT]):
         """After a step: count it, hand complete rows to the finish lane, say so."""
         with self._lock:
             self._come(Lane.DENOISE)
-            boundary = self._batch.stepped(seconds, self._clock())
+            now = self._clock()
+            boundary = self._batch.stepped(seconds, now)
             if boundary.retired:
                 self._hand_over(boundary.retired)
+            if self._batch.shown and self._wishes.add(self._batch.shown, now):
+                self._rows_retired.notify()
             if boundary.row_ids:
                 retired = tuple(held.row_id for held in boundary.retired)
                 self._tell(
@@ -196,14 +213,29 @@ class LaneMonitor(Generic[RowT]):
 
     # --- The finish lane -------------------------------------------------------------------------------
 
-    def next_finished(self) -> FinishedRows[RowT] | None:
-        """Wait for rows to decode. Rows of a job that is over are among them: `finished` wants them back."""
+    def next_finished(self) -> FinishedRows[RowT] | HeldRow[RowT] | None:
+        """Wait for rows to decode, or where there are none, for a row to make a preview of.
+
+        Rows of a job that is over are among the former: `finished` wants them back.
+        """
         with self._lock:
-            self._rows_retired.wait_for(lambda: self._ended or self._may_go(Lane.FINISH))
-            if self._ended:
-                return None
-            self._turns.go(Lane.FINISH)
-            return self._to_finish.popleft()
+            while not self._ended:
+                if self._may_go(Lane.FINISH):
+                    self._turns.go(Lane.FINISH)
+                    return self._to_finish.popleft()
+                # A preview is a small product of matrices and waits for no turn, where no weights come and go with it.
+                if not self._turns.lasting and (wished := self._wishes.take(self._clock())) is not None:
+                    return wished
+                self._rows_retired.wait()
+            return None
+
+    def previewed(self, held: HeldRow[RowT], outcome: Preview | RenderFault | None) -> None:
+        """Take what became of a preview. One that failed is the last that is tried of its job, and no fault of it."""
+        with self._lock:
+            if isinstance(outcome, RenderFault):
+                held.job.preview_due_at = None
+            elif outcome is not None and not held.job.over:
+                self._tell(JobPreview(held.row_id.job_id, outcome))
 
     def finished_beside(self, rows: FinishedRows[RowT], rows_max: int) -> tuple[FinishedRows[RowT], ...]:
         """Take what waits behind `rows` and can be decoded with them: of their key, up to `rows_max` rows in all."""

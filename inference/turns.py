@@ -52,6 +52,11 @@ class Turns:
         """Whether any lane takes turns: then a lane's coming out, or its running out of work, concerns the others."""
         return bool(self._calls_max)
 
+    @property
+    def lasting(self) -> bool:
+        """Whether weights move with the turn, so that only who has it can be served."""
+        return Lane.PREPARE in self._calls_max
+
     def may_go(self, lane: Lane, work: Mapping[Lane, bool]) -> bool:
         """Whether `lane` may go in now. `work` tells of every lane whether there is something for it to do."""
         if lane not in self._calls_max:

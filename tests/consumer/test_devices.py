@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from consumer.devices import Patience, Supervisor, devices_of
-from consumer.serve_command import _children
+from consumer.serve_command import _children, serve
 from darkroom import main
 from schemas.settings import load_settings
 
@@ -111,20 +113,17 @@ def test_devices_are_a_list_or_all() -> None:
 
 
 def test_each_worker_has_a_device_a_name_and_a_port_of_its_own(tmp_path: Path) -> None:
-    flags = dict.fromkeys(("device", "name", "metrics_port", "model_path", "log_format")) | {
-        "controlnet_path": None,
-        "simulated_device": 5.0,
-        "simulated_curve": None,
-        "max_rows": 4,
-    }
+    own = {"config", "show_settings", "as_json", "devices"}
+    flags: dict[str, Any] = dict.fromkeys({option.name for option in serve.params if option.name} - own)
+    flags |= {"simulated_device": 5.0, "max_rows": 4}
     config = tmp_path / "settings.toml"
     config.write_text("")
     settings = load_settings(overrides={"worker.name": "gpu-box", "worker.metrics_port": 9500}, environ={})
     first, second = _children("cuda:0,cuda:1", config, flags, settings)
-    assert first[3:] == [
-        *("serve", "--config", str(config), "--simulated-device", "5.0", "--max-rows", "4"),
-        *("--device", "cuda:0", "--name", "gpu-box-0", "--metrics-port", "9500"),
-    ]
+    assert first[3:6] == ["serve", "--config", str(config)]
+    handed_on = dict(pairwise(first[6:-6]))
+    assert (len(first), handed_on["--simulated-device"], handed_on["--max-rows"]) == (16, "5.0", "4")
+    assert first[-6:] == ["--device", "cuda:0", "--name", "gpu-box-0", "--metrics-port", "9500"]
     assert second[-6:] == ["--device", "cuda:1", "--name", "gpu-box-1", "--metrics-port", "9501"]
     free = load_settings(overrides={"worker.metrics_port": 0}, environ={})
     assert [child[-1] for child in _children("cpu,cpu", None, flags, free)] == ["0", "0"]

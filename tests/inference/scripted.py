@@ -22,7 +22,10 @@ from inference.contract import (
     JobPrepared,
     Lane,
     ModelInfo,
+    Part,
     Prepared,
+    Preview,
+    Progress,
     RenderedImage,
     RenderJob,
     RenderRequest,
@@ -81,11 +84,18 @@ class ScriptedDevice(Device[ScriptedRow]):
     on_prepare: Callable[[RenderJob], None] = lambda job: None
     on_step: Callable[[Sequence[ScriptedRow]], None] = lambda rows: None
     on_finish: Callable[[Sequence[ScriptedRow]], None] = lambda rows: None
+    on_preview: Callable[[ScriptedRow], None] = lambda row: None
+    on_measure: Callable[[Part, int, int, int], float] = lambda part, height, width, count: 0.001 * count
+    hardware: Mapping[str, str] = field(default_factory=lambda: {"hardware": "scripted"})
+    padded_to: tuple[int, ...] = ()
+    measured: list[tuple[Part, int, int, int]] = field(default_factory=list)
     batches: list[tuple[RowId, ...]] = field(default_factory=list)
     """Rows of every step that did not fail, in the order the device was given them."""
     prepared: list[ScriptedRow] = field(default_factory=list)
     prepare_order: list[JobId] = field(default_factory=list)
     finish_calls: list[tuple[RowId, ...]] = field(default_factory=list)
+    previews: list[tuple[RowId, int]] = field(default_factory=list)
+    """Of which row a preview was asked, and its steps done then."""
     broken: list[str] = field(default_factory=list)
     closes: int = 0
     series: Series = Series.NONE
@@ -169,6 +179,24 @@ class ScriptedDevice(Device[ScriptedRow]):
             for row in rows:
                 row.finished = True
             return tuple(RenderedImage(f"{row.row_id}".encode(), 64, 64, row.seed, "image/png", "png") for row in rows)
+
+    def preview(self, row: ScriptedRow) -> Preview | None:
+        with self._alone("finish"):
+            steps_done = row.steps_done
+            self.previews.append((row.row_id, steps_done))
+            self.on_preview(row)
+            return Preview(f"{row.row_id} {steps_done}".encode(), steps_done)
+
+    def measured_on(self) -> Mapping[str, str]:
+        return self.hardware
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
+        return self.padded_to
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        with self._alone("measure"):
+            self.measured.append((part, latent_height, latent_width, count))
+            return self.on_measure(part, latent_height, latent_width, count)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         return {"prompt": CacheCounts(3, 2, 1)}
@@ -278,7 +306,7 @@ def job(
     height: int = 64,
     seed: int = 7,
     prompt: str = "a dancer",
-    progress: bool = False,
+    progress: Progress = "none",
 ) -> RenderJob:
     asked = request(steps=steps, count=count, width=width, height=height, seed=seed, prompt=prompt)
     return RenderJob(job_id, asked, progress=progress)
