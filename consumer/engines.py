@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from inference.calibration import Calibration
-from inference.contract import Engine, ModelError
+from inference.contract import Device, Engine, ModelError, RowT
 from inference.engine import Calibrating, LaneEngine
 from inference.pose.picture import PictureLimits
 from inference.profile_store import ProfileStore, default_folder
 from schemas.settings import Settings
 
 if TYPE_CHECKING:
+    from inference.sdxl.placement import Wishes
     from inference.simulated import SimulatedDevice
 
 
@@ -24,7 +25,7 @@ def make_engine(settings: Settings, calibration: Calibrating | None = None) -> E
     limits = settings.limits
     pictures = PictureLimits(limits.pose_picture_bytes_max, limits.pose_picture_pixels_max)
     if settings.simulated.step_ms is not None or settings.simulated.curve_file is not None:
-        return LaneEngine(_simulated(settings, pictures), rows_max=settings.batch.max_rows, calibration=calibration)
+        return _in_lanes(_simulated(settings, pictures), settings, calibration)
 
     from inference.sdxl import SdxlDevice
 
@@ -47,8 +48,32 @@ def make_engine(settings: Settings, calibration: Calibrating | None = None) -> E
         compiles=settings.model.compiles,
         compile_sizes=settings.model.sizes_to_compile,
         compile_cache_dir=settings.model.compile_cache_dir,
+        wishes=_wishes(settings),
     )
-    return LaneEngine(device, rows_max=settings.batch.max_rows, calibration=calibration)
+    return _in_lanes(device, settings, calibration)
+
+
+def _in_lanes(device: Device[RowT], settings: Settings, calibration: Calibrating) -> LaneEngine[RowT]:
+    return LaneEngine(
+        device,
+        rows_max=settings.batch.max_rows,
+        preview_interval_s=settings.worker.preview_interval_ms / 1000,
+        calibration=calibration,
+    )
+
+
+def _wishes(settings: Settings) -> Wishes:
+    """What the memory plan is to reckon with: the largest picture that a request may ask for, and the caches."""
+    from inference.sdxl.placement import Wishes
+
+    limits, model = settings.limits, settings.model
+    return Wishes(
+        text_device=model.text_device,
+        vae_device=model.vae_device,
+        width=limits.max_width,
+        height=min(limits.max_height, limits.max_pixels // limits.max_width),
+        cache_bytes=limits.prompt_cache_bytes + limits.pose_cache_bytes,
+    )
 
 
 def calibration_of(settings: Settings) -> Calibration:

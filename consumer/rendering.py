@@ -68,8 +68,7 @@ class Rendering:
         self._ids[key] = job_id
         self._jobs[job_id] = (key, payload)
         payload.attempts += 1
-        progress = payload.request.progress != "none"
-        self._engine.prepare(RenderJob(job_id, payload.render, payload.pose_picture, progress))
+        self._engine.prepare(RenderJob(job_id, payload.render, payload.pose_picture, payload.request.progress))
 
     def admit(self, rows: Sequence[RowKey]) -> None:
         """Let rows join at the next step boundary."""

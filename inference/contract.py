@@ -14,12 +14,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from schemas.pose import Pose
 
 if TYPE_CHECKING:
+    from inference.memory_plan import MemoryPlan
     from inference.profile import DeviceProfile
+
+Progress = Literal["none", "steps", "previews"]
+"""What is told of a job on its way: nothing, its steps, or its steps and small pictures of its first image."""
+
+PREVIEW_SIDE_PX_MAX: Final = 128
+"""A preview's longer side: SDXL's latents at 1024 x 1024, and enough to see where a picture is going."""
+PREVIEW_BYTES_MAX: Final = 32 * 1024
+"""A preview's file: many of them go through a broker, and none of them is needed."""
 
 JobId = str
 """Names one job inside one worker. Opaque to the engine."""
@@ -60,6 +69,8 @@ class ModelInfo:
     takes_pose: bool = True
     path: str | None = None
     controlnet_path: str | None = None
+    plan: MemoryPlan | None = None
+    """How the device runs it, and why; None where there is nothing to plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +105,8 @@ class RenderJob:
     request: RenderRequest
     pose_picture: bytes | None = None
     """The bytes of the pose's picture where the pose is one: fetched by the caller, decoded by the engine."""
-    progress: bool = False
-    """Whether `StepDone.steps_done` is to tell of this job."""
+    progress: Progress = "none"
+    """Whether `StepDone.steps_done` is to tell of this job, and whether `JobPreview` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +119,15 @@ class RenderedImage:
     seed: int
     content_type: str
     extension: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a row's picture looks like so far, roughly: within `PREVIEW_SIDE_PX_MAX` and `PREVIEW_BYTES_MAX`."""
+
+    content: bytes
+    """JPEG."""
+    steps_done: int
 
 
 class FaultKind(Enum):
@@ -165,6 +185,14 @@ class StepDone:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPreview:
+    """A small picture of the state of the job's first image. Lossy: made when there is time for it, or not at all."""
+
+    job_id: JobId
+    preview: Preview
+
+
+@dataclass(frozen=True, slots=True)
 class StepFailed:
     """A step failed and changed nothing. `rows` left the device as they were before it and may be admitted again."""
 
@@ -206,7 +234,7 @@ class EngineStopped:
     reason: str
 
 
-EngineEvent = JobPrepared | StepDone | StepFailed | JobRendered | JobFailed | EngineStopped
+EngineEvent = JobPrepared | StepDone | JobPreview | StepFailed | JobRendered | JobFailed | EngineStopped
 Listener = Callable[[EngineEvent], None]
 
 
@@ -245,6 +273,12 @@ class Engine(Protocol):
     def drop(self, job_id: JobId) -> None:
         """Forget a job wherever it is. Events of it that are already under way may still arrive."""
 
+    def rows_ceiling(self, batch_key: BatchKey) -> int | None:
+        """Rows of this key that the device's memory holds in a step; None: no limit is known. Only after `start`.
+
+        More may be admitted: those wait for room.
+        """
+
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """Per cache (`prompt`, `pose`, ...)."""
 
@@ -282,6 +316,24 @@ class Row(Protocol):
 RowT = TypeVar("RowT", bound=Row)
 
 
+class Lane(Enum):
+    """One of the three ways into a device."""
+
+    PREPARE = "prepare"
+    DENOISE = "denoise"
+    FINISH = "finish"
+
+
+class Series(Enum):
+    """Which lanes of a device must take turns, its memory being short."""
+
+    NONE = "none"
+    DENOISE_AND_FINISH = "denoise and finish"
+    """A step and a decode do not fit together; a turn costs nothing."""
+    ALL = "all"
+    """Weights move to the device for their lane's turn: a turn costs their way, so it lasts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared(Generic[RowT]):
     """What the prepare lane made of a job."""
@@ -309,9 +361,9 @@ class Device(Protocol[RowT]):
     """Turns rows into pixels.
 
     `prepare`, `step` and `finish` are each called by one thread: they may run at the same time as each
-    other, but never beside themselves. All of them block. What they raise is a `RenderFault` where the
-    device knows whose fault it is, and `DeviceLost` where no call can succeed any more; anything else is taken
-    for the batch's (`FaultKind.BATCH`).
+    other where `series` allows it, but never beside themselves. `preview` is called by the thread of `finish`. All of
+    them block. What they raise is a `RenderFault` where the device knows whose fault it is, and `DeviceLost` where no
+    call can succeed any more; anything else is taken for the batch's (`FaultKind.BATCH`).
 
     `step` may return before the device has done the step, as long as the rows' own order of work is kept: errors of
     memory are raised in time, and any other late error is a `DeviceLost`.
@@ -320,6 +372,16 @@ class Device(Protocol[RowT]):
     @property
     def info(self) -> ModelInfo:
         """The loaded model. Only after `load` returned."""
+
+    @property
+    def series(self) -> Series:
+        """Which lanes never run at the same time. Only after `load` returned; it does not change until `close`."""
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+        """Rows that the device's memory holds in a step of this size; at least 1. None: no limit is known.
+
+        Only after `load` returned.
+        """
 
     def load(self) -> None:
         """Load the weights and run every kernel once. Raises `ModelError`."""
@@ -351,6 +413,12 @@ class Device(Protocol[RowT]):
 
         Padded where a step would be. On made-up inputs, and never beside `prepare`, `step` or `finish`. Raises
         `RenderFault` (`BATCH_MEMORY`) where it does not fit, and then has freed what it took.
+        """
+
+    def preview(self, row: RowT) -> Preview | None:
+        """A small picture of a row of a job that asked for previews; None where there is nothing to show yet.
+
+        The row may be in a step at the same time: what is shown is its state after some step that was done.
         """
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:

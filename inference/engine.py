@@ -1,5 +1,7 @@
 """Drives any device in three lanes, so that preparing and finishing never hold up denoising.
 
+Where the device cannot hold all lanes at once (`Device.series`), they take turns, by the rules of `inference.turns`.
+
 Each lane is a thread that asks `inference.lanes_monitor` for work, calls the device, and brings back what
 came of it. What a row goes through:
 
@@ -45,7 +47,7 @@ from inference.contract import (
     RowT,
 )
 from inference.lanes import HeldRow
-from inference.lanes_monitor import EngineFullError, LaneMonitor
+from inference.lanes_monitor import EngineFullError, FinishedRows, LaneMonitor
 from inference.profile import DeviceProfile
 from schemas.errors import ErrorCode, bounded
 
@@ -53,8 +55,8 @@ __all__ = ["Calibrating", "EngineFullError", "LaneEngine"]
 
 TRACEBACK_CHARACTERS_MAX = 8000
 """In the log: some fifty frames, the innermost ones."""
-CAPS_MAX = 1024
-"""Caps remembered by batch key: more sizes than anybody asks for, and working one out again takes microseconds."""
+CEILINGS_MAX = 1024
+"""Ceilings remembered by batch key: more sizes than anybody asks for, and working one out again takes microseconds."""
 
 Calibrating = Callable[[Device[Any]], DeviceProfile | None]
 """Finds or measures the profile of a loaded device; None where there is none."""
@@ -85,20 +87,23 @@ class LaneEngine(Engine, Generic[RowT]):
         decode_rows_max: int = 4,
         finish_queue_rows_max: int = 16,
         jobs_max: int = 4096,
+        preview_interval_s: float = 0.5,
         close_wait_s: float = 60.0,
         clock: Callable[[], float] = time.perf_counter,
         calibration: Calibrating | None = None,
     ) -> None:
         """Make an engine that is not started.
 
-        `rows_max`: rows that may share a step; further admitted rows wait for room. Fewer where the profile says that
-        fewer pay.
+        `rows_max`: rows that may share a step; further admitted rows wait for room. The device's own ceiling for a
+        size may be lower, and so may be what pays by its profile; both are kept.
         `decode_rows_max`: rows that may be decoded together: on a CPU four are half as slow again alone, and eight gain
         nothing more.
         `finish_queue_rows_max`: the denoise lane waits while more finished rows than this are not decoded. Two
         full batches of eight by default: enough to smooth over a slow picture, little memory as latents go.
         `jobs_max`: jobs held at one time, whatever their stage; above it `prepare` raises `EngineFullError`.
         The worker's own bounds are far lower: this one turns a leak into an error.
+        `preview_interval_s`: the least time between two previews of a job. They are made in the finish lane
+        when no finished row waits, so they never hold up a step.
         `close_wait_s`: how long `close` waits for all lanes together: above the slowest step and decode.
         `clock`: seconds from any origin, never going back.
         `calibration`: gives the loaded device's profile (`inference.calibration.Calibration`); without one every batch
@@ -118,7 +123,7 @@ class LaneEngine(Engine, Generic[RowT]):
         self._calibration = calibration
         self._profile: DeviceProfile | None = None
         self._rows_max = rows_max
-        self._caps: dict[BatchKey, int] = {}
+        self._ceilings: dict[BatchKey, int | None] = {}
         self._decode_rows_max = decode_rows_max
         self._clock = clock
         self._close_wait_s = close_wait_s
@@ -126,8 +131,8 @@ class LaneEngine(Engine, Generic[RowT]):
             rows_max=rows_max,
             finish_queue_rows_max=finish_queue_rows_max,
             jobs_max=jobs_max,
+            preview_interval_s=preview_interval_s,
             clock=clock,
-            cap=self._cap,
         )
         self._threads: tuple[threading.Thread, ...] = ()
         self._closing = threading.Lock()
@@ -154,6 +159,7 @@ class LaneEngine(Engine, Generic[RowT]):
         self._device.load()
         if self._calibration is not None:
             self._profile = self._calibration(self._device)
+        self._monitor.fit(self._device.series, self._ceiling)
         lanes = {"prepare": self._prepare, "denoise": self._denoise, "finish": self._finish}
         with self._closing:
             if self._closed:
@@ -192,6 +198,10 @@ class LaneEngine(Engine, Generic[RowT]):
         """
         self._monitor.drop(job_id)
 
+    def rows_ceiling(self, batch_key: BatchKey) -> int | None:
+        """Rows of this key that the device's memory holds in a step; None: no limit is known. Only after `start`."""
+        return self._device.rows_ceiling(batch_key.latent_height, batch_key.latent_width)
+
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """The device's caches."""
         return self._device.cache_counts()
@@ -220,17 +230,18 @@ class LaneEngine(Engine, Generic[RowT]):
             else:
                 self._device.close()
 
-    def _cap(self, key: BatchKey) -> int:
-        """Rows of a key that may share a step. With the monitor's lock held."""
-        if self._profile is None:
-            return self._rows_max
-        cap = self._caps.get(key)
-        if cap is None:
-            if len(self._caps) >= CAPS_MAX:
-                self._caps.clear()
-            cap = self._profile.cap(key.latent_height, key.latent_width, rows_max=self._rows_max)
-            self._caps[key] = cap
-        return cap
+    def _ceiling(self, key: BatchKey) -> int | None:
+        """Rows of a key that fit into a step and pay together. With the monitor's lock held."""
+        if key not in self._ceilings:
+            if len(self._ceilings) >= CEILINGS_MAX:
+                self._ceilings.clear()
+            fitting, profile = self.rows_ceiling(key), self._profile
+            paying = None
+            if profile is not None:
+                paying = profile.cap(key.latent_height, key.latent_width, rows_max=self._rows_max)
+            known = [one for one in (fitting, paying) if one is not None]
+            self._ceilings[key] = min(known, default=None)
+        return self._ceilings[key]
 
     # --- The lanes. A turn is a function of its own, so that no lane holds a job while it waits for the next.
 
@@ -271,9 +282,16 @@ class LaneEngine(Engine, Generic[RowT]):
             pass
 
     def _finish_one(self) -> bool:
-        first = self._monitor.next_finished()
-        if first is None:
+        work = self._monitor.next_finished()
+        if work is None:
             return False
+        if isinstance(work, HeldRow):
+            self._monitor.previewed(work, _attempt(self._device.preview, work.row))
+        else:
+            self._decode(work)
+        return True
+
+    def _decode(self, first: FinishedRows[RowT]) -> None:
         groups = (first, *self._monitor.finished_beside(first, self._decode_rows_max))
         began = self._clock()
         # Read without the lock, to save a decode where it can be saved; the monitor looks again.
@@ -282,7 +300,6 @@ class LaneEngine(Engine, Generic[RowT]):
         share_s = (self._clock() - began) / max(1, len(held_rows))
         for group in groups:
             self._monitor.finished(group, _together([outcomes.get(id(held)) for held in group]), share_s * len(group))
-        return True
 
     def _run(self, name: str, lane: Callable[[], None]) -> None:
         try:

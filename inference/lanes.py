@@ -89,6 +89,8 @@ class HeldJob(Generic[RowT]):
     device_seconds: float = 0.0
     rows_min: int = 0
     rows_max: int = 0
+    preview_due_at: float | None = 0.0
+    """No preview of it is made before; None once one has failed: nobody waits for it, so it is not tried again."""
 
     def receive(self, rows: Sequence[RowT]) -> None:
         """Take the rows that the prepare lane made, in order of their index."""
@@ -139,25 +141,31 @@ class Boundary(Generic[RowT]):
     steps_done: dict[JobId, int]
 
 
+Ceiling = Callable[[BatchKey], int | None]
+"""How many rows of a key the device's memory holds and pay together; None: no limit is known."""
+
+
 class StepBatch(Generic[RowT]):
     """The rows on the device and the rows that wait to join them.
 
     Invariants:
 
-    - At most `cap(key)` rows are on the device, all of one `BatchKey`.
+    - At most `rows_max` rows are on the device, and no more than the key's ceiling, all of one `BatchKey`.
     - Rows of one key board in the order of their admission.
     - The key changes only when the device is empty, and then to that of the row admitted first.
     - `rows` changes at boundaries only: in `board`, `stepped` and `put_back`.
     """
 
-    def __init__(self, rows_max: int, cap: Callable[[BatchKey], int] | None = None) -> None:
-        """`cap`: rows of a key that may share a step, `rows_max` for every key where it is not given."""
-        self.cap: Callable[[BatchKey], int] = cap or (lambda _key: rows_max)
+    def __init__(self, rows_max: int) -> None:
+        self.rows_max = rows_max
+        self.ceiling: Ceiling = lambda _key: None
         self.rows: tuple[HeldRow[RowT], ...] = ()
         self.device_rows: tuple[RowT, ...] = ()
         """The same rows as the device knows them."""
         self._row_ids: tuple[RowId, ...] = ()
         self._told_of: tuple[HeldRow[RowT], ...] = ()
+        self.shown: tuple[HeldRow[RowT], ...] = ()
+        """Of these rows, those of which previews are wanted: the first images of jobs that asked."""
         self._joining: dict[BatchKey, deque[tuple[int, HeldRow[RowT]]]] = {}
         self._admissions = 0
         self._joined = 0
@@ -166,6 +174,11 @@ class StepBatch(Generic[RowT]):
     def idle(self) -> bool:
         """True when there is nothing to step and nobody to let in."""
         return not self.rows and not self._joining
+
+    def cap(self, key: BatchKey) -> int:
+        """Rows of a key that may share a step."""
+        ceiling = self.ceiling(key)
+        return self.rows_max if ceiling is None else min(self.rows_max, ceiling)
 
     def admit(self, row: HeldRow[RowT]) -> None:
         """Queue a prepared row for the next boundary at which there is room for it."""
@@ -252,4 +265,7 @@ class StepBatch(Generic[RowT]):
         self.rows = tuple(rows)
         self.device_rows = tuple(held.row for held in rows)
         self._row_ids = tuple(held.row_id for held in rows)
-        self._told_of = tuple(held for held in rows if held.job.job.progress)
+        self._told_of = tuple(held for held in rows if held.job.job.progress != "none")
+        self.shown = tuple(
+            held for held in self._told_of if held.job.job.progress == "previews" and held.row_id.image == 0
+        )

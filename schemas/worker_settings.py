@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -14,6 +14,9 @@ from schemas.service_settings import MIB, SECTION, Names
 
 COMPILE_SIZES_MAX = 16
 """Each size takes a form of every block for every bucket of slots, which is looked through at every step."""
+
+
+_PLACE: Final = r"^(auto|same|cpu|cuda:[0-9]{1,3})$"
 
 
 class ModelSettings(BaseModel):
@@ -35,6 +38,18 @@ class ModelSettings(BaseModel):
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description="Numbers that the model computes in: float16 on a GPU, float32 on a CPU by auto."
+    )
+    text_device: str = Field(
+        default="auto",
+        pattern=_PLACE,
+        description="Where prompts are encoded: auto as the memory plan says, same as the device, cpu, or cuda:1 (or "
+        "another number), a GPU that no other worker uses.",
+    )
+    vae_device: str = Field(
+        default="auto",
+        pattern=_PLACE,
+        description="Where pictures are decoded: auto as the memory plan says, same as the device, cpu, or cuda:1 (or "
+        "another number), a GPU that no other worker uses.",
     )
     profile_dir: Path | None = Field(
         default=None,
@@ -205,6 +220,13 @@ class WorkerSettings(BaseModel):
     )
     usd_per_device_hour: float = Field(
         default=0.0, ge=0, le=10_000, description="The price of an hour of the device, for the cost in completions."
+    )
+    preview_interval_ms: int = Field(
+        default=500,
+        ge=0,
+        le=60_000,
+        description="The least time between two previews of a request that asked for them; about as often as a person "
+        "looks.",
     )
     commit_interval_ms: int = Field(
         default=500,

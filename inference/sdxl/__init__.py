@@ -6,6 +6,11 @@ import os
 # asks the network for a model, a tokenizer or a newer version of one.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from inference.sdxl.device import SdxlDevice
+from inference.sdxl.xformers_import import xformers_ops
+
+# Before diffusers is imported, which would fail with a broken xformers.
+xformers_ops()
+
+from inference.sdxl.device import SdxlDevice  # noqa: E402 - only now
 
 __all__ = ["SdxlDevice"]

@@ -81,12 +81,13 @@ class TextConditioner:
             # `verbose=False`: the tokenizer would log a warning about the length that the requester gets from us.
             tokens_cut = max(tokens_cut, len(tokenizer(text, verbose=False).input_ids) - length)
             padded = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-            output = encoder(padded.input_ids.to(self._device), output_hidden_states=True)
+            # Its encoder may be on another device than the rows.
+            output = encoder(padded.input_ids.to(encoder.device), output_hidden_states=True)
             layers.append(output.hidden_states[-2])
         # Only the last encoder has a projection, and its projected output is the pooled embedding.
         return TextEmbedding(
-            tokens=torch.cat(layers, dim=-1).to(self._dtype),
-            pooled=output.text_embeds.to(self._dtype),
+            tokens=torch.cat(layers, dim=-1).to(self._device, self._dtype),
+            pooled=output.text_embeds.to(self._device, self._dtype),
             tokens_cut=max(0, tokens_cut),
         )
 

@@ -23,15 +23,19 @@ from inference.contract import (
     ModelInfo,
     Part,
     Prepared,
+    Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
+    Series,
 )
+from inference.memory_plan import MemoryPlan
 from inference.pose.picture import PictureLimits
 from inference.sdxl.faults import device_faults
 from inference.sdxl.load import load_components
-from inference.sdxl.measure import measure_part, measured_on
+from inference.sdxl.measure import measured_on
 from inference.sdxl.model import LoadedModel
+from inference.sdxl.placement import Placement, Wishes, place, placed
 from inference.sdxl.regions import Backend
 from inference.sdxl.rows import SdxlRow
 from inference.sdxl.warm_up import compile_regions, warm_up
@@ -66,13 +70,16 @@ class SdxlDevice(Device[SdxlRow]):
         compile_sizes: Sequence[tuple[int, int]] = (),
         compile_cache_dir: Path | None = None,
         compile_backend: Backend = "inductor",
+        wishes: Wishes | None = None,
+        plan: MemoryPlan | None = None,
     ) -> None:
         """Takes paths to diffusers folders; nothing is read before `load`.
 
         `name` is what completions call the model (default: the folder's name). `device` is a torch device, `auto` the
         first GPU or else the CPU; `dtype` `auto` is fp16 on a GPU and fp32 on a CPU. `cpu_threads` are torch's threads
         for one operation, by default one less than there are cores: the event loop and the other lanes need one, and
-        two busy threads to a core are many times slower than one.
+        two busy threads to a core are many times slower than one. `wishes` are what the operator says of the memory
+        plan that `load` makes; a `plan` that is given is carried out instead.
 
         `compiles`: whether the networks' repeated blocks are compiled, `auto` on a GPU alone; for pictures of
         `compile_sizes` (width, height), the native size by default, and steps of up to `rows_max` rows. All else runs
@@ -92,12 +99,23 @@ class SdxlDevice(Device[SdxlRow]):
         self._compile_sizes = tuple(compile_sizes)
         self._compile_cache_dir = compile_cache_dir
         self._compile_backend = compile_backend
+        self._wishes = wishes or Wishes(cache_bytes=prompt_cache_bytes_max + pose_cache_bytes_max)
+        self._plan = plan
         self._model: LoadedModel | None = None
 
     @property
     def info(self) -> ModelInfo:
         """The loaded model. Raises `RuntimeError` before `load`."""
         return self._loaded().components.info
+
+    @property
+    def series(self) -> Series:
+        """As the plan has it. Raises `RuntimeError` before `load`."""
+        return self._loaded().components.placement.plan.layout.series
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+        """As the plan has it: None on a CPU. Raises `RuntimeError` before `load`."""
+        return self._loaded().components.placement.plan.rows_ceiling(latent_height, latent_width)
 
     def load(self) -> None:
         """Load, and render a few one-step pictures from end to end, so that no request pays for a kernel's first run.
@@ -110,7 +128,12 @@ class SdxlDevice(Device[SdxlRow]):
         try:
             with device_faults("loading the model"):
                 components = load_components(
-                    self._path, self._controlnet_path, name=self._name, device=device, dtype=dtype
+                    self._path,
+                    self._controlnet_path,
+                    name=self._name,
+                    device=device,
+                    dtype=dtype,
+                    find_place=self._placement,
                 )
                 self._model = LoadedModel(
                     components, self._prompt_cache_bytes_max, self._pose_cache_bytes_max, self._pose_limits
@@ -141,7 +164,7 @@ class SdxlDevice(Device[SdxlRow]):
         """As `Device.step`."""
         model = self._loaded()
         with device_faults(f"denoising {len(rows)} rows"):
-            model.stepper.take(rows)
+            model.step(rows)
 
     def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage | RenderFault, ...]:
         """As `Device.finish`."""
@@ -151,7 +174,8 @@ class SdxlDevice(Device[SdxlRow]):
 
     def measured_on(self) -> Mapping[str, str]:
         """As `Device.measured_on`."""
-        return measured_on(self._loaded().networks)
+        model = self._loaded()
+        return measured_on(model.networks, model.components.placement)
 
     def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
         """As `Device.buckets`."""
@@ -161,8 +185,14 @@ class SdxlDevice(Device[SdxlRow]):
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
         """As `Device.measure`."""
         model = self._loaded()
-        with device_faults(f"measuring {part.value} of {count}"), model.stepper.stream.completed():
-            return measure_part(part, model.components, model.networks, latent_height, latent_width, count)
+        with device_faults(f"measuring {part.value} of {count}"):
+            return model.measure(part, latent_height, latent_width, count)
+
+    def preview(self, row: SdxlRow) -> Preview | None:
+        """As `Device.preview`, of the latents that the row's last step predicted. The first one fits the projection."""
+        model = self._loaded()
+        with device_faults("making a preview"), model.finish_stream.entered():
+            return model.preview(row)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """Of `prompt` (embeddings by text), `pose` (control pictures) and `control` (conditioning embeddings)."""
@@ -187,6 +217,11 @@ class SdxlDevice(Device[SdxlRow]):
         if model is not None and model.components.device.type == "cuda":
             del model
             torch.cuda.empty_cache()
+
+    def _placement(self, folders: Mapping[str, Path], *, device: torch.device, dtype: torch.dtype) -> Placement:
+        if self._plan is not None:
+            return placed(self._plan, device=device, dtype=dtype)
+        return place(folders, device=device, dtype=dtype, wishes=self._wishes)
 
     def _loaded(self) -> LoadedModel:
         if self._model is None:

@@ -8,7 +8,7 @@ diffusers fills weights that are missing with random ones and says so in a log l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,11 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from inference.contract import ModelError, ModelInfo
 from inference.sdxl.decode import vae_dtype
 from inference.sdxl.fit import check_fit
+from inference.sdxl.placement import TEXT_PARTS, Placement, form, place
 from inference.sdxl.quiet import no_progress_bars
 from inference.sdxl.revision import Weights, find_weights, model_revision
 
-SAMPLER_VERSION: Final = "1"
+SAMPLER_VERSION: Final = "2"
 """Raised whenever the same request would give other pixels because this package changed."""
 
 _PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -33,7 +34,7 @@ _PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """A model in memory, on its device, and what there is to know of it."""
+    """A model in memory, on its devices, and what there is to know of it."""
 
     info: ModelInfo
     unet: Any
@@ -47,34 +48,55 @@ class Components:
     text_encoders: Sequence[Any]
     scheduler_config: Mapping[str, Any]
     zeros_for_no_text: bool
+    placement: Placement
     device: torch.device
+    """Where rows are denoised, and all that belongs to them lies."""
     dtype: torch.dtype
+
+    def networks(self) -> dict[str, Any]:
+        """Those that take memory, by part."""
+        networks = {"unet": self.unet, "controlnet": self.controlnet, "vae": self.vae}
+        texts = zip(TEXT_PARTS, self.text_encoders, strict=True)
+        return {part: network for part, network in (*networks.items(), *texts) if network is not None}
 
 
 def load_components(
-    path: Path, controlnet_path: Path | None, *, name: str, device: torch.device, dtype: torch.dtype
+    path: Path,
+    controlnet_path: Path | None,
+    *,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    find_place: Callable[..., Placement] = place,
 ) -> Components:
-    """Load an SDXL pipeline folder and, where given, a ControlNet folder. Raises `ModelError`."""
+    """Load an SDXL pipeline folder and, where given, a ControlNet folder. Raises `ModelError`.
+
+    `find_place` is called as `place`: it says where the parts go, before any weight is read.
+    """
     index = _read_index(path)
     parts = {part: find_weights(path / part, dtype) for part in ("unet", "vae", "text_encoder", "text_encoder_2")}
+    if controlnet_path is not None:
+        parts["controlnet"] = find_weights(controlnet_path, dtype)
+    placement = find_place({part: weights.folder for part, weights in parts.items()}, device=device, dtype=dtype)
+    device = placement.device
+    dtypes = {part: placement.dtype_of(part) for part in parts}
+    dtypes["vae"] = vae_dtype(_read_json(path / "vae" / "config.json"), dtype)
+
+    def load(kind: Any, part: str) -> Any:
+        return _load_network(kind, parts[part], dtypes[part], placement.home(part))
+
     with no_progress_bars():
-        unet = _load_network(UNet2DConditionModel, parts["unet"], dtype, device)
-        vae = _load_network(
-            AutoencoderKL, parts["vae"], vae_dtype(_read_json(path / "vae" / "config.json"), dtype), device
-        )
-        text_encoders = (
-            _load_network(CLIPTextModel, parts["text_encoder"], dtype, device),
-            _load_network(CLIPTextModelWithProjection, parts["text_encoder_2"], dtype, device),
-        )
+        unet = load(UNet2DConditionModel, "unet")
+        vae = load(AutoencoderKL, "vae")
+        text_encoders = (load(CLIPTextModel, "text_encoder"), load(CLIPTextModelWithProjection, "text_encoder_2"))
         tokenizers = tuple(_load_tokenizer(path / part) for part in ("tokenizer", "tokenizer_2"))
         scheduler_config = _load_scheduler_config(path / "scheduler")
-        controlnet = None
-        if controlnet_path is not None:
-            parts["controlnet"] = find_weights(controlnet_path, dtype)
-            controlnet = _load_network(ControlNetModel, parts["controlnet"], dtype, device)
+        controlnet = load(ControlNetModel, "controlnet") if "controlnet" in parts else None
     zeros_for_no_text = bool(index.get("force_zeros_for_empty_prompt", True))
     check_fit(path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet, scheduler=scheduler_config)
     is_pose_bgr = controlnet is not None and _take_bgr(controlnet)
+    pose_encoder = None if controlnet is None else _take_pose_encoder(controlnet).to(device)
+    form(placement, unet=unet, controlnet=controlnet, vae=vae)
     return Components(
         info=ModelInfo(
             name=name,
@@ -86,16 +108,18 @@ def load_components(
             takes_pose=controlnet is not None,
             path=str(path),
             controlnet_path=None if controlnet_path is None else str(controlnet_path),
+            plan=placement.plan,
         ),
         unet=unet,
         controlnet=controlnet,
-        pose_encoder=None if controlnet is None else _take_pose_encoder(controlnet),
+        pose_encoder=pose_encoder,
         is_pose_bgr=is_pose_bgr,
         vae=vae,
         tokenizers=tokenizers,
         text_encoders=text_encoders,
         scheduler_config=scheduler_config,
         zeros_for_no_text=zeros_for_no_text,
+        placement=placement,
         device=device,
         dtype=dtype,
     )

@@ -8,6 +8,7 @@ generator's stream and with it the picture.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -34,6 +35,16 @@ class Control:
         return self.scale if self.start <= step / steps and (step + 1) / steps <= self.end else 0.0
 
 
+class Predicted(NamedTuple):
+    """What a step predicts the picture to be."""
+
+    steps_done: int
+    latents: torch.Tensor
+    """(1, channels, latent height, latent width) fp32: x0."""
+    ready: torch.cuda.Event | None
+    """As `SdxlRow.ready`."""
+
+
 @dataclass(slots=True, eq=False)
 class SdxlRow:
     """Implements `inference.contract.Row`."""
@@ -55,6 +66,10 @@ class SdxlRow:
     steps_done: int = 0
     ready: torch.cuda.Event | None = None
     """Reached when a GPU has done the row's last step; None on a CPU, and before the first step."""
+    wants_preview: bool = False
+    """Whether each step is to leave what it predicts in `predicted`."""
+    predicted: Predicted | None = field(default=None, repr=False)
+    """Replaced as a whole and never changed, so that another lane may look at it during a step."""
     numbers: torch.Tensor = field(init=False, repr=False)
     """(steps, 5) fp32 on the CPU: the schedule's columns, then the guidance scale."""
     _noise: torch.Tensor | None = field(default=None, repr=False)

@@ -18,6 +18,7 @@ from consumer.logs import configure
 from consumer.stack import Stack
 from schemas.settings import LogSettings
 from tests.bench import report
+from tests.bench.engine import engine
 from tests.bench.guarantee import a_third_joins, against_plain_commits
 from tests.bench.memory import resident_memory
 from tests.bench.poisson import latencies_under_load
@@ -44,6 +45,8 @@ def main() -> None:
     figures["start_up"] = start_up()
     say("Poisson arrivals at 70% load: the tiny model's curves on a virtual clock, then for real")
     figures["poisson"] = latencies_under_load(arguments.seed, scale)
+    say("the engine beside diffusers' pipeline, without Kafka and S3")
+    figures["engine"] = engine(quick=arguments.quick)
     report.write(arguments.out, figures)
     print((arguments.out / "report.md").read_text())
 
