@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import structlog
 
-from inference.contract import Device, DeviceLost, FaultKind, ModelError, Part, RenderFault
+from inference.contract import Device, DeviceLost, FaultKind, ModelError, RenderFault
 from inference.profile import GUIDED_SLOTS, DeviceProfile, Ended, ProfileKey, ShapeProfile
 from inference.profile_store import ProfileError, ProfileStore
 from inference.step_curve import StepCurve
+from inference.timing import Part
 
 FALLEN_SHARE: Final = 0.9
 """Of the best throughput so far: two batches in a row below it end the search. One may be bad luck."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
+from inference.timing import Timed
 from schemas.pose import Pose
 
 if TYPE_CHECKING:
@@ -344,20 +345,7 @@ class Prepared(Generic[RowT]):
     """For the requester: the prompt was cut at 77 tokens, say."""
 
 
-class Part(Enum):
-    """What of the device's work is timed by itself."""
-
-    UNET = "unet"
-    """A forward of `count` slots."""
-    CONTROLNET = "controlnet"
-    """A forward of `count` slots."""
-    REST = "rest"
-    """All else of a step whose rows take `count` UNet slots, guided ones as far as they go."""
-    DECODE = "decode"
-    """The decoding of `count` pictures' latents."""
-
-
-class Device(Protocol[RowT]):
+class Device(Timed, Protocol[RowT]):
     """Turns rows into pixels.
 
     `prepare`, `step` and `finish` are each called by one thread: they may run at the same time as each
@@ -397,22 +385,6 @@ class Device(Protocol[RowT]):
 
         A fault in a row's place is that row's alone: `render_failed` where its picture has values that are not
         finite. What is raised instead is the whole call's.
-        """
-
-    def measured_on(self) -> Mapping[str, str]:
-        """What times depend on beside `info`: the hardware's name, the libraries' versions and the like.
-
-        Empty where measuring costs nothing, so that there is no use in keeping it. Only after `load`.
-        """
-
-    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
-        """Rising slot counts that forwards of this size are padded to; empty where they are not. Only after `load`."""
-
-    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
-        """Seconds that a part takes undisturbed: the fastest of a few runs after a first one; 0 for what there is not.
-
-        Padded where a step would be. On made-up inputs, and never beside `prepare`, `step` or `finish`. Raises
-        `RenderFault` (`BATCH_MEMORY`) where it does not fit, and then has freed what it took.
         """
 
     def preview(self, row: RowT) -> Preview | None:

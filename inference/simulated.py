@@ -37,7 +37,6 @@ from inference.contract import (
     Device,
     FaultKind,
     ModelInfo,
-    Part,
     Prepared,
     Preview,
     RenderedImage,
@@ -52,6 +51,7 @@ from inference.pose.picture import PictureLimits
 from inference.preview import encode_preview
 from inference.resolve import batch_key
 from inference.step_curve import StepCurve
+from inference.timing import Part
 from inference.wallpaper import reencoded, wallpaper
 from schemas.errors import ErrorCode
 from schemas.names import CONTENT_TYPES, EXTENSIONS

@@ -21,7 +21,6 @@ from inference.contract import (
     FaultKind,
     ModelError,
     ModelInfo,
-    Part,
     Prepared,
     Preview,
     RenderedImage,
@@ -39,6 +38,7 @@ from inference.sdxl.placement import Placement, Wishes, place, placed
 from inference.sdxl.regions import Backend
 from inference.sdxl.rows import SdxlRow
 from inference.sdxl.warm_up import compile_regions, warm_up
+from inference.timing import Part
 
 PROMPT_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Two hundred of SDXL's prompts in fp16, on the device."""

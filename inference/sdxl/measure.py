@@ -18,13 +18,14 @@ from typing import Any, Final
 
 import torch
 
-from inference.contract import BatchKey, Part, RenderRequest, RowId
+from inference.contract import BatchKey, RenderRequest, RowId
 from inference.sdxl.conditions import TextEmbedding, time_ids
 from inference.sdxl.load import Components
 from inference.sdxl.placement import Placement
 from inference.sdxl.rows import SdxlRow, draw_noise
 from inference.sdxl.schedule import SAMPLERS, Schedules
 from inference.sdxl.step import Networks, Stepper
+from inference.timing import Part
 
 RUNS_MAX: Final = 5
 """Counted runs, of which the fastest is taken: whatever else the machine does only ever adds."""

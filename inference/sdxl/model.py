@@ -11,7 +11,6 @@ from PIL import Image
 from inference.contract import (
     FaultKind,
     Lane,
-    Part,
     Prepared,
     Preview,
     RenderedImage,
@@ -36,6 +35,7 @@ from inference.sdxl.rows import Control, SdxlRow, draw_noise
 from inference.sdxl.schedule import Schedule, Schedules
 from inference.sdxl.step import Networks, Stepper
 from inference.sdxl.streams import LaneStream
+from inference.timing import Part
 
 _log = structlog.get_logger(__name__)
 

@@ -22,7 +22,6 @@ from inference.contract import (
     JobPrepared,
     Lane,
     ModelInfo,
-    Part,
     Prepared,
     Preview,
     Progress,
@@ -35,6 +34,7 @@ from inference.contract import (
 )
 from inference.engine import LaneEngine
 from inference.resolve import batch_key
+from inference.timing import Part
 
 WAIT_S = 20.0
 """How long a test waits for what must happen: far above what it takes on a busy machine."""
