@@ -118,13 +118,18 @@ async def _model(settings: Settings) -> tuple[Finding, ...]:
         engine = make_engine(settings)
         await asyncio.to_thread(engine.start, lambda _event: None)
     except ModelError as error:
-        remedy = "Set DARKROOM_MODEL__PATH to a diffusers folder of an SDXL pipeline."
+        remedy = "The DARKROOM_MODEL__* settings say what is loaded: a diffusers folder or checkpoint of SDXL."
         return (Finding("model", False, str(error), remedy),)
     info = engine.info
     await asyncio.to_thread(engine.close)
-    details = {"path": info.path, "controlnet_path": info.controlnet_path, "revision": info.revision}
+    details = {
+        "path": info.path,
+        "controlnet_path": info.controlnet_path,
+        "revision": info.revision,
+        "adapters": dict(info.adapters),
+    }
     size = f"{info.native_width} x {info.native_height}"
-    says = f"{info.name} on {info.device} in {info.dtype}, {size}, {info.revision}"
+    says = f"{info.name} on {info.device} in {info.dtype}, {size}, {len(info.adapters)} adapters, {info.revision}"
     return (Finding("model", True, says, details=details), *_plan(info.plan))
 
 

@@ -82,8 +82,7 @@ class VirtualDevice:
         self._step_s: dict[tuple[BatchKey, int, int], float] = {}
         self._jobs: dict[str, HeldJob[VirtualRow]] = {}
         self._finished: Counter[str] = Counter()
-        self._batch: StepBatch[VirtualRow] = StepBatch(rows_max)
-        self._batch.ceiling = self.cap
+        self._batch: StepBatch[VirtualRow] = StepBatch(rows_max, self.cap)
         self._stepping = False
         self._prepare_free_at = 0.0
         self._finish_free_at = 0.0

@@ -56,18 +56,20 @@ def measure_shape(
     clock: Callable[[], float] = time.monotonic,
     progress: Progress | None = None,
 ) -> ShapeProfile:
-    """Measure one latent size in batches of up to `rows_max` typical rows.
+    """Measure one latent size in batches of up to `rows_max` typical rows, or what the device's memory holds of them.
 
     `budget_s` bounds the time: a point is begun only where the last one says that it fits. Raises
     `NotMeasurableError` where the device's steps take no time, where not even one row fits, and where the budget held
     no batch of two.
     """
     until = clock() + budget_s
+    ceiling = device.rows_ceiling(latent_height, latent_width)
+    rows_held = rows_max if ceiling is None else min(rows_max, ceiling)
     points = _Points()
     seconds = _Seconds(device, latent_height, latent_width)
     best, falls = 0.0, 0
-    ended = Ended.ROWS_MAX
-    for rows in _batches(rows_max):
+    ended = Ended.ROWS_MAX if rows_held == rows_max else Ended.MEMORY
+    for rows in _batches(rows_held):
         slots = rows * GUIDED_SLOTS or 1
         began = clock()
         try:
@@ -81,14 +83,14 @@ def measure_shape(
             continue
         step_ms = points.step_ms(slots)
         if progress is not None:
-            progress(rows, rows_max, step_ms)
+            progress(rows, rows_held, step_ms)
         falls = falls + 1 if rows / step_ms < FALLEN_SHARE * best else 0
         best = max(best, rows / step_ms)
         if falls == 2:
             ended = Ended.THROUGHPUT
             break
         # The next batch has twice the rows, and takes at most twice as long.
-        if rows < rows_max and clock() + 2 * (clock() - began) > until:
+        if rows < rows_held and clock() + 2 * (clock() - began) > until:
             ended = Ended.BUDGET
             break
     _refuse_too_little(points, ended)

@@ -17,6 +17,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from inference.timing import Timed
+from inference.turns import Series
 from schemas.pose import Pose
 
 if TYPE_CHECKING:
@@ -72,6 +73,15 @@ class ModelInfo:
     controlnet_path: str | None = None
     plan: MemoryPlan | None = None
     """How the device runs it, and why; None where there is nothing to plan."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the LoRAs that requests may name, by name."""
+
+
+class AdapterUse(NamedTuple):
+    """A LoRA that a request asks for, by its name in `ModelInfo.adapters`, and how strongly."""
+
+    name: str
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,7 @@ class RenderRequest:
     control_scale: float = 1.0
     control_start: float = 0.0
     control_end: float = 1.0
+    adapter: AdapterUse | None = None
     image_format: str = "png"
     image_quality: int = 90
     image_text: Mapping[str, str] = field(default_factory=dict)
@@ -315,24 +326,6 @@ class Row(Protocol):
 
 
 RowT = TypeVar("RowT", bound=Row)
-
-
-class Lane(Enum):
-    """One of the three ways into a device."""
-
-    PREPARE = "prepare"
-    DENOISE = "denoise"
-    FINISH = "finish"
-
-
-class Series(Enum):
-    """Which lanes of a device must take turns, its memory being short."""
-
-    NONE = "none"
-    DENOISE_AND_FINISH = "denoise and finish"
-    """A step and a decode do not fit together; a turn costs nothing."""
-    ALL = "all"
-    """Weights move to the device for their lane's turn: a turn costs their way, so it lasts."""
 
 
 @dataclass(frozen=True, slots=True)

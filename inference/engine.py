@@ -55,8 +55,8 @@ __all__ = ["Calibrating", "EngineFullError", "LaneEngine"]
 
 TRACEBACK_CHARACTERS_MAX = 8000
 """In the log: some fifty frames, the innermost ones."""
-CEILINGS_MAX = 1024
-"""Ceilings remembered by batch key: more sizes than anybody asks for, and working one out again takes microseconds."""
+CAPS_MAX = 1024
+"""Caps remembered by batch key: more sizes than anybody asks for, and working one out again takes microseconds."""
 
 Calibrating = Callable[[Device[Any]], DeviceProfile | None]
 """Finds or measures the profile of a loaded device; None where there is none."""
@@ -94,8 +94,8 @@ class LaneEngine(Engine, Generic[RowT]):
     ) -> None:
         """Make an engine that is not started.
 
-        `rows_max`: rows that may share a step; further admitted rows wait for room. The device's own ceiling for a
-        size may be lower, and so may be what pays by its profile; both are kept.
+        `rows_max`: rows that may share a step; further admitted rows wait for room. Fewer where the device's memory
+        does not hold so many, or where the profile says that fewer pay.
         `decode_rows_max`: rows that may be decoded together: on a CPU four are half as slow again alone, and eight gain
         nothing more.
         `finish_queue_rows_max`: the denoise lane waits while more finished rows than this are not decoded. Two
@@ -123,7 +123,7 @@ class LaneEngine(Engine, Generic[RowT]):
         self._calibration = calibration
         self._profile: DeviceProfile | None = None
         self._rows_max = rows_max
-        self._ceilings: dict[BatchKey, int | None] = {}
+        self._caps: dict[BatchKey, int] = {}
         self._decode_rows_max = decode_rows_max
         self._clock = clock
         self._close_wait_s = close_wait_s
@@ -133,6 +133,7 @@ class LaneEngine(Engine, Generic[RowT]):
             jobs_max=jobs_max,
             preview_interval_s=preview_interval_s,
             clock=clock,
+            cap=self._cap,
         )
         self._threads: tuple[threading.Thread, ...] = ()
         self._closing = threading.Lock()
@@ -157,9 +158,9 @@ class LaneEngine(Engine, Generic[RowT]):
         """
         self._monitor.listen(listener)
         self._device.load()
+        self._monitor.fit(self._device.series)
         if self._calibration is not None:
             self._profile = self._calibration(self._device)
-        self._monitor.fit(self._device.series, self._ceiling)
         lanes = {"prepare": self._prepare, "denoise": self._denoise, "finish": self._finish}
         with self._closing:
             if self._closed:
@@ -230,18 +231,18 @@ class LaneEngine(Engine, Generic[RowT]):
             else:
                 self._device.close()
 
-    def _ceiling(self, key: BatchKey) -> int | None:
-        """Rows of a key that fit into a step and pay together. With the monitor's lock held."""
-        if key not in self._ceilings:
-            if len(self._ceilings) >= CEILINGS_MAX:
-                self._ceilings.clear()
-            fitting, profile = self.rows_ceiling(key), self._profile
-            paying = None
-            if profile is not None:
-                paying = profile.cap(key.latent_height, key.latent_width, rows_max=self._rows_max)
-            known = [one for one in (fitting, paying) if one is not None]
-            self._ceilings[key] = min(known, default=None)
-        return self._ceilings[key]
+    def _cap(self, key: BatchKey) -> int:
+        """Rows of a key that may share a step. With the monitor's lock held."""
+        cap = self._caps.get(key)
+        if cap is None:
+            if len(self._caps) >= CAPS_MAX:
+                self._caps.clear()
+            ceiling = self.rows_ceiling(key)
+            cap = self._rows_max if ceiling is None else min(self._rows_max, ceiling)
+            if self._profile is not None:
+                cap = self._profile.cap(key.latent_height, key.latent_width, rows_max=cap)
+            self._caps[key] = cap
+        return cap
 
     # --- The lanes. A turn is a function of its own, so that no lane holds a job while it waits for the next.
 

@@ -141,24 +141,20 @@ class Boundary(Generic[RowT]):
     steps_done: dict[JobId, int]
 
 
-Ceiling = Callable[[BatchKey], int | None]
-"""How many rows of a key the device's memory holds and pay together; None: no limit is known."""
-
-
 class StepBatch(Generic[RowT]):
     """The rows on the device and the rows that wait to join them.
 
     Invariants:
 
-    - At most `rows_max` rows are on the device, and no more than the key's ceiling, all of one `BatchKey`.
+    - At most `cap(key)` rows are on the device, all of one `BatchKey`.
     - Rows of one key board in the order of their admission.
     - The key changes only when the device is empty, and then to that of the row admitted first.
     - `rows` changes at boundaries only: in `board`, `stepped` and `put_back`.
     """
 
-    def __init__(self, rows_max: int) -> None:
-        self.rows_max = rows_max
-        self.ceiling: Ceiling = lambda _key: None
+    def __init__(self, rows_max: int, cap: Callable[[BatchKey], int] | None = None) -> None:
+        """`cap`: rows of a key that may share a step, `rows_max` for every key where it is not given."""
+        self.cap: Callable[[BatchKey], int] = cap or (lambda _key: rows_max)
         self.rows: tuple[HeldRow[RowT], ...] = ()
         self.device_rows: tuple[RowT, ...] = ()
         """The same rows as the device knows them."""
@@ -174,11 +170,6 @@ class StepBatch(Generic[RowT]):
     def idle(self) -> bool:
         """True when there is nothing to step and nobody to let in."""
         return not self.rows and not self._joining
-
-    def cap(self, key: BatchKey) -> int:
-        """Rows of a key that may share a step."""
-        ceiling = self.ceiling(key)
-        return self.rows_max if ceiling is None else min(self.rows_max, ceiling)
 
     def admit(self, row: HeldRow[RowT]) -> None:
         """Queue a prepared row for the next boundary at which there is room for it."""

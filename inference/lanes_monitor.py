@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic
 
 from inference.contract import (
+    BatchKey,
     EngineEvent,
     EngineStopped,
     JobFailed,
     JobId,
     JobPrepared,
     JobPreview,
-    Lane,
     Listener,
     Prepared,
     Preview,
@@ -29,13 +29,12 @@ from inference.contract import (
     RenderJob,
     RowId,
     RowT,
-    Series,
     StepDone,
     StepFailed,
 )
-from inference.lanes import Ceiling, HeldJob, HeldRow, Stage, StepBatch
+from inference.lanes import HeldJob, HeldRow, Stage, StepBatch
 from inference.lanes_previews import PreviewWishes
-from inference.turns import Turns
+from inference.turns import Lane, Series, Turns
 
 FinishedRows = tuple[HeldRow[RowT], ...]
 """Complete rows of one job that left the device at one boundary, in order of their index."""
@@ -60,8 +59,9 @@ class LaneMonitor(Generic[RowT]):
         jobs_max: int,
         preview_interval_s: float,
         clock: Callable[[], float],
+        cap: Callable[[BatchKey], int] | None = None,
     ) -> None:
-        """Bounds and clock as in `inference.engine.LaneEngine`."""
+        """Bounds and clock as in `inference.engine.LaneEngine`; `cap` as in `inference.lanes.StepBatch`."""
         self._finish_queue_rows_max = finish_queue_rows_max
         self._jobs_max = jobs_max
         self._clock = clock
@@ -74,7 +74,7 @@ class LaneMonitor(Generic[RowT]):
         self._ended = False
         self._jobs: dict[JobId, HeldJob[RowT]] = {}
         self._to_prepare: OrderedDict[JobId, HeldJob[RowT]] = OrderedDict()
-        self._batch: StepBatch[RowT] = StepBatch(rows_max)
+        self._batch: StepBatch[RowT] = StepBatch(rows_max, cap)
         self._to_finish: deque[FinishedRows[RowT]] = deque()
         self._unfinished_rows = 0
         self._turns = Turns(Series.NONE)
@@ -89,11 +89,10 @@ class LaneMonitor(Generic[RowT]):
                 raise RuntimeError("an engine starts once: make another one")
             self._listener = listener
 
-    def fit(self, series: Series, ceiling: Ceiling) -> None:
-        """Keep to what the loaded device can hold, and what pays on it. Before any lane starts."""
+    def fit(self, series: Series) -> None:
+        """Keep to what the loaded device can hold at once. Before any lane starts."""
         with self._lock:
             self._turns = Turns(series)
-            self._batch.ceiling = ceiling
 
     def prepare(self, job: RenderJob) -> None:
         """As `LaneEngine.prepare`."""

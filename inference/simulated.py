@@ -44,7 +44,6 @@ from inference.contract import (
     RenderJob,
     RenderRequest,
     RowId,
-    Series,
 )
 from inference.pose.control import control_picture, pose_digest
 from inference.pose.picture import PictureLimits
@@ -52,6 +51,7 @@ from inference.preview import encode_preview
 from inference.resolve import batch_key
 from inference.step_curve import StepCurve
 from inference.timing import Part
+from inference.turns import Series
 from inference.wallpaper import reencoded, wallpaper
 from schemas.errors import ErrorCode
 from schemas.names import CONTENT_TYPES, EXTENSIONS
@@ -208,6 +208,11 @@ class SimulatedDevice(Device[SimulatedRow]):
         _sleep(self._finish_s * len(rows))
         return tuple(_painted(row) for row in rows)
 
+    def preview(self, row: SimulatedRow) -> Preview | None:
+        """The wallpaper, fading in from grey with the steps."""
+        steps_done = row.steps_done
+        return Preview(_faded(row, steps_done / row.steps_total), steps_done) if steps_done else None
+
     def measured_on(self) -> Mapping[str, str]:
         """Nothing: asking the curve again is cheaper than reading a file."""
         return {}
@@ -221,11 +226,6 @@ class SimulatedDevice(Device[SimulatedRow]):
         if part is Part.UNET:
             return self._seconds_of(math.ceil(count / 2))
         return self._finish_s * count if part is Part.DECODE else 0.0
-
-    def preview(self, row: SimulatedRow) -> Preview | None:
-        """The wallpaper, fading in from grey with the steps."""
-        steps_done = row.steps_done
-        return Preview(_faded(row, steps_done / row.steps_total), steps_done) if steps_done else None
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """No caches."""

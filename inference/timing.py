@@ -1,4 +1,4 @@
-"""What of a device's work can be timed by itself: `inference.calibration` asks, `inference.profile` keeps the answers."""
+"""What of a device's work can be timed by itself: `inference.calibration` asks, `inference.profile` keeps it."""
 
 from __future__ import annotations
 

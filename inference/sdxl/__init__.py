@@ -12,5 +12,6 @@ from inference.sdxl.xformers_import import xformers_ops
 xformers_ops()
 
 from inference.sdxl.device import SdxlDevice  # noqa: E402 - only now
+from inference.sdxl.sources import ModelFiles  # noqa: E402 - as above
 
-__all__ = ["SdxlDevice"]
+__all__ = ["ModelFiles", "SdxlDevice"]

@@ -10,7 +10,6 @@ from PIL import Image
 
 from inference.contract import (
     FaultKind,
-    Lane,
     Prepared,
     Preview,
     RenderedImage,
@@ -18,15 +17,16 @@ from inference.contract import (
     RenderJob,
     RenderRequest,
     RowId,
-    Series,
 )
 from inference.pose.picture import PictureLimits
 from inference.preview import encode_preview
 from inference.resolve import batch_key
+from inference.sdxl.adapters import AdapterBank
 from inference.sdxl.conditions import TextConditioner, cut_warning, time_ids
 from inference.sdxl.decode import decode_latents
 from inference.sdxl.encode import encode_picture
 from inference.sdxl.load import Components
+from inference.sdxl.lora_file import UNET
 from inference.sdxl.measure import measure_part
 from inference.sdxl.placement import residence_of
 from inference.sdxl.poses import PoseConditioner
@@ -36,6 +36,7 @@ from inference.sdxl.schedule import Schedule, Schedules
 from inference.sdxl.step import Networks, Stepper
 from inference.sdxl.streams import LaneStream
 from inference.timing import Part
+from inference.turns import Lane, Series
 
 _log = structlog.get_logger(__name__)
 
@@ -64,10 +65,12 @@ class LoadedModel:
             limits=limits,
             cache_bytes_max=pose_cache_bytes_max,
         )
+        self.adapters = components.adapters
         self.schedules = Schedules(components.scheduler_config)
         self.networks = Networks(
             unet=components.unet,
             controlnet=components.controlnet,
+            adapters=AdapterBank(UNET, components.unet),
             prediction=components.scheduler_config.get("prediction_type", "epsilon"),
             device=device,
             dtype=dtype,
@@ -89,7 +92,7 @@ class LoadedModel:
 
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
         """The rows of a job, of image i from seed + i. They share everything but generator and latents."""
-        self._enter(Lane.PREPARE)
+        self.enter(Lane.PREPARE)
         request = job.request
         components = self.components
         if request.width % components.info.size_multiple or request.height % components.info.size_multiple:
@@ -100,11 +103,12 @@ class LoadedModel:
                 f"{components.info.size_multiple}.",
             )
         schedule = self.schedules.get(request.sampler, request.steps)
-        text = self.texts.embed(request.prompt)
+        adapter = None if request.adapter is None else self.adapters.get(request.adapter)
+        text = self.texts.embed(request.prompt, adapter)
         # As in diffusers, guidance is off at 1 and below, and then there is nothing to lead away from.
         negative = None
         if request.guidance_scale > 1:
-            negative = self.texts.embed_negative(request.negative_prompt, text)
+            negative = self.texts.embed_negative(request.negative_prompt, text, adapter)
         control = self._control(job)
         ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
         warnings = [cut_warning("prompt", text), None if negative is None else cut_warning("negative prompt", negative)]
@@ -125,18 +129,19 @@ class LoadedModel:
                     generator=generator,
                     latents=self._first_latents(request, schedule, generator),
                     wants_preview=job.progress == "previews" and index == 0,
+                    adapter=adapter,
                 )
             )
         return Prepared(rows=tuple(rows), warnings=tuple(warning for warning in warnings if warning))
 
     def step(self, rows: Sequence[SdxlRow]) -> None:
         """One denoising step of rows of one size."""
-        self._enter(Lane.DENOISE)
+        self.enter(Lane.DENOISE)
         self.stepper.take(rows)
 
     def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage | RenderFault, ...]:
         """The pictures of rows of one size whose steps are done, each or what is wrong with it."""
-        self._enter(Lane.FINISH)
+        self.enter(Lane.FINISH)
         vae, latents = self.components.vae, self._brought([(row.latents, row.ready) for row in rows])
         # Tiles change a picture a little where they meet, so its size alone decides. diffusers by itself would go by
         # the longer side, and cut pictures of SDXL's own sizes, such as 1152 x 896.
@@ -150,11 +155,12 @@ class LoadedModel:
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
         """As `Device.measure`. Weights that come and go are brought before the time is taken."""
         lane, stream = (Lane.FINISH, self.finish_stream) if part is Part.DECODE else (Lane.DENOISE, self.stepper.stream)
-        self._enter(lane)
+        self.enter(lane)
         with stream.completed():
             return measure_part(part, self.components, self.networks, latent_height, latent_width, count)
 
-    def _enter(self, lane: Lane) -> None:
+    def enter(self, lane: Lane) -> None:
+        """Have the lane's networks on the device, where they come and go with its turns."""
         if self._residence is not None:
             with self.stepper.stream.entered():
                 self._residence.enter(lane)

@@ -43,10 +43,10 @@ def main() -> None:
         finally:
             stack.down()
     figures["start_up"] = start_up()
-    say("Poisson arrivals at 70% load: the tiny model's curves on a virtual clock, then for real")
-    figures["poisson"] = latencies_under_load(arguments.seed, scale)
     say("the engine beside diffusers' pipeline, without Kafka and S3")
     figures["engine"] = engine(quick=arguments.quick)
+    say("Poisson arrivals at 70% load: the tiny model's curves on a virtual clock, then for real")
+    figures["poisson"] = latencies_under_load(arguments.seed, scale)
     report.write(arguments.out, figures)
     print((arguments.out / "report.md").read_text())
 

@@ -14,8 +14,8 @@ def write(out: Path, figures: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     _plot(out, figures)
-    poisson.plot(out, figures["poisson"])
     engine_page.plot(out, figures["engine"])
+    poisson.plot(out, figures["poisson"])
     (out / "report.md").write_text(_page(figures))
 
 
@@ -75,8 +75,8 @@ def _page(figures: dict[str, Any]) -> str:
         "",
         "![Requests a second](throughput.png) ![Resident memory](memory.png)",
         "",
-        *poisson.section(figures["poisson"]),
         *engine_page.section(figures["engine"]),
+        *poisson.section(figures["poisson"]),
     ]
     return "\n".join(lines)
 

@@ -20,7 +20,6 @@ from inference.contract import (
     EngineEvent,
     JobId,
     JobPrepared,
-    Lane,
     ModelInfo,
     Prepared,
     Preview,
@@ -29,12 +28,12 @@ from inference.contract import (
     RenderJob,
     RenderRequest,
     RowId,
-    Series,
     StepDone,
 )
 from inference.engine import LaneEngine
 from inference.resolve import batch_key
 from inference.timing import Part
+from inference.turns import Lane, Series
 
 WAIT_S = 20.0
 """How long a test waits for what must happen: far above what it takes on a busy machine."""
@@ -84,11 +83,11 @@ class ScriptedDevice(Device[ScriptedRow]):
     on_prepare: Callable[[RenderJob], None] = lambda job: None
     on_step: Callable[[Sequence[ScriptedRow]], None] = lambda rows: None
     on_finish: Callable[[Sequence[ScriptedRow]], None] = lambda rows: None
+    on_preview: Callable[[ScriptedRow], None] = lambda row: None
     on_measure: Callable[[Part, int, int, int], float] = lambda part, height, width, count: 0.001 * count
     hardware: Mapping[str, str] = field(default_factory=lambda: {"hardware": "scripted"})
     padded_to: tuple[int, ...] = ()
     measured: list[tuple[Part, int, int, int]] = field(default_factory=list)
-    on_preview: Callable[[ScriptedRow], None] = lambda row: None
     batches: list[tuple[RowId, ...]] = field(default_factory=list)
     """Rows of every step that did not fail, in the order the device was given them."""
     prepared: list[ScriptedRow] = field(default_factory=list)
@@ -180,6 +179,13 @@ class ScriptedDevice(Device[ScriptedRow]):
                 row.finished = True
             return tuple(RenderedImage(f"{row.row_id}".encode(), 64, 64, row.seed, "image/png", "png") for row in rows)
 
+    def preview(self, row: ScriptedRow) -> Preview | None:
+        with self._alone("finish"):
+            steps_done = row.steps_done
+            self.previews.append((row.row_id, steps_done))
+            self.on_preview(row)
+            return Preview(f"{row.row_id} {steps_done}".encode(), steps_done)
+
     def measured_on(self) -> Mapping[str, str]:
         return self.hardware
 
@@ -190,13 +196,6 @@ class ScriptedDevice(Device[ScriptedRow]):
         with self._alone("measure"):
             self.measured.append((part, latent_height, latent_width, count))
             return self.on_measure(part, latent_height, latent_width, count)
-
-    def preview(self, row: ScriptedRow) -> Preview | None:
-        with self._alone("finish"):
-            steps_done = row.steps_done
-            self.previews.append((row.row_id, steps_done))
-            self.on_preview(row)
-            return Preview(f"{row.row_id} {steps_done}".encode(), steps_done)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         return {"prompt": CacheCounts(3, 2, 1)}

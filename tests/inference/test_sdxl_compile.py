@@ -191,8 +191,10 @@ def test_slots_are_padded_to_the_next_bucket(slots: int, control: int, expected:
     assert shapes.pad(8, 12, unet_slots=slots, control_slots=control) == Padded(slots, control, False)
 
 
-@pytest.mark.parametrize(("rows", "buckets"), [(1, (2,)), (2, (2, 4)), (3, (2, 4, 8)), (8, (2, 4, 8, 16))])
-def test_buckets_are_powers_of_two_that_hold_every_batch(rows: int, buckets: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("rows", "buckets"), [(1, (2,)), (2, (2, 4)), (3, (2, 4, 6)), (5, (2, 4, 8, 10)), (8, (2, 4, 8, 16))]
+)
+def test_buckets_are_powers_of_two_up_to_the_largest_batch(rows: int, buckets: tuple[int, ...]) -> None:
     assert slot_buckets(rows) == buckets
 
 
