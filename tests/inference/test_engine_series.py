@@ -16,13 +16,12 @@ from inference.contract import (
     EngineEvent,
     JobPrepared,
     JobRendered,
-    Lane,
     RowId,
-    Series,
     StepDone,
     StepFailed,
 )
 from inference.engine import LaneEngine
+from inference.turns import Lane, Series
 from tests.inference.scripted import (
     EventLog,
     Gate,
