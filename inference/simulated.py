@@ -37,6 +37,7 @@ from inference.contract import (
     Device,
     FaultKind,
     ModelInfo,
+    Part,
     Prepared,
     Preview,
     RenderedImage,
@@ -44,6 +45,7 @@ from inference.contract import (
     RenderJob,
     RenderRequest,
     RowId,
+    Series,
 )
 from inference.pose.control import control_picture, pose_digest
 from inference.pose.picture import PictureLimits
@@ -147,6 +149,15 @@ class SimulatedDevice(Device[SimulatedRow]):
         """The model that there is not."""
         return self._info
 
+    @property
+    def series(self) -> Series:
+        """It sleeps in all lanes at once."""
+        return Series.NONE
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:  # noqa: ARG002 - of any size
+        """No memory, no limit."""
+        return None
+
     def load(self) -> None:
         """Nothing to load."""
 
@@ -201,6 +212,20 @@ class SimulatedDevice(Device[SimulatedRow]):
         """The wallpaper, fading in from grey with the steps."""
         steps_done = row.steps_done
         return Preview(_faded(row, steps_done / row.steps_total), steps_done) if steps_done else None
+
+    def measured_on(self) -> Mapping[str, str]:
+        """Nothing: asking the curve again is cheaper than reading a file."""
+        return {}
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:  # noqa: ARG002
+        """Nothing is padded."""
+        return ()
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:  # noqa: ARG002
+        """The curve's own answer, without sleeping. Its rows are taken for guided ones, of two slots each."""
+        if part is Part.UNET:
+            return self._seconds_of(math.ceil(count / 2))
+        return self._finish_s * count if part is Part.DECODE else 0.0
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """No caches."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from inference.contract import BatchKey, RenderRequest, RowId
+from inference.sdxl.adapters import AppliedAdapter
 from inference.sdxl.conditions import TextEmbedding
 from inference.sdxl.schedule import Schedule
 
@@ -63,6 +64,7 @@ class SdxlRow:
     """On the CPU whatever the device is, because a generator's stream depends on its device."""
     latents: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
+    adapter: AppliedAdapter | None = None
     steps_done: int = 0
     ready: torch.cuda.Event | None = None
     """Reached when a GPU has done the row's last step; None on a CPU, and before the first step."""
@@ -101,7 +103,9 @@ class SdxlRow:
         """All that a step reads of the row on the device."""
         texts = [self.text] if self.negative is None else [self.text, self.negative]
         tensors = [self.latents, self.time_ids, *(part for text in texts for part in (text.tokens, text.pooled))]
-        return tensors if self.control is None else [*tensors, self.control.embedding]
+        if self.control is not None:
+            tensors.append(self.control.embedding)
+        return tensors if self.adapter is None else [*tensors, *self.adapter.lora.tensors()]
 
     def advance(self, latents: torch.Tensor, ready: torch.cuda.Event | None = None) -> None:
         """Take the step: new latents, which a GPU has worked out once `ready` is reached; the noise used up."""

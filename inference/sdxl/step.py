@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import torch
 
+from inference.sdxl.adapters import AdapterBank
 from inference.sdxl.regions import CompiledRegions
 from inference.sdxl.rows import Predicted, SdxlRow
 from inference.sdxl.schedule import DT, SIGMA, SIGMA_UP, TIMESTEP
@@ -35,6 +36,8 @@ class Networks:
 
     unet: Any
     controlnet: Any | None
+    adapters: AdapterBank
+    """Of the UNet."""
     prediction: str
     """One of `PREDICTIONS`."""
     device: torch.device
@@ -50,9 +53,9 @@ class Stepper:
     Belongs to the denoise lane.
     """
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Networks, stream: LaneStream | None = None) -> None:
         self.networks = networks
-        self.stream = LaneStream(networks.device)
+        self.stream = stream or LaneStream(networks.device)
         self._staging = Staging(networks.device)
         self._layout: Layout | None = None
         self._last: torch.cuda.Event | None = None
@@ -128,14 +131,15 @@ def _predict(layout: Layout, sample: torch.Tensor, timestep: torch.Tensor, netwo
         residuals: dict[str, Any] = {}
         if layout.posed is not None and networks.controlnet is not None:
             residuals = _control_residuals(layout.posed, sample, timestep, networks.controlnet)
-        predicted: torch.Tensor = networks.unet(
-            sample,
-            timestep,
-            encoder_hidden_states=layout.tokens,
-            added_cond_kwargs=layout.added,
-            return_dict=False,
-            **residuals,
-        )[0]
+        with networks.adapters.applied(layout.adapters):
+            predicted: torch.Tensor = networks.unet(
+                sample,
+                timestep,
+                encoder_hidden_states=layout.tokens,
+                added_cond_kwargs=layout.added,
+                return_dict=False,
+                **residuals,
+            )[0]
     return predicted
 
 

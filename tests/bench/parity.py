@@ -23,7 +23,7 @@ def table(device: str, dtypes: Sequence[str]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for dtype in dtypes:
         ours = load(model, device=device, dtype=dtype)
-        oracle = Oracle(model.path, model.controlnet_path, getattr(torch, dtype), device)
+        oracle = Oracle(model.path, model.controlnet_path, getattr(torch, dtype), device=device)
         for what, distance in distances(ours, oracle):
             limit = promised(dtype, what, device_kind=kind)
             verdict = "kept" if distance.within(limit) else "NOT KEPT"

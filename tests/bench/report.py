@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.bench import engine_page
+from tests.bench import engine_page, poisson
 
 
 def write(out: Path, figures: dict[str, Any]) -> None:
@@ -15,6 +15,7 @@ def write(out: Path, figures: dict[str, Any]) -> None:
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     _plot(out, figures)
     engine_page.plot(out, figures["engine"])
+    poisson.plot(out, figures["poisson"])
     (out / "report.md").write_text(_page(figures))
 
 
@@ -75,6 +76,7 @@ def _page(figures: dict[str, Any]) -> str:
         "![Requests a second](throughput.png) ![Resident memory](memory.png)",
         "",
         *engine_page.section(figures["engine"]),
+        *poisson.section(figures["poisson"]),
     ]
     return "\n".join(lines)
 
