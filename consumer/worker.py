@@ -17,6 +17,7 @@ from consumer.core.limits import Limits
 from consumer.delivery import Delivery, Payloads
 from consumer.driver import Driver
 from consumer.health import Health, HealthServer
+from consumer.idle_time import TimedEngine
 from consumer.intake import Intake
 from consumer.kafka import cancellations
 from consumer.kafka.broker import KafkaBroker
@@ -82,11 +83,13 @@ class Worker:
         self._boots = StoreBoots(objects, deployment=deployment)
         # The group's members are told apart by their boots: ownership and fates are read from the client ids.
         client_id = f"{settings.worker.name}.{self._boots.boot}"
+        core = Core(limits_of(settings, self._boots.boot))
+        timed = TimedEngine(engine, lambda: core.flow.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
         self.driver = Driver(
-            core=Core(limits_of(settings, self._boots.boot)),
+            core=core,
             broker=make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id),
             boots=self._boots,
-            rendering=lambda post, stopped: Rendering(engine, post, stopped, asyncio.get_running_loop().time),
+            rendering=lambda post, stopped: Rendering(timed, post, stopped, asyncio.get_running_loop().time),
             delivery=delivery,
             intake=lambda: self._intake(delivery),
             payloads=self.payloads,
