@@ -23,7 +23,6 @@ from consumer.core.jobs import Job
 from consumer.core.limits import Limits
 from consumer.core.partition_key import PartitionKey
 
-
 TURN_S = 0.5
 """Records that came so close together are taken to have come together: about a burst, and little to wait for a turn."""
 
