@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from inference.contract import (
@@ -65,6 +65,8 @@ class Troubles:
     """Once for a request at the most, for the same reason."""
     stalls: float = 0.0
     stall_s: float = 0.0
+    held_s: dict[str, float] = field(default_factory=dict)
+    """By lane: what everything takes longer there."""
     memory_rows_max: int = 99
 
 
@@ -171,6 +173,7 @@ class SimEngine:
         seconds *= 0.5 + rng.random()
         if rng.random() < troubles.stalls:
             seconds += rng.random() * troubles.stall_s
+        seconds += troubles.held_s.get(lane, 0.0)
         self._world.loop.call_later(seconds, self._did, lane, seconds, done, args)
 
     def _did(self, lane: str, seconds: float, done: Callable[..., None], args: tuple[object, ...]) -> None:
