@@ -15,7 +15,7 @@ from tests.simulation.world import World
 
 WAIT_S_MAX = 120.0
 LOOK_S = 0.05
-HELD_S = 40.0
+HELD_S = 100.0
 """Longer than any fault here, so that it finds the request on the device."""
 
 

@@ -18,12 +18,16 @@ from tests.simulation.requests import OK
 from tests.simulation.staged import Stage
 from tests.simulation.world import LIMITS
 
+WORKERS = LIMITS.attempts_max + 2
+TIMES = 16
+"""Far more often than a request may crash, as it may come back to a worker that had it before."""
+
 Befalls = Callable[[Stage, Process], Awaitable[None]]
 
 
 async def a_freeze(stage: Stage, process: Process) -> None:
-    """SIGSTOP for longer than the session, then SIGCONT: a zombie."""
-    stage.freeze(process, SESSION_S + 8.0)
+    """SIGSTOP for much longer than the session, then SIGCONT: a zombie. Several are frozen at a time."""
+    stage.freeze(process, 5 * SESSION_S)
     await stage.until(lambda: stage.owner_name not in (process.client_id, None), "another worker to own the partition")
 
 
@@ -37,7 +41,6 @@ async def a_drain_out_of_time(stage: Stage, process: Process) -> None:
     """SIGTERM, and what is on the device takes longer than the drain may."""
     process.drain()
     await stage.until(lambda: process.ended, "the drain to end")
-    assert process.clean is False, "its time was not enough"
 
 
 async def a_kafka_outage(stage: Stage, process: Process) -> None:
@@ -54,18 +57,18 @@ async def a_crash(stage: Stage, process: Process) -> None:
 
 
 def repeated(befalls: Befalls) -> Stage:
-    """A stage on which it befalls a suspect alone once more often than a request may crash.
+    """A stage on which it befalls a suspect alone, and whoever has it after that, so that it would count in many boots.
 
     After a hand-over between living workers it is no suspect any more, so only the first time is it sure to be one.
     """
 
     async def script(stage: Stage) -> None:
-        for _ in range(2):
+        for _ in range(WORKERS):
             stage.start_process(stage.new_host())
         stage.hold_steps()
         stage.send()
         stage.crash(await stage.rendering(alone=False))
-        for time in range(LIMITS.attempts_max + 1):
+        for time in range(TIMES):
             await befalls(stage, await stage.rendering(alone=time == 0))
         stage.let_steps_go()
 
@@ -76,7 +79,11 @@ def repeated(befalls: Befalls) -> Stage:
     "befalls", [a_freeze, an_eviction, a_drain_out_of_time, a_kafka_outage], ids=lambda one: one.__name__
 )
 def test_an_innocent_suspect_succeeds_after(befalls: Befalls) -> None:
-    assert repeated(befalls).play() == [OK]
+    stage = repeated(befalls)
+    assert stage.play() == [OK]
+    if befalls is a_drain_out_of_time:
+        out_of_time = sum(process.clean is False for process in stage.processes)
+        assert out_of_time > LIMITS.attempts_max, "more often than not the time was not enough"
 
 
 def test_as_many_crashes_would_fail_it() -> None:
