@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 
 from inference.contract import (
+    BatchKey,
     CacheCounts,
     Engine,
     EngineEvent,
@@ -23,6 +25,9 @@ from inference.contract import (
     StepDone,
     StepFailed,
 )
+
+if TYPE_CHECKING:
+    from inference.profile import DeviceProfile
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +60,11 @@ class TimedEngine(Engine):
         """The loaded model."""
         return self._engine.info
 
+    @property
+    def profile(self) -> DeviceProfile | None:
+        """As `Engine.profile`."""
+        return self._engine.profile
+
     def start(self, listener: Listener) -> None:
         """As `Engine.start`."""
 
@@ -79,6 +89,10 @@ class TimedEngine(Engine):
     def drop(self, job_id: JobId) -> None:
         """As `Engine.drop`."""
         self._engine.drop(job_id)
+
+    def rows_ceiling(self, batch_key: BatchKey) -> int | None:
+        """As `Engine.rows_ceiling`."""
+        return self._engine.rows_ceiling(batch_key)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """As `Engine.cache_counts`."""

@@ -1,5 +1,7 @@
 """Drives any device in three lanes, so that preparing and finishing never hold up denoising.
 
+Where the device cannot hold all lanes at once (`Device.series`), they take turns, by the rules of `inference.turns`.
+
 Each lane is a thread that asks `inference.lanes_monitor` for work, calls the device, and brings back what
 came of it. What a row goes through:
 
@@ -23,13 +25,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import structlog
 
 from inference.contract import (
+    BatchKey,
     CacheCounts,
     Device,
+    DeviceLost,
     Engine,
     FaultKind,
     JobId,
@@ -42,13 +46,20 @@ from inference.contract import (
     RowId,
     RowT,
 )
-from inference.lanes_monitor import EngineFullError, LaneMonitor
+from inference.lanes import HeldRow
+from inference.lanes_monitor import EngineFullError, FinishedRows, LaneMonitor
+from inference.profile import DeviceProfile
 from schemas.errors import ErrorCode, bounded
 
-__all__ = ["EngineFullError", "LaneEngine"]
+__all__ = ["Calibrating", "EngineFullError", "LaneEngine"]
 
 TRACEBACK_CHARACTERS_MAX = 8000
 """In the log: some fifty frames, the innermost ones."""
+CAPS_MAX = 1024
+"""Caps remembered by batch key: more sizes than anybody asks for, and working one out again takes microseconds."""
+
+Calibrating = Callable[[Device[Any]], DeviceProfile | None]
+"""Finds or measures the profile of a loaded device; None where there is none."""
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -73,31 +84,56 @@ class LaneEngine(Engine, Generic[RowT]):
         device: Device[RowT],
         *,
         rows_max: int,
+        decode_rows_max: int = 4,
         finish_queue_rows_max: int = 16,
         jobs_max: int = 4096,
+        preview_interval_s: float = 0.5,
         close_wait_s: float = 60.0,
         clock: Callable[[], float] = time.perf_counter,
+        calibration: Calibrating | None = None,
     ) -> None:
         """Make an engine that is not started.
 
-        `rows_max`: rows that may share a step; further admitted rows wait for room.
+        `rows_max`: rows that may share a step; further admitted rows wait for room. Fewer where the device's memory
+        does not hold so many, or where the profile says that fewer pay.
+        `decode_rows_max`: rows that may be decoded together: on a CPU four are half as slow again alone, and eight gain
+        nothing more.
         `finish_queue_rows_max`: the denoise lane waits while more finished rows than this are not decoded. Two
         full batches of eight by default: enough to smooth over a slow picture, little memory as latents go.
         `jobs_max`: jobs held at one time, whatever their stage; above it `prepare` raises `EngineFullError`.
         The worker's own bounds are far lower: this one turns a leak into an error.
+        `preview_interval_s`: the least time between two previews of a job. They are made in the finish lane
+        when no finished row waits, so they never hold up a step.
         `close_wait_s`: how long `close` waits for all lanes together: above the slowest step and decode.
         `clock`: seconds from any origin, never going back.
+        `calibration`: gives the loaded device's profile (`inference.calibration.Calibration`); without one every batch
+        key's cap is `rows_max`.
         Raises `ValueError` for a bound that is not positive.
         """
-        bounds = {"rows_max": rows_max, "finish_queue_rows_max": finish_queue_rows_max, "jobs_max": jobs_max}
+        bounds = {
+            "rows_max": rows_max,
+            "decode_rows_max": decode_rows_max,
+            "finish_queue_rows_max": finish_queue_rows_max,
+            "jobs_max": jobs_max,
+        }
         for name, bound in bounds.items():
             if bound < 1:
                 raise ValueError(f"{name} is {bound}: give a number above 0")
         self._device = device
+        self._calibration = calibration
+        self._profile: DeviceProfile | None = None
+        self._rows_max = rows_max
+        self._caps: dict[BatchKey, int] = {}
+        self._decode_rows_max = decode_rows_max
         self._clock = clock
         self._close_wait_s = close_wait_s
         self._monitor: LaneMonitor[RowT] = LaneMonitor(
-            rows_max=rows_max, finish_queue_rows_max=finish_queue_rows_max, jobs_max=jobs_max, clock=clock
+            rows_max=rows_max,
+            finish_queue_rows_max=finish_queue_rows_max,
+            jobs_max=jobs_max,
+            preview_interval_s=preview_interval_s,
+            clock=clock,
+            cap=self._cap,
         )
         self._threads: tuple[threading.Thread, ...] = ()
         self._closing = threading.Lock()
@@ -108,8 +144,13 @@ class LaneEngine(Engine, Generic[RowT]):
         """The loaded model. Only after `start` returned."""
         return self._device.info
 
+    @property
+    def profile(self) -> DeviceProfile | None:
+        """What the device was measured to take; None before `start` returned, and where it was not measured."""
+        return self._profile
+
     def start(self, listener: Listener) -> None:
-        """Load the device and start the lanes.
+        """Load the device, find or measure its profile, and start the lanes.
 
         The listener is called from the lanes with the engine's lock held: it must return at once and wait
         for nothing. It may call `prepare`, `admit` and `drop`, but not `close`. Raises `ModelError`, and
@@ -117,6 +158,9 @@ class LaneEngine(Engine, Generic[RowT]):
         """
         self._monitor.listen(listener)
         self._device.load()
+        self._monitor.fit(self._device.series)
+        if self._calibration is not None:
+            self._profile = self._calibration(self._device)
         lanes = {"prepare": self._prepare, "denoise": self._denoise, "finish": self._finish}
         with self._closing:
             if self._closed:
@@ -155,6 +199,10 @@ class LaneEngine(Engine, Generic[RowT]):
         """
         self._monitor.drop(job_id)
 
+    def rows_ceiling(self, batch_key: BatchKey) -> int | None:
+        """Rows of this key that the device's memory holds in a step; None: no limit is known. Only after `start`."""
+        return self._device.rows_ceiling(batch_key.latent_height, batch_key.latent_width)
+
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """The device's caches."""
         return self._device.cache_counts()
@@ -182,6 +230,19 @@ class LaneEngine(Engine, Generic[RowT]):
                 _log.warning("lanes_still_in_the_device", lanes=stuck, waited_s=self._close_wait_s)
             else:
                 self._device.close()
+
+    def _cap(self, key: BatchKey) -> int:
+        """Rows of a key that may share a step. With the monitor's lock held."""
+        cap = self._caps.get(key)
+        if cap is None:
+            if len(self._caps) >= CAPS_MAX:
+                self._caps.clear()
+            ceiling = self.rows_ceiling(key)
+            cap = self._rows_max if ceiling is None else min(self._rows_max, ceiling)
+            if self._profile is not None:
+                cap = self._profile.cap(key.latent_height, key.latent_width, rows_max=cap)
+            self._caps[key] = cap
+        return cap
 
     # --- The lanes. A turn is a function of its own, so that no lane holds a job while it waits for the next.
 
@@ -222,15 +283,24 @@ class LaneEngine(Engine, Generic[RowT]):
             pass
 
     def _finish_one(self) -> bool:
-        held_rows = self._monitor.next_finished()
-        if held_rows is None:
+        work = self._monitor.next_finished()
+        if work is None:
             return False
+        if isinstance(work, HeldRow):
+            self._monitor.previewed(work, _attempt(self._device.preview, work.row))
+        else:
+            self._decode(work)
+        return True
+
+    def _decode(self, first: FinishedRows[RowT]) -> None:
+        groups = (first, *self._monitor.finished_beside(first, self._decode_rows_max))
         began = self._clock()
         # Read without the lock, to save a decode where it can be saved; the monitor looks again.
-        over = held_rows[0].job.over
-        outcome = () if over else self._decoded([held.row for held in held_rows])
-        self._monitor.finished(held_rows, outcome, self._clock() - began)
-        return True
+        held_rows = [held for group in groups if not group[0].job.over for held in group]
+        outcomes = dict(zip((id(held) for held in held_rows), self._decoded(held_rows), strict=True))
+        share_s = (self._clock() - began) / max(1, len(held_rows))
+        for group in groups:
+            self._monitor.finished(group, _together([outcomes.get(id(held)) for held in group]), share_s * len(group))
 
     def _run(self, name: str, lane: Callable[[], None]) -> None:
         try:
@@ -250,25 +320,36 @@ class LaneEngine(Engine, Generic[RowT]):
             raise ValueError(f"the device made {len(prepared.rows)} rows for a job of {job.request.count}")
         return prepared
 
-    def _decoded(self, rows: Sequence[RowT]) -> tuple[RenderedImage, ...] | RenderFault:
-        outcome = _attempt(self._finished, rows)
-        if not isinstance(outcome, RenderFault) or outcome.kind is not FaultKind.BATCH_MEMORY:
-            return outcome
-        # The decoder's memory grows with the rows, and a step may have held some of it a moment ago: what
-        # did not fit together may fit one by one.
-        images: list[RenderedImage] = []
-        for row in rows:
-            outcome = _attempt(self._finished, [row])
-            if isinstance(outcome, RenderFault):
-                return outcome
-            images.extend(outcome)
-        return tuple(images)
+    def _decoded(self, held_rows: Sequence[HeldRow[RowT]]) -> list[RenderedImage | RenderFault]:
+        outcomes: list[RenderedImage | RenderFault] = []
+        rows = [held.row for held in held_rows]
+        for start in range(0, len(rows), self._decode_rows_max):
+            outcomes.extend(self._decoded_together(rows[start : start + self._decode_rows_max]))
+        return outcomes
 
-    def _finished(self, rows: Sequence[RowT]) -> tuple[RenderedImage, ...]:
-        images = self._device.finish(rows)
-        if len(images) != len(rows):
-            raise ValueError(f"the device made {len(images)} pictures of {len(rows)} rows")
-        return images
+    def _decoded_together(self, rows: Sequence[RowT]) -> Sequence[RenderedImage | RenderFault]:
+        outcome = _attempt(self._finished, rows)
+        if not isinstance(outcome, RenderFault):
+            return outcome
+        if len(rows) == 1:
+            return [outcome]
+        # The decoder's memory grows with the rows, and a step may have held some of it a moment ago: what did not fit
+        # together may fit one by one. Of any other fault it is not known whose it is.
+        return [one for row in rows for one in self._decoded_together([row])]
+
+    def _finished(self, rows: Sequence[RowT]) -> tuple[RenderedImage | RenderFault, ...]:
+        outcomes = self._device.finish(rows)
+        if len(outcomes) != len(rows):
+            raise ValueError(f"the device made {len(outcomes)} pictures of {len(rows)} rows")
+        return outcomes
+
+
+def _together(outcomes: Sequence[RenderedImage | RenderFault | None]) -> tuple[RenderedImage, ...] | RenderFault:
+    """A job's pictures, or its first fault. Rows that nobody decoded, their job being over, have neither."""
+    for outcome in outcomes:
+        if isinstance(outcome, RenderFault):
+            return outcome
+    return tuple(outcome for outcome in outcomes if isinstance(outcome, RenderedImage))
 
 
 def _attempt(
@@ -276,11 +357,12 @@ def _attempt(
 ) -> _Result | RenderFault:
     """What a call into the device returned, or the fault that it raised.
 
-    Being out of host memory is nobody's row: it ends the lane, and so does all that is no `Exception`.
+    Being out of host memory, or without a device, is nobody's row: it ends the lane, and so does all that is no
+    `Exception`.
     """
     try:
         return call(*args, **kwargs)
-    except MemoryError:
+    except (MemoryError, DeviceLost):
         raise
     except Exception as error:
         return _fault_of(error)

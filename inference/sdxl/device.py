@@ -2,16 +2,16 @@
 
 Three lanes call it at once, and each has its own part of the model: `prepare` the tokenizers, the text encoders
 and the pose encoder, `step` the UNet and the ControlNet, `finish` the VAE. Weights are only read, so nothing here is
-locked. On a GPU each lane also has its own stream, so that decoding does not queue behind denoising, and each leaves
-its stream empty when it returns: what one lane hands to the next is complete.
+locked. On a GPU each lane also has its own stream, so that decoding does not queue behind denoising. What `prepare` and
+`finish` return is complete; a step may still be under way when `step` returns, and `finish` waits for it on the GPU.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -21,22 +21,29 @@ from inference.contract import (
     CacheCounts,
     Device,
     FaultKind,
+    Lane,
     ModelError,
     ModelInfo,
+    Part,
     Prepared,
+    Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
-    RenderRequest,
+    Series,
 )
+from inference.memory_plan import MemoryPlan
 from inference.pose.picture import PictureLimits
-from inference.sdxl.faults import memory_faults
+from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX
+from inference.sdxl.faults import device_faults
 from inference.sdxl.load import load_components
+from inference.sdxl.measure import measure_part, measured_on
 from inference.sdxl.model import LoadedModel
+from inference.sdxl.placement import Placement, Wishes, place, placed
+from inference.sdxl.regions import Backend
 from inference.sdxl.rows import SdxlRow
-from inference.sdxl.schedule import SAMPLERS
-from inference.sdxl.step import take_step
-from schemas.pose import PeoplePose
+from inference.sdxl.sources import ModelFiles
+from inference.sdxl.warm_up import compile_regions, warm_up
 
 PROMPT_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Two hundred of SDXL's prompts in fp16, on the device."""
@@ -44,6 +51,7 @@ POSE_CACHE_BYTES_MAX: Final = 256 * 1024 * 1024
 """Some twenty poses at 1024 x 1024: a quarter for pictures on the host, the rest for embeddings on the device."""
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Compiles = Literal["auto", "on", "off"]
 _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -52,7 +60,7 @@ class SdxlDevice(Device[SdxlRow]):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Callable[[], ModelFiles],
         controlnet_path: Path | None = None,
         *,
         name: str | None = None,
@@ -60,31 +68,65 @@ class SdxlDevice(Device[SdxlRow]):
         dtype: Dtype = "auto",
         prompt_cache_bytes_max: int = PROMPT_CACHE_BYTES_MAX,
         pose_cache_bytes_max: int = POSE_CACHE_BYTES_MAX,
+        adapter_cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
         pose_limits: PictureLimits | None = None,
         cpu_threads: int | None = None,
+        rows_max: int = 8,
+        compiles: Compiles = "auto",
+        compile_sizes: Sequence[tuple[int, int]] = (),
+        compile_cache_dir: Path | None = None,
+        compile_backend: Backend = "inductor",
+        wishes: Wishes | None = None,
+        plan: MemoryPlan | None = None,
     ) -> None:
-        """Takes paths to diffusers folders; nothing is read before `load`.
+        """Takes paths to diffusers folders or checkpoints; nothing is read before `load`.
+
+        Instead of the paths, a function that says where all parts of the model lie: `load` calls it, and it may take
+        its time to fetch them. It raises `ModelError`.
 
         `name` is what completions call the model (default: the folder's name). `device` is a torch device, `auto` the
         first GPU or else the CPU; `dtype` `auto` is fp16 on a GPU and fp32 on a CPU. `cpu_threads` are torch's threads
         for one operation, by default one less than there are cores: the event loop and the other lanes need one, and
-        two busy threads to a core are many times slower than one.
+        two busy threads to a core are many times slower than one. `wishes` are what the operator says of the memory
+        plan that `load` makes; a `plan` that is given is carried out instead.
+
+        `compiles`: whether the networks' repeated blocks are compiled, `auto` on a GPU alone; for pictures of
+        `compile_sizes` (width, height), the native size by default, and steps of up to `rows_max` rows. All else runs
+        eagerly. `compile_cache_dir` keeps what was compiled for the next start (torch's own place by default).
         """
-        self._path = path
-        self._controlnet_path = controlnet_path
-        self._name = name or path.name
+        self._find: Callable[[], ModelFiles] = (
+            (lambda: ModelFiles(path, controlnet_path)) if isinstance(path, Path) else path
+        )
+        self._name = name
         self._device_name = device
         self._dtype_name: Dtype = dtype
         self._prompt_cache_bytes_max = prompt_cache_bytes_max
         self._pose_cache_bytes_max = pose_cache_bytes_max
+        self._adapter_cache_bytes_max = adapter_cache_bytes_max
         self._pose_limits = pose_limits or PictureLimits()
         self._cpu_threads = cpu_threads or max(1, (os.cpu_count() or 1) - 1)
+        self._rows_max = rows_max
+        self._compiles_when = compiles
+        self._compile_sizes = tuple(compile_sizes)
+        self._compile_cache_dir = compile_cache_dir
+        self._compile_backend = compile_backend
+        self._wishes = wishes or Wishes(cache_bytes=prompt_cache_bytes_max + pose_cache_bytes_max)
+        self._plan = plan
         self._model: LoadedModel | None = None
 
     @property
     def info(self) -> ModelInfo:
         """The loaded model. Raises `RuntimeError` before `load`."""
         return self._loaded().components.info
+
+    @property
+    def series(self) -> Series:
+        """As the plan has it. Raises `RuntimeError` before `load`."""
+        return self._loaded().components.placement.plan.layout.series
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+        """As the plan has it: None on a CPU. Raises `RuntimeError` before `load`."""
+        return self._loaded().components.placement.plan.rows_ceiling(latent_height, latent_width)
 
     def load(self) -> None:
         """Load, and render a few one-step pictures from end to end, so that no request pays for a kernel's first run.
@@ -94,10 +136,16 @@ class SdxlDevice(Device[SdxlRow]):
         device, dtype = self._place()
         if device.type == "cpu":
             torch.set_num_threads(self._cpu_threads)
+        files = self._find()
         try:
-            with memory_faults("loading the model"):
+            with device_faults("loading the model"):
                 components = load_components(
-                    self._path, self._controlnet_path, name=self._name, device=device, dtype=dtype
+                    files,
+                    name=self._name or files.path.stem,
+                    device=device,
+                    dtype=dtype,
+                    adapter_cache_bytes_max=self._adapter_cache_bytes_max,
+                    find_place=partial(self._placement, has_adapters=files.adapters_path is not None),
                 )
                 self._model = LoadedModel(
                     components, self._prompt_cache_bytes_max, self._pose_cache_bytes_max, self._pose_limits
@@ -105,7 +153,10 @@ class SdxlDevice(Device[SdxlRow]):
             if device.type == "cuda":
                 # The weights were copied on the default stream, and the lanes have streams of their own.
                 torch.cuda.synchronize(device)
-            self._warm_up()
+            with device_faults("rendering for the first time"):
+                warm_up(self._model)
+                if self._compiles(device):
+                    self._compile(self._model)
         except ModelError:
             raise
         # Whatever else goes wrong here is wrong with the model or with where it is to run, and ends the start.
@@ -113,30 +164,56 @@ class SdxlDevice(Device[SdxlRow]):
             self.close()
             no_memory = isinstance(error, RenderFault) and error.kind is FaultKind.BATCH_MEMORY
             remedy = "use a device with more memory" if no_memory else "check that its parts belong together"
-            raise ModelError(f"The model in {self._path} does not run on {device}: {error}; {remedy}.") from error
+            raise ModelError(f"The model in {files.path} does not run on {device}: {error}; {remedy}.") from error
 
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
-        """As `Device.prepare`. Faults: `invalid_request`, `model_mismatch`, `pose_unreadable`, `image_too_large`."""
+        """As `Device.prepare`. Its faults are `invalid_request`, `model_mismatch`, `unknown_adapter`, `pose_unreadable`
+        and `image_too_large`.
+        """
         model = self._loaded()
-        with self._lane(model.prepare_stream), memory_faults("preparing a request"):
+        with device_faults("preparing a request"), model.prepare_stream.completed():
             return model.prepare(job)
 
     def step(self, rows: Sequence[SdxlRow]) -> None:
         """As `Device.step`."""
         model = self._loaded()
-        with self._lane(model.step_stream), memory_faults(f"denoising {len(rows)} rows"):
-            take_step(rows, model.networks)
+        with device_faults(f"denoising {len(rows)} rows"):
+            model.step(rows)
 
-    def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage, ...]:
+    def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage | RenderFault, ...]:
         """As `Device.finish`."""
         model = self._loaded()
-        with self._lane(model.finish_stream), memory_faults("decoding a picture"):
-            return tuple(model.finish(row) for row in rows)
+        with device_faults(f"decoding {len(rows)} pictures"), model.finish_stream.entered():
+            return model.finish(rows)
+
+    def preview(self, row: SdxlRow) -> Preview | None:
+        """As `Device.preview`, of the latents that the row's last step predicted. The first one fits the projection."""
+        model = self._loaded()
+        with device_faults("making a preview"), model.finish_stream.entered():
+            return model.preview(row)
+
+    def measured_on(self) -> Mapping[str, str]:
+        """As `Device.measured_on`."""
+        return measured_on(self._loaded().networks)
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
+        """As `Device.buckets`."""
+        shapes = self._loaded().networks.shapes
+        return shapes.buckets if (latent_height, latent_width) in shapes.latent_sizes else ()
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        """As `Device.measure`."""
+        model = self._loaded()
+        with device_faults(f"measuring {part.value} of {count}"), model.stepper.stream.completed():
+            model.enter(Lane.FINISH if part is Part.DECODE else Lane.DENOISE)
+            return measure_part(part, model.components, model.networks, latent_height, latent_width, count)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
-        """Of `prompt` (embeddings by text), `pose` (control pictures) and `control` (conditioning embeddings)."""
+        """Of `prompt` (embeddings), `pose` (control pictures), `control` (conditioning embeddings) and `adapter`."""
         model = self._model
-        return {} if model is None else {"prompt": model.texts.counts(), **model.poses.counts()}
+        if model is None:
+            return {}
+        return {"prompt": model.texts.counts(), **model.poses.counts(), "adapter": model.adapters.counts()}
 
     def memory_bytes(self) -> Mapping[str, int]:
         """`allocated`, `reserved` and `total` of a GPU; empty on a CPU."""
@@ -157,10 +234,36 @@ class SdxlDevice(Device[SdxlRow]):
             del model
             torch.cuda.empty_cache()
 
+    def _placement(
+        self, folders: Mapping[str, Path], *, device: torch.device, dtype: torch.dtype, has_adapters: bool
+    ) -> Placement:
+        if self._plan is not None:
+            return placed(self._plan, device=device, dtype=dtype)
+        wishes = self._wishes
+        if has_adapters:
+            wishes = replace(wishes, adapters=True, cache_bytes=wishes.cache_bytes + self._adapter_cache_bytes_max)
+        return place(folders, device=device, dtype=dtype, wishes=wishes)
+
     def _loaded(self) -> LoadedModel:
         if self._model is None:
             raise RuntimeError("the device has no model: call load() first")
         return self._model
+
+    def _compiles(self, device: torch.device) -> bool:
+        return self._compiles_when == "on" or (self._compiles_when == "auto" and device.type == "cuda")
+
+    def _compile(self, model: LoadedModel) -> None:
+        if self._compile_cache_dir is not None:
+            # inductor and triton read these, and nothing else, at their first use.
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self._compile_cache_dir)
+            os.environ["TRITON_CACHE_DIR"] = str(self._compile_cache_dir / "triton")
+        info = model.components.info
+        sizes = self._compile_sizes or ((info.native_width, info.native_height),)
+        factor = info.latent_factor
+        # What memory holds of the largest of them, padding included.
+        ceilings = [self.rows_ceiling(height // factor, width // factor) for width, height in sizes]
+        rows_max = min([self._rows_max, *(ceiling for ceiling in ceilings if ceiling is not None)])
+        compile_regions(model, sizes=sizes, rows_max=rows_max, backend=self._compile_backend)
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
         name = self._device_name
@@ -175,43 +278,3 @@ class SdxlDevice(Device[SdxlRow]):
         if self._dtype_name == "auto":
             return device, torch.float32 if device.type == "cpu" else torch.float16
         return device, _DTYPES[self._dtype_name]
-
-    def _warm_up(self) -> None:
-        model = self._loaded()
-        # One row at a time: a card that can hold one row and no more is to start, too.
-        for request in _warm_up_requests(model.components.info):
-            rows = self.prepare(RenderJob(job_id="warm-up", request=request)).rows
-            self.step(rows)
-            self.finish(rows)
-        # Nobody will ask for these again, and the counts are the requests'.
-        model.texts.reset()
-        model.poses.reset()
-
-    @contextmanager
-    def _lane(self, stream: torch.cuda.Stream | None) -> Iterator[None]:
-        with torch.inference_mode():
-            if stream is None:
-                yield
-                return
-            with torch.cuda.stream(stream):
-                yield
-            stream.synchronize()
-
-
-def _warm_up_requests(info: ModelInfo) -> list[RenderRequest]:
-    """One-step requests at the native size that together use every part of the model."""
-    plain = RenderRequest(
-        prompt="warm up",
-        negative_prompt="",
-        width=info.native_width,
-        height=info.native_height,
-        steps=1,
-        guidance_scale=5.0,
-        sampler=SAMPLERS[0],
-        seed=0,
-    )
-    requests = [replace(plain, sampler=sampler) for sampler in SAMPLERS]
-    if info.takes_pose:
-        person = tuple((0.3 + 0.02 * point, 0.05 * point) for point in range(18))
-        requests.append(replace(plain, pose=PeoplePose(people=(person,))))
-    return requests

@@ -1,7 +1,8 @@
-"""Tells running out of memory from every other error.
+"""Tells running out of memory, and losing the device, from every other error.
 
 torch has an exception of its own for a GPU's memory; on a CPU, and inside cuDNN and cuBLAS, the same thing is a
-`RuntimeError` that only its text gives away.
+`RuntimeError` that only its text gives away. Any other error that CUDA itself reports is sticky: it may have been
+caused by work launched long before, and every further call fails with it until the process ends.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from typing import Final
 
 import torch
 
-from inference.contract import FaultKind, RenderFault
+from inference.contract import DeviceLost, FaultKind, RenderFault
 
 _MEMORY_MESSAGES: Final = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
 )
+_LOST_MESSAGES: Final = ("CUDA error", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_EXECUTION_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -30,24 +33,36 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MEMORY_MESSAGES)
 
 
-@contextmanager
-def memory_faults(doing: str) -> Iterator[None]:
-    """Turn running out of memory while `doing` something into `RenderFault(BATCH_MEMORY, "out_of_memory")`.
+def is_device_lost(error: BaseException) -> bool:
+    """Whether `error` means that a GPU's context is gone."""
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _LOST_MESSAGES)
 
-    Everything else passes through. What the failed frames held is let go first, because an exception keeps its
-    frames alive and with them the very tensors that did not fit.
+
+@contextmanager
+def device_faults(doing: str) -> Iterator[None]:
+    """Turn running out of memory while `doing` something into `RenderFault(BATCH_MEMORY, "out_of_memory")`, and a GPU's
+    own errors into `DeviceLost`.
+
+    Everything else passes through. Where memory ran out, what the failed frames held is let go first, because an
+    exception keeps its frames alive and with them the very tensors that did not fit.
     """
     try:
         yield
     except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        traceback.clear_frames(error.__traceback__)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        raise RenderFault(
-            FaultKind.BATCH_MEMORY, "out_of_memory", f"The device ran out of memory while {doing}: {_first_line(error)}"
-        ) from error
+        if is_out_of_memory(error):
+            traceback.clear_frames(error.__traceback__)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            raise RenderFault(
+                FaultKind.BATCH_MEMORY,
+                "out_of_memory",
+                f"The device ran out of memory while {doing}: {_first_line(error)}",
+            ) from error
+        if is_device_lost(error):
+            raise DeviceLost(
+                f"The GPU stopped working while {doing}: {_first_line(error)}. This worker ends; start it anew."
+            ) from error
+        raise
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,19 +4,27 @@ Every row brings its own timestep, sigma, guidance, prompt and control weight, s
 rows at different steps of different schedules. A guided row takes two slots of it, prompt and negative prompt; the
 others take one. The ControlNet runs only over the slots of rows whose weight is not 0 at their step.
 
-A step is atomic: rows are advanced after everything that can fail has succeeded.
+A step is atomic: rows are advanced after everything that can fail has succeeded. On a GPU a step returns before the
+GPU has done it: the GPU is one step behind, so that it has its next step at hand the moment it is done with one. What
+may still fail by then is no longer one step's failure but the end of the GPU's context (`inference.sdxl.faults`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 
-from inference.sdxl.rows import SdxlRow
+from inference.sdxl.adapters import AdapterBank
+from inference.sdxl.regions import CompiledRegions
+from inference.sdxl.rows import Predicted, SdxlRow
 from inference.sdxl.schedule import DT, SIGMA, SIGMA_UP, TIMESTEP
+from inference.sdxl.shapes import StaticShapes
+from inference.sdxl.slots import Layout, PosedSlots, lay_out
+from inference.sdxl.streams import LaneStream, Staging
 
 PREDICTIONS: Final = ("epsilon", "v_prediction")
 _GUIDANCE: Final = SIGMA_UP + 1
@@ -28,82 +36,78 @@ class Networks:
 
     unet: Any
     controlnet: Any | None
+    adapters: AdapterBank
+    """Of the UNet."""
     prediction: str
     """One of `PREDICTIONS`."""
     device: torch.device
     dtype: torch.dtype
+    shapes: StaticShapes = field(default_factory=StaticShapes)
+    regions: CompiledRegions | None = None
+    """Used for steps of static shape; None where nothing is compiled."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """The rows of one step, laid out for the networks. Slots are first every row's prompt, then the guided rows'
-    negative prompts.
+class Stepper:
+    """Takes steps, and keeps between them what the next one can use: the layout, and the mark behind the last one.
+
+    Belongs to the denoise lane.
     """
 
-    rows: Sequence[SdxlRow]
-    latents: torch.Tensor
-    """By row: (rows, channels, height, width) in the model's dtype."""
-    numbers: torch.Tensor
-    """By row: (rows, 5) fp32, the schedule's columns at the row's step, then its guidance scale."""
-    away: torch.Tensor
-    """By row: the slot that guidance leads away from. A row without guidance names its own."""
-    slot_rows: Sequence[SdxlRow]
-    """By slot: the row that it serves."""
-    sample: torch.Tensor
-    """By slot: (slots, channels, height, width), the latents scaled to unit variance, in the model's dtype."""
-    timestep: torch.Tensor
-    """By slot: (slots,) fp32."""
-    tokens: torch.Tensor
-    """By slot: (slots, 77, width)."""
-    added: dict[str, torch.Tensor]
-    """By slot: `text_embeds` (slots, width) and `time_ids` (slots, 6)."""
+    def __init__(self, networks: Networks, stream: LaneStream | None = None) -> None:
+        self.networks = networks
+        self.stream = stream or LaneStream(networks.device)
+        self._staging = Staging(networks.device)
+        self._layout: Layout | None = None
+        self._last: torch.cuda.Event | None = None
+
+    def take(self, rows: Sequence[SdxlRow]) -> None:
+        """One denoising step of all rows, which have latents of one size. On an error no row has changed."""
+        with self.stream.entered():
+            try:
+                stepped, denoised = self._step(rows)
+            except BaseException:
+                # What was launched of the failed step still reads the staging buffers and these rows.
+                self._layout = None
+                self.stream.wait()
+                raise
+        mark = self.stream.mark()
+        for place, row in enumerate(rows):
+            row.advance(stepped[place : place + 1], mark)
+            if row.wants_preview:
+                row.predicted = Predicted(row.steps_done, denoised[place : place + 1], mark)
+        if self._last is not None:
+            self._last.synchronize()
+        self._last = mark
+        if all(row.steps_done >= row.steps_total for row in rows):
+            # Nobody is left whose next step could be at hand, so the time of this one is the step's own.
+            self._layout = None
+            self.stream.wait()
+
+    def _step(self, rows: Sequence[SdxlRow]) -> tuple[torch.Tensor, torch.Tensor]:
+        """By row, (rows, channels, height, width): the latents after the step, and the denoised picture x0 in fp32."""
+        layout = self._laid_out(rows)
+        latents = torch.cat([row.latents for row in rows])
+        numbers = self._staging.send("numbers", _numbers(rows))
+        noise = self._staging.send("noise", _fresh_noise(rows)).to(latents.dtype)
+        # The schedulers' `scale_model_input`.
+        scaled = latents.float() / (_column(numbers, SIGMA) ** 2 + 1) ** 0.5
+        sample = scaled.to(self.networks.dtype)[layout.slot_rows]
+        predicted = _predict(layout, sample, numbers[:, TIMESTEP][layout.slot_rows], self.networks)
+        guided = _guided(predicted, layout.away, _column(numbers, _GUIDANCE))
+        return _euler_step(latents, numbers, guided, noise, self.networks.prediction)
+
+    def _laid_out(self, rows: Sequence[SdxlRow]) -> Layout:
+        if self._layout is None or not self._layout.serves(rows):
+            for row in rows:
+                self.stream.read(row.tensors())
+            networks = self.networks
+            self._layout = lay_out(rows, networks.shapes, networks.device, networks.dtype)
+        return self._layout
 
 
-def take_step(rows: Sequence[SdxlRow], networks: Networks) -> None:
-    """One denoising step of all rows, which have latents of one size. On an error no row has changed."""
-    batch = _lay_out(rows, networks)
-    predicted = _predict(batch, networks)
-    stepped = _euler_step(batch, predicted, _fresh_noise(batch), networks.prediction)
-    if networks.device.type == "cuda":
-        # Kernels report their errors late. Here is the last place where a failed step can still leave its rows alone.
-        torch.cuda.current_stream(networks.device).synchronize()
-    for place, row in enumerate(rows):
-        row.advance(stepped[place : place + 1])
-
-
-def _lay_out(rows: Sequence[SdxlRow], networks: Networks) -> _Batch:
-    guided = [place for place, row in enumerate(rows) if row.negative is not None]
-    slots = [*range(len(rows)), *guided]
-    away = list(range(len(rows)))
-    for slot, place in enumerate(guided, start=len(rows)):
-        away[place] = slot
-    texts = [*(row.text for row in rows), *(row.negative for row in rows if row.negative is not None)]
-    slot_rows = [rows[place] for place in slots]
-    index = torch.tensor(slots, device=networks.device)
-    latents = torch.cat([row.latents for row in rows])
-    numbers = _numbers(rows).to(networks.device)
-    # The schedulers' `scale_model_input`.
-    scaled = latents.float() / (_column(numbers, SIGMA) ** 2 + 1) ** 0.5
-    return _Batch(
-        rows=rows,
-        latents=latents,
-        numbers=numbers,
-        away=torch.tensor(away, device=networks.device),
-        slot_rows=slot_rows,
-        sample=scaled.to(networks.dtype)[index],
-        timestep=numbers[:, TIMESTEP][index],
-        tokens=torch.cat([text.tokens for text in texts]),
-        added={
-            "text_embeds": torch.cat([text.pooled for text in texts]),
-            "time_ids": torch.cat([row.time_ids for row in slot_rows]),
-        },
-    )
-
-
-def _numbers(rows: Sequence[SdxlRow]) -> torch.Tensor:
-    columns = torch.stack([row.schedule.table[row.steps_done] for row in rows])
-    guidance = torch.tensor([[row.request.guidance_scale] for row in rows], dtype=torch.float32)
-    return torch.cat([columns, guidance], dim=1)
+def _numbers(rows: Sequence[SdxlRow]) -> list[torch.Tensor]:
+    """By row (1, 5) fp32 on the CPU: the schedule's columns at the row's step, then its guidance scale."""
+    return [row.numbers[row.steps_done : row.steps_done + 1] for row in rows]
 
 
 def _column(numbers: torch.Tensor, column: int) -> torch.Tensor:
@@ -111,81 +115,92 @@ def _column(numbers: torch.Tensor, column: int) -> torch.Tensor:
     return numbers[:, column].view(-1, 1, 1, 1)
 
 
-def _predict(batch: _Batch, networks: Networks) -> torch.Tensor:
-    """The UNet's prediction by slot: (slots, channels, height, width) in the model's dtype."""
-    predicted: torch.Tensor = networks.unet(
-        batch.sample,
-        batch.timestep,
-        encoder_hidden_states=batch.tokens,
-        added_cond_kwargs=batch.added,
-        return_dict=False,
-        **_control_residuals(batch, networks),
-    )[0]
+def _fresh_noise(rows: Sequence[SdxlRow]) -> list[torch.Tensor]:
+    """By row (1, channels, height, width) fp32 on the CPU: its own noise, zeros where its sampler adds none."""
+    drawn = [row.next_noise() for row in rows]
+    return [torch.zeros(rows[0].latents.shape) if noise is None else noise for noise in drawn]
+
+
+def _predict(layout: Layout, sample: torch.Tensor, timestep: torch.Tensor, networks: Networks) -> torch.Tensor:
+    """The UNet's prediction by slot: (slots, channels, height, width) in the model's dtype.
+
+    `sample` are the slots' latents scaled to unit variance, in the model's dtype; `timestep` is (slots,) fp32.
+    """
+    regions = networks.regions
+    with nullcontext() if regions is None else regions.entered(is_static=layout.is_static):
+        residuals: dict[str, Any] = {}
+        if layout.posed is not None and networks.controlnet is not None:
+            residuals = _control_residuals(layout.posed, sample, timestep, networks.controlnet)
+        with networks.adapters.applied(layout.adapters):
+            predicted: torch.Tensor = networks.unet(
+                sample,
+                timestep,
+                encoder_hidden_states=layout.tokens,
+                added_cond_kwargs=layout.added,
+                return_dict=False,
+                **residuals,
+            )[0]
     return predicted
 
 
-def _control_residuals(batch: _Batch, networks: Networks) -> dict[str, Any]:
-    """What the ControlNet adds to the UNet, as the UNet's arguments; empty where no row has a pose at its step.
+def _control_residuals(
+    posed: PosedSlots, sample: torch.Tensor, timestep: torch.Tensor, controlnet: Any
+) -> dict[str, Any]:
+    """What the ControlNet adds to the UNet, as the UNet's arguments.
 
     Slots without a pose get zeros, which the UNet adds like any other residual.
     """
-    posed = [
-        (slot, row.control.embedding, row.control_weight)
-        for slot, row in enumerate(batch.slot_rows)
-        if row.control is not None and row.control_weight != 0.0
-    ]
-    if not posed or networks.controlnet is None:
-        return {}
-    index = torch.tensor([slot for slot, _, _ in posed], device=networks.device)
-    weights = torch.tensor([weight for _, _, weight in posed], device=networks.device, dtype=networks.dtype)
-    down, mid = networks.controlnet(
-        batch.sample[index],
-        batch.timestep[index],
-        encoder_hidden_states=batch.tokens[index],
+    down, mid = controlnet(
+        sample[posed.index],
+        timestep[posed.index],
+        encoder_hidden_states=posed.tokens,
         # The picture's own encoder ran in the prepare lane; here the identity stands for it.
-        controlnet_cond=torch.cat([embedding for _, embedding, _ in posed]),
-        conditioning_scale=weights.view(-1, 1, 1, 1),
-        added_cond_kwargs={name: values[index] for name, values in batch.added.items()},
+        controlnet_cond=posed.embedding,
+        conditioning_scale=posed.weights,
+        added_cond_kwargs=posed.added,
         return_dict=False,
     )
-    slots = len(batch.slot_rows)
     return {
-        "down_block_additional_residuals": tuple(_spread(residual, index, slots) for residual in down),
-        "mid_block_additional_residual": _spread(mid, index, slots),
+        "down_block_additional_residuals": tuple(_spread(residual, posed, len(sample)) for residual in down),
+        "mid_block_additional_residual": _spread(mid, posed, len(sample)),
     }
 
 
-def _spread(residual: torch.Tensor, index: torch.Tensor, slots: int) -> torch.Tensor:
-    if len(index) == slots:
+def _spread(residual: torch.Tensor, posed: PosedSlots, slots: int) -> torch.Tensor:
+    """A residual of the posed slots over all slots."""
+    if posed.count == slots:
         return residual
-    return residual.new_zeros(slots, *residual.shape[1:]).index_copy_(0, index, residual)
+    everywhere = residual.new_zeros(slots, *residual.shape[1:])
+    return everywhere.index_copy_(0, posed.index[: posed.count], residual[: posed.count])
 
 
-def _fresh_noise(batch: _Batch) -> torch.Tensor:
-    """Each row's own noise, zeros where its sampler adds none; rounded to the model's dtype as diffusers draws it."""
-    silence = torch.zeros(1, *batch.latents.shape[1:], dtype=torch.float32)
-    drawn = [row.next_noise() for row in batch.rows]
-    noise = torch.cat([silence if its_noise is None else its_noise for its_noise in drawn])
-    return noise.to(batch.latents.device, batch.latents.dtype)
+def _guided(predicted: torch.Tensor, away: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Classifier-free guidance, p = p_away + scale (p_prompt - p_away), by row in fp32.
 
-
-def _euler_step(batch: _Batch, predicted: torch.Tensor, noise: torch.Tensor, prediction: str) -> torch.Tensor:
-    """Guidance, then Euler's step, in fp32; the result in the latents' dtype.
-
-    With p = p_away + guidance (p_prompt - p_away), the denoised picture is x0 = x - sigma p for epsilon prediction and
-    x0 = -p sigma / sqrt(sigma^2 + 1) + x / (sigma^2 + 1) for v prediction; then
-    x <- x + (x - x0) / sigma * dt + sigma_up * noise. The formulas are those of diffusers' EulerDiscreteScheduler and
-    EulerAncestralDiscreteScheduler, in their order of operations. A row without guidance is its own p_away, so its
-    prediction comes through unchanged.
+    `predicted` is by slot; `away` (rows,) names the slots of p_away, `scale` is (rows, 1, 1, 1). A row without guidance
+    is its own p_away, so its prediction comes through unchanged.
     """
-    x = batch.latents.float()
-    away = predicted[batch.away].float()
-    p = away + _column(batch.numbers, _GUIDANCE) * (predicted[: len(batch.rows)].float() - away)
-    sigma = _column(batch.numbers, SIGMA)
+    p_away = predicted[away].float()
+    return p_away + scale * (predicted[: len(away)].float() - p_away)
+
+
+def _euler_step(
+    latents: torch.Tensor, numbers: torch.Tensor, p: torch.Tensor, noise: torch.Tensor, prediction: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Euler's step in fp32: the new latents in the latents' dtype, and the denoised picture.
+
+    `latents`, the guided prediction `p` and `noise` are (rows, channels, height, width), `numbers` is (rows, 5).
+
+    The denoised picture is x0 = x - sigma p for epsilon prediction and x0 = -p sigma / sqrt(sigma^2 + 1) +
+    x / (sigma^2 + 1) for v prediction; then x <- x + (x - x0) / sigma * dt + sigma_up * noise. The formulas are those
+    of diffusers' EulerDiscreteScheduler and EulerAncestralDiscreteScheduler, in their order of operations.
+    """
+    x = latents.float()
+    sigma = _column(numbers, SIGMA)
     if prediction == "v_prediction":
         denoised = p * (-sigma / (sigma**2 + 1) ** 0.5) + x / (sigma**2 + 1)
     else:
         denoised = x - sigma * p
     derivative = (x - denoised) / sigma
-    stepped = x + derivative * _column(batch.numbers, DT) + noise.float() * _column(batch.numbers, SIGMA_UP)
-    return stepped.to(batch.latents.dtype)
+    stepped = x + derivative * _column(numbers, DT) + noise.float() * _column(numbers, SIGMA_UP)
+    return stepped.to(latents.dtype), denoised

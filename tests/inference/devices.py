@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import pytest
 from PIL import Image, ImageChops
 
-from inference.contract import Device, RenderedImage
+from inference.contract import Device, RenderedImage, RenderFault
 from inference.simulated import SimulatedDevice
 from tests.inference.scripted import ScriptedDevice
 
@@ -33,6 +34,17 @@ def make_device(name: str, request: pytest.FixtureRequest) -> Device[Any]:
     torch.set_num_threads(1)
     tiny: TinyModel = request.getfixturevalue("tiny")
     return SdxlDevice(tiny.path, tiny.controlnet_path, cpu_threads=1)
+
+
+def finished(device: Device[Any], rows: Sequence[Any]) -> tuple[RenderedImage, ...]:
+    """The rows' pictures, where each of them has one."""
+    images = device.finish(rows)
+    return tuple(image for image in images if _is_picture(image))
+
+
+def _is_picture(image: RenderedImage | RenderFault) -> TypeGuard[RenderedImage]:
+    assert isinstance(image, RenderedImage), image
+    return True
 
 
 def opened(image: RenderedImage) -> Image.Image:

@@ -28,6 +28,7 @@ from inference.sdxl import SdxlDevice
 from inference.sdxl.rows import SdxlRow
 from inference.tiny import TinyModel
 from schemas.pose import PeoplePose
+from tests.inference.devices import finished
 
 Pixels = npt.NDArray[np.int16]
 
@@ -80,33 +81,39 @@ def paint(device: SdxlDevice, request: RenderRequest) -> Pixels:
     rows = prepare(device, replace(request, count=1))
     while rows[0].steps_done < rows[0].steps_total:
         device.step(rows)
-    return pixels(device.finish(rows)[0])
+    return pixels(finished(device, rows)[0])
 
 
 def paint_together(device: SdxlDevice, joining: Sequence[tuple[int, RenderRequest]]) -> list[Pixels]:
     """The pictures of requests that share steps, each joining at its own step boundary and leaving when it is done."""
     rows = [prepare(device, request, f"job-{number}")[0] for number, (_, request) in enumerate(joining)]
-    finished: dict[str, Pixels] = {}
+    painted: dict[str, Pixels] = {}
     boundary = 0
-    while len(finished) < len(rows):
+    while len(painted) < len(rows):
         active = [
             row
             for (joins, _), row in zip(joining, rows, strict=True)
-            if joins <= boundary and row.row_id[0] not in finished
+            if joins <= boundary and row.row_id[0] not in painted
         ]
         if active:
             device.step(active)
         for row in active:
             if row.steps_done == row.steps_total:
-                finished[row.row_id[0]] = pixels(device.finish([row])[0])
+                painted[row.row_id[0]] = pixels(finished(device, [row])[0])
         boundary += 1
-    return [finished[row.row_id[0]] for row in rows]
+    return [painted[row.row_id[0]] for row in rows]
 
 
 class Oracle:
     """diffusers' pipelines on a model's folders."""
 
-    def __init__(self, path: Path, controlnet_path: Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        path: Path,
+        controlnet_path: Path,
+        dtype: torch.dtype = torch.float32,
+        adapters_path: Path | None = None,
+    ) -> None:
         # Both libraries make their classes by rules that a type checker cannot follow.
         library: Any = diffusers
         self._samplers = {
@@ -121,6 +128,7 @@ class Oracle:
             force_zeros_for_empty_prompt=self._plain.config.force_zeros_for_empty_prompt,
         )  # fmt: skip
         self._scheduler_config = self._plain.scheduler.config
+        self._adapters_path = adapters_path
         self._painted: dict[str, Pixels] = {}
 
     def paint(self, request: RenderRequest) -> Pixels:
@@ -144,6 +152,11 @@ class Oracle:
                 "control_guidance_start": request.control_start,
                 "control_guidance_end": request.control_end,
             }
+        if request.adapter is not None:
+            assert self._adapters_path is not None
+            file = f"{request.adapter.name}.safetensors"
+            pipeline.load_lora_weights(self._adapters_path, weight_name=file, adapter_name="lora")
+            pipeline.set_adapters(["lora"], [request.adapter.weight])
         painted = pipeline(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
@@ -154,6 +167,8 @@ class Oracle:
             generator=torch.Generator("cpu").manual_seed(request.seed),
             **control,
         )
+        if request.adapter is not None:
+            pipeline.unload_lora_weights()
         return np.asarray(painted.images[0], dtype=np.int16)
 
 

@@ -6,16 +6,29 @@ The fakes of the other tests are held to it as well as the devices that are ship
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from inference.contract import Device, FaultKind, RenderedImage, RenderFault, RenderJob, RenderRequest, Row, RowId
+from inference.contract import (
+    PREVIEW_BYTES_MAX,
+    PREVIEW_SIDE_PX_MAX,
+    Device,
+    FaultKind,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    RenderRequest,
+    Row,
+    RowId,
+)
 from inference.resolve import batch_key
 from schemas.pose import InlinePicture, PhotoPose, SkeletonPose, StoredPicture
-from tests.inference.devices import EVERY, PAINTING, SAME, difference, make_device, opened
+from tests.inference.devices import EVERY, PAINTING, SAME, difference, finished, make_device, opened
 from tests.inference.scripted import request as asked
 
 
@@ -47,7 +60,7 @@ def denoise(device: Device[Any], rows: Sequence[Row]) -> None:
 def paint(device: Device[Any], request: RenderRequest) -> tuple[RenderedImage, ...]:
     rows = prepare(device, request)
     denoise(device, rows)
-    return device.finish(rows)
+    return finished(device, rows)
 
 
 def test_it_says_what_it_is(device: Device[Any]) -> None:
@@ -88,7 +101,7 @@ def test_rows_of_different_progress_share_a_step(device: Device[Any]) -> None:
 def test_finish_gives_the_pictures_in_the_order_of_the_rows(device: Device[Any]) -> None:
     rows = prepare(device, asked(steps=1, count=3, seed=20))
     denoise(device, rows)
-    assert [image.seed for image in device.finish([rows[2], rows[0]])] == [22, 20]
+    assert [image.seed for image in finished(device, [rows[2], rows[0]])] == [22, 20]
 
 
 def test_close_is_idempotent(request: pytest.FixtureRequest) -> None:
@@ -143,7 +156,7 @@ def test_a_picture_depends_on_the_request_alone(painter: Device[Any]) -> None:
     painter.step([row])
     painter.step([row, others[1]])
     denoise(painter, [row])
-    (shared,) = painter.finish([row])
+    (shared,) = finished(painter, [row])
     assert difference(alone, shared) <= SAME
     assert difference(alone, paint(painter, request)[0]) == 0
 
@@ -199,7 +212,7 @@ def test_the_poses_picture_decides_the_picture_whichever_way_it_comes(painter: D
     def paint_posed(pose: SkeletonPose, content: bytes | None, **other: Any) -> RenderedImage:
         rows = prepare(painter, replace(asked(steps=2), pose=pose, **other), content)
         denoise(painter, rows)
-        return painter.finish(rows)[0]
+        return finished(painter, rows)[0]
 
     white, red = skeleton("white"), skeleton("red")
     inline = SkeletonPose(image=InlinePicture(inline=base64.b64encode(white).decode()))
@@ -220,3 +233,21 @@ def skeleton(colour: str) -> bytes:
     picture.paste(colour, (16, 8, 48, 56))
     picture.save(content, "PNG")
     return content.getvalue()
+
+
+def test_a_preview_is_there_from_the_first_step_on_and_small(painter: Device[Any]) -> None:
+    request = replace(asked(steps=2), width=256, height=128)
+    rows = painter.prepare(RenderJob("job", request, progress="previews")).rows
+    assert painter.preview(rows[0]) is None
+    shown = []
+    while rows[0].steps_done < rows[0].steps_total:
+        painter.step(rows)
+        preview = painter.preview(rows[0])
+        assert preview is not None
+        assert preview.steps_done == rows[0].steps_done
+        assert len(preview.content) <= PREVIEW_BYTES_MAX
+        shown.append(preview.content)
+        with Image.open(io.BytesIO(preview.content)) as picture:
+            assert picture.format == "JPEG"
+            assert picture.width == 2 * picture.height <= PREVIEW_SIDE_PX_MAX
+    assert shown[0] != shown[1]

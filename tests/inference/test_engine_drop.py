@@ -176,7 +176,7 @@ def test_prepared_anew_while_its_old_self_is_being_finished(
 def test_rows_of_a_dropped_job_that_wait_for_the_decoder_are_skipped(device: ScriptedDevice, start: Starter) -> None:
     gate = Gate()
     device.on_finish = gate
-    engine, log = start()
+    engine, log = start(decode_rows_max=1)
     prepare(engine, log, *(job(name, steps=1) for name in ("busy", "dropped", "last")))
     engine.admit([RowId(name, 0) for name in ("busy", "dropped", "last")])
     log.wait(StepDone)

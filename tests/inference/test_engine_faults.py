@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from inference.contract import (
+    DeviceLost,
     EngineEvent,
     EngineStopped,
     FaultKind,
@@ -225,13 +226,45 @@ def test_a_row_that_does_not_fit_the_decoder_alone_fails_its_job(device: Scripte
     engine.admit(rows_of("job", 2))
     fault = log.wait(JobFailed, "job").fault
     assert (fault.kind, fault.code) == (FaultKind.BATCH_MEMORY, "out_of_memory")
-    assert [len(call) for call in device.finish_calls] == [2, 1]
+    assert [len(call) for call in device.finish_calls] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_a_picture_that_fails_beside_others_fails_its_own_job_alone(
+    device: ScriptedDevice, start: Starter, raised: bool
+) -> None:
+    """Whether the device says whose fault it is or the whole call fails."""
+    fault = RenderFault(FaultKind.REQUEST, "render_failed", "not finite")
+    step_gate, make = Gate(), device.finish
+
+    def fail(rows: Sequence[ScriptedRow]) -> None:
+        if raised and any(row.row_id.job_id == "bad" for row in rows):
+            raise fault
+
+    def finish(rows: Sequence[ScriptedRow]) -> tuple[RenderedImage | RenderFault, ...]:
+        images = make(rows)
+        return tuple(
+            fault if not raised and row.row_id.job_id == "bad" else image
+            for row, image in zip(rows, images, strict=True)
+        )
+
+    device.on_step, device.on_finish = step_gate, fail
+    device.finish = finish  # type: ignore[method-assign]
+    engine, log = start()
+    prepare(engine, log, *(job(name, steps=1) for name in ("before", "bad", "after")))
+    engine.admit([RowId(name, 0) for name in ("before", "bad", "after")])
+    step_gate.open()
+    assert log.wait(JobFailed, "bad").fault.code == "render_failed"
+    log.wait(JobRendered, "before")
+    log.wait(JobRendered, "after")
+    assert len(log.of(JobFailed)) == 1
+    assert [row.job_id for row in device.finish_calls[0]] == (["before", "bad", "after"])
 
 
 # --- Dying and closing ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError("host")])
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError("host"), DeviceLost("no GPU")])
 @pytest.mark.parametrize("where", ["prepare", "step", "finish"])
 def test_what_is_nobodys_row_stops_the_engine(
     device: ScriptedDevice, start: Starter, where: str, error: BaseException

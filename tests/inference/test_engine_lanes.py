@@ -120,12 +120,35 @@ def test_rows_that_leave_together_are_finished_together_in_order_of_their_index(
     gate.open()
     log.wait(JobRendered, "b")
     log.wait(JobRendered, "a")
-    assert device.finish_calls == [(RowId("b", 0), RowId("b", 1)), (RowId("a", 0),)]
+    assert device.finish_calls == [(RowId("b", 0), RowId("b", 1), RowId("a", 0))]
+
+
+def test_the_decoder_takes_what_waits_up_to_its_bound_and_of_one_size(device: ScriptedDevice, start: Starter) -> None:
+    gate = Gate()
+    device.on_finish = gate
+    engine, log = start(decode_rows_max=3)
+    wide = job("wide", count=2, steps=1, width=128)
+    jobs = [job("first", steps=1), job("many", count=5, steps=1), job("a", steps=1), job("b", count=2, steps=1), wide]
+    prepare(engine, log, *jobs)
+    for one in jobs:
+        engine.admit(rows_of(one.job_id, one.request.count))
+        log.wait(StepDone, count=len(log.of(StepDone)) + 1)
+    gate.open()
+    for one in jobs:
+        log.wait(JobRendered, one.job_id)
+    shared = [[f"{row.job_id}{row.image}" for row in call] for call in device.finish_calls]
+    assert shared == [
+        ["first0"],
+        ["many0", "many1", "many2"],
+        ["many3", "many4"],
+        ["a0", "b0", "b1"],
+        ["wide0", "wide1"],
+    ]
 
 
 def test_progress_is_told_of_jobs_that_asked(device: ScriptedDevice, start: Starter) -> None:
     engine, log = start()
-    prepare(engine, log, job("asked", steps=2, progress=True), job("silent", steps=2))
+    prepare(engine, log, job("asked", steps=2, progress="steps"), job("silent", steps=2))
     engine.admit([RowId("asked", 0), RowId("silent", 0)])
     log.wait(JobRendered, "asked")
     assert [step.steps_done for step in log.of(StepDone)] == [{"asked": 1}, {"asked": 2}]
@@ -231,7 +254,7 @@ def test_jobs_are_bounded(start: Starter) -> None:
     prepare(engine, log, job("c"))
 
 
-@pytest.mark.parametrize("bound", ["rows_max", "finish_queue_rows_max", "jobs_max"])
+@pytest.mark.parametrize("bound", ["rows_max", "decode_rows_max", "finish_queue_rows_max", "jobs_max"])
 def test_bounds_are_positive(device: ScriptedDevice, bound: str) -> None:
     with pytest.raises(ValueError, match=f"{bound} is 0"):
         LaneEngine(device, **{"rows_max": 8, bound: 0})  # type: ignore[arg-type]
@@ -243,7 +266,7 @@ def test_bounds_are_positive(device: ScriptedDevice, bound: str) -> None:
 def test_the_denoise_lane_waits_for_a_finish_lane_that_is_behind(device: ScriptedDevice, start: Starter) -> None:
     gate = Gate()
     device.on_finish = gate
-    engine, log = start(rows_max=2, finish_queue_rows_max=3)
+    engine, log = start(rows_max=2, finish_queue_rows_max=3, decode_rows_max=1)
     prepare(engine, log, *(job(f"{n}", steps=1) for n in range(10)))
     engine.admit([RowId(f"{n}", 0) for n in range(10)])
     log.wait(StepDone, count=2)

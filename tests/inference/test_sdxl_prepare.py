@@ -13,14 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.contract import CacheCounts, FaultKind, RenderFault, RenderJob
+from inference.contract import CacheCounts, DeviceLost, FaultKind, RenderFault, RenderJob
 from inference.pose.picture import PictureLimits
 from inference.pose.skeleton import draw_people
 from inference.sdxl import SdxlDevice
 from inference.sdxl.cache import ByteCache
-from inference.sdxl.faults import memory_faults
+from inference.sdxl.faults import device_faults
 from inference.sdxl.load import load_components
 from inference.sdxl.poses import PoseConditioner, control_tensor
+from inference.sdxl.sources import ModelFiles
 from inference.tiny import TinyModel
 from schemas.pose import PeoplePose, SkeletonPose, StoredPicture
 from tests.inference.painting import PLAIN, POSED, SITTING, WAVING, load, prepare
@@ -110,7 +111,7 @@ def test_a_conditioning_embedding_is_what_the_controlnet_would_have_made(tiny: T
     library: Any = diffusers
     untouched = library.ControlNetModel.from_pretrained(tiny.controlnet_path, local_files_only=True)
     parts = load_components(
-        tiny.path, tiny.controlnet_path, name="tiny", device=torch.device("cpu"), dtype=torch.float32
+        ModelFiles(tiny.path, tiny.controlnet_path), name="tiny", device=torch.device("cpu"), dtype=torch.float32
     )
     poses = PoseConditioner(
         parts.pose_encoder,
@@ -245,7 +246,7 @@ def test_memory_that_is_not_there_is_the_batchs_fault(device: SdxlDevice) -> Non
     ],
 )
 def test_every_way_of_running_out_of_memory_is_known(error: Exception) -> None:
-    with pytest.raises(RenderFault) as caught, memory_faults("denoising 3 rows"):
+    with pytest.raises(RenderFault) as caught, device_faults("denoising 3 rows"):
         raise error
     assert (caught.value.kind, caught.value.code) == (FaultKind.BATCH_MEMORY, "out_of_memory")
     assert "denoising 3 rows" in caught.value.message
@@ -253,8 +254,17 @@ def test_every_way_of_running_out_of_memory_is_known(error: Exception) -> None:
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
-    with pytest.raises(RuntimeError, match="shape"), memory_faults("denoising"):
+    with pytest.raises(RuntimeError, match="shape"), device_faults("denoising"):
         raise RuntimeError("shape mismatch")
+
+
+@pytest.mark.parametrize(
+    "message", ["CUDA error: an illegal memory access was encountered", "CUBLAS_STATUS_EXECUTION_FAILED when calling"]
+)
+def test_an_error_of_the_gpu_itself_is_nobodys_row(message: str) -> None:
+    """Every later call would fail with it: the rows that happen to be on the device must not be blamed."""
+    with pytest.raises(DeviceLost, match="denoising 3 rows"), device_faults("denoising 3 rows"):
+        raise RuntimeError(message)
 
 
 def test_a_lack_of_memory_holds_nothing_in_memory() -> None:
@@ -271,6 +281,6 @@ def test_a_lack_of_memory_holds_nothing_in_memory() -> None:
         activations = Activations()
         raise torch.OutOfMemoryError(f"out of memory with {activations}")
 
-    with pytest.raises(RenderFault), memory_faults("denoising"):
+    with pytest.raises(RenderFault), device_faults("denoising"):
         forward()
     assert Activations.alive == 0

@@ -1,6 +1,6 @@
 """Proves what a step promises: it is atomic, it mixes rows without mixing them up, and it spends no more than it must.
 
-Networks are wrapped, never patched: `take_step` is given the networks to run.
+Networks are wrapped, never patched: `Stepper` is given the networks to run.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from inference.sdxl.decode import decode_latents
 from inference.sdxl.load import load_components
 from inference.sdxl.model import LoadedModel
 from inference.sdxl.rows import SdxlRow
-from inference.sdxl.step import take_step
+from inference.sdxl.sources import ModelFiles
+from inference.sdxl.step import Stepper
 from inference.tiny import TinyModel
+from tests.inference.devices import difference, finished
 from tests.inference.painting import (
     PLAIN,
     POSED,
@@ -58,7 +60,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def model(tiny: TinyModel) -> LoadedModel:
     components = load_components(
-        tiny.path, tiny.controlnet_path, name="tiny", device=torch.device("cpu"), dtype=torch.float32
+        ModelFiles(tiny.path, tiny.controlnet_path), name="tiny", device=torch.device("cpu"), dtype=torch.float32
     )
     return LoadedModel(components, 2**20, 2**20, PictureLimits())
 
@@ -70,20 +72,19 @@ class Bench:
         self._model = model
         self.unet = Watched(model.networks.unet)
         self.controlnet = Watched(model.networks.controlnet)
-        self._networks = replace(model.networks, unet=self.unet, controlnet=self.controlnet)
+        self._stepper = Stepper(replace(model.networks, unet=self.unet, controlnet=self.controlnet))
 
     @torch.inference_mode()
     def prepare(self, *requests: RenderRequest) -> list[SdxlRow]:
         jobs = [RenderJob(job_id=f"job-{number}", request=request) for number, request in enumerate(requests)]
         return [row for job in jobs for row in self._model.prepare(job).rows]
 
-    @torch.inference_mode()
     def step(self, rows: Sequence[SdxlRow]) -> None:
-        take_step(rows, self._networks)
+        self._stepper.take(rows)
 
     @torch.inference_mode()
     def picture(self, row: SdxlRow) -> Any:
-        return np.asarray(decode_latents(self._model.components.vae, row.latents), dtype=np.int16)
+        return np.asarray(decode_latents(self._model.components.vae, row.latents)[0], dtype=np.int16)
 
 
 @pytest.fixture
@@ -164,11 +165,11 @@ def test_a_rows_picture_does_not_depend_on_a_sick_neighbour(shared_device: SdxlD
     while rows[1].steps_done < rows[1].steps_total:
         shared_device.step(rows)
     assert not torch.isfinite(rows[0].latents).all()
-    other = shared_device.finish(rows[1:])[0]
-    assert other.content == shared_device.finish(rows[1:])[0].content
-    with pytest.raises(RenderFault) as caught:
-        shared_device.finish(rows[:1])
-    assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "render_failed")
+    (other,) = finished(shared_device, rows[1:])
+    fault, beside = shared_device.finish(rows)
+    assert isinstance(fault, RenderFault)
+    assert (fault.kind, fault.code) == (FaultKind.REQUEST, "render_failed")
+    assert difference(beside, other) <= TOLERANCE
 
 
 def test_guided_rows_take_two_slots_and_the_controlnet_runs_for_posed_rows_only(bench: Bench) -> None:
@@ -196,6 +197,6 @@ def test_images_of_one_request_are_painted_from_consecutive_seeds(shared_device:
     assert [row.seed for row in rows] == [11, 12, 13]
     while rows[0].steps_done < 2:
         shared_device.step(rows)
-    images = shared_device.finish(rows)
+    images = finished(shared_device, rows)
     assert [image.seed for image in images] == [11, 12, 13]
     assert len({image.content for image in images}) == 3

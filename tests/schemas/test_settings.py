@@ -208,6 +208,11 @@ def test_a_torn_stack_file_is_told(tmp_path: Path, text: str) -> None:
         load_settings(environ={})
 
 
+def test_sizes_to_compile_are_pairs_of_pixels() -> None:
+    environ = {"DARKROOM_MODEL__COMPILE_SIZES": "1024x1024, 832x1216"}
+    assert load_settings(environ=environ).model.sizes_to_compile == [(1024, 1024), (832, 1216)]
+
+
 # --- Errors ----------------------------------------------------------------------------------------------
 
 
@@ -222,6 +227,8 @@ def test_a_torn_stack_file_is_told(tmp_path: Path, text: str) -> None:
         ("DARKROOM_DEVICE__INDEX", "1", "is not a setting"),
         ("DARKROOM_KAFKA", "{}", "one by one"),
         ("DARKROOM_DEVICE", "gpu", "cuda:1"),
+        ("DARKROOM_MODEL__COMPILE_SIZES", "1024x1024,big", "'big' is not a size"),
+        ("DARKROOM_MODEL__COMPILE_SIZES", ",".join(["64x64"] * 17), "at most 16 sizes"),
         ("DARKROOM_S3__ENDPOINT", "127.0.0.1:9000", "http://host:port"),
         ("DARKROOM_S3__ENDPOINT", "http://me:secret@host:9000", "http://host:port"),
         ("DARKROOM_KAFKA__SECURITY_PROTOCOL", "TLS", "SASL_SSL"),

@@ -93,7 +93,11 @@ class SimEngine:
     def __init__(self, world: Surroundings, rows_max: int) -> None:
         self._world = world
         self._monitor: LaneMonitor[SimRow] = LaneMonitor(
-            rows_max=rows_max, finish_queue_rows_max=4, jobs_max=64, clock=world.loop.time
+            rows_max=rows_max,
+            finish_queue_rows_max=4,
+            jobs_max=64,
+            preview_interval_s=1.0,  # nobody asks for one here
+            clock=world.loop.time,
         )
         self._busy: set[str] = set()
         self._closed = False
@@ -103,6 +107,11 @@ class SimEngine:
     def info(self) -> ModelInfo:
         """The simulated model."""
         return INFO
+
+    @property
+    def profile(self) -> None:
+        """Not measured: virtual steps take what chance says."""
+        return None
 
     def start(self, listener: Listener) -> None:
         """Nothing to load."""

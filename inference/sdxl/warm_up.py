@@ -1,0 +1,111 @@
+"""What a device does between loading and being ready: every kernel once, and every shape that is to be compiled.
+
+No request pays for a first run, and none waits for a compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from inference.contract import ModelInfo, RenderJob, RenderRequest
+from inference.sdxl.faults import is_out_of_memory
+from inference.sdxl.model import LoadedModel
+from inference.sdxl.regions import Backend, CompiledRegions
+from inference.sdxl.rows import SdxlRow
+from inference.sdxl.schedule import SAMPLERS
+from inference.sdxl.shapes import StaticShapes, slot_buckets
+from schemas.pose import PeoplePose
+
+_log = structlog.get_logger(__name__)
+
+_PERSON: Final = PeoplePose(people=(tuple((0.3 + 0.02 * point, 0.05 * point) for point in range(18)),))
+
+
+def warm_up(model: LoadedModel) -> None:
+    """Render a few one-step pictures from end to end that together use every part of the model.
+
+    One row at a time: a card that can hold one row and no more is to start, too.
+    """
+    for request in _requests(model.components.info):
+        _render(model, request)
+    forget(model)
+
+
+def compile_regions(
+    model: LoadedModel, *, sizes: Sequence[tuple[int, int]], rows_max: int, backend: Backend = "inductor"
+) -> None:
+    """Compile the networks' repeated blocks for pictures of these (width, height), up to `rows_max` rows in a step.
+
+    Where that fails the model stays as it was, and the log says why: compiling is a gain, never a condition.
+    """
+    factor = model.components.info.latent_factor
+    shapes = StaticShapes([(height // factor, width // factor) for width, height in sizes], slot_buckets(rows_max))
+    plain = model.networks
+    compiled = [plain.unet, *([] if plain.controlnet is None else [plain.controlnet])]
+    regions = CompiledRegions(compiled, shapes_max=len(sizes) * len(shapes.buckets), backend=backend)
+    model.run_with(replace(plain, shapes=shapes, regions=regions))
+    done: list[int] = []
+    try:
+        for bucket in shapes.buckets:
+            for width, height in sizes:
+                _step_once(model, replace(_posed(model.components.info), width=width, height=height, count=bucket // 2))
+            done.append(bucket)
+    # A compiler fails in as many ways as there are machines; what it leaves behind is taken back whole.
+    except Exception as error:
+        if done and is_out_of_memory(error):
+            shapes = StaticShapes(shapes.latent_sizes, done)
+            model.run_with(replace(plain, shapes=shapes, regions=regions))
+        else:
+            regions.give_up()
+            model.run_with(plain)
+            _log.warning("not_compiled", reason=f"{type(error).__name__}: {str(error)[:500]}", remedy="running eagerly")
+            return
+    finally:
+        forget(model)
+    regions.seal()
+    _log.info("compiled", blocks=regions.count, sizes=list(sizes), buckets=list(shapes.buckets))
+
+
+def forget(model: LoadedModel) -> None:
+    """Empty the caches: nobody will ask for these again, and their counts are the requests'."""
+    model.texts.reset()
+    model.poses.reset()
+
+
+def _render(model: LoadedModel, request: RenderRequest) -> None:
+    rows = _step_once(model, request)
+    with model.finish_stream.entered():
+        model.finish(rows)
+
+
+def _step_once(model: LoadedModel, request: RenderRequest) -> Sequence[SdxlRow]:
+    with model.prepare_stream.completed():
+        rows = model.prepare(RenderJob(job_id="warm-up", request=request)).rows
+    model.step(rows)
+    return rows
+
+
+def _plain(info: ModelInfo) -> RenderRequest:
+    return RenderRequest(
+        prompt="warm up",
+        negative_prompt="",
+        width=info.native_width,
+        height=info.native_height,
+        steps=1,
+        guidance_scale=5.0,
+        sampler=SAMPLERS[0],
+        seed=0,
+    )
+
+
+def _posed(info: ModelInfo) -> RenderRequest:
+    return replace(_plain(info), pose=_PERSON if info.takes_pose else None)
+
+
+def _requests(info: ModelInfo) -> list[RenderRequest]:
+    requests = [replace(_plain(info), sampler=sampler) for sampler in SAMPLERS]
+    return [*requests, _posed(info)] if info.takes_pose else requests
