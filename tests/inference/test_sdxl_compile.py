@@ -131,6 +131,15 @@ def test_a_backend_that_fails_leaves_an_eager_device(tiny: TinyModel, oracle: Or
     device.close()
 
 
+def test_levels_of_one_width_are_all_compiled(tiny: TinyModel) -> None:
+    """Without a ControlNet: blocks of one width that see different counts of tokens are further forms of one code."""
+    torch.compiler.reset()
+    device = SdxlDevice(tiny.path, device="cpu", cpu_threads=1, compiles="on", rows_max=4, compile_backend="eager")
+    device.load()
+    assert device._loaded().networks.regions is not None
+    device.close()
+
+
 def test_nothing_is_compiled_on_a_cpu_unless_asked(shared_device: SdxlDevice) -> None:
     assert shared_device._loaded().networks.regions is None
 
