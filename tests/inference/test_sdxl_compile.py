@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from torch._dynamo.utils import counters
 
 from inference.sdxl import SdxlDevice
@@ -94,15 +95,21 @@ def test_pictures_of_padded_compiled_batches_are_the_pipelines_and_nothing_is_co
     assert before > 0, "nothing was compiled, so this test would prove nothing"
     model = compiled._loaded()
     assert model.networks.regions is not None
-    slots = Slots(model.networks.unet)
+    slots, controlnet_slots = Slots(model.networks.unet), Slots(model.networks.controlnet)
     painted = paint_together(compiled, MIXED)
     slots.close()
+    controlnet_slots.close()
+    assert set(controlnet_slots.seen) == {2, 4}
     assert set(slots.seen) <= {2, 4, 8}, "the UNet ran at a count of slots that is no bucket"
     for (_, request), picture in zip(MIXED, painted, strict=True):
         assert distance(picture, oracle.paint(request)) <= TOLERANCE
     assert graphs() == before
-    blocks = len([one for one in model.networks.unet.modules() if type(one).__name__ == "BasicTransformerBlock"])
-    assert BACKEND.runs - runs_before >= blocks * len(slots.seen), "the compiled blocks were not used"
+    unet_blocks, controlnet_blocks = (
+        len([one for one in network.modules() if isinstance(one, BasicTransformerBlock)])
+        for network in (model.networks.unet, model.networks.controlnet)
+    )
+    runs = unet_blocks * len(slots.seen) + controlnet_blocks * len(controlnet_slots.seen)
+    assert BACKEND.runs - runs_before == runs > 0, "the compiled blocks of both networks were not used"
 
 
 def test_other_sizes_and_larger_batches_run_eagerly_and_unpadded(compiled: SdxlDevice, oracle: Oracle) -> None:
@@ -150,7 +157,7 @@ def test_a_shape_that_comes_after_the_seal_is_not_compiled(tiny: TinyModel) -> N
     device = load(tiny)
     unet = device._loaded().networks.unet
     regions = CompiledRegions([unet], shapes_max=8, backend="eager")
-    block = next(module for module in unet.modules() if type(module).__name__ == "BasicTransformerBlock")
+    block = next(module for module in unet.modules() if isinstance(module, BasicTransformerBlock))
 
     def run(slots: int) -> torch.Tensor:
         with regions.entered(is_static=True):
@@ -175,7 +182,7 @@ def test_only_the_repeated_blocks_are_compiled(tiny: TinyModel) -> None:
     device = load(tiny)
     unet = device._loaded().networks.unet
     regions = CompiledRegions([unet], shapes_max=1, backend="eager")
-    blocks = [module for module in unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
+    blocks = [module for module in unet.modules() if isinstance(module, BasicTransformerBlock)]
     assert regions.count == len(blocks) > 0
     assert all(block._compiled_call_impl is not None for block in blocks)
     assert unet._compiled_call_impl is None
