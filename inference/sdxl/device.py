@@ -4,6 +4,9 @@ Three lanes call it at once, and each has its own part of the model: `prepare` t
 and the pose encoder, `step` the UNet and the ControlNet, `finish` the VAE. Weights are only read, so nothing here is
 locked. On a GPU each lane also has its own stream, so that decoding does not queue behind denoising. What `prepare` and
 `finish` return is complete; a step may still be under way when `step` returns, and `finish` waits for it on the GPU.
+
+Where not all fits at once the memory plan has the lanes take turns (`series`), and a lane's part may come and go with
+its turn.
 """
 
 from __future__ import annotations
