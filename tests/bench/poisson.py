@@ -201,9 +201,9 @@ def _real(device: Any, profile: DeviceProfile, seed: int, scale: int) -> Figure:
         load = list(arrivals)
         for name, run in (
             ("darkroom", _darkroom(device, profile, load)),
-            ("equal", _whole_requests(device, load, cap, equal_steps=True)),
-            ("longest", _whole_requests(device, load, cap, equal_steps=False)),
-            ("served", _whole_requests(device, load, 1, equal_steps=True)),
+            ("equal", _WholeRequests(device, load, cap, equal_steps=True).run()),
+            ("longest", _WholeRequests(device, load, cap, equal_steps=False).run()),
+            ("served", _WholeRequests(device, load, 1, equal_steps=True).run()),
         ):
             runs[name].latencies_s += run.latencies_s
     return _figure(pixels, cap, alone_s, [runs["darkroom"]], [[runs["equal"]], [runs["longest"]]], [runs["served"]])
@@ -293,6 +293,7 @@ def _darkroom(device: Any, profile: DeviceProfile, load: Sequence[Arrival]) -> R
     run.device = _EngineSide(engine)
     engine.start(clock.events.put)
     try:
+        _warm_lanes(engine, clock.events, load[0])
         run.begin()
         clock.run(run)
     finally:
@@ -300,48 +301,100 @@ def _darkroom(device: Any, profile: DeviceProfile, load: Sequence[Arrival]) -> R
     return Run(run.latencies_s)
 
 
-def _whole_requests(device: Any, load: Sequence[Arrival], cap: int, *, equal_steps: bool) -> Run:
+def _warm_batches(first: Arrival) -> Iterator[list[RenderJob]]:
+    """Batches of every size, two steps each. The library keeps what it sets up for a shape by thread, so whoever is
+    measured has been there before, on its own threads."""
+    for rows in range(1, ROWS_MAX + 1):
+        request = replace(first.request, steps=2)
+        yield [RenderJob(f"warm-{rows}-{number}", request) for number in range(rows)]
+
+
+def _warm_lanes(engine: LaneEngine[Any], events: queue.SimpleQueue[EngineEvent], first: Arrival) -> None:
+    for jobs in _warm_batches(first):
+        left = {JobPrepared: len(jobs), JobRendered: len(jobs)}
+        for job in jobs:
+            engine.prepare(job)
+        while left[JobRendered]:
+            event = events.get(timeout=WAIT_S)
+            if isinstance(event, JobPrepared | JobRendered):
+                left[type(event)] -= 1
+                if isinstance(event, JobPrepared) and not left[JobPrepared]:
+                    engine.admit([RowId(job.job_id, 0) for job in jobs])
+
+
+class _WholeRequests:
     """Batches of up to `cap` whole requests in real time; prepared and finished on threads of their own, as ours."""
-    run = Run([0.0] * len(load))
-    rows: dict[int, Any] = {}
-    waiting: list[int] = []
-    some_waits = threading.Condition()
-    to_finish: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-    began = time.perf_counter()
 
-    def prepare() -> None:
-        for number, arrival in enumerate(load):
-            time.sleep(max(0.0, began + arrival.at_s - time.perf_counter()))
-            [row] = device.prepare(RenderJob(str(number), replace(arrival.request))).rows
-            with some_waits:
-                rows[number] = row
-                waiting.append(number)
-                some_waits.notify()
+    def __init__(self, device: Any, load: Sequence[Arrival], cap: int, *, equal_steps: bool) -> None:
+        self._device = device
+        self._load = load
+        self._cap = cap
+        self._equal_steps = equal_steps
+        self._latencies_s = [0.0] * len(load)
+        self._began = 0.0
+        self._warm = threading.Event()
+        self._go = threading.Event()
+        self._rows: dict[int, Any] = {}
+        self._waiting: list[int] = []
+        self._some_waits = threading.Condition()
+        self._to_finish: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
 
-    def finish() -> None:
-        while (number := to_finish.get()) is not None:
-            device.finish([rows.pop(number)])
-            run.latencies_s[number] = time.perf_counter() - began - load[number].at_s
+    def run(self) -> Run:
+        lanes = [threading.Thread(target=lane, daemon=True) for lane in (self._prepare, self._finish)]
+        for lane in lanes:
+            lane.start()
+        for jobs in _warm_batches(self._load[0]):
+            self._denoise([(-1, self._device.prepare(job).rows[0]) for job in jobs])
+        if not self._warm.wait(WAIT_S):
+            raise TimeoutError("the warm-up was not finished")
+        self._began = time.perf_counter()
+        self._go.set()
+        left = len(self._load)
+        while left:
+            batch = self._take()
+            self._denoise([(one, self._rows.pop(one)) for one in batch])
+            left -= len(batch)
+        self._to_finish.put(None)
+        for lane in lanes:
+            lane.join(WAIT_S)
+        return Run(self._latencies_s)
 
-    lanes = [threading.Thread(target=lane, daemon=True) for lane in (prepare, finish)]
-    for lane in lanes:
-        lane.start()
-    left = len(load)
-    while left:
-        with some_waits:
-            if not some_waits.wait_for(lambda: waiting, WAIT_S):
+    def _take(self) -> list[int]:
+        with self._some_waits:
+            if not self._some_waits.wait_for(lambda: self._waiting, WAIT_S):
                 raise TimeoutError("no request was prepared")
-            batch = take_together(waiting, load, cap, equal_steps=equal_steps)
-            waiting[:] = [one for one in waiting if one not in batch]
-        while going := [rows[one] for one in batch if rows[one].steps_done < rows[one].steps_total]:
-            device.step(going)
+            batch = take_together(self._waiting, self._load, self._cap, equal_steps=self._equal_steps)
+            self._waiting = [one for one in self._waiting if one not in batch]
+        return batch
+
+    def _denoise(self, batch: list[tuple[int, Any]]) -> None:
+        """To the end of its longest; pictures leave together."""
+        while going := [row for _, row in batch if row.steps_done < row.steps_total]:
+            self._device.step(going)
         for one in batch:
-            to_finish.put(one)
-        left -= len(batch)
-    to_finish.put(None)
-    for lane in lanes:
-        lane.join(WAIT_S)
-    return run
+            self._to_finish.put(one)
+
+    def _prepare(self) -> None:
+        self._go.wait(WAIT_S)
+        for number, arrival in enumerate(self._load):
+            time.sleep(max(0.0, self._began + arrival.at_s - time.perf_counter()))
+            [row] = self._device.prepare(RenderJob(str(number), arrival.request)).rows
+            with self._some_waits:
+                self._rows[number] = row
+                self._waiting.append(number)
+                self._some_waits.notify()
+
+    def _finish(self) -> None:
+        warm = ROWS_MAX * (ROWS_MAX + 1) // 2
+        while (finished := self._to_finish.get()) is not None:
+            number, row = finished
+            self._device.finish([row])
+            if number < 0:
+                warm -= 1
+                if not warm:
+                    self._warm.set()
+                continue
+            self._latencies_s[number] = time.perf_counter() - self._began - self._load[number].at_s
 
 
 # --- In the report -------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from inference.sdxl import SdxlDevice
 from inference.sdxl.attention import fuse_projections
 from inference.sdxl.placement import HOST, Wishes, place, placed
 from inference.sdxl.residence import Residence, WeightMover
+from inference.timing import Part
 from inference.tiny import TinyModel
 from inference.turns import Lane, Series
 from tests.inference.painting import PLAIN, POSED, TOLERANCE, Oracle, distance, load, paint, paint_together, pixels
@@ -214,6 +215,13 @@ def test_an_offloaded_model_renders_the_same_through_the_engine(
             assert distance(pixels(image), oracle.paint(request)) <= TOLERANCE
     finally:
         engine.close()
+
+
+def test_an_offloaded_model_can_be_timed(tiny: TinyModel, plan: MemoryPlan) -> None:
+    device = SdxlDevice(tiny.path, tiny.controlnet_path, cpu_threads=1, device="cpu", plan=offloaded(plan))
+    device.load()
+    assert all(device.measure(part, 8, 8, 2) > 0 for part in (*Part, *reversed(Part)))
+    device.close()
 
 
 # --- Places ----------------------------------------------------------------------------------------------------
