@@ -24,8 +24,8 @@ class CompiledRegions:
     def __init__(self, networks: Sequence[Any], *, shapes_max: int, backend: Backend = "inductor") -> None:
         """Mark the blocks that each network names as its repeated ones. Nothing is compiled before its first call.
 
-        `shapes_max` bounds how many forms one block may take, its different widths within the networks counted apart:
-        torch stops compiling at that number.
+        `shapes_max` bounds how many forms one block may take. All blocks run the same code, for which torch counts
+        the forms together, and stops compiling at its limit.
         """
         blocks = [
             block
@@ -33,13 +33,12 @@ class CompiledRegions:
             for block in network.modules()
             if type(block).__name__ in (network._repeated_blocks or ())
         ]
-        widths = {block.dim for block in blocks}
         for block in blocks:
             block.compile(
                 backend=backend,
                 fullgraph=True,
                 dynamic=False,
-                recompile_limit=shapes_max * max(1, len(widths)) * len(networks),
+                recompile_limit=shapes_max * len(blocks),
             )
         self._blocks = blocks
         self._sealed = False

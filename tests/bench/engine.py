@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from tests.bench.contenders import OurEngine, Pipeline, Took
 
 ROWS = (1, 2, 4, 8, 16)
-CURVE_SIDES = ((64, 20), (128, 12), (192, 5), (256, 4))
+CURVE_SIDES = ((64, 12), (128, 8), (192, 4), (256, 3))
 """Pixels and steps of each curve: fewer steps where a step takes long."""
-MIXED = ((64, 64, 2), (128, 32, 1))
+MIXED = ((64, 64, 1), (128, 32, 1))
 """Pixels, requests and turns. Many requests, so that the end, where the last rows are few, weighs little."""
 ALONE = 3
 """Calls of the pipeline with one request, beside each point of a curve."""
@@ -59,7 +59,7 @@ def measure(quick: bool) -> dict[str, Any]:
         return SdxlDevice(model.path, model.controlnet_path, device="cpu", cpu_threads=1)
 
     ours, theirs = OurEngine(make_device(), rows_max=max(ROWS)), Pipeline(model)
-    turns = 2 if quick else 3
+    turns = 1 if quick else 2
     try:
         return {
             "equal": [_equal(ours, theirs, side, posed, turns) for side in (64, 128) for posed in (True, False)],

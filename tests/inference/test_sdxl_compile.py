@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from inference.contract import Part
 from inference.sdxl import SdxlDevice
 from inference.sdxl.regions import CompiledRegions
 from inference.sdxl.shapes import Padded, StaticShapes, slot_buckets
+from inference.timing import Part
 from inference.tiny import TinyModel
 from tests.inference.painting import PLAIN, POSED, SITTING, TOLERANCE, Oracle, distance, load, paint_together
 
@@ -128,6 +128,15 @@ def test_a_backend_that_fails_leaves_an_eager_device(tiny: TinyModel, oracle: Or
     assert device._loaded().networks.regions is None
     request = replace(POSED, steps=2)
     assert distance(paint_together(device, [(0, request)])[0], oracle.paint(request)) <= TOLERANCE
+    device.close()
+
+
+def test_levels_of_one_width_are_all_compiled(tiny: TinyModel) -> None:
+    """Without a ControlNet: blocks of one width that see different counts of tokens are further forms of one code."""
+    torch.compiler.reset()
+    device = SdxlDevice(tiny.path, device="cpu", cpu_threads=1, compiles="on", rows_max=4, compile_backend="eager")
+    device.load()
+    assert device._loaded().networks.regions is not None
     device.close()
 
 
