@@ -37,6 +37,7 @@ def make_engine(settings: Settings) -> Engine:
         prompt_cache_bytes_max=limits.prompt_cache_bytes,
         pose_cache_bytes_max=limits.pose_cache_bytes,
         pose_limits=pictures,
+        pose_detector_path=settings.model.pose_detector_path,
         rows_max=settings.batch.max_rows,
         compiles=settings.model.compiles,
         compile_sizes=settings.model.sizes_to_compile,

@@ -57,6 +57,8 @@ class ModelInfo:
     takes_pose: bool = True
     path: str | None = None
     controlnet_path: str | None = None
+    pose_detector: str | None = None
+    """A digest of what finds people in photos: part of what decides the picture for those alone. None refuses them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,11 @@ class ModelSettings(BaseModel):
     controlnet_path: Path | None = Field(
         default=None, description="A diffusers folder of an OpenPose ControlNet; without it poses are refused."
     )
+    pose_detector_path: Path | None = Field(
+        default=None,
+        description="Weights of the OpenPose body detector, body_pose_model.pth or .safetensors or their folder, for "
+        "poses that are photos; without them photos are refused. Needs darkroom[pose], for non-commercial use only.",
+    )
     vae_path: Path | None = Field(
         default=None, description="A diffusers folder of a VAE in place of the pipeline's: one that is safe in fp16."
     )

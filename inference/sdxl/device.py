@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -26,6 +27,7 @@ from inference.contract import (
     RenderFault,
     RenderJob,
 )
+from inference.pose.photo import PoseDetector
 from inference.pose.picture import PictureLimits
 from inference.sdxl.faults import device_faults
 from inference.sdxl.load import load_components
@@ -58,6 +60,7 @@ class SdxlDevice(Device[SdxlRow]):
         prompt_cache_bytes_max: int = PROMPT_CACHE_BYTES_MAX,
         pose_cache_bytes_max: int = POSE_CACHE_BYTES_MAX,
         pose_limits: PictureLimits | None = None,
+        pose_detector_path: Path | None = None,
         cpu_threads: int | None = None,
         rows_max: int = 8,
         compiles: Compiles = "auto",
@@ -70,7 +73,8 @@ class SdxlDevice(Device[SdxlRow]):
         `name` is what completions call the model (default: the folder's name). `device` is a torch device, `auto` the
         first GPU or else the CPU; `dtype` `auto` is fp16 on a GPU and fp32 on a CPU. `cpu_threads` are torch's threads
         for one operation, by default one less than there are cores: the event loop and the other lanes need one, and
-        two busy threads to a core are many times slower than one.
+        two busy threads to a core are many times slower than one. `pose_detector_path` are the weights of the OpenPose
+        body detector, a file or its folder; without them, and without a ControlNet, photos are refused.
 
         `compiles`: whether the networks' repeated blocks are compiled, `auto` on a GPU alone; for pictures of
         `compile_sizes` (width, height), the native size by default, and steps of up to `rows_max` rows. All else runs
@@ -84,6 +88,7 @@ class SdxlDevice(Device[SdxlRow]):
         self._prompt_cache_bytes_max = prompt_cache_bytes_max
         self._pose_cache_bytes_max = pose_cache_bytes_max
         self._pose_limits = pose_limits or PictureLimits()
+        self._pose_detector_path = pose_detector_path
         self._cpu_threads = cpu_threads or max(1, (os.cpu_count() or 1) - 1)
         self._rows_max = rows_max
         self._compiles_when = compiles
@@ -110,8 +115,11 @@ class SdxlDevice(Device[SdxlRow]):
                 components = load_components(
                     self._path, self._controlnet_path, name=self._name, device=device, dtype=dtype
                 )
+                detector = self._load_detector(device)
+                if detector is not None:
+                    components = replace(components, info=replace(components.info, pose_detector=detector.digest))
                 self._model = LoadedModel(
-                    components, self._prompt_cache_bytes_max, self._pose_cache_bytes_max, self._pose_limits
+                    components, self._prompt_cache_bytes_max, self._pose_cache_bytes_max, self._pose_limits, detector
                 )
             if device.type == "cuda":
                 # The weights were copied on the default stream, and the lanes have streams of their own.
@@ -148,7 +156,9 @@ class SdxlDevice(Device[SdxlRow]):
             return model.finish(rows)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
-        """Of `prompt` (embeddings by text), `pose` (control pictures) and `control` (conditioning embeddings)."""
+        """Of `prompt` (embeddings by text), `photo` (people found), `pose` (control pictures) and `control` (their
+        embeddings).
+        """
         model = self._model
         return {} if model is None else {"prompt": model.texts.counts(), **model.poses.counts()}
 
@@ -175,6 +185,14 @@ class SdxlDevice(Device[SdxlRow]):
         if self._model is None:
             raise RuntimeError("the device has no model: call load() first")
         return self._model
+
+    def _load_detector(self, device: torch.device) -> PoseDetector | None:
+        """Before any photo comes: the first one would hold up the prepare lane, and the denoise lane behind it."""
+        if self._pose_detector_path is None or self._controlnet_path is None:
+            return None
+        from inference.pose.openpose import load_detector
+
+        return load_detector(self._pose_detector_path, device)
 
     def _compiles(self, device: torch.device) -> bool:
         return self._compiles_when == "on" or (self._compiles_when == "auto" and device.type == "cuda")

@@ -86,6 +86,7 @@ def load_components(
             takes_pose=controlnet is not None,
             path=str(path),
             controlnet_path=None if controlnet_path is None else str(controlnet_path),
+            pose_detector=None,
         ),
         unet=unet,
         controlnet=controlnet,

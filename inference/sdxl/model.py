@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from inference.contract import FaultKind, Prepared, RenderedImage, RenderFault, RenderJob, RenderRequest, RowId
+from inference.pose.photo import PoseDetector
 from inference.pose.picture import PictureLimits
 from inference.resolve import batch_key
 from inference.sdxl.conditions import TextConditioner, cut_warning, time_ids
@@ -25,7 +26,12 @@ class LoadedModel:
     """The state of `SdxlDevice` between `load` and `close`."""
 
     def __init__(
-        self, components: Components, prompt_cache_bytes_max: int, pose_cache_bytes_max: int, limits: PictureLimits
+        self,
+        components: Components,
+        prompt_cache_bytes_max: int,
+        pose_cache_bytes_max: int,
+        limits: PictureLimits,
+        detector: PoseDetector | None = None,
     ) -> None:
         device, dtype = components.device, components.dtype
         self.components = components
@@ -44,6 +50,7 @@ class LoadedModel:
             dtype=dtype,
             limits=limits,
             cache_bytes_max=pose_cache_bytes_max,
+            detector=detector,
         )
         self.schedules = Schedules(components.scheduler_config)
         self.networks = Networks(
@@ -78,9 +85,10 @@ class LoadedModel:
         negative = None
         if request.guidance_scale > 1:
             negative = self.texts.embed_negative(request.negative_prompt, text)
-        control = self._control(job)
+        control, pose_warning = self._control(job)
         ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
         warnings = [cut_warning("prompt", text), None if negative is None else cut_warning("negative prompt", negative)]
+        warnings.append(pose_warning)
         rows = []
         for index in range(request.count):
             generator = torch.Generator("cpu").manual_seed(request.seed + index)
@@ -111,10 +119,11 @@ class LoadedModel:
             for picture, row in zip(decoded, rows, strict=True)
         )
 
-    def _control(self, job: RenderJob) -> Control | None:
+    def _control(self, job: RenderJob) -> tuple[Control | None, str | None]:
+        """What the pose does to the job's rows, and the sentence for the requester where there is one."""
         request = job.request
         if request.pose is None:
-            return None
+            return None, None
         if self.components.controlnet is None:
             raise RenderFault(
                 FaultKind.REQUEST,
@@ -122,8 +131,10 @@ class LoadedModel:
                 "The request has a pose and this worker's model has no ControlNet: "
                 "leave the pose out, or send it to workers that were started with one.",
             )
-        embedding = self.poses.embed(request.pose, job.pose_picture, width=request.width, height=request.height)
-        return Control(embedding, request.control_scale, request.control_start, request.control_end)
+        embedding, warning = self.poses.embed(
+            request.pose, job.pose_picture, width=request.width, height=request.height
+        )
+        return Control(embedding, request.control_scale, request.control_start, request.control_end), warning
 
     def _first_latents(self, request: RenderRequest, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
         """(1, channels, height, width): noise, rounded to the model's dtype and then scaled, as diffusers draws it."""
