@@ -45,6 +45,7 @@ async def examine(settings: Settings) -> list[Finding]:
         ("machine", _machine),
         ("device", _device),
         ("model", _model),
+        ("photos", photos),
         ("kafka", _kafka),
         ("topics", _topics),
         ("bucket", _bucket),
@@ -98,8 +99,10 @@ async def _model(settings: Settings) -> Finding:
     from consumer.engines import make_engine
     from inference.contract import ModelError
 
+    # The pose detector has a check of its own.
+    model = settings.model.model_copy(update={"pose_detector_path": None})
     try:
-        engine = make_engine(settings)
+        engine = make_engine(settings.model_copy(update={"model": model}))
         await asyncio.to_thread(engine.start, lambda _event: None)
     except ModelError as error:
         return Finding(
@@ -112,6 +115,33 @@ async def _model(settings: Settings) -> Finding:
     return Finding(
         "model", True, f"{info.name} on {info.device} in {info.dtype}, {size}, {info.revision}", details=details
     )
+
+
+async def photos(settings: Settings) -> Finding:
+    """Whether poses may be photos. That they are refused is no failure: few deployments want them."""
+    from inference.contract import ModelError
+    from inference.pose.photo import NO_DETECTOR
+
+    path = settings.model.pose_detector_path
+    if settings.simulated.step_ms is not None or settings.simulated.curve_file is not None:
+        return Finding("photos", True, "the simulated device takes photos and looks for nobody in them")
+    if path is None:
+        return Finding("photos", True, f"refused: {NO_DETECTOR}")
+    if settings.model.path is not None and settings.model.controlnet_path is None:
+        return Finding("photos", True, "refused, as every pose: the model is loaded without a ControlNet")
+    try:
+        import torch
+
+        from inference.pose.openpose import load_detector
+
+        detector = await asyncio.to_thread(load_detector, path, torch.device("cpu"))
+    except ImportError as error:
+        return Finding("photos", False, f"torch cannot be imported ({error})", "Install darkroom[render,pose].")
+    except ModelError as error:
+        remedy = "Correct DARKROOM_MODEL__POSE_DETECTOR_PATH, or unset it: a worker does not start so."
+        return Finding("photos", False, str(error), remedy)
+    says = f"OpenPose body detector from {path}, {detector.digest}; its licence allows non-commercial use only"
+    return Finding("photos", True, says, details={"digest": detector.digest})
 
 
 async def _kafka(settings: Settings) -> Finding:
