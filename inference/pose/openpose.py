@@ -1,7 +1,7 @@
 """controlnet-aux's OpenPose body detector, with its weights read safely and its work bounded.
 
 An optional extra (darkroom[pose]): CMU's licence of the OpenPose code allows non-commercial use only. Importing it
-takes seconds and many modules, so nothing here is imported by a worker that was given no weights.
+takes seconds and hundreds of modules, so nothing here is imported by a worker that was given no weights.
 
 The library reads its weights by unpickling, which runs whatever the file says. Here they are read as tensors alone,
 from a .pth state dict or from safetensors, and put into its network.

@@ -21,7 +21,7 @@ from schemas.pose import PEOPLE_MAX, PeoplePose
 SHORT_SIDE_PX: Final = 512
 """The resolution that OpenPose's ControlNet detector works at. Photos are brought to it, up or down."""
 LONG_SIDE_PX_MAX: Final = 1024
-"""A panorama is made smaller instead. Detecting takes some 900 bytes for each of these pixels, half a GiB at most."""
+"""A panorama is made smaller instead. Detecting takes some 800 bytes for each of these pixels, 400 MiB at most."""
 
 NO_DETECTOR: Final = (
     "A photo needs the OpenPose body detector, which this worker does not have: send keypoints or a skeleton picture "
