@@ -19,8 +19,9 @@ from schemas.settings import Settings, shown
     name="serve", epilog="Example: darkroom serve --metrics-port 0   (in a folder where `darkroom up` runs a stack)"
 )
 @config_option
-@click.option("--model-path", type=click.Path(path_type=Path), help="A diffusers folder; else the tiny model.")
-@click.option("--controlnet-path", type=click.Path(path_type=Path), help="An OpenPose ControlNet's diffusers folder.")
+@click.option("--model-path", help="A diffusers folder or checkpoint, or s3://bucket/prefix; else the tiny model.")
+@click.option("--controlnet-path", help="The same of an OpenPose ControlNet.")
+@click.option("--adapters-path", help="A folder of LoRA files, or s3://bucket/prefix.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--simulated-device", type=float, metavar="MS", help="Sleep MS milliseconds a step; render nothing.")
 @click.option("--simulated-curve", type=click.Path(path_type=Path), help="JSON: milliseconds a step by rows.")
@@ -49,6 +50,7 @@ def _overrides(flags: dict[str, Any]) -> dict[str, Any]:
     return {
         "model.path": flags["model_path"],
         "model.controlnet_path": flags["controlnet_path"],
+        "model.adapters_path": flags["adapters_path"],
         "device": flags["device"],
         "simulated.step_ms": flags["simulated_device"],
         "simulated.curve_file": flags["simulated_curve"],

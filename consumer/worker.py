@@ -47,6 +47,7 @@ def limits_of(settings: Settings, boot: Boot) -> Limits:
         attempts_max=worker.max_attempts,
         batch_rows_max=batch.max_rows,
         ahead_rows_max=max(1, batch.max_rows // 2),
+        oom_probe_s=batch.oom_probe_s,
         begin_ahead_rows_max=max(64, batch.max_rows),
         prepare_ahead_rows_max=max(batch.prepare_ahead_rows, batch.max_rows),
         linger_s=batch.linger_ms / 1000,
@@ -93,7 +94,7 @@ class Worker:
         )
         self.driver.observers.append(self.metrics.on_core)
         self.driver.rendering.observers.append(self.metrics.on_engine)
-        self.gauges = WorkerGauges(self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics.busy)
+        self.gauges = WorkerGauges(self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics)
         self._loop_turned_at = asyncio.get_running_loop().time()
 
     def _intake(self, delivery: Delivery) -> Intake:

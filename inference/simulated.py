@@ -20,6 +20,7 @@ can send trouble through the whole system:
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -29,21 +30,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from PIL import Image
+
 from inference.contract import (
     BatchKey,
     CacheCounts,
     Device,
     FaultKind,
     ModelInfo,
+    Part,
     Prepared,
+    Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
     RenderRequest,
     RowId,
+    Series,
 )
 from inference.pose.control import picture_content, pose_digest
 from inference.pose.picture import PictureLimits, decode_picture
+from inference.preview import encode_preview
 from inference.resolve import batch_key
 from inference.step_curve import StepCurve
 from inference.wallpaper import reencoded, wallpaper
@@ -144,6 +151,15 @@ class SimulatedDevice(Device[SimulatedRow]):
         """The model that there is not."""
         return self._info
 
+    @property
+    def series(self) -> Series:
+        """It sleeps in all lanes at once."""
+        return Series.NONE
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:  # noqa: ARG002 - of any size
+        """No memory, no limit."""
+        return None
+
     def load(self) -> None:
         """Nothing to load."""
 
@@ -193,6 +209,25 @@ class SimulatedDevice(Device[SimulatedRow]):
                 _play(row.trouble, "finish")
         _sleep(self._finish_s * len(rows))
         return tuple(_painted(row) for row in rows)
+
+    def preview(self, row: SimulatedRow) -> Preview | None:
+        """The wallpaper, fading in from grey with the steps."""
+        steps_done = row.steps_done
+        return Preview(_faded(row, steps_done / row.steps_total), steps_done) if steps_done else None
+
+    def measured_on(self) -> Mapping[str, str]:
+        """Nothing: asking the curve again is cheaper than reading a file."""
+        return {}
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:  # noqa: ARG002
+        """Nothing is padded."""
+        return ()
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:  # noqa: ARG002
+        """The curve's own answer, without sleeping. Its rows are taken for guided ones, of two slots each."""
+        if part is Part.UNET:
+            return self._seconds_of(math.ceil(count / 2))
+        return self._finish_s * count if part is Part.DECODE else 0.0
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """No caches."""
@@ -304,3 +339,10 @@ def _painted(row: SimulatedRow) -> RenderedImage:
         content_type=CONTENT_TYPES[request.image_format],
         extension=EXTENSIONS[request.image_format],
     )
+
+
+def _faded(row: SimulatedRow, shown: float) -> bytes:
+    """A preview, `shown` of it the picture and the rest grey."""
+    content = wallpaper(row.shown, row.request.width, row.request.height, {})
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+        return encode_preview(Image.blend(Image.new("RGB", picture.size, "grey"), picture.convert("RGB"), shown))

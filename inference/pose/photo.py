@@ -23,6 +23,9 @@ SHORT_SIDE_PX: Final = 512
 LONG_SIDE_PX_MAX: Final = 1024
 """A panorama is made smaller instead. Detecting takes some 800 bytes for each of these pixels, 400 MiB at most."""
 
+DETECTOR_BYTES: Final = 512 * 1024 * 1024
+"""What a memory plan sets aside on the device: 200 MiB of weights, and what lies between the network's layers."""
+
 NO_DETECTOR: Final = (
     "A photo needs the OpenPose body detector, which this worker does not have: send keypoints or a skeleton picture "
     "instead. To have it, install darkroom[pose] (CMU's licence of the detector allows non-commercial use only), fetch "

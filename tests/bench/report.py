@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.bench import engine_page, poisson
+
 
 def write(out: Path, figures: dict[str, Any]) -> None:
     """`figures.json`, `report.md` and the plots, into a folder that is made if need be."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     _plot(out, figures)
+    engine_page.plot(out, figures["engine"])
+    poisson.plot(out, figures["poisson"])
     (out / "report.md").write_text(_page(figures))
 
 
@@ -71,6 +75,8 @@ def _page(figures: dict[str, Any]) -> str:
         "",
         "![Requests a second](throughput.png) ![Resident memory](memory.png)",
         "",
+        *engine_page.section(figures["engine"]),
+        *poisson.section(figures["poisson"]),
     ]
     return "\n".join(lines)
 

@@ -107,7 +107,13 @@ def paint_together(device: SdxlDevice, joining: Sequence[tuple[int, RenderReques
 class Oracle:
     """diffusers' pipelines on a model's folders."""
 
-    def __init__(self, path: Path, controlnet_path: Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        path: Path,
+        controlnet_path: Path,
+        dtype: torch.dtype = torch.float32,
+        adapters_path: Path | None = None,
+    ) -> None:
         # Both libraries make their classes by rules that a type checker cannot follow.
         library: Any = diffusers
         self._samplers = {
@@ -122,6 +128,7 @@ class Oracle:
             force_zeros_for_empty_prompt=self._plain.config.force_zeros_for_empty_prompt,
         )  # fmt: skip
         self._scheduler_config = self._plain.scheduler.config
+        self._adapters_path = adapters_path
         self._painted: dict[str, Pixels] = {}
 
     def paint(self, request: RenderRequest) -> Pixels:
@@ -145,6 +152,11 @@ class Oracle:
                 "control_guidance_start": request.control_start,
                 "control_guidance_end": request.control_end,
             }
+        if request.adapter is not None:
+            assert self._adapters_path is not None
+            file = f"{request.adapter.name}.safetensors"
+            pipeline.load_lora_weights(self._adapters_path, weight_name=file, adapter_name="lora")
+            pipeline.set_adapters(["lora"], [request.adapter.weight])
         painted = pipeline(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
@@ -155,6 +167,8 @@ class Oracle:
             generator=torch.Generator("cpu").manual_seed(request.seed),
             **control,
         )
+        if request.adapter is not None:
+            pipeline.unload_lora_weights()
         return np.asarray(painted.images[0], dtype=np.int16)
 
 

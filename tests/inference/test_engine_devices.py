@@ -6,13 +6,26 @@ The fakes of the other tests are held to it as well as the devices that are ship
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from inference.contract import Device, FaultKind, RenderedImage, RenderFault, RenderJob, RenderRequest, Row, RowId
+from inference.contract import (
+    PREVIEW_BYTES_MAX,
+    PREVIEW_SIDE_PX_MAX,
+    Device,
+    FaultKind,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    RenderRequest,
+    Row,
+    RowId,
+)
 from inference.resolve import batch_key
 from schemas.pose import InlinePicture, PhotoPose, SkeletonPose, StoredPicture
 from tests.inference.devices import EVERY, PAINTING, SAME, difference, finished, make_device, opened
@@ -226,3 +239,21 @@ def skeleton(colour: str) -> bytes:
     picture.paste(colour, (16, 8, 48, 56))
     picture.save(content, "PNG")
     return content.getvalue()
+
+
+def test_a_preview_is_there_from_the_first_step_on_and_small(painter: Device[Any]) -> None:
+    request = replace(asked(steps=2), width=256, height=128)
+    rows = painter.prepare(RenderJob("job", request, progress="previews")).rows
+    assert painter.preview(rows[0]) is None
+    shown = []
+    while rows[0].steps_done < rows[0].steps_total:
+        painter.step(rows)
+        preview = painter.preview(rows[0])
+        assert preview is not None
+        assert preview.steps_done == rows[0].steps_done
+        assert len(preview.content) <= PREVIEW_BYTES_MAX
+        shown.append(preview.content)
+        with Image.open(io.BytesIO(preview.content)) as picture:
+            assert picture.format == "JPEG"
+            assert picture.width == 2 * picture.height <= PREVIEW_SIDE_PX_MAX
+    assert shown[0] != shown[1]

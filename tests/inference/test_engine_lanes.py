@@ -148,7 +148,7 @@ def test_the_decoder_takes_what_waits_up_to_its_bound_and_of_one_size(device: Sc
 
 def test_progress_is_told_of_jobs_that_asked(device: ScriptedDevice, start: Starter) -> None:
     engine, log = start()
-    prepare(engine, log, job("asked", steps=2, progress=True), job("silent", steps=2))
+    prepare(engine, log, job("asked", steps=2, progress="steps"), job("silent", steps=2))
     engine.admit([RowId("asked", 0), RowId("silent", 0)])
     log.wait(JobRendered, "asked")
     assert [step.steps_done for step in log.of(StepDone)] == [{"asked": 1}, {"asked": 2}]

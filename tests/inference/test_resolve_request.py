@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.contract import BatchKey, ModelInfo
+from inference.contract import AdapterUse, BatchKey, ModelInfo
 from inference.resolve import batch_key, resolve
 from schemas.errors import ErrorCode, RequestRejected
 from schemas.fingerprints import derived_seed, raw_digest
@@ -123,6 +123,22 @@ def test_a_pose_needs_a_controlnet() -> None:
     without = replace(INFO, takes_pose=False)
     assert refused(info=without, pose={"people": [PERSON]}).code is ErrorCode.MODEL_MISMATCH
     assert resolve(asked(), without, LIMITS).pose is None
+
+
+def test_an_adapter_is_one_of_the_models() -> None:
+    having = replace(INFO, adapters={name: raw_digest(name.encode()) for name in ("ink", "oil")})
+    resolved = resolve(asked(adapter={"name": "ink", "weight": 0.5}), having, LIMITS)
+    assert resolved.adapter == AdapterUse("ink", 0.5)
+    said = json.loads(resolved.image_text["darkroom:request"])["adapter"]
+    assert said == {"name": "ink", "weight": 0.5, "digest": raw_digest(b"ink")}
+    rejected = refused(info=having, adapter={"name": "tar"})
+    assert (rejected.code, rejected.message) == (
+        ErrorCode.UNKNOWN_ADAPTER,
+        "adapter 'tar' is not known: this worker has ink, oil",
+    )
+    many = replace(INFO, adapters={f"a{number}": "" for number in range(9)})
+    assert refused(info=many, adapter={"name": "tar"}).message.endswith("a3, a4 and others")
+    assert batch_key(resolved, having) == batch_key(resolve(asked(), having, LIMITS), having)
 
 
 def test_bounds_are_allowed_themselves() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from inference.contract import Part
 from inference.sdxl import SdxlDevice
 from inference.sdxl.regions import CompiledRegions
 from inference.sdxl.shapes import Padded, StaticShapes, slot_buckets
@@ -72,6 +73,18 @@ def compiled(tiny: TinyModel) -> Iterator[SdxlDevice]:
 
 def graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
+
+
+def test_what_is_measured_is_what_is_compiled(compiled: SdxlDevice) -> None:
+    known, ran = graphs(), BACKEND.runs
+    for part in (Part.UNET, Part.CONTROLNET):
+        assert compiled.measure(part, 8, 8, 3) > 0
+    assert BACKEND.runs > ran
+    ran = BACKEND.runs
+    assert compiled.measure(Part.UNET, 16, 16, 3) > 0, "a size that is not on the list runs eagerly"
+    assert (graphs(), BACKEND.runs) == (known, ran)
+    assert (compiled.buckets(8, 8), compiled.buckets(16, 16)) == (slot_buckets(4), ())
+    assert compiled.measured_on()["compiled"] != "no"
 
 
 def test_pictures_of_padded_compiled_batches_are_the_pipelines_and_nothing_is_compiled_under_load(
@@ -178,8 +191,10 @@ def test_slots_are_padded_to_the_next_bucket(slots: int, control: int, expected:
     assert shapes.pad(8, 12, unet_slots=slots, control_slots=control) == Padded(slots, control, False)
 
 
-@pytest.mark.parametrize(("rows", "buckets"), [(1, (2,)), (2, (2, 4)), (3, (2, 4, 8)), (8, (2, 4, 8, 16))])
-def test_buckets_are_powers_of_two_that_hold_every_batch(rows: int, buckets: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("rows", "buckets"), [(1, (2,)), (2, (2, 4)), (3, (2, 4, 6)), (5, (2, 4, 8, 10)), (8, (2, 4, 8, 16))]
+)
+def test_buckets_are_powers_of_two_up_to_the_largest_batch(rows: int, buckets: tuple[int, ...]) -> None:
     assert slot_buckets(rows) == buckets
 
 

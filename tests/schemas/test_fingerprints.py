@@ -119,6 +119,19 @@ def test_render_digest_leaves_out_what_paints_nothing() -> None:
     assert render_digest(request(**posed, control_scale=0.5), "m", "s") != render_digest(request(**posed), "m", "s")
 
 
+def test_render_digest_knows_what_an_adapters_name_stands_for() -> None:
+    adapted = request(adapter={"name": "ink", "weight": 0.5})
+    stronger = request(adapter={"name": "ink", "weight": 0.6})
+    digests = {
+        render_digest(adapted, "m", "s", adapter_digest="sha256:1"),
+        render_digest(adapted, "m", "s", adapter_digest="sha256:2"),
+        render_digest(stronger, "m", "s", adapter_digest="sha256:1"),
+        render_digest(request(), "m", "s"),
+    }
+    assert len(digests) == 4
+    assert render_digest(request(), "m", "s", adapter_digest="sha256:1") == render_digest(request(), "m", "s")
+
+
 def test_render_digest_knows_model_and_sampler() -> None:
     digests = {render_digest(request(), *provenance) for provenance in (("m", "s"), ("n", "s"), ("m", "t"))}
     assert len(digests) == 3

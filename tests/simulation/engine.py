@@ -102,6 +102,11 @@ class SimEngine:
         """The simulated model."""
         return INFO
 
+    @property
+    def profile(self) -> None:
+        """Not measured: virtual steps take what chance says."""
+        return None
+
     def start(self, listener: Listener) -> None:
         """Nothing to load."""
         self._listener = listener

@@ -25,6 +25,7 @@ TOPIC = "requests"
 ROWS_MAX = 3
 LIMITS = Limits(
     batch_rows_max=3,
+    oom_probe_s=2.0,
     ahead_rows_max=1,
     begin_ahead_rows_max=8,
     prepare_ahead_rows_max=5,
