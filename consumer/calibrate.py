@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from consumer.engines import calibration_of, make_engine
-from inference.calibration import NotMeasurableError, Progress, measure_shape, with_shape
+from inference.calibration import NotMeasurableError, Progress, measure_shape, rows_to_measure, with_shape
 from inference.contract import Device, EngineEvent, ModelError
 from inference.profile import GUIDED_SLOTS, DeviceProfile, Ended, ProfileKey, ShapeProfile
 from inference.profile_store import ProfileError, ProfileStore
@@ -126,7 +126,8 @@ def calibrate_device(settings: Settings, sizes: Sequence[Size] | None, progress:
         shapes = []
         for width, height in asked:
             latent = (height // info.latent_factor, width // info.latent_factor)
-            shapes.append(measure_shape(device, *latent, rows_max=rows_max, progress=progress))
+            fitting = rows_to_measure(device, *latent, rows_max)
+            shapes.append(measure_shape(device, *latent, rows_max=fitting, progress=progress))
             profile = with_shape(profile, key, shapes[-1])
         assert profile is not None
         found = tuple(_size_found(size, shape, profile, rows_max) for size, shape in zip(asked, shapes, strict=True))

@@ -29,6 +29,7 @@ from schemas.completion import Completion
 from schemas.errors import ErrorCode
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_WAIT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _TO_RENDER = frozenset(
     {
@@ -62,6 +63,12 @@ class Metrics:
         self.model_loads = Counter("darkroom_model_loads", "Models loaded by this process.", registry=registry)
         self.transaction_seconds = self._histogram("transaction_seconds", "A publication, from decision to commit.")
         self.step_seconds = self._histogram("step_seconds", "One denoising step of a batch.")
+        self.device_wait_seconds = Histogram(
+            "darkroom_device_wait_seconds",
+            "Between two steps, while the worker had rows to render.",
+            registry=registry,
+            buckets=_WAIT_SECONDS,
+        )
         self.batch_rows = Histogram("darkroom_batch_rows", "Rows that shared a step.", registry=registry, buckets=_ROWS)
         self.stage_seconds = Histogram(
             "darkroom_stage_seconds", "Where a request's time went.", ["stage"], registry=registry, buckets=_SECONDS

@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import structlog
 
-from inference.contract import Device, DeviceLost, FaultKind, ModelError, Part, RenderFault
+from inference.contract import Device, DeviceLost, FaultKind, ModelError, RenderFault
 from inference.profile import GUIDED_SLOTS, DeviceProfile, Ended, ProfileKey, ShapeProfile
 from inference.profile_store import ProfileError, ProfileStore
 from inference.step_curve import StepCurve
+from inference.timing import Part
 
 FALLEN_SHARE: Final = 0.9
 """Of the best throughput so far: two batches in a row below it end the search. One may be bad luck."""
@@ -187,10 +188,11 @@ class Calibration:
         began = self.clock()
         stored = self._load(key) if measured_on else None
         native = None if stored is None else stored.measured(height, width)
-        if stored is not None and native is not None and reaches(native, self.rows_max):
+        rows_max = rows_to_measure(device, height, width, self.rows_max)
+        if stored is not None and native is not None and reaches(native, rows_max):
             self._tell(stored, str(self.store.path(key)), began)
             return stored
-        shape = measure_shape(device, height, width, rows_max=self.rows_max, budget_s=self.budget_s, clock=self.clock)
+        shape = measure_shape(device, height, width, rows_max=rows_max, budget_s=self.budget_s, clock=self.clock)
         profile = with_shape(stored, key, shape)
         if measured_on and shape.ended is not Ended.BUDGET:
             self._save(profile)
@@ -220,6 +222,12 @@ class Calibration:
         ended = {f"{one.latent_height}x{one.latent_width}": one.ended.value for one in profile.shapes}
         seconds = round(self.clock() - began, 3)
         _log.info("calibrated", caps=caps, ended=ended, source=source, seconds=seconds)
+
+
+def rows_to_measure(device: Device[Any], latent_height: int, latent_width: int, rows_max: int) -> int:
+    """As many rows as may share a step of this size: no more than the device's memory is planned for."""
+    ceiling = device.rows_ceiling(latent_height, latent_width)
+    return rows_max if ceiling is None else min(rows_max, ceiling)
 
 
 def reaches(shape: ShapeProfile, rows_max: int) -> bool:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
+from inference.timing import Timed
+from inference.turns import Series
 from schemas.pose import Pose
 
 if TYPE_CHECKING:
@@ -328,24 +330,6 @@ class Row(Protocol):
 RowT = TypeVar("RowT", bound=Row)
 
 
-class Lane(Enum):
-    """One of the three ways into a device."""
-
-    PREPARE = "prepare"
-    DENOISE = "denoise"
-    FINISH = "finish"
-
-
-class Series(Enum):
-    """Which lanes of a device must take turns, its memory being short."""
-
-    NONE = "none"
-    DENOISE_AND_FINISH = "denoise and finish"
-    """A step and a decode do not fit together; a turn costs nothing."""
-    ALL = "all"
-    """Weights move to the device for their lane's turn: a turn costs their way, so it lasts."""
-
-
 @dataclass(frozen=True, slots=True)
 class Prepared(Generic[RowT]):
     """What the prepare lane made of a job."""
@@ -356,20 +340,7 @@ class Prepared(Generic[RowT]):
     """For the requester: the prompt was cut at 77 tokens, say."""
 
 
-class Part(Enum):
-    """What of the device's work is timed by itself."""
-
-    UNET = "unet"
-    """A forward of `count` slots."""
-    CONTROLNET = "controlnet"
-    """A forward of `count` slots."""
-    REST = "rest"
-    """All else of a step whose rows take `count` UNet slots, guided ones as far as they go."""
-    DECODE = "decode"
-    """The decoding of `count` pictures' latents."""
-
-
-class Device(Protocol[RowT]):
+class Device(Timed, Protocol[RowT]):
     """Turns rows into pixels.
 
     `prepare`, `step` and `finish` are each called by one thread: they may run at the same time as each
@@ -415,22 +386,6 @@ class Device(Protocol[RowT]):
         """A small picture of a row of a job that asked for previews; None where there is nothing to show yet.
 
         The row may be in a step at the same time: what is shown is its state after some step that was done.
-        """
-
-    def measured_on(self) -> Mapping[str, str]:
-        """What times depend on beside `info`: the hardware's name, the libraries' versions and the like.
-
-        Empty where measuring costs nothing, so that there is no use in keeping it. Only after `load`.
-        """
-
-    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
-        """Rising slot counts that forwards of this size are padded to; empty where they are not. Only after `load`."""
-
-    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
-        """Seconds that a part takes undisturbed: the fastest of a few runs after a first one; 0 for what there is not.
-
-        Padded where a step would be. On made-up inputs, and never beside `prepare`, `step` or `finish`. Raises
-        `RenderFault` (`BATCH_MEMORY`) where it does not fit, and then has freed what it took.
         """
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:

@@ -21,7 +21,6 @@ from inference.contract import (
     JobId,
     JobPrepared,
     JobPreview,
-    Lane,
     Listener,
     Prepared,
     Preview,
@@ -30,13 +29,12 @@ from inference.contract import (
     RenderJob,
     RowId,
     RowT,
-    Series,
     StepDone,
     StepFailed,
 )
 from inference.lanes import HeldJob, HeldRow, Stage, StepBatch
 from inference.lanes_previews import PreviewWishes
-from inference.turns import Turns
+from inference.turns import Lane, Series, Turns
 
 FinishedRows = tuple[HeldRow[RowT], ...]
 """Complete rows of one job that left the device at one boundary, in order of their index."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from inference.contract import Series
 from inference.memory_model import DTYPE_BYTES, RESERVE_BYTES, ModelSize, decode_bytes, prepare_bytes, step_bytes
+from inference.turns import Series
 
 
 class Place(Enum):

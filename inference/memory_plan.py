@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
-from inference.contract import ModelError, Series
+from inference.contract import ModelError
 from inference.memory_layout import Layout, Peaks, Place, layouts, peaks_of
 from inference.memory_model import DTYPE_BYTES, TILED_ABOVE_PIXELS, USABLE_SHARE, ModelSize, slice_bytes, step_bytes
+from inference.turns import Series
 
 ROWS_WANTED: Final = 2
 """One row alone never shares a step; beyond two a 1024 x 1024 picture gains little from company."""

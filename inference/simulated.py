@@ -38,7 +38,6 @@ from inference.contract import (
     Device,
     FaultKind,
     ModelInfo,
-    Part,
     Prepared,
     Preview,
     RenderedImage,
@@ -46,13 +45,14 @@ from inference.contract import (
     RenderJob,
     RenderRequest,
     RowId,
-    Series,
 )
 from inference.pose.control import picture_content, pose_digest
 from inference.pose.picture import PictureLimits, decode_picture
 from inference.preview import encode_preview
 from inference.resolve import batch_key
 from inference.step_curve import StepCurve
+from inference.timing import Part
+from inference.turns import Series
 from inference.wallpaper import reencoded, wallpaper
 from schemas.errors import ErrorCode
 from schemas.names import CONTENT_TYPES, EXTENSIONS

@@ -16,9 +16,27 @@ empty or a slow picture's worth of steps is done, and what has finished meanwhil
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Final
 
-from inference.contract import Lane, Series
+
+class Lane(Enum):
+    """One of the three ways into a device."""
+
+    PREPARE = "prepare"
+    DENOISE = "denoise"
+    FINISH = "finish"
+
+
+class Series(Enum):
+    """Which lanes of a device must take turns, its memory being short."""
+
+    NONE = "none"
+    DENOISE_AND_FINISH = "denoise and finish"
+    """A step and a decode do not fit together; a turn costs nothing."""
+    ALL = "all"
+    """Weights move to the device for their lane's turn: a turn costs their way, so it lasts."""
+
 
 _ORDER: Final = tuple(Lane)
 _ONE_EACH: Final[Mapping[Lane, int]] = {Lane.DENOISE: 1, Lane.FINISH: 1}

@@ -79,6 +79,11 @@ class JobFlow:
         """Rows between the journal and the device."""
         return self.rows_in[JobState.PREPARING] + self.rows_in[JobState.READY]
 
+    @property
+    def rows_to_join(self) -> int:
+        """Rows that are to join the device and were not handed to it yet."""
+        return self.room.rows_total + self.rows_begun + self.rows_ahead
+
     # --- In and out --------------------------------------------------------------------------------------
 
     def arrive(self, facts: JobFacts, partition: Partition) -> None:

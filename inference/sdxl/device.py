@@ -4,6 +4,9 @@ Three lanes call it at once, and each has its own part of the model: `prepare` t
 and the pose encoder, `step` the UNet and the ControlNet, `finish` the VAE. Weights are only read, so nothing here is
 locked. On a GPU each lane also has its own stream, so that decoding does not queue behind denoising. What `prepare` and
 `finish` return is complete; a step may still be under way when `step` returns, and `finish` waits for it on the GPU.
+
+Where not all fits at once the memory plan has the lanes take turns (`series`), and a lane's part may come and go with
+its turn.
 """
 
 from __future__ import annotations
@@ -21,16 +24,13 @@ from inference.contract import (
     CacheCounts,
     Device,
     FaultKind,
-    Lane,
     ModelError,
     ModelInfo,
-    Part,
     Prepared,
     Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
-    Series,
 )
 from inference.memory_plan import MemoryPlan
 from inference.pose.photo import DETECTOR_BYTES
@@ -38,13 +38,15 @@ from inference.pose.picture import PictureLimits
 from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX
 from inference.sdxl.faults import device_faults
 from inference.sdxl.load import load_components
-from inference.sdxl.measure import measure_part, measured_on
+from inference.sdxl.measure import measured_on
 from inference.sdxl.model import LoadedModel
 from inference.sdxl.placement import Placement, Wishes, place, placed
 from inference.sdxl.regions import Backend
 from inference.sdxl.rows import SdxlRow
 from inference.sdxl.sources import ModelFiles
 from inference.sdxl.warm_up import compile_regions, warm_up
+from inference.timing import Part
+from inference.turns import Series
 
 PROMPT_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Two hundred of SDXL's prompts in fp16, on the device."""
@@ -195,7 +197,8 @@ class SdxlDevice(Device[SdxlRow]):
 
     def measured_on(self) -> Mapping[str, str]:
         """As `Device.measured_on`."""
-        return measured_on(self._loaded().networks)
+        model = self._loaded()
+        return measured_on(model.networks, model.components.placement)
 
     def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
         """As `Device.buckets`."""
@@ -205,9 +208,8 @@ class SdxlDevice(Device[SdxlRow]):
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
         """As `Device.measure`."""
         model = self._loaded()
-        with device_faults(f"measuring {part.value} of {count}"), model.stepper.stream.completed():
-            model.enter(Lane.FINISH if part is Part.DECODE else Lane.DENOISE)
-            return measure_part(part, model.components, model.networks, latent_height, latent_width, count)
+        with device_faults(f"measuring {part.value} of {count}"):
+            return model.measure(part, latent_height, latent_width, count)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """Of `prompt` (embeddings), `photo` (people found), `pose` (control pictures), `control` (conditioning

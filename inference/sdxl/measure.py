@@ -18,12 +18,14 @@ from typing import Any, Final
 
 import torch
 
-from inference.contract import BatchKey, Lane, Part, RenderRequest, RowId
+from inference.contract import BatchKey, RenderRequest, RowId
 from inference.sdxl.conditions import TextEmbedding, time_ids
 from inference.sdxl.load import Components
+from inference.sdxl.placement import Placement
 from inference.sdxl.rows import SdxlRow, draw_noise
 from inference.sdxl.schedule import SAMPLERS, Schedules
 from inference.sdxl.step import Networks, Stepper
+from inference.timing import Part
 
 RUNS_MAX: Final = 5
 """Counted runs, of which the fastest is taken: whatever else the machine does only ever adds."""
@@ -32,13 +34,15 @@ RUNS_S_MAX: Final = 1.0
 _TOKENS: Final = 77
 
 
-def measured_on(networks: Networks) -> Mapping[str, str]:
+def measured_on(networks: Networks, placement: Placement) -> Mapping[str, str]:
     """The hardware, the libraries and the way of running that decide how long a forward takes."""
-    shapes = networks.shapes
+    shapes, plan = networks.shapes, placement.plan
     sizes = " ".join(sorted(f"{height}x{width}" for height, width in shapes.latent_sizes))
     return {
         "hardware": _hardware(networks.device),
         **{library: version(library) for library in ("torch", "diffusers")},
+        "form": f"{plan.attention.value}, channels last {plan.channels_last}, fused {plan.fuse_qkv}",
+        "vae": f"{placement.vae_device.type}, slices {plan.vae_slicing}, tiles above {plan.vae_tiled_above_pixels}",
         "compiled": "no" if networks.regions is None else f"latents {sizes}, slots {shapes.buckets}",
     }
 
@@ -49,14 +53,10 @@ def measure_part(  # noqa: PLR0917 - the protocol's order
     """Seconds of a part as `inference.contract.Device.measure` defines it. Latent sizes; in inference mode."""
     if part is Part.CONTROLNET and networks.controlnet is None:
         return 0.0
-    makers: dict[Part, Callable[..., Callable[[], object]]] = {
-        Part.UNET: _unet_forward,
-        Part.CONTROLNET: _controlnet_forward,
-        Part.REST: _rest_of_a_step,
-        Part.DECODE: _decoding,
-    }
-    lane = Lane.FINISH if part is Part.DECODE else Lane.DENOISE
-    return _seconds(makers[part](components, networks, height, width, count), components.placement.device_of(lane))
+    if part is Part.DECODE:
+        return _seconds(_decoding(components, height, width, count), components.placement.vae_device)
+    makers = {Part.UNET: _unet_forward, Part.CONTROLNET: _controlnet_forward, Part.REST: _rest_of_a_step}
+    return _seconds(makers[part](components, networks, height, width, count), networks.device)
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
@@ -127,13 +127,13 @@ def _rest_of_a_step(
     return run
 
 
-def _decoding(
-    components: Components, networks: Networks, height: int, width: int, pictures: int
-) -> Callable[[], object]:
-    vae = components.vae
-    noise = _noise(networks, pictures, vae.config.latent_channels, height, width)
-    latents = noise.to(components.placement.device_of(Lane.FINISH), vae.dtype)
-    return lambda: vae.decode(latents, return_dict=False)
+def _decoding(components: Components, height: int, width: int, pictures: int) -> Callable[[], object]:
+    vae, placement = components.vae, components.placement
+    # As `inference.sdxl.model` decodes: tiles by the picture's size alone.
+    vae.use_tiling = height * width * components.info.latent_factor**2 > placement.plan.vae_tiled_above_pixels
+    latents = draw_noise(_seeded(), (pictures, vae.config.latent_channels, height, width))
+    on_device = latents.to(placement.vae_device, vae.dtype)
+    return lambda: vae.decode(on_device, return_dict=False)
 
 
 def _inputs(components: Components, networks: Networks, height: int, width: int, slots: int) -> dict[str, Any]:
@@ -193,8 +193,11 @@ def _pooled_width(config: Any) -> int:
 
 
 def _noise(networks: Networks, *shape: int) -> torch.Tensor:
-    drawn = draw_noise(torch.Generator("cpu").manual_seed(0), shape)
-    return drawn.to(networks.device, networks.dtype)
+    return draw_noise(_seeded(), shape).to(networks.device, networks.dtype)
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(0)
 
 
 def _hardware(device: torch.device) -> str:

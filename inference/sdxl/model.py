@@ -10,7 +10,6 @@ from PIL import Image
 
 from inference.contract import (
     FaultKind,
-    Lane,
     Prepared,
     Preview,
     RenderedImage,
@@ -18,7 +17,6 @@ from inference.contract import (
     RenderJob,
     RenderRequest,
     RowId,
-    Series,
 )
 from inference.pose.picture import PictureLimits
 from inference.preview import encode_preview
@@ -29,6 +27,7 @@ from inference.sdxl.decode import decode_latents
 from inference.sdxl.encode import encode_picture
 from inference.sdxl.load import Components
 from inference.sdxl.lora_file import UNET
+from inference.sdxl.measure import measure_part
 from inference.sdxl.placement import residence_of
 from inference.sdxl.poses import PoseConditioner
 from inference.sdxl.projection import Projection, fit_projection
@@ -36,6 +35,8 @@ from inference.sdxl.rows import Control, SdxlRow, draw_noise
 from inference.sdxl.schedule import Schedule, Schedules
 from inference.sdxl.step import Networks, Stepper
 from inference.sdxl.streams import LaneStream
+from inference.timing import Part
+from inference.turns import Lane, Series
 
 _log = structlog.get_logger(__name__)
 
@@ -152,6 +153,13 @@ class LoadedModel:
             picture if isinstance(picture, RenderFault) else _encoded(picture, row)
             for picture, row in zip(decode_latents(vae, latents), rows, strict=True)
         )
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        """As `Device.measure`. Weights that come and go are brought before the time is taken."""
+        lane, stream = (Lane.FINISH, self.finish_stream) if part is Part.DECODE else (Lane.DENOISE, self.stepper.stream)
+        self.enter(lane)
+        with stream.completed():
+            return measure_part(part, self.components, self.networks, latent_height, latent_width, count)
 
     def enter(self, lane: Lane) -> None:
         """Have the lane's networks on the device, where they come and go with its turns."""

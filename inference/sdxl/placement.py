@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import torch
 
-from inference.contract import Lane, ModelError, Series
+from inference.contract import ModelError
 from inference.memory_layout import Place
 from inference.memory_plan import Attention, AttentionProbe, MemoryPlan, plan_memory
 from inference.sdxl.attention import fuse_projections, probe_attention, use_attention
 from inference.sdxl.residence import Residence, WeightMover
 from inference.sdxl.weigh import weigh
+from inference.turns import Lane, Series
 
 TEXT_PARTS: Final = ("text_encoder", "text_encoder_2")
 _LANES: Final = {"unet": Lane.DENOISE, "controlnet": Lane.DENOISE, "vae": Lane.FINISH} | dict.fromkeys(

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from inference.contract import Lane
+from inference.turns import Lane
 
 
 class Mover(Protocol):

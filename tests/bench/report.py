@@ -38,8 +38,8 @@ def _page(figures: dict[str, Any]) -> str:
         ),
         ("0 ms steps: the same (two transactions a request, and nothing to hide them behind)", ms0, ""),
         (
-            "a third worker joins: the two others' longest idle gap, in steps (before it joined)",
-            f"{joining['during_ms'] / joining['step_ms']:.1f} ({joining['before_ms'] / joining['step_ms']:.1f})",
+            "a third worker joins: the two others' longest idle gap, in steps (with an empty device; before)",
+            ", ".join(f"{joining[name] / joining['step_ms']:.2f}" for name in ("during_ms", "empty_ms", "before_ms")),
             "at most 1",
         ),
         ("0 ms steps, pictures stored, requests/s", f"{stored['per_second']:.0f}", "at least 100"),

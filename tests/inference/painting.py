@@ -113,6 +113,7 @@ class Oracle:
         controlnet_path: Path,
         dtype: torch.dtype = torch.float32,
         adapters_path: Path | None = None,
+        device: str = "cpu",
     ) -> None:
         # Both libraries make their classes by rules that a type checker cannot follow.
         library: Any = diffusers
@@ -121,8 +122,8 @@ class Oracle:
             "euler": library.EulerDiscreteScheduler,
         }
         loading = {"dtype": dtype, "add_watermarker": False, "local_files_only": True}
-        self._plain = library.StableDiffusionXLPipeline.from_pretrained(path, **loading)
-        controlnet = library.ControlNetModel.from_pretrained(controlnet_path, dtype=dtype)
+        self._plain = library.StableDiffusionXLPipeline.from_pretrained(path, **loading).to(device)
+        controlnet = library.ControlNetModel.from_pretrained(controlnet_path, dtype=dtype).to(device)
         self._posed = library.StableDiffusionXLControlNetPipeline(
             **self._plain.components, controlnet=controlnet, add_watermarker=False,
             force_zeros_for_empty_prompt=self._plain.config.force_zeros_for_empty_prompt,

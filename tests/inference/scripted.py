@@ -20,9 +20,7 @@ from inference.contract import (
     EngineEvent,
     JobId,
     JobPrepared,
-    Lane,
     ModelInfo,
-    Part,
     Prepared,
     Preview,
     Progress,
@@ -30,11 +28,12 @@ from inference.contract import (
     RenderJob,
     RenderRequest,
     RowId,
-    Series,
     StepDone,
 )
 from inference.engine import LaneEngine
 from inference.resolve import batch_key
+from inference.timing import Part
+from inference.turns import Lane, Series
 
 WAIT_S = 20.0
 """How long a test waits for what must happen: far above what it takes on a busy machine."""

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from inference.calibration import Calibration, NotMeasurableError, measure_shape, with_shape
-from inference.contract import DeviceLost, FaultKind, JobPrepared, ModelError, Part, RenderFault, RowId, StepDone
+from inference.contract import DeviceLost, FaultKind, JobPrepared, ModelError, RenderFault, RowId, StepDone
 from inference.engine import LaneEngine
 from inference.profile import DeviceProfile, Ended, ProfileKey
 from inference.profile_store import ProfileStore
 from inference.simulated import SimulatedDevice
+from inference.timing import Part
 from tests.inference.devices import EVERY, make_device
 from tests.inference.profiles import flat, gaining
 from tests.inference.scripted import EventLog, FakeClock, ScriptedDevice, job

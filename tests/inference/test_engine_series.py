@@ -6,7 +6,7 @@ memory of its size holds.
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,13 +16,12 @@ from inference.contract import (
     EngineEvent,
     JobPrepared,
     JobRendered,
-    Lane,
     RowId,
-    Series,
     StepDone,
     StepFailed,
 )
 from inference.engine import LaneEngine
+from inference.turns import Lane, Series
 from tests.inference.scripted import (
     EventLog,
     Gate,
@@ -74,10 +73,13 @@ def test_every_job_is_rendered_and_no_lane_runs_beside_another(series: Series) -
     failing = [RuntimeError("once")]
 
     def step(rows: object) -> None:
+        time.sleep(0.002)
         if len(device.batches) == 20 and failing:
             raise failing.pop()
 
     device.on_step = step
+    # Long enough inside for another lane to come beside, if it could.
+    device.on_prepare = device.on_finish = lambda _: time.sleep(0.002)
     engine, log = LaneEngine(device, rows_max=3, finish_queue_rows_max=2), Worker()
     log.engine = engine
     engine.start(log)
@@ -159,7 +161,7 @@ def test_a_finished_picture_waits_for_one_step_only(device: ScriptedDevice, star
 def test_dropping_the_job_whose_turn_it_is_lets_the_others_go_on(device: ScriptedDevice, start: Starter) -> None:
     """A job is dropped between its being next and its lane's waking up: the turn must not be lost with it."""
     device.series = Series.ALL
-    gate, dropped = Gate(), threading.Event()
+    gate = Gate()
     engine, log = start()
     prepare(engine, log, job("first", steps=2))
     device.on_step = gate
@@ -169,7 +171,6 @@ def test_dropping_the_job_whose_turn_it_is_lets_the_others_go_on(device: Scripte
         engine.prepare(job(f"gone-{number}"))
     for number in range(30):
         engine.drop(f"gone-{number}")
-    dropped.set()
     gate.open()
     log.wait(JobRendered, "first")
     assert Lane.PREPARE not in device.calls[1:]

@@ -147,11 +147,12 @@ def test_a_failed_step_leaves_no_hook_and_no_change(device: SdxlDevice, monkeypa
 
 def test_a_compiled_model_does_not_pass_over_an_adapter(device: SdxlDevice, tiny: TinyModel, folder: Path) -> None:
     """Compiled blocks ignore hooks that are registered later: a batch with adapters has to run eagerly."""
-    files = ModelFiles(tiny.path, adapters_path=folder)
+    files = ModelFiles(tiny.path, tiny.controlnet_path, adapters_path=folder)
     compiled = SdxlDevice(
         lambda: files, device="cpu", cpu_threads=1, compiles="on", compile_backend="eager", rows_max=2
     )
     compiled.load()
+    assert compiled._loaded().networks.regions is not None, "the blocks are compiled"
     for requests in ([PLAIN], [with_adapter("ink")], [PLAIN, with_adapter("grain")], [PLAIN]):
         joining = [(0, request) for request in requests]
         for one, other in zip(paint_together(compiled, joining), paint_together(device, joining), strict=True):

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from inference.contract import Part
 from inference.sdxl import SdxlDevice
 from inference.sdxl.regions import CompiledRegions
 from inference.sdxl.shapes import Padded, StaticShapes, slot_buckets
+from inference.timing import Part
 from inference.tiny import TinyModel
 from tests.inference.painting import PLAIN, POSED, SITTING, TOLERANCE, Oracle, distance, load, paint_together
 

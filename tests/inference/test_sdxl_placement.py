@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from inference.contract import JobPrepared, JobRendered, Lane, ModelError, RenderJob, RowId, Series
+from inference.contract import JobPrepared, JobRendered, ModelError, RenderJob, RowId
 from inference.engine import LaneEngine
 from inference.memory_layout import Layout, Place
 from inference.memory_plan import Attention, AttentionProbe, MemoryPlan, plan_memory
@@ -24,6 +24,7 @@ from inference.sdxl.attention import fuse_projections
 from inference.sdxl.placement import HOST, Wishes, place, placed
 from inference.sdxl.residence import Residence, WeightMover
 from inference.tiny import TinyModel
+from inference.turns import Lane, Series
 from tests.inference.painting import PLAIN, POSED, TOLERANCE, Oracle, distance, load, paint, paint_together, pixels
 from tests.inference.scripted import EventLog
 

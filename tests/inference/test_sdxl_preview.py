@@ -26,6 +26,7 @@ from inference.sdxl.load import load_components
 from inference.sdxl.model import LoadedModel
 from inference.sdxl.projection import fit_projection
 from inference.sdxl.rows import SdxlRow
+from inference.sdxl.sources import ModelFiles
 from inference.tiny import TinyModel
 from tests.inference.painting import PLAIN, POSED
 
@@ -54,7 +55,7 @@ class NearlyLinearVae:
 @pytest.fixture(scope="module")
 def model(tiny: TinyModel) -> LoadedModel:
     components = load_components(
-        tiny.path, tiny.controlnet_path, name="tiny", device=torch.device("cpu"), dtype=torch.float32
+        ModelFiles(tiny.path, tiny.controlnet_path), name="tiny", device=torch.device("cpu"), dtype=torch.float32
     )
     return LoadedModel(replace(components, vae=NearlyLinearVae()), 2**20, 2**20, PictureLimits())
 
@@ -141,7 +142,7 @@ def test_the_fit_says_how_good_it_is() -> None:
 
 def test_the_fit_of_a_vae_that_is_not_linear_is_said_to_be_poor(tiny: TinyModel) -> None:
     components = load_components(
-        tiny.path, tiny.controlnet_path, name="tiny", device=torch.device("cpu"), dtype=torch.float32
+        ModelFiles(tiny.path, tiny.controlnet_path), name="tiny", device=torch.device("cpu"), dtype=torch.float32
     )
     with torch.inference_mode():
         assert fit_projection(components.vae, device=torch.device("cpu")).explained < 0.5
