@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,6 +22,7 @@ from producer.results.minio_objects import MinioObjects
 from producer.results.objects import StoreUnavailable
 from producer.tls import STORE, client_context
 from schemas.errors import SettingsError
+from schemas.model_source import StorePrefix
 from schemas.names import Topic
 from schemas.settings import S3Settings, Settings
 
@@ -50,6 +52,7 @@ async def examine(settings: Settings) -> list[Finding]:
         ("machine", _machine),
         ("device", _device),
         ("model", _model),
+        ("photos", photos),
         ("kafka", _kafka),
         ("topics", _topics),
         ("bucket", _bucket),
@@ -114,8 +117,10 @@ async def _model(settings: Settings) -> tuple[Finding, ...]:
     from consumer.engines import make_engine
     from inference.contract import ModelError
 
+    # The pose detector has a check of its own.
+    model = settings.model.model_copy(update={"pose_detector_path": None})
     try:
-        engine = make_engine(settings)
+        engine = make_engine(settings.model_copy(update={"model": model}))
         await asyncio.to_thread(engine.start, lambda _event: None)
     except ModelError as error:
         remedy = "The DARKROOM_MODEL__* settings say what is loaded: a diffusers folder or checkpoint of SDXL."
@@ -149,6 +154,44 @@ def _plan(plan: MemoryPlan | None) -> tuple[Finding, ...]:
             details={"backend": plan.attention.value, **timings},
         ),
     )
+
+
+async def photos(settings: Settings) -> Finding:
+    """Whether poses may be photos. That they are refused is no failure: few deployments want them."""
+    from inference.contract import ModelError
+    from inference.pose.photo import NO_DETECTOR
+
+    source = settings.model.pose_detector_path
+    if settings.simulated.step_ms is not None or settings.simulated.curve_file is not None:
+        return Finding("photos", True, "the simulated device takes photos and looks for nobody in them")
+    if source is None:
+        return Finding("photos", True, f"refused: {NO_DETECTOR}")
+    if settings.model.path is not None and settings.model.controlnet_path is None:
+        return Finding("photos", True, "refused, as every pose: the model is loaded without a ControlNet")
+    try:
+        digest = await asyncio.to_thread(_detector_digest, settings, source)
+    except ImportError as error:
+        return Finding("photos", False, f"torch cannot be imported ({error})", "Install darkroom[render,pose].")
+    except ModelError as error:
+        remedy = "Correct DARKROOM_MODEL__POSE_DETECTOR_PATH, or unset it: a worker does not start so."
+        return Finding("photos", False, str(error), remedy)
+    says = f"OpenPose body detector from {source}, {digest}; its licence allows non-commercial use only"
+    return Finding("photos", True, says, details={"digest": digest})
+
+
+def _detector_digest(settings: Settings, source: Path | StorePrefix) -> str:
+    """Load the pose detector as a worker would, on the CPU. Raises `ModelError`."""
+    import torch
+
+    from consumer.models import ModelStore
+    from inference.pose.openpose import load_detector
+
+    store = ModelStore(settings.s3, settings.model)
+    try:
+        path = store.fetch(source) if isinstance(source, StorePrefix) else source
+        return load_detector(path, torch.device("cpu")).digest
+    finally:
+        store.close()
 
 
 async def _kafka(settings: Settings) -> Finding:

@@ -85,6 +85,7 @@ def _finder(settings: Settings) -> Callable[[], ModelFiles]:
             vae_path=local(model.vae_path),
             config_path=local(model.config_path),
             adapters_path=local(model.adapters_path),
+            pose_detector_path=local(model.pose_detector_path),
         )
 
     return find

@@ -71,6 +71,8 @@ class ModelInfo:
     takes_pose: bool = True
     path: str | None = None
     controlnet_path: str | None = None
+    pose_detector: str | None = None
+    """A digest of what finds people in photos: part of what decides the picture for those alone. None refuses them."""
     plan: MemoryPlan | None = None
     """How the device runs it, and why; None where there is nothing to plan."""
     adapters: Mapping[str, str] = field(default_factory=dict)

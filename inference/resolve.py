@@ -10,9 +10,10 @@ import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from inference.contract import AdapterUse, BatchKey, ModelInfo, RenderRequest
+from inference.pose.photo import NO_DETECTOR
 from schemas.errors import ErrorCode, RequestRejected
 from schemas.fingerprints import derived_seed, raw_digest
-from schemas.pose import InlinePicture, PeoplePose, Pose, SkeletonPose
+from schemas.pose import InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
 from schemas.request import GenerationRequest, effective_steps
 
 _ADAPTERS_NAMED_MAX = 5
@@ -27,7 +28,7 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
 
     Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for what is
     out of bounds, `unknown_adapter` for one that was not loaded with the model, `model_mismatch` for a pose where
-    the model has no ControlNet.
+    the model has no ControlNet, `pose_unreadable` for a photo where there is no detector.
     """
     width = info.native_width if request.width is None else request.width
     height = info.native_height if request.height is None else request.height
@@ -44,6 +45,8 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
         _reject(request, ErrorCode.UNKNOWN_ADAPTER, unknown_adapter(adapter.name, info))
     if request.pose is not None and not info.takes_pose:
         _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
+    if isinstance(request.pose, PhotoPose) and info.pose_detector is None:
+        _reject(request, ErrorCode.POSE_UNREADABLE, NO_DETECTOR)
     seed = derived_seed(request.tenant, request.request_id) if request.seed is None else request.seed
     return RenderRequest(
         prompt=request.prompt,
@@ -130,13 +133,16 @@ def _image_text(
     if request.adapter is not None:
         name = request.adapter.name
         asked["adapter"] = {"name": name, "weight": request.adapter.weight, "digest": info.adapters[name]}
-    return {
+    text = {
         "Software": "darkroom",
         "darkroom:request": json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False),
         "darkroom:model": info.name,
         "darkroom:revision": info.revision,
         "darkroom:seed": str(seed),
     }
+    if isinstance(request.pose, PhotoPose) and info.pose_detector is not None:
+        text["darkroom:pose_detector"] = info.pose_detector
+    return text
 
 
 def _pose_text(pose: Pose) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 It keeps a real device's contract, picture included: a small wallpaper that depends on the request alone, so
 that a lost, doubled or mixed-up picture shows. Pose pictures are decoded with the same care and the same errors
-as a real device has.
+as a real device has. Photos are taken, as by a device with a detector, and decoded; nobody is looked for, so each has
+its own wallpaper and none is `pose_not_found`.
 
 Markers. Made with `obey_markers=True`, and only then, the device does what a prompt asks for, so that a test
 can send trouble through the whole system:
@@ -45,8 +46,8 @@ from inference.contract import (
     RenderRequest,
     RowId,
 )
-from inference.pose.control import control_picture, pose_digest
-from inference.pose.picture import PictureLimits
+from inference.pose.control import picture_content, pose_digest
+from inference.pose.picture import PictureLimits, decode_picture
 from inference.preview import encode_preview
 from inference.resolve import batch_key
 from inference.step_curve import StepCurve
@@ -55,7 +56,7 @@ from inference.turns import Series
 from inference.wallpaper import reencoded, wallpaper
 from schemas.errors import ErrorCode
 from schemas.names import CONTENT_TYPES, EXTENSIONS
-from schemas.pose import SkeletonPose
+from schemas.pose import PeoplePose
 
 CRASH_EXIT_CODE: Final = 70
 """The exit status of a process that a marker ended: EX_SOFTWARE of sysexits.h."""
@@ -142,6 +143,7 @@ class SimulatedDevice(Device[SimulatedRow]):
             device="simulated",
             dtype="none",
             sampler_version="simulated-1",
+            pose_detector=SIMULATED_REVISION,
         )
 
     @property
@@ -171,9 +173,9 @@ class SimulatedDevice(Device[SimulatedRow]):
         pose = None
         if request.pose is not None:
             pose = pose_digest(request.pose, job.pose_picture)
-            if isinstance(request.pose, SkeletonPose):
+            if not isinstance(request.pose, PeoplePose):
                 # For its errors: the digest says what the picture shows, not whether it can be decoded.
-                control_picture(request.pose, job.pose_picture, width=64, height=64, limits=self._picture_limits)
+                decode_picture(picture_content(request.pose, job.pose_picture), self._picture_limits)
         key = batch_key(request, self._info)
         return Prepared(
             tuple(

@@ -42,6 +42,11 @@ class ModelSettings(BaseModel):
         description="A diffusers folder of an OpenPose ControlNet, or its .safetensors file with config.json beside "
         "it; without it poses are refused.",
     )
+    pose_detector_path: ModelSource | None = Field(
+        default=None,
+        description="Weights of the OpenPose body detector, body_pose_model.pth or .safetensors or their folder, for "
+        "poses that are photos; without them photos are refused. Needs darkroom[pose], for non-commercial use only.",
+    )
     vae_path: ModelSource | None = Field(
         default=None,
         description="A diffusers folder or .safetensors file of a VAE in place of the model's: one safe in fp16.",

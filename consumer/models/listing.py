@@ -25,7 +25,9 @@ MANIFEST: Final = "SHA256SUMS"
 CONFIG: Final = "config.json"
 _MANIFEST_BYTES_MAX: Final = 4 * 1024 * 1024
 _MANIFEST_LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(\S.*)")
-_SUFFIXES: Final = (".safetensors", ".json", ".txt")
+_POSE_DETECTOR: Final = "body_pose_model.pth"
+"""The one file that is no safetensors: OpenPose's weights are published so, and read as tensors alone."""
+_SUFFIXES: Final = (".safetensors", ".json", ".txt", _POSE_DETECTOR)
 _NAME_BYTES_MAX: Final = 255
 _ABSENT: Final = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchBucket"})
 
@@ -66,7 +68,10 @@ class RemoteModel:
 
 def list_model(client: Minio, source: StorePrefix) -> RemoteModel:
     """Raises `ModelError` for a prefix that holds no model, and what the SDK raises."""
-    if source.name.endswith(".safetensors") and (file := _stat(client, source, source.prefix)) is not None:
+    if (
+        source.name.endswith((".safetensors", _POSE_DETECTOR))
+        and (file := _stat(client, source, source.prefix)) is not None
+    ):
         return _single(client, source, file)
     listed = client.list_objects(source.bucket, prefix=f"{source.prefix}/", recursive=True)
     try:

@@ -33,6 +33,7 @@ from inference.contract import (
     RenderJob,
 )
 from inference.memory_plan import MemoryPlan
+from inference.pose.photo import DETECTOR_BYTES
 from inference.pose.picture import PictureLimits
 from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX
 from inference.sdxl.faults import device_faults
@@ -147,7 +148,7 @@ class SdxlDevice(Device[SdxlRow]):
                     device=device,
                     dtype=dtype,
                     adapter_cache_bytes_max=self._adapter_cache_bytes_max,
-                    find_place=partial(self._placement, has_adapters=files.adapters_path is not None),
+                    find_place=partial(self._placement, files=files),
                 )
                 self._model = LoadedModel(
                     components, self._prompt_cache_bytes_max, self._pose_cache_bytes_max, self._pose_limits
@@ -211,7 +212,9 @@ class SdxlDevice(Device[SdxlRow]):
             return model.measure(part, latent_height, latent_width, count)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
-        """Of `prompt` (embeddings), `pose` (control pictures), `control` (conditioning embeddings) and `adapter`."""
+        """Of `prompt` (embeddings), `photo` (people found), `pose` (control pictures), `control` (conditioning
+        embeddings) and `adapter`.
+        """
         model = self._model
         if model is None:
             return {}
@@ -237,12 +240,14 @@ class SdxlDevice(Device[SdxlRow]):
             torch.cuda.empty_cache()
 
     def _placement(
-        self, folders: Mapping[str, Path], *, device: torch.device, dtype: torch.dtype, has_adapters: bool
+        self, folders: Mapping[str, Path], *, device: torch.device, dtype: torch.dtype, files: ModelFiles
     ) -> Placement:
         if self._plan is not None:
             return placed(self._plan, device=device, dtype=dtype)
         wishes = self._wishes
-        if has_adapters:
+        if files.pose_detector_path is not None and files.controlnet_path is not None:
+            wishes = replace(wishes, cache_bytes=wishes.cache_bytes + DETECTOR_BYTES)
+        if files.adapters_path is not None:
             wishes = replace(wishes, adapters=True, cache_bytes=wishes.cache_bytes + self._adapter_cache_bytes_max)
         return place(folders, device=device, dtype=dtype, wishes=wishes)
 

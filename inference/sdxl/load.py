@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL, ControlNetModel, SchedulerMixin, UNet2DCond
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from inference.contract import ModelError, ModelInfo
+from inference.pose.photo import PoseDetector
 from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX, AdapterStore
 from inference.sdxl.decode import vae_dtype
 from inference.sdxl.fit import check_fit
@@ -44,6 +45,8 @@ class Components:
     """The ControlNet's small encoder of the control picture, taken out of it so that its output can be cached."""
     is_pose_bgr: bool
     """Whether the ControlNet wants the control picture's channels the other way round."""
+    detector: PoseDetector | None
+    """What finds people in photos, where its weights are here."""
     vae: Any
     tokenizers: Sequence[Any]
     text_encoders: Sequence[Any]
@@ -99,6 +102,7 @@ def load_components(
     adapters = _adapters(files, placement, (unet, *text_encoders), adapter_cache_bytes_max)
     is_pose_bgr = controlnet is not None and _take_bgr(controlnet)
     pose_encoder = None if controlnet is None else _take_pose_encoder(controlnet).to(device)
+    detector = None if controlnet is None else _detector(files.pose_detector_path, device)
     form(placement, unet=unet, controlnet=controlnet, vae=vae)
     return Components(
         info=ModelInfo(
@@ -110,6 +114,7 @@ def load_components(
             sampler_version=SAMPLER_VERSION,
             takes_pose=controlnet is not None,
             path=str(files.path),
+            pose_detector=None if detector is None else detector.digest,
             controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),
             plan=placement.plan,
             adapters=adapters.digests,
@@ -118,6 +123,7 @@ def load_components(
         controlnet=controlnet,
         pose_encoder=pose_encoder,
         is_pose_bgr=is_pose_bgr,
+        detector=detector,
         vae=vae,
         tokenizers=tokenizers,
         text_encoders=text_encoders,
@@ -194,6 +200,15 @@ def _load_scheduler_config(folder: Path) -> Mapping[str, Any]:
         scheduler = kind.from_pretrained(folder, local_files_only=True)
     config: Mapping[str, Any] = scheduler.config
     return config
+
+
+def _detector(weights: Path | None, device: torch.device) -> PoseDetector | None:
+    """Before any photo comes: the first one would hold up the prepare lane, and the denoise lane behind it."""
+    if weights is None:
+        return None
+    from inference.pose.openpose import load_detector
+
+    return load_detector(weights, device)
 
 
 def _take_pose_encoder(controlnet: Any) -> Any:

@@ -64,6 +64,7 @@ class LoadedModel:
             dtype=dtype,
             limits=limits,
             cache_bytes_max=pose_cache_bytes_max,
+            detector=components.detector,
         )
         self.adapters = components.adapters
         self.schedules = Schedules(components.scheduler_config)
@@ -109,9 +110,10 @@ class LoadedModel:
         negative = None
         if request.guidance_scale > 1:
             negative = self.texts.embed_negative(request.negative_prompt, text, adapter)
-        control = self._control(job)
+        control, pose_warning = self._control(job)
         ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
         warnings = [cut_warning("prompt", text), None if negative is None else cut_warning("negative prompt", negative)]
+        warnings.append(pose_warning)
         rows = []
         for index in range(request.count):
             generator = torch.Generator("cpu").manual_seed(request.seed + index)
@@ -188,10 +190,11 @@ class LoadedModel:
                 ready.synchronize()
         return torch.cat([latents for latents, _ in parts]).to(vae_device)
 
-    def _control(self, job: RenderJob) -> Control | None:
+    def _control(self, job: RenderJob) -> tuple[Control | None, str | None]:
+        """What the pose does to the job's rows, and the sentence for the requester where there is one."""
         request = job.request
         if request.pose is None:
-            return None
+            return None, None
         if self.components.controlnet is None:
             raise RenderFault(
                 FaultKind.REQUEST,
@@ -199,8 +202,10 @@ class LoadedModel:
                 "The request has a pose and this worker's model has no ControlNet: "
                 "leave the pose out, or send it to workers that were started with one.",
             )
-        embedding = self.poses.embed(request.pose, job.pose_picture, width=request.width, height=request.height)
-        return Control(embedding, request.control_scale, request.control_start, request.control_end)
+        embedding, warning = self.poses.embed(
+            request.pose, job.pose_picture, width=request.width, height=request.height
+        )
+        return Control(embedding, request.control_scale, request.control_start, request.control_end), warning
 
     def _first_latents(self, request: RenderRequest, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
         """(1, channels, height, width): noise, rounded to the model's dtype and then scaled, as diffusers draws it."""

@@ -38,6 +38,8 @@ class ModelFiles:
     """For a checkpoint: a diffusers folder of SDXL's configurations and tokenizers; its own folder when None."""
     adapters_path: Path | None = None
     """A folder of LoRA files."""
+    pose_detector_path: Path | None = None
+    """Weights of the OpenPose body detector, a file or its folder; of use with a ControlNet."""
 
 
 @dataclass(frozen=True, slots=True)

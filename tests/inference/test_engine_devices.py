@@ -201,10 +201,16 @@ def test_an_unreadable_pose_picture_is_the_requests_fault(painter: Device[Any], 
     assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_unreadable")
 
 
-def test_a_pose_photo_needs_a_detector(painter: Device[Any]) -> None:
-    photo = PhotoPose(photo=StoredPicture(bucket="darkroom", key="photo.jpg"))
+def test_a_photo_is_taken_where_the_device_says_so(painter: Device[Any]) -> None:
+    photo = replace(asked(), pose=PhotoPose(photo=StoredPicture(bucket="darkroom", key="photo.jpg")))
+    if painter.info.pose_detector is None:
+        with pytest.raises(RenderFault, match="needs the OpenPose body detector") as caught:
+            prepare(painter, photo, skeleton("white"))
+        assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_unreadable")
+        return
+    assert prepare(painter, photo, skeleton("white"))
     with pytest.raises(RenderFault) as caught:
-        prepare(painter, replace(asked(), pose=photo), skeleton("white"))
+        prepare(painter, photo, b"not a picture")
     assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_unreadable")
 
 

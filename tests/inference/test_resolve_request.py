@@ -29,6 +29,8 @@ INFO = ModelInfo(
     dtype="float32",
     sampler_version="1",
 )
+SEEING = replace(INFO, pose_detector="sha256:" + "2" * 64)
+"""The same with a detector of people in photos."""
 LIMITS = LimitSettings()
 PERSON = [[0.5, 0.1 + point / 40] for point in range(18)]
 
@@ -201,7 +203,7 @@ def test_how_a_request_is_treated_does_not_change_the_file() -> None:
 
 def test_poses_are_said_an_inline_picture_by_its_digest() -> None:
     def pose_said(pose: dict[str, Any]) -> Any:
-        return json.loads(resolve(asked(pose=pose), INFO, LIMITS).image_text["darkroom:request"])["pose"]
+        return json.loads(resolve(asked(pose=pose), SEEING, LIMITS).image_text["darkroom:request"])["pose"]
 
     assert pose_said({"people": [PERSON]}) == {"people": [PERSON], "format": "coco18"}
     stored = {"bucket": "darkroom", "key": "studio/pose.png"}
@@ -209,6 +211,17 @@ def test_poses_are_said_an_inline_picture_by_its_digest() -> None:
     assert pose_said({"photo": stored}) == {"photo": stored}
     inline = {"inline": base64.b64encode(b"picture").decode()}
     assert pose_said({"image": inline}) == {"image": raw_digest(b"picture")}
+
+
+def test_a_photo_needs_a_detector_and_its_picture_names_it() -> None:
+    photo = {"photo": {"bucket": "darkroom", "key": "studio/photo.jpg"}}
+    rejected = refused(pose=photo)
+    assert rejected.code is ErrorCode.POSE_UNREADABLE
+    assert "DARKROOM_MODEL__POSE_DETECTOR_PATH" in rejected.message
+    text = resolve(asked(pose=photo), SEEING, LIMITS).image_text
+    assert text["darkroom:pose_detector"] == SEEING.pose_detector
+    for pose in (None, {"people": [PERSON]}, {"image": photo["photo"]}):
+        assert resolve(asked(pose=pose), SEEING, LIMITS) == resolve(asked(pose=pose), INFO, LIMITS)
 
 
 @settings(deadline=None, max_examples=150)

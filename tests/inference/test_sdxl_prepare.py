@@ -133,7 +133,7 @@ def test_a_conditioning_embedding_is_what_the_controlnet_would_have_made(tiny: T
     with torch.inference_mode():
         assert parts.controlnet is not None
         whole = untouched(controlnet_cond=picture, **arguments)
-        around = parts.controlnet(controlnet_cond=poses.embed(WAVING, None, width=64, height=64), **arguments)
+        around = parts.controlnet(controlnet_cond=poses.embed(WAVING, None, width=64, height=64)[0], **arguments)
     assert torch.equal(whole[1], around[1])
     assert all(torch.equal(one, other) for one, other in zip(whole[0], around[0], strict=True))
 

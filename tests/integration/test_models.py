@@ -111,6 +111,13 @@ def test_a_single_file_comes_with_its_configuration(shelf: Shelf) -> None:
     assert "SHA-256" in shelf.refused("nets/openpose.safetensors")
 
 
+def test_the_pose_detector_is_fetched_as_it_is_published(shelf: Shelf) -> None:
+    shelf.put("annotators/body_pose_model.pth", b"weights")
+    shelf.put("annotators/hand_pose_model.pth", b"other weights")
+    assert shelf.fetch("annotators/body_pose_model.pth").read_bytes() == b"weights"
+    assert [one.name for one in shelf.fetch("annotators").iterdir()] == ["body_pose_model.pth"]
+
+
 def test_a_manifest_is_held_to(shelf: Shelf) -> None:
     files = {"a.safetensors": b"one", "sub/b.safetensors": b"two"}
     for path, content in files.items():

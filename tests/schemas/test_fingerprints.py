@@ -148,6 +148,18 @@ def test_a_stored_pose_counts_by_its_bytes_where_they_are_known() -> None:
     assert render_digest(stored, "m", "s", pose_picture=b"other") not in same
 
 
+def test_a_photos_pictures_depend_on_the_detector_and_no_others_do() -> None:
+    picture = {"inline": base64.b64encode(b"picture").decode()}
+    for pose, depends in (
+        (None, False),
+        ({"people": [PERSON]}, False),
+        ({"image": picture}, False),
+        ({"photo": picture}, True),
+    ):
+        one, other = (render_digest(request(pose=pose), "m", "s", pose_detector=name) for name in ("one", "other"))
+        assert (one != other) is depends
+
+
 def test_digests_do_not_change_between_releases() -> None:
     """Stored outcomes are compared with these for as long as objects are kept."""
     asked = request(pose={"people": [PERSON]}, seed=7, labels={"a": "b"})
