@@ -69,6 +69,9 @@ _FIELDS: Final = (
 @click.option("--control-scale", type=float, metavar="X", help="How strongly the pose is followed, 0-2.")
 @click.option("--control-start", type=float, metavar="X", help="The fraction of the steps at which the pose begins.")
 @click.option("--control-end", type=float, metavar="X", help="The fraction of the steps at which it ends.")
+@click.option(
+    "--adapter", metavar="NAME[=WEIGHT]", help="A LoRA of the worker's; its weight, -2 to 2, is 1 by default."
+)
 @click.option("--format", "image_format", type=click.Choice(["png", "webp", "jpeg"]), help="png is the default.")
 @click.option("--quality", type=int, metavar="N", help="Quality of WebP and JPEG, 1-100.")
 @click.option("--priority", type=int, metavar="N", help="0 (last) to 9 (first); 4 when left out.")
@@ -157,6 +160,7 @@ def _from_options(
                 **{name: options[name] for name in _FIELDS},
                 "output": {name: value for name, value in output.items() if value is not None} or None,
                 "pose": _pose(*posed),
+                "adapter": _adapter(options["adapter"]),
                 "labels": _labels(labels),
                 "progress": "steps" if progress else None,
             },
@@ -183,6 +187,16 @@ def _pose(file: Path | None, size: str | None, photo: Path | None) -> dict[str, 
     except ValueError as error:
         raise click.UsageError(f"--pose-size {size}: {error}") from error
     return pose_of(file, pixels)
+
+
+def _adapter(option: str | None) -> dict[str, Any] | None:
+    if option is None:
+        return None
+    name, separator, weight = option.partition("=")
+    try:
+        return {"name": name, **({"weight": float(weight)} if separator else {})}
+    except ValueError as error:
+        raise click.UsageError(f"--adapter {option}: the weight after = is a number, as in ink=0.8.") from error
 
 
 def _labels(labels: tuple[str, ...]) -> dict[str, str] | None:

@@ -111,7 +111,7 @@ def test_a_request_of_options_is_sent_and_its_id_printed(
         "--preset", "quality", "--steps", "7", "--width", "64", "--height", "128", "--guidance-scale", "3.5",
         "--seed", "11", "--count", "2", "--priority", "9", "--format", "webp", "--quality", "80",
         "--control-scale", "0.5", "--label", "campaign=spring", "--tenant", "studio", "--request-id", "hello-1",
-        "--sampler", "euler", "--deadline", "2099-01-31T12:00:00Z",
+        "--sampler", "euler", "--deadline", "2099-01-31T12:00:00Z", "--adapter", "ink=-0.5",
     )  # fmt: skip
     assert (result.exit_code, result.stdout) == (0, "hello-1\n")
     (request,) = sent(settings)
@@ -134,6 +134,7 @@ def test_a_request_of_options_is_sent_and_its_id_printed(
         "output": {"format": "webp", "quality": 80},
         "control_scale": 0.5,
         "labels": {"campaign": "spring"},
+        "adapter": {"name": "ink", "weight": -0.5},
         "pose": {"people": [[[0.5, 0.5]] * 18]},
     }
 
