@@ -7,7 +7,6 @@ outcome depends on luck.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,22 +20,9 @@ from tests.inference.scripted import (
     job,
     prepare,
     rows_of,
-    starting,
     stepped,
     wait_until,
 )
-
-
-@pytest.fixture
-def device() -> ScriptedDevice:
-    return ScriptedDevice()
-
-
-@pytest.fixture
-def start(device: ScriptedDevice) -> Iterator[Starter]:
-    with starting(device) as start:
-        yield start
-
 
 # --- Joining and leaving --------------------------------------------------------------------------------
 

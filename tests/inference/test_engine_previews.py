@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from inference.contract import JobId, JobPreview, JobRendered, RenderFault, StepDone
 from tests.inference.scripted import (
     FakeClock,
@@ -16,20 +12,8 @@ from tests.inference.scripted import (
     job,
     prepare,
     rows_of,
-    starting,
     wait_until,
 )
-
-
-@pytest.fixture
-def device() -> ScriptedDevice:
-    return ScriptedDevice()
-
-
-@pytest.fixture
-def start(device: ScriptedDevice) -> Iterator[Starter]:
-    with starting(device) as starter:
-        yield starter
 
 
 def previewed(device: ScriptedDevice) -> list[JobId]:

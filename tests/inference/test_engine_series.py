@@ -7,7 +7,6 @@ memory of its size holds.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -31,23 +30,11 @@ from tests.inference.scripted import (
     job,
     prepare,
     rows_of,
-    starting,
     stepped,
     wait_until,
 )
 
 TAKING_TURNS = [Series.DENOISE_AND_FINISH, Series.ALL]
-
-
-@pytest.fixture
-def device() -> ScriptedDevice:
-    return ScriptedDevice()
-
-
-@pytest.fixture
-def start(device: ScriptedDevice) -> Iterator[Starter]:
-    with starting(device) as start:
-        yield start
 
 
 def changes(calls: list[Lane]) -> list[Lane]:
