@@ -1,4 +1,4 @@
-"""The tiny model and what is loaded from it, once a session, as loading takes longer than painting; scripted engines."""
+"""The tiny model and what is loaded from it, once a session: loading takes longer than painting. Scripted engines."""
 
 from __future__ import annotations
 
