@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from inference.sdxl.load import load_components
+from inference.sdxl.sources import ModelFiles
 from inference.tiny import TinyModel, ensure_tiny_model
 from tests.bench.gpu.__main__ import main
 from tests.bench.gpu.full_size import predict_unit_noise, write_folders
@@ -115,7 +116,9 @@ def test_folders_of_drawn_parts_load_and_predict_noise(tmp_path: Path, monkeypat
     predict_unit_noise(parts.unet, cpu, torch.float32)
     assert abs(_spread(parts.unet) - 1) < 0.3 < abs(before - 1)
     written = write_folders(tmp_path / "written", parts, {"timestep_spacing": "leading", "steps_offset": 1})
-    loaded = load_components(written.path, written.controlnet_path, name="written", device=cpu, dtype=torch.float32)
+    loaded = load_components(
+        ModelFiles(written.path, written.controlnet_path), name="written", device=cpu, dtype=torch.float32
+    )
     assert torch.equal(loaded.unet.conv_out.weight, parts.unet.conv_out.weight)
     assert loaded.controlnet is not None
 
