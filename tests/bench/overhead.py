@@ -20,6 +20,7 @@ from typing import Any
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from inference.contract import CacheCounts, Device, ModelInfo, Prepared, Preview, RenderedImage, RenderFault, RenderJob
+from inference.turns import Series
 from tests.bench.contenders import OurEngine
 from tests.bench.offline import BATCH, requests
 
@@ -39,6 +40,13 @@ class WatchedDevice(Device[Any]):
     @property
     def info(self) -> ModelInfo:
         return self._device.info
+
+    @property
+    def series(self) -> Series:
+        return self._device.series
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+        return self._device.rows_ceiling(latent_height, latent_width)
 
     def load(self) -> None:
         self._device.load()

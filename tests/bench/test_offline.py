@@ -67,3 +67,16 @@ def test_both_contenders_paint_the_same_pictures(tmp_path: Path, monkeypatch: py
 def _pixels(content: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
     with Image.open(io.BytesIO(content)) as picture:
         return np.asarray(picture, dtype=np.int16)
+
+
+def test_the_share_outside_of_the_networks_is_a_part_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    from inference.sdxl import SdxlDevice
+    from inference.tiny import ensure_tiny_model
+    from tests.bench.overhead import overhead
+
+    model = ensure_tiny_model()
+    found = overhead(lambda: SdxlDevice(model.path, model.controlnet_path, device="cpu", cpu_threads=1), 64, 3)
+    assert 0 < found["share"] < 1
+    assert 0 < found["networks_ms"] < found["step_ms"]
+    assert any("step.py" in line["function"] for line in found["breakdown"])
