@@ -10,7 +10,7 @@ MINUTES ?= 10
 CODE := darkroom.py schemas inference producer consumer tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate chaos bench schemas lock clean
+.PHONY: help setup demo test check simulate chaos bench bench-gpu schemas lock clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -47,6 +47,9 @@ chaos: setup ## Break real workers, Kafka and S3 for MINUTES minutes (default 10
 
 bench: setup ## Measure, as ratios in one run; writes bench-out/report.md.
 	@$(BIN)/python -m tests.bench --out bench-out
+
+bench-gpu: setup ## SDXL at full size with random weights on a GPU; writes bench-out/gpu.md. Without a GPU: says so.
+	@$(BIN)/python -m tests.bench.gpu --out bench-out
 
 schemas: setup ## Write the published JSON Schemas and AsyncAPI again.
 	@$(BIN)/darkroom schemas --write schemas/published

@@ -268,7 +268,14 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
     sized = request
     if payload.render is not None:
         sized = request.model_copy(update={"width": payload.render.width, "height": payload.render.height})
-    return render_digest(sized, info.revision, info.sampler_version, pose_picture=payload.pose_picture)
+    return render_digest(
+        sized,
+        info.revision,
+        info.sampler_version,
+        pose_picture=payload.pose_picture,
+        pose_detector=info.pose_detector,
+        adapter_digest=None if request.adapter is None else info.adapters.get(request.adapter.name),
+    )
 
 
 def _killed_its_workers(completion: Completion) -> bool:

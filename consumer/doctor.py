@@ -9,16 +9,20 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
 import urllib3
 
+from inference.memory_plan import MEMORY_BYTES_MIN as DEVICE_BYTES_MIN
+from inference.memory_plan import MEMORY_BYTES_RECOMMENDED, MemoryPlan
 from producer.connection import KafkaUnavailable, administering
 from producer.results.minio_objects import MinioObjects
 from producer.results.objects import StoreUnavailable
 from producer.tls import STORE, client_context
 from schemas.errors import SettingsError
+from schemas.model_source import StorePrefix
 from schemas.names import Topic
 from schemas.settings import S3Settings, Settings
 
@@ -36,24 +40,29 @@ class Finding:
     passed: bool
     says: str
     remedy: str | None = None
+    """What to do; beside a check that passed, what would be better."""
+    notes: tuple[str, ...] = ()
+    """Why, a sentence each."""
     details: dict[str, Any] = field(default_factory=dict)
 
 
 async def examine(settings: Settings) -> list[Finding]:
     """Run every check, whatever the others found."""
-    checks: list[tuple[str, Callable[[Settings], Awaitable[Finding]]]] = [
+    checks: list[tuple[str, Callable[[Settings], Awaitable[Finding | tuple[Finding, ...]]]]] = [
         ("machine", _machine),
         ("device", _device),
         ("model", _model),
+        ("photos", photos),
         ("kafka", _kafka),
         ("topics", _topics),
         ("bucket", _bucket),
         ("clocks", _clocks),
     ]
-    findings = []
+    findings: list[Finding] = []
     for name, check in checks:
         try:
-            findings.append(await check(settings))
+            found = await check(settings)
+            findings += found if isinstance(found, tuple) else (found,)
         except SettingsError as error:
             findings.append(Finding(name, False, str(error), "Correct that setting."))
         except Exception as error:
@@ -89,29 +98,100 @@ async def _device(settings: Settings) -> Finding:
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         says = f"cuda:{index} {name}, {free / 1024**3:.1f} of {total / 1024**3:.1f} GiB free"
-        return Finding("device", True, says, details={"name": name, "memory_bytes": total})
+        details = {"name": name, "memory_bytes": total}
+        return Finding("device", True, says, memory_advice(total, settings), details=details)
     return Finding("device", True, "cpu: fit for the tiny model and for trying things out; SDXL wants a GPU")
 
 
-async def _model(settings: Settings) -> Finding:
-    """Loads it, as a worker would: whatever is wrong with it shows here."""
+def memory_advice(memory_bytes: int, settings: Settings) -> str | None:
+    """A warning, where the device is smaller than SDXL wants; the tiny model wants nothing."""
+    if settings.model.path is None or memory_bytes >= MEMORY_BYTES_RECOMMENDED:
+        return None
+    if memory_bytes < DEVICE_BYTES_MIN:
+        return "SDXL with a ControlNet wants 12 GB at the least and 16 GB or more to run well: use a larger card."
+    return "SDXL with a ControlNet runs well from 16 GB on: below, weights move to and fro between the lanes' turns."
+
+
+async def _model(settings: Settings) -> tuple[Finding, ...]:
+    """Loads it, as a worker would: whatever is wrong with it shows here. Then how it is run, and why."""
     from consumer.engines import make_engine
     from inference.contract import ModelError
 
+    # The pose detector has a check of its own.
+    model = settings.model.model_copy(update={"pose_detector_path": None})
     try:
-        engine = make_engine(settings)
+        engine = make_engine(settings.model_copy(update={"model": model}))
         await asyncio.to_thread(engine.start, lambda _event: None)
     except ModelError as error:
-        return Finding(
-            "model", False, str(error), "Set DARKROOM_MODEL__PATH to a diffusers folder of an SDXL pipeline."
-        )
+        remedy = "The DARKROOM_MODEL__* settings say what is loaded: a diffusers folder or checkpoint of SDXL."
+        return (Finding("model", False, str(error), remedy),)
     info = engine.info
     await asyncio.to_thread(engine.close)
-    details = {"path": info.path, "controlnet_path": info.controlnet_path, "revision": info.revision}
+    details = {
+        "path": info.path,
+        "controlnet_path": info.controlnet_path,
+        "revision": info.revision,
+        "adapters": dict(info.adapters),
+    }
     size = f"{info.native_width} x {info.native_height}"
-    return Finding(
-        "model", True, f"{info.name} on {info.device} in {info.dtype}, {size}, {info.revision}", details=details
+    says = f"{info.name} on {info.device} in {info.dtype}, {size}, {len(info.adapters)} adapters, {info.revision}"
+    return (Finding("model", True, says, details=details), *_plan(info.plan))
+
+
+def _plan(plan: MemoryPlan | None) -> tuple[Finding, ...]:
+    """What the memory plan decided; nothing for a device that has none."""
+    if plan is None:
+        return ()
+    details = {"plan": plan.as_json()}
+    timings = {"sdpa_ms": plan.probe.sdpa_ms, "xformers_ms": plan.probe.xformers_ms}
+    return (
+        Finding("plan", True, plan.summary(), notes=plan.reasons, details=details),
+        Finding(
+            "attention",
+            True,
+            plan.why_attention,
+            notes=plan.probe.says,
+            details={"backend": plan.attention.value, **timings},
+        ),
     )
+
+
+async def photos(settings: Settings) -> Finding:
+    """Whether poses may be photos. That they are refused is no failure: few deployments want them."""
+    from inference.contract import ModelError
+    from inference.pose.photo import NO_DETECTOR
+
+    source = settings.model.pose_detector_path
+    if settings.simulated.step_ms is not None or settings.simulated.curve_file is not None:
+        return Finding("photos", True, "the simulated device takes photos and looks for nobody in them")
+    if source is None:
+        return Finding("photos", True, f"refused: {NO_DETECTOR}")
+    if settings.model.path is not None and settings.model.controlnet_path is None:
+        return Finding("photos", True, "refused, as every pose: the model is loaded without a ControlNet")
+    try:
+        digest = await asyncio.to_thread(_detector_digest, settings, source)
+    except ImportError as error:
+        return Finding("photos", False, f"torch cannot be imported ({error})", "Install darkroom[render,pose].")
+    except ModelError as error:
+        remedy = "Correct DARKROOM_MODEL__POSE_DETECTOR_PATH, or unset it: a worker does not start so."
+        return Finding("photos", False, str(error), remedy)
+    says = f"OpenPose body detector from {source}, {digest}; its licence allows non-commercial use only"
+    return Finding("photos", True, says, details={"digest": digest})
+
+
+def _detector_digest(settings: Settings, source: Path | StorePrefix) -> str:
+    """Load the pose detector as a worker would, on the CPU. Raises `ModelError`."""
+    import torch
+
+    from consumer.models import ModelStore
+    from inference.pose.openpose import load_detector
+
+    store = ModelStore(settings.s3, settings.model)
+    try:
+        path = store.fetch(source) if isinstance(source, StorePrefix) else source
+        return load_detector(path, torch.device("cpu")).digest
+    finally:
+        store.close()
 
 
 async def _kafka(settings: Settings) -> Finding:

@@ -13,21 +13,36 @@ from producer.terminal import config_option, run, settings_of
 
 @click.command(name="doctor", epilog="Example: darkroom doctor")
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, the model's folders included.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, the model's folders and plan included.")
 def doctor(config: Path | None, as_json: bool) -> None:
-    """Check what a worker needs: machine, device, model, Kafka, topics, bucket, clocks. Exit code 1 if one fails."""
+    """Check what a worker needs: machine, device, model, Kafka, topics, bucket, clocks. Exit code 1 if one fails.
+
+    The lines `plan` and `attention` say how the model is run on this device, and why.
+    """
     from consumer.doctor import examine
+    from consumer.logs import configure
 
     settings = settings_of(config)
+    # Fetching a model can take minutes, and says on stderr how far it is.
+    configure(settings.log.model_copy(update={"format": "console"}), worker="doctor")
     findings = run(examine(settings))
     if as_json:
         checks = {
-            one.check: {"passed": one.passed, "says": one.says, "remedy": one.remedy, **one.details} for one in findings
+            one.check: {
+                "passed": one.passed,
+                "says": one.says,
+                "remedy": one.remedy,
+                "notes": list(one.notes),
+                **one.details,
+            }
+            for one in findings
         }
         click.echo(json.dumps(checks))
     else:
         for one in findings:
-            click.echo(f"{'ok  ' if one.passed else 'FAIL'} {one.check:8} {one.says}")
+            click.echo(f"{'ok  ' if one.passed else 'FAIL'} {one.check:9} {one.says}")
+            for note in one.notes:
+                click.echo(f"     {'':9} - {note}")
             if one.remedy is not None:
-                click.echo(f"     {'':8} -> {one.remedy}")
+                click.echo(f"     {'':9} -> {one.remedy}")
     sys.exit(0 if all(one.passed for one in findings) else 1)

@@ -73,6 +73,8 @@ class Driver:
         """At the end: what the group or the engine still says begins nothing any more."""
         self.observers: list[Callable[[on.Event, tuple[do.Effect, ...]], None]] = []
         """Told of every event and what followed from it: metrics, logs."""
+        self.joined = False
+        """Whether the group was joined, and so Kafka reached."""
         self.delivered: dict[PartitionKey, Delivered] = {}
         """The last poll's word on each partition, for the lag."""
 
@@ -110,6 +112,7 @@ class Driver:
                     lambda partitions: self.post(on.PartitionsRevoked(partitions)),
                     lambda partitions: self.post(on.PartitionsAssigned(partitions)),
                 )
+                self.joined = True
                 polling = loop.create_task(self._poll(intake))
                 ends: set[asyncio.Future[Any]] = {polling, self._stopped}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

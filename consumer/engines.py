@@ -2,47 +2,113 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.contract import Engine, ModelError
-from inference.engine import LaneEngine
+from inference.calibration import Calibration
+from inference.contract import Device, Engine, ModelError, RowT
+from inference.engine import Calibrating, LaneEngine
 from inference.pose.picture import PictureLimits
+from inference.profile_store import ProfileStore, default_folder
+from schemas.model_source import StorePrefix
 from schemas.settings import Settings
 
 if TYPE_CHECKING:
+    from inference.sdxl import ModelFiles
+    from inference.sdxl.placement import Wishes
     from inference.simulated import SimulatedDevice
 
 
-def make_engine(settings: Settings) -> Engine:
-    """An engine that is not started. Raises `ModelError` for settings that no device can be made of."""
+def make_engine(settings: Settings, calibration: Calibrating | None = None) -> Engine:
+    """An engine that is not started, calibrated by the settings unless something else is given.
+
+    Raises `ModelError` for settings that no device can be made of.
+    """
+    calibration = calibration or calibration_of(settings)
     limits = settings.limits
     pictures = PictureLimits(limits.pose_picture_bytes_max, limits.pose_picture_pixels_max)
     if settings.simulated.step_ms is not None or settings.simulated.curve_file is not None:
-        return LaneEngine(_simulated(settings, pictures), rows_max=settings.batch.max_rows)
+        return _in_lanes(_simulated(settings, pictures), settings, calibration)
 
     from inference.sdxl import SdxlDevice
 
-    path, controlnet_path, name = settings.model.path, settings.model.controlnet_path, settings.model.name
-    if path is None:
-        from inference.tiny import ensure_tiny_model
-
-        tiny = ensure_tiny_model()
-        path, controlnet_path, name = tiny.path, tiny.controlnet_path, tiny.name
+    path = settings.model.path
     device = SdxlDevice(
-        path,
-        controlnet_path,
-        name=name,
+        _finder(settings),
+        name=settings.model.name or (path.name if isinstance(path, StorePrefix) else None),
         device=settings.device,
         dtype=settings.model.dtype,
         prompt_cache_bytes_max=limits.prompt_cache_bytes,
         pose_cache_bytes_max=limits.pose_cache_bytes,
+        adapter_cache_bytes_max=limits.adapter_cache_bytes,
         pose_limits=pictures,
         rows_max=settings.batch.max_rows,
         compiles=settings.model.compiles,
         compile_sizes=settings.model.sizes_to_compile,
         compile_cache_dir=settings.model.compile_cache_dir,
+        wishes=_wishes(settings),
     )
-    return LaneEngine(device, rows_max=settings.batch.max_rows)
+    return _in_lanes(device, settings, calibration)
+
+
+def _in_lanes(device: Device[RowT], settings: Settings, calibration: Calibrating) -> LaneEngine[RowT]:
+    return LaneEngine(
+        device,
+        rows_max=settings.batch.max_rows,
+        preview_interval_s=settings.worker.preview_interval_ms / 1000,
+        calibration=calibration,
+    )
+
+
+def _finder(settings: Settings) -> Callable[[], ModelFiles]:
+    """What the device calls when it loads, on a thread: it builds the tiny model and fetches what is in the store."""
+    from consumer.models import ModelStore
+    from inference.sdxl import ModelFiles
+
+    model = settings.model
+    store = ModelStore(settings.s3, model)
+
+    def local(source: Path | StorePrefix | None) -> Path | None:
+        return store.fetch(source) if isinstance(source, StorePrefix) else source
+
+    def find() -> ModelFiles:
+        path, controlnet_path = local(model.path), local(model.controlnet_path)
+        if path is None:
+            from inference.tiny import ensure_tiny_model
+
+            tiny = ensure_tiny_model()
+            path, controlnet_path = tiny.path, controlnet_path or tiny.controlnet_path
+        return ModelFiles(
+            path=path,
+            controlnet_path=controlnet_path,
+            vae_path=local(model.vae_path),
+            config_path=local(model.config_path),
+            adapters_path=local(model.adapters_path),
+            pose_detector_path=local(model.pose_detector_path),
+        )
+
+    return find
+
+
+def _wishes(settings: Settings) -> Wishes:
+    """What the memory plan is to reckon with: the largest picture that a request may ask for, and the caches."""
+    from inference.sdxl.placement import Wishes
+
+    limits, model = settings.limits, settings.model
+    return Wishes(
+        text_device=model.text_device,
+        vae_device=model.vae_device,
+        width=limits.max_width,
+        height=min(limits.max_height, limits.max_pixels // limits.max_width),
+        cache_bytes=limits.prompt_cache_bytes + limits.pose_cache_bytes,
+    )
+
+
+def calibration_of(settings: Settings) -> Calibration:
+    """How a device's profile is found at its start."""
+    store = ProfileStore(settings.model.profile_dir or default_folder())
+    return Calibration(store, settings.batch.calibrate_s, settings.batch.max_rows)
 
 
 def _simulated(settings: Settings, pictures: PictureLimits) -> SimulatedDevice:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from consumer.backlog import MeanSeconds, backlog_seconds
 from consumer.core import effects as do
 from consumer.core import events as on
 from consumer.core.core import Core
@@ -28,7 +29,19 @@ from schemas.completion import Completion
 from schemas.errors import ErrorCode
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_WAIT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+_TO_RENDER = frozenset(
+    {
+        JobState.WAITING,
+        JobState.LOOKING,
+        JobState.JOURNALING,
+        JobState.PREPARING,
+        JobState.READY,
+        JobState.ON_DEVICE,
+    }
+)
+"""States whose jobs still need the device."""
 BUSY_WINDOW_S = 30.0
 """The span over which the device's busy ratio and the worker's rate are measured."""
 
@@ -50,6 +63,12 @@ class Metrics:
         self.model_loads = Counter("darkroom_model_loads", "Models loaded by this process.", registry=registry)
         self.transaction_seconds = self._histogram("transaction_seconds", "A publication, from decision to commit.")
         self.step_seconds = self._histogram("step_seconds", "One denoising step of a batch.")
+        self.device_wait_seconds = Histogram(
+            "darkroom_device_wait_seconds",
+            "Between two steps, while the worker had rows to render.",
+            registry=registry,
+            buckets=_WAIT_SECONDS,
+        )
         self.batch_rows = Histogram("darkroom_batch_rows", "Rows that shared a step.", registry=registry, buckets=_ROWS)
         self.stage_seconds = Histogram(
             "darkroom_stage_seconds", "Where a request's time went.", ["stage"], registry=registry, buckets=_SECONDS
@@ -62,6 +81,7 @@ class Metrics:
         build = Gauge("darkroom_build_info", "The running version.", ["version", "python"], registry=registry)
         build.labels(version("darkroom"), platform.python_version()).set(1)
         self.busy = BusyWindow(time.monotonic)
+        self.device_seconds = MeanSeconds()
         self._publishing: dict[tuple[PartitionKey, int], float] = {}
 
     def on_core(self, event: on.Event, effects: tuple[do.Effect, ...]) -> None:
@@ -92,6 +112,7 @@ class Metrics:
                 self.busy.worked(event.seconds)
             case engine_says.JobRendered():
                 self.render_seconds.observe((event.denoise_ms + event.decode_ms) / 1000)
+                self.device_seconds.add(event.device_seconds)
             case engine_says.JobPrepared():
                 self.stage_seconds.labels("prepare").observe(event.prepare_ms / 1000)
 
@@ -174,43 +195,74 @@ class WorkerGauges(Collector):
         engine: Engine,
         delivered: Mapping[PartitionKey, Delivery],
         payloads: Mapping[JobKey, Payload],
-        busy: BusyWindow,
+        metrics: Metrics,
     ) -> None:
         self._core = core
         self._engine = engine
         self._delivered = delivered
         self._payloads = payloads
-        self._busy = busy
+        self._busy = metrics.busy
+        self._device_seconds = metrics.device_seconds
 
     def collect(self) -> list[Metric]:
         """All gauges."""
         return [*self._lag(), *self._rows(), *self._device()]
 
-    def lag_records(self) -> dict[PartitionKey, int]:
-        """Records of each held partition that have no outcome yet."""
-        lag = {}
+    def unread_records(self) -> dict[PartitionKey, int]:
+        """Records of each held partition that this worker has not received yet."""
+        unread = {}
         for key, partition in list(self._core.partitions.items()):
             delivery = self._delivered.get(key)
             if delivery is not None and partition.ledger is not None:
-                ahead = max(delivery.end or 0, delivery.position) - partition.ledger.position
-                lag[key] = max(0, ahead) + partition.ledger.unfinished
-        return lag
+                unread[key] = max(0, max(delivery.end or 0, delivery.position) - partition.ledger.position)
+        return unread
+
+    def lag_records(self) -> dict[PartitionKey, int]:
+        """Records of each held partition that have no outcome yet."""
+        ledgers = {key: one.ledger for key, one in list(self._core.partitions.items())}
+        return {
+            key: unread + ledger.unfinished
+            for key, unread in self.unread_records().items()
+            if (ledger := ledgers.get(key)) is not None
+        }
+
+    def lag_seconds(self) -> float:
+        """How long this worker needs for all of them.
+
+        From the device's profile where there is one (`consumer.backlog`), else at the rate of the last half minute;
+        where nothing was finished in it, that is infinite.
+        """
+        profile = self._engine.profile
+        if profile is not None:
+            known = [one.render for key, one in list(self._payloads.items()) if one.render and self._to_render(key)]
+            seconds = backlog_seconds(
+                profile,
+                self._engine.info,
+                known,
+                sum(self.unread_records().values()),
+                rows_max=self._core.limits.batch_rows_max,
+                mean_s=self._device_seconds.value,
+            )
+            if seconds is not None:
+                return seconds
+        rate, records = self._busy.images_per_second(), sum(self.lag_records().values())
+        return records / rate if rate > 0 else float("inf") if records else 0.0
+
+    def _to_render(self, key: JobKey) -> bool:
+        job = self._core.flow.job(key)
+        return job is not None and job.state in _TO_RENDER
 
     def _lag(self) -> list[Metric]:
         records = GaugeMetricFamily(
             "darkroom_lag_records", "Unfinished records by partition.", labels=["topic", "partition"]
         )
-        lag = self.lag_records()
-        for key, count in lag.items():
+        for key, count in self.lag_records().items():
             records.add_metric([key.topic, str(key.partition)], count)
-        rate = self._busy.images_per_second()
-        total = sum(lag.values())
-        seconds = total / rate if rate > 0 else float("inf") if total else 0.0
         window = max((one.ledger.window for one in list(self._core.partitions.values()) if one.ledger), default=0)
         oldest = min((one.requested_at.timestamp() for one in list(self._payloads.values())), default=None)
         return [
             records,
-            _gauge("lag_seconds", "Estimated time to clear the lag at the measured rate.", seconds),
+            _gauge("lag_seconds", "Estimated time to clear the lag.", self.lag_seconds()),
             _gauge("offset_window", "The widest distance from a committed offset to the position.", window),
             _gauge(
                 "oldest_request_age_seconds",

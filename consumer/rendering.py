@@ -68,8 +68,7 @@ class Rendering:
         self._ids[key] = job_id
         self._jobs[job_id] = (key, payload)
         payload.attempts += 1
-        progress = payload.request.progress != "none"
-        self._engine.prepare(RenderJob(job_id, payload.render, payload.pose_picture, progress))
+        self._engine.prepare(RenderJob(job_id, payload.render, payload.pose_picture, payload.request.progress))
 
     def admit(self, rows: Sequence[RowKey]) -> None:
         """Let rows join at the next step boundary."""
@@ -129,7 +128,7 @@ class Rendering:
                 payload.mark(Stopwatch.PREPARED, self._clock())
                 payload.prepare_ms = event.prepare_ms
                 payload.warnings += tuple(one for one in event.warnings if one not in payload.warnings)
-                self._post(on.Prepared(key, event.batch_key))
+                self._post(on.Prepared(key, event.batch_key, event.cap))
             case engine_says.JobRendered():
                 payload.images = event.images
                 payload.denoise_ms, payload.decode_ms = event.denoise_ms, event.decode_ms

@@ -14,14 +14,24 @@ import click
 from producer.terminal import config_option, settings_of
 from schemas.settings import Settings, shown
 
+PORTS = 65_536
+DRAIN_MORE_S = 30.0
+"""What a worker may take beyond its own limit of draining: publishing what is finished, leaving the group."""
+
 
 @click.command(
     name="serve", epilog="Example: darkroom serve --metrics-port 0   (in a folder where `darkroom up` runs a stack)"
 )
 @config_option
-@click.option("--model-path", type=click.Path(path_type=Path), help="A diffusers folder; else the tiny model.")
-@click.option("--controlnet-path", type=click.Path(path_type=Path), help="An OpenPose ControlNet's diffusers folder.")
+@click.option("--model-path", help="A diffusers folder or checkpoint, or s3://bucket/prefix; else the tiny model.")
+@click.option("--controlnet-path", help="The same of an OpenPose ControlNet.")
+@click.option("--adapters-path", help="A folder of LoRA files, or s3://bucket/prefix.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 ...")
+@click.option(
+    "--devices",
+    metavar="all|LIST",
+    help="One worker process for each: all GPUs, or cuda:0,cuda:1; with names and metrics ports counted up.",
+)
 @click.option("--simulated-device", type=float, metavar="MS", help="Sleep MS milliseconds a step; render nothing.")
 @click.option("--simulated-curve", type=click.Path(path_type=Path), help="JSON: milliseconds a step by rows.")
 @click.option("--max-rows", type=int, help="Images that may share a step.")
@@ -30,16 +40,20 @@ from schemas.settings import Settings, shown
 @click.option("--log-format", type=click.Choice(["json", "console"]), help="json for machines, console for people.")
 @click.option("--show-settings", is_flag=True, help="Print the effective settings, secrets masked, and end.")
 @click.option("--json", "as_json", is_flag=True, help="With --show-settings: JSON.")
-def serve(config: Path | None, show_settings: bool, as_json: bool, **flags: Any) -> None:
+def serve(config: Path | None, show_settings: bool, as_json: bool, devices: str | None, **flags: Any) -> None:
     """Run a worker: take requests off Kafka, render them in shared batches, store pictures, publish completions.
 
     Without a model setting it uses the built-in tiny model. SIGTERM drains: what is on the device is finished,
     everything else is left to other workers.
     """
+    if devices is not None and flags["device"] is not None:
+        raise click.UsageError("--device and --devices exclude each other: name one device, or several.")
     settings = settings_of(config, _overrides(flags))
     if show_settings:
         _show(settings, as_json=as_json)
         return
+    if devices is not None:
+        sys.exit(asyncio.run(_supervise(_children(devices, config, flags, settings), settings)))
     if settings.model.path is None and settings.simulated.step_ms is None and settings.simulated.curve_file is None:
         click.echo("No model is set (DARKROOM_MODEL__PATH): using the built-in tiny model.", err=True)
     sys.exit(asyncio.run(_serve(settings)))
@@ -49,6 +63,7 @@ def _overrides(flags: dict[str, Any]) -> dict[str, Any]:
     return {
         "model.path": flags["model_path"],
         "model.controlnet_path": flags["controlnet_path"],
+        "model.adapters_path": flags["adapters_path"],
         "device": flags["device"],
         "simulated.step_ms": flags["simulated_device"],
         "simulated.curve_file": flags["simulated_curve"],
@@ -66,6 +81,40 @@ def _show(settings: Settings, *, as_json: bool) -> None:
         return
     for entry in entries.values():
         click.echo(f"{entry['env']}={'' if entry['value'] is None else entry['value']}")
+
+
+def _children(asked: str, config: Path | None, flags: dict[str, Any], settings: Settings) -> list[list[str]]:
+    """The command of each device's worker: this one's own, with a device, a name and a port of its own."""
+    from consumer.devices import devices_of
+
+    names = devices_of(asked)
+    if asked == "all" and names == ["cpu"]:
+        click.echo("No GPU was found: one worker on the CPU.", err=True)
+    base_port = settings.worker.metrics_port
+    if not names or (base_port and base_port + len(names) > PORTS):
+        raise click.UsageError(f"--devices {asked!r} names no device, or more than there are ports above {base_port}.")
+    given = [] if config is None else ["--config", str(config)]
+    for flag, value in flags.items():
+        if value is not None and flag not in ("device", "name", "metrics_port"):
+            given += [f"--{flag.replace('_', '-')}", str(value)]
+    children = []
+    for number, name in enumerate(names):
+        settings_of(config, {**_overrides(flags), "device": name})  # a name that is none ends here, with a sentence
+        port = base_port + number if base_port else 0
+        own = ["--device", name, "--name", f"{settings.worker.name}-{number}", "--metrics-port", str(port)]
+        children.append([sys.executable, "-m", "darkroom", "serve", *given, *own])
+    return children
+
+
+async def _supervise(commands: list[list[str]], settings: Settings) -> int:
+    from consumer.devices import Patience, Supervisor
+    from consumer.logs import configure
+
+    configure(settings.log, worker=settings.worker.name)
+    supervisor = Supervisor(commands, Patience(drain_s=settings.worker.drain_s + DRAIN_MORE_S))
+    for one in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(one, supervisor.end)
+    return await supervisor.run()
 
 
 async def _serve(settings: Settings) -> int:

@@ -17,11 +17,12 @@ from consumer.core.limits import Limits
 from consumer.delivery import Delivery, Payloads
 from consumer.driver import Driver
 from consumer.health import Health, HealthServer
+from consumer.idle_time import TimedEngine
 from consumer.intake import Intake
 from consumer.kafka import cancellations
 from consumer.kafka.broker import KafkaBroker
 from consumer.metrics import Metrics, WorkerGauges
-from consumer.ports import Broker
+from consumer.ports import Broker, BrokerUnavailable
 from consumer.progress import ProgressFeed
 from consumer.rendering import Rendering
 from inference.contract import Engine
@@ -47,6 +48,7 @@ def limits_of(settings: Settings, boot: Boot) -> Limits:
         attempts_max=worker.max_attempts,
         batch_rows_max=batch.max_rows,
         ahead_rows_max=max(1, batch.max_rows // 2),
+        oom_probe_s=batch.oom_probe_s,
         begin_ahead_rows_max=max(64, batch.max_rows),
         prepare_ahead_rows_max=max(batch.prepare_ahead_rows, batch.max_rows),
         linger_s=batch.linger_ms / 1000,
@@ -60,6 +62,12 @@ def limits_of(settings: Settings, boot: Boot) -> Limits:
         backoff_s_max=worker.backoff_ms_max / 1000,
         jitter=(hash(worker.name) % 1000) / 1000,
     )
+
+
+KAFKA_CHECK_S = 2.0
+"""How often Kafka is asked for the group's members, only to know that it answers: an idle worker has no other need."""
+KAFKA_ANSWER_S_MAX = 5.0
+"""Kafka that takes longer is taken to be away, as far as readiness goes."""
 
 
 class Worker:
@@ -82,18 +90,22 @@ class Worker:
         self._boots = StoreBoots(objects, deployment=deployment)
         # The group's members are told apart by their boots: ownership and fates are read from the client ids.
         client_id = f"{settings.worker.name}.{self._boots.boot}"
+        core = Core(limits_of(settings, self._boots.boot))
+        timed = TimedEngine(engine, lambda: core.flow.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
+        self._broker: Broker = make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id)
+        self._kafka_answers = True
         self.driver = Driver(
-            core=Core(limits_of(settings, self._boots.boot)),
-            broker=make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id),
+            core=core,
+            broker=self._broker,
             boots=self._boots,
-            rendering=lambda post, stopped: Rendering(engine, post, stopped, asyncio.get_running_loop().time),
+            rendering=lambda post, stopped: Rendering(timed, post, stopped, asyncio.get_running_loop().time),
             delivery=delivery,
             intake=lambda: self._intake(delivery),
             payloads=self.payloads,
         )
         self.driver.observers.append(self.metrics.on_core)
         self.driver.rendering.observers.append(self.metrics.on_engine)
-        self.gauges = WorkerGauges(self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics.busy)
+        self.gauges = WorkerGauges(self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics)
         self._loop_turned_at = asyncio.get_running_loop().time()
 
     def _intake(self, delivery: Delivery) -> Intake:
@@ -140,6 +152,8 @@ class Worker:
             reasons.append(f"The worker is {core.phase.value}.")
         if core.flow.breaker.is_open:
             reasons.append("The object store does not answer; work goes on when it does.")
+        if not self._kafka_answers:
+            reasons.append("Kafka does not answer; work goes on when it does.")
         closed = [key.partition for key, one in list(core.partitions.items()) if not one.is_open]
         if closed:
             reasons.append(f"Partitions {closed} are being opened.")
@@ -157,6 +171,7 @@ class Worker:
             asyncio.create_task(work)
             for work in (
                 self._watch_loop(),
+                self._watch_kafka(),
                 _keep_trying("progress", feed.run),
                 cancellations.follow(self._topics[Topic.CANCELLATIONS], self._arguments, self._cancel),
             )
@@ -174,6 +189,17 @@ class Worker:
             await asyncio.sleep(LOOP_CHECK_S)
             self._loop_turned_at = self._loop.time()
             self.metrics.loop_delay.set(max(0.0, self._loop_turned_at - due))
+
+    async def _watch_kafka(self) -> None:
+        while True:
+            await asyncio.sleep(KAFKA_CHECK_S)
+            if self.driver.joined:
+                try:
+                    async with asyncio.timeout(KAFKA_ANSWER_S_MAX):
+                        await self._broker.members()
+                    self._kafka_answers = True
+                except (BrokerUnavailable, TimeoutError):
+                    self._kafka_answers = False
 
 
 async def _keep_trying(what: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -14,9 +14,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
+from inference.timing import Timed
+from inference.turns import Series
 from schemas.pose import Pose
+
+if TYPE_CHECKING:
+    from inference.memory_plan import MemoryPlan
+    from inference.profile import DeviceProfile
+
+Progress = Literal["none", "steps", "previews"]
+"""What is told of a job on its way: nothing, its steps, or its steps and small pictures of its first image."""
+
+PREVIEW_SIDE_PX_MAX: Final = 128
+"""A preview's longer side: SDXL's latents at 1024 x 1024, and enough to see where a picture is going."""
+PREVIEW_BYTES_MAX: Final = 32 * 1024
+"""A preview's file: many of them go through a broker, and none of them is needed."""
 
 JobId = str
 """Names one job inside one worker. Opaque to the engine."""
@@ -57,6 +71,19 @@ class ModelInfo:
     takes_pose: bool = True
     path: str | None = None
     controlnet_path: str | None = None
+    pose_detector: str | None = None
+    """A digest of what finds people in photos: part of what decides the picture for those alone. None refuses them."""
+    plan: MemoryPlan | None = None
+    """How the device runs it, and why; None where there is nothing to plan."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the LoRAs that requests may name, by name."""
+
+
+class AdapterUse(NamedTuple):
+    """A LoRA that a request asks for, by its name in `ModelInfo.adapters`, and how strongly."""
+
+    name: str
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +104,7 @@ class RenderRequest:
     control_scale: float = 1.0
     control_start: float = 0.0
     control_end: float = 1.0
+    adapter: AdapterUse | None = None
     image_format: str = "png"
     image_quality: int = 90
     image_text: Mapping[str, str] = field(default_factory=dict)
@@ -91,8 +119,8 @@ class RenderJob:
     request: RenderRequest
     pose_picture: bytes | None = None
     """The bytes of the pose's picture where the pose is one: fetched by the caller, decoded by the engine."""
-    progress: bool = False
-    """Whether `StepDone.steps_done` is to tell of this job."""
+    progress: Progress = "none"
+    """Whether `StepDone.steps_done` is to tell of this job, and whether `JobPreview` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +133,15 @@ class RenderedImage:
     seed: int
     content_type: str
     extension: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a row's picture looks like so far, roughly: within `PREVIEW_SIDE_PX_MAX` and `PREVIEW_BYTES_MAX`."""
+
+    content: bytes
+    """JPEG."""
+    steps_done: int
 
 
 class FaultKind(Enum):
@@ -143,6 +180,8 @@ class JobPrepared:
     batch_key: BatchKey
     prepare_ms: float
     warnings: tuple[str, ...] = ()
+    cap: int | None = None
+    """Rows of the batch key that pay together on this device, at the most. None where the engine does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +196,14 @@ class StepDone:
     """Rows that had joined just before this step."""
     steps_done: Mapping[JobId, int] = field(default_factory=dict)
     """For jobs that asked for progress: the steps done by their slowest row on the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPreview:
+    """A small picture of the state of the job's first image. Lossy: made when there is time for it, or not at all."""
+
+    job_id: JobId
+    preview: Preview
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +248,7 @@ class EngineStopped:
     reason: str
 
 
-EngineEvent = JobPrepared | StepDone | StepFailed | JobRendered | JobFailed | EngineStopped
+EngineEvent = JobPrepared | StepDone | JobPreview | StepFailed | JobRendered | JobFailed | EngineStopped
 Listener = Callable[[EngineEvent], None]
 
 
@@ -220,8 +267,12 @@ class Engine(Protocol):
     def info(self) -> ModelInfo:
         """The loaded model. Only after `start` returned."""
 
+    @property
+    def profile(self) -> DeviceProfile | None:
+        """What the device was measured to take; None before `start` returned, and where it was not measured."""
+
     def start(self, listener: Listener) -> None:
-        """Load, warm up and start the lanes. Blocks: call it off the event loop. Raises `ModelError`."""
+        """Load, warm up, measure and start the lanes. Blocks: call it off the event loop. Raises `ModelError`."""
 
     def prepare(self, job: RenderJob) -> None:
         """Queue a job for the prepare lane: answered by `JobPrepared` or `JobFailed`."""
@@ -235,6 +286,12 @@ class Engine(Protocol):
 
     def drop(self, job_id: JobId) -> None:
         """Forget a job wherever it is. Events of it that are already under way may still arrive."""
+
+    def rows_ceiling(self, batch_key: BatchKey) -> int | None:
+        """Rows of this key that the device's memory holds in a step; None: no limit is known. Only after `start`.
+
+        More may be admitted: those wait for room.
+        """
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """Per cache (`prompt`, `pose`, ...)."""
@@ -283,13 +340,13 @@ class Prepared(Generic[RowT]):
     """For the requester: the prompt was cut at 77 tokens, say."""
 
 
-class Device(Protocol[RowT]):
+class Device(Timed, Protocol[RowT]):
     """Turns rows into pixels.
 
     `prepare`, `step` and `finish` are each called by one thread: they may run at the same time as each
-    other, but never beside themselves. All of them block. What they raise is a `RenderFault` where the
-    device knows whose fault it is, and `DeviceLost` where no call can succeed any more; anything else is taken
-    for the batch's (`FaultKind.BATCH`).
+    other where `series` allows it, but never beside themselves. `preview` is called by the thread of `finish`. All of
+    them block. What they raise is a `RenderFault` where the device knows whose fault it is, and `DeviceLost` where no
+    call can succeed any more; anything else is taken for the batch's (`FaultKind.BATCH`).
 
     `step` may return before the device has done the step, as long as the rows' own order of work is kept: errors of
     memory are raised in time, and any other late error is a `DeviceLost`.
@@ -298,6 +355,16 @@ class Device(Protocol[RowT]):
     @property
     def info(self) -> ModelInfo:
         """The loaded model. Only after `load` returned."""
+
+    @property
+    def series(self) -> Series:
+        """Which lanes never run at the same time. Only after `load` returned; it does not change until `close`."""
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+        """Rows that the device's memory holds in a step of this size; at least 1. None: no limit is known.
+
+        Only after `load` returned.
+        """
 
     def load(self) -> None:
         """Load the weights and run every kernel once. Raises `ModelError`."""
@@ -313,6 +380,12 @@ class Device(Protocol[RowT]):
 
         A fault in a row's place is that row's alone: `render_failed` where its picture has values that are not
         finite. What is raised instead is the whole call's.
+        """
+
+    def preview(self, row: RowT) -> Preview | None:
+        """A small picture of a row of a job that asked for previews; None where there is nothing to show yet.
+
+        The row may be in a step at the same time: what is shown is its state after some step that was done.
         """
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:

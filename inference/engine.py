@@ -1,5 +1,7 @@
 """Drives any device in three lanes, so that preparing and finishing never hold up denoising.
 
+Where the device cannot hold all lanes at once (`Device.series`), they take turns, by the rules of `inference.turns`.
+
 Each lane is a thread that asks `inference.lanes_monitor` for work, calls the device, and brings back what
 came of it. What a row goes through:
 
@@ -23,11 +25,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import structlog
 
 from inference.contract import (
+    BatchKey,
     CacheCounts,
     Device,
     DeviceLost,
@@ -44,13 +47,19 @@ from inference.contract import (
     RowT,
 )
 from inference.lanes import HeldRow
-from inference.lanes_monitor import EngineFullError, LaneMonitor
+from inference.lanes_monitor import EngineFullError, FinishedRows, LaneMonitor
+from inference.profile import DeviceProfile
 from schemas.errors import ErrorCode, bounded
 
-__all__ = ["EngineFullError", "LaneEngine"]
+__all__ = ["Calibrating", "EngineFullError", "LaneEngine"]
 
 TRACEBACK_CHARACTERS_MAX = 8000
 """In the log: some fifty frames, the innermost ones."""
+CAPS_MAX = 1024
+"""Caps remembered by batch key: more sizes than anybody asks for, and working one out again takes microseconds."""
+
+Calibrating = Callable[[Device[Any]], DeviceProfile | None]
+"""Finds or measures the profile of a loaded device; None where there is none."""
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -78,20 +87,27 @@ class LaneEngine(Engine, Generic[RowT]):
         decode_rows_max: int = 4,
         finish_queue_rows_max: int = 16,
         jobs_max: int = 4096,
+        preview_interval_s: float = 0.5,
         close_wait_s: float = 60.0,
         clock: Callable[[], float] = time.perf_counter,
+        calibration: Calibrating | None = None,
     ) -> None:
         """Make an engine that is not started.
 
-        `rows_max`: rows that may share a step; further admitted rows wait for room.
+        `rows_max`: rows that may share a step; further admitted rows wait for room. Fewer where the device's memory
+        does not hold so many, or where the profile says that fewer pay.
         `decode_rows_max`: rows that may be decoded together: on a CPU four are half as slow again alone, and eight gain
         nothing more.
         `finish_queue_rows_max`: the denoise lane waits while more finished rows than this are not decoded. Two
         full batches of eight by default: enough to smooth over a slow picture, little memory as latents go.
         `jobs_max`: jobs held at one time, whatever their stage; above it `prepare` raises `EngineFullError`.
         The worker's own bounds are far lower: this one turns a leak into an error.
+        `preview_interval_s`: the least time between two previews of a job. They are made in the finish lane
+        when no finished row waits, so they never hold up a step.
         `close_wait_s`: how long `close` waits for all lanes together: above the slowest step and decode.
         `clock`: seconds from any origin, never going back.
+        `calibration`: gives the loaded device's profile (`inference.calibration.Calibration`); without one every batch
+        key's cap is `rows_max`.
         Raises `ValueError` for a bound that is not positive.
         """
         bounds = {
@@ -104,11 +120,20 @@ class LaneEngine(Engine, Generic[RowT]):
             if bound < 1:
                 raise ValueError(f"{name} is {bound}: give a number above 0")
         self._device = device
+        self._calibration = calibration
+        self._profile: DeviceProfile | None = None
+        self._rows_max = rows_max
+        self._caps: dict[BatchKey, int] = {}
         self._decode_rows_max = decode_rows_max
         self._clock = clock
         self._close_wait_s = close_wait_s
         self._monitor: LaneMonitor[RowT] = LaneMonitor(
-            rows_max=rows_max, finish_queue_rows_max=finish_queue_rows_max, jobs_max=jobs_max, clock=clock
+            rows_max=rows_max,
+            finish_queue_rows_max=finish_queue_rows_max,
+            jobs_max=jobs_max,
+            preview_interval_s=preview_interval_s,
+            clock=clock,
+            cap=self._cap,
         )
         self._threads: tuple[threading.Thread, ...] = ()
         self._closing = threading.Lock()
@@ -119,8 +144,13 @@ class LaneEngine(Engine, Generic[RowT]):
         """The loaded model. Only after `start` returned."""
         return self._device.info
 
+    @property
+    def profile(self) -> DeviceProfile | None:
+        """What the device was measured to take; None before `start` returned, and where it was not measured."""
+        return self._profile
+
     def start(self, listener: Listener) -> None:
-        """Load the device and start the lanes.
+        """Load the device, find or measure its profile, and start the lanes.
 
         The listener is called from the lanes with the engine's lock held: it must return at once and wait
         for nothing. It may call `prepare`, `admit` and `drop`, but not `close`. Raises `ModelError`, and
@@ -128,6 +158,9 @@ class LaneEngine(Engine, Generic[RowT]):
         """
         self._monitor.listen(listener)
         self._device.load()
+        self._monitor.fit(self._device.series)
+        if self._calibration is not None:
+            self._profile = self._calibration(self._device)
         lanes = {"prepare": self._prepare, "denoise": self._denoise, "finish": self._finish}
         with self._closing:
             if self._closed:
@@ -166,6 +199,10 @@ class LaneEngine(Engine, Generic[RowT]):
         """
         self._monitor.drop(job_id)
 
+    def rows_ceiling(self, batch_key: BatchKey) -> int | None:
+        """Rows of this key that the device's memory holds in a step; None: no limit is known. Only after `start`."""
+        return self._device.rows_ceiling(batch_key.latent_height, batch_key.latent_width)
+
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """The device's caches."""
         return self._device.cache_counts()
@@ -193,6 +230,19 @@ class LaneEngine(Engine, Generic[RowT]):
                 _log.warning("lanes_still_in_the_device", lanes=stuck, waited_s=self._close_wait_s)
             else:
                 self._device.close()
+
+    def _cap(self, key: BatchKey) -> int:
+        """Rows of a key that may share a step. With the monitor's lock held."""
+        cap = self._caps.get(key)
+        if cap is None:
+            if len(self._caps) >= CAPS_MAX:
+                self._caps.clear()
+            ceiling = self.rows_ceiling(key)
+            cap = self._rows_max if ceiling is None else min(self._rows_max, ceiling)
+            if self._profile is not None:
+                cap = self._profile.cap(key.latent_height, key.latent_width, rows_max=cap)
+            self._caps[key] = cap
+        return cap
 
     # --- The lanes. A turn is a function of its own, so that no lane holds a job while it waits for the next.
 
@@ -233,9 +283,16 @@ class LaneEngine(Engine, Generic[RowT]):
             pass
 
     def _finish_one(self) -> bool:
-        first = self._monitor.next_finished()
-        if first is None:
+        work = self._monitor.next_finished()
+        if work is None:
             return False
+        if isinstance(work, HeldRow):
+            self._monitor.previewed(work, _attempt(self._device.preview, work.row))
+        else:
+            self._decode(work)
+        return True
+
+    def _decode(self, first: FinishedRows[RowT]) -> None:
         groups = (first, *self._monitor.finished_beside(first, self._decode_rows_max))
         began = self._clock()
         # Read without the lock, to save a decode where it can be saved; the monitor looks again.
@@ -244,7 +301,6 @@ class LaneEngine(Engine, Generic[RowT]):
         share_s = (self._clock() - began) / max(1, len(held_rows))
         for group in groups:
             self._monitor.finished(group, _together([outcomes.get(id(held)) for held in group]), share_s * len(group))
-        return True
 
     def _run(self, name: str, lane: Callable[[], None]) -> None:
         try:

@@ -7,7 +7,7 @@ device. `inference.engine` holds the lock, asks and performs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic
@@ -89,6 +89,8 @@ class HeldJob(Generic[RowT]):
     device_seconds: float = 0.0
     rows_min: int = 0
     rows_max: int = 0
+    preview_due_at: float | None = 0.0
+    """No preview of it is made before; None once one has failed: nobody waits for it, so it is not tried again."""
 
     def receive(self, rows: Sequence[RowT]) -> None:
         """Take the rows that the prepare lane made, in order of their index."""
@@ -144,19 +146,22 @@ class StepBatch(Generic[RowT]):
 
     Invariants:
 
-    - At most `rows_max` rows are on the device, all of one `BatchKey`.
+    - At most `cap(key)` rows are on the device, all of one `BatchKey`.
     - Rows of one key board in the order of their admission.
     - The key changes only when the device is empty, and then to that of the row admitted first.
     - `rows` changes at boundaries only: in `board`, `stepped` and `put_back`.
     """
 
-    def __init__(self, rows_max: int) -> None:
-        self.rows_max = rows_max
+    def __init__(self, rows_max: int, cap: Callable[[BatchKey], int] | None = None) -> None:
+        """`cap`: rows of a key that may share a step, `rows_max` for every key where it is not given."""
+        self.cap: Callable[[BatchKey], int] = cap or (lambda _key: rows_max)
         self.rows: tuple[HeldRow[RowT], ...] = ()
         self.device_rows: tuple[RowT, ...] = ()
         """The same rows as the device knows them."""
         self._row_ids: tuple[RowId, ...] = ()
         self._told_of: tuple[HeldRow[RowT], ...] = ()
+        self.shown: tuple[HeldRow[RowT], ...] = ()
+        """Of these rows, those of which previews are wanted: the first images of jobs that asked."""
         self._joining: dict[BatchKey, deque[tuple[int, HeldRow[RowT]]]] = {}
         self._admissions = 0
         self._joined = 0
@@ -184,7 +189,8 @@ class StepBatch(Generic[RowT]):
         key = staying[0].row.batch_key if staying else self._oldest_key()
         queue = self._joining.get(key) if key is not None else None
         if key is not None and queue is not None:
-            while queue and len(staying) < self.rows_max:
+            cap = self.cap(key)
+            while queue and len(staying) < cap:
                 _, held = queue.popleft()
                 held.move(Move.BOARD)
                 if held.job.joined_at is None:
@@ -250,4 +256,7 @@ class StepBatch(Generic[RowT]):
         self.rows = tuple(rows)
         self.device_rows = tuple(held.row for held in rows)
         self._row_ids = tuple(held.row_id for held in rows)
-        self._told_of = tuple(held for held in rows if held.job.job.progress)
+        self._told_of = tuple(held for held in rows if held.job.job.progress != "none")
+        self.shown = tuple(
+            held for held in self._told_of if held.job.job.progress == "previews" and held.row_id.image == 0
+        )

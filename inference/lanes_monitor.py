@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic
 
 from inference.contract import (
+    BatchKey,
     EngineEvent,
     EngineStopped,
     JobFailed,
     JobId,
     JobPrepared,
+    JobPreview,
     Listener,
     Prepared,
+    Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
@@ -30,6 +33,8 @@ from inference.contract import (
     StepFailed,
 )
 from inference.lanes import HeldJob, HeldRow, Stage, StepBatch
+from inference.lanes_previews import PreviewWishes
+from inference.turns import Lane, Series, Turns
 
 FinishedRows = tuple[HeldRow[RowT], ...]
 """Complete rows of one job that left the device at one boundary, in order of their index."""
@@ -46,8 +51,17 @@ class LaneMonitor(Generic[RowT]):
     no event is sent and every call is without effect.
     """
 
-    def __init__(self, *, rows_max: int, finish_queue_rows_max: int, jobs_max: int, clock: Callable[[], float]) -> None:
-        """Bounds and clock as in `inference.engine.LaneEngine`."""
+    def __init__(
+        self,
+        *,
+        rows_max: int,
+        finish_queue_rows_max: int,
+        jobs_max: int,
+        preview_interval_s: float,
+        clock: Callable[[], float],
+        cap: Callable[[BatchKey], int] | None = None,
+    ) -> None:
+        """Bounds and clock as in `inference.engine.LaneEngine`; `cap` as in `inference.lanes.StepBatch`."""
         self._finish_queue_rows_max = finish_queue_rows_max
         self._jobs_max = jobs_max
         self._clock = clock
@@ -60,9 +74,11 @@ class LaneMonitor(Generic[RowT]):
         self._ended = False
         self._jobs: dict[JobId, HeldJob[RowT]] = {}
         self._to_prepare: OrderedDict[JobId, HeldJob[RowT]] = OrderedDict()
-        self._batch: StepBatch[RowT] = StepBatch(rows_max)
+        self._batch: StepBatch[RowT] = StepBatch(rows_max, cap)
         self._to_finish: deque[FinishedRows[RowT]] = deque()
         self._unfinished_rows = 0
+        self._turns = Turns(Series.NONE)
+        self._wishes: PreviewWishes[RowT] = PreviewWishes(preview_interval_s)
 
     # --- Callers ---------------------------------------------------------------------------------------
 
@@ -72,6 +88,11 @@ class LaneMonitor(Generic[RowT]):
             if self._listener is not None or self._ended:
                 raise RuntimeError("an engine starts once: make another one")
             self._listener = listener
+
+    def fit(self, series: Series) -> None:
+        """Keep to what the loaded device can hold at once. Before any lane starts."""
+        with self._lock:
+            self._turns = Turns(series)
 
     def prepare(self, job: RenderJob) -> None:
         """As `LaneEngine.prepare`."""
@@ -111,20 +132,23 @@ class LaneMonitor(Generic[RowT]):
                     self._tell(EngineStopped(reason))
             finally:
                 self._ended = True
-                for condition in (self._job_queued, self._boundary_open, self._rows_retired):
-                    condition.notify_all()
+                self._notify_all()
 
     # --- The prepare lane ------------------------------------------------------------------------------
 
     def next_job(self) -> HeldJob[RowT] | None:
         """Wait for a job to prepare."""
         with self._lock:
-            self._job_queued.wait_for(lambda: self._to_prepare or self._ended)
-            return None if self._ended else self._to_prepare.popitem(last=False)[1]
+            self._job_queued.wait_for(lambda: self._ended or self._may_go(Lane.PREPARE))
+            if self._ended:
+                return None
+            self._turns.go(Lane.PREPARE)
+            return self._to_prepare.popitem(last=False)[1]
 
     def prepared(self, held: HeldJob[RowT], outcome: Prepared[RowT] | RenderFault, seconds: float) -> None:
         """Take what became of a job in the prepare lane."""
         with self._lock:
+            self._come(Lane.PREPARE)
             if held.over:
                 return
             if isinstance(outcome, RenderFault):
@@ -132,7 +156,8 @@ class LaneMonitor(Generic[RowT]):
                 return
             held.receive(outcome.rows)
             batch_key = outcome.rows[0].batch_key
-            self._tell(JobPrepared(held.job.job_id, batch_key, seconds * 1000, outcome.warnings))
+            cap = self._batch.cap(batch_key)
+            self._tell(JobPrepared(held.job.job_id, batch_key, seconds * 1000, outcome.warnings, cap))
 
     # --- The denoise lane ------------------------------------------------------------------------------
 
@@ -147,10 +172,12 @@ class LaneMonitor(Generic[RowT]):
             while not self._ended:
                 # Waiting here when pictures are finished slower than they are denoised is what bounds the
                 # memory that finished rows hold.
-                if self._unfinished_rows <= self._finish_queue_rows_max and not self._batch.idle:
+                if self._may_go(Lane.DENOISE):
                     self._batch.board(self._clock())
                     if self._batch.rows:
+                        self._turns.go(Lane.DENOISE)
                         return True
+                    self._work_gone()
                 else:
                     self._boundary_open.wait()
             return False
@@ -158,9 +185,13 @@ class LaneMonitor(Generic[RowT]):
     def stepped(self, seconds: float) -> None:
         """After a step: count it, hand complete rows to the finish lane, say so."""
         with self._lock:
-            boundary = self._batch.stepped(seconds, self._clock())
+            self._come(Lane.DENOISE)
+            now = self._clock()
+            boundary = self._batch.stepped(seconds, now)
             if boundary.retired:
                 self._hand_over(boundary.retired)
+            if self._batch.shown and self._wishes.add(self._batch.shown, now):
+                self._rows_retired.notify()
             if boundary.row_ids:
                 retired = tuple(held.row_id for held in boundary.retired)
                 self._tell(
@@ -172,6 +203,7 @@ class LaneMonitor(Generic[RowT]):
     def step_failed(self, fault: RenderFault) -> None:
         """After a step that failed: its rows are prepared again, as they were before it."""
         with self._lock:
+            self._come(Lane.DENOISE)
             shared_by = len(self._batch.rows)
             put_back = self._batch.put_back()
             if put_back:
@@ -179,11 +211,29 @@ class LaneMonitor(Generic[RowT]):
 
     # --- The finish lane -------------------------------------------------------------------------------
 
-    def next_finished(self) -> FinishedRows[RowT] | None:
-        """Wait for rows to decode. Rows of a job that is over are among them: `finished` wants them back."""
+    def next_finished(self) -> FinishedRows[RowT] | HeldRow[RowT] | None:
+        """Wait for rows to decode, or where there are none, for a row to make a preview of.
+
+        Rows of a job that is over are among the former: `finished` wants them back.
+        """
         with self._lock:
-            self._rows_retired.wait_for(lambda: self._to_finish or self._ended)
-            return None if self._ended else self._to_finish.popleft()
+            while not self._ended:
+                if self._may_go(Lane.FINISH):
+                    self._turns.go(Lane.FINISH)
+                    return self._to_finish.popleft()
+                # A preview is a small product of matrices and waits for no turn, where no weights come and go with it.
+                if not self._turns.lasting and (wished := self._wishes.take(self._clock())) is not None:
+                    return wished
+                self._rows_retired.wait()
+            return None
+
+    def previewed(self, held: HeldRow[RowT], outcome: Preview | RenderFault | None) -> None:
+        """Take what became of a preview. One that failed is the last that is tried of its job, and no fault of it."""
+        with self._lock:
+            if isinstance(outcome, RenderFault):
+                held.job.preview_due_at = None
+            elif outcome is not None and not held.job.over:
+                self._tell(JobPreview(held.row_id.job_id, outcome))
 
     def finished_beside(self, rows: FinishedRows[RowT], rows_max: int) -> tuple[FinishedRows[RowT], ...]:
         """Take what waits behind `rows` and can be decoded with them: of their key, up to `rows_max` rows in all."""
@@ -203,6 +253,7 @@ class LaneMonitor(Generic[RowT]):
     ) -> None:
         """Take what became of rows in the finish lane."""
         with self._lock:
+            self._come(Lane.FINISH)
             self._unfinished_rows -= len(rows)
             self._boundary_open.notify()
             job = rows[0].job
@@ -216,6 +267,29 @@ class LaneMonitor(Generic[RowT]):
                 self._tell(rendered)
 
     # --- With the lock held ----------------------------------------------------------------------------
+
+    def _may_go(self, lane: Lane) -> bool:
+        return self._turns.may_go(lane, self._work())
+
+    def _work(self) -> Mapping[Lane, bool]:
+        return {
+            Lane.PREPARE: bool(self._to_prepare),
+            Lane.DENOISE: self._unfinished_rows <= self._finish_queue_rows_max and not self._batch.idle,
+            Lane.FINISH: bool(self._to_finish),
+        }
+
+    def _come(self, lane: Lane) -> None:
+        self._turns.come(lane)
+        self._work_gone()
+
+    def _work_gone(self) -> None:
+        # The next lane waits for its turn on a condition of its own, for which nothing new may ever come.
+        if self._turns.shared:
+            self._notify_all()
+
+    def _notify_all(self) -> None:
+        for condition in (self._job_queued, self._boundary_open, self._rows_retired):
+            condition.notify_all()
 
     def _find_prepared(self, row_id: RowId) -> HeldRow[RowT]:
         rows = self._jobs[row_id.job_id].rows
@@ -246,6 +320,7 @@ class LaneMonitor(Generic[RowT]):
         self._to_prepare.pop(held.job.job_id, None)
         self._batch.discard(held)
         held.end()
+        self._work_gone()
 
     def _tell(self, event: EngineEvent) -> None:
         if self._listener is not None and not self._ended:

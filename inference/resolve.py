@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from inference.contract import BatchKey, ModelInfo, RenderRequest
+from inference.contract import AdapterUse, BatchKey, ModelInfo, RenderRequest
+from inference.pose.photo import NO_DETECTOR
 from schemas.errors import ErrorCode, RequestRejected
 from schemas.fingerprints import derived_seed, raw_digest
-from schemas.pose import InlinePicture, PeoplePose, Pose, SkeletonPose
+from schemas.pose import InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
 from schemas.request import GenerationRequest, effective_steps
+
+_ADAPTERS_NAMED_MAX = 5
 
 if TYPE_CHECKING:
     # Only its numbers are read here: whoever resolves has loaded the settings already.
@@ -24,8 +27,8 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
     """The request with nothing left to default.
 
     Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for what is
-    out of bounds, `unknown_adapter` for any adapter (this worker has no store of them), `model_mismatch` for
-    a pose where the model has no ControlNet.
+    out of bounds, `unknown_adapter` for one that was not loaded with the model, `model_mismatch` for a pose where
+    the model has no ControlNet, `pose_unreadable` for a photo where there is no detector.
     """
     width = info.native_width if request.width is None else request.width
     height = info.native_height if request.height is None else request.height
@@ -37,14 +40,13 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
         _reject(
             request, ErrorCode.INVALID_REQUEST, f"count is {request.count}: at most {limits.max_count} are allowed here"
         )
-    if request.adapter is not None:
-        _reject(
-            request,
-            ErrorCode.UNKNOWN_ADAPTER,
-            f"adapter {request.adapter.name!r} is not known: this worker has no adapters, leave it out",
-        )
+    adapter = request.adapter
+    if adapter is not None and adapter.name not in info.adapters:
+        _reject(request, ErrorCode.UNKNOWN_ADAPTER, unknown_adapter(adapter.name, info))
     if request.pose is not None and not info.takes_pose:
         _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
+    if isinstance(request.pose, PhotoPose) and info.pose_detector is None:
+        _reject(request, ErrorCode.POSE_UNREADABLE, NO_DETECTOR)
     seed = derived_seed(request.tenant, request.request_id) if request.seed is None else request.seed
     return RenderRequest(
         prompt=request.prompt,
@@ -60,10 +62,20 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
         control_scale=request.control_scale,
         control_start=request.control_start,
         control_end=request.control_end,
+        adapter=None if adapter is None else AdapterUse(adapter.name, adapter.weight),
         image_format=request.output.format,
         image_quality=request.output.quality,
         image_text=_image_text(request, info, width=width, height=height, steps=steps, seed=seed),
     )
+
+
+def unknown_adapter(name: str, info: ModelInfo) -> str:
+    """The sentence for a request whose adapter is not there."""
+    if not info.adapters:
+        return f"adapter {name!r} is not known: this worker has no adapters, leave it out"
+    names = ", ".join(list(info.adapters)[:_ADAPTERS_NAMED_MAX])
+    more = " and others" if len(info.adapters) > _ADAPTERS_NAMED_MAX else ""
+    return f"adapter {name!r} is not known: this worker has {names}{more}"
 
 
 def batch_key(request: RenderRequest, info: ModelInfo) -> BatchKey:
@@ -99,7 +111,7 @@ def _image_text(
     request: GenerationRequest, info: ModelInfo, *, width: int, height: int, steps: int, seed: int
 ) -> dict[str, str]:
     """What a PNG says of itself: all that it takes to paint it again, and nothing of who painted it or when."""
-    asked = {
+    asked: dict[str, Any] = {
         "tenant": request.tenant,
         "request_id": request.request_id,
         "prompt": request.prompt,
@@ -118,13 +130,19 @@ def _image_text(
         asked["control_scale"] = request.control_scale
         asked["control_start"] = request.control_start
         asked["control_end"] = request.control_end
-    return {
+    if request.adapter is not None:
+        name = request.adapter.name
+        asked["adapter"] = {"name": name, "weight": request.adapter.weight, "digest": info.adapters[name]}
+    text = {
         "Software": "darkroom",
         "darkroom:request": json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False),
         "darkroom:model": info.name,
         "darkroom:revision": info.revision,
         "darkroom:seed": str(seed),
     }
+    if isinstance(request.pose, PhotoPose) and info.pose_detector is not None:
+        text["darkroom:pose_detector"] = info.pose_detector
+    return text
 
 
 def _pose_text(pose: Pose) -> dict[str, Any]:

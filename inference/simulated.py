@@ -2,7 +2,8 @@
 
 It keeps a real device's contract, picture included: a small wallpaper that depends on the request alone, so
 that a lost, doubled or mixed-up picture shows. Pose pictures are decoded with the same care and the same errors
-as a real device has.
+as a real device has. Photos are taken, as by a device with a detector, and decoded; nobody is looked for, so each has
+its own wallpaper and none is `pose_not_found`.
 
 Markers. Made with `obey_markers=True`, and only then, the device does what a prompt asks for, so that a test
 can send trouble through the whole system:
@@ -19,6 +20,7 @@ can send trouble through the whole system:
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -28,6 +30,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from PIL import Image
+
 from inference.contract import (
     BatchKey,
     CacheCounts,
@@ -35,20 +39,24 @@ from inference.contract import (
     FaultKind,
     ModelInfo,
     Prepared,
+    Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
     RenderRequest,
     RowId,
 )
-from inference.pose.control import control_picture, pose_digest
-from inference.pose.picture import PictureLimits
+from inference.pose.control import picture_content, pose_digest
+from inference.pose.picture import PictureLimits, decode_picture
+from inference.preview import encode_preview
 from inference.resolve import batch_key
 from inference.step_curve import StepCurve
+from inference.timing import Part
+from inference.turns import Series
 from inference.wallpaper import reencoded, wallpaper
 from schemas.errors import ErrorCode
 from schemas.names import CONTENT_TYPES, EXTENSIONS
-from schemas.pose import SkeletonPose
+from schemas.pose import PeoplePose
 
 CRASH_EXIT_CODE: Final = 70
 """The exit status of a process that a marker ended: EX_SOFTWARE of sysexits.h."""
@@ -135,12 +143,22 @@ class SimulatedDevice(Device[SimulatedRow]):
             device="simulated",
             dtype="none",
             sampler_version="simulated-1",
+            pose_detector=SIMULATED_REVISION,
         )
 
     @property
     def info(self) -> ModelInfo:
         """The model that there is not."""
         return self._info
+
+    @property
+    def series(self) -> Series:
+        """It sleeps in all lanes at once."""
+        return Series.NONE
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:  # noqa: ARG002 - of any size
+        """No memory, no limit."""
+        return None
 
     def load(self) -> None:
         """Nothing to load."""
@@ -155,9 +173,9 @@ class SimulatedDevice(Device[SimulatedRow]):
         pose = None
         if request.pose is not None:
             pose = pose_digest(request.pose, job.pose_picture)
-            if isinstance(request.pose, SkeletonPose):
+            if not isinstance(request.pose, PeoplePose):
                 # For its errors: the digest says what the picture shows, not whether it can be decoded.
-                control_picture(request.pose, job.pose_picture, width=64, height=64, limits=self._picture_limits)
+                decode_picture(picture_content(request.pose, job.pose_picture), self._picture_limits)
         key = batch_key(request, self._info)
         return Prepared(
             tuple(
@@ -191,6 +209,25 @@ class SimulatedDevice(Device[SimulatedRow]):
                 _play(row.trouble, "finish")
         _sleep(self._finish_s * len(rows))
         return tuple(_painted(row) for row in rows)
+
+    def preview(self, row: SimulatedRow) -> Preview | None:
+        """The wallpaper, fading in from grey with the steps."""
+        steps_done = row.steps_done
+        return Preview(_faded(row, steps_done / row.steps_total), steps_done) if steps_done else None
+
+    def measured_on(self) -> Mapping[str, str]:
+        """Nothing: asking the curve again is cheaper than reading a file."""
+        return {}
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:  # noqa: ARG002
+        """Nothing is padded."""
+        return ()
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:  # noqa: ARG002
+        """The curve's own answer, without sleeping. Its rows are taken for guided ones, of two slots each."""
+        if part is Part.UNET:
+            return self._seconds_of(math.ceil(count / 2))
+        return self._finish_s * count if part is Part.DECODE else 0.0
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """No caches."""
@@ -302,3 +339,10 @@ def _painted(row: SimulatedRow) -> RenderedImage:
         content_type=CONTENT_TYPES[request.image_format],
         extension=EXTENSIONS[request.image_format],
     )
+
+
+def _faded(row: SimulatedRow, shown: float) -> bytes:
+    """A preview, `shown` of it the picture and the rest grey."""
+    content = wallpaper(row.shown, row.request.width, row.request.height, {})
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+        return encode_preview(Image.blend(Image.new("RGB", picture.size, "grey"), picture.convert("RGB"), shown))

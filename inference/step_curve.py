@@ -1,8 +1,9 @@
-"""How long a step takes by the number of rows that share it.
+"""How long something takes by how many share it: a step by its rows, a network's forward by its slots.
 
 A curve is measured, not guessed: on a CPU and at large pictures a batch of eight takes eight times as long as
-one row, at small pictures hardly longer. It is kept as a JSON object of milliseconds a step by rows,
-`{"1": 20.0, "2": 24.0, "8": 61.5}`, for one picture size on one device.
+one row, at small pictures hardly longer. `inference.profile` keeps a device's curves; a simulated device reads one from
+a file, a JSON object of milliseconds a step by rows, `{"1": 20.0, "2": 24.0, "8": 61.5}`, for one picture size on
+one device.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class CurveError(ValueError):
 
 
 class StepCurve:
-    """Milliseconds a step by rows, through measured points."""
+    """Milliseconds by rows (or slots), through measured points. Equal to any curve through the same points."""
+
+    __slots__ = ("_ms", "_rows")
 
     def __init__(self, ms_by_rows: Mapping[int, float]) -> None:
         """Take measured points. Raises `CurveError` unless there is one for 1 row and all are positive and finite."""
@@ -37,11 +40,32 @@ class StepCurve:
         self._rows = sorted(ms_by_rows)
         self._ms = [float(ms_by_rows[rows]) for rows in self._rows]
 
-    def ms(self, rows: int) -> float:
+    @property
+    def points(self) -> tuple[tuple[int, float], ...]:
+        """What was measured, by rising rows."""
+        return tuple(zip(self._rows, self._ms, strict=True))
+
+    @property
+    def rows_max(self) -> int:
+        """The last point's rows: beyond it nothing was measured."""
+        return self._rows[-1]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StepCurve) and self.points == other.points
+
+    def __hash__(self) -> int:
+        return hash(self.points)
+
+    def __repr__(self) -> str:
+        return f"StepCurve({dict(self.points)})"
+
+    def ms(self, rows: float) -> float:
         """Milliseconds of a step of `rows` rows: straight lines between points.
 
-        Beyond the last point the last line goes on, but never downwards; a curve of one point is flat.
+        A part of a row takes as long as a whole one. Beyond the last point the last line goes on, but never downwards;
+        a curve of one point is flat.
         """
+        rows = max(rows, 1)
         at = bisect_left(self._rows, rows)
         if at < len(self._rows) and self._rows[at] == rows:
             return self._ms[at]
@@ -55,6 +79,12 @@ class StepCurve:
         if beyond:
             return self._ms[at] + max(slope, 0.0) * (rows - right)
         return self._ms[at - 1] + slope * (rows - left)
+
+
+def curve_text(ms_by_rows: Mapping[int, float]) -> str:
+    """The text of a curve file. Raises `CurveError` as `StepCurve` does."""
+    points = StepCurve(ms_by_rows).points
+    return json.dumps({str(rows): round(ms, 4) for rows, ms in points}, indent=2) + "\n"
 
 
 def read_curve(path: Path) -> dict[int, float]:

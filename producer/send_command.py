@@ -44,7 +44,19 @@ _FIELDS: Final = (
     "--pose",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="JSON with keypoints, or an OpenPose skeleton as PNG, JPEG or WebP of up to 512 KiB.",
+    help="JSON with keypoints (coco18, coco17, or what OpenPose writes), or an OpenPose skeleton as PNG, JPEG or WebP "
+    "of up to 512 KiB.",
+)
+@click.option(
+    "--pose-size",
+    metavar="WIDTHxHEIGHT",
+    help="The picture that the keypoints are pixels of; fractions when left out.",
+)
+@click.option(
+    "--photo",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A photo of up to 512 KiB whose people have the pose; for workers with a pose detector.",
 )
 @click.option("--preset", type=click.Choice(["fast", "quality"]), help="fast: 22 steps, the default; quality: 35.")
 @click.option("--steps", type=int, metavar="N", help="Denoising steps, in place of the preset's.")
@@ -57,6 +69,9 @@ _FIELDS: Final = (
 @click.option("--control-scale", type=float, metavar="X", help="How strongly the pose is followed, 0-2.")
 @click.option("--control-start", type=float, metavar="X", help="The fraction of the steps at which the pose begins.")
 @click.option("--control-end", type=float, metavar="X", help="The fraction of the steps at which it ends.")
+@click.option(
+    "--adapter", metavar="NAME[=WEIGHT]", help="A LoRA of the worker's; its weight, -2 to 2, is 1 by default."
+)
 @click.option("--format", "image_format", type=click.Choice(["png", "webp", "jpeg"]), help="png is the default.")
 @click.option("--quality", type=int, metavar="N", help="Quality of WebP and JPEG, 1-100.")
 @click.option("--priority", type=int, metavar="N", help="0 (last) to 9 (first); 4 when left out.")
@@ -90,6 +105,8 @@ def send(
     *,
     file: str | None,
     pose: Path | None,
+    pose_size: str | None,
+    photo: Path | None,
     labels: tuple[str, ...],
     request_id: str | None,
     repeat: int,
@@ -108,12 +125,14 @@ def send(
         raise click.UsageError("Give either --prompt or a FILE of requests.")
     if file is None:
         settings = settings_of(config)
-        made = _from_options(options, pose, labels, request_id, settings, progress=wait and is_watched())
+        made = _from_options(
+            options, (pose, pose_size, photo), labels, request_id, settings, progress=wait and is_watched()
+        )
         requests: Iterator[GenerationRequest] = _repeated(made, repeat, named=request_id is not None)
         run(_send(settings, requests, wait=wait, timeout_s=timeout_s, as_json=as_json))
         return
     given = [name for name, value in options.items() if value is not None]
-    if given or pose or labels or request_id or repeat != 1:
+    if given or pose or pose_size or photo or labels or request_id or repeat != 1:
         raise click.UsageError("With a FILE the requests say what to paint: no options but --wait and the output's.")
     settings = settings_of(config)
     with _opened(file) as content:
@@ -123,7 +142,7 @@ def send(
 
 def _from_options(
     options: dict[str, Any],
-    pose: Path | None,
+    posed: tuple[Path | None, str | None, Path | None],
     labels: tuple[str, ...],
     request_id: str | None,
     settings: Settings,
@@ -131,7 +150,7 @@ def _from_options(
     progress: bool,
 ) -> GenerationRequest:
     """The request that the options describe. Raises `click.UsageError` with the field that is wrong."""
-    from producer.requests.request_files import RequestUnreadable, new_request_id, pose_of, request_of
+    from producer.requests.request_files import RequestUnreadable, new_request_id, request_of
 
     output = {"format": options["image_format"], "quality": options["quality"]}
     try:
@@ -140,7 +159,8 @@ def _from_options(
                 "request_id": request_id or new_request_id(),
                 **{name: options[name] for name in _FIELDS},
                 "output": {name: value for name, value in output.items() if value is not None} or None,
-                "pose": None if pose is None else pose_of(pose),
+                "pose": _pose(*posed),
+                "adapter": _adapter(options["adapter"]),
                 "labels": _labels(labels),
                 "progress": "steps" if progress else None,
             },
@@ -148,6 +168,35 @@ def _from_options(
         )
     except RequestUnreadable as error:
         raise click.UsageError(f"These options make no request: {error}") from error
+
+
+def _pose(file: Path | None, size: str | None, photo: Path | None) -> dict[str, Any] | None:
+    """The pose that the options name. Raises `click.UsageError`, and `RequestUnreadable` for their files."""
+    from producer.requests.pose_files import photo_of, pose_of, size_of
+
+    if photo is not None:
+        if file is not None or size is not None:
+            raise click.UsageError("Give either --pose, with --pose-size or without, or --photo.")
+        return photo_of(photo)
+    if file is None:
+        if size is not None:
+            raise click.UsageError("--pose-size says how to read the keypoints of --pose: give both.")
+        return None
+    try:
+        pixels = None if size is None else size_of(size)
+    except ValueError as error:
+        raise click.UsageError(f"--pose-size {size}: {error}") from error
+    return pose_of(file, pixels)
+
+
+def _adapter(option: str | None) -> dict[str, Any] | None:
+    if option is None:
+        return None
+    name, separator, weight = option.partition("=")
+    try:
+        return {"name": name, **({"weight": float(weight)} if separator else {})}
+    except ValueError as error:
+        raise click.UsageError(f"--adapter {option}: the weight after = is a number, as in ink=0.8.") from error
 
 
 def _labels(labels: tuple[str, ...]) -> dict[str, str] | None:

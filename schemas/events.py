@@ -14,6 +14,9 @@ from schemas.request import STEPS_MAX
 _STEPS_MAX = STEPS_MAX + 1
 """Schedules with trailing spacing can have one step more than was asked for."""
 
+Stage = Literal["prepare", "denoise", "finish", "store"]
+"""What is done for a request, in this order."""
+
 _PROGRESS_EXAMPLES: list[Any] = [
     {
         "request_id": "hello-1",
@@ -39,7 +42,7 @@ class Progress(BaseModel):
 
     request_id: Identity = Field(description="The request's id.")
     tenant: Identity = Field(default=DEFAULT_TENANT, description="The request's tenant.")
-    stage: Literal["prepare", "denoise", "finish", "store"] = Field(description="What is being done.")
+    stage: Stage = Field(description="What is being done.")
     steps_done: int = Field(default=0, ge=0, le=_STEPS_MAX, description="Steps that its slowest image took.")
     steps_total: int = Field(ge=1, le=_STEPS_MAX, description="Steps that each image needs.")
     preview: InlinePicture | None = Field(

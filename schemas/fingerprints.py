@@ -10,7 +10,8 @@ what the requester gets and nothing else. Not covered are the identity itself; `
 `preset`, whose steps are covered.
 
 `render_digest` decides pictures: it leaves out what cannot change a pixel of the outcome (control settings without
-a pose, quality of a PNG) and adds the model's revision and the sampler's version.
+a pose, quality of a PNG) and adds the model's revision, the sampler's version, the adapter's digest and, for a photo,
+the detector's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import hashlib
 import json
 from typing import Any, Final
 
-from schemas.pose import InlinePicture, PeoplePose, PictureRef, Pose, SkeletonPose
+from schemas.pose import InlinePicture, PeoplePose, PhotoPose, PictureRef, Pose, SkeletonPose
 from schemas.request import COUNT_MAX, SEED_MAX, GenerationRequest, effective_steps
 
 DERIVED_SEED_MAX: Final = SEED_MAX - COUNT_MAX
@@ -43,13 +44,21 @@ def request_digest(request: GenerationRequest) -> str:
 
 
 def render_digest(
-    request: GenerationRequest, model_revision: str, sampler_version: str, *, pose_picture: bytes | None = None
+    request: GenerationRequest,
+    model_revision: str,
+    sampler_version: str,
+    *,
+    pose_picture: bytes | None = None,
+    pose_detector: str | None = None,
+    adapter_digest: str | None = None,
 ) -> str:
     """The digest of all that decides the pictures.
 
     `pose_picture` are the bytes of a stored pose picture, where they are known: then the digest is of the picture
-    rather than of its name, as it always is for an inline one. Width and height count as written; to tell a
-    native size from none, pass a request in which they are filled in.
+    rather than of its name, as it always is for an inline one. `pose_detector` is the digest of what found the people
+    in a photo: two detectors may paint one photo in two ways, and no other request depends on any. `adapter_digest`
+    is that of the adapter's file, where the request names one: a name may come to stand for other weights. Width and
+    height count as written; to tell a native size from none, pass a request in which they are filled in.
     """
     parts = _asked(request)
     if request.pose is None:
@@ -59,6 +68,10 @@ def render_digest(
         parts["pose"] = {_picture_field(request.pose): raw_digest(pose_picture)}
     if request.output.format == "png":
         del parts["output"]["quality"]
+    if isinstance(request.pose, PhotoPose):
+        parts["pose_detector"] = pose_detector
+    if request.adapter is not None:
+        parts["adapter"]["digest"] = adapter_digest
     parts["model_revision"] = model_revision
     parts["sampler_version"] = sampler_version
     return raw_digest(_canonical(parts))

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.errors import SettingsError, bounded
+from schemas.model_source import StorePrefix
 from schemas.service_settings import KafkaSettings, S3Settings, TopicSettings
 from schemas.settings_sources import (
     ENV_PREFIX,
@@ -161,7 +162,7 @@ def shown(settings: Settings) -> dict[str, dict[str, Any]]:
 def _showable(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return MASK
-    if isinstance(value, Path):
+    if isinstance(value, Path | StorePrefix):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
 

@@ -6,14 +6,20 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from schemas.model_source import ModelSource
 from schemas.service_settings import MIB, SECTION, Names
 
 COMPILE_SIZES_MAX = 16
 """Each size takes a form of every block for every bucket of slots, which is looked through at every step."""
+
+
+_PLACE: Final = r"^(auto|same|cpu|cuda:[0-9]{1,3})$"
+
+GIB = 1024 * MIB
 
 
 class ModelSettings(BaseModel):
@@ -21,20 +27,65 @@ class ModelSettings(BaseModel):
 
     model_config = SECTION
 
-    path: Path | None = Field(
-        default=None, description="A diffusers folder of an SDXL pipeline; the built-in tiny model when not set."
+    path: ModelSource | None = Field(
+        default=None,
+        description="A diffusers folder of an SDXL pipeline, or a .safetensors checkpoint; a path or "
+        "s3://bucket/prefix, as all of these. The built-in tiny model when not set.",
     )
-    controlnet_path: Path | None = Field(
-        default=None, description="A diffusers folder of an OpenPose ControlNet; without it poses are refused."
+    config_path: ModelSource | None = Field(
+        default=None,
+        description="For a checkpoint: a diffusers folder of SDXL whose configurations and tokenizers are used; the "
+        "checkpoint's own folder when not set.",
     )
-    vae_path: Path | None = Field(
-        default=None, description="A diffusers folder of a VAE in place of the pipeline's: one that is safe in fp16."
+    controlnet_path: ModelSource | None = Field(
+        default=None,
+        description="A diffusers folder of an OpenPose ControlNet, or its .safetensors file with config.json beside "
+        "it; without it poses are refused.",
+    )
+    pose_detector_path: ModelSource | None = Field(
+        default=None,
+        description="Weights of the OpenPose body detector, body_pose_model.pth or .safetensors or their folder, for "
+        "poses that are photos; without them photos are refused. Needs darkroom[pose], for non-commercial use only.",
+    )
+    vae_path: ModelSource | None = Field(
+        default=None,
+        description="A diffusers folder or .safetensors file of a VAE in place of the model's: one safe in fp16.",
+    )
+    adapters_path: ModelSource | None = Field(
+        default=None, description="A folder of LoRA files, NAME.safetensors each; requests name them."
+    )
+    cache_path: Path | None = Field(
+        default=None, description="Where models from s3:// are kept; a folder in the user's cache when not set."
+    )
+    cache_bytes_max: int = Field(
+        default=40 * GIB,
+        ge=MIB,
+        le=16 * 1024 * GIB,
+        description="What they may take there: two of SDXL with a ControlNet in fp32, so that an update fits beside "
+        "what it replaces. Models not used for longest go first, never those in use.",
     )
     name: str | None = Field(
         default=None, max_length=200, description="The name in completions; the folder's name when not set."
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description="Numbers that the model computes in: float16 on a GPU, float32 on a CPU by auto."
+    )
+    text_device: str = Field(
+        default="auto",
+        pattern=_PLACE,
+        description="Where prompts are encoded: auto as the memory plan says, same as the device, cpu, or cuda:1 (or "
+        "another number), a GPU that no other worker uses.",
+    )
+    vae_device: str = Field(
+        default="auto",
+        pattern=_PLACE,
+        description="Where pictures are decoded: auto as the memory plan says, same as the device, cpu, or cuda:1 (or "
+        "another number), a GPU that no other worker uses.",
+    )
+    profile_dir: Path | None = Field(
+        default=None,
+        description="Where the measured times of devices are kept; `darkroom/profiles` in the user's cache when not "
+        "set.",
     )
     compiles: Literal["auto", "on", "off"] = Field(
         default="auto",
@@ -85,6 +136,20 @@ class BatchSettings(BaseModel):
     )
     prepare_ahead_rows: int = Field(
         default=8, ge=1, le=1_024, description="Images prepared before there is a place: a full batch, or so many."
+    )
+    calibrate_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=3_600,
+        description="How long a start may measure the device where no stored profile fits: a data-centre GPU needs "
+        "about so long for eight SDXL images. 0 never measures, and max_rows is the cap of every size.",
+    )
+    oom_probe_s: float = Field(
+        default=300.0,
+        ge=1,
+        le=86_400,
+        description="How long a batch that ran out of memory stays halved before a larger one is tried: a failed try "
+        "costs one step, and the wait then doubles, up to sixteen times this one.",
     )
 
 
@@ -155,6 +220,12 @@ class LimitSettings(BaseModel):
         le=64 * 1024 * MIB,
         description="Pose pictures and embeddings kept; about 16 of SDXL's.",
     )
+    adapter_cache_bytes: int = Field(
+        default=GIB,
+        ge=MIB,
+        le=64 * GIB,
+        description="LoRAs kept on the device; about six of SDXL's of rank 32 in fp16. Each must fit by itself.",
+    )
 
 
 class WorkerSettings(BaseModel):
@@ -186,6 +257,13 @@ class WorkerSettings(BaseModel):
     )
     usd_per_device_hour: float = Field(
         default=0.0, ge=0, le=10_000, description="The price of an hour of the device, for the cost in completions."
+    )
+    preview_interval_ms: int = Field(
+        default=500,
+        ge=0,
+        le=60_000,
+        description="The least time between two previews of a request that asked for them; about as often as a person "
+        "looks.",
     )
     commit_interval_ms: int = Field(
         default=500,

@@ -34,7 +34,16 @@ def test_the_front_page_names_every_command() -> None:
     assert all(f"  {command} " in done.stdout for command in COMMANDS)
 
 
-@pytest.mark.parametrize("arguments", [("no-such-command",), ("serve", "--no-such-flag"), ("send", "--steps", "many")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("no-such-command",),
+        ("serve", "--no-such-flag"),
+        ("send", "--steps", "many"),
+        ("calibrate", "--sizes", "large"),
+        ("calibrate", "--max-rows", "0"),
+    ],
+)
 def test_wrong_usage_is_exit_code_two(arguments: tuple[str, ...]) -> None:
     assert run(*arguments).returncode == 2
 

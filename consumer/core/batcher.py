@@ -1,8 +1,9 @@
 """Which prepared rows join the device next.
 
 Objective: as many rows on the device as still pay, and no more. The cap for a shape is the smallest batch
-whose measured throughput is at least 95% of the best; beyond it a join only slows the rows that are there.
-Until a device is measured the cap is the setting `batch.max_rows`; running out of memory lowers it for good.
+whose measured throughput is at least 95% of the best; beyond it a join only slows the rows that are there. The
+engine says it with each prepared job (`Prepared.cap`); where it does not, and above it, the setting
+`batch.max_rows` bounds the batch. Running out of memory lowers it for a time (`consumer.core.ceilings`).
 
 Rules:
 
@@ -12,15 +13,18 @@ Rules:
 3. An empty device lingers for a second row for at most `linger_s`, and only while something is being
    prepared: a row can always join at the next boundary, so waiting longer gains nothing.
 4. Rows under suspicion run apart: one group at a time, with nothing else on the device.
-5. A few rows more than the cap are handed over (`ahead_rows_max`), so that a place is taken at the boundary
-   at which it falls free; the engine holds them in order. Under a memory ceiling there are none.
+5. A few rows more than the cap are handed over (half of it, at most `ahead_rows_max`), so that a place is taken at
+   the boundary at which it falls free; the engine holds them in order and keeps to the same cap. Of a memory ceiling it
+   knows nothing: under one, none are handed ahead.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
+from itertools import chain
 
+from consumer.core.ceilings import Ceilings
 from consumer.core.jobs import Job
 from consumer.core.limits import Limits
 from consumer.core.partition_key import RowKey
@@ -35,7 +39,7 @@ class Batcher:
         self._ready: list[Job] = []
         self._on_device: dict[RowKey, Job] = {}
         self._device_key: Hashable = None
-        self._ceilings: dict[Hashable, int] = {}
+        self._ceilings = Ceilings(limits.oom_probe_s)
         self._apart: deque[tuple[RowKey, ...]] = deque()
         self._linger_until: float | None = None
 
@@ -50,8 +54,9 @@ class Batcher:
         return self._linger_until
 
     def cap(self, key: Hashable) -> int:
-        """Rows of a shape that may share a step."""
-        return min(self._limits.batch_rows_max, self._ceilings.get(key, self._limits.batch_rows_max))
+        """Rows of a shape that may share a step now."""
+        cap, ceiling = self._paying(key), self._ceilings.of(key)
+        return cap if ceiling is None else min(cap, ceiling)
 
     def add(self, job: Job) -> None:
         """A job's rows (`rows_ready`) are prepared, or came back from a failed step."""
@@ -73,9 +78,9 @@ class Batcher:
         if job in self._ready:
             self._ready.remove(job)
 
-    def lower_ceiling(self, key: Hashable, rows_max: int) -> None:
-        """Never again run more rows of this shape together."""
-        self._ceilings[key] = max(1, min(rows_max, self.cap(key)))
+    def lower_ceiling(self, key: Hashable, rows_max: int, now: float) -> None:
+        """More rows of this shape than `rows_max` ran out of memory together."""
+        self._ceilings.lower(key, min(rows_max, self.cap(key)), now)
 
     def run_apart(self, groups: tuple[tuple[RowKey, ...], ...]) -> None:
         """Run these groups before everything else, each by itself."""
@@ -95,9 +100,20 @@ class Batcher:
     def _key_to_run(self) -> Hashable:
         return self._ready[0].batch_key if self._ready else None
 
+    def _paying(self, key: Hashable) -> int:
+        """Rows of a shape that pay together, as its jobs say: memory set aside."""
+        jobs = chain(self._ready, self._on_device.values())
+        cap = next((job.cap for job in jobs if job.batch_key == key and job.cap is not None), None)
+        return self._limits.batch_rows_max if cap is None else min(cap, self._limits.batch_rows_max)
+
+    def _ahead(self, key: Hashable) -> int:
+        if self._ceilings.of(key) is not None:
+            return 0
+        return min(self._limits.ahead_rows_max, max(1, self.cap(key) // 2))
+
     def _joining(self, key: Hashable, now: float) -> list[tuple[Job, int]]:
-        ahead = 0 if key in self._ceilings else self._limits.ahead_rows_max
-        room = self.cap(key) + ahead - len(self._on_device)
+        self._ceilings.lift(key, self._paying(key), now)
+        room = self.cap(key) + self._ahead(key) - len(self._on_device)
         joining: list[tuple[Job, int]] = []
         for job in self._ready:
             if job.batch_key != key:

@@ -193,8 +193,14 @@ class Core:
 
     def _on_position(self, event: on.PositionAdvanced, _now: float) -> None:
         partition = self._delivering(event.partition, event.epoch)
-        if partition is not None:
-            partition.account.advance(event.position)
+        if partition is None:
+            return
+        if event.position < partition.account.base:
+            # The consumer had to go back behind what is committed: the topic was made anew, or its end was lost.
+            self._out.append(do.Pause(partition.key))
+            self._reopen(partition, prove_ownership=False)
+            return
+        partition.account.advance(event.position)
 
     def _publish(self, partition: Partition, now: float) -> None:
         if partition.reopen_at is not None and now >= partition.reopen_at:

@@ -97,6 +97,8 @@ class Prepared:
 
     job: JobKey
     batch_key: Hashable
+    cap: int | None = None
+    """Rows of that key that pay together on this device; None where it was not measured."""
 
 
 class FaultParty(Enum):

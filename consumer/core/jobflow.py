@@ -79,6 +79,11 @@ class JobFlow:
         """Rows between the journal and the device."""
         return self.rows_in[JobState.PREPARING] + self.rows_in[JobState.READY]
 
+    @property
+    def rows_to_join(self) -> int:
+        """Rows that are to join the device and were not handed to it yet."""
+        return self.room.rows_total + self.rows_begun + self.rows_ahead
+
     # --- In and out --------------------------------------------------------------------------------------
 
     def arrive(self, facts: JobFacts, partition: Partition) -> None:
@@ -238,7 +243,7 @@ class JobFlow:
         self._out += self.breaker.succeeded()
         job = self._in_state(event.job, JobState.PREPARING)
         if job is not None:
-            job.batch_key = event.batch_key
+            job.batch_key, job.cap = event.batch_key, event.cap
             job.ready_at = now
             job.rows_ready = set(range(job.facts.rows))
             self.move(job, JobState.READY)
@@ -268,7 +273,7 @@ class JobFlow:
             if job is not None and not job.rows_ready and not job.rows_on_device:
                 self.move(job, JobState.FINISHING)
 
-    def on_step_faulted(self, event: on.StepFaulted, _now: float) -> None:
+    def on_step_faulted(self, event: on.StepFaulted, now: float) -> None:
         """The rows are ready again; how they run next depends on whose fault it may be."""
         jobs = {row: job for row in event.rows if (job := self._jobs.get(row.job)) and row.image in job.rows_on_device}
         if not jobs:
@@ -283,7 +288,7 @@ class JobFlow:
             first.failures += 1
         match remedy_for(event.party, tuple(jobs), first.failures, self.limits.attempts_max, shared_by=shared_by):
             case SmallerBatch(rows_max):
-                self.batcher.lower_ceiling(first.batch_key, rows_max)
+                self.batcher.lower_ceiling(first.batch_key, rows_max, now)
             case RunApart(groups):
                 self.batcher.run_apart(groups)
             case FailRow():

@@ -121,6 +121,8 @@ class Job:
     waits: bool = False
     """Whether the waiting room counts it."""
     batch_key: Hashable = None
+    cap: int | None = None
+    """Rows of its batch key that pay together, where the engine said so."""
     ready_at: float = 0.0
     rows_ready: set[int] = field(default_factory=set)
     """Indexes that are prepared and wait to join the device."""

@@ -12,9 +12,12 @@ class Limits:
     """Bounds and waits. Seconds are seconds of the core's clock."""
 
     batch_rows_max: int = 8
-    """Rows that share a step, at the most."""
+    """Rows that share a step, at the most; a shape's own cap may be less."""
     ahead_rows_max: int = 4
-    """Rows handed to the engine beyond the batch, so that a place that falls free is taken at that very boundary."""
+    """Rows handed to the engine beyond the batch, so that a place that falls free is taken at that very boundary; never
+    more than half of the batch's cap, or one."""
+    oom_probe_s: float = 300.0
+    """How long a batch that ran out of memory stays halved before a larger one is tried. A failed try doubles it."""
     begin_ahead_rows_max: int = 64
     """Rows being looked up or waiting for the journal's commit, on a fast device; on a slow one a batch is enough."""
     prepare_ahead_rows_max: int = 8

@@ -6,6 +6,10 @@ waiting, and since every job ages at the same rate the order of two jobs never c
 `waiting_since - priority * ageing_s` is fixed at arrival and a heap keeps it. So no row is passed over for longer
 than nine levels' worth of ageing, whatever arrives after it, and the one that holds a partition's window
 moves on.
+
+Whose keys are in the same `TURN_S` take turns by partition, each partition's in their order. Producers send in bursts
+and Kafka takes a partition's records by the batch, so without turns all rows of the device would often be one
+partition's: when a rebalance gives it to another worker the device would be empty at once. With turns it loses a share.
 """
 
 from __future__ import annotations
@@ -19,13 +23,18 @@ from consumer.core.jobs import Job
 from consumer.core.limits import Limits
 from consumer.core.partition_key import PartitionKey
 
+TURN_S = 0.5
+"""Records that came so close together are taken to have come together: about a burst, and little to wait for a turn."""
+
 
 class WaitingRoom:
     """Holds jobs in state WAITING. A job whose offset its partition's window cannot hold yet is parked."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._heap: list[tuple[float, int, Job]] = []
+        self._heap: list[tuple[float, int, int, Job]] = []
+        self._turns: dict[PartitionKey, tuple[float, int]] = {}
+        """By partition: the turns' stretch of time that was counted last, and how many of its jobs are in it."""
         self._parked: dict[PartitionKey, deque[Job]] = {}
         self._sequence = count()
         self._rows: dict[PartitionKey, int] = {}
@@ -66,7 +75,7 @@ class WaitingRoom:
     def pop(self) -> Job | None:
         """Take the most urgent job that may start, if there is one. It is still WAITING."""
         while self._heap:
-            _, _, job = heapq.heappop(self._heap)
+            job = heapq.heappop(self._heap)[-1]
             if job.waits:
                 self._count(job, -1)
                 return job
@@ -80,8 +89,15 @@ class WaitingRoom:
             parked.remove(job)
 
     def _push(self, job: Job, *, urgent: bool) -> None:
-        key = float("-inf") if urgent else self.urgency(job)
-        heapq.heappush(self._heap, (key, next(self._sequence), job))
+        stretch = float("-inf") if urgent else self.urgency(job) // TURN_S
+        turn = 0 if urgent else self._turn(job.partition.key, stretch)
+        heapq.heappush(self._heap, (stretch, turn, next(self._sequence), job))
+
+    def _turn(self, partition: PartitionKey, stretch: float) -> int:
+        counted, turns = self._turns.get(partition, (stretch, 0))
+        turn = turns if counted == stretch else 0
+        self._turns[partition] = stretch, turn + 1
+        return turn
 
     def _count(self, job: Job, sign: int) -> None:
         job.waits = sign > 0

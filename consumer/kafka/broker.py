@@ -192,8 +192,10 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._on_assigned = on_assigned
 
     def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        log.debug("rebalance", partitions=sorted(partition.partition for partition in revoked))
         self._on_revoked(frozenset(PartitionKey(*partition) for partition in revoked))
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self._consumer.pause(*assigned)
+        log.info("partitions assigned", partitions=sorted(partition.partition for partition in assigned))
         self._on_assigned(frozenset(PartitionKey(*partition) for partition in assigned))

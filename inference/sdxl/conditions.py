@@ -1,19 +1,24 @@
 """What the text says to the UNet: prompt embeddings and time ids.
 
 SDXL reads a prompt with two encoders. Both give their penultimate layer, side by side; the second also gives a pooled
-embedding. The same text always gives the same embeddings, so they are cached by text.
+embedding. The same text with the same adapter always gives the same embeddings, so they are cached by both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import torch
 
 from inference.contract import CacheCounts
+from inference.sdxl.adapters import AdapterBank, AppliedAdapter, shares_of
 from inference.sdxl.cache import ByteCache
+
+ENCODERS: Final = ("text_encoder", "text_encoder_2")
+"""What diffusers' folders and LoRA files call the two, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,12 @@ class TextEmbedding:
     """(1, projection width), as above."""
     tokens_cut: int = 0
     """How many tokens of the text did not fit."""
+
+
+class _TextKey(NamedTuple):
+    text: str
+    adapter: tuple[str, str, float] | None
+    """Name, digest and weight of one that changes the text encoders; None for others, too."""
 
 
 class TextConditioner:
@@ -43,24 +54,31 @@ class TextConditioner:
     ) -> None:
         self._tokenizers = tokenizers
         self._encoders = encoders
+        self._adapters = [AdapterBank(name, encoder) for name, encoder in zip(ENCODERS, encoders, strict=True)]
         self._device = device
         self._dtype = dtype
         self._zeros_for_no_text = zeros_for_no_text
-        self._cache: ByteCache[str, TextEmbedding] = ByteCache(cache_bytes_max, _bytes_of)
+        self._cache: ByteCache[_TextKey, TextEmbedding] = ByteCache(cache_bytes_max, _bytes_of)
         self._zeros: TextEmbedding | None = None
 
-    def embed(self, text: str) -> TextEmbedding:
+    def embed(self, text: str, adapter: AppliedAdapter | None = None) -> TextEmbedding:
         """The text's embedding, from the cache where it can be. Text beyond 77 tokens is cut and counted."""
-        return self._cache.get_or_make(text, lambda: self._encode(text))
+        if adapter is None or not adapter.lora.changes_text:
+            return self._cache.get_or_make(_TextKey(text, None), lambda: self._encode(text, None))
+        key = _TextKey(text, (adapter.name, adapter.digest, adapter.weight))
+        return self._cache.get_or_make(key, lambda: self._encode(text, adapter))
 
-    def embed_negative(self, text: str | None, positive: TextEmbedding) -> TextEmbedding:
+    def embed_negative(
+        self, text: str | None, positive: TextEmbedding, adapter: AppliedAdapter | None = None
+    ) -> TextEmbedding:
         """The embedding that guidance leads away from.
 
         No text gives zeros where the model is configured so (`force_zeros_for_empty_prompt`), as in diffusers'
-        pipelines; the empty text is encoded like any other, and the two give different pictures.
+        pipelines; the empty text is encoded like any other, and the two give different pictures. The pipelines encode
+        it with the request's adapter, as they do the prompt.
         """
         if text is not None or not self._zeros_for_no_text:
-            return self.embed(text or "")
+            return self.embed(text or "", adapter)
         if self._zeros is None:
             self._zeros = TextEmbedding(torch.zeros_like(positive.tokens), torch.zeros_like(positive.pooled))
         return self._zeros
@@ -73,7 +91,13 @@ class TextConditioner:
         """Empty the cache and start counting anew."""
         self._cache.reset()
 
-    def _encode(self, text: str) -> TextEmbedding:
+    def _encode(self, text: str, adapter: AppliedAdapter | None) -> TextEmbedding:
+        with ExitStack() as applied:
+            for bank, encoder in zip(self._adapters, self._encoders, strict=True):
+                applied.enter_context(bank.applied(shares_of([adapter], encoder.device)))
+            return self._encode_as_is(text)
+
+    def _encode_as_is(self, text: str) -> TextEmbedding:
         layers = []
         tokens_cut = 0
         for tokenizer, encoder in zip(self._tokenizers, self._encoders, strict=True):
@@ -81,12 +105,13 @@ class TextConditioner:
             # `verbose=False`: the tokenizer would log a warning about the length that the requester gets from us.
             tokens_cut = max(tokens_cut, len(tokenizer(text, verbose=False).input_ids) - length)
             padded = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-            output = encoder(padded.input_ids.to(self._device), output_hidden_states=True)
+            # Its encoder may be on another device than the rows.
+            output = encoder(padded.input_ids.to(encoder.device), output_hidden_states=True)
             layers.append(output.hidden_states[-2])
         # Only the last encoder has a projection, and its projected output is the pooled embedding.
         return TextEmbedding(
-            tokens=torch.cat(layers, dim=-1).to(self._dtype),
-            pooled=output.text_embeds.to(self._dtype),
+            tokens=torch.cat(layers, dim=-1).to(self._device, self._dtype),
+            pooled=output.text_embeds.to(self._device, self._dtype),
             tokens_cut=max(0, tokens_cut),
         )
 

@@ -32,7 +32,7 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> list[Image.Image | Render
     A row is answered by a fault of its request, `render_failed`, where a value of its picture is not finite:
     converted to bytes it would be a black or white picture that looks like a success.
     """
-    decoded = vae.decode(_unscale(vae.config, latents.to(vae.dtype)), return_dict=False)[0].float()
+    decoded = decode_colours(vae, latents)
     finite = torch.isfinite(decoded).flatten(1).all(dim=1)
     # From -1..1 to 0..255, rounding half to even, as diffusers' image processor does.
     levels = ((decoded * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
@@ -41,6 +41,12 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> list[Image.Image | Render
         Image.fromarray(pixels[place], mode="RGB") if is_finite else _not_finite()
         for place, is_finite in enumerate(finite.tolist())
     ]
+
+
+def decode_colours(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Decode (rows, channels, height, width) latents to (rows, 3, height, width) fp32 colours, about -1 to 1."""
+    decoded: torch.Tensor = vae.decode(_unscale(vae.config, latents.to(vae.dtype)), return_dict=False)[0]
+    return decoded.float()
 
 
 def _not_finite() -> RenderFault:

@@ -4,12 +4,17 @@ Three lanes call it at once, and each has its own part of the model: `prepare` t
 and the pose encoder, `step` the UNet and the ControlNet, `finish` the VAE. Weights are only read, so nothing here is
 locked. On a GPU each lane also has its own stream, so that decoding does not queue behind denoising. What `prepare` and
 `finish` return is complete; a step may still be under way when `step` returns, and `finish` waits for it on the GPU.
+
+Where not all fits at once the memory plan has the lanes take turns (`series`), and a lane's part may come and go with
+its turn.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,17 +27,26 @@ from inference.contract import (
     ModelError,
     ModelInfo,
     Prepared,
+    Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
 )
+from inference.memory_plan import MemoryPlan
+from inference.pose.photo import DETECTOR_BYTES
 from inference.pose.picture import PictureLimits
+from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX
 from inference.sdxl.faults import device_faults
 from inference.sdxl.load import load_components
+from inference.sdxl.measure import measured_on
 from inference.sdxl.model import LoadedModel
+from inference.sdxl.placement import Placement, Wishes, place, placed
 from inference.sdxl.regions import Backend
 from inference.sdxl.rows import SdxlRow
+from inference.sdxl.sources import ModelFiles
 from inference.sdxl.warm_up import compile_regions, warm_up
+from inference.timing import Part
+from inference.turns import Series
 
 PROMPT_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Two hundred of SDXL's prompts in fp16, on the device."""
@@ -49,7 +63,7 @@ class SdxlDevice(Device[SdxlRow]):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Callable[[], ModelFiles],
         controlnet_path: Path | None = None,
         *,
         name: str | None = None,
@@ -57,6 +71,7 @@ class SdxlDevice(Device[SdxlRow]):
         dtype: Dtype = "auto",
         prompt_cache_bytes_max: int = PROMPT_CACHE_BYTES_MAX,
         pose_cache_bytes_max: int = POSE_CACHE_BYTES_MAX,
+        adapter_cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
         pose_limits: PictureLimits | None = None,
         cpu_threads: int | None = None,
         rows_max: int = 8,
@@ -64,25 +79,33 @@ class SdxlDevice(Device[SdxlRow]):
         compile_sizes: Sequence[tuple[int, int]] = (),
         compile_cache_dir: Path | None = None,
         compile_backend: Backend = "inductor",
+        wishes: Wishes | None = None,
+        plan: MemoryPlan | None = None,
     ) -> None:
-        """Takes paths to diffusers folders; nothing is read before `load`.
+        """Takes paths to diffusers folders or checkpoints; nothing is read before `load`.
+
+        Instead of the paths, a function that says where all parts of the model lie: `load` calls it, and it may take
+        its time to fetch them. It raises `ModelError`.
 
         `name` is what completions call the model (default: the folder's name). `device` is a torch device, `auto` the
         first GPU or else the CPU; `dtype` `auto` is fp16 on a GPU and fp32 on a CPU. `cpu_threads` are torch's threads
         for one operation, by default one less than there are cores: the event loop and the other lanes need one, and
-        two busy threads to a core are many times slower than one.
+        two busy threads to a core are many times slower than one. `wishes` are what the operator says of the memory
+        plan that `load` makes; a `plan` that is given is carried out instead.
 
         `compiles`: whether the networks' repeated blocks are compiled, `auto` on a GPU alone; for pictures of
         `compile_sizes` (width, height), the native size by default, and steps of up to `rows_max` rows. All else runs
         eagerly. `compile_cache_dir` keeps what was compiled for the next start (torch's own place by default).
         """
-        self._path = path
-        self._controlnet_path = controlnet_path
-        self._name = name or path.name
+        self._find: Callable[[], ModelFiles] = (
+            (lambda: ModelFiles(path, controlnet_path)) if isinstance(path, Path) else path
+        )
+        self._name = name
         self._device_name = device
         self._dtype_name: Dtype = dtype
         self._prompt_cache_bytes_max = prompt_cache_bytes_max
         self._pose_cache_bytes_max = pose_cache_bytes_max
+        self._adapter_cache_bytes_max = adapter_cache_bytes_max
         self._pose_limits = pose_limits or PictureLimits()
         self._cpu_threads = cpu_threads or max(1, (os.cpu_count() or 1) - 1)
         self._rows_max = rows_max
@@ -90,12 +113,23 @@ class SdxlDevice(Device[SdxlRow]):
         self._compile_sizes = tuple(compile_sizes)
         self._compile_cache_dir = compile_cache_dir
         self._compile_backend = compile_backend
+        self._wishes = wishes or Wishes(cache_bytes=prompt_cache_bytes_max + pose_cache_bytes_max)
+        self._plan = plan
         self._model: LoadedModel | None = None
 
     @property
     def info(self) -> ModelInfo:
         """The loaded model. Raises `RuntimeError` before `load`."""
         return self._loaded().components.info
+
+    @property
+    def series(self) -> Series:
+        """As the plan has it. Raises `RuntimeError` before `load`."""
+        return self._loaded().components.placement.plan.layout.series
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+        """As the plan has it: None on a CPU. Raises `RuntimeError` before `load`."""
+        return self._loaded().components.placement.plan.rows_ceiling(latent_height, latent_width)
 
     def load(self) -> None:
         """Load, and render a few one-step pictures from end to end, so that no request pays for a kernel's first run.
@@ -105,10 +139,16 @@ class SdxlDevice(Device[SdxlRow]):
         device, dtype = self._place()
         if device.type == "cpu":
             torch.set_num_threads(self._cpu_threads)
+        files = self._find()
         try:
             with device_faults("loading the model"):
                 components = load_components(
-                    self._path, self._controlnet_path, name=self._name, device=device, dtype=dtype
+                    files,
+                    name=self._name or files.path.stem,
+                    device=device,
+                    dtype=dtype,
+                    adapter_cache_bytes_max=self._adapter_cache_bytes_max,
+                    find_place=partial(self._placement, files=files),
                 )
                 self._model = LoadedModel(
                     components, self._prompt_cache_bytes_max, self._pose_cache_bytes_max, self._pose_limits
@@ -127,10 +167,12 @@ class SdxlDevice(Device[SdxlRow]):
             self.close()
             no_memory = isinstance(error, RenderFault) and error.kind is FaultKind.BATCH_MEMORY
             remedy = "use a device with more memory" if no_memory else "check that its parts belong together"
-            raise ModelError(f"The model in {self._path} does not run on {device}: {error}; {remedy}.") from error
+            raise ModelError(f"The model in {files.path} does not run on {device}: {error}; {remedy}.") from error
 
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
-        """As `Device.prepare`. Faults: `invalid_request`, `model_mismatch`, `pose_unreadable`, `image_too_large`."""
+        """As `Device.prepare`. Its faults are `invalid_request`, `model_mismatch`, `unknown_adapter`, `pose_unreadable`
+        and `image_too_large`.
+        """
         model = self._loaded()
         with device_faults("preparing a request"), model.prepare_stream.completed():
             return model.prepare(job)
@@ -139,7 +181,7 @@ class SdxlDevice(Device[SdxlRow]):
         """As `Device.step`."""
         model = self._loaded()
         with device_faults(f"denoising {len(rows)} rows"):
-            model.stepper.take(rows)
+            model.step(rows)
 
     def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage | RenderFault, ...]:
         """As `Device.finish`."""
@@ -147,10 +189,36 @@ class SdxlDevice(Device[SdxlRow]):
         with device_faults(f"decoding {len(rows)} pictures"), model.finish_stream.entered():
             return model.finish(rows)
 
+    def preview(self, row: SdxlRow) -> Preview | None:
+        """As `Device.preview`, of the latents that the row's last step predicted. The first one fits the projection."""
+        model = self._loaded()
+        with device_faults("making a preview"), model.finish_stream.entered():
+            return model.preview(row)
+
+    def measured_on(self) -> Mapping[str, str]:
+        """As `Device.measured_on`."""
+        model = self._loaded()
+        return measured_on(model.networks, model.components.placement)
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
+        """As `Device.buckets`."""
+        shapes = self._loaded().networks.shapes
+        return shapes.buckets if (latent_height, latent_width) in shapes.latent_sizes else ()
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        """As `Device.measure`."""
+        model = self._loaded()
+        with device_faults(f"measuring {part.value} of {count}"):
+            return model.measure(part, latent_height, latent_width, count)
+
     def cache_counts(self) -> Mapping[str, CacheCounts]:
-        """Of `prompt` (embeddings by text), `pose` (control pictures) and `control` (conditioning embeddings)."""
+        """Of `prompt` (embeddings), `photo` (people found), `pose` (control pictures), `control` (conditioning
+        embeddings) and `adapter`.
+        """
         model = self._model
-        return {} if model is None else {"prompt": model.texts.counts(), **model.poses.counts()}
+        if model is None:
+            return {}
+        return {"prompt": model.texts.counts(), **model.poses.counts(), "adapter": model.adapters.counts()}
 
     def memory_bytes(self) -> Mapping[str, int]:
         """`allocated`, `reserved` and `total` of a GPU; empty on a CPU."""
@@ -171,6 +239,18 @@ class SdxlDevice(Device[SdxlRow]):
             del model
             torch.cuda.empty_cache()
 
+    def _placement(
+        self, folders: Mapping[str, Path], *, device: torch.device, dtype: torch.dtype, files: ModelFiles
+    ) -> Placement:
+        if self._plan is not None:
+            return placed(self._plan, device=device, dtype=dtype)
+        wishes = self._wishes
+        if files.pose_detector_path is not None and files.controlnet_path is not None:
+            wishes = replace(wishes, cache_bytes=wishes.cache_bytes + DETECTOR_BYTES)
+        if files.adapters_path is not None:
+            wishes = replace(wishes, adapters=True, cache_bytes=wishes.cache_bytes + self._adapter_cache_bytes_max)
+        return place(folders, device=device, dtype=dtype, wishes=wishes)
+
     def _loaded(self) -> LoadedModel:
         if self._model is None:
             raise RuntimeError("the device has no model: call load() first")
@@ -186,7 +266,11 @@ class SdxlDevice(Device[SdxlRow]):
             os.environ["TRITON_CACHE_DIR"] = str(self._compile_cache_dir / "triton")
         info = model.components.info
         sizes = self._compile_sizes or ((info.native_width, info.native_height),)
-        compile_regions(model, sizes=sizes, rows_max=self._rows_max, backend=self._compile_backend)
+        factor = info.latent_factor
+        # What memory holds of the largest of them, padding included.
+        ceilings = [self.rows_ceiling(height // factor, width // factor) for width, height in sizes]
+        rows_max = min([self._rows_max, *(ceiling for ceiling in ceilings if ceiling is not None)])
+        compile_regions(model, sizes=sizes, rows_max=rows_max, backend=self._compile_backend)
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
         name = self._device_name

@@ -1,4 +1,4 @@
-"""Reads diffusers folders into components that are ready to run.
+"""Reads diffusers folders and checkpoints into components that are ready to run.
 
 Only local folders and only safetensors: nothing is fetched and nothing is unpickled. A folder that is torn, is not
 SDXL or does not fit its ControlNet is a `ModelError` with what is wrong and where, never a model that paints noise:
@@ -7,8 +7,7 @@ diffusers fills weights that are missing with random ones and says so in a log l
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +19,24 @@ from diffusers import AutoencoderKL, ControlNetModel, SchedulerMixin, UNet2DCond
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from inference.contract import ModelError, ModelInfo
+from inference.pose.photo import PoseDetector
+from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX, AdapterStore
 from inference.sdxl.decode import vae_dtype
 from inference.sdxl.fit import check_fit
+from inference.sdxl.lora_file import UNET
+from inference.sdxl.placement import TEXT_PARTS, Placement, form, place
 from inference.sdxl.quiet import no_progress_bars
-from inference.sdxl.revision import Weights, find_weights, model_revision
+from inference.sdxl.revision import Weights, model_revision
+from inference.sdxl.single_file import load_single
+from inference.sdxl.sources import ModelFiles, find_sources, read_json
 
-SAMPLER_VERSION: Final = "1"
+SAMPLER_VERSION: Final = "2"
 """Raised whenever the same request would give other pixels because this package changed."""
-
-_PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """A model in memory, on its device, and what there is to know of it."""
+    """A model in memory, on its devices, and what there is to know of it."""
 
     info: ModelInfo
     unet: Any
@@ -42,39 +45,65 @@ class Components:
     """The ControlNet's small encoder of the control picture, taken out of it so that its output can be cached."""
     is_pose_bgr: bool
     """Whether the ControlNet wants the control picture's channels the other way round."""
+    detector: PoseDetector | None
+    """What finds people in photos, where its weights are here."""
     vae: Any
     tokenizers: Sequence[Any]
     text_encoders: Sequence[Any]
+    adapters: AdapterStore
     scheduler_config: Mapping[str, Any]
     zeros_for_no_text: bool
+    placement: Placement
     device: torch.device
+    """Where rows are denoised, and all that belongs to them lies."""
     dtype: torch.dtype
+
+    def networks(self) -> dict[str, Any]:
+        """Those that take memory, by part."""
+        networks = {"unet": self.unet, "controlnet": self.controlnet, "vae": self.vae}
+        texts = zip(TEXT_PARTS, self.text_encoders, strict=True)
+        return {part: network for part, network in (*networks.items(), *texts) if network is not None}
 
 
 def load_components(
-    path: Path, controlnet_path: Path | None, *, name: str, device: torch.device, dtype: torch.dtype
+    files: ModelFiles,
+    *,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    adapter_cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
+    find_place: Callable[..., Placement] = place,
 ) -> Components:
-    """Load an SDXL pipeline folder and, where given, a ControlNet folder. Raises `ModelError`."""
-    index = _read_index(path)
-    parts = {part: find_weights(path / part, dtype) for part in ("unet", "vae", "text_encoder", "text_encoder_2")}
+    """Load an SDXL model and, where given, a ControlNet, another VAE and the adapters. Raises `ModelError`.
+
+    `find_place` is called as `place`: it says where the parts go, before any weight is read.
+    """
+    sources = find_sources(files, dtype)
+    path, parts = sources.base, sources.parts
+    placement = find_place({part: weights.folder for part, weights in parts.items()}, device=device, dtype=dtype)
+    device = placement.device
+    dtypes = {part: placement.dtype_of(part) for part in parts}
+    dtypes["vae"] = vae_dtype(read_json(parts["vae"].folder / "config.json"), dtype)
+
+    def load(kind: Any, part: str) -> Any:
+        return _load_network(kind, part, parts[part], dtypes[part], placement.home(part))
+
     with no_progress_bars():
-        unet = _load_network(UNet2DConditionModel, parts["unet"], dtype, device)
-        vae = _load_network(
-            AutoencoderKL, parts["vae"], vae_dtype(_read_json(path / "vae" / "config.json"), dtype), device
-        )
-        text_encoders = (
-            _load_network(CLIPTextModel, parts["text_encoder"], dtype, device),
-            _load_network(CLIPTextModelWithProjection, parts["text_encoder_2"], dtype, device),
-        )
+        unet = load(UNet2DConditionModel, "unet")
+        vae = load(AutoencoderKL, "vae")
+        text_encoders = (load(CLIPTextModel, "text_encoder"), load(CLIPTextModelWithProjection, "text_encoder_2"))
         tokenizers = tuple(_load_tokenizer(path / part) for part in ("tokenizer", "tokenizer_2"))
         scheduler_config = _load_scheduler_config(path / "scheduler")
-        controlnet = None
-        if controlnet_path is not None:
-            parts["controlnet"] = find_weights(controlnet_path, dtype)
-            controlnet = _load_network(ControlNetModel, parts["controlnet"], dtype, device)
-    zeros_for_no_text = bool(index.get("force_zeros_for_empty_prompt", True))
-    check_fit(path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet, scheduler=scheduler_config)
+        controlnet = load(ControlNetModel, "controlnet") if "controlnet" in parts else None
+    zeros_for_no_text = bool(sources.index.get("force_zeros_for_empty_prompt", True))
+    check_fit(
+        files.path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet, scheduler=scheduler_config
+    )
+    adapters = _adapters(files, placement, (unet, *text_encoders), adapter_cache_bytes_max)
     is_pose_bgr = controlnet is not None and _take_bgr(controlnet)
+    pose_encoder = None if controlnet is None else _take_pose_encoder(controlnet).to(device)
+    detector = None if controlnet is None else _detector(files.pose_detector_path, device)
+    form(placement, unet=unet, controlnet=controlnet, vae=vae)
     return Components(
         info=ModelInfo(
             name=name,
@@ -84,18 +113,24 @@ def load_components(
             dtype=str(dtype).removeprefix("torch."),
             sampler_version=SAMPLER_VERSION,
             takes_pose=controlnet is not None,
-            path=str(path),
-            controlnet_path=None if controlnet_path is None else str(controlnet_path),
+            path=str(files.path),
+            pose_detector=None if detector is None else detector.digest,
+            controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),
+            plan=placement.plan,
+            adapters=adapters.digests,
         ),
         unet=unet,
         controlnet=controlnet,
-        pose_encoder=None if controlnet is None else _take_pose_encoder(controlnet),
+        pose_encoder=pose_encoder,
         is_pose_bgr=is_pose_bgr,
+        detector=detector,
         vae=vae,
         tokenizers=tokenizers,
         text_encoders=text_encoders,
+        adapters=adapters,
         scheduler_config=scheduler_config,
         zeros_for_no_text=zeros_for_no_text,
+        placement=placement,
         device=device,
         dtype=dtype,
     )
@@ -115,31 +150,25 @@ def _sizes(unet_config: Any, vae_config: Any) -> dict[str, int]:
     }
 
 
-def _read_index(path: Path) -> dict[str, Any]:
-    index = _read_json(path / "model_index.json")
-    missing = [part for part in _PARTS if not (path / part).is_dir()]
-    if missing:
+def _adapters(files: ModelFiles, placement: Placement, networks: Sequence[Any], cache_bytes_max: int) -> AdapterStore:
+    if files.adapters_path is not None and placement.plan.fuse_qkv:
         raise ModelError(
-            f"{path} is not an SDXL pipeline folder, it lacks {', '.join(missing)}: "
-            "name an SDXL base model's folder, or copy it again."
+            f"The adapters in {files.adapters_path} cannot be applied to fused projections: make the memory plan with "
+            "adapters, or leave them out."
         )
-    return index
+    names = (UNET, *TEXT_PARTS)
+    return AdapterStore(
+        files.adapters_path,
+        dict(zip(names, networks, strict=True)),
+        {name: placement.text_device if name in TEXT_PARTS else placement.device for name in names},
+        cache_bytes_max,
+    )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{file} cannot be read ({error}): name a diffusers folder of an SDXL model, or copy it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} does not hold a JSON object: copy the model again.")
-    return content
-
-
-def _load_network(kind: Any, weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
-    with _translated(kind.__name__, weights.folder):
+def _load_network(kind: Any, part: str, weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
+    with _translated(kind.__name__, weights.place):
+        if weights.single_file is not None:
+            return load_single(kind, part, weights, dtype).to(device).eval().requires_grad_(False)
         network, report = kind.from_pretrained(
             weights.folder,
             variant=weights.variant,
@@ -164,13 +193,22 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def _load_scheduler_config(folder: Path) -> Mapping[str, Any]:
     with _translated("scheduler", folder):
-        kind = getattr(diffusers, _read_json(folder / "scheduler_config.json")["_class_name"])
+        kind = getattr(diffusers, read_json(folder / "scheduler_config.json")["_class_name"])
         if not issubclass(kind, SchedulerMixin):
             raise TypeError(f"{kind.__name__} is no scheduler")
         # By the model's own class, so that only what the file really says is carried over to the samplers.
         scheduler = kind.from_pretrained(folder, local_files_only=True)
     config: Mapping[str, Any] = scheduler.config
     return config
+
+
+def _detector(weights: Path | None, device: torch.device) -> PoseDetector | None:
+    """Before any photo comes: the first one would hold up the prepare lane, and the denoise lane behind it."""
+    if weights is None:
+        return None
+    from inference.pose.openpose import load_detector
+
+    return load_detector(weights, device)
 
 
 def _take_pose_encoder(controlnet: Any) -> Any:
@@ -188,7 +226,7 @@ def _take_bgr(controlnet: Any) -> bool:
 
 
 @contextmanager
-def _translated(what: str, folder: Path) -> Iterator[None]:
+def _translated(what: str, place: Path) -> Iterator[None]:
     try:
         yield
     except ModelError:
@@ -197,6 +235,6 @@ def _translated(what: str, folder: Path) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:300]
         raise ModelError(
-            f"The {what} in {folder} cannot be loaded ({type(error).__name__}: {reason}): "
+            f"The {what} in {place} cannot be loaded ({type(error).__name__}: {reason}): "
             "copy the model again, and check that it is an SDXL model in safetensors."
         ) from error

@@ -4,21 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import structlog
 import torch
 from PIL import Image
 
-from inference.contract import FaultKind, Prepared, RenderedImage, RenderFault, RenderJob, RenderRequest, RowId
+from inference.contract import (
+    FaultKind,
+    Prepared,
+    Preview,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    RenderRequest,
+    RowId,
+)
 from inference.pose.picture import PictureLimits
+from inference.preview import encode_preview
 from inference.resolve import batch_key
+from inference.sdxl.adapters import AdapterBank
 from inference.sdxl.conditions import TextConditioner, cut_warning, time_ids
 from inference.sdxl.decode import decode_latents
 from inference.sdxl.encode import encode_picture
 from inference.sdxl.load import Components
+from inference.sdxl.lora_file import UNET
+from inference.sdxl.measure import measure_part
+from inference.sdxl.placement import residence_of
 from inference.sdxl.poses import PoseConditioner
+from inference.sdxl.projection import Projection, fit_projection
 from inference.sdxl.rows import Control, SdxlRow, draw_noise
 from inference.sdxl.schedule import Schedule, Schedules
 from inference.sdxl.step import Networks, Stepper
 from inference.sdxl.streams import LaneStream
+from inference.timing import Part
+from inference.turns import Lane, Series
+
+_log = structlog.get_logger(__name__)
 
 
 class LoadedModel:
@@ -44,25 +64,36 @@ class LoadedModel:
             dtype=dtype,
             limits=limits,
             cache_bytes_max=pose_cache_bytes_max,
+            detector=components.detector,
         )
+        self.adapters = components.adapters
         self.schedules = Schedules(components.scheduler_config)
         self.networks = Networks(
             unet=components.unet,
             controlnet=components.controlnet,
+            adapters=AdapterBank(UNET, components.unet),
             prediction=components.scheduler_config.get("prediction_type", "epsilon"),
             device=device,
             dtype=dtype,
         )
         self.stepper = Stepper(self.networks)
-        self.prepare_stream, self.finish_stream = LaneStream(device), LaneStream(device)
+        self._residence = residence_of(components.placement, components.networks())
+        # Lanes that take turns share one stream: what one frees there the other can use at once.
+        series, vae_device = components.placement.plan.layout.series, components.placement.device_of(Lane.FINISH)
+        self.prepare_stream = self.stepper.stream if series is Series.ALL else LaneStream(device)
+        self.finish_stream = (
+            self.stepper.stream if series is not Series.NONE and vae_device == device else LaneStream(vae_device)
+        )
+        self._projection: Projection | None = None
 
     def run_with(self, networks: Networks) -> None:
         """Take steps with these networks from now on. Not while one is being taken."""
         self.networks = networks
-        self.stepper = Stepper(networks)
+        self.stepper = Stepper(networks, self.stepper.stream)
 
     def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
         """The rows of a job, of image i from seed + i. They share everything but generator and latents."""
+        self.enter(Lane.PREPARE)
         request = job.request
         components = self.components
         if request.width % components.info.size_multiple or request.height % components.info.size_multiple:
@@ -73,14 +104,16 @@ class LoadedModel:
                 f"{components.info.size_multiple}.",
             )
         schedule = self.schedules.get(request.sampler, request.steps)
-        text = self.texts.embed(request.prompt)
+        adapter = None if request.adapter is None else self.adapters.get(request.adapter)
+        text = self.texts.embed(request.prompt, adapter)
         # As in diffusers, guidance is off at 1 and below, and then there is nothing to lead away from.
         negative = None
         if request.guidance_scale > 1:
-            negative = self.texts.embed_negative(request.negative_prompt, text)
-        control = self._control(job)
+            negative = self.texts.embed_negative(request.negative_prompt, text, adapter)
+        control, pose_warning = self._control(job)
         ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
         warnings = [cut_warning("prompt", text), None if negative is None else cut_warning("negative prompt", negative)]
+        warnings.append(pose_warning)
         rows = []
         for index in range(request.count):
             generator = torch.Generator("cpu").manual_seed(request.seed + index)
@@ -97,24 +130,71 @@ class LoadedModel:
                     control=control,
                     generator=generator,
                     latents=self._first_latents(request, schedule, generator),
+                    wants_preview=job.progress == "previews" and index == 0,
+                    adapter=adapter,
                 )
             )
         return Prepared(rows=tuple(rows), warnings=tuple(warning for warning in warnings if warning))
 
+    def step(self, rows: Sequence[SdxlRow]) -> None:
+        """One denoising step of rows of one size."""
+        self.enter(Lane.DENOISE)
+        self.stepper.take(rows)
+
     def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage | RenderFault, ...]:
         """The pictures of rows of one size whose steps are done, each or what is wrong with it."""
-        for row in rows:
-            self.finish_stream.read([row.latents], after=row.ready)
-        decoded = decode_latents(self.components.vae, torch.cat([row.latents for row in rows]))
+        self.enter(Lane.FINISH)
+        vae, latents = self.components.vae, self._brought([(row.latents, row.ready) for row in rows])
+        # Tiles change a picture a little where they meet, so its size alone decides. diffusers by itself would go by
+        # the longer side, and cut pictures of SDXL's own sizes, such as 1152 x 896.
+        pixels = rows[0].request.width * rows[0].request.height
+        vae.use_tiling = pixels > self.components.placement.plan.vae_tiled_above_pixels
         return tuple(
             picture if isinstance(picture, RenderFault) else _encoded(picture, row)
-            for picture, row in zip(decoded, rows, strict=True)
+            for picture, row in zip(decode_latents(vae, latents), rows, strict=True)
         )
 
-    def _control(self, job: RenderJob) -> Control | None:
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        """As `Device.measure`. Weights that come and go are brought before the time is taken."""
+        lane, stream = (Lane.FINISH, self.finish_stream) if part is Part.DECODE else (Lane.DENOISE, self.stepper.stream)
+        self.enter(lane)
+        with stream.completed():
+            return measure_part(part, self.components, self.networks, latent_height, latent_width, count)
+
+    def enter(self, lane: Lane) -> None:
+        """Have the lane's networks on the device, where they come and go with its turns."""
+        if self._residence is not None:
+            with self.stepper.stream.entered():
+                self._residence.enter(lane)
+
+    def preview(self, row: SdxlRow) -> Preview | None:
+        """What the row's last step predicts its picture to be; None before the first one."""
+        predicted = row.predicted
+        if predicted is None:
+            return None
+        latents = self._brought([(predicted.latents, predicted.ready)])
+        if self._projection is None:
+            self._projection = fit_projection(self.components.vae, device=latents.device)
+            _log.info("preview_projection", variance_explained=round(self._projection.explained, 3))
+        picture = self._projection.picture(latents)
+        return None if picture is None else Preview(encode_preview(picture), predicted.steps_done)
+
+    def _brought(self, parts: Sequence[tuple[torch.Tensor, torch.cuda.Event | None]]) -> torch.Tensor:
+        """Latents, each with the mark after which a GPU has worked them out, together and where the VAE is."""
+        vae_device = self.components.placement.device_of(Lane.FINISH)
+        for latents, ready in parts:
+            if vae_device == self.components.device:
+                self.finish_stream.read([latents], after=ready)
+            elif ready is not None:
+                # A copy between devices is work of the first device, where this lane has no stream that could wait.
+                ready.synchronize()
+        return torch.cat([latents for latents, _ in parts]).to(vae_device)
+
+    def _control(self, job: RenderJob) -> tuple[Control | None, str | None]:
+        """What the pose does to the job's rows, and the sentence for the requester where there is one."""
         request = job.request
         if request.pose is None:
-            return None
+            return None, None
         if self.components.controlnet is None:
             raise RenderFault(
                 FaultKind.REQUEST,
@@ -122,8 +202,10 @@ class LoadedModel:
                 "The request has a pose and this worker's model has no ControlNet: "
                 "leave the pose out, or send it to workers that were started with one.",
             )
-        embedding = self.poses.embed(request.pose, job.pose_picture, width=request.width, height=request.height)
-        return Control(embedding, request.control_scale, request.control_start, request.control_end)
+        embedding, warning = self.poses.embed(
+            request.pose, job.pose_picture, width=request.width, height=request.height
+        )
+        return Control(embedding, request.control_scale, request.control_start, request.control_end), warning
 
     def _first_latents(self, request: RenderRequest, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
         """(1, channels, height, width): noise, rounded to the model's dtype and then scaled, as diffusers draws it."""

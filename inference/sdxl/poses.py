@@ -2,30 +2,43 @@
 
 The encoder's output depends on the picture alone, so it is computed once a pose and not once a step: it is taken out of
 the ControlNet (`inference.sdxl.load`) and run here. The same pose is drawn once a size, and the same picture encoded
-once, however it was sent. What the ControlNet makes of it at each step depends on the latents and cannot be kept.
+once, however it was sent; people are looked for once a photo. What the ControlNet makes of it at each step depends on
+the latents and cannot be kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
 from inference.contract import CacheCounts
-from inference.pose.control import control_picture, pose_digest
+from inference.pose.control import control_picture, picture_content, pose_digest
+from inference.pose.photo import PhotoPeople, PoseDetector, find_people, no_detector, nobody_found
 from inference.pose.picture import PictureLimits
 from inference.sdxl.cache import ByteCache
-from schemas.pose import Pose
+from schemas.pose import PEOPLE_MAX, PhotoPose, Pose
+
+_PEOPLE_BYTES: Final = PEOPLE_MAX * 18 * 128
+"""What the keypoints of a photo take at most: two numbers and what Python needs around them."""
 
 
 class _PoseKey(NamedTuple):
     digest: str
     width: int
     height: int
+
+
+class Conditioning(NamedTuple):
+    """What there is to give to the ControlNet for a pose, and to say to its sender."""
+
+    embedding: torch.Tensor
+    """(1, channels, latent height, latent width) in the model's dtype, on its device."""
+    warning: str | None
 
 
 class PoseConditioner:
@@ -40,41 +53,70 @@ class PoseConditioner:
         dtype: torch.dtype,
         limits: PictureLimits,
         cache_bytes_max: int,
+        detector: PoseDetector | None = None,
     ) -> None:
+        """`cache_bytes_max` bounds all three caches together. Without a `detector` photos are refused."""
+        self._detector = detector
         self._encoder = encoder
         self._is_bgr = is_bgr
         self._device = device
         self._dtype = dtype
         self._limits = limits
+        # Keypoints are small: by default this is for the people of nine hundred photos.
+        people_bytes_max = cache_bytes_max // 16
         # In fp16 an embedding of SDXL's ControlNet takes 3.3 times its picture's bytes.
-        pictures_bytes_max = cache_bytes_max // 4
+        pictures_bytes_max = (cache_bytes_max - people_bytes_max) // 4
+        self._people: ByteCache[str, PhotoPeople] = ByteCache(people_bytes_max, lambda _people: _PEOPLE_BYTES)
         self._pictures: ByteCache[_PoseKey, Image.Image] = ByteCache(
             pictures_bytes_max, lambda picture: 3 * picture.width * picture.height
         )
         self._embeddings: ByteCache[_PoseKey, torch.Tensor] = ByteCache(
-            cache_bytes_max - pictures_bytes_max, lambda embedding: embedding.nbytes
+            cache_bytes_max - people_bytes_max - pictures_bytes_max, lambda embedding: embedding.nbytes
         )
 
-    def embed(self, pose: Pose, stored: bytes | None, *, width: int, height: int) -> torch.Tensor:
-        """(1, channels, latent height, latent width) in the model's dtype, on its device.
+    def embed(self, pose: Pose, stored: bytes | None, *, width: int, height: int) -> Conditioning:
+        """`stored` are the bytes of a picture that the pose only names.
 
-        `stored` are the bytes of a picture that the pose only names. Raises `RenderFault` as `control_picture` does.
+        Raises `RenderFault` as `control_picture` and `find_people` do, `pose_not_found` for a photo without people.
         """
+        warning = None
+        if isinstance(pose, PhotoPose):
+            people = self._people_of(pose, stored)
+            if people.pose is None:
+                raise nobody_found()
+            pose, warning = people.pose, people.warning
+        drawn = pose
         picture = self._pictures.get_or_make(
-            _PoseKey(pose_digest(pose, stored), width, height),
-            lambda: control_picture(pose, stored, width=width, height=height, limits=self._limits),
+            _PoseKey(pose_digest(drawn, stored), width, height),
+            lambda: control_picture(drawn, stored, width=width, height=height, limits=self._limits),
         )
         content = hashlib.sha256(picture.tobytes()).hexdigest()
-        return self._embeddings.get_or_make(_PoseKey(content, width, height), lambda: self._encode(picture))
+        embedding = self._embeddings.get_or_make(_PoseKey(content, width, height), lambda: self._encode(picture))
+        return Conditioning(embedding, warning)
 
     def counts(self) -> Mapping[str, CacheCounts]:
-        """Of `pose`, the drawn and decoded pictures, and of `control`, their embeddings."""
-        return {"pose": self._pictures.counts(), "control": self._embeddings.counts()}
+        """Of `photo`, the people found, `pose`, the drawn and decoded pictures, and `control`, their embeddings."""
+        return {
+            "photo": self._people.counts(),
+            "pose": self._pictures.counts(),
+            "control": self._embeddings.counts(),
+        }
 
     def reset(self) -> None:
-        """Empty both caches and start counting anew."""
+        """Empty the caches and start counting anew."""
+        self._people.reset()
         self._pictures.reset()
         self._embeddings.reset()
+
+    def _people_of(self, photo: PhotoPose, stored: bytes | None) -> PhotoPeople:
+        """Also nobody is kept: such a photo is as dear to look at as any."""
+        detector = self._detector
+        if detector is None:
+            raise no_detector()
+        return self._people.get_or_make(
+            pose_digest(photo, stored),
+            lambda: find_people(picture_content(photo, stored), detector, self._limits),
+        )
 
     def _encode(self, picture: Image.Image) -> torch.Tensor:
         encoded: torch.Tensor = self._encoder(control_tensor(picture, self._is_bgr).to(self._device, self._dtype))

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 
 Backend = str | Callable[..., Any]
 
@@ -22,24 +23,21 @@ class CompiledRegions:
     """The blocks of some networks that are compiled together, and when their compiled form is used."""
 
     def __init__(self, networks: Sequence[Any], *, shapes_max: int, backend: Backend = "inductor") -> None:
-        """Mark the blocks that each network names as its repeated ones. Nothing is compiled before its first call.
+        """Mark the networks' transformer blocks. Nothing is compiled before their first call.
 
-        `shapes_max` bounds how many forms one block may take, its different widths within the networks counted apart:
-        torch stops compiling at that number.
+        `shapes_max` bounds how many forms one block may take. All blocks run the same code, for which torch counts
+        the forms together, and stops compiling at its limit.
         """
+        # By their type: diffusers' UNet names its repeated blocks (`_repeated_blocks`), its ControlNet names none.
         blocks = [
-            block
-            for network in networks
-            for block in network.modules()
-            if type(block).__name__ in (network._repeated_blocks or ())
+            block for network in networks for block in network.modules() if isinstance(block, BasicTransformerBlock)
         ]
-        widths = {block.dim for block in blocks}
         for block in blocks:
             block.compile(
                 backend=backend,
                 fullgraph=True,
                 dynamic=False,
-                recompile_limit=shapes_max * max(1, len(widths)) * len(networks),
+                recompile_limit=shapes_max * len(blocks),
             )
         self._blocks = blocks
         self._sealed = False

@@ -27,9 +27,18 @@ class Weights:
     """One component's weight files."""
 
     folder: Path
+    """Where its `config.json` lies, and its files unless it is read from a single one."""
     variant: str | None
     """diffusers' name for a set of files in one folder: `fp16`, or None for the plain ones."""
     files: tuple[Path, ...]
+    """What counts for the revision."""
+    single_file: Path | None = None
+    """The file that the network is read from, alone or among others."""
+
+    @property
+    def place(self) -> Path:
+        """What to name where something is wrong with them."""
+        return self.single_file or self.folder
 
 
 def find_weights(folder: Path, dtype: torch.dtype) -> Weights:

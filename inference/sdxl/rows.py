@@ -8,10 +8,12 @@ generator's stream and with it the picture.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 from inference.contract import BatchKey, RenderRequest, RowId
+from inference.sdxl.adapters import AppliedAdapter
 from inference.sdxl.conditions import TextEmbedding
 from inference.sdxl.schedule import Schedule
 
@@ -34,6 +36,16 @@ class Control:
         return self.scale if self.start <= step / steps and (step + 1) / steps <= self.end else 0.0
 
 
+class Predicted(NamedTuple):
+    """What a step predicts the picture to be."""
+
+    steps_done: int
+    latents: torch.Tensor
+    """(1, channels, latent height, latent width) fp32: x0."""
+    ready: torch.cuda.Event | None
+    """As `SdxlRow.ready`."""
+
+
 @dataclass(slots=True, eq=False)
 class SdxlRow:
     """Implements `inference.contract.Row`."""
@@ -52,9 +64,14 @@ class SdxlRow:
     """On the CPU whatever the device is, because a generator's stream depends on its device."""
     latents: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
+    adapter: AppliedAdapter | None = None
     steps_done: int = 0
     ready: torch.cuda.Event | None = None
     """Reached when a GPU has done the row's last step; None on a CPU, and before the first step."""
+    wants_preview: bool = False
+    """Whether each step is to leave what it predicts in `predicted`."""
+    predicted: Predicted | None = field(default=None, repr=False)
+    """Replaced as a whole and never changed, so that another lane may look at it during a step."""
     numbers: torch.Tensor = field(init=False, repr=False)
     """(steps, 5) fp32 on the CPU: the schedule's columns, then the guidance scale."""
     _noise: torch.Tensor | None = field(default=None, repr=False)
@@ -86,7 +103,9 @@ class SdxlRow:
         """All that a step reads of the row on the device."""
         texts = [self.text] if self.negative is None else [self.text, self.negative]
         tensors = [self.latents, self.time_ids, *(part for text in texts for part in (text.tokens, text.pooled))]
-        return tensors if self.control is None else [*tensors, self.control.embedding]
+        if self.control is not None:
+            tensors.append(self.control.embedding)
+        return tensors if self.adapter is None else [*tensors, *self.adapter.lora.tensors()]
 
     def advance(self, latents: torch.Tensor, ready: torch.cuda.Event | None = None) -> None:
         """Take the step: new latents, which a GPU has worked out once `ready` is reached; the noise used up."""

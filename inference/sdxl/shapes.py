@@ -51,8 +51,9 @@ class StaticShapes:
 
 
 def slot_buckets(rows_max: int) -> tuple[int, ...]:
-    """Powers of two from 2 up to what `rows_max` guided rows take: few to compile, and padded by less than half."""
-    buckets = [2]
-    while buckets[-1] < 2 * rows_max:
-        buckets.append(2 * buckets[-1])
-    return tuple(buckets)
+    """Powers of two from 2 on, and at the end what `rows_max` guided rows take and memory has to hold.
+
+    Few to compile, and a batch is padded by less than half.
+    """
+    most = 2 * rows_max
+    return (*(1 << power for power in range(1, most.bit_length()) if 1 << power < most), most)

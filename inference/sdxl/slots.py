@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from inference.sdxl.adapters import Share, shares_of
 from inference.sdxl.rows import SdxlRow
 from inference.sdxl.shapes import StaticShapes
 
@@ -52,6 +53,8 @@ class Layout:
     added: dict[str, torch.Tensor]
     """`text_embeds` (slots, width) and `time_ids` (slots, 6)."""
     posed: PosedSlots | None
+    adapters: tuple[Share, ...]
+    """The slots that LoRAs change; empty where none has an adapter."""
     is_static: bool
     """Whether every forward of it has a shape that is compiled."""
 
@@ -75,6 +78,9 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
         away[place] = slot
     posed = [slot for slot, place in enumerate(places) if rows[place].control_weight != 0.0]
     height, width = rows[0].latents.shape[-2:]
+    if any(row.adapter is not None for row in rows):
+        # Compiled blocks pass over adapters, so there is nothing to pad for.
+        shapes = StaticShapes()
     padded = shapes.pad(height, width, unet_slots=len(places), control_slots=len(posed))
     places += [0] * (padded.unet_slots - len(places))
     texts += [texts[0]] * (padded.unet_slots - len(texts))
@@ -92,6 +98,7 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
         tokens=tokens,
         added=added,
         posed=_posed([(slot, rows[places[slot]]) for slot in posed], padded.control_slots, tokens, added, dtype),
+        adapters=shares_of([rows[place].adapter for place in places], device),
         is_static=padded.is_static,
     )
 

@@ -18,8 +18,9 @@ from typing import Any, Final
 
 import torch
 
+from inference.sdxl.adapters import AdapterBank
 from inference.sdxl.regions import CompiledRegions
-from inference.sdxl.rows import SdxlRow
+from inference.sdxl.rows import Predicted, SdxlRow
 from inference.sdxl.schedule import DT, SIGMA, SIGMA_UP, TIMESTEP
 from inference.sdxl.shapes import StaticShapes
 from inference.sdxl.slots import Layout, PosedSlots, lay_out
@@ -35,6 +36,8 @@ class Networks:
 
     unet: Any
     controlnet: Any | None
+    adapters: AdapterBank
+    """Of the UNet."""
     prediction: str
     """One of `PREDICTIONS`."""
     device: torch.device
@@ -50,9 +53,9 @@ class Stepper:
     Belongs to the denoise lane.
     """
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Networks, stream: LaneStream | None = None) -> None:
         self.networks = networks
-        self.stream = LaneStream(networks.device)
+        self.stream = stream or LaneStream(networks.device)
         self._staging = Staging(networks.device)
         self._layout: Layout | None = None
         self._last: torch.cuda.Event | None = None
@@ -61,7 +64,7 @@ class Stepper:
         """One denoising step of all rows, which have latents of one size. On an error no row has changed."""
         with self.stream.entered():
             try:
-                stepped = self._step(rows)
+                stepped, denoised = self._step(rows)
             except BaseException:
                 # What was launched of the failed step still reads the staging buffers and these rows.
                 self._layout = None
@@ -70,6 +73,8 @@ class Stepper:
         mark = self.stream.mark()
         for place, row in enumerate(rows):
             row.advance(stepped[place : place + 1], mark)
+            if row.wants_preview:
+                row.predicted = Predicted(row.steps_done, denoised[place : place + 1], mark)
         if self._last is not None:
             self._last.synchronize()
         self._last = mark
@@ -78,8 +83,8 @@ class Stepper:
             self._layout = None
             self.stream.wait()
 
-    def _step(self, rows: Sequence[SdxlRow]) -> torch.Tensor:
-        """The latents after the step, by row: (rows, channels, height, width)."""
+    def _step(self, rows: Sequence[SdxlRow]) -> tuple[torch.Tensor, torch.Tensor]:
+        """By row, (rows, channels, height, width): the latents after the step, and the denoised picture x0 in fp32."""
         layout = self._laid_out(rows)
         latents = torch.cat([row.latents for row in rows])
         numbers = self._staging.send("numbers", _numbers(rows))
@@ -126,14 +131,15 @@ def _predict(layout: Layout, sample: torch.Tensor, timestep: torch.Tensor, netwo
         residuals: dict[str, Any] = {}
         if layout.posed is not None and networks.controlnet is not None:
             residuals = _control_residuals(layout.posed, sample, timestep, networks.controlnet)
-        predicted: torch.Tensor = networks.unet(
-            sample,
-            timestep,
-            encoder_hidden_states=layout.tokens,
-            added_cond_kwargs=layout.added,
-            return_dict=False,
-            **residuals,
-        )[0]
+        with networks.adapters.applied(layout.adapters):
+            predicted: torch.Tensor = networks.unet(
+                sample,
+                timestep,
+                encoder_hidden_states=layout.tokens,
+                added_cond_kwargs=layout.added,
+                return_dict=False,
+                **residuals,
+            )[0]
     return predicted
 
 
@@ -180,8 +186,8 @@ def _guided(predicted: torch.Tensor, away: torch.Tensor, scale: torch.Tensor) ->
 
 def _euler_step(
     latents: torch.Tensor, numbers: torch.Tensor, p: torch.Tensor, noise: torch.Tensor, prediction: str
-) -> torch.Tensor:
-    """Euler's step in fp32; the result in the latents' dtype.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Euler's step in fp32: the new latents in the latents' dtype, and the denoised picture.
 
     `latents`, the guided prediction `p` and `noise` are (rows, channels, height, width), `numbers` is (rows, 5).
 
@@ -197,4 +203,4 @@ def _euler_step(
         denoised = x - sigma * p
     derivative = (x - denoised) / sigma
     stepped = x + derivative * _column(numbers, DT) + noise.float() * _column(numbers, SIGMA_UP)
-    return stepped.to(latents.dtype)
+    return stepped.to(latents.dtype), denoised

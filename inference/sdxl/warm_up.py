@@ -85,7 +85,7 @@ def _render(model: LoadedModel, request: RenderRequest) -> None:
 def _step_once(model: LoadedModel, request: RenderRequest) -> Sequence[SdxlRow]:
     with model.prepare_stream.completed():
         rows = model.prepare(RenderJob(job_id="warm-up", request=request)).rows
-    model.stepper.take(rows)
+    model.step(rows)
     return rows
 
 

@@ -23,25 +23,20 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import urllib3
-from minio import Minio
 from minio.datatypes import Object
 from minio.error import MinioException, S3Error, ServerError
 from minio.helpers import MIN_PART_SIZE
-from urllib3.util import Retry, Timeout
 
 from producer.results.minio_bucket import keep_for, make_bucket, prove_conditional_puts
+from producer.results.minio_client import PAUSE_S, TRY_AGAIN, connect
 from producer.results.minio_errors import is_absent, translated, unavailable
 from producer.results.objects import BucketForbidden, ObjectStat, ObjectTooLarge, StoreUnavailable
-from producer.tls import STORE, client_context
 from schemas.settings import S3Settings
 
 _LIST_PAGE: Final = 1000
 """What one list request returns at most (S3 API)."""
 _SIGNED_FOR: Final = timedelta(minutes=15)
 """A signed put is used at once; this is room for clocks that differ."""
-_PAUSE_S: Final = 0.1
-"""Doubles with each try, as urllib3's `backoff_factor` does."""
-_TRY_AGAIN: Final = (429, 500, 502, 503, 504)
 _WRITTEN, _STANDS, _CONFLICT = (200, 204), 412, 409
 
 ResultT = TypeVar("ResultT")
@@ -56,31 +51,7 @@ class MinioObjects:
     def __init__(self, s3: S3Settings) -> None:
         """Connects to nothing yet. Raises `SettingsError` for authorities to trust that cannot be loaded."""
         self._s3 = s3
-        self._http = urllib3.PoolManager(
-            num_pools=1,
-            maxsize=s3.threads,
-            block=False,  # there are as many connections as threads, so none ever waits for one
-            timeout=Timeout(connect=s3.connect_timeout_s, read=s3.read_timeout_s),
-            retries=Retry(
-                total=s3.attempts - 1,
-                redirect=0,
-                allowed_methods=None,  # every request of ours may be repeated
-                status_forcelist=_TRY_AGAIN,
-                backoff_factor=_PAUSE_S,
-                raise_on_status=False,
-                raise_on_redirect=False,
-                respect_retry_after_header=False,  # a server must not hold our threads for as long as it likes
-            ),
-            ssl_context=client_context(STORE, s3.ca_file) if s3.secure else None,
-        )
-        self._client = Minio(
-            s3.address,
-            access_key=None if s3.access_key is None else s3.access_key.get_secret_value(),
-            secret_key=None if s3.secret_key is None else s3.secret_key.get_secret_value(),
-            secure=s3.secure,
-            region=s3.region,
-            http_client=self._http,
-        )
+        self._client, self._http = connect(s3)
         self._threads = ThreadPoolExecutor(s3.threads, thread_name_prefix="s3")
 
     async def __aenter__(self) -> Self:
@@ -194,7 +165,7 @@ class MinioObjects:
         with translated(self._s3, self.bucket):
             for attempt in range(1, self._s3.attempts + 1):
                 if attempt > 1:
-                    time.sleep(_PAUSE_S * 2 ** (attempt - 2))
+                    time.sleep(PAUSE_S * 2 ** (attempt - 2))
                 url = self._client.presigned_put_object(self.bucket, key, _SIGNED_FOR)
                 try:
                     # urllib3's own tries would write the address, and so the signature, into its log and its error.
@@ -207,7 +178,7 @@ class MinioObjects:
                     return True
                 if response.status == _STANDS:
                     return False
-                if response.status not in (_CONFLICT, *_TRY_AGAIN):
+                if response.status not in (_CONFLICT, *TRY_AGAIN):
                     break
             if response.status == _CONFLICT:
                 raise unavailable(self._s3, self.bucket, f"{key} is being written by others without end")

@@ -18,10 +18,17 @@ from consumer.logs import configure
 from consumer.stack import Stack
 from schemas.settings import LogSettings
 from tests.bench import report
-from tests.bench.guarantee import a_third_joins, against_plain_commits
+from tests.bench.engine import engine
+from tests.bench.guarantee import against_plain_commits
+from tests.bench.joining import a_third_joins
 from tests.bench.memory import resident_memory
+from tests.bench.poisson import latencies_under_load
 from tests.bench.start_up import start_up
 from tests.bench.throughput import against_memory, bare_puts, bare_transactions, without_delay
+
+JOINS = 2
+JOIN_BACKLOG = 1200
+"""Requests that two workers with 20 ms steps are busy with for longer than the joins take."""
 
 
 def main() -> None:
@@ -41,6 +48,10 @@ def main() -> None:
         finally:
             stack.down()
     figures["start_up"] = start_up()
+    say("the engine beside diffusers' pipeline, without Kafka and S3")
+    figures["engine"] = engine(quick=arguments.quick)
+    say("Poisson arrivals at 70% load: the tiny model's curves on a virtual clock, then for real")
+    figures["poisson"] = latencies_under_load(arguments.seed, scale)
     report.write(arguments.out, figures)
     print((arguments.out / "report.md").read_text())
 
@@ -54,7 +65,7 @@ async def measure(environment: Mapping[str, str], folder: Path, seed: int, scale
     figures["guarantee"] = await against_plain_commits(environment, 256 // scale, seed, 20.0)
     figures["guarantee_0ms"] = await against_plain_commits(environment, 1000 // scale, seed, 0.0)
     say("a third worker joins two busy ones")
-    figures["joining"] = await a_third_joins(environment, 600, seed)
+    figures["joining"] = await a_third_joins(environment, folder, JOIN_BACKLOG, seed, JOINS // (2 if scale > 1 else 1))
     say("0 ms steps, no store")
     figures["no_store"] = await without_delay(environment, 4000 // scale, seed, store=False)
     say("a bare consume-and-produce loop with the same transactions")

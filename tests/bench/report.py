@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.bench import engine_page, poisson
+
 
 def write(out: Path, figures: dict[str, Any]) -> None:
     """`figures.json`, `report.md` and the plots, into a folder that is made if need be."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     _plot(out, figures)
+    engine_page.plot(out, figures["engine"])
+    poisson.plot(out, figures["poisson"])
     (out / "report.md").write_text(_page(figures))
 
 
@@ -34,8 +38,8 @@ def _page(figures: dict[str, Any]) -> str:
         ),
         ("0 ms steps: the same (two transactions a request, and nothing to hide them behind)", ms0, ""),
         (
-            "a third worker joins: the two others' longest idle gap, in steps (before it joined)",
-            f"{joining['during_ms'] / joining['step_ms']:.1f} ({joining['before_ms'] / joining['step_ms']:.1f})",
+            "a third worker joins: the two others' longest idle gap, in steps (with an empty device; before)",
+            ", ".join(f"{joining[name] / joining['step_ms']:.2f}" for name in ("during_ms", "empty_ms", "before_ms")),
             "at most 1",
         ),
         ("0 ms steps, pictures stored, requests/s", f"{stored['per_second']:.0f}", "at least 100"),
@@ -71,6 +75,8 @@ def _page(figures: dict[str, Any]) -> str:
         "",
         "![Requests a second](throughput.png) ![Resident memory](memory.png)",
         "",
+        *engine_page.section(figures["engine"]),
+        *poisson.section(figures["poisson"]),
     ]
     return "\n".join(lines)
 

@@ -56,6 +56,11 @@ class Plan:
         return random.Random(self.seed).randint(5, 20)
 
     @property
+    def name(self) -> str:
+        """What its topics, group, bucket and folder are named by: a run and its parts share a stack."""
+        return f"chaos-{self.seed}-{'tiny' if self.tiny_model else 'simulated'}"
+
+    @property
     def device(self) -> str:
         """In words."""
         return "the tiny model" if self.tiny_model else f"the simulated device with {self.step_ms} ms steps"
@@ -89,7 +94,13 @@ async def run(plan: Plan, stack: Stack, folder: Path) -> Verdict:
         await _caught_up(book, report.records)
         judge(verdict, book, mix.sent, report)
         verdict.faults = recovered(inflictor.counts, book)
-        verdict.rendered_twice = rendered_twice(await asyncio.to_thread(crew.rendered))
+        twice = rendered_twice(await asyncio.to_thread(crew.rendered))
+        verdict.rendered_twice = len(twice)
+    if plan.tiny_model:
+        from tests.chaos.pictures import compare  # it needs torch
+
+        _say("rendering requests alone, to compare")
+        verdict.pictures_compared, verdict.wrong_pictures = await compare(settings, book, mix.sent.asked, twice)
     verdict.seconds = time.monotonic() - started
     return verdict
 
@@ -176,10 +187,12 @@ def _environment(stack: Stack, plan: Plan, folder: Path) -> dict[str, str]:
     return {
         **stack.environment,
         "TMPDIR": str(scratch),
-        "DARKROOM_TOPICS__PREFIX": f"chaos{plan.seed}.",
+        "DARKROOM_TOPICS__PREFIX": f"{plan.name}.",
         "DARKROOM_TOPICS__REQUESTS_PARTITIONS": str(plan.partitions),
         "DARKROOM_TOPICS__COMPLETIONS_PARTITIONS": "3",
-        "DARKROOM_KAFKA__GROUP_ID": f"chaos-{plan.seed}",
+        "DARKROOM_KAFKA__GROUP_ID": plan.name,
+        "DARKROOM_S3__BUCKET": plan.name,
+        "DARKROOM_DEVICE": "cpu",  # of the tiny model: pictures are compared, and a GPU's differ by the batch
         "DARKROOM_KAFKA__SESSION_TIMEOUT_MS": str(session_ms),
         "DARKROOM_KAFKA__HEARTBEAT_INTERVAL_MS": "500",
         "DARKROOM_KAFKA__REQUEST_TIMEOUT_MS": "8000",

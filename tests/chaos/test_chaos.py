@@ -43,3 +43,4 @@ async def test_nothing_is_lost_or_doubled_under_faults(tmp_path: Path) -> None:
     assert verdict.worker_ends["70"] >= 1, "the poison reached a worker"
     assert verdict.outcomes["succeeded"] > 50
     assert verdict.outcomes["replayed"] > 0
+    assert verdict.outcomes["cancelled"] > 0

@@ -44,6 +44,10 @@ def failed(spot: Spot, request_id: str, code: ErrorCode) -> Completion:
     return completions.failed(answered(spot, request_id, "2"), code, "It failed.", completed_at=NOW)
 
 
+def cancelled(spot: Spot, request_id: str) -> Completion:
+    return completions.cancelled(answered(spot, request_id, "1"), None, completions.NO_WORK, completed_at=NOW)
+
+
 class Case:
     """A clean run of two requests, to be spoilt."""
 
@@ -106,6 +110,23 @@ def both_of_a_conflict_succeeded(case: Case) -> None:
     case.book.answered((2, 0), succeeded((2, 0), "one", "b", digest="2"), 2.0)
 
 
+def a_cancellation_that_nobody_sent(case: Case) -> None:
+    case.sent.expected["three"] = SUCCEEDED
+    case.book.answered((2, 0), cancelled((2, 0), "three"), 2.0)
+
+
+def cancelled_for_one_record_and_not_for_the_other(case: Case) -> None:
+    case.sent.withdrawn.add("one")
+    case.book.answered((2, 0), cancelled((2, 0), "one"), 2.0)
+
+
+def a_cancelled_request_answered_twice(case: Case) -> None:
+    case.sent.expected["three"] = SUCCEEDED
+    case.sent.withdrawn.add("three")
+    for _ in range(2):
+        case.book.answered((2, 0), cancelled((2, 0), "three"), 2.0)
+
+
 def an_unreadable_record_not_in_the_dead_letters(case: Case) -> None:
     case.sent.unreadable.add((4, 4))
 
@@ -136,6 +157,9 @@ SPOILERS: tuple[Callable[[Case], None], ...] = (
     a_conflict_where_none_was_sent,
     another_picture_for_the_double,
     both_of_a_conflict_succeeded,
+    a_cancellation_that_nobody_sent,
+    cancelled_for_one_record_and_not_for_the_other,
+    a_cancelled_request_answered_twice,
     an_unreadable_record_not_in_the_dead_letters,
     a_killer_not_in_the_dead_letters,
     a_dead_letter_twice,
@@ -163,6 +187,21 @@ def test_a_worker_that_does_not_end_makes_it_bad() -> None:
     verdict = Case().verdict()
     verdict.unclean_ends.append("the worker at place 0 ended with 1")
     assert not verdict.is_good
+
+
+def test_a_picture_that_is_not_its_requests_makes_it_bad() -> None:
+    verdict = Case().verdict()
+    verdict.wrong_pictures.append("one, image 0: differs by 200 of 255")
+    assert not verdict.is_good
+
+
+def test_a_cancelled_request_ends_as_cancelled_or_as_what_was_decided_before() -> None:
+    case = Case()
+    case.sent.withdrawn |= {"one", "three"}
+    case.sent.expected["three"] = SUCCEEDED
+    for spot in ((2, 0), (2, 1)):
+        case.book.answered(spot, cancelled(spot, "three"), 2.0)
+    assert case.verdict().is_good
 
 
 def test_doubles_and_a_lost_conflict_are_as_they_should_be() -> None:

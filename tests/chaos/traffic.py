@@ -14,8 +14,8 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -24,10 +24,14 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from producer.connection import kafka_arguments
+from schemas.codec import encode_cancellation
 from schemas.completion import Completion, Status
 from schemas.errors import ErrorCode
+from schemas.events import Cancellation
 from schemas.settings import Settings
 from tests.chaos.watch import Book, Spot
+
+Headers = Sequence[tuple[str, bytes]]
 
 RETRY_S = 0.3
 STOP_S_MAX = 5.0
@@ -51,6 +55,7 @@ class Sort(StrEnum):
     UNREADABLE = "no request at all"
     TRANSACTION = "a transaction of several"
     ABORTED = "an aborted transaction"
+    CANCELLED = "cancelled by its requester, before or after it was sent"
     POISON = "kills its worker"
 
 
@@ -65,7 +70,10 @@ _WEIGHTS: dict[Sort, int] = {
     Sort.UNREADABLE: 2,
     Sort.TRANSACTION: 4,
     Sort.ABORTED: 2,
+    Sort.CANCELLED: 5,
 }
+CANCELLED_AFTER_S = (-0.5, 0.0, 0.0, 0.2, 0.6, 2.0)
+"""When the cancellation is sent, counted from Kafka's word on its request; below 0 it is sent so long before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,8 @@ class Item:
 
     value: bytes | None
     key: bytes
+    cancelled_after_s: float | None = None
+    """When its cancellation is sent, if one is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,7 @@ class Ending:
 
 
 SUCCEEDED = Ending(Status.SUCCEEDED)
+CANCELLED = Ending(Status.CANCELLED, ErrorCode.CANCELLED)
 CONFLICTED = Ending(Status.FAILED, ErrorCode.REQUEST_ID_CONFLICT)
 
 
@@ -100,6 +111,10 @@ class Sent:
     expected: dict[str, Ending] = field(default_factory=dict)
     """By request id. The outcomes of a conflict's loser are `CONFLICTED`."""
     contested: set[str] = field(default_factory=set)
+    withdrawn: set[str] = field(default_factory=set)
+    """Requests that were cancelled: each ends as cancelled, or as what was decided before the cancellation was read."""
+    asked: list[bytes] = field(default_factory=list)
+    """The requests that may end with pictures."""
     unreadable: set[Spot] = field(default_factory=set)
     aborted: set[Spot] = field(default_factory=set)
     """Records of aborted transactions: nobody may ever hear of them."""
@@ -164,6 +179,8 @@ class Mix:
             case Sort.EXPIRED:
                 fields["deadline"] = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
                 ending = Ending(Status.EXPIRED, ErrorCode.DEADLINE_PASSED)
+            case Sort.CANCELLED:
+                self.sent.withdrawn.add(request_id)
             case Sort.POISON:
                 fields["prompt"] = f"figure {request_id} [[simulate:crash]]"
                 ending = Ending(Status.FAILED, ErrorCode.WORKER_CRASH)
@@ -172,13 +189,18 @@ class Mix:
             self.sent.expected[request_id] = ending
         if expect and ending is SUCCEEDED:
             self._sent = [*self._sent, item][-REMEMBERED_MAX:]
+            self.sent.asked.append(item.value or b"")
+        if sort is Sort.CANCELLED:
+            return replace(item, cancelled_after_s=self._chance.choice(CANCELLED_AFTER_S))
         return item
 
     def _conflict(self, item: Item) -> Item:
         fields = json.loads(item.value or b"")
         self.sent.contested.add(fields["request_id"])
         fields["prompt"] += " in another coat"
-        return Item(json.dumps(fields).encode(), item.key)
+        value = json.dumps(fields).encode()
+        self.sent.asked.append(value)
+        return Item(value, item.key)
 
     def _invalid(self) -> Item:
         request_id = f"s{self._seed}-{next(self._numbers)}"
@@ -209,6 +231,8 @@ class Traffic:
             sort, items = self._mix.next()
             if sort in (Sort.TRANSACTION, Sort.ABORTED):
                 await self._begin(self._send_together(items, commit=sort is Sort.TRANSACTION))
+            elif (after_s := items[0].cancelled_after_s) is not None:
+                await self._begin(self._send_and_cancel(items[0], after_s))
             else:
                 await self._begin(self._send(sort, items[0]))
 
@@ -249,16 +273,30 @@ class Traffic:
             task.result()
 
     async def _send(self, sort: Sort, item: Item) -> None:
+        self._accept([await self._put(self._topic, item.value, item.key)], sort)
+
+    async def _send_and_cancel(self, item: Item, after_s: float) -> None:
+        request_id = item.key.decode()
+        event = encode_cancellation(Cancellation(request_id=request_id), event_id=request_id, time=datetime.now(UTC))
+        if after_s < 0:
+            await self._put(self._settings.topics.cancellations, event.value, event.key, event.headers)
+            await asyncio.sleep(-after_s)
+        await self._send(Sort.CANCELLED, item)
+        if after_s >= 0:
+            await asyncio.sleep(after_s)
+            await self._put(self._settings.topics.cancellations, event.value, event.key, event.headers)
+
+    async def _put(self, topic: str, value: bytes | None, key: bytes, headers: Headers = ()) -> Spot:
+        """Until Kafka confirms it. Returns where it is."""
         while True:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
                 producer = await self._ready_producer()
                 try:
-                    accepted = await producer.send_and_wait(self._topic, item.value, key=item.key)
+                    accepted = await producer.send_and_wait(topic, value, key=key, headers=list(headers))
                 except (KafkaError, OSError):
                     await self._renew(producer)
                     raise
-                self._accept([(accepted.partition, accepted.offset)], sort)
-                return
+                return accepted.partition, accepted.offset
             await asyncio.sleep(RETRY_S)
 
     async def _send_together(self, items: Iterable[Item], *, commit: bool) -> None:

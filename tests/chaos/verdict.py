@@ -10,7 +10,7 @@ from typing import Any, Final
 from consumer.audit import AuditReport
 from schemas.completion import Status
 from schemas.errors import ErrorCode
-from tests.chaos.traffic import CONFLICTED, SUCCEEDED, Ending, Sent
+from tests.chaos.traffic import CANCELLED, CONFLICTED, SUCCEEDED, Ending, Sent
 from tests.chaos.watch import Book
 
 _WORKER_CRASH: Final = Ending(Status.FAILED, ErrorCode.WORKER_CRASH)
@@ -22,6 +22,7 @@ _BAD = (
     "objects_corrupt",
     "unfinished",
     "wrong_outcomes",
+    "wrong_pictures",
     "unclean_ends",
 )
 
@@ -52,6 +53,10 @@ class Verdict:
     """Accepted records without an outcome when the time to finish was over."""
     wrong_outcomes: list[str] = field(default_factory=list)
     """Outcomes that are not what the request was to end as, or that differ among the records of one request."""
+    pictures_compared: int = 0
+    """Stored pictures held against a rendering of their request alone."""
+    wrong_pictures: list[str] = field(default_factory=list)
+    """Those that are not what their request alone gives."""
     unclean_ends: list[str] = field(default_factory=list)
     """Workers that did not drain cleanly although nothing was wrong any more."""
 
@@ -75,6 +80,7 @@ class Verdict:
         lines += [f"  {self.records:4}  in all", *(f"  {count:4}  {sort}" for sort, count in sorted(self.sent.items()))]
         lines += ["", "outcomes", *(f"  {count:4}  {status}" for status, count in self.outcomes.items())]
         lines += ["", f"  {self.rendered_twice:4}  rendered twice"]
+        lines += [f"  {self.pictures_compared:4}  pictures compared with their request rendered alone"]
         ends = ", ".join(f"{code}: {count}" for code, count in sorted(self.worker_ends.items()))
         lines += [f"  workers ended meanwhile, by exit code: {ends or 'none'}"]
         lines += [
@@ -136,6 +142,8 @@ def _unexpected(book: Book, sent: Sent) -> list[str]:
             fits = ending is not None and ending.fits(one)
             if one.request_id in sent.contested and ending is SUCCEEDED:
                 fits = fits or CONFLICTED.fits(one)
+            if one.request_id in sent.withdrawn:
+                fits = fits or CANCELLED.fits(one)
             if not fits:
                 code = one.error.code.value if one.error else ""
                 wrong.append(f"{one.request_id} at {spot}: {one.status.value} {code}, not {ending}")
@@ -143,18 +151,20 @@ def _unexpected(book: Book, sent: Sent) -> list[str]:
 
 
 def _disagreeing(book: Book) -> list[str]:
-    """Requests of which two records were told different things: one digest wins, and its pictures are the same."""
+    """Requests of which two records were told different things: one digest wins, and all its records say the same."""
     told: dict[tuple[str, str | None], set[tuple[str, ...]]] = {}
     winners: dict[str, set[str | None]] = {}
     for found in book.completions.values():
         for one in found:
+            code = one.error.code.value if one.error else ""
+            answer = (one.status.value, code, *(ref.key for ref in one.images))
+            told.setdefault((one.request_id, one.request_digest), set()).add(answer)
             if one.images:
-                told.setdefault((one.request_id, one.request_digest), set()).add(tuple(ref.key for ref in one.images))
                 winners.setdefault(one.request_id, set()).add(one.request_digest)
     wrong = [
-        f"{request_id}: records of it name different pictures"
-        for (request_id, _), keys in told.items()
-        if len(keys) > 1
+        f"{request_id}: records of it were told different things: {sorted(answers)}"
+        for (request_id, _), answers in told.items()
+        if len(answers) > 1
     ]
     return wrong + [
         f"{request_id}: two different requests succeeded" for request_id, won in winners.items() if len(won) > 1
@@ -173,9 +183,9 @@ def _misplaced(book: Book, sent: Sent) -> list[str]:
     return wrong + [f"{spot}: of an aborted transaction, and answered" for spot in sent.aborted & answered]
 
 
-def rendered_twice(rendered: Counter[str]) -> int:
-    """How many requests were rendered more than once."""
-    return sum(times > 1 for times in rendered.values())
+def rendered_twice(rendered: Counter[str]) -> set[str]:
+    """The requests that were rendered more than once."""
+    return {request_id for request_id, times in rendered.items() if times > 1}
 
 
 def _s(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The tiny model and what is loaded from it, once a session: loading takes longer than painting."""
+"""The tiny model and what is loaded from it, once a session: loading takes longer than painting. Scripted engines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from inference.tiny import TinyModel, ensure_tiny_model
+from tests.inference.scripted import ScriptedDevice, Starter, starting
 
 if TYPE_CHECKING:
     from inference.sdxl import SdxlDevice
@@ -40,3 +41,16 @@ def oracle(tiny: TinyModel) -> Oracle:
 
     torch.set_num_threads(1)
     return Oracle(tiny.path, tiny.controlnet_path)
+
+
+@pytest.fixture
+def device() -> ScriptedDevice:
+    """A device that does as it is told; files that look at another one say so."""
+    return ScriptedDevice()
+
+
+@pytest.fixture
+def start(device: ScriptedDevice) -> Iterator[Starter]:
+    """Starts engines on that device, and closes them."""
+    with starting(device) as starter:
+        yield starter

@@ -107,7 +107,14 @@ def paint_together(device: SdxlDevice, joining: Sequence[tuple[int, RenderReques
 class Oracle:
     """diffusers' pipelines on a model's folders."""
 
-    def __init__(self, path: Path, controlnet_path: Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        path: Path,
+        controlnet_path: Path,
+        dtype: torch.dtype = torch.float32,
+        adapters_path: Path | None = None,
+        device: str = "cpu",
+    ) -> None:
         # Both libraries make their classes by rules that a type checker cannot follow.
         library: Any = diffusers
         self._samplers = {
@@ -115,13 +122,14 @@ class Oracle:
             "euler": library.EulerDiscreteScheduler,
         }
         loading = {"dtype": dtype, "add_watermarker": False, "local_files_only": True}
-        self._plain = library.StableDiffusionXLPipeline.from_pretrained(path, **loading)
-        controlnet = library.ControlNetModel.from_pretrained(controlnet_path, dtype=dtype)
+        self._plain = library.StableDiffusionXLPipeline.from_pretrained(path, **loading).to(device)
+        controlnet = library.ControlNetModel.from_pretrained(controlnet_path, dtype=dtype).to(device)
         self._posed = library.StableDiffusionXLControlNetPipeline(
             **self._plain.components, controlnet=controlnet, add_watermarker=False,
             force_zeros_for_empty_prompt=self._plain.config.force_zeros_for_empty_prompt,
         )  # fmt: skip
         self._scheduler_config = self._plain.scheduler.config
+        self._adapters_path = adapters_path
         self._painted: dict[str, Pixels] = {}
 
     def paint(self, request: RenderRequest) -> Pixels:
@@ -145,6 +153,11 @@ class Oracle:
                 "control_guidance_start": request.control_start,
                 "control_guidance_end": request.control_end,
             }
+        if request.adapter is not None:
+            assert self._adapters_path is not None
+            file = f"{request.adapter.name}.safetensors"
+            pipeline.load_lora_weights(self._adapters_path, weight_name=file, adapter_name="lora")
+            pipeline.set_adapters(["lora"], [request.adapter.weight])
         painted = pipeline(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
@@ -155,6 +168,8 @@ class Oracle:
             generator=torch.Generator("cpu").manual_seed(request.seed),
             **control,
         )
+        if request.adapter is not None:
+            pipeline.unload_lora_weights()
         return np.asarray(painted.images[0], dtype=np.int16)
 
 

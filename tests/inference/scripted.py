@@ -22,6 +22,8 @@ from inference.contract import (
     JobPrepared,
     ModelInfo,
     Prepared,
+    Preview,
+    Progress,
     RenderedImage,
     RenderJob,
     RenderRequest,
@@ -30,6 +32,8 @@ from inference.contract import (
 )
 from inference.engine import LaneEngine
 from inference.resolve import batch_key
+from inference.timing import Part
+from inference.turns import Lane, Series
 
 WAIT_S = 20.0
 """How long a test waits for what must happen: far above what it takes on a busy machine."""
@@ -79,34 +83,56 @@ class ScriptedDevice(Device[ScriptedRow]):
     on_prepare: Callable[[RenderJob], None] = lambda job: None
     on_step: Callable[[Sequence[ScriptedRow]], None] = lambda rows: None
     on_finish: Callable[[Sequence[ScriptedRow]], None] = lambda rows: None
+    on_preview: Callable[[ScriptedRow], None] = lambda row: None
+    on_measure: Callable[[Part, int, int, int], float] = lambda part, height, width, count: 0.001 * count
+    hardware: Mapping[str, str] = field(default_factory=lambda: {"hardware": "scripted"})
+    padded_to: tuple[int, ...] = ()
+    measured: list[tuple[Part, int, int, int]] = field(default_factory=list)
     batches: list[tuple[RowId, ...]] = field(default_factory=list)
     """Rows of every step that did not fail, in the order the device was given them."""
     prepared: list[ScriptedRow] = field(default_factory=list)
     prepare_order: list[JobId] = field(default_factory=list)
     finish_calls: list[tuple[RowId, ...]] = field(default_factory=list)
+    previews: list[tuple[RowId, int]] = field(default_factory=list)
+    """Of which row a preview was asked, and its steps done then."""
     broken: list[str] = field(default_factory=list)
     closes: int = 0
-    _inside: set[str] = field(default_factory=set)
+    series: Series = Series.NONE
+    ceilings: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    """By latent height and width; none elsewhere."""
+    calls: list[Lane] = field(default_factory=list)
+    """Every call into a lane, in order."""
+    _inside: set[Lane] = field(default_factory=set)
 
     @property
     def info(self) -> ModelInfo:
         return INFO
 
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
+        return self.ceilings.get((latent_height, latent_width))
+
     def load(self) -> None:
         self.on_load()
 
     @contextmanager
-    def _alone(self, call: str) -> Iterator[None]:
-        if call in self._inside:
-            self.broken.append(f"{call} ran beside itself")
-        self._inside.add(call)
+    def _alone(self, lane: Lane) -> Iterator[None]:
+        exclusive = {
+            Series.NONE: set(),
+            Series.DENOISE_AND_FINISH: {Lane.DENOISE, Lane.FINISH},
+            Series.ALL: set(Lane),
+        }[self.series]
+        beside = self._inside & ({lane} | (exclusive if lane in exclusive else set()))
+        if beside:
+            self.broken.append(f"{lane} ran beside {beside}")
+        self._inside.add(lane)
+        self.calls.append(lane)
         try:
             yield
         finally:
-            self._inside.discard(call)
+            self._inside.discard(lane)
 
     def prepare(self, job: RenderJob) -> Prepared[ScriptedRow]:
-        with self._alone("prepare"):
+        with self._alone(Lane.PREPARE):
             self.prepare_order.append(job.job_id)
             self.on_prepare(job)
             key = batch_key(job.request, INFO)
@@ -118,11 +144,14 @@ class ScriptedDevice(Device[ScriptedRow]):
             return Prepared(rows, warnings=("scripted",))
 
     def step(self, rows: Sequence[ScriptedRow]) -> None:
-        with self._alone("step"):
+        with self._alone(Lane.DENOISE):
             if not rows:
                 self.broken.append("a step of no rows")
             if len(rows) > self.rows_max:
                 self.broken.append(f"{len(rows)} rows in a step, at most {self.rows_max} allowed")
+            ceiling = self.ceilings.get(rows[0].batch_key[:2]) if rows else None
+            if ceiling is not None and len(rows) > ceiling:
+                self.broken.append(f"{len(rows)} rows in a step of a size that holds {ceiling}")
             if len({row.batch_key for row in rows}) > 1:
                 self.broken.append(f"keys mixed: {[row.row_id for row in rows]}")
             if len(set(map(id, rows))) < len(rows):
@@ -136,7 +165,7 @@ class ScriptedDevice(Device[ScriptedRow]):
                 row.steps_done += 1
 
     def finish(self, rows: Sequence[ScriptedRow]) -> tuple[RenderedImage, ...]:
-        with self._alone("finish"):
+        with self._alone(Lane.FINISH):
             self.finish_calls.append(tuple(row.row_id for row in rows))
             for row in rows:
                 if row.steps_done != row.steps_total:
@@ -149,6 +178,24 @@ class ScriptedDevice(Device[ScriptedRow]):
             for row in rows:
                 row.finished = True
             return tuple(RenderedImage(f"{row.row_id}".encode(), 64, 64, row.seed, "image/png", "png") for row in rows)
+
+    def preview(self, row: ScriptedRow) -> Preview | None:
+        with self._alone("finish"):
+            steps_done = row.steps_done
+            self.previews.append((row.row_id, steps_done))
+            self.on_preview(row)
+            return Preview(f"{row.row_id} {steps_done}".encode(), steps_done)
+
+    def measured_on(self) -> Mapping[str, str]:
+        return self.hardware
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
+        return self.padded_to
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        with self._alone("measure"):
+            self.measured.append((part, latent_height, latent_width, count))
+            return self.on_measure(part, latent_height, latent_width, count)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         return {"prompt": CacheCounts(3, 2, 1)}
@@ -258,7 +305,7 @@ def job(
     height: int = 64,
     seed: int = 7,
     prompt: str = "a dancer",
-    progress: bool = False,
+    progress: Progress = "none",
 ) -> RenderJob:
     asked = request(steps=steps, count=count, width=width, height=height, seed=seed, prompt=prompt)
     return RenderJob(job_id, asked, progress=progress)

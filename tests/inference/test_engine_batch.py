@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.contract import BatchKey, RenderedImage, RowId
+from inference.contract import BatchKey, Progress, RenderedImage, RowId
 from inference.lanes import NEXT_STAGE, HeldJob, HeldRow, Move, Stage, StepBatch
 from tests.inference.scripted import ScriptedRow, job
 
@@ -20,7 +20,7 @@ SMALL, LARGE = BatchKey(8, 8, "r"), BatchKey(16, 16, "r")
 
 
 def held_job(
-    job_id: str, *, key: BatchKey = SMALL, steps: int = 3, count: int = 1, progress: bool = False
+    job_id: str, *, key: BatchKey = SMALL, steps: int = 3, count: int = 1, progress: Progress = "none"
 ) -> HeldJob[ScriptedRow]:
     held: HeldJob[ScriptedRow] = HeldJob(job(job_id, steps=steps, count=count, progress=progress))
     held.receive([ScriptedRow(RowId(job_id, index), key, steps, seed=index) for index in range(count)])
@@ -98,7 +98,7 @@ def test_a_discarded_job_leaves_the_queue_at_once_and_the_device_at_the_boundary
 
 def test_a_boundary_tells_of_living_jobs_only() -> None:
     batch: StepBatch[ScriptedRow] = StepBatch(4)
-    living, dead = held_job("living", steps=1, progress=True), held_job("dead", steps=1, progress=True)
+    living, dead = held_job("living", steps=1, progress="steps"), held_job("dead", steps=1, progress="steps")
     for held in (living, dead):
         batch.admit(held.rows[0])
     batch.board(0.0)
@@ -114,7 +114,7 @@ def test_a_boundary_tells_of_living_jobs_only() -> None:
 
 def test_progress_is_that_of_the_slowest_row_on_the_device() -> None:
     batch: StepBatch[ScriptedRow] = StepBatch(4)
-    asked, silent = held_job("asked", steps=5, count=2, progress=True), held_job("silent", steps=5)
+    asked, silent = held_job("asked", steps=5, count=2, progress="steps"), held_job("silent", steps=5)
     batch.admit(asked.rows[0])
     batch.admit(silent.rows[0])
     batch.board(0.0)

@@ -6,13 +6,26 @@ The fakes of the other tests are held to it as well as the devices that are ship
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from inference.contract import Device, FaultKind, RenderedImage, RenderFault, RenderJob, RenderRequest, Row, RowId
+from inference.contract import (
+    PREVIEW_BYTES_MAX,
+    PREVIEW_SIDE_PX_MAX,
+    Device,
+    FaultKind,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    RenderRequest,
+    Row,
+    RowId,
+)
 from inference.resolve import batch_key
 from schemas.pose import InlinePicture, PhotoPose, SkeletonPose, StoredPicture
 from tests.inference.devices import EVERY, PAINTING, SAME, difference, finished, make_device, opened
@@ -188,10 +201,16 @@ def test_an_unreadable_pose_picture_is_the_requests_fault(painter: Device[Any], 
     assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_unreadable")
 
 
-def test_a_pose_photo_needs_a_detector(painter: Device[Any]) -> None:
-    photo = PhotoPose(photo=StoredPicture(bucket="darkroom", key="photo.jpg"))
+def test_a_photo_is_taken_where_the_device_says_so(painter: Device[Any]) -> None:
+    photo = replace(asked(), pose=PhotoPose(photo=StoredPicture(bucket="darkroom", key="photo.jpg")))
+    if painter.info.pose_detector is None:
+        with pytest.raises(RenderFault, match="needs the OpenPose body detector") as caught:
+            prepare(painter, photo, skeleton("white"))
+        assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_unreadable")
+        return
+    assert prepare(painter, photo, skeleton("white"))
     with pytest.raises(RenderFault) as caught:
-        prepare(painter, replace(asked(), pose=photo), skeleton("white"))
+        prepare(painter, photo, b"not a picture")
     assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_unreadable")
 
 
@@ -220,3 +239,21 @@ def skeleton(colour: str) -> bytes:
     picture.paste(colour, (16, 8, 48, 56))
     picture.save(content, "PNG")
     return content.getvalue()
+
+
+def test_a_preview_is_there_from_the_first_step_on_and_small(painter: Device[Any]) -> None:
+    request = replace(asked(steps=2), width=256, height=128)
+    rows = painter.prepare(RenderJob("job", request, progress="previews")).rows
+    assert painter.preview(rows[0]) is None
+    shown = []
+    while rows[0].steps_done < rows[0].steps_total:
+        painter.step(rows)
+        preview = painter.preview(rows[0])
+        assert preview is not None
+        assert preview.steps_done == rows[0].steps_done
+        assert len(preview.content) <= PREVIEW_BYTES_MAX
+        shown.append(preview.content)
+        with Image.open(io.BytesIO(preview.content)) as picture:
+            assert picture.format == "JPEG"
+            assert picture.width == 2 * picture.height <= PREVIEW_SIDE_PX_MAX
+    assert shown[0] != shown[1]

@@ -6,7 +6,7 @@ the new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -19,20 +19,8 @@ from tests.inference.scripted import (
     job,
     prepare,
     rows_of,
-    starting,
     stepped,
 )
-
-
-@pytest.fixture
-def device() -> ScriptedDevice:
-    return ScriptedDevice()
-
-
-@pytest.fixture
-def start(device: ScriptedDevice) -> Iterator[Starter]:
-    with starting(device) as start:
-        yield start
 
 
 def test_a_dropped_jobs_rows_leave_at_the_next_boundary(device: ScriptedDevice, start: Starter) -> None:

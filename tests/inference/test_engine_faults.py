@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -39,22 +39,9 @@ from tests.inference.scripted import (
     lane_alive,
     prepare,
     rows_of,
-    starting,
     stepped,
     wait_until,
 )
-
-
-@pytest.fixture
-def device() -> ScriptedDevice:
-    return ScriptedDevice()
-
-
-@pytest.fixture
-def start(device: ScriptedDevice) -> Iterator[Starter]:
-    with starting(device) as start:
-        yield start
-
 
 # --- Failing --------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ outcome depends on luck.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,22 +20,9 @@ from tests.inference.scripted import (
     job,
     prepare,
     rows_of,
-    starting,
     stepped,
     wait_until,
 )
-
-
-@pytest.fixture
-def device() -> ScriptedDevice:
-    return ScriptedDevice()
-
-
-@pytest.fixture
-def start(device: ScriptedDevice) -> Iterator[Starter]:
-    with starting(device) as start:
-        yield start
-
 
 # --- Joining and leaving --------------------------------------------------------------------------------
 
@@ -148,7 +134,7 @@ def test_the_decoder_takes_what_waits_up_to_its_bound_and_of_one_size(device: Sc
 
 def test_progress_is_told_of_jobs_that_asked(device: ScriptedDevice, start: Starter) -> None:
     engine, log = start()
-    prepare(engine, log, job("asked", steps=2, progress=True), job("silent", steps=2))
+    prepare(engine, log, job("asked", steps=2, progress="steps"), job("silent", steps=2))
     engine.admit([RowId("asked", 0), RowId("silent", 0)])
     log.wait(JobRendered, "asked")
     assert [step.steps_done for step in log.of(StepDone)] == [{"asked": 1}, {"asked": 2}]

@@ -11,7 +11,7 @@ the shortest one; and against `LaneEngine` with its three threads, where the mac
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -24,7 +24,9 @@ from inference.contract import (
     JobFailed,
     JobId,
     JobPrepared,
+    JobPreview,
     JobRendered,
+    Progress,
     RenderFault,
     RenderJob,
     RowId,
@@ -32,7 +34,7 @@ from inference.contract import (
     StepFailed,
 )
 from inference.engine import LaneEngine
-from inference.lanes import HeldJob
+from inference.lanes import HeldJob, HeldRow
 from inference.lanes_monitor import FinishedRows, LaneMonitor
 from tests.inference.scripted import WAIT_S, FakeClock, ScriptedDevice, ScriptedRow, job
 
@@ -67,7 +69,8 @@ class Caller:
         """A job under `name` whose pictures tell its incarnation by their seed."""
         self.incarnations += 1
         steps, count, width = shape
-        asked = job(name, steps=steps, count=count, width=width, seed=self.incarnations * 100, progress=True)
+        progress: Progress = "previews" if self.incarnations % 2 else "steps"
+        asked = job(name, steps=steps, count=count, width=width, seed=self.incarnations * 100, progress=progress)
         self.jobs[name] = Known(asked)
         return asked
 
@@ -109,6 +112,10 @@ class Caller:
                         self.surprises.append(f"rendered too early: {event}")
                 case JobFailed():
                     self._expect(event.job_id, event).ended += 1
+                case JobPreview():
+                    known = self._expect(event.job_id, event)
+                    if known.job.progress != "previews" or known.rows[0] == "retired":
+                        self.surprises.append(f"a preview that nobody wants: {event}")
                 case _:
                     self.surprises.append(f"{event}")
             self.heard.notify_all()
@@ -149,13 +156,19 @@ class MonitorMachine(RuleBasedStateMachine):
         self.device = ScriptedDevice(rows_max=ROWS_MAX)
         self.caller = Caller()
         self.monitor: LaneMonitor[ScriptedRow] = LaneMonitor(
-            rows_max=ROWS_MAX, finish_queue_rows_max=FINISH_QUEUE_ROWS_MAX, jobs_max=100, clock=FakeClock()
+            rows_max=ROWS_MAX,
+            finish_queue_rows_max=FINISH_QUEUE_ROWS_MAX,
+            jobs_max=100,
+            preview_interval_s=0.0,
+            clock=FakeClock(),
         )
         self.queued: list[Known] = []
         self.preparing: HeldJob[ScriptedRow] | None = None
         self.stepping = False
         self.finishing: FinishedRows[ScriptedRow] | None = None
         self.undecoded: list[int] = []
+        self.changed: set[int] = set()
+        """Rows, by `id`, that took a step since a preview was made of them."""
 
     @initialize()
     def listen(self) -> None:
@@ -236,11 +249,13 @@ class MonitorMachine(RuleBasedStateMachine):
     def bring_rows(self, fails: bool) -> None:
         self.stepping = False
         if fails:
+            self.changed.clear()
             self.monitor.step_failed(RenderFault(FaultKind.BATCH, "render_failed", "scripted"))
             return
         self.device.step(self.monitor.rows_on_device)
         retired_before = self._retired()
         self.monitor.stepped(0.0)
+        self.changed |= {id(row) for row in self.monitor.rows_on_device}
         new = [row.job_id for _, row in self._retired() - retired_before]
         self.undecoded += [new.count(name) for name in set(new)]
 
@@ -257,7 +272,9 @@ class MonitorMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.finishing is None and self.undecoded)
     @rule()
     def take_finished(self) -> None:
-        self.finishing = self.monitor.next_finished()
+        taken = self.monitor.next_finished()
+        assert isinstance(taken, tuple), "finished rows go before previews"
+        self.finishing = taken
 
     @precondition(lambda self: self.finishing is not None)
     @rule(fails=SELDOM)
@@ -270,6 +287,39 @@ class MonitorMachine(RuleBasedStateMachine):
         if not fails:
             outcome = self.device.finish([held.row for held in rows])
         self.monitor.finished(rows, outcome, 0.0)
+
+    def _shown(self) -> list[ScriptedRow]:
+        """Rows on the device of which previews are wanted."""
+        wishing = {
+            (name, known.job.request.seed)
+            for name, known in self.caller.jobs.items()
+            if known.job.progress == "previews" and not known.ended and known.rows.get(0) == "admitted"
+        }
+        return [
+            row
+            for row in self.monitor.rows_on_device
+            if row.row_id.image == 0 and (row.row_id.job_id, row.seed) in wishing
+        ]
+
+    def _may_preview(self) -> bool:
+        """Whether the finish lane would find a preview to make, rather than wait."""
+        due = any(id(row) in self.changed for row in self._shown())
+        return due and self.finishing is None and not self.undecoded
+
+    @precondition(_may_preview)
+    @rule(fails=SELDOM)
+    def make_preview(self, fails: bool) -> None:
+        shown = self._shown()
+        taken = self.monitor.next_finished()
+        assert isinstance(taken, HeldRow)
+        assert taken.row in shown
+        self.changed.discard(id(taken.row))
+        fault = RenderFault(FaultKind.BATCH, "render_failed", "scripted")
+        self.monitor.previewed(taken, fault if fails else self.device.preview(taken.row))
+        if fails:
+            # It is not tried again: as if the job had not asked.
+            known = self.caller.jobs[taken.row_id.job_id]
+            known.job = replace(known.job, progress="steps")
 
     # --- What must hold
 

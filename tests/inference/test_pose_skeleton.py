@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from inference.contract import FaultKind, RenderFault
 from inference.pose.control import control_picture, pose_digest
 from inference.pose.picture import PictureLimits
 from inference.pose.skeleton import (
@@ -22,7 +21,7 @@ from inference.pose.skeleton import (
     draw_people,
     drawn_size,
 )
-from schemas.pose import InlinePicture, PeoplePose, PhotoPose
+from schemas.pose import PeoplePose
 
 Levels = npt.NDArray[np.int16]
 
@@ -180,17 +179,6 @@ def test_both_formats_draw_the_same_person() -> None:
 def test_a_person_of_another_number_of_points_is_refused() -> None:
     with pytest.raises(ValueError, match="17 keypoints"):
         draw_people([NOBODY[:17]], width=64, height=64)
-
-
-def test_a_photo_needs_a_detector_that_is_not_here() -> None:
-    photo = PhotoPose(photo=InlinePicture(inline="AAAA"))
-    for refused in (
-        lambda: control_picture(photo, None, width=64, height=64, limits=PictureLimits()),
-        lambda: pose_digest(photo, None),
-    ):
-        with pytest.raises(RenderFault, match=r"OpenPose detector.*send keypoints or a skeleton") as caught:
-            refused()
-        assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_unreadable")
 
 
 def test_a_digest_tells_poses_apart() -> None:

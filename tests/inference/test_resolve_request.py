@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.contract import BatchKey, ModelInfo
+from inference.contract import AdapterUse, BatchKey, ModelInfo
 from inference.resolve import batch_key, resolve
 from schemas.errors import ErrorCode, RequestRejected
 from schemas.fingerprints import derived_seed, raw_digest
@@ -29,6 +29,8 @@ INFO = ModelInfo(
     dtype="float32",
     sampler_version="1",
 )
+SEEING = replace(INFO, pose_detector="sha256:" + "2" * 64)
+"""The same with a detector of people in photos."""
 LIMITS = LimitSettings()
 PERSON = [[0.5, 0.1 + point / 40] for point in range(18)]
 
@@ -123,6 +125,22 @@ def test_a_pose_needs_a_controlnet() -> None:
     assert resolve(asked(), without, LIMITS).pose is None
 
 
+def test_an_adapter_is_one_of_the_models() -> None:
+    having = replace(INFO, adapters={name: raw_digest(name.encode()) for name in ("ink", "oil")})
+    resolved = resolve(asked(adapter={"name": "ink", "weight": 0.5}), having, LIMITS)
+    assert resolved.adapter == AdapterUse("ink", 0.5)
+    said = json.loads(resolved.image_text["darkroom:request"])["adapter"]
+    assert said == {"name": "ink", "weight": 0.5, "digest": raw_digest(b"ink")}
+    rejected = refused(info=having, adapter={"name": "tar"})
+    assert (rejected.code, rejected.message) == (
+        ErrorCode.UNKNOWN_ADAPTER,
+        "adapter 'tar' is not known: this worker has ink, oil",
+    )
+    many = replace(INFO, adapters={f"a{number}": "" for number in range(9)})
+    assert refused(info=many, adapter={"name": "tar"}).message.endswith("a3, a4 and others")
+    assert batch_key(resolved, having) == batch_key(resolve(asked(), having, LIMITS), having)
+
+
 def test_bounds_are_allowed_themselves() -> None:
     exact = LimitSettings(max_width=512, max_height=768, max_pixels=512 * 768, min_side=512, max_steps=22, max_count=2)
     assert resolve(asked(count=2), INFO, exact).count == 2
@@ -185,7 +203,7 @@ def test_how_a_request_is_treated_does_not_change_the_file() -> None:
 
 def test_poses_are_said_an_inline_picture_by_its_digest() -> None:
     def pose_said(pose: dict[str, Any]) -> Any:
-        return json.loads(resolve(asked(pose=pose), INFO, LIMITS).image_text["darkroom:request"])["pose"]
+        return json.loads(resolve(asked(pose=pose), SEEING, LIMITS).image_text["darkroom:request"])["pose"]
 
     assert pose_said({"people": [PERSON]}) == {"people": [PERSON], "format": "coco18"}
     stored = {"bucket": "darkroom", "key": "studio/pose.png"}
@@ -193,6 +211,17 @@ def test_poses_are_said_an_inline_picture_by_its_digest() -> None:
     assert pose_said({"photo": stored}) == {"photo": stored}
     inline = {"inline": base64.b64encode(b"picture").decode()}
     assert pose_said({"image": inline}) == {"image": raw_digest(b"picture")}
+
+
+def test_a_photo_needs_a_detector_and_its_picture_names_it() -> None:
+    photo = {"photo": {"bucket": "darkroom", "key": "studio/photo.jpg"}}
+    rejected = refused(pose=photo)
+    assert rejected.code is ErrorCode.POSE_UNREADABLE
+    assert "DARKROOM_MODEL__POSE_DETECTOR_PATH" in rejected.message
+    text = resolve(asked(pose=photo), SEEING, LIMITS).image_text
+    assert text["darkroom:pose_detector"] == SEEING.pose_detector
+    for pose in (None, {"people": [PERSON]}, {"image": photo["photo"]}):
+        assert resolve(asked(pose=pose), SEEING, LIMITS) == resolve(asked(pose=pose), INFO, LIMITS)
 
 
 @settings(deadline=None, max_examples=150)

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from torch._dynamo.utils import counters
 
 from inference.sdxl import SdxlDevice
 from inference.sdxl.regions import CompiledRegions
 from inference.sdxl.shapes import Padded, StaticShapes, slot_buckets
+from inference.timing import Part
 from inference.tiny import TinyModel
 from tests.inference.painting import PLAIN, POSED, SITTING, TOLERANCE, Oracle, distance, load, paint_together
 
@@ -74,6 +76,18 @@ def graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
+def test_what_is_measured_is_what_is_compiled(compiled: SdxlDevice) -> None:
+    known, ran = graphs(), BACKEND.runs
+    for part in (Part.UNET, Part.CONTROLNET):
+        assert compiled.measure(part, 8, 8, 3) > 0
+    assert BACKEND.runs > ran
+    ran = BACKEND.runs
+    assert compiled.measure(Part.UNET, 16, 16, 3) > 0, "a size that is not on the list runs eagerly"
+    assert (graphs(), BACKEND.runs) == (known, ran)
+    assert (compiled.buckets(8, 8), compiled.buckets(16, 16)) == (slot_buckets(4), ())
+    assert compiled.measured_on()["compiled"] != "no"
+
+
 def test_pictures_of_padded_compiled_batches_are_the_pipelines_and_nothing_is_compiled_under_load(
     compiled: SdxlDevice, oracle: Oracle
 ) -> None:
@@ -81,15 +95,21 @@ def test_pictures_of_padded_compiled_batches_are_the_pipelines_and_nothing_is_co
     assert before > 0, "nothing was compiled, so this test would prove nothing"
     model = compiled._loaded()
     assert model.networks.regions is not None
-    slots = Slots(model.networks.unet)
+    slots, controlnet_slots = Slots(model.networks.unet), Slots(model.networks.controlnet)
     painted = paint_together(compiled, MIXED)
     slots.close()
+    controlnet_slots.close()
+    assert set(controlnet_slots.seen) == {2, 4}
     assert set(slots.seen) <= {2, 4, 8}, "the UNet ran at a count of slots that is no bucket"
     for (_, request), picture in zip(MIXED, painted, strict=True):
         assert distance(picture, oracle.paint(request)) <= TOLERANCE
     assert graphs() == before
-    blocks = len([one for one in model.networks.unet.modules() if type(one).__name__ == "BasicTransformerBlock"])
-    assert BACKEND.runs - runs_before >= blocks * len(slots.seen), "the compiled blocks were not used"
+    unet_blocks, controlnet_blocks = (
+        len([one for one in network.modules() if isinstance(one, BasicTransformerBlock)])
+        for network in (model.networks.unet, model.networks.controlnet)
+    )
+    runs = unet_blocks * len(slots.seen) + controlnet_blocks * len(controlnet_slots.seen)
+    assert BACKEND.runs - runs_before == runs > 0, "the compiled blocks of both networks were not used"
 
 
 def test_other_sizes_and_larger_batches_run_eagerly_and_unpadded(compiled: SdxlDevice, oracle: Oracle) -> None:
@@ -118,6 +138,15 @@ def test_a_backend_that_fails_leaves_an_eager_device(tiny: TinyModel, oracle: Or
     device.close()
 
 
+def test_levels_of_one_width_are_all_compiled(tiny: TinyModel) -> None:
+    """Without a ControlNet: blocks of one width that see different counts of tokens are further forms of one code."""
+    torch.compiler.reset()
+    device = SdxlDevice(tiny.path, device="cpu", cpu_threads=1, compiles="on", rows_max=4, compile_backend="eager")
+    device.load()
+    assert device._loaded().networks.regions is not None
+    device.close()
+
+
 def test_nothing_is_compiled_on_a_cpu_unless_asked(shared_device: SdxlDevice) -> None:
     assert shared_device._loaded().networks.regions is None
 
@@ -128,7 +157,7 @@ def test_a_shape_that_comes_after_the_seal_is_not_compiled(tiny: TinyModel) -> N
     device = load(tiny)
     unet = device._loaded().networks.unet
     regions = CompiledRegions([unet], shapes_max=8, backend="eager")
-    block = next(module for module in unet.modules() if type(module).__name__ == "BasicTransformerBlock")
+    block = next(module for module in unet.modules() if isinstance(module, BasicTransformerBlock))
 
     def run(slots: int) -> torch.Tensor:
         with regions.entered(is_static=True):
@@ -153,7 +182,7 @@ def test_only_the_repeated_blocks_are_compiled(tiny: TinyModel) -> None:
     device = load(tiny)
     unet = device._loaded().networks.unet
     regions = CompiledRegions([unet], shapes_max=1, backend="eager")
-    blocks = [module for module in unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
+    blocks = [module for module in unet.modules() if isinstance(module, BasicTransformerBlock)]
     assert regions.count == len(blocks) > 0
     assert all(block._compiled_call_impl is not None for block in blocks)
     assert unet._compiled_call_impl is None
@@ -178,8 +207,10 @@ def test_slots_are_padded_to_the_next_bucket(slots: int, control: int, expected:
     assert shapes.pad(8, 12, unet_slots=slots, control_slots=control) == Padded(slots, control, False)
 
 
-@pytest.mark.parametrize(("rows", "buckets"), [(1, (2,)), (2, (2, 4)), (3, (2, 4, 8)), (8, (2, 4, 8, 16))])
-def test_buckets_are_powers_of_two_that_hold_every_batch(rows: int, buckets: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("rows", "buckets"), [(1, (2,)), (2, (2, 4)), (3, (2, 4, 6)), (5, (2, 4, 8, 10)), (8, (2, 4, 8, 16))]
+)
+def test_buckets_are_powers_of_two_up_to_the_largest_batch(rows: int, buckets: tuple[int, ...]) -> None:
     assert slot_buckets(rows) == buckets
 
 

@@ -93,7 +93,6 @@ MISFITS: dict[str, tuple[str, dict[str, object]]] = {
     "prediction_type": ("model/scheduler/scheduler_config.json", {"prediction_type": "sample"}),
     "no scheduler": ("model/scheduler/scheduler_config.json", {"_class_name": "AutoencoderKL"}),
     "scheduler of no library": ("model/scheduler/scheduler_config.json", {"_class_name": "NoSuchScheduler"}),
-    "scipy": ("model/scheduler/scheduler_config.json", {"use_beta_sigmas": True}),
 }
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -30,6 +29,7 @@ from tests.inference.painting import (
     prepare,
     variant,
 )
+from tests.inference.parity import COMPARISONS, TOLERANCES, distances, promised
 
 pytestmark = pytest.mark.render
 
@@ -152,15 +152,17 @@ def test_trailing_spacing_can_take_one_step_more_than_asked(tiny: TinyModel, tmp
     assert distance(paint(device, request), its_oracle.paint(request)) <= TOLERANCE
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.6), ("bfloat16", 2.0)])
-def test_half_precision_stays_close_to_the_pipelines(tiny: TinyModel, dtype: str, tolerance: float) -> None:
-    """The mean difference over all pixels: in half precision single pixels depend on the order of sums."""
-    device = load(tiny, dtype=dtype)
-    its_oracle = Oracle(tiny.path, tiny.controlnet_path, getattr(torch, dtype))
-    requests = [POSED, replace(PLAIN, guidance_scale=1.0)]
-    for request, picture in zip(requests, paint_together(device, [(0, r) for r in requests]), strict=True):
-        assert float(np.abs(picture - its_oracle.paint(request)).mean()) <= tolerance
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_the_published_table_is_kept(tiny: TinyModel, shared_device: SdxlDevice, oracle: Oracle, dtype: str) -> None:
+    device, its_oracle = shared_device, oracle
+    if dtype != "float32":
+        device = load(tiny, dtype=dtype)
+        its_oracle = Oracle(tiny.path, tiny.controlnet_path, getattr(torch, dtype))
     assert device.info.dtype == dtype
+    measured = dict(distances(device, its_oracle))
+    assert list(measured) == list(COMPARISONS)
+    for comparison, found in measured.items():
+        assert found.within(promised(dtype, comparison, device_kind="cpu")), (comparison, found)
 
 
 def test_the_pose_of_a_request_is_followed(shared_device: SdxlDevice) -> None:

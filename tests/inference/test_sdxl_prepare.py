@@ -21,6 +21,7 @@ from inference.sdxl.cache import ByteCache
 from inference.sdxl.faults import device_faults
 from inference.sdxl.load import load_components
 from inference.sdxl.poses import PoseConditioner, control_tensor
+from inference.sdxl.sources import ModelFiles
 from inference.tiny import TinyModel
 from schemas.pose import PeoplePose, SkeletonPose, StoredPicture
 from tests.inference.painting import PLAIN, POSED, SITTING, WAVING, load, prepare
@@ -110,7 +111,7 @@ def test_a_conditioning_embedding_is_what_the_controlnet_would_have_made(tiny: T
     library: Any = diffusers
     untouched = library.ControlNetModel.from_pretrained(tiny.controlnet_path, local_files_only=True)
     parts = load_components(
-        tiny.path, tiny.controlnet_path, name="tiny", device=torch.device("cpu"), dtype=torch.float32
+        ModelFiles(tiny.path, tiny.controlnet_path), name="tiny", device=torch.device("cpu"), dtype=torch.float32
     )
     poses = PoseConditioner(
         parts.pose_encoder,
@@ -132,7 +133,7 @@ def test_a_conditioning_embedding_is_what_the_controlnet_would_have_made(tiny: T
     with torch.inference_mode():
         assert parts.controlnet is not None
         whole = untouched(controlnet_cond=picture, **arguments)
-        around = parts.controlnet(controlnet_cond=poses.embed(WAVING, None, width=64, height=64), **arguments)
+        around = parts.controlnet(controlnet_cond=poses.embed(WAVING, None, width=64, height=64)[0], **arguments)
     assert torch.equal(whole[1], around[1])
     assert all(torch.equal(one, other) for one, other in zip(whole[0], around[0], strict=True))
 

@@ -20,6 +20,7 @@ from inference.sdxl.decode import decode_latents
 from inference.sdxl.load import load_components
 from inference.sdxl.model import LoadedModel
 from inference.sdxl.rows import SdxlRow
+from inference.sdxl.sources import ModelFiles
 from inference.sdxl.step import Stepper
 from inference.tiny import TinyModel
 from tests.inference.devices import difference, finished
@@ -59,7 +60,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def model(tiny: TinyModel) -> LoadedModel:
     components = load_components(
-        tiny.path, tiny.controlnet_path, name="tiny", device=torch.device("cpu"), dtype=torch.float32
+        ModelFiles(tiny.path, tiny.controlnet_path), name="tiny", device=torch.device("cpu"), dtype=torch.float32
     )
     return LoadedModel(components, 2**20, 2**20, PictureLimits())
 

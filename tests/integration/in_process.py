@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from consumer.kafka.broker import KafkaBroker
+from consumer.ports import Broker
 from consumer.worker import Worker
 from inference.contract import Engine
 from producer.connection import kafka_arguments
@@ -25,11 +27,13 @@ Answer = Completion | Any
 
 
 @contextlib.asynccontextmanager
-async def running_worker(settings: Settings, engine: Engine) -> AsyncIterator[Worker]:
+async def running_worker(
+    settings: Settings, engine: Engine, make_broker: Callable[..., Broker] = KafkaBroker
+) -> AsyncIterator[Worker]:
     """A worker that takes records, drained at the end."""
     objects = MinioObjects(settings.s3)
     await objects.ensure_bucket(retention_days=settings.s3.retention_days)
-    worker = Worker(settings, engine, objects)
+    worker = Worker(settings, engine, objects, make_broker=make_broker)
     running = asyncio.create_task(worker.run())
     try:
         await until(lambda: running.done() or _is_open(worker), 60, "the worker to open its partitions")

@@ -1,15 +1,18 @@
-"""Proves on real processes that a request that kills its worker ends as `worker_crash` and costs the others nothing."""
+"""Proves on real processes that a request that kills its worker ends as `worker_crash` and costs the others nothing;
+its bytes are in the dead letters."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from producer.reader import TopicReader
 from producer.requests.client import Client
+from schemas.codec import decode_request
 from tests.integration.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -41,6 +44,17 @@ async def keep_one_running(fleet: Fleet) -> None:
             await asyncio.sleep(0.1)
 
 
+async def the_dead_letter(fleet: Fleet) -> Any:
+    """The record of the only dead letter."""
+    async with TopicReader(fleet.settings.kafka, (fleet.settings.topics.dead_letters,)) as reader:
+        reader.start_at(await reader.beginnings())
+        async with asyncio.timeout(30):
+            while not (records := await reader.read(0.5)):
+                pass
+    [letter] = records
+    return letter
+
+
 async def test_a_request_that_kills_its_worker_is_found_and_the_others_succeed(fleet: Fleet) -> None:
     innocent = fleet.requests(24)
     poison = fleet.requests(1, request_id=f"{fleet.serial}-poison", prompt="[[simulate:crash]]")
@@ -62,3 +76,5 @@ async def test_a_request_that_kills_its_worker_is_found_and_the_others_succeed(f
     assert (report.records, report.succeeded, report.failed, report.dead_lettered) == (25, 24, 1, 1)
     assert report.is_clean
     assert report.pending == 0
+    letter = await the_dead_letter(fleet)
+    assert decode_request(letter.value, letter.headers, letter.key, max_bytes=1 << 20).request == poison[0]

@@ -1,35 +1,46 @@
-"""Proves that the README's walk-through works as written: its marked block is run, in a new folder, as a user would."""
+"""Proves that the README's commands work as written: its marked blocks are run, in new folders, as a user would."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from diffusers import UNet2DConditionModel
+
+from inference.tiny import ensure_tiny_model
+from tests.inference import checkpoints, loras
 
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.stack, pytest.mark.render]
 
 
-def walk_through() -> str:
-    [block] = re.findall(r"<!-- run -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return block
+def block(mark: str) -> str:
+    [found] = re.findall(rf"<!-- {mark} -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return found
+
+
+def run(script: str, folder: Path) -> str:
+    """What the commands print, in a shell that ends at the first one that fails."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    whole = "set -e\ntrap 'darkroom down > /dev/null' EXIT\n" + script
+    done = subprocess.run(
+        ["bash", "-c", whole], cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    script = "set -e\ntrap 'darkroom down > /dev/null' EXIT\n" + walk_through()
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    printed = run(block("run"), tmp_path)
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     completions = [line for line in lines if "request_id" in line]
     assert [one["status"] for one in completions] == ["succeeded"] * 4
     assert sorted(len(one["images"]) for one in completions) == [1, 1, 1, 2]
@@ -37,4 +48,36 @@ def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:
     assert report["records"] == report["succeeded"] == 4
     assert report["missing"] == report["duplicated"] == report["objects_missing"] == report["objects_corrupt"] == []
     assert len(list((tmp_path / "pictures").rglob("*.png"))) == 5
-    assert "ok   kafka" in done.stdout
+    assert "ok   kafka" in printed
+
+
+def test_a_checkpoint_with_controlnet_vae_and_lora_is_run_as_written(tmp_path: Path) -> None:
+    """On the tiny model, written in the layouts that the README names; its native size in place of SDXL's."""
+    models = tmp_path / "models"
+    write_models(models)
+    (tmp_path / "dancer.json").write_text(json.dumps({"people": [[[0.1 + 0.04 * n, 0.05 * n] for n in range(18)]]}))
+    commands = block("run: sdxl").replace("/models/", f"{models}/").replace("1024x1024", "64x64")
+    printed = run(f"darkroom up\n{commands}", tmp_path)
+    [completion] = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert completion["status"] == "succeeded"
+    assert completion["model"]["name"] == "sd_xl_base_1.0"
+    assert "1 adapters" in printed
+    assert list((tmp_path / "calibration").glob("*.png")), "no plot was written"
+
+
+def write_models(folder: Path) -> None:
+    tiny = ensure_tiny_model()
+    for target, source in {
+        "sdxl-config": tiny.path,
+        "controlnet-openpose-sdxl": tiny.controlnet_path,
+        "sdxl-vae-fp16-fix": tiny.path / "vae",
+    }.items():
+        shutil.copytree(source, folder / target)
+    for weights in (folder / "sdxl-config").rglob("*.safetensors"):
+        weights.unlink()
+    checkpoints.write_checkpoint(tiny.path, folder / "sd_xl_base_1.0.safetensors")
+    (folder / "loras").mkdir()
+    unet = UNet2DConditionModel.from_pretrained(tiny.path / "unet")
+    layers = loras.Layers({"unet": unet}, seed=1)
+    names = {"unet": loras.transformer_layers(unet, loras.ATTENTION)}
+    loras.peft_file(folder / "loras" / "ink.safetensors", layers, names)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from schemas.settings import S3Settings
+from tests.loopback import QuietHandler, served
 
 
 @dataclass
@@ -66,9 +65,7 @@ def serving(*answers: Answer) -> Iterator[ScriptedServer]:
     """A scripted server on a free port."""
     script = ScriptedServer(*answers)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             script.seen.append(Seen(self.command, self.path, dict(self.headers), body))
@@ -88,17 +85,5 @@ def serving(*answers: Answer) -> Iterator[ScriptedServer]:
 
         do_GET = do_PUT = do_HEAD = do_DELETE = _answer  # noqa: N815 - the base class looks for these names
 
-        def log_message(self, *_: object) -> None:
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    script.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with served(Handler) as script.url:
         yield script
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from consumer.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""A whole PNG."""
 
 
 @pytest.fixture
@@ -106,7 +111,7 @@ def test_a_request_of_options_is_sent_and_its_id_printed(
         "--preset", "quality", "--steps", "7", "--width", "64", "--height", "128", "--guidance-scale", "3.5",
         "--seed", "11", "--count", "2", "--priority", "9", "--format", "webp", "--quality", "80",
         "--control-scale", "0.5", "--label", "campaign=spring", "--tenant", "studio", "--request-id", "hello-1",
-        "--sampler", "euler", "--deadline", "2099-01-31T12:00:00Z",
+        "--sampler", "euler", "--deadline", "2099-01-31T12:00:00Z", "--adapter", "ink=-0.5",
     )  # fmt: skip
     assert (result.exit_code, result.stdout) == (0, "hello-1\n")
     (request,) = sent(settings)
@@ -129,8 +134,23 @@ def test_a_request_of_options_is_sent_and_its_id_printed(
         "output": {"format": "webp", "quality": 80},
         "control_scale": 0.5,
         "labels": {"campaign": "spring"},
+        "adapter": {"name": "ink", "weight": -0.5},
         "pose": {"people": [[[0.5, 0.5]] * 18]},
     }
+
+
+def test_poses_are_sent_as_people_have_them(environment: dict[str, str], settings: Settings, tmp_path: Path) -> None:
+    keypoints, photo = tmp_path / "openpose.json", tmp_path / "photo.png"
+    keypoints.write_text(json.dumps({"people": [{"pose_keypoints_2d": [320, 90, 0.9] * 18}]}))
+    photo.write_bytes(PIXEL)
+    refused = invoke(send, environment, "--prompt", "a dancer", "--pose", str(keypoints))
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--pose-size WIDTHxHEIGHT" in refused.stderr
+    for options in (["--pose", str(keypoints), "--pose-size", "640x360"], ["--photo", str(photo)]):
+        assert invoke(send, environment, "--prompt", "a dancer", *options).exit_code == 0
+    poses = [request.pose.model_dump(mode="json") for request in sent(settings) if request.pose]
+    assert {"people": [[[0.5, 0.25]] * 18], "format": "coco18"} in poses
+    assert {"photo": {"inline": base64.b64encode(PIXEL).decode()}} in poses
 
 
 def test_repeated_requests_have_ids_of_their_own(environment: dict[str, str], settings: Settings) -> None:
@@ -197,6 +217,12 @@ def test_a_file_without_a_request_is_an_error(environment: dict[str, str]) -> No
         (["--prompt", "x", "--label", "novalue"], "NAME=VALUE"),
         (["--prompt", "x", "--request-id", "no/slash"], "request_id"),
         (["--prompt", "x", "--pose", "/absent.png"], "/absent.png"),
+        (["--prompt", "x", "--photo", "/absent.jpg"], "/absent.jpg"),
+        (["--prompt", "x", "--photo", __file__], "is no PNG, JPEG or WebP picture"),
+        (["--prompt", "x", "--photo", __file__, "--pose", __file__], "either --pose"),
+        (["--prompt", "x", "--pose-size", "64x64"], "--pose-size says how to read"),
+        (["--prompt", "x", "--pose", __file__, "--pose-size", "64"], "--pose-size 64: write width x height"),
+        (["-", "--photo", __file__], "no options but --wait"),
         (["--prompt", "x", "--repeat", "0"], "--repeat"),
     ],
 )

@@ -1,33 +1,20 @@
-"""Proves how people's files become requests: which line and which field is wrong, and what a pose file may be."""
+"""Proves how people's files become requests: which line and which field is wrong."""
 
 from __future__ import annotations
 
-import base64
 import io
-import json
-from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 
-from producer.requests.request_files import Line, RequestUnreadable, lines, new_request_id, pose_of, request_of
+from producer.requests.request_files import Line, RequestUnreadable, lines, new_request_id, request_of
 from schemas.names import is_identity
-from schemas.pose import PeoplePose, SkeletonPose
 from schemas.request import GenerationRequest
 
 BYTES_MAX = 1024 * 1024
-PERSON = [[0.5, 0.1 + index / 20] if index % 3 else None for index in range(18)]
 
 
 def read(text: str, bytes_max: int = BYTES_MAX) -> list[Line]:
     return list(lines("file.jsonl", io.BytesIO(text.encode()), bytes_max=bytes_max))
-
-
-def picture(size: int = 64, kind: str = "PNG") -> bytes:
-    out = io.BytesIO()
-    Image.effect_noise((size, size), 100).save(out, kind)
-    return out.getvalue()
 
 
 def test_each_line_is_a_request() -> None:
@@ -101,43 +88,3 @@ def test_new_ids_are_ids_and_differ() -> None:
     made = {new_request_id() for _ in range(1000)}
     assert len(made) == 1000
     assert all(map(is_identity, made))
-
-
-@pytest.mark.parametrize("content", [{"people": [PERSON]}, [PERSON]], ids=["a pose", "people alone"])
-def test_keypoints_are_read_from_json(tmp_path: Path, content: Any) -> None:
-    path = tmp_path / "pose.json"
-    path.write_text(json.dumps(content))
-    request = request_of({"request_id": "a", "prompt": "one", "pose": pose_of(path)}, bytes_max=BYTES_MAX)
-    assert isinstance(request.pose, PeoplePose)
-    assert request.pose.people[0][1] == tuple(PERSON[1] or ())
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_picture_is_carried_as_a_skeleton(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "pose"
-    path.write_bytes(picture(kind=kind))
-    request = request_of({"request_id": "a", "prompt": "one", "pose": pose_of(path)}, bytes_max=BYTES_MAX)
-    assert isinstance(request.pose, SkeletonPose)
-    assert base64.b64decode(request.pose.image.inline) == picture_at(path)  # type: ignore[union-attr]
-
-
-def picture_at(path: Path) -> bytes:
-    return path.read_bytes()
-
-
-def test_a_picture_that_is_too_large_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    path = tmp_path / "large.png"
-    path.write_bytes(picture(1024))
-    assert path.stat().st_size > 512 * 1024
-    with pytest.raises(RequestUnreadable, match=r"large\.png has more than the 524288 bytes.*bucket"):
-        pose_of(path)
-
-
-def test_other_files_are_no_poses(tmp_path: Path) -> None:
-    path = tmp_path / "pose.txt"
-    for content in (b"hello", b'"text"', b"{", b""):
-        path.write_bytes(content)
-        with pytest.raises(RequestUnreadable, match="neither JSON"):
-            pose_of(path)
-    with pytest.raises(RequestUnreadable, match="cannot be read"):
-        pose_of(tmp_path / "absent")

@@ -119,6 +119,19 @@ def test_render_digest_leaves_out_what_paints_nothing() -> None:
     assert render_digest(request(**posed, control_scale=0.5), "m", "s") != render_digest(request(**posed), "m", "s")
 
 
+def test_render_digest_knows_what_an_adapters_name_stands_for() -> None:
+    adapted = request(adapter={"name": "ink", "weight": 0.5})
+    stronger = request(adapter={"name": "ink", "weight": 0.6})
+    digests = {
+        render_digest(adapted, "m", "s", adapter_digest="sha256:1"),
+        render_digest(adapted, "m", "s", adapter_digest="sha256:2"),
+        render_digest(stronger, "m", "s", adapter_digest="sha256:1"),
+        render_digest(request(), "m", "s"),
+    }
+    assert len(digests) == 4
+    assert render_digest(request(), "m", "s", adapter_digest="sha256:1") == render_digest(request(), "m", "s")
+
+
 def test_render_digest_knows_model_and_sampler() -> None:
     digests = {render_digest(request(), *provenance) for provenance in (("m", "s"), ("n", "s"), ("m", "t"))}
     assert len(digests) == 3
@@ -133,6 +146,18 @@ def test_a_stored_pose_counts_by_its_bytes_where_they_are_known() -> None:
     same = {render_digest(pose, "m", "s", pose_picture=b"picture") for pose in (stored, moved, inline)}
     assert same == {render_digest(inline, "m", "s")}
     assert render_digest(stored, "m", "s", pose_picture=b"other") not in same
+
+
+def test_a_photos_pictures_depend_on_the_detector_and_no_others_do() -> None:
+    picture = {"inline": base64.b64encode(b"picture").decode()}
+    for pose, depends in (
+        (None, False),
+        ({"people": [PERSON]}, False),
+        ({"image": picture}, False),
+        ({"photo": picture}, True),
+    ):
+        one, other = (render_digest(request(pose=pose), "m", "s", pose_detector=name) for name in ("one", "other"))
+        assert (one != other) is depends
 
 
 def test_digests_do_not_change_between_releases() -> None:

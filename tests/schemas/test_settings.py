@@ -227,6 +227,7 @@ def test_sizes_to_compile_are_pairs_of_pixels() -> None:
         ("DARKROOM_DEVICE__INDEX", "1", "is not a setting"),
         ("DARKROOM_KAFKA", "{}", "one by one"),
         ("DARKROOM_DEVICE", "gpu", "cuda:1"),
+        ("DARKROOM_MODEL__VAE_DEVICE", "cuda", "Where pictures are decoded"),
         ("DARKROOM_MODEL__COMPILE_SIZES", "1024x1024,big", "'big' is not a size"),
         ("DARKROOM_MODEL__COMPILE_SIZES", ",".join(["64x64"] * 17), "at most 16 sizes"),
         ("DARKROOM_S3__ENDPOINT", "127.0.0.1:9000", "http://host:port"),

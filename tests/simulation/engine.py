@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from inference.contract import (
@@ -65,6 +65,8 @@ class Troubles:
     """Once for a request at the most, for the same reason."""
     stalls: float = 0.0
     stall_s: float = 0.0
+    held_s: dict[str, float] = field(default_factory=dict)
+    """By lane: what everything takes longer there."""
     memory_rows_max: int = 99
 
 
@@ -91,7 +93,11 @@ class SimEngine:
     def __init__(self, world: Surroundings, rows_max: int) -> None:
         self._world = world
         self._monitor: LaneMonitor[SimRow] = LaneMonitor(
-            rows_max=rows_max, finish_queue_rows_max=4, jobs_max=64, clock=world.loop.time
+            rows_max=rows_max,
+            finish_queue_rows_max=4,
+            jobs_max=64,
+            preview_interval_s=1.0,  # nobody asks for one here
+            clock=world.loop.time,
         )
         self._busy: set[str] = set()
         self._closed = False
@@ -101,6 +107,11 @@ class SimEngine:
     def info(self) -> ModelInfo:
         """The simulated model."""
         return INFO
+
+    @property
+    def profile(self) -> None:
+        """Not measured: virtual steps take what chance says."""
+        return None
 
     def start(self, listener: Listener) -> None:
         """Nothing to load."""
@@ -171,6 +182,7 @@ class SimEngine:
         seconds *= 0.5 + rng.random()
         if rng.random() < troubles.stalls:
             seconds += rng.random() * troubles.stall_s
+        seconds += troubles.held_s.get(lane, 0.0)
         self._world.loop.call_later(seconds, self._did, lane, seconds, done, args)
 
     def _did(self, lane: str, seconds: float, done: Callable[..., None], args: tuple[object, ...]) -> None:

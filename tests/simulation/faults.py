@@ -26,6 +26,7 @@ class Focus(Enum):
 
     REBALANCES = "rebalances"
     DRAINS = "drains"
+    MAPS = "damaged maps"
 
 
 class Faults:
@@ -78,6 +79,9 @@ class Faults:
             kafka.lost_before, kafka.lost_after, kafka.slow, kafka.slow_s = rough, rough, 3 * rough, 2.5
             cluster = self._world.cluster
             cluster.sticky, cluster.late_polls, cluster.late_s = 0.0, 0.5, 2.5
+        elif focus is Focus.MAPS:
+            self._kinds = [self._damage_map, self._damage_map_and_rebalance]
+            self._world.cluster.sticky = 0.0
         elif focus is Focus.DRAINS:
             self._kinds = [self._drain, self._rolling_restart]
             store.lost_before = store.lost_after = store.slow = 0.0
@@ -192,6 +196,11 @@ class Faults:
         if process is not None and not process.has_suspects:
             context = self._world.loop.in_process(process.gate)
             self._world.loop.call_soon(process.engine.stop_by_itself, context=context)
+
+    def _damage_map_and_rebalance(self) -> None:
+        """So that somebody reads it before the next commit takes its place."""
+        self._damage_map()
+        self._rebalance()
 
     def _damage_map(self) -> None:
         """Another program writes metadata of its own beside the committed offset, or another partition's."""

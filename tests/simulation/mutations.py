@@ -69,7 +69,7 @@ def forget_the_map() -> Iterator[None]:
         yield
 
 
-@mutation("committed_never_passes_unfinished", "everything_ends", "the_worker_fails_only_as_it_says")
+@mutation("committed_never_passes_unfinished", "everything_ends", "map_names_what_was_published", focus=Focus.MAPS)
 def trust_a_map_that_does_not_verify() -> Iterator[None]:
     """The checksum is not compared."""
     verified = offset_map._verified

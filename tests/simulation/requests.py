@@ -113,6 +113,14 @@ class Requests:
             self._variants.setdefault(sent.request_id, set()).add(sent.variant)
         return sent
 
+    def make(self, kind: Kind, now: float) -> Sent:
+        """A new request of a kind."""
+        sent = self._make(f"r{len(self._sent)}", kind, 0, now)
+        self._sent.append(sent)
+        if sent.request_id is not None:
+            self._variants.setdefault(sent.request_id, set()).add(sent.variant)
+        return sent
+
     def endings(self, sent: Sent) -> frozenset[Ending]:
         """How the record may end."""
         assert sent.request_id is not None

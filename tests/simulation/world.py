@@ -24,6 +24,7 @@ from tests.simulation.wire import Weather, Wire, at_once
 
 LIMITS = Limits(
     batch_rows_max=3,
+    oom_probe_s=2.0,
     ahead_rows_max=1,
     begin_ahead_rows_max=8,
     prepare_ahead_rows_max=5,

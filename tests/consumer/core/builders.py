@@ -53,13 +53,15 @@ def arrive(core: Core, record: JobFacts, now: float = 0.0) -> tuple[do.Effect, .
     return core.handle(on.RecordArrived(record, epoch), now)
 
 
-def to_ready(core: Core, records: Iterable[JobFacts], now: float = 0.0, batch_key: str = "64") -> list[do.Effect]:
+def to_ready(
+    core: Core, records: Iterable[JobFacts], now: float = 0.0, batch_key: str = "64", cap: int | None = None
+) -> list[do.Effect]:
     """Take records in and bring them through look-up and preparation."""
     effects: list[do.Effect] = []
     for record in records:
         arrive(core, record, now)
         effects += journal(core, core.handle(on.OutcomeAbsent(record.key), now), now)
-        effects += core.handle(on.Prepared(record.key, batch_key), now)
+        effects += core.handle(on.Prepared(record.key, batch_key, cap), now)
     return effects
 
 

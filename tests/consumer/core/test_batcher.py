@@ -21,8 +21,8 @@ def admitted(effects: list[do.Effect] | tuple[do.Effect, ...]) -> list[RowKey]:
     return [one for effect in of(do.Admit, effects) for one in effect.rows]
 
 
-def fill(core: Core, *offsets: int, batch_key: str = "64", now: float = 0.0) -> list[RowKey]:
-    return admitted(to_ready(core, [facts(offset) for offset in offsets], now, batch_key))
+def fill(core: Core, *offsets: int, batch_key: str = "64", now: float = 0.0, cap: int | None = None) -> list[RowKey]:
+    return admitted(to_ready(core, [facts(offset) for offset in offsets], now, batch_key, cap))
 
 
 def test_the_device_takes_the_cap_and_what_is_handed_ahead_and_no_more() -> None:
@@ -79,6 +79,44 @@ def test_running_out_of_memory_halves_the_batch_and_is_remembered() -> None:
     assert core.flow.batcher.cap("64") == 1
     assert core.flow.batcher.cap("128") == LIMITS.batch_rows_max, "the ceiling is the shape's own"
     assert admitted(core.handle(on.StepBoundary((row(0),)), 0.0)) == [row(1)], "one at a time, none ahead"
+
+
+def test_the_measured_cap_bounds_the_batch_and_what_is_handed_ahead_follows_it() -> None:
+    core = opened(Limits(batch_rows_max=8, ahead_rows_max=4, prepare_ahead_rows_max=20))
+    assert fill(core, *range(8), cap=4) == [row(offset) for offset in range(6)], "four, and half of four ahead"
+    core = opened(Limits(batch_rows_max=8, ahead_rows_max=4, prepare_ahead_rows_max=20))
+    assert fill(core, *range(8), cap=1) == [row(0), row(1)]
+    core = opened(LIMITS)
+    assert len(fill(core, *range(6), cap=100)) == 4, "the setting stands above it"
+
+
+def test_a_cap_is_the_shape_s_own() -> None:
+    core = opened(LIMITS)
+    fill(core, 0, cap=1)
+    fill(core, 1, batch_key="128", cap=2)
+    assert (core.flow.batcher.cap("64"), core.flow.batcher.cap("128")) == (1, 2)
+
+
+def test_after_a_wait_a_larger_batch_is_tried_and_a_failed_try_is_lowered_again() -> None:
+    core = opened(Limits(batch_rows_max=4, ahead_rows_max=2, prepare_ahead_rows_max=20, oom_probe_s=100.0))
+    assert len(fill(core, *range(9))) == 6
+    at_once = tuple(row(offset) for offset in range(4))
+    core.handle(on.StepFaulted(at_once, FaultParty.MEMORY, "out_of_memory", "no"), 0.0)
+    batcher = core.flow.batcher
+    assert batcher.cap("64") == 2
+    core.handle(on.StepBoundary((row(4), row(5))), 1.0)
+    assert batcher.rows_on_device == 2, "none ahead"
+    core.handle(on.Tick(), 99.0)
+    assert batcher.rows_on_device == 2
+    core.handle(on.Tick(), 100.0)
+    assert batcher.rows_on_device == 4, "the probe: the whole batch, none ahead"
+    on_device = tuple(job_row for job_row in batcher._on_device)
+    core.handle(on.StepFaulted(on_device, FaultParty.MEMORY, "out_of_memory", "no"), 101.0)
+    assert (batcher.rows_on_device, batcher.cap("64")) == (2, 2)
+    core.handle(on.Tick(), 300.0)
+    assert batcher.rows_on_device == 2, "the wait has doubled"
+    core.handle(on.Tick(), 301.0)
+    assert batcher.rows_on_device == 4
 
 
 def test_one_row_without_memory_fails_alone() -> None:

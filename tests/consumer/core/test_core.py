@@ -63,6 +63,23 @@ def test_stale_epochs_change_nothing() -> None:
         assert core.partitions[P0].account.position == 1
 
 
+def test_a_position_behind_what_is_committed_opens_the_partition_again() -> None:
+    core = opened(Limits())
+    for offset in range(3):
+        to_decided(core, facts(offset))
+        core.handle(on.Published(P0, core.partitions[P0].epoch), 0.0)
+    assert core.partitions[P0].account.base == 3
+    before = core.partitions[P0].epoch
+    arrive(core, facts(0))  # of a topic that was made anew: taken for one that is finished
+    effects = core.handle(on.PositionAdvanced(P0, before, 1), 0.0)
+    [again] = of(do.OpenPartition, effects)
+    assert again.epoch != before
+    assert not core.partitions[P0].is_open, "and nothing is taken until the group has said where it stands"
+    opened_again = on.PartitionOpened(P0, again.epoch, 0, "", fresh=True)  # what was committed is beyond its end
+    assert of(do.Resume, core.handle(opened_again, 0.0)) == [do.Resume(P0, seek_to=0)]
+    assert of(do.LookUp, arrive(core, facts(0))), "the new record is work"
+
+
 def test_rows_are_kept_through_a_reopening_and_their_records_not_fetched_again() -> None:
     core = opened(LIMITS)
     to_ready(core, [facts(0)])

@@ -1,6 +1,6 @@
 """Proves that several cores, under faults of every kind, publish each record exactly once and commit to the end.
 
-`World.check` names the promise that breaks; the message has the seed, and
+`promises.check` names the promise that breaks; the message has the seed, and
 `pytest tests/consumer/core/test_core_world.py -k "[SEED]"` replays it.
 """
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.offset_map import METADATA_CHARS_MAX, WINDOW_OFFSETS_MAX, decode_map, encode_map
+from consumer.core.offset_map import (
+    MAP_PREFIX,
+    METADATA_CHARS_MAX,
+    WINDOW_OFFSETS_MAX,
+    _checksum,
+    decode_journal,
+    decode_map,
+    encode_map,
+)
 from consumer.core.partition_key import PartitionKey
 
 P = PartitionKey("generation.requests", 3)
@@ -58,3 +69,13 @@ def test_a_corrupted_map_does_not_verify(base: int, above: frozenset[int], data:
 @given(st.text(max_size=200))
 def test_whatever_else_stands_there_reads_as_none(text: str) -> None:
     assert decode_map(P, 5, text) is None or text == ""
+
+
+@given(bases, st.binary(max_size=4), st.binary(max_size=60))
+def test_what_is_rightly_summed_and_makes_no_sense_ends_nobody(base: int, bitmap: bytes, journal: bytes) -> None:
+    content = struct.pack(">H", len(bitmap)) + bitmap + journal
+    body = struct.pack(">I", _checksum(P, base, content)) + content
+    text = MAP_PREFIX + base64.urlsafe_b64encode(body).decode().rstrip("=")
+    finished = decode_map(P, base, text)
+    assert finished is None or all(offset > base for offset in finished)
+    assert all(offset >= base for offset in decode_journal(P, base, text).entries)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
 
 from consumer.core import effects as do
@@ -17,47 +17,10 @@ from consumer.core import events as on
 from consumer.core.core import Core
 from consumer.core.jobs import JobFacts, Verdict, VerdictKind
 from consumer.core.journal import Boot, Fate
-from consumer.core.limits import Limits
-from consumer.core.offset_map import decode_journal, decode_map
-from consumer.core.partition_key import JobKey, PartitionKey, RowKey
-
-TOPIC = "requests"
-ROWS_MAX = 3
-LIMITS = Limits(
-    batch_rows_max=3,
-    ahead_rows_max=1,
-    begin_ahead_rows_max=8,
-    prepare_ahead_rows_max=5,
-    offset_window=8,
-    waiting_rows_max=12,
-)
-
-
-@dataclass
-class Partition:
-    """What the broker holds of one partition. None in the log is a control record."""
-
-    key: PartitionKey
-    log: list[JobFacts | None] = field(default_factory=list)
-    committed: tuple[int, str] | None = None
-    fence: int = 0
-    published: Counter[int] = field(default_factory=Counter)
-
-
-@dataclass(eq=False)
-class Worker:
-    """One core with what it has under way."""
-
-    core: Core
-    boot: Boot
-    under_way: list[do.Effect] = field(default_factory=list)
-    assigned: frozenset[PartitionKey] = frozenset()
-    positions: dict[PartitionKey, int] = field(default_factory=dict)
-    delivering: set[PartitionKey] = field(default_factory=set)
-    writers: dict[PartitionKey, int] = field(default_factory=dict)
-    device: dict[RowKey, int] = field(default_factory=dict)
-    finishing: Counter[JobKey] = field(default_factory=Counter)
-    frozen: bool = False
+from consumer.core.offset_map import decode_journal
+from consumer.core.partition_key import JobKey, PartitionKey
+from tests.consumer.core.cast import LIMITS, ROWS_MAX, TOPIC, Partition, Worker
+from tests.consumer.core.promises import check
 
 
 class World:
@@ -101,30 +64,6 @@ class World:
             one.committed is not None and one.committed[0] == len(one.log) for one in self.partitions.values()
         )
 
-    def check(self) -> None:
-        """The promises, by name."""
-        for key, one in self.partitions.items():
-            assert all(count == 1 for count in one.published.values()), f"seed {self.seed}: duplicated in {key}"
-            if one.committed is None:
-                continue
-            base, metadata = one.committed
-            mapped = decode_map(key, base, metadata)
-            assert mapped is not None
-            for offset, facts in enumerate(one.log):
-                if facts is not None and (offset < base or offset in mapped):
-                    assert one.published[offset], f"seed {self.seed}: {key} {offset} committed without an outcome"
-            assert not any(one.published[offset] for offset in range(base, len(one.log)) if offset not in mapped)
-        assert self.blamed <= self.poison, f"seed {self.seed}: an innocent request was failed for a crash"
-        for worker in self.workers:
-            flow = worker.core.flow
-            assert flow.batcher.rows_on_device <= LIMITS.batch_rows_max + LIMITS.ahead_rows_max
-            assert flow.rows_ahead < LIMITS.prepare_ahead_rows_max + ROWS_MAX
-            assert flow.rows_begun < LIMITS.begin_ahead_rows_max + ROWS_MAX
-            assert all(count >= 0 for count in flow.rows_in.values())
-            rendering = [row.job for row in worker.device]
-            identities = [facts.identity for job in set(rendering) if (facts := self._facts(job))]
-            assert len(set(identities)) == len(identities), f"seed {self.seed}: one request rendered twice at once"
-
     # --- What may happen -----------------------------------------------------------------------------------
 
     def _act(self) -> None:
@@ -138,7 +77,7 @@ class World:
         happening = self.rng.choice(happenings)
         if not worker.frozen or happening in (self._send, self._disturb):
             happening(worker)
-        self.check()
+        check(self)
 
     def _send(self, _worker: Worker) -> None:
         key = self.rng.choice(self.keys)
@@ -256,7 +195,7 @@ class World:
         self._tell(worker, on.PartitionOpened(effect.partition, effect.epoch, base, metadata, fresh=fresh, fates=fates))
 
     def _complete_lookup(self, worker: Worker, effect: do.LookUp) -> None:
-        facts = self._facts(effect.job)
+        facts = self.facts(effect.job)
         assert facts is not None
         assert facts.identity is not None
         if self._goes_wrong():
@@ -286,7 +225,7 @@ class World:
                 worker.device[row] = self.rng.randrange(1, 5)
 
     def _complete_settle(self, worker: Worker, effect: do.Settle) -> None:
-        facts = self._facts(effect.job)
+        facts = self.facts(effect.job)
         assert facts is not None
         assert facts.identity is not None
         if self._goes_wrong():
@@ -307,7 +246,7 @@ class World:
         lost = self._goes_wrong()
         if not lost or self.rng.random() < 0.5:
             for job in effect.jobs:
-                facts = self._facts(job)
+                facts = self.facts(job)
                 assert facts is not None
                 decided = facts.identity is None or facts.identity in self.outcomes
                 assert decided, f"seed {self.seed}: {job} published before its outcome was decided"
@@ -404,7 +343,8 @@ class World:
     def _goes_wrong(self) -> bool:
         return self.faults and self.rng.random() < 0.12
 
-    def _facts(self, job: JobKey) -> JobFacts | None:
+    def facts(self, job: JobKey) -> JobFacts | None:
+        """What stands at a record's place; None for a control record."""
         return self.partitions[job.partition_key].log[job.offset]
 
     def _unfinished(self) -> str:

@@ -1,0 +1,49 @@
+"""The minio SDK's client, with the time-outs, tries and certificates that the settings ask for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import urllib3
+from minio import Minio
+from urllib3.util import Retry, Timeout
+
+from producer.tls import STORE, client_context
+from schemas.settings import S3Settings
+
+PAUSE_S: Final = 0.1
+"""Doubles with each try, as urllib3's `backoff_factor` does."""
+TRY_AGAIN: Final = (429, 500, 502, 503, 504)
+
+
+def connect(s3: S3Settings) -> tuple[Minio, urllib3.PoolManager]:
+    """A client and its connections, to be cleared when done. Connects to nothing yet.
+
+    Raises `SettingsError` for authorities to trust that cannot be loaded.
+    """
+    http = urllib3.PoolManager(
+        num_pools=1,
+        maxsize=s3.threads,
+        block=False,  # there are as many connections as threads, so none ever waits for one
+        timeout=Timeout(connect=s3.connect_timeout_s, read=s3.read_timeout_s),
+        retries=Retry(
+            total=s3.attempts - 1,
+            redirect=0,
+            allowed_methods=None,  # every request of ours may be repeated
+            status_forcelist=TRY_AGAIN,
+            backoff_factor=PAUSE_S,
+            raise_on_status=False,
+            raise_on_redirect=False,
+            respect_retry_after_header=False,  # a server must not hold our threads for as long as it likes
+        ),
+        ssl_context=client_context(STORE, s3.ca_file) if s3.secure else None,
+    )
+    client = Minio(
+        s3.address,
+        access_key=None if s3.access_key is None else s3.access_key.get_secret_value(),
+        secret_key=None if s3.secret_key is None else s3.secret_key.get_secret_value(),
+        secure=s3.secure,
+        region=s3.region,
+        http_client=http,
+    )
+    return client, http

@@ -1,0 +1,82 @@
+"""Proves that the bench compares like with like: both contenders paint the same pictures of the same requests, and the
+pipeline's requests are grouped by the rule that the report tells.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.bench.offline import BATCH, STEPS, WINDOW, by_steps, in_batches, in_windows, mixed_steps, requests
+
+pytestmark = pytest.mark.render
+
+
+def test_no_two_requests_have_anything_in_common_that_a_cache_could_keep() -> None:
+    load = [*requests([2] * 5, 64), *requests([2] * 5, 64)]
+    for name in ("prompt", "seed", "pose"):
+        assert len({repr(getattr(request, name)) for request in load}) == 10, name
+
+
+def test_mixed_steps_fill_whole_batches_once_sorted() -> None:
+    load = requests(mixed_steps(2 * BATCH * len(STEPS), seed=1), 64, posed=False)
+    batches = by_steps(load)
+    assert [len(batch) for batch in batches] == [BATCH] * 2 * len(STEPS)
+    assert all(len({request.steps for request in batch}) == 1 for batch in batches)
+
+
+def test_windows_keep_the_order_of_arrival_between_them() -> None:
+    load = requests(mixed_steps(BATCH * len(STEPS), seed=1), 64, posed=False)
+    batches = in_windows(load)
+    assert sorted(request.seed for batch in batches for request in batch) == [request.seed for request in load]
+    for batch in batches:
+        assert len({request.steps for request in batch}) == 1
+        assert len({(request.seed - load[0].seed) // WINDOW for request in batch}) == 1
+        assert len(batch) <= BATCH
+
+
+def test_batches_are_as_they_come() -> None:
+    load = requests([2] * 5, 64, posed=False)
+    assert in_batches(load, 2) == [load[:2], load[2:4], load[4:]]
+
+
+def test_both_contenders_paint_the_same_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from inference.sdxl import SdxlDevice
+    from inference.tiny import ensure_tiny_model
+    from tests.bench.contenders import OurEngine, Pipeline
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = ensure_tiny_model()
+    load = requests([3, 4, 3], 64)
+    ours = OurEngine(SdxlDevice(model.path, model.controlnet_path, device="cpu", cpu_threads=1), rows_max=2)
+    try:
+        mine = ours.paint(load, rows_max=2)
+        assert set(ours.lanes_ms()) == {"prepare_ms", "denoise_ms", "finish_ms"}
+        assert min(ours.lanes_ms().values()) > 0
+    finally:
+        ours.close()
+    theirs = dict(zip([load[0].seed, load[2].seed, load[1].seed], Pipeline(model).paint(by_steps(load)), strict=True))
+    for request, picture in zip(load, mine, strict=True):
+        assert np.abs(_pixels(picture) - _pixels(theirs[request.seed])).max() <= 1
+
+
+def _pixels(content: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
+    with Image.open(io.BytesIO(content)) as picture:
+        return np.asarray(picture, dtype=np.int16)
+
+
+def test_the_share_outside_of_the_networks_is_a_part_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    from inference.sdxl import SdxlDevice
+    from inference.tiny import ensure_tiny_model
+    from tests.bench.overhead import overhead
+
+    model = ensure_tiny_model()
+    found = overhead(lambda: SdxlDevice(model.path, model.controlnet_path, device="cpu", cpu_threads=1), 64, 3)
+    assert 0 < found["share"] < 1
+    assert 0 < found["networks_ms"] < found["step_ms"]
+    assert any("step.py" in line["function"] for line in found["breakdown"])

@@ -1,0 +1,52 @@
+"""What `darkroom doctor` says of the device and of the memory plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from consumer.doctor import memory_advice
+from darkroom import main
+from schemas.settings import Settings, load_settings
+
+GB = 10**9
+NOWHERE = {"DARKROOM_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9", "DARKROOM_S3__ENDPOINT": "http://127.0.0.1:9"}
+
+
+def real(path: Path) -> Settings:
+    return load_settings(overrides={"model.path": path}, environ=NOWHERE)
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "advice"),
+    [(8 * GB, "12 GB at the least"), (12_600_000_000, "from 16 GB on"), (16 * GB, None), (24 * GB, None)],
+)
+def test_small_devices_are_warned_of(tmp_path: Path, memory_bytes: int, advice: str | None) -> None:
+    said = memory_advice(memory_bytes, real(tmp_path))
+    assert said is None if advice is None else said is not None and advice in said
+
+
+def test_the_tiny_model_is_content_with_any_device() -> None:
+    assert memory_advice(2 * GB, load_settings(environ=NOWHERE)) is None
+
+
+@pytest.mark.render
+def test_the_plan_and_the_attention_are_told_with_their_reasons() -> None:
+    ended = CliRunner().invoke(main, ["doctor", "--json"], env=NOWHERE)
+    checks = json.loads(ended.stdout)
+    plan, attention = checks["plan"], checks["attention"]
+    assert plan["passed"]
+    assert plan["plan"]["layout"]["series"] == "none"
+    assert plan["notes"] == plan["plan"]["reasons"] != []
+    assert (attention["backend"], attention["xformers_ms"]) == ("sdpa", None)
+    assert attention["sdpa_ms"] > 0
+
+
+def test_a_device_without_a_plan_has_no_such_line() -> None:
+    ended = CliRunner().invoke(main, ["doctor", "--json"], env={**NOWHERE, "DARKROOM_SIMULATED__STEP_MS": "0"})
+    checks = json.loads(ended.stdout)
+    assert checks["model"]["passed"]
+    assert "plan" not in checks

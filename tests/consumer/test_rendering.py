@@ -1,0 +1,44 @@
+"""Proves that the core hears the engine's cap with each prepared job."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+from consumer.core import events as on
+from consumer.intake import Payload
+from consumer.ports import Record
+from consumer.rendering import Rendering
+from inference.calibration import Calibration
+from inference.engine import LaneEngine
+from inference.profile_store import ProfileStore
+from inference.simulated import SimulatedDevice
+from schemas.request import GenerationRequest
+from tests.consumer.core.builders import key
+from tests.inference.scripted import WAIT_S, job
+
+
+async def test_the_core_hears_the_measured_cap(tmp_path: Path) -> None:
+    flat = {1: 10.0, 8: 80.0}
+    engine = LaneEngine(
+        SimulatedDevice(curve=flat), rows_max=8, calibration=Calibration(ProfileStore(tmp_path), 1.0, 8)
+    )
+    heard: asyncio.Queue[on.Event] = asyncio.Queue()
+    rendering = Rendering(engine, heard.put_nowait, lambda reason: None, asyncio.get_running_loop().time)
+    await rendering.start()
+    try:
+        payload = Payload(
+            record=Record(offset=0, key=None, value=b"", headers=(), timestamp_ms=0),
+            event_id="event",
+            request_digest="digest",
+            requested_at=datetime.now(UTC),
+            request=GenerationRequest(request_id="r", prompt="a figure"),
+            render=job("r").request,
+        )
+        rendering.prepare(key(0), payload)
+        prepared = await asyncio.wait_for(heard.get(), WAIT_S)
+        assert isinstance(prepared, on.Prepared)
+        assert (prepared.job, prepared.cap) == (key(0), 1)
+    finally:
+        await rendering.close()

@@ -1,0 +1,241 @@
+"""Proves that a worker whose model, ControlNet and adapters lie in the object store paints as from its own disk.
+
+The tiny model is uploaded to the embedded store; every wrong way in which it may lie there is one sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from consumer.doctor import Finding, examine
+from consumer.engines import make_engine
+from consumer.models import ModelStore
+from inference.contract import ModelError
+from inference.resolve import resolve
+from inference.tiny import TinyModel, ensure_tiny_model
+from producer.requests.client import Client
+from producer.results.minio_client import connect
+from producer.results.minio_objects import MinioObjects
+from producer.topics import ensure_topics
+from schemas.model_source import StorePrefix
+from schemas.settings import ModelSettings, Settings, load_settings
+from tests.integration.fleet import Fleet
+from tests.integration.in_process import running_worker
+
+if TYPE_CHECKING:
+    from minio import Minio
+
+    from consumer.stack import Stack
+
+pytestmark = pytest.mark.stack
+
+
+class Shelf:
+    """A bucket of models of one test, and the folder that they are fetched to."""
+
+    def __init__(self, client: Minio, settings: Settings, folder: Path) -> None:
+        self.client = client
+        self.bucket = f"models-{uuid4().hex[:10]}"
+        self.folder = folder
+        self._settings = settings
+        client.make_bucket(self.bucket)
+
+    def put(self, key: str, content: bytes) -> None:
+        self.client.put_object(self.bucket, key, io.BytesIO(content), len(content))
+
+    def put_folder(self, prefix: str, folder: Path) -> None:
+        for file in folder.rglob("*"):
+            if file.is_file():
+                self.put(f"{prefix}/{file.relative_to(folder)}", file.read_bytes())
+
+    def fetch(self, prefix: str, bucket: str | None = None) -> Path:
+        store = ModelStore(self._settings.s3, ModelSettings(cache_path=self.folder))
+        return store.fetch(StorePrefix(bucket or self.bucket, prefix))
+
+    def refused(self, prefix: str, bucket: str | None = None) -> str:
+        with pytest.raises(ModelError) as caught:
+            self.fetch(prefix, bucket)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert message.endswith(".")
+        return message
+
+
+@pytest.fixture
+def shelf(stack: Stack, tmp_path: Path) -> Iterator[Shelf]:
+    settings = load_settings(environ=stack.environment)
+    client, http = connect(settings.s3)
+    yield Shelf(client, settings, tmp_path / "cache")
+    http.clear()
+
+
+def sums(files: dict[str, bytes]) -> bytes:
+    return "".join(f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in files.items()).encode()
+
+
+def test_what_is_fetched_is_what_lies_there(shelf: Shelf) -> None:
+    files = {"unet/config.json": b"{}", "unet/model.safetensors": os.urandom(70_000), "tokenizer/merges.txt": b"a b"}
+    others = {"README.md": b"about it", "unet/model.bin": b"a pickle", "unet/": b""}
+    for path, content in (files | others).items():
+        shelf.put(f"a/model/{path}", content)
+    shelf.put("a/model-of-another-name/config.json", b"{}")
+    folder = shelf.fetch("a/model")
+    fetched = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert fetched == files
+    written = (folder / "unet" / "config.json").stat().st_mtime_ns
+    assert shelf.fetch("a/model") == folder, "unchanged"
+    assert (folder / "unet" / "config.json").stat().st_mtime_ns == written
+    shelf.put("a/model/unet/config.json", b"[]")
+    changed = shelf.fetch("a/model")
+    assert changed != folder
+    assert (changed / "unet" / "config.json").read_bytes() == b"[]"
+    assert folder.is_dir(), "who loaded the one before still has it"
+
+
+def test_a_single_file_comes_with_its_configuration(shelf: Shelf) -> None:
+    shelf.put("nets/openpose.safetensors", b"weights")
+    shelf.put("nets/config.json", b"{}")
+    shelf.put("nets/other.safetensors", b"other weights")
+    file = shelf.fetch("nets/openpose.safetensors")
+    assert file.read_bytes() == b"weights"
+    assert sorted(one.name for one in file.parent.iterdir()) == ["config.json", "openpose.safetensors"]
+    shelf.put("nets/SHA256SUMS", sums({"openpose.safetensors": b"other bytes"}))
+    assert "SHA-256" in shelf.refused("nets/openpose.safetensors")
+
+
+def test_the_pose_detector_is_fetched_as_it_is_published(shelf: Shelf) -> None:
+    shelf.put("annotators/body_pose_model.pth", b"weights")
+    shelf.put("annotators/hand_pose_model.pth", b"other weights")
+    assert shelf.fetch("annotators/body_pose_model.pth").read_bytes() == b"weights"
+    assert [one.name for one in shelf.fetch("annotators").iterdir()] == ["body_pose_model.pth"]
+
+
+def test_a_manifest_is_held_to(shelf: Shelf) -> None:
+    files = {"a.safetensors": b"one", "sub/b.safetensors": b"two"}
+    for path, content in files.items():
+        shelf.put(f"m/{path}", content)
+    shelf.put("m/SHA256SUMS", sums(files))
+    assert (shelf.fetch("m") / "sub" / "b.safetensors").read_bytes() == b"two"
+    shelf.put("m/SHA256SUMS", sums(files | {"sub/b.safetensors": b"three"}))
+    assert "m/sub/b.safetensors" in shelf.refused("m")
+    shelf.put("m/SHA256SUMS", sums(files | {"c.safetensors": b"three"}))
+    assert "names c.safetensors, which is not there" in shelf.refused("m")
+    shelf.put("m/SHA256SUMS", b"md5 or so\n")
+    assert "a line that sha256sum does not write" in shelf.refused("m")
+
+
+def test_what_is_not_there_is_one_sentence(shelf: Shelf) -> None:
+    shelf.put("pictures/a.png", b"no model")
+    assert "There is no model at" in shelf.refused("nowhere")
+    assert "There is no model at" in shelf.refused("pictures")
+    assert "There is no model at" in shelf.refused("nowhere/xl.safetensors")
+    assert "There is no bucket" in shelf.refused("model", f"not-{shelf.bucket}")
+    assert "There is no bucket" in shelf.refused("xl.safetensors", f"not-{shelf.bucket}")
+
+
+@pytest.mark.render
+async def test_a_worker_paints_with_a_model_and_adapters_from_the_store(
+    stack: Stack, shelf: Shelf, tmp_path: Path
+) -> None:
+    import torch
+
+    from inference.sdxl import SdxlDevice
+    from tests.inference import loras
+    from tests.inference.painting import TOLERANCE, WAVING, Oracle, distance, pixels
+
+    torch.set_num_threads(1)
+    tiny = ensure_tiny_model()
+    adapters = tmp_path / "adapters"
+    adapters.mkdir()
+    _write_adapters(adapters, tiny, loras, SdxlDevice)
+    shelf.put_folder("sdxl/tiny", tiny.path)
+    shelf.put_folder("openpose", tiny.controlnet_path)
+    shelf.put_folder("adapters", adapters)
+    fleet = Fleet(
+        stack.environment,
+        tmp_path,
+        DARKROOM_TOPICS__REQUESTS_PARTITIONS="3",
+        DARKROOM_DEVICE="cpu",
+        DARKROOM_MODEL__PATH=f"s3://{shelf.bucket}/sdxl/tiny",
+        DARKROOM_MODEL__CONTROLNET_PATH=f"s3://{shelf.bucket}/openpose/",
+        DARKROOM_MODEL__ADAPTERS_PATH=f"s3://{shelf.bucket}/adapters",
+        DARKROOM_MODEL__CACHE_PATH=str(shelf.folder),
+    )
+    settings = fleet.settings
+    await ensure_topics(settings)
+    pose = {"people": [list(WAVING.people[0])]}
+    asked: list[dict[str, Any]] = [
+        {"adapter": {"name": "ink"}, "steps": 5},
+        {"adapter": {"name": "ink", "weight": 0.5}, "steps": 7, "pose": pose},
+        {"adapter": {"name": "oil", "weight": -0.8}, "steps": 6},
+        {"steps": 6},
+        {"adapter": {"name": "tar"}, "steps": 6},
+    ]
+    requests = [
+        fleet.requests(1, **{"prompt": f"picture {number}", "request_id": f"{fleet.serial}-{number}", **fields})[0]
+        for number, fields in enumerate(asked)
+    ]
+    engine = make_engine(settings)
+    async with running_worker(settings, engine), Client(settings) as client:
+        info = engine.info
+        outcomes = await client.wait(await client.send(requests), timeout_s=120)
+    assert info.name == "tiny"
+    assert info.adapters == {
+        name: f"sha256:{hashlib.sha256((adapters / f'{name}.safetensors').read_bytes()).hexdigest()}"
+        for name in ("ink", "oil")
+    }
+    refused = outcomes[requests.pop().request_id]
+    assert refused.error is not None
+    assert refused.error.code == "unknown_adapter"
+    oracle = Oracle(tiny.path, tiny.controlnet_path, adapters_path=adapters)
+    objects = MinioObjects(settings.s3)
+    for request in requests:
+        completion = outcomes[request.request_id]
+        assert completion.status.value == "succeeded", completion.error
+        content = await objects.get(completion.images[0].key, bytes_max=1 << 24)
+        assert content is not None
+        rendered = pixels(_Stored(content))  # type: ignore[arg-type]
+        expected = oracle.paint(resolve(request, info, settings.limits))
+        assert distance(rendered, expected) <= TOLERANCE, request.adapter
+    objects.close()
+    assert len({outcome.render_digest for outcome in outcomes.values()}) == len(outcomes)
+
+
+class _Stored:
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+
+def _write_adapters(folder: Path, tiny: TinyModel, loras: Any, device_type: Any) -> None:
+    device = device_type(tiny.path, device="cpu", cpu_threads=1)
+    device.load()
+    networks = {"unet": device._loaded().components.unet}
+    names = loras.transformer_layers(networks["unet"], loras.ATTENTION)
+    for seed, name in enumerate(("ink", "oil")):
+        loras.peft_file(folder / f"{name}.safetensors", loras.Layers(networks, seed), {"unet": names})
+    device.close()
+
+
+@pytest.mark.render
+async def test_the_doctor_loads_from_the_store(stack: Stack, shelf: Shelf) -> None:
+    tiny = ensure_tiny_model()
+    shelf.put_folder("tiny", tiny.path)
+
+    async def examined(path: str) -> Finding:
+        own = {"DARKROOM_MODEL__PATH": path, "DARKROOM_MODEL__CACHE_PATH": str(shelf.folder), "DARKROOM_DEVICE": "cpu"}
+        findings = await examine(load_settings(environ=stack.environment | own))
+        return next(one for one in findings if one.check == "model")
+
+    good = await examined(f"s3://{shelf.bucket}/tiny")
+    assert good.passed, good
+    assert Path(good.details["path"]).parent == shelf.folder
+    bad = await examined(f"s3://{shelf.bucket}/tinny")
+    assert (bad.passed, "There is no model at" in bad.says) == (False, True)
