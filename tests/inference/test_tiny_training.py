@@ -118,17 +118,18 @@ def test_every_stage_trains_and_goes_on_after_it_was_killed(tmp_path: Path) -> N
     )  # fmt: skip
     said: list[str] = []
     train(tmp_path, plan, said.append)
-    vae = (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+    vae = (tmp_path / "vae-trained.pt").read_bytes()
     unet = (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert sum(line.startswith("drawing") for line in said) == 2
     said.clear()
     train(tmp_path, plan, said.append)
     assert not any(line.startswith("drawing") for line in said)
     assert any("from step 1" in line for line in said)
-    assert (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes() == vae
+    assert (tmp_path / "vae-trained.pt").read_bytes() == vae
     assert (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() != unet
     state = torch.load(tmp_path / "denoiser.pt", weights_only=True)
     assert state["steps"] == 2
+    assert torch.load(tmp_path / "decoder.pt", weights_only=True)["steps"] == 4
     device = SdxlDevice(tmp_path / "model", tmp_path / "controlnet", cpu_threads=1)
     device.load()
     assert (device.info.native_width, device.info.latent_factor) == (128, 8)
