@@ -1,10 +1,10 @@
 """Compiled regions: the transformer blocks of UNet and ControlNet, compiled once and used where shapes are static.
 
 Compiling only the block that repeats takes a tenth of the time that the whole network takes, and gains nearly as much
-(PyTorch, "Regional compilation"). Three things must never happen, and each is kept off here: compiling under load
-(after `seal` an unknown shape runs eagerly), a compiled block skipping hooks that were put on its layers later
-(whoever has such hooks runs under `eager`), and a worker that does not start because a compiler is missing (`compile`
-says so and leaves the blocks as they are).
+(PyTorch, "Regional compilation"). Two things must never happen. Nothing is compiled under load: after `seal` a shape
+that has no compiled form runs eagerly. And no compiled block passes over hooks that were put on its layers later:
+whoever has such hooks enters as not static. A compiler that does not work is the caller's to notice, and `give_up`
+leaves the networks as they were.
 """
 
 from __future__ import annotations
