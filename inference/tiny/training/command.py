@@ -40,7 +40,7 @@ def train_tiny(
     threads: int,
     restart: bool,
 ) -> None:
-    """Train the built-in model from pictures that are drawn here: three hours on two CPU cores by default.
+    """Train a tiny model that paints, from pictures that are drawn here: three hours on two CPU cores by default.
 
     Draws pairs of pictures and skeletons, trains the VAE, its decoder some more by itself, then UNet, ControlNet and
     text encoders together. Killed at any time, it goes on from its last checkpoint, at most three minutes back; with
