@@ -96,8 +96,8 @@ class LaneEngine(Engine, Generic[RowT]):
 
         `rows_max`: rows that may share a step; further admitted rows wait for room. Fewer where the device's memory
         does not hold so many, or where the profile says that fewer pay.
-        `decode_rows_max`: rows that may be decoded together: on a CPU four are half as slow again alone, and eight gain
-        nothing more.
+        `decode_rows_max`: rows that may be decoded together: on a CPU one alone takes up to 1.6 times as long, and
+        eight gain nothing more.
         `finish_queue_rows_max`: the denoise lane waits while more finished rows than this are not decoded. Two
         full batches of eight by default: enough to smooth over a slow picture, little memory as latents go.
         `jobs_max`: jobs held at one time, whatever their stage; above it `prepare` raises `EngineFullError`.

@@ -335,7 +335,7 @@ async def test_a_row_that_fails_fails_alone(make: MakeSettings) -> None:
     assert all(device.steps[f"innocent {number}"] == 2 for number in range(7)), "the innocent lost time, not steps"
 
 
-async def test_too_little_memory_lowers_the_batch_for_good_and_fails_nobody(make: MakeSettings) -> None:
+async def test_too_little_memory_lowers_the_batch_and_fails_nobody(make: MakeSettings) -> None:
     settings = make()
     await ensure_topics(settings)
     device = CountingDevice(1.0, obey_markers=True)
