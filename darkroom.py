@@ -32,6 +32,7 @@ _COMMANDS = {
     "up": ("consumer.stack.commands", "Start a Kafka and an S3 server on this machine."),
     "down": ("consumer.stack.commands", "Stop them."),
     "status": ("consumer.stack.commands", "Say whether they run, and where."),
+    "init": ("consumer.init_command", "Make topics and bucket, and commit initial offsets, before any worker runs."),
     "serve": ("consumer.serve_command", "Run a worker: requests in, pictures and completions out."),
     "send": ("producer.commands", "Send requests, and wait for their completions if asked to."),
     "watch": ("producer.commands", "Follow completions."),

@@ -25,6 +25,7 @@ from consumer.intake import Payload
 from consumer.ports import Delivery
 from inference import contract as engine_says
 from inference.contract import Engine, EngineEvent
+from inference.utilization import gpu_utilization
 from schemas.completion import Completion
 from schemas.errors import ErrorCode
 
@@ -49,9 +50,11 @@ BUSY_WINDOW_S = 30.0
 class Metrics:
     """The counters and histograms of one worker, and the observers that move them."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, usd_per_device_hour: float = 0.0) -> None:
         self.registry = registry
         self.requests = Counter("darkroom_requests", "Outcomes published, by status.", ["status"], registry=registry)
+        self.images = Counter("darkroom_images", "Images of requests that succeeded, each once.", registry=registry)
+        self.device_time = Counter("darkroom_device_seconds", "Device seconds of rendered requests.", registry=registry)
         self.replayed = Counter(
             "darkroom_replayed", "Outcomes repeated for a further record of their request.", registry=registry
         )
@@ -78,6 +81,10 @@ class Metrics:
         self.loop_delay = Gauge(
             "darkroom_event_loop_delay_seconds", "How late the event loop ran its last timer.", registry=registry
         )
+        price = Gauge(
+            "darkroom_device_usd_per_hour", "The price of an hour of the device, as it is set.", registry=registry
+        )
+        price.set(usd_per_device_hour)
         build = Gauge("darkroom_build_info", "The running version.", ["version", "python"], registry=registry)
         build.labels(version("darkroom"), platform.python_version()).set(1)
         self.busy = BusyWindow(time.monotonic)
@@ -113,6 +120,7 @@ class Metrics:
             case engine_says.JobRendered():
                 self.render_seconds.observe((event.denoise_ms + event.decode_ms) / 1000)
                 self.device_seconds.add(event.device_seconds)
+                self.device_time.inc(event.device_seconds)
             case engine_says.JobPrepared():
                 self.stage_seconds.labels("prepare").observe(event.prepare_ms / 1000)
 
@@ -129,6 +137,7 @@ class Metrics:
         if completion.replayed:
             self.replayed.inc()
             return
+        self.images.inc(len(completion.images))
         timings = completion.timings_ms
         for stage in ("queued", "waited", "denoise", "decode", "store"):
             if (spent := getattr(timings, stage)) is not None:
@@ -253,15 +262,19 @@ class WorkerGauges(Collector):
         return job is not None and job.state in _TO_RENDER
 
     def _lag(self) -> list[Metric]:
-        records = GaugeMetricFamily(
-            "darkroom_lag_records", "Unfinished records by partition.", labels=["topic", "partition"]
-        )
+        place = ["topic", "partition"]
+        records = GaugeMetricFamily("darkroom_lag_records", "Unfinished records by partition.", labels=place)
         for key, count in self.lag_records().items():
             records.add_metric([key.topic, str(key.partition)], count)
-        window = max((one.ledger.window for one in list(self._core.partitions.values()) if one.ledger), default=0)
+        ledgers = {key: one.ledger for key, one in list(self._core.partitions.items()) if one.ledger}
+        committed = GaugeMetricFamily("darkroom_committed_offset", "The group's offset by partition.", labels=place)
+        for key, ledger in ledgers.items():
+            committed.add_metric([key.topic, str(key.partition)], ledger.base)
+        window = max((ledger.window for ledger in ledgers.values()), default=0)
         oldest = min((one.requested_at.timestamp() for one in list(self._payloads.values())), default=None)
         return [
             records,
+            committed,
             _gauge("lag_seconds", "Estimated time to clear the lag.", self.lag_seconds()),
             _gauge("offset_window", "The widest distance from a committed offset to the position.", window),
             _gauge(
@@ -293,7 +306,14 @@ class WorkerGauges(Collector):
             misses.add_metric([cache], counts.misses)
             held.add_metric([cache], counts.bytes_held)
         busy = _gauge("device_busy_ratio", "Share of recent time in which the device worked.", self._busy.ratio())
-        return [memory, hits, misses, held, busy]
+        return [memory, hits, misses, held, busy, *self._utilization()]
+
+    def _utilization(self) -> list[Metric]:
+        """Absent where nobody knows it: a zero would say that the device is idle."""
+        share = gpu_utilization(self._engine.info.device)
+        if share is None:
+            return []
+        return [_gauge("device_utilization_ratio", "Share of the last moment in which the GPU ran kernels.", share)]
 
 
 def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:

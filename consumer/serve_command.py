@@ -124,6 +124,7 @@ async def _serve(settings: Settings) -> int:
     from consumer.driver import EngineGone
     from consumer.engines import make_engine
     from consumer.logs import configure
+    from consumer.pod_cost import NoCluster
     from consumer.ports import BrokerUnavailable
     from consumer.worker import Worker
     from inference.contract import ModelError
@@ -164,6 +165,7 @@ async def _serve(settings: Settings) -> int:
         BrokerUnavailable,
         ModelError,
         EngineGone,
+        NoCluster,
     ) as error:
         click.echo(f"Error: {error}", err=True)
         return 1

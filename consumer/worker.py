@@ -22,6 +22,8 @@ from consumer.intake import Intake
 from consumer.kafka import cancellations
 from consumer.kafka.broker import KafkaBroker
 from consumer.metrics import Metrics, WorkerGauges
+from consumer.models.usage import CacheUsage
+from consumer.pod_cost import PodApi, PodCost
 from consumer.ports import Broker, BrokerUnavailable
 from consumer.progress import ProgressFeed
 from consumer.rendering import Rendering
@@ -82,7 +84,9 @@ class Worker:
         prefix = settings.topics.prefix
         self._arguments = kafka_arguments(settings.kafka)
         self._topics = {topic: prefix + topic.value for topic in Topic}
-        self.metrics = Metrics(CollectorRegistry())
+        price = settings.worker.usd_per_device_hour
+        self.metrics = Metrics(CollectorRegistry(), usd_per_device_hour=price)
+        self.metrics.registry.register(CacheUsage(settings.model))
         self.payloads: Payloads = {}
         delivery = Delivery(settings, objects, self.metrics.on_published)
         self._delivery = delivery
@@ -167,15 +171,17 @@ class Worker:
             self._topics[Topic.PROGRESS], self._arguments, self.settings.worker.name, self.driver.rendering.payload_of
         )
         self.driver.rendering.observers.append(feed.on_engine)
-        tasks = [
-            asyncio.create_task(work)
-            for work in (
-                self._watch_loop(),
-                self._watch_kafka(),
-                _keep_trying("progress", feed.run),
-                cancellations.follow(self._topics[Topic.CANCELLATIONS], self._arguments, self._cancel),
-            )
+        pod = self.settings.worker.pod_name
+        api = None if pod is None else PodApi(pod, self.settings.worker.pod_credentials_dir)
+        works = [
+            self._watch_loop(),
+            self._watch_kafka(),
+            _keep_trying("progress", feed.run),
+            cancellations.follow(self._topics[Topic.CANCELLATIONS], self._arguments, self._cancel),
         ]
+        if api is not None:
+            works.append(PodCost(api.set_cost, lambda: bool(self.payloads)).run())
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             yield
         finally:

@@ -11,14 +11,14 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from producer.connection import KafkaUnavailable, administering
 from schemas.names import Topic
 from schemas.settings import KafkaSettings, Settings, TopicSettings
 
-__all__ = ["KafkaUnavailable", "TopicRefused", "ensure_topics"]
+__all__ = ["KafkaUnavailable", "TopicRefused", "ensure_topics", "grow_requests"]
 
 _HOUR_MS: Final = 3_600_000
 _MINUTE_MS: Final = 60_000
@@ -47,6 +47,22 @@ async def ensure_topics(settings: Settings) -> tuple[str, ...]:
         return created
 
 
+async def grow_requests(settings: Settings) -> int:
+    """Raise the request topic's partitions to `topics.requests_partitions`; return how many there are then.
+
+    Never fewer than there are: Kafka cannot take one away. Records of a request id may then be in two partitions, as
+    they may be anyhow, since producers disagree on partitioners. Raises `KafkaUnavailable`.
+    """
+    name, wanted = settings.topics.requests, settings.topics.requests_partitions
+    async with administering(settings.kafka, "adding partitions") as admin:
+        (described,) = await admin.describe_topics([name])
+        there = len(described["partitions"])
+        if there < wanted:
+            await admin.create_partitions({name: NewPartitions(wanted)})
+            await _wait_for_leaders(admin, settings.kafka, (name,), partitions_min=wanted)
+    return max(there, wanted)
+
+
 async def _create(admin: AIOKafkaAdminClient, topics: TopicSettings, missing: Sequence[Topic]) -> tuple[str, ...]:
     response = await admin.create_topics([_new_topic(topics, topic) for topic in missing])
     created = []
@@ -67,14 +83,15 @@ async def _create(admin: AIOKafkaAdminClient, topics: TopicSettings, missing: Se
     return tuple(created)
 
 
-async def _wait_for_leaders(admin: AIOKafkaAdminClient, kafka: KafkaSettings, created: Sequence[str]) -> None:
+async def _wait_for_leaders(
+    admin: AIOKafkaAdminClient, kafka: KafkaSettings, created: Sequence[str], partitions_min: int = 1
+) -> None:
     deadline = time.monotonic() + kafka.request_timeout_ms / 1000
     waiting = list(created)
     while waiting:
         described = await admin.describe_topics(waiting)
-        ready = {
-            topic["topic"] for topic in described if topic["error_code"] == 0 and _has_leaders(topic["partitions"])
-        }
+        usable = [one for one in described if one["error_code"] == 0]
+        ready = {one["topic"] for one in usable if _has_leaders(one["partitions"], partitions_min)}
         waiting = [name for name in waiting if name not in ready]
         if waiting and time.monotonic() > deadline:
             raise KafkaError(f"no leader for the new topic {waiting[0]}")
@@ -82,8 +99,9 @@ async def _wait_for_leaders(admin: AIOKafkaAdminClient, kafka: KafkaSettings, cr
             await asyncio.sleep(_LEADER_POLL_S)
 
 
-def _has_leaders(partitions: Sequence[dict[str, int]]) -> bool:
-    return bool(partitions) and all(one["error_code"] == 0 and one["leader"] >= 0 for one in partitions)
+def _has_leaders(partitions: Sequence[dict[str, int]], partitions_min: int) -> bool:
+    led = [one for one in partitions if one["error_code"] == 0 and one["leader"] >= 0]
+    return len(led) == len(partitions) >= partitions_min
 
 
 def _new_topic(topics: TopicSettings, topic: Topic) -> NewTopic:

@@ -277,6 +277,17 @@ class WorkerSettings(BaseModel):
     backoff_ms_max: int = Field(
         default=15_000, ge=1, le=600_000, description="The longest such wait: how late a recovery may be noticed."
     )
+    pod_name: str | None = Field(
+        default=None,
+        max_length=253,
+        pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+        description="In Kubernetes: this pod's name. An idle worker then lowers its pod's deletion cost, so that a "
+        "fleet which shrinks loses idle workers first. Needs a service account that may patch pods.",
+    )
+    pod_credentials_dir: Path = Field(
+        default=Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="Where the pod's service account is mounted: token, namespace and ca.crt.",
+    )
     max_attempts: int = Field(
         default=3,
         ge=1,

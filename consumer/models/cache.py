@@ -64,6 +64,13 @@ class ModelCache:
         """Let others remove what this holds."""
         self._held.close()
 
+    def bytes_held(self) -> int:
+        """What is reserved by what is there. Raises nothing where the folder is not there, or changes meanwhile."""
+        try:
+            return sum(size for _, size in self._entries())
+        except FileNotFoundError:
+            return 0  # another process removed one between the listing and the look
+
     def _lock_whole(self, lock: IO[bytes], target: Path, size_bytes: int, fill: Callable[[Path], None]) -> None:
         """Return with the lock shared and the model whole."""
         told_at = time.monotonic()

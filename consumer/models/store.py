@@ -37,7 +37,7 @@ class ModelStore:
 
     def __init__(self, s3: S3Settings, model: ModelSettings) -> None:
         self._s3 = s3
-        self._folder = model.cache_path or _default_folder()
+        self._folder = model.cache_path or default_folder()
         self._cache = ModelCache(self._folder, model.cache_bytes_max)
 
     def fetch(self, source: StorePrefix) -> Path:
@@ -100,7 +100,7 @@ class _Progress:
             log.info("fetching a model", source=str(self._model.source), done_bytes=self._done_bytes, percent=percent)
 
 
-def _default_folder() -> Path:
+def default_folder() -> Path:
     """In the per-user cache folder, by the XDG base directory rules."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "darkroom" / "models"

@@ -1,0 +1,70 @@
+"""The command `darkroom init`: everything that workers expect to be there, made before the first one runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.terminal import config_option, run, settings_of
+
+if TYPE_CHECKING:
+    from schemas.settings import Settings
+
+
+@click.command(name="init", epilog="Example: darkroom init")
+@config_option
+@click.option(
+    "--grow-partitions",
+    is_flag=True,
+    help="Raise the request topic's partitions to DARKROOM_TOPICS__REQUESTS_PARTITIONS. There is no way back.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def init(config: Path | None, grow_partitions: bool, as_json: bool) -> None:
+    """Make the topics and the bucket with its lifecycle rule, and commit initial offsets while no worker runs.
+
+    Whatever is there already is left as it is, so this can be repeated. Repeated daily, it also keeps the offsets of a
+    fleet that stays at zero workers from expiring.
+    """
+    done = run(_init(settings_of(config), grow_partitions=grow_partitions))
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    click.echo(f"topics   {_listed(done['topics_made'])} made; {done['partitions']} partitions of requests")
+    click.echo(f"bucket   {done['bucket']} {'made' if done['bucket_made'] else 'is there'}")
+    for what, places in done["offsets"].items():
+        click.echo(f"offsets  {what}: {_listed(places)}")
+
+
+async def _init(settings: Settings, *, grow_partitions: bool) -> dict[str, Any]:
+    from consumer.initial_offsets import commit_offsets
+    from producer.reader import partitions_of
+    from producer.results.minio_objects import MinioObjects
+    from producer.topics import ensure_topics, grow_requests
+
+    made = await ensure_topics(settings)
+    if grow_partitions:
+        await grow_requests(settings)
+    objects = MinioObjects(settings.s3)
+    try:
+        bucket_made = await objects.ensure_bucket(retention_days=settings.s3.retention_days)
+    finally:
+        objects.close()
+    offsets = await commit_offsets(settings)
+    return {
+        "topics_made": list(made),
+        "partitions": len(await partitions_of(settings.kafka, [settings.topics.requests])),
+        "bucket": settings.s3.bucket,
+        "bucket_made": bucket_made,
+        "offsets": {
+            "committed": list(offsets.committed),
+            "refreshed": list(offsets.refreshed),
+            "left": list(offsets.left),
+        },
+    }
+
+
+def _listed(things: list[Any]) -> str:
+    return ", ".join(str(one) for one in things) or "none"

@@ -1,0 +1,42 @@
+"""Proves what the worker's counters count where dashboards and alerts lean on them: images, cost, the model cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from consumer.metrics import Metrics
+from consumer.models.cache import ModelCache
+from consumer.models.usage import CacheUsage, disk_of
+from inference.contract import JobRendered
+from inference.utilization import gpu_utilization
+from schemas.settings import load_settings
+
+
+def test_cost_per_image_can_be_charted() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, usd_per_device_hour=1.2)
+    metrics.on_engine(JobRendered("x", (), 1.0, 1.0, 2.5, 1, 1))
+    metrics.on_engine(JobRendered("y", (), 1.0, 1.0, 0.5, 1, 1))
+    assert registry.get_sample_value("darkroom_device_seconds_total") == 3.0
+    assert registry.get_sample_value("darkroom_device_usd_per_hour") == 1.2
+
+
+def test_a_full_model_cache_shows(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    registry = CollectorRegistry()
+    overrides = {"model.cache_path": folder, "model.cache_bytes_max": 5_000_000}
+    registry.register(CacheUsage(load_settings(overrides=overrides, environ={}).model))
+    assert registry.get_sample_value("darkroom_model_cache_bytes") == 0
+    ModelCache(folder, 5_000_000).hold("ab" * 32, 1234, lambda target: None)
+    assert registry.get_sample_value("darkroom_model_cache_bytes") == 1234
+    assert registry.get_sample_value("darkroom_model_cache_bytes_max") == 5_000_000
+    free, total = disk_of(folder)
+    assert 0 < free < total == registry.get_sample_value("darkroom_model_cache_disk_bytes")
+
+
+@pytest.mark.parametrize("device", ["cpu", "simulated"])
+def test_a_device_that_tells_no_utilization_has_none(device: str) -> None:
+    assert gpu_utilization(device) is None
