@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -42,14 +43,26 @@ class Authority:
         self.certificate = folder / f"{name}.pem"
         self.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
-    def identity(self, name: str, *, address: str = "127.0.0.1", password: str | None = None) -> Path:
-        """A key (PKCS 8) and a certificate for it, in one file: good for a server at `address` and for a client."""
+    def identity(
+        self,
+        name: str,
+        *,
+        address: str = "127.0.0.1",
+        hosts: Sequence[str] = (),
+        organization: str | None = None,
+        password: str | None = None,
+    ) -> Path:
+        """A key (PKCS 8) and a certificate for it, in one file: good for a client and for a server at `address`.
+
+        `hosts` are more names of that server; a client of an `organization` is a member of that group to Kubernetes.
+        """
+        names = [x509.IPAddress(ipaddress.ip_address(address)), *(x509.DNSName(host) for host in hosts)]
         key = ec.generate_private_key(ec.SECP256R1())
         uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         signed = (
-            _building(_named(name), self._name, key)
+            _building(_named(name, organization), self._name, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(uses, critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
@@ -68,8 +81,11 @@ class Authority:
         return file
 
 
-def _named(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+def _named(name: str, organization: str | None = None) -> x509.Name:
+    parts = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+    if organization is not None:
+        parts.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+    return x509.Name(parts)
 
 
 def _building(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:

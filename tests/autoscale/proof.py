@@ -1,0 +1,283 @@
+"""Lag moves the fleet: 0 -> N -> 0 on a real Kafka, a real control plane and real workers; nothing lost or repeated.
+
+The story: the chart is installed and there is no worker. A burst of requests comes, half of it in transactions, and
+KEDA wakes the fleet to its largest. Requests keep coming, fewer than the fleet could take, so workers are stopped while
+they work. Then nothing comes any more, and the fleet goes to zero. The audit and the completions say what was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiokafka import AIOKafkaProducer
+
+from consumer.audit import AuditReport, audit
+from producer.connection import kafka_arguments
+from producer.requests.client import Client
+from producer.results.minio_objects import MinioObjects
+from schemas.completion import Completion, Status
+from schemas.request import GenerationRequest
+from tests.autoscale.deployment import Deployment
+from tests.autoscale.kubelet import Kubelet
+from tests.autoscale.pod import Ending, Pod
+from tests.autoscale.watch import Lag, Watch
+
+BURST: Final = 80
+"""Sixteen workers' worth by the threshold of 5: more than there may be."""
+IN_TRANSACTIONS: Final = 40
+"""Of the burst; each commit leaves a control record in the partitions that it touched."""
+TRANSACTION: Final = 8
+STEPS: Final = (20, 25, 30, 40)
+TRICKLE_LAG: Final = 7
+"""What the trickle keeps the lag at: work for two workers by the threshold."""
+TRICKLE_S: Final = 0.2
+STOPPED_AT_WORK: Final = 2
+"""Workers that are to be stopped before the trickle ends."""
+WAKE_S_MAX: Final = 180.0
+FULL_S_MAX: Final = 180.0
+SHRINK_S_MAX: Final = 300.0
+DRY_S_MAX: Final = 180.0
+ZERO_S_MAX: Final = 240.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Figures:
+    """What one run took. Seconds from the first request on, but for those that say otherwise."""
+
+    requests: int = 0
+    partitions: int = 0
+    workers_max: int = 0
+    lag_max: int = 0
+    lag_seen_s: float = 0.0
+    """KEDA says that there is work."""
+    first_worker_s: float = 0.0
+    """Its process runs."""
+    first_ready_s: float = 0.0
+    all_workers_s: float = 0.0
+    """As many as there may be are ready."""
+    first_picture_s: float = 0.0
+    """The first completion."""
+    burst_done_s: float = 0.0
+    """The last completion of the burst."""
+    scale_in_s: float = 0.0
+    """The first SIGTERM."""
+    last_request_s: float = 0.0
+    lag_gone_after_last_s: float = 0.0
+    """From the last request to no lag."""
+    zero_after_lag_gone_s: float = 0.0
+    """From no lag to no worker, the cooldown included."""
+    workers_started: int = 0
+    stopped_at_work: int = 0
+    """Workers that published after their SIGTERM."""
+    published_while_draining: int = 0
+    longest_drain_s: float = 0.0
+    rendered_twice: int = 0
+    """Requests, by the workers' logs: a partition that moves while its requests are on a device takes them along."""
+    audit: dict[str, object] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+class Proof:
+    """One run. `figures.problems` is empty where all held."""
+
+    def __init__(self, deployment: Deployment, kubelet: Kubelet, say: Say) -> None:
+        self.figures = Figures()
+        self._deployment = deployment
+        self._kubelet = kubelet
+        self._say = say
+        self._sent = 0
+        self._sent_at = 0.0
+        self._completions: list[Completion] = []
+
+    async def run(self) -> None:
+        """The whole story. Raises `TooLong`, and what the parts raise."""
+        settings = self._deployment.settings
+        async with Lag.of(settings) as lag, Client(settings) as client:
+            await self._check_asleep(lag)
+            reading = asyncio.create_task(self._read(client))
+            try:
+                async with Watch(self._deployment, self._kubelet, lag).watching() as watch:
+                    await self._wake(client, watch)
+                    await self._shrink(client, watch)
+                    await self._sleep(watch)
+                    self.figures.lag_max = max(sample.lag for sample in watch.samples)
+                    self.figures.workers_max = max(sample.running for sample in watch.samples)
+                await self._all_answered()
+            finally:
+                reading.cancel()
+        await self._judge()
+
+    # --- The story ----------------------------------------------------------------------------------------
+
+    async def _check_asleep(self, lag: Lag) -> None:
+        """Nobody runs, and the init job has given each partition an offset, without which KEDA sees no lag there."""
+        partitions, committed = await lag.by_partition(), await lag.committed()
+        self.figures.partitions = len(partitions)
+        self._expect(
+            committed.keys() == partitions.keys(), f"offsets before the first worker only at {sorted(committed)}"
+        )
+        self._expect(self._deployment.workers() == (0, 0), "workers before there was work")
+
+    async def _wake(self, client: Client, watch: Watch) -> None:
+        began = self._sent_at = time.time()
+        await client.send(self._requests(BURST - IN_TRANSACTIONS))
+        await self._send_in_transactions(self._requests(IN_TRANSACTIONS))
+        figures = self.figures
+        figures.lag_seen_s = (await watch.until("KEDA to see the lag", lambda s: s.active, WAKE_S_MAX)).at - began
+        self._say(f"{figures.lag_seen_s:6.1f} s  KEDA sees the lag")
+        figures.first_worker_s = (await watch.until("a worker", lambda s: s.running > 0, WAKE_S_MAX)).at - began
+        self._say(f"{figures.first_worker_s:6.1f} s  the first worker runs")
+        figures.first_ready_s = (
+            await watch.until("a worker to be ready", lambda s: s.ready > 0, WAKE_S_MAX)
+        ).at - began
+        self._say(f"{figures.first_ready_s:6.1f} s  it is ready")
+        wanted = figures.partitions
+        full = await watch.until(f"{wanted} workers to be ready", lambda s: s.ready == wanted, FULL_S_MAX)
+        figures.all_workers_s = full.at - began
+        self._say(f"{figures.all_workers_s:6.1f} s  {wanted} workers are ready, {full.lag} records wait")
+
+    async def _shrink(self, client: Client, watch: Watch) -> None:
+        """Keep some work coming until enough workers were stopped in the middle of it."""
+        began, deadline = self._sent_at, time.monotonic() + SHRINK_S_MAX
+        before = len(self._kubelet.endings)
+        while len(self._stopped()) - before < STOPPED_AT_WORK:
+            if time.monotonic() > deadline:
+                self.figures.problems.append(f"no {STOPPED_AT_WORK} workers were stopped within {SHRINK_S_MAX:.0f} s")
+                break
+            if watch.samples and watch.samples[-1].lag < TRICKLE_LAG:
+                await client.send(self._requests(1))
+            await asyncio.sleep(TRICKLE_S)
+        self.figures.last_request_s = time.time() - began
+        for ending in self._stopped():
+            self._say(f"{ending.asked_at - began:6.1f} s  {ending.pod}: SIGTERM; gone after {_drain_s(ending):.1f} s")
+        self._say(f"{self.figures.last_request_s:6.1f} s  the last of {self._sent} requests")
+
+    async def _sleep(self, watch: Watch) -> None:
+        began, figures = self._sent_at, self.figures
+        gone = await watch.until("the lag to be gone", lambda s: s.lag == 0, DRY_S_MAX)
+        figures.lag_gone_after_last_s = gone.at - began - figures.last_request_s
+        self._say(f"{gone.at - began:6.1f} s  no lag")
+        zero = await watch.until("no worker", lambda s: s.wanted == 0 and s.running == 0, ZERO_S_MAX)
+        figures.zero_after_lag_gone_s = zero.at - gone.at
+        self._say(f"{zero.at - began:6.1f} s  no worker")
+
+    # --- Sending and reading ------------------------------------------------------------------------------
+
+    def _requests(self, number_of: int) -> Iterable[GenerationRequest]:
+        for _ in range(number_of):
+            number = self._sent
+            self._sent += 1
+            steps = STEPS[number % len(STEPS)]
+            yield GenerationRequest(request_id=f"proof-{number}", prompt=f"figure {number}", steps=steps)
+
+    async def _send_in_transactions(self, requests: Iterable[GenerationRequest]) -> None:
+        settings = self._deployment.settings
+        producer = AIOKafkaProducer(
+            **kafka_arguments(settings.kafka), transactional_id=f"{settings.kafka.group_id}-sender", acks="all"
+        )
+        await producer.start()
+        try:
+            together: list[GenerationRequest] = []
+            for request in requests:
+                together.append(request)
+                if len(together) == TRANSACTION:
+                    async with producer.transaction():
+                        for one in together:
+                            value = one.model_dump_json(exclude_unset=True).encode()
+                            await producer.send_and_wait(settings.topics.requests, value, key=one.request_id.encode())
+                    together.clear()
+        finally:
+            await producer.stop()
+
+    async def _read(self, client: Client) -> None:
+        async for completion in client.completions(from_beginning=True):
+            self._completions.append(completion)
+
+    async def _all_answered(self) -> None:
+        async with asyncio.timeout(DRY_S_MAX):
+            while len(self._completions) < self._sent:
+                await asyncio.sleep(0.2)
+
+    # --- Judging ------------------------------------------------------------------------------------------
+
+    async def _judge(self) -> None:
+        settings, figures, began = self._deployment.settings, self.figures, self._sent_at
+        async with MinioObjects(settings.s3) as objects:
+            report = await audit(settings, objects)
+        figures.audit = report.as_dict()
+        figures.requests = self._sent
+        at = [completion.completed_at.timestamp() - began for completion in self._completions]
+        burst = [second for second, one in zip(at, self._completions, strict=True) if _number(one) < BURST]
+        figures.first_picture_s, figures.burst_done_s = min(at), max(burst)
+        stopped = self._stopped()
+        figures.workers_started = sum(1 for pod in self._kubelet.history if "-worker-" in pod.name)
+        figures.scale_in_s = min(ending.asked_at for ending in stopped) - began
+        figures.longest_drain_s = max(_drain_s(ending) for ending in stopped)
+        late = late_publications(stopped, self._completions)
+        figures.stopped_at_work, figures.published_while_draining = len(late), sum(late.values())
+        figures.problems += [*audit_problems(report, self._sent), *unlike_one_success(self._completions)]
+        figures.problems += [f"{one.pod} ended badly: {one}" for one in stopped if one.killed or one.exit_code != 0]
+        figures.rendered_twice = sum(1 for times in rendered(self._kubelet.history).values() if times > 1)
+        restarted = [pod.name for pod in self._kubelet.history if pod.restarts]
+        self._expect(not restarted, f"containers were started again: {restarted}")
+        self._expect(figures.stopped_at_work > 0, "no worker was stopped while it had work")
+        self._expect(figures.workers_max <= figures.partitions, f"{figures.workers_max} workers at a time")
+
+    def _stopped(self) -> list[Ending]:
+        return [ending for ending in tuple(self._kubelet.endings) if "-worker-" in ending.pod]
+
+    def _expect(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            self.figures.problems.append(otherwise)
+
+
+def rendered(pods: Iterable[Pod]) -> Counter[str]:
+    """How often each request was rendered, by the workers' logs."""
+    counted: Counter[str] = Counter()
+    for pod in pods:
+        for line in pod.log.read_text(errors="replace").splitlines() if pod.log.exists() else ():
+            if '"rendered"' in line:
+                counted[json.loads(line)["request_id"]] += 1
+    return counted
+
+
+def late_publications(endings: Iterable[Ending], completions: Iterable[Completion]) -> Counter[str]:
+    """How much each worker published between its SIGTERM and its end, of those that published anything then."""
+    asked = {ending.pod: ending.asked_at for ending in endings if ending.asked_at}
+    return Counter(
+        one.worker for one in completions if one.worker in asked and one.completed_at.timestamp() > asked[one.worker]
+    )
+
+
+def audit_problems(report: AuditReport, sent: int) -> list[str]:
+    """What is wrong where all of so many requests were to succeed, once each, by their first rendering."""
+    problems = [] if report.is_clean else [f"the audit found: {report}"]
+    if report.succeeded != sent or report.records != sent:
+        problems.append(f"{report.succeeded} of {report.records} records succeeded, and {sent} were sent")
+    if report.pending or report.replayed:
+        problems.append(f"{report.pending} are pending and {report.replayed} were answered as repetitions")
+    return problems
+
+
+def unlike_one_success(completions: Collection[Completion]) -> list[str]:
+    """Requests that were answered twice or did not succeed, as our own reader saw them."""
+    seen = Counter(one.request_id for one in completions)
+    problems = [f"{request_id} was answered {times} times" for request_id, times in seen.items() if times > 1]
+    failed = (one for one in completions if one.status is not Status.SUCCEEDED)
+    return problems + [f"{one.request_id} ended {one.status.value}: {one.error}" for one in failed]
+
+
+def _drain_s(ending: Ending) -> float:
+    return ending.ended_at - ending.asked_at
+
+
+def _number(completion: Completion) -> int:
+    return int(completion.request_id.rsplit("-", 1)[-1])
