@@ -28,12 +28,18 @@ CHANGES = {
 }
 
 
+PROGRAMS, MISSING = None, ""
+try:
+    PROGRAMS = binaries.find()
+except binaries.Missing as error:
+    MISSING = str(error)
+pytestmark = [pytest.mark.stack, pytest.mark.skipif(PROGRAMS is None, reason=MISSING)]
+
+
 @pytest.fixture(scope="module")
 def programs() -> Binaries:
-    try:
-        return binaries.find()
-    except binaries.Missing as error:
-        pytest.skip(str(error))
+    assert PROGRAMS is not None
+    return PROGRAMS
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +58,6 @@ def deployment(plane: Plane, programs: Binaries, stack: Stack, tmp_path: Path) -
     return made
 
 
-@pytest.mark.stack
 def test_the_server_takes_every_manifest_and_no_field_that_it_does_not_know(
     plane: Plane, deployment: Deployment
 ) -> None:
@@ -67,7 +72,6 @@ def test_the_server_takes_every_manifest_and_no_field_that_it_does_not_know(
         manifests.apply(scaled, dry_run=True)
 
 
-@pytest.mark.stack
 def test_a_release_runs_and_a_worker_that_is_scaled_away_drains(
     plane: Plane, deployment: Deployment, tmp_path: Path
 ) -> None:
