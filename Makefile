@@ -10,10 +10,10 @@ MINUTES ?= 10
 CODE := darkroom.py schemas inference producer consumer tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate chaos bench bench-gpu schemas lock clean
+.PHONY: help setup demo test test-autoscale control-plane check simulate chaos bench bench-gpu schemas lock clean
 
 help: ## List the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
 
 setup: $(STAMP) ## Make .venv and install everything, pinned by requirements.lock.
 
@@ -33,6 +33,12 @@ demo: setup ## Show the whole of it: a real Kafka, a real S3 server, a worker, p
 test: setup ## Run the whole suite, on a real Kafka and a real S3 server.
 	@echo "== Running the tests; the embedded Kafka is fetched on the first run"
 	@$(BIN)/python -m pytest
+
+test-autoscale: setup ## Prove on a real control plane that lag moves the fleet; needs make control-plane once.
+	@$(BIN)/python -m tests.autoscale
+
+control-plane: setup ## Build etcd's company (Kubernetes, KEDA, Helm) for test-autoscale: once, 26 minutes, 11 GB.
+	@$(BIN)/python -m tests.autoscale.build
 
 check: setup ## Lint and types: fast.
 	@$(BIN)/ruff check $(CODE)
