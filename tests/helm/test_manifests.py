@@ -14,7 +14,7 @@ import pytest
 import referencing
 import yaml
 
-from tests.helm.chart import CHART, EXAMPLES, Manifest, helm_python, notes, render, values_of, with_values
+from tests.helm.chart import EXAMPLES, LOADER, Manifest, notes, render, values_of, with_values
 from tests.helm.crds import SCHEMAS
 
 OLDEST, NEWEST = "1.30", "1.37"
@@ -71,7 +71,9 @@ def validator(kind: str, api_version: str, version: str) -> jsonschema.protocols
 @cache
 def definitions(folder: Path) -> referencing.Registry[Any]:
     content = json.loads((folder / "_definitions.json").read_text())
-    return referencing.Registry().with_resource("_definitions.json", referencing.Resource.from_contents(content))
+    resource = referencing.Resource.from_contents(content)
+    # Crawled once: every lookup in a registry that is not would crawl these ten megabytes anew.
+    return referencing.Registry().with_resource("_definitions.json", resource).crawl()
 
 
 def check(manifest: Manifest, version: str) -> None:
@@ -109,7 +111,7 @@ def test_a_misspelt_field_is_an_error() -> None:
 )
 @pytest.mark.parametrize("kind", ["ScaledObject", "TriggerAuthentication"])
 def test_kedas_own_definitions_take_them(kind: str) -> None:
-    definition = yaml.safe_load((KEDA_CRDS / f"keda.sh_{kind.lower()}s.yaml").read_text())
+    definition = yaml.load((KEDA_CRDS / f"keda.sh_{kind.lower()}s.yaml").read_text(), LOADER)
     (version,) = (one for one in definition["spec"]["versions"] if one["name"] == "v1alpha1")
     schema = _closed(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
@@ -145,13 +147,6 @@ def test_names_are_unique_and_selectors_match_their_pods(name: str) -> None:
         if manifest["kind"] == "ServiceMonitor":
             labels = [one["metadata"]["labels"] for one in manifests if one["kind"] == "Service"]
         assert sum(wanted.items() <= one.items() for one in labels) == 1, manifest["metadata"]["name"]
-
-
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda one: one.stem)
-def test_lint_finds_nothing(example: Path) -> None:
-    report = helm_python.lint(CHART, values_of(example), strict=True)
-    worse = [message for message in report["messages"] if message["severity"] > 1]
-    assert (worse, report["errors"]) == ([], [])
 
 
 def test_the_notes_say_how_to_reach_it() -> None:
