@@ -114,7 +114,12 @@ def test_topics_and_offsets_are_there_before_workers_and_stay() -> None:
 
 @pytest.mark.parametrize("part", ["worker", "gateway", "init"])
 def test_a_part_may_go_where_it_must_and_nowhere_else(part: str) -> None:
-    policy = one(render(FLEET), "NetworkPolicy", part)["spec"]
+    policies = [m for m in render(FLEET) if m["kind"] == "NetworkPolicy"]
+    (policy,) = (m["spec"] for m in policies if m["metadata"]["name"] == f"demo-darkroom-{part}")
+    if part == "init":
+        (hook,) = (m for m in policies if m["metadata"]["name"] == "demo-darkroom-init-hook")
+        assert hook["spec"] == policy, "the job needs its way out before the release's own objects are there"
+        assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     ports = sorted(port["port"] for rule in policy["egress"] for port in rule["ports"])
     assert ports == sorted([53, 53, 9093, 9000] + ([443, 6443] if part == "worker" else []))
