@@ -15,7 +15,7 @@ import referencing
 import yaml
 
 from tests.helm.chart import EXAMPLES, LOADER, Manifest, notes, render, values_of, with_values
-from tests.helm.crds import SCHEMAS
+from tests.helm.crds import KAFKA_TRIGGER, PROMETHEUS_TRIGGER, SCHEMAS, Schema
 
 OLDEST, NEWEST = "1.30", "1.37"
 """The oldest Kubernetes that Chart.yaml takes, and the newest whose schemas are at hand."""
@@ -155,3 +155,14 @@ def test_the_notes_say_how_to_reach_it() -> None:
     laptop = notes(VARIANTS["laptop"])
     assert "built-in tiny model" in laptop
     assert "port-forward" in notes(VARIANTS["single-gpu"])
+
+
+@pytest.mark.skipif(
+    not KEDA_CRDS.is_dir(),
+    reason="the triggers' metadata was not held against KEDA's list: `make control-plane` fetches it",
+)
+@pytest.mark.parametrize(("kind", "ours"), [("kafka", KAFKA_TRIGGER), ("prometheus", PROMETHEUS_TRIGGER)])
+def test_keda_knows_every_name_of_the_triggers_metadata(kind: str, ours: Schema) -> None:
+    listed = json.loads((KEDA_CRDS.parents[2] / "schema/generated/scalers-schema.json").read_text())
+    (trigger,) = (one for one in listed["scalers"] if one["type"] == kind)
+    assert ours["properties"].keys() <= {parameter["name"] for parameter in trigger["parameters"]}
