@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from schemas.errors import SettingsError, bounded
 from schemas.model_source import StorePrefix
+from schemas.policy_settings import PolicySettings
 from schemas.service_settings import KafkaSettings, S3Settings, TopicSettings
 from schemas.settings_sources import (
     ENV_PREFIX,
@@ -53,6 +54,7 @@ __all__ = [
     "LimitSettings",
     "LogSettings",
     "ModelSettings",
+    "PolicySettings",
     "S3Settings",
     "Settings",
     "SettingsError",
@@ -94,6 +96,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = Field(default=LimitSettings(), description="Bounds.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The worker.")
     log: LogSettings = Field(default=LogSettings(), description="The log.")
+    policy: PolicySettings = Field(default=PolicySettings(), description="The prompt policy.")
 
     _discovered_stack: Path | None = PrivateAttr(default=None)
 
