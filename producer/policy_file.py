@@ -45,7 +45,7 @@ class PolicyFile:
         """`on_rejected` is told each rejection's category. Raises `SettingsError` for a file that cannot be used."""
         self._on_rejected = on_rejected
         self._timeout_s = settings.classifier_timeout_s
-        self._threads = _Threads(settings.classifier_threads)
+        self._threads = _Threads(settings.classifier_threads_max)
         self._file: WatchedFile[_Loaded] | None = None
         if settings.file is not None:
             self._file = WatchedFile(

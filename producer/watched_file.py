@@ -52,11 +52,6 @@ class WatchedFile(Generic[ContentT]):
         except (OSError, ValueError) as error:
             raise SettingsError(f"The file {path} cannot be used: {_reason(error)}. Correct the file.") from error
 
-    @property
-    def last(self) -> ContentT:
-        """What was read last, whatever became of the file since."""
-        return self._content
-
     async def current(self) -> ContentT:
         """The content. Looks whether the file changed, unless that was done within `reload_s`."""
         if self._clock() - self._looked_at >= self._reload_s and not self._reloading.locked():

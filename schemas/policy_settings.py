@@ -31,7 +31,7 @@ class PolicySettings(BaseModel):
         le=60,
         description="How long the policy's classifier may take before that counts as its failure; a request waits.",
     )
-    classifier_threads: int = Field(
+    classifier_threads_max: int = Field(
         default=2,
         ge=1,
         le=64,

@@ -19,6 +19,7 @@ from typing import Any, Final
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from schemas.access_settings import AccessSettings
 from schemas.errors import SettingsError, bounded
 from schemas.model_source import StorePrefix
 from schemas.policy_settings import PolicySettings
@@ -49,6 +50,7 @@ from schemas.worker_settings import (
 )
 
 __all__ = [
+    "AccessSettings",
     "BatchSettings",
     "KafkaSettings",
     "LimitSettings",
@@ -96,6 +98,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = Field(default=LimitSettings(), description="Bounds.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The worker.")
     log: LogSettings = Field(default=LogSettings(), description="The log.")
+    access: AccessSettings = Field(default=AccessSettings(), description="Who may do what at the gateway.")
     policy: PolicySettings = Field(default=PolicySettings(), description="The prompt policy.")
 
     _discovered_stack: Path | None = PrivateAttr(default=None)

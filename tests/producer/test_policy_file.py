@@ -112,7 +112,7 @@ def classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
 
 def with_classifier(path: Path, classifier: str, on_error: str = "reject", timeout_s: float = 30.0) -> PolicyFile:
     write(path, "1", head=f'classifier = "{classifier}:classify"\non_classifier_error = "{on_error}"\n')
-    return PolicyFile(PolicySettings(file=path, reload_s=0, classifier_timeout_s=timeout_s, classifier_threads=1))
+    return PolicyFile(PolicySettings(file=path, reload_s=0, classifier_timeout_s=timeout_s, classifier_threads_max=1))
 
 
 async def test_a_classifier_is_asked_where_the_list_has_nothing_to_say(path: Path, classifier: str) -> None:
