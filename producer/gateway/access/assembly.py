@@ -1,14 +1,16 @@
-"""Puts access control together from the settings, once for a process: `AccessControl`, and its parts by themselves."""
+"""Puts access control together from the settings, once for a process: all of it as `access_of`, or its parts."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 
 import structlog
 from fastapi import APIRouter
+from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
@@ -41,6 +43,33 @@ CORS_S_MAX = 600
 """How long a browser may remember that an origin is allowed."""
 
 _Gatekeeper = CredentialGatekeeper | LoopbackGatekeeper
+
+
+@dataclass(frozen=True, slots=True)
+class AccessControl:
+    """What the gateway's application is made with."""
+
+    gatekeeper: _Gatekeeper
+    quotas: TenantQuotas
+    """To be closed at the process's end."""
+    policy: CheckedPrompt
+    sessions: APIRouter
+    middlewares: list[Middleware]
+    """The outermost first; the last is the one that bounds bodies."""
+
+
+def access_of(settings: Settings, registry: CollectorRegistry, *, image_origins: Sequence[str] = ()) -> AccessControl:
+    """All of it, counting in a registry. Raises `SettingsError` for a file of keys or policy that cannot be used."""
+    metrics = AccessMetrics(registry)
+    cookies = cookies_of(settings)
+    gatekeeper = gatekeeper_of(settings, cookies, metrics)
+    return AccessControl(
+        gatekeeper,
+        quotas_of(settings, metrics),
+        policy_of(settings, metrics),
+        session_routes(settings, gatekeeper, cookies),
+        middlewares_of(settings, image_origins=image_origins),
+    )
 
 
 def cookies_of(settings: Settings) -> CookieSigner:

@@ -52,7 +52,9 @@ class ProviderKeys:
         self._on_failure = on_failure
         self._clock = clock
         self._keys: dict[str, ProviderKey] | None = None
-        self._fetched_at = self._tried_at = self._asked_for_unknown_at = float("-inf")
+        self._fetched_at = self._failed_at = self._asked_for_unknown_at = float("-inf")
+        self._tls = httpx.create_ssl_context(trust_env=False)  # once: it reads all authorities, and calls would wait
+        self._fetches = 0
         self._fetching = asyncio.Lock()
 
     async def find(self, key_id: str) -> ProviderKey | None:
@@ -74,24 +76,26 @@ class ProviderKeys:
 
     async def _refresh(self) -> None:
         """Fetch the keys, unless somebody did meanwhile or the provider was just away. Never raises."""
-        asked_at = self._clock()
+        fetches = self._fetches
         async with self._fetching:
-            failed_lately = self._tried_at > self._fetched_at and asked_at - self._tried_at < FAILURE_PAUSE_S
-            if self._fetched_at >= asked_at or self._tried_at >= asked_at or failed_lately:
+            if self._fetches != fetches or self._clock() - self._failed_at < FAILURE_PAUSE_S:
                 return
-            self._tried_at = self._clock()
+            self._fetches += 1
             try:
                 async with asyncio.timeout(self._settings.oidc_timeout_s):
                     keys = await self._fetch()
             except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ProviderUnreadable) as error:
                 log.warning("the identity provider's keys were not fetched", error=bounded(str(error) or repr(error)))
+                self._failed_at = self._clock()
                 self._on_failure()
                 return
             self._keys, self._fetched_at = keys, self._clock()
 
     async def _fetch(self) -> dict[str, ProviderKey]:
         timeout = httpx.Timeout(self._settings.oidc_timeout_s)
-        async with httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            timeout=timeout, follow_redirects=False, trust_env=False, verify=self._tls
+        ) as client:
             url = self._settings.oidc_jwks_url or await self._discovered(client)
             found = await _document(client, url)
         entries = found.get("keys")

@@ -50,6 +50,9 @@ class Counts(Protocol):
     async def end_job(self, tenant: str, request_id: str) -> None:
         """Count it no more."""
 
+    async def close(self) -> None:
+        """Give up what is held. Never raises."""
+
 
 class CallLimit:
     """At most `number` calls of a name in any `per_s` seconds: a moving window that holds each call's time."""
@@ -111,6 +114,9 @@ class LocalCounts:
             if not jobs:
                 del self._jobs[tenant]
 
+    async def close(self) -> None:
+        """Nothing is held but memory."""
+
 
 class TenantQuotas:
     """`producer.gateway.principal.Quotas` over shared counts where there are any, and this process's own."""
@@ -142,6 +148,11 @@ class TenantQuotas:
         await self._own.end_job(tenant, request_id)
         if self._shared is not None:
             await self._ask(lambda counts: counts.end_job(tenant, request_id))
+
+    async def close(self) -> None:
+        """Give up what is held, at the process's end."""
+        if self._shared is not None:
+            await self._shared.close()
 
     async def _ask(self, ask: Callable[[Counts], Awaitable[AnswerT]]) -> AnswerT:
         if self._shared is not None and time.monotonic() >= self._try_shared_at:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from limits import RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import StorageError
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -47,9 +47,14 @@ class RedisCounts:
             "socket_connect_timeout": settings.redis_timeout_s,
             "retry": Retry(NoBackoff(), 0),
         }
-        self._redis: Redis = Redis.from_url(url, **options)
+        self._pool = ConnectionPool.from_url(url, **options)
+        self._redis: Redis = Redis(connection_pool=self._pool)
         storage = RedisStorage(
-            f"async+{url}", wrap_exceptions=True, implementation="redispy", key_prefix=PREFIX, **options
+            f"async+{url}",
+            wrap_exceptions=True,
+            implementation="redispy",
+            key_prefix=PREFIX,
+            connection_pool=self._pool,  # type: ignore[arg-type] # as its documentation says
         )
         self._limiter = MovingWindowRateLimiter(storage)
         self._burst = RateLimitItemPerSecond(settings.calls_burst_max, namespace="calls")
@@ -83,12 +88,18 @@ class RedisCounts:
         async with _translated():
             await self._redis.zrem(_jobs(tenant), request_id)
 
+    async def close(self) -> None:
+        """Close the connections. Never raises `CountsAway`."""
+        with contextlib.suppress(CountsAway):
+            async with _translated():
+                await self._pool.disconnect()
+
 
 def _jobs(tenant: str) -> str:
     return f"{PREFIX}:jobs:{tenant}"
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _translated() -> AsyncIterator[None]:
     try:
         yield

@@ -13,35 +13,28 @@ import httpx
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry
 
-from producer.gateway.access.assembly import (
-    cookies_of,
-    gatekeeper_of,
-    middlewares_of,
-    quotas_of,
-    session_routes,
-)
-from producer.gateway.access.metrics import AccessMetrics
+from producer.gateway.access.assembly import access_of
 from producer.gateway.principal import Scope
 from producer.gateway.problems import PROBLEM_CONTENT_TYPE, Problem
+from schemas.request import GenerationRequest
 from schemas.settings import Settings, load_settings
 
 LOCAL = ("127.0.0.1", 40000)
 ELSEWHERE = ("198.51.100.7", 40000)
 
 
-def settings_with(**access: Any) -> Settings:
+def settings_with(*, policy_file: Path | None = None, **access: Any) -> Settings:
     """Defaults, but for what is given."""
-    return load_settings(overrides={"access": access}, environ={})
+    return load_settings(overrides={"access": access, "policy.file": policy_file}, environ={})
 
 
-def app_of(settings: Settings, metrics: AccessMetrics | None = None) -> FastAPI:
-    """POST, GET and DELETE /jobs want submit, read and cancel."""
-    metrics = metrics or AccessMetrics()
-    cookies = cookies_of(settings)
-    gatekeeper, quotas = gatekeeper_of(settings, cookies, metrics), quotas_of(settings, metrics)
-    app = FastAPI(middleware=middlewares_of(settings))
-    app.include_router(session_routes(settings, gatekeeper, cookies))
+def app_of(settings: Settings, registry: CollectorRegistry | None = None) -> FastAPI:
+    """POST, GET and DELETE /jobs want submit, read and cancel; what is posted is judged as a prompt."""
+    access = access_of(settings, registry or CollectorRegistry())
+    app = FastAPI(middleware=access.middlewares)
+    app.include_router(access.sessions)
 
     async def problem(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, Problem)
@@ -51,9 +44,12 @@ def app_of(settings: Settings, metrics: AccessMetrics | None = None) -> FastAPI:
 
     async def jobs(request: Request) -> dict[str, Any]:
         scope = {"GET": Scope.READ, "POST": Scope.SUBMIT, "DELETE": Scope.CANCEL}[request.method]
-        principal = await gatekeeper.identify(request, scope)
-        await quotas.take_call(principal)
+        principal = await access.gatekeeper.identify(request, scope)
+        await access.quotas.take_call(principal)
         body = await request.body()
+        order = GenerationRequest(request_id="r", prompt=body[:2000].decode("latin-1") or "nothing")
+        if refused := await access.policy(order):
+            raise refused
         return {"tenant": principal.tenant, "name": principal.name, "bytes": len(body)}
 
     app.add_api_route("/jobs", jobs, methods=["GET", "POST", "DELETE"])

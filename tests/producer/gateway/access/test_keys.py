@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from prometheus_client import CollectorRegistry
 
 from producer.gateway.access.assembly import gatekeeper_of
 from producer.gateway.access.cookies import CookieSigner
@@ -135,8 +136,8 @@ async def test_keys_come_and_go_with_their_file_and_a_broken_file_changes_nothin
     old_text, old = new_key("studio", ["read"], now=NOW)
     new_text, new = new_key("studio", ["read"], now=NOW)
     write_keys(path, old.line())
-    metrics = AccessMetrics()
-    async with calling(app_of(settings_with(keys_file=path, reload_s=0), metrics)) as client:
+    registry = CollectorRegistry()
+    async with calling(app_of(settings_with(keys_file=path, reload_s=0), registry)) as client:
 
         async def status(text: str) -> int:
             return (await client.get("/jobs", headers={"X-API-Key": text})).status_code
@@ -148,7 +149,7 @@ async def test_keys_come_and_go_with_their_file_and_a_broken_file_changes_nothin
         assert (await status(old_text), await status(new_text)) == (401, 200)
         write_keys(path, "{broken")
         assert (await status(old_text), await status(new_text)) == (401, 200)
-        assert metrics.file_failures.labels("keys")._value.get() == 1
+        assert registry.get_sample_value("darkroom_access_file_failures_total", {"file": "keys"}) == 1
 
 
 def test_a_keys_file_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
