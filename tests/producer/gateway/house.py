@@ -153,6 +153,9 @@ class House:
         store = BoundedStore(self.objects, settings.gateway.store_timeout_s)
         yield Services(store, self.kafka, self.kafka, hub, list)
 
+    def _policy(self, request: GenerationRequest) -> Problem | None:
+        return self.policy(request)
+
     @contextlib.asynccontextmanager
     async def gateway(self) -> AsyncIterator[Replica]:
         """One more replica, without a network."""
@@ -160,7 +163,7 @@ class House:
             self.settings,
             gatekeeper=Doorkeeper(),
             quotas=self.quotas,
-            policy=lambda request: self.policy(request),
+            policy=self._policy,
             open_services=self._services,
         )
         async with app.router.lifespan_context(app):

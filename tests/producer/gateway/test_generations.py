@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 
 import pytest
+import structlog
 
 from producer.gateway.claims import Claim
 from producer.gateway.problems import Problem
@@ -364,9 +365,11 @@ async def test_what_nobody_foresaw_is_told_without_its_inside(house: House, repl
         raise RuntimeError("the secret inside")
 
     house.policy = broken
-    answer = await replica.post(HELLO)
+    with structlog.testing.capture_logs() as lines:
+        answer = await replica.post(HELLO)
     found = problem(answer, 500, "internal_error")
     assert found["incident"] in found["remedy"]
+    assert [line["incident"] for line in lines if line["log_level"] == "error"] == [found["incident"]]
     assert "secret" not in answer.text
     assert "Traceback" not in answer.text
 
