@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.producer.gateway.house import STUDIO, House
 
-EXAMPLES = int(os.environ.get("DARKROOM_FUZZ_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("DARKROOM_FUZZ_EXAMPLES", "8"))
 """Cases of each call in each mode; set it higher to look longer."""
 CALL_S_MAX = 10.0
 CHECKS = [
