@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from schemas.access_settings import AccessSettings
 from schemas.errors import SettingsError, bounded
+from schemas.gateway_settings import GatewaySettings
 from schemas.model_source import StorePrefix
 from schemas.policy_settings import PolicySettings
 from schemas.service_settings import KafkaSettings, S3Settings, TopicSettings
@@ -52,6 +53,7 @@ from schemas.worker_settings import (
 __all__ = [
     "AccessSettings",
     "BatchSettings",
+    "GatewaySettings",
     "KafkaSettings",
     "LimitSettings",
     "LogSettings",
@@ -97,6 +99,7 @@ class Settings(BaseSettings):
     simulated: SimulatedSettings = Field(default=SimulatedSettings(), description="The simulated device.")
     limits: LimitSettings = Field(default=LimitSettings(), description="Bounds.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The worker.")
+    gateway: GatewaySettings = Field(default=GatewaySettings(), description="The HTTP gateway.")
     log: LogSettings = Field(default=LogSettings(), description="The log.")
     access: AccessSettings = Field(default=AccessSettings(), description="Who may do what at the gateway.")
     policy: PolicySettings = Field(default=PolicySettings(), description="The prompt policy.")
