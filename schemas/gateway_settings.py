@@ -66,9 +66,6 @@ class GatewaySettings(BaseModel):
     shutdown_s: int = Field(
         default=10, ge=1, le=600, description="How long SIGTERM lets calls finish. Event streams end at once."
     )
-    body_s: float = Field(
-        default=30.0, ge=0.1, le=600, description="How long a caller may take to send a body: 8 MiB at 2 Mbit/s."
-    )
     kafka_timeout_s: float = Field(
         default=5.0, ge=0.1, le=120, description="How long Kafka may take with one call before it counts as away."
     )

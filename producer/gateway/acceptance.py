@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -19,7 +19,7 @@ from schemas.errors import ErrorCode, RequestRejected, describe
 from schemas.names import pose_key
 from schemas.request import GenerationRequest
 
-Policy = Callable[[GenerationRequest], Problem | None]
+Policy = Callable[[GenerationRequest], Awaitable[Problem | None]]
 """Says why a request is not allowed; None where it is."""
 
 
@@ -42,7 +42,7 @@ class Acceptance:
         Raises `Problem`; and `StoreUnavailable` and `KafkaUnavailable`, after which the same request can be made again.
         """
         request = submission.request
-        refused = self._policy(request)
+        refused = await self._policy(request)
         if refused is not None:
             raise refused
         await self._quotas.begin_job(principal, request.request_id)

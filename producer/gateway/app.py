@@ -9,9 +9,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.middleware import Middleware
 
 from producer.gateway import events, generate, generations, images, probes
-from producer.gateway.acceptance import Acceptance, Policy
+from producer.gateway.acceptance import Acceptance
+from producer.gateway.access.assembly import AccessControl
 from producer.gateway.answers import Addresses, ProblemBody
 from producer.gateway.claims import Claims
 from producer.gateway.finished import Finished
@@ -19,7 +21,6 @@ from producer.gateway.gateway import Gateway
 from producer.gateway.jobs import Jobs
 from producer.gateway.metrics import Metrics
 from producer.gateway.pages import Page, router_of
-from producer.gateway.principal import Gatekeeper, Quotas
 from producer.gateway.refusing import Guard, handle_errors
 from producer.gateway.services import OpenServices, Services, connected
 from producer.gateway.submissions import Submissions
@@ -31,26 +32,21 @@ _ABOUT = "Jobs in by HTTP, their state and pictures out. Errors are RFC 9457 pro
 
 
 def create_app(
-    settings: Settings,
-    *,
-    gatekeeper: Gatekeeper,
-    quotas: Quotas,
-    policy: Policy,
-    open_services: OpenServices = connected,
+    settings: Settings, access: AccessControl, metrics: Metrics, *, open_services: OpenServices = connected
 ) -> FastAPI:
     """The application. Its lifespan opens Kafka and the store; it starts, and says 503, where they are away.
 
-    `app.state.gateway` is the open `Gateway`, while it runs.
+    `app.state.gateway` is the open `Gateway`, while it runs. The end of the lifespan closes `access`.
     """
-    metrics = Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        finished = Finished(quotas)
-        async with finished.ending(), open_services(settings, finished.note) as services:
-            app.state.gateway = _gateway(
-                settings, services, gatekeeper=gatekeeper, quotas=quotas, policy=policy, metrics=metrics
-            )
+        finished = Finished(access.quotas)
+        async with contextlib.AsyncExitStack() as open_:
+            open_.push_async_callback(access.close)
+            await open_.enter_async_context(finished.ending())
+            services = await open_.enter_async_context(open_services(settings, finished.note))
+            app.state.gateway = _gateway(settings, services, access, metrics)
             metrics.watch(services.hub, lambda: app.state.gateway.streams_open)
             yield
 
@@ -62,25 +58,17 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
+        middleware=[*access.outside, Middleware(Guard, metrics=metrics), *access.inside],
     )
-    for router in (generations.router, events.router, images.router, generate.router, probes.router):
+    for router in (generations.router, events.router, images.router, generate.router, probes.router, access.sessions):
         app.include_router(router)
     app.include_router(router_of(Page()))
     handle_errors(app, metrics, settings.gateway.retry_after_s)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign] # as FastAPI's manual says to extend it
-    app.add_middleware(Guard, metrics=metrics)
     return app
 
 
-def _gateway(
-    settings: Settings,
-    services: Services,
-    *,
-    gatekeeper: Gatekeeper,
-    quotas: Quotas,
-    policy: Policy,
-    metrics: Metrics,
-) -> Gateway:
+def _gateway(settings: Settings, services: Services, access: AccessControl, metrics: Metrics) -> Gateway:
     limits, own = settings.limits, settings.gateway
     addresses = Addresses(own.public_url)
     claims = Claims(services.store, kept_max=own.claims_kept_max, request_bytes_max=limits.request_bytes_max)
@@ -95,10 +83,10 @@ def _gateway(
         services=services,
         claims=claims,
         jobs=jobs,
-        acceptance=Acceptance(services, claims, jobs, quotas=quotas, policy=policy, metrics=metrics),
+        acceptance=Acceptance(services, claims, jobs, quotas=access.quotas, policy=access.policy, metrics=metrics),
         submissions=Submissions(settings, uploads, services.store.bucket),
-        gatekeeper=gatekeeper,
-        quotas=quotas,
+        gatekeeper=access.gatekeeper,
+        quotas=access.quotas,
         addresses=addresses,
         metrics=metrics,
     )

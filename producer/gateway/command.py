@@ -39,8 +39,10 @@ def _serve(settings: Settings) -> int:
     import structlog
     import uvicorn
 
+    from producer.gateway.access.assembly import access_of
     from producer.gateway.app import create_app
-    from producer.gateway.open_house import LoopbackOnly, NoQuotas, any_prompt
+    from producer.gateway.images import origins_of
+    from producer.gateway.metrics import Metrics
     from producer.gateway.server import Server
     from producer.logs import configure
     from schemas.errors import SettingsError
@@ -55,7 +57,13 @@ def _serve(settings: Settings) -> int:
             f"Port {own.port} on {own.host} cannot be used ({error.strerror or error}). Choose another with --port, or "
             "0 for a free one."
         ) from error
-    app = create_app(settings, gatekeeper=LoopbackOnly(), quotas=NoQuotas(), policy=any_prompt)
+    metrics = Metrics()
+    try:
+        access = access_of(settings, metrics.registry, image_origins=origins_of(settings))
+    except SettingsError as error:
+        listening.close()
+        raise click.ClickException(str(error)) from error
+    app = create_app(settings, access, metrics)
     server = Server(
         uvicorn.Config(
             app,

@@ -22,6 +22,7 @@ from producer.requests.saving import PictureUnusable, fetch
 from schemas.completion import ImageRef
 from schemas.names import CONTENT_TYPES
 from schemas.request import COUNT_MAX
+from schemas.settings import Settings
 
 router = APIRouter(tags=["pictures"])
 
@@ -37,6 +38,13 @@ _PICTURE: Final[dict[int | str, dict[str, Any]]] = {
     304: {"description": "The caller has it: If-None-Match named its digest."},
     307: {"description": "It is to be had there, for a while."},
 }
+
+
+def origins_of(settings: Settings) -> list[str]:
+    """Where pictures' addresses lead outside of the gateway, which a page has to be allowed to load from."""
+    if settings.gateway.images == "proxy":
+        return []
+    return [(settings.s3.public_endpoint or settings.s3.endpoint).rstrip("/")]
 
 
 @router.get(

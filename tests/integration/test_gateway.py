@@ -18,9 +18,10 @@ import pytest
 import urllib3
 from PIL import Image
 
+from producer.gateway.access.assembly import access_of
 from producer.gateway.app import create_app
 from producer.gateway.claims import Claim
-from producer.gateway.open_house import LoopbackOnly, NoQuotas, any_prompt
+from producer.gateway.metrics import Metrics
 from producer.results.minio_objects import MinioObjects
 from schemas.fingerprints import request_digest
 from schemas.names import request_key
@@ -223,10 +224,11 @@ async def test_a_gateway_that_is_told_to_end_ends_its_streams_and_exits_with_zer
 @contextlib.asynccontextmanager
 async def in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway in the test's own process, ready."""
-    app = create_app(settings, gatekeeper=LoopbackOnly(), quotas=NoQuotas(), policy=any_prompt)
+    metrics = Metrics()
+    app = create_app(settings, access_of(settings, metrics.registry), metrics)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=LIMIT_S) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=LIMIT_S) as client:
             await ready(client)
             yield client
 

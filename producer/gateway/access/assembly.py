@@ -25,6 +25,7 @@ from producer.gateway.access.provider_keys import ProviderKeys
 from producer.gateway.access.quotas import LocalCounts, TenantQuotas
 from producer.gateway.access.sessions import Sessions
 from producer.gateway.access.tokens import TokenReader
+from producer.gateway.principal import Gatekeeper, Quotas
 from producer.gateway.problems import Problem
 from producer.policy_file import PolicyFile
 from producer.watched_file import WatchedFile
@@ -45,17 +46,24 @@ CORS_S_MAX = 600
 _Gatekeeper = CredentialGatekeeper | LoopbackGatekeeper
 
 
+async def _nothing() -> None:
+    """Where there is nothing to close."""
+
+
 @dataclass(frozen=True, slots=True)
 class AccessControl:
     """What the gateway's application is made with."""
 
-    gatekeeper: _Gatekeeper
-    quotas: TenantQuotas
-    """To be closed at the process's end."""
+    gatekeeper: Gatekeeper
+    quotas: Quotas
     policy: CheckedPrompt
     sessions: APIRouter
-    middlewares: list[Middleware]
-    """The outermost first; the last is the one that bounds bodies."""
+    outside: Sequence[Middleware] = ()
+    """Around everything, the outermost first: the log's line and the headers that 500s carry, too."""
+    inside: Sequence[Middleware] = ()
+    """Within what counts calls and answers what nobody foresaw: the bounds on what comes in."""
+    close: Callable[[], Awaitable[None]] = _nothing
+    """To be called at the process's end."""
 
 
 def access_of(settings: Settings, registry: CollectorRegistry, *, image_origins: Sequence[str] = ()) -> AccessControl:
@@ -63,12 +71,15 @@ def access_of(settings: Settings, registry: CollectorRegistry, *, image_origins:
     metrics = AccessMetrics(registry)
     cookies = cookies_of(settings)
     gatekeeper = gatekeeper_of(settings, cookies, metrics)
+    quotas = quotas_of(settings, metrics)
     return AccessControl(
         gatekeeper,
-        quotas_of(settings, metrics),
+        quotas,
         policy_of(settings, metrics),
         session_routes(settings, gatekeeper, cookies),
-        middlewares_of(settings, image_origins=image_origins),
+        outside_of(settings, image_origins=image_origins),
+        [Middleware(InputLimits, settings=settings.access)],
+        quotas.close,
     )
 
 
@@ -121,8 +132,8 @@ def session_routes(settings: Settings, gatekeeper: _Gatekeeper, cookies: CookieS
     return Sessions(settings.access, gatekeeper, cookies).router()
 
 
-def middlewares_of(settings: Settings, *, image_origins: Sequence[str] = ()) -> list[Middleware]:
-    """What every call goes through, the outermost first.
+def outside_of(settings: Settings, *, image_origins: Sequence[str] = ()) -> list[Middleware]:
+    """What every call and every answer goes through, the outermost first.
 
     `image_origins` are the origins that pictures' presigned addresses lead to, for the page's policy.
     """
@@ -140,7 +151,6 @@ def middlewares_of(settings: Settings, *, image_origins: Sequence[str] = ()) -> 
                 max_age=CORS_S_MAX,
             )
         )
-    middlewares.append(Middleware(InputLimits, settings=access))
     return middlewares
 
 

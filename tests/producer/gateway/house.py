@@ -14,14 +14,18 @@ from typing import Any
 
 import httpx
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from PIL import Image
+from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
 from producer.connection import KafkaUnavailable
+from producer.gateway.access.assembly import AccessControl
+from producer.gateway.access.bodies import InputLimits
 from producer.gateway.app import create_app
 from producer.gateway.bounded_store import BoundedStore
 from producer.gateway.gateway import Gateway
+from producer.gateway.metrics import Metrics
 from producer.gateway.principal import ALL_SCOPES, Principal, Scope
 from producer.gateway.problems import Problem
 from producer.gateway.queue import Backlog
@@ -153,19 +157,15 @@ class House:
         store = BoundedStore(self.objects, settings.gateway.store_timeout_s)
         yield Services(store, self.kafka, self.kafka, hub, list)
 
-    def _policy(self, request: GenerationRequest) -> Problem | None:
+    async def _policy(self, request: GenerationRequest) -> Problem | None:
         return self.policy(request)
 
     @contextlib.asynccontextmanager
     async def gateway(self) -> AsyncIterator[Replica]:
         """One more replica, without a network."""
-        app = create_app(
-            self.settings,
-            gatekeeper=Doorkeeper(),
-            quotas=self.quotas,
-            policy=self._policy,
-            open_services=self._services,
-        )
+        limits = Middleware(InputLimits, settings=self.settings.access)
+        access = AccessControl(Doorkeeper(), self.quotas, self._policy, APIRouter(), inside=[limits])
+        app = create_app(self.settings, access, Metrics(), open_services=self._services)
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=STUDIO) as client:

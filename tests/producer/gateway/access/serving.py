@@ -33,7 +33,7 @@ def settings_with(*, policy_file: Path | None = None, **access: Any) -> Settings
 def app_of(settings: Settings, registry: CollectorRegistry | None = None) -> FastAPI:
     """POST, GET and DELETE /jobs want submit, read and cancel; what is posted is judged as a prompt."""
     access = access_of(settings, registry or CollectorRegistry())
-    app = FastAPI(middleware=access.middlewares)
+    app = FastAPI(middleware=[*access.outside, *access.inside])
     app.include_router(access.sessions)
 
     async def problem(_: Request, error: Exception) -> JSONResponse:

@@ -14,9 +14,10 @@ import pytest
 import structlog
 from fastapi import FastAPI, Request, UploadFile
 from prometheus_client import CollectorRegistry
+from starlette.middleware import Middleware
 
 from producer.gateway.access.access_log import AccessLog
-from producer.gateway.access.assembly import middlewares_of
+from producer.gateway.access.bodies import InputLimits
 from producer.gateway.access.protection import content_policy
 from tests.producer.gateway.access.serving import app_of, calling, served, settings_with
 
@@ -34,6 +35,11 @@ async def raw(port: int, content: bytes, limit_s: float = 10.0) -> tuple[int, di
     finally:
         writer.close()
     return int(head.split(" ")[1]), json.loads(body)
+
+
+def limits_with(**access: Any) -> Middleware:
+    """The bounds on what comes in, by themselves."""
+    return Middleware(InputLimits, settings=settings_with(**access).access)
 
 
 HEAD = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\n"
@@ -61,7 +67,7 @@ async def test_a_slow_body_is_408_and_keeps_nobody_else() -> None:
 
 
 async def test_a_long_answer_is_not_taken_for_a_slow_body() -> None:
-    app = FastAPI(middleware=middlewares_of(settings_with(body_read_timeout_s=0.2)))
+    app = FastAPI(middleware=[limits_with(body_read_timeout_s=0.2)])
 
     async def waits(request: Request) -> dict[str, bool]:
         await request.body()
@@ -75,7 +81,7 @@ async def test_a_long_answer_is_not_taken_for_a_slow_body() -> None:
 
 @pytest.mark.parametrize("reading", ["multipart", "json", "swallowed"])
 async def test_what_the_application_makes_of_the_interruption_is_replaced(reading: str) -> None:
-    app = FastAPI(middleware=middlewares_of(settings_with(body_bytes_max=KIB)))
+    app = FastAPI(middleware=[limits_with(body_bytes_max=KIB)])
 
     async def upload(file: UploadFile) -> dict[str, int]:
         return {"bytes": file.size or 0}
