@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.errors import SettingsError, bounded
+from schemas.gateway_settings import GatewaySettings
 from schemas.model_source import StorePrefix
 from schemas.service_settings import KafkaSettings, S3Settings, TopicSettings
 from schemas.settings_sources import (
@@ -49,6 +50,7 @@ from schemas.worker_settings import (
 
 __all__ = [
     "BatchSettings",
+    "GatewaySettings",
     "KafkaSettings",
     "LimitSettings",
     "LogSettings",
@@ -93,6 +95,7 @@ class Settings(BaseSettings):
     simulated: SimulatedSettings = Field(default=SimulatedSettings(), description="The simulated device.")
     limits: LimitSettings = Field(default=LimitSettings(), description="Bounds.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The worker.")
+    gateway: GatewaySettings = Field(default=GatewaySettings(), description="The HTTP gateway.")
     log: LogSettings = Field(default=LogSettings(), description="The log.")
 
     _discovered_stack: Path | None = PrivateAttr(default=None)

@@ -329,6 +329,7 @@ COUNTS = {  # numbers whose unit is the thing that they count
     "limits.max_steps",
     "limits.offset_window",
     "worker.metrics_port",
+    "gateway.port",
 }
 
 
