@@ -41,10 +41,10 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def watch(browser: Browser, site: Site) -> Iterator[Watch]:
     """A new page, open, on a screen of 1280 x 900. Whatever it may never do fails the test."""
-    from tests.browser.site import Watch
+    from tests.browser.site import SEEN_MS_MAX, Watch
 
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(SEEN_MS_MAX)
     watching = Watch(context.new_page(), site.gateway.url)
     watching.page.goto(site.gateway.url)
     yield watching

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, expect, sync_playwright
 
 from tests.integration.fleet import Fleet, wait_until
 
 READY_S_MAX = 60.0
+SEEN_MS_MAX = 20_000
+"""What anything on the page may take: a limit for machines that are busy with other things."""
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 NO_CHROMIUM = "there is no Chromium: install it with `apt-get install chromium`, or name it by DARKROOM_TEST_CHROMIUM"
 STRICT = "default-src 'self'; img-src 'self' data: blob:"
@@ -34,6 +36,7 @@ def chromium() -> str | None:
 @contextlib.contextmanager
 def browsing(executable: str) -> Iterator[Browser]:
     """A headless browser. While it is open no event loop can be run in this thread."""
+    expect.set_options(timeout=SEEN_MS_MAX)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         try:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.site import Site, Watch
-from tests.browser.test_page import picture_is_shown, write
+from tests.browser.test_page import picture_is_shown, wait_for, write
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
@@ -119,4 +119,4 @@ def test_what_happens_is_said_aloud(page: Page) -> None:
     write(page, "a listener", steps="3")
     page.click("[type=submit]")
     picture_is_shown(page)
-    page.wait_for_function("said.some((words) => words.startsWith('Done') && words.includes('a listener'))")
+    wait_for(page, "said.some((words) => words.startsWith('Done') && words.includes('a listener'))")

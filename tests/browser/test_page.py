@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from schemas.request import SEED_MAX
-from tests.browser.site import Site, Watch
+from tests.browser.site import SEEN_MS_MAX, Site, Watch
+from tests.integration.fleet import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
@@ -48,10 +49,16 @@ def drag(page: Page, index: int, dx: float, dy: float) -> tuple[float, float]:
     return (x - stage["x"]) / stage["width"] + dx, (y - stage["y"]) / stage["height"] + dy
 
 
+def wait_for(page: Page, condition: str) -> None:
+    """Wait until an expression is true. Playwright's own way evaluates text in the page, which the policy forbids."""
+    wait_until(lambda: bool(page.evaluate(condition)), SEEN_MS_MAX / 1000, condition)
+
+
 def picture_is_shown(page: Page, number: int = 1) -> Locator:
     tile = page.locator(".tile").first
     expect(page.locator(".tile")).to_have_count(number)
-    page.wait_for_function("document.querySelector('.tile img').naturalWidth > 0")
+    tile.scroll_into_view_if_needed()
+    wait_for(page, "document.querySelector('.tile img').naturalWidth > 0")
     return tile
 
 
@@ -61,7 +68,8 @@ def test_a_dragged_joint_is_in_the_request_and_its_picture_appears(page: Page, w
     page.click("[type=submit]")
     card = page.locator(".card")
     expect(card.locator(".state")).to_have_text("Rendering")
-    page.wait_for_function("(() => { const bar = document.querySelector('.card progress'); return bar.value > 5 && bar.max === 150 })()")
+    expect(card.locator("progress")).to_have_js_property("max", 150)
+    wait_for(page, "document.querySelector('.card progress').value > 5")
     expect(card.locator("img")).to_be_visible()
     tile = picture_is_shown(page)
     expect(card).to_have_count(0)
@@ -119,7 +127,7 @@ def test_a_reload_in_the_middle_loses_nothing(page: Page, watch: Watch) -> None:
     page.click("[type=submit]")
     expect(page.locator(".card .state")).to_have_text("Rendering")
     pose = page.locator(".stage").inner_html()
-    page.wait_for_function("localStorage.getItem('darkroom.draft.v1')?.includes('hiker')")
+    wait_for(page, "localStorage.getItem('darkroom.draft.v1')?.includes('hiker')")
     page.reload()
     expect(page.locator(".card .state")).to_have_text("Rendering")
     expect(page.locator("#prompt")).to_have_value("a hiker")
@@ -163,15 +171,17 @@ def test_a_refusal_and_a_failure_are_shown_with_their_remedies(page: Page, watch
     expect(refusal.locator("[data-remedy]")).not_to_be_empty()
     expect(page.locator(".card")).to_have_count(0)
 
+    def bend(route: Route, request: Request) -> None:
+        route.continue_(post_data=json.dumps({**request.post_data_json, "width": 100, "height": 100}))
+
+    # The gateway does not know the model, so only the worker can say that it paints multiples of 8 pixels.
+    page.route("**/v1/generations", bend)
     page.fill("#seed", "1")
-    page.select_option("#size", "custom")
-    page.fill("#width", "4096")
-    page.fill("#height", "4096")
     page.click("[type=submit]")
     expect(refusal).to_be_hidden()
     expect(page.locator(".card .state")).to_have_text("Failed")
-    expect(page.locator(".card-problem")).to_contain_text("4096")
-    expect(page.locator(".card-problem .remedy")).to_contain_text("smaller picture")
+    expect(page.locator(".card-problem")).to_contain_text("multiple")
+    expect(page.locator(".card-problem .remedy")).to_contain_text("Correct the field")
 
 
 def test_a_gateway_that_is_restarted_is_found_again(page: Page, watch: Watch, site: Site) -> None:
@@ -204,10 +214,10 @@ def test_a_skeleton_and_a_photo_are_sent_as_files(page: Page, watch: Watch, tmp_
         body = watch.sent[-1].post_data_buffer
         assert body is not None
         assert f'name="{kind}"; filename="{name}.png"'.encode() in body
-        assert (tmp_path / f"{name}.png").read_bytes() in body
     page.locator(".tile").first.get_by_title("Again with another seed").click()
     picture_is_shown(page, 3)
-    assert "key" in watch.requests[-1]["pose"]["photo"], "the stored picture is named instead of sent again"
+    again = watch.sent[-1].post_data_json
+    assert "key" in again["pose"]["photo"], "the stored picture is named instead of sent again"
 
 
 def test_figures_are_edited_undone_exported_and_imported(page: Page, tmp_path: Path) -> None:
@@ -275,7 +285,7 @@ def test_a_result_is_the_beginning_of_the_next(page: Page, watch: Watch) -> None
 
 
 def test_no_pose_sends_none_and_the_fleet_is_shown(page: Page, watch: Watch) -> None:
-    page.locator(".segments").get_by_text("No pose").click()
+    page.get_by_label("No pose").check()
     expect(page.locator(".stage")).to_be_hidden()
     write(page, "an empty stage", steps="4")
     page.click("[type=submit]")
@@ -291,7 +301,7 @@ def test_a_gateway_that_needs_a_key_is_signed_in_to(page: Page, watch: Watch) ->
     watch.refusals_expected = True
     keys: list[str] = []
 
-    def answer(route, request) -> None:  # type: ignore[no-untyped-def]
+    def answer(route: Route, request: Request) -> None:
         if request.method == "POST":
             keys.append(request.post_data_json["key"])
         if request.method == "POST" and keys[-1] != "right":
@@ -299,7 +309,9 @@ def test_a_gateway_that_needs_a_key_is_signed_in_to(page: Page, watch: Watch) ->
             route.fulfill(status=401, json=refusal, content_type="application/problem+json")
         else:
             signed_in = "right" in keys
-            route.fulfill(json={"signed_in": signed_in, "needs_key": True, "tenant": "studio", "name": "ann", "scopes": []})
+            route.fulfill(
+                json={"signed_in": signed_in, "needs_key": True, "tenant": "studio", "name": "ann", "scopes": []}
+            )
 
     page.route("**/session", answer)
     page.reload()

@@ -40,7 +40,8 @@ export function setText(node, text) {
 }
 
 export function show(node, shown) {
-  node.hidden = !shown;
+  // Not by the property: an SVG has none.
+  node.toggleAttribute("hidden", !shown);
 }
 
 // Waits, unless `wake` (an EventTarget) tells of something sooner.
