@@ -119,7 +119,7 @@ class Site:
 
 
 class Watch:
-    """Whatever a page may never do: write errors, break the policy, call another host. And what it asked of the gateway."""
+    """Notes what a page may never do (write errors, break the policy, call another host), and what it posted."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
