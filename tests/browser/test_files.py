@@ -1,4 +1,4 @@
-"""Proves what the page's files alone show: sound scripts, nothing inline, no other host, the skeleton that models see."""
+"""Proves what the page's files alone show: sound scripts, nothing inline, no other host, the same skeleton."""
 
 from __future__ import annotations
 

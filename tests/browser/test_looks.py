@@ -50,7 +50,8 @@ TOO_WIDE = """[...document.querySelectorAll("body *:not(.skip, .visually-hidden)
   .filter((e) => e.getBoundingClientRect().right > 361 || e.getBoundingClientRect().left < -1)
   .map((e) => `${e.localName}.${e.className}`)"""
 # WCAG 2.2, success criterion 2.5.8: targets of 24 x 24 pixels.
-TOO_SMALL = """[...document.querySelectorAll("button, select, a:not(.skip), summary")].filter((e) => e.checkVisibility())
+TOO_SMALL = """[...document.querySelectorAll("button, select, a:not(.skip), summary")]
+  .filter((e) => e.checkVisibility())
   .filter((e) => e.getBoundingClientRect().width < 24 || e.getBoundingClientRect().height < 24)
   .map((e) => e.outerHTML)"""
 NAMELESS = """[...document.querySelectorAll("button, input, select, textarea, a, img, [role=application]")]

@@ -70,6 +70,7 @@ def test_a_dragged_joint_is_in_the_request_and_its_picture_appears(page: Page, w
     expect(card.locator(".state")).to_have_text("Rendering")
     expect(card.locator("progress")).to_have_js_property("max", 150)
     wait_for(page, "document.querySelector('.card progress').value > 5")
+    expect(card.locator(".where")).to_contain_text("done")
     expect(card.locator("img")).to_be_visible()
     tile = picture_is_shown(page)
     expect(card).to_have_count(0)

@@ -116,7 +116,7 @@ export class Follower {
     this.#streams.set(id, ending);
     const heard = (kind, told) => {
       if (signal.aborted) return true;
-      if (kind === "progress") this.#jobs.update(id, running(told));
+      if (kind === "progress") this.#jobs.update(id, running(this.#jobs.get(id), told));
       else this.#apply(id, told);
       return kind === "completion" || !isActive(this.#jobs.get(id) ?? {});
     };
@@ -141,7 +141,7 @@ export class Follower {
   #apply(id, told) {
     const changes = { status: told.status, problem: null, ahead: told.ahead ?? null, etaAt: null };
     if (typeof told.eta_s === "number") changes.etaAt = Date.now() + told.eta_s * 1000;
-    if (told.progress) Object.assign(changes, running(told.progress));
+    if (told.progress) Object.assign(changes, running(this.#jobs.get(id), told.progress));
     if (told.completion) Object.assign(changes, { completion: told.completion, status: told.completion.status, preview: null });
     // A picture that was sent with the request has a place in the bucket now, by which it can be used again.
     if (told.request?.pose && this.#jobs.get(id)?.upload) {
@@ -163,8 +163,12 @@ export class Follower {
   }
 }
 
-function running({ steps_done: done, steps_total: total, preview }) {
-  const changes = { status: "running", problem: null, progress: { done, total } };
+// What a progress event changes. The gateway foresees the end of what waits; of what runs its own pace says it better.
+function running(job, { steps_done: done, steps_total: total, preview }) {
+  const now = Date.now();
+  const begun = job?.begun ?? { at: now, done };
+  const changes = { status: "running", problem: null, progress: { done, total }, begun };
+  if (done > begun.done) changes.etaAt = now + ((now - begun.at) / (done - begun.done)) * (total - done);
   if (preview) changes.preview = preview;
   return changes;
 }
