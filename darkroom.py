@@ -55,6 +55,7 @@ _COMMANDS = {
     "watch": ("producer.commands", "Follow completions."),
     "cancel": ("producer.commands", "Take a request back."),
     "dlq": ("producer.dlq_command", "List, show and replay dead letters."),
+    "keys": ("producer.gateway.access.command", "Make, list and revoke the gateway's API keys."),
     "audit": ("consumer.audit_command", "Check that every record has exactly one outcome."),
     "doctor": ("consumer.doctor_command", "Check what a worker needs, one line a check."),
     "calibrate": ("consumer.calibrate_command", "Measure the device: which batches pay, at which sizes."),
