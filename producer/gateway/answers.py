@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.completion import Completion
+from schemas.errors import describe
 from schemas.events import Progress
 from schemas.fields import Timestamp
 
@@ -67,7 +68,8 @@ class JobState(BaseModel):
     )
     progress: ProgressSeen | None = Field(description="Its latest progress, while it runs.")
     completion: dict[str, Any] | None = Field(
-        description="Its Completion (v1), each of whose images has a `url` besides; null while there is none."
+        description="Its Completion (v1), each of whose images has a `url` besides, and whose error a `remedy`; null "
+        "while there is none."
     )
     request: dict[str, Any] | None = Field(
         description="The GenerationRequest (v1) as it was accepted; null where it came by Kafka."
@@ -119,8 +121,10 @@ class Addresses:
         return f"{self.status(request_id)}/images/{number}"
 
     def completion(self, completion: Completion) -> dict[str, Any]:
-        """A completion with the addresses of its pictures."""
+        """A completion with the addresses of its pictures, and with what can be done where it has none."""
         document = completion.model_dump(mode="json")
+        if completion.error is not None:
+            document["error"]["remedy"] = describe(completion.error.code).remedy
         for number, image in enumerate(document["images"]):
             image["url"] = self.image(completion.request_id, number)
         return document
