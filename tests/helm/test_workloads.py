@@ -135,7 +135,15 @@ def test_the_gateway_is_reached_by_its_ingress_and_has_its_keys() -> None:
     assert backend == {"name": service["metadata"]["name"], "port": {"name": service["spec"]["ports"][0]["name"]}}
     gateway = one(manifests, "Deployment", "gateway")
     assert gateway["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
-    assert environment_of(manifests, gateway)["DARKROOM_ACCESS__KEYS_FILE"] == "/etc/darkroom/access/keys.toml"
+    environment = environment_of(manifests, gateway)
+    assert environment["DARKROOM_ACCESS__KEYS_FILE"] == "/etc/darkroom/access/keys.jsonl"
+    assert environment["DARKROOM_ACCESS__SESSION_SECRET_FILE"] == "/etc/darkroom/access/session-secret"
+    assert "DARKROOM_ACCESS__REDIS_URL_FILE" not in environment
+    for pod in (pod_of(one(manifests, "Deployment", part)) for part in ("gateway", "worker")):
+        (policy,) = (
+            entry["value"] for entry in pod["containers"][0]["env"] if entry["name"] == "DARKROOM_POLICY__FILE"
+        )
+        assert policy == "/etc/darkroom/policy/policy.toml"
     assert pod_of(gateway)["containers"][0]["args"][0] == "gateway"
 
 
