@@ -10,7 +10,8 @@ MINUTES ?= 10
 CODE := darkroom.py schemas inference producer consumer tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-autoscale control-plane check simulate chaos bench bench-gpu schemas lock clean
+.PHONY: help setup demo test test-chart test-autoscale control-plane check simulate chaos bench bench-gpu schemas \
+	lock clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -34,6 +35,9 @@ test: setup ## Run the whole suite, on a real Kafka and a real S3 server.
 	@echo "== Running the tests; the embedded Kafka is fetched on the first run"
 	@$(BIN)/python -m pytest
 
+test-chart: setup ## The chart, its alerts and dashboard, and the images: rendered, linted, checked. Part of `make test`.
+	@$(BIN)/python -m pytest tests/helm tests/stack/test_compose.py
+
 test-autoscale: setup ## Prove on a real control plane that lag moves the fleet; needs make control-plane once.
 	@$(BIN)/python -m tests.autoscale
 
@@ -44,6 +48,7 @@ check: setup ## Lint and types: fast.
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.helm.lint
 
 simulate: setup ## Run SEEDS seeds of the simulation (default 1000).
 	@$(BIN)/python -m tests.simulation --seeds 0..$(SEEDS) --processes 2
@@ -57,8 +62,9 @@ bench: setup ## Measure, as ratios in one run; writes bench-out/report.md.
 bench-gpu: setup ## SDXL at full size with random weights on a GPU; writes bench-out/gpu.md. Without a GPU: says so.
 	@$(BIN)/python -m tests.bench.gpu --out bench-out
 
-schemas: setup ## Write the published JSON Schemas and AsyncAPI again.
+schemas: setup ## Write the published JSON Schemas, AsyncAPI and the chart's schema of settings again.
 	@$(BIN)/darkroom schemas --write schemas/published
+	@$(BIN)/python -m tests.helm.values_schema
 
 lock: setup ## Refresh requirements.lock to the newest versions that pyproject.toml allows.
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --universal --upgrade --generate-hashes \

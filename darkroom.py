@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from producer.requests.client import Client
+    from producer.requests.client import Client, KafkaUnavailable, SendInterrupted
     from schemas.completion import Completion
+    from schemas.errors import RequestRejected
+    from schemas.events import Progress
     from schemas.request import GenerationRequest
     from schemas.settings import Settings, load_settings
 
@@ -22,11 +24,26 @@ _PUBLIC = {
     "Client": "producer.requests.client",
     "Completion": "schemas.completion",
     "GenerationRequest": "schemas.request",
+    "KafkaUnavailable": "producer.connection",
+    "Progress": "schemas.events",
+    "RequestRejected": "schemas.errors",
+    "SendInterrupted": "producer.requests.client",
     "Settings": "schemas.settings",
     "load_settings": "schemas.settings",
 }
 
-__all__ = ["Client", "Completion", "GenerationRequest", "Settings", "load_settings", "main"]
+__all__ = [
+    "Client",
+    "Completion",
+    "GenerationRequest",
+    "KafkaUnavailable",
+    "Progress",
+    "RequestRejected",
+    "SendInterrupted",
+    "Settings",
+    "load_settings",
+    "main",
+]
 
 _COMMANDS = {
     "up": ("consumer.stack.commands", "Start a Kafka and an S3 server on this machine."),
@@ -34,10 +51,12 @@ _COMMANDS = {
     "status": ("consumer.stack.commands", "Say whether they run, and where."),
     "init": ("consumer.init_command", "Make topics and bucket, and commit initial offsets, before any worker runs."),
     "serve": ("consumer.serve_command", "Run a worker: requests in, pictures and completions out."),
+    "gateway": ("producer.gateway.command", "Serve the HTTP API and the web page."),
     "send": ("producer.commands", "Send requests, and wait for their completions if asked to."),
     "watch": ("producer.commands", "Follow completions."),
     "cancel": ("producer.commands", "Take a request back."),
     "dlq": ("producer.dlq_command", "List, show and replay dead letters."),
+    "keys": ("producer.gateway.access.command", "Make, list and revoke the gateway's API keys."),
     "audit": ("consumer.audit_command", "Check that every record has exactly one outcome."),
     "doctor": ("consumer.doctor_command", "Check what a worker needs, one line a check."),
     "calibrate": ("consumer.calibrate_command", "Measure the device: which batches pay, at which sizes."),

@@ -61,9 +61,9 @@ def calibrate(
     profile (DARKROOM_MODEL__PROFILE_DIR) and measures nothing.
     """
     from consumer.calibrate import calibrate_device
-    from consumer.logs import configure
     from inference.contract import ModelError
     from inference.profile_store import ProfileError
+    from producer.logs import configure
     from schemas.settings import LogSettings
 
     settings = settings_of(

@@ -17,6 +17,7 @@ from consumer.core.partition_key import JobKey
 from consumer.intake import Payload, Stopwatch
 from consumer.ports import OutgoingRecord
 from inference.contract import ModelInfo
+from producer.policy_file import PolicyFile
 from producer.results import completions
 from producer.results.completions import Answered, Work
 from producer.results.dead_letters import Original, Reason, dead_letter
@@ -44,8 +45,8 @@ class StoreAway(Exception):  # noqa: N818 - nothing is wrong with the job
     """The store did not answer. The call is to be made again."""
 
 
-class PictureRefused(Exception):  # noqa: N818 - as above
-    """A pose picture that cannot be used, with its error code."""
+class RequestRefused(Exception):  # noqa: N818 - as above
+    """A request that is not rendered after all, for its prompt or its pose picture, with its error code."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
@@ -56,9 +57,17 @@ class PictureRefused(Exception):  # noqa: N818 - as above
 class Delivery:
     """Makes completions and puts them where they belong. Holds no job's state: that is in its payload."""
 
-    def __init__(self, settings: Settings, objects: Objects, on_published: Callable[[Completion | None], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        objects: Objects,
+        on_published: Callable[[Completion | None], None],
+        policy: PolicyFile | None = None,
+    ) -> None:
+        """Without a policy every prompt is painted."""
         self._settings = settings
         self._objects = objects
+        self._policy = policy
         self._outcomes = Outcomes(objects)
         self._on_published = on_published
         self._info: ModelInfo | None = None
@@ -97,6 +106,18 @@ class Delivery:
         payload.completion = completions.for_record(standing, self._answered(key, payload), now=datetime.now(UTC))
         return True
 
+    async def judge_prompt(self, payload: Payload) -> None:
+        """Ask the policy in force. Raises `RequestRefused`.
+
+        Here and not where records are taken in: a classifier takes time, and an outcome that was decided before stands
+        under any later policy.
+        """
+        if self._policy is None or payload.request is None:
+            return
+        rejection = await self._policy.judge(payload.request.prompt, payload.request.negative_prompt)
+        if rejection is not None:
+            raise RequestRefused(ErrorCode.PROMPT_REJECTED, str(rejection))
+
     async def fetch_pose(self, payload: Payload) -> None:
         """Put the bytes of a pose picture that the request names by bucket and key into its payload."""
         pose = payload.request.pose if payload.request is not None else None
@@ -106,18 +127,18 @@ class Delivery:
         if not isinstance(picture, StoredPicture):
             return
         if picture.bucket not in {self._objects.bucket, *self._settings.s3.allowed_buckets}:
-            raise PictureRefused(ErrorCode.POSE_FORBIDDEN, str(BucketForbidden(picture.bucket)))
+            raise RequestRefused(ErrorCode.POSE_FORBIDDEN, str(BucketForbidden(picture.bucket)))
         bytes_max = self._settings.limits.pose_picture_bytes_max
         try:
             content = await self._objects.get(picture.key, bucket=picture.bucket, bytes_max=bytes_max)
         except BucketForbidden as error:
-            raise PictureRefused(ErrorCode.POSE_FORBIDDEN, str(error)) from error
+            raise RequestRefused(ErrorCode.POSE_FORBIDDEN, str(error)) from error
         except ObjectTooLarge as error:
-            raise PictureRefused(ErrorCode.IMAGE_TOO_LARGE, str(error)) from error
+            raise RequestRefused(ErrorCode.IMAGE_TOO_LARGE, str(error)) from error
         except StoreUnavailable as error:
             raise StoreAway(str(error)) from error
         if content is None:
-            raise PictureRefused(
+            raise RequestRefused(
                 ErrorCode.POSE_NOT_FOUND, f"There is no object {picture.key} in the bucket {picture.bucket}."
             )
         payload.pose_picture = content

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import urllib3
 
+from consumer.machine import machine
 from inference.memory_plan import MEMORY_BYTES_MIN as DEVICE_BYTES_MIN
 from inference.memory_plan import MEMORY_BYTES_RECOMMENDED, MemoryPlan
 from producer.connection import KafkaUnavailable, administering
@@ -30,6 +31,8 @@ CLOCK_S_MAX = 30.0
 """Signatures of requests to S3 are refused from a quarter of an hour on; deadlines are wrong long before that."""
 MEMORY_BYTES_MIN = 2 * 1024**3
 """What a worker with the tiny model takes; a real model says its own size."""
+DISK_FREE_BYTES_MIN = 1024**3
+"""Profiles, compiled code, the tiny model; a model from the store says its own size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +74,21 @@ async def examine(settings: Settings) -> list[Finding]:
     return findings
 
 
-async def _machine(_settings: Settings) -> Finding:
-    memory = psutil.virtual_memory()
-    says = f"Python {platform.python_version()}, {psutil.cpu_count()} cores, {memory.total / 1024**3:.0f} GiB of memory"
-    if memory.available < MEMORY_BYTES_MIN:
+async def _machine(settings: Settings) -> Finding:
+    here = machine(settings.model)
+    says = (
+        f"Python {platform.python_version()}, {here.cores:g} cores, {here.memory_bytes / 1024**3:.0f} GiB of memory, "
+        f"{here.disk_free_bytes / 1024**3:.0f} of {here.disk_bytes / 1024**3:.0f} GiB of disk for models free"
+    )
+    if psutil.virtual_memory().available < MEMORY_BYTES_MIN:
         return Finding("machine", False, says, "Less than 2 GiB of memory is free: stop something else first.")
-    return Finding("machine", True, says)
+    if here.disk_free_bytes < DISK_FREE_BYTES_MIN:
+        remedy = (
+            "Less than 1 GiB of disk is free: free some, or let DARKROOM_MODEL__CACHE_PATH name another disk's folder."
+        )
+        return Finding("machine", False, says, remedy)
+    # The tiny model is content with any machine.
+    return Finding("machine", True, says, None if settings.model.path is None else here.advice())
 
 
 async def _device(settings: Settings) -> Finding:

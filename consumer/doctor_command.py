@@ -20,7 +20,7 @@ def doctor(config: Path | None, as_json: bool) -> None:
     The lines `plan` and `attention` say how the model is run on this device, and why.
     """
     from consumer.doctor import examine
-    from consumer.logs import configure
+    from producer.logs import configure
 
     settings = settings_of(config)
     # Fetching a model can take minutes, and says on stderr how far it is.

@@ -22,7 +22,7 @@ from consumer.core.journal import Boot, Fate
 from consumer.core.lifecycle import Phase
 from consumer.core.offset_map import decode_journal
 from consumer.core.partition_key import JobKey, PartitionKey
-from consumer.delivery import Delivery, Payloads, PictureRefused, StoreAway
+from consumer.delivery import Delivery, Payloads, RequestRefused, StoreAway
 from consumer.intake import Intake, Payload
 from consumer.ports import Boots, Broker, BrokerUnavailable, Opened, PublicationUnknown, WriterFenced
 from consumer.ports import Delivery as Delivered
@@ -198,7 +198,7 @@ class Driver:
         answer: on.Event | None
         try:
             answer = await self._answer(call, payload)
-        except PictureRefused as refused:
+        except RequestRefused as refused:
             answer = on.JobFaulted(call.job, on.FaultParty.REQUEST, refused.code, refused.message)
         except StoreAway as away:
             log.warning("the store did not answer", request_id=payload.request_id, error=str(away))
@@ -216,6 +216,7 @@ class Driver:
                 await self._delivery.settle(job, payload, verdict)
                 return on.Settled(job)
             case do.Prepare(job):
+                await self._delivery.judge_prompt(payload)
                 await self._delivery.fetch_pose(payload)
                 if self._payloads.get(job) is payload:
                     self._rendering.prepare(job, payload)

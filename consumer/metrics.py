@@ -64,6 +64,12 @@ class Metrics:
         self.rebalances = Counter("darkroom_rebalances", "Assignments received.", registry=registry)
         self.fenced = Counter("darkroom_fenced", "Times a partition's writer was fenced.", registry=registry)
         self.model_loads = Counter("darkroom_model_loads", "Models loaded by this process.", registry=registry)
+        self.policy_rejections = Counter(
+            "darkroom_policy_rejections", "Prompts that the policy rejected.", ["category"], registry=registry
+        )
+        self.policy_reload_failures = Counter(
+            "darkroom_policy_reload_failures", "Changed policy files that could not be used.", registry=registry
+        )
         self.transaction_seconds = self._histogram("transaction_seconds", "A publication, from decision to commit.")
         self.step_seconds = self._histogram("step_seconds", "One denoising step of a batch.")
         self.device_wait_seconds = Histogram(

@@ -82,9 +82,21 @@ class PodApi:
 class PodCost:
     """Follows the worker's work and writes the cost when it changes."""
 
-    def __init__(self, set_cost: Callable[[int], None], has_work: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        set_cost: Callable[[int], None],
+        has_work: Callable[[], bool],
+        *,
+        idle_s: float = IDLE_S,
+        check_s: float = CHECK_S,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        """`set_cost` is called on a thread."""
         self._set_cost = set_cost
         self._has_work = has_work
+        self._idle_s = idle_s
+        self._check_s = check_s
+        self._retry_s = retry_s
         self._written = BUSY_COST
 
     async def run(self) -> None:
@@ -95,15 +107,15 @@ class PodCost:
             now = clock()
             if self._has_work():
                 busy_at = now
-            wanted = IDLE_COST if now - busy_at >= IDLE_S else BUSY_COST
+            wanted = IDLE_COST if now - busy_at >= self._idle_s else BUSY_COST
             if wanted == self._written:
-                await asyncio.sleep(CHECK_S)
+                await asyncio.sleep(self._check_s)
                 continue
             try:
                 await asyncio.to_thread(self._set_cost, wanted)
             except (OSError, urllib3.exceptions.HTTPError) as error:
                 log.warning("the pod's deletion cost was not written", cost=wanted, error=str(error))
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry_s)
             else:
                 self._written = wanted
                 log.debug("the pod's deletion cost was written", cost=wanted)

@@ -108,7 +108,7 @@ def _children(asked: str, config: Path | None, flags: dict[str, Any], settings: 
 
 async def _supervise(commands: list[list[str]], settings: Settings) -> int:
     from consumer.devices import Patience, Supervisor
-    from consumer.logs import configure
+    from producer.logs import configure
 
     configure(settings.log, worker=settings.worker.name)
     supervisor = Supervisor(commands, Patience(drain_s=settings.worker.drain_s + DRAIN_MORE_S))
@@ -123,12 +123,12 @@ async def _serve(settings: Settings) -> int:
 
     from consumer.driver import EngineGone
     from consumer.engines import make_engine
-    from consumer.logs import configure
     from consumer.pod_cost import NoCluster
     from consumer.ports import BrokerUnavailable
     from consumer.worker import Worker
     from inference.contract import ModelError
     from producer.connection import KafkaUnavailable
+    from producer.logs import configure
     from producer.results.minio_objects import MinioObjects
     from producer.results.objects import StoreUnavailable
     from producer.topics import TopicRefused, ensure_topics

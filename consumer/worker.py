@@ -29,6 +29,7 @@ from consumer.progress import ProgressFeed
 from consumer.rendering import Rendering
 from inference.contract import Engine
 from producer.connection import kafka_arguments
+from producer.policy_file import PolicyFile
 from producer.results.objects import Objects
 from schemas.events import Cancellation
 from schemas.names import Topic
@@ -78,7 +79,10 @@ class Worker:
     def __init__(
         self, settings: Settings, engine: Engine, objects: Objects, *, make_broker: Callable[..., Broker] = KafkaBroker
     ) -> None:
-        """On a running event loop. `make_broker` takes what `KafkaBroker` takes."""
+        """On a running event loop. `make_broker` takes what `KafkaBroker` takes.
+
+        Raises `SettingsError` for a policy file that cannot be used.
+        """
         self.settings = settings
         self.engine = engine
         prefix = settings.topics.prefix
@@ -88,7 +92,12 @@ class Worker:
         self.metrics = Metrics(CollectorRegistry(), usd_per_device_hour=price)
         self.metrics.registry.register(CacheUsage(settings.model))
         self.payloads: Payloads = {}
-        delivery = Delivery(settings, objects, self.metrics.on_published)
+        policy = PolicyFile(
+            settings.policy,
+            on_rejected=lambda category: self.metrics.policy_rejections.labels(category).inc(),
+            on_reload_failed=self.metrics.policy_reload_failures.inc,
+        )
+        delivery = Delivery(settings, objects, self.metrics.on_published, policy)
         self._delivery = delivery
         deployment = f"{settings.s3.endpoint}/{settings.s3.bucket}/{settings.kafka.group_id}"
         self._boots = StoreBoots(objects, deployment=deployment)

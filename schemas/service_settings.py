@@ -200,6 +200,12 @@ class S3Settings(BaseModel):
         pattern=r"^https?://[^/@\s]+/?$",
         description="http://host:port of the server, https:// for TLS.",
     )
+    public_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/@\s]+/?$",
+        description="http(s)://host:port at which callers outside reach the server, for signed addresses; the endpoint "
+        "when not set.",
+    )
     access_key: SecretStr | None = Field(default=None, description="The access key, or a file that holds it.")
     secret_key: SecretStr | None = Field(default=None, description="The secret key, or a file that holds it.")
     bucket: str = Field(

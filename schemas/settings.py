@@ -19,8 +19,11 @@ from typing import Any, Final
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from schemas.access_settings import AccessSettings
 from schemas.errors import SettingsError, bounded
+from schemas.gateway_settings import GatewaySettings
 from schemas.model_source import StorePrefix
+from schemas.policy_settings import PolicySettings
 from schemas.service_settings import KafkaSettings, S3Settings, TopicSettings
 from schemas.settings_sources import (
     ENV_PREFIX,
@@ -48,11 +51,14 @@ from schemas.worker_settings import (
 )
 
 __all__ = [
+    "AccessSettings",
     "BatchSettings",
+    "GatewaySettings",
     "KafkaSettings",
     "LimitSettings",
     "LogSettings",
     "ModelSettings",
+    "PolicySettings",
     "S3Settings",
     "Settings",
     "SettingsError",
@@ -93,7 +99,10 @@ class Settings(BaseSettings):
     simulated: SimulatedSettings = Field(default=SimulatedSettings(), description="The simulated device.")
     limits: LimitSettings = Field(default=LimitSettings(), description="Bounds.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The worker.")
+    gateway: GatewaySettings = Field(default=GatewaySettings(), description="The HTTP gateway.")
     log: LogSettings = Field(default=LogSettings(), description="The log.")
+    access: AccessSettings = Field(default=AccessSettings(), description="Who may do what at the gateway.")
+    policy: PolicySettings = Field(default=PolicySettings(), description="The prompt policy.")
 
     _discovered_stack: Path | None = PrivateAttr(default=None)
 

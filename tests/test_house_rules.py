@@ -75,7 +75,14 @@ def test_the_core_is_synchronous() -> None:
 
 @pytest.mark.parametrize(
     "modules_to_import",
-    ["darkroom", "producer.commands", "producer.requests.client", "consumer.audit_command", "consumer.stack.commands"],
+    [
+        "darkroom",
+        "producer.commands",
+        "producer.gateway.app",
+        "producer.requests.client",
+        "consumer.audit_command",
+        "consumer.stack.commands",
+    ],
 )
 def test_what_does_not_render_does_not_load_torch(modules_to_import: str) -> None:
     program = f"import sys, json, {modules_to_import}; print(json.dumps(sorted(sys.modules)))"

@@ -34,10 +34,10 @@ from schemas.codec import (
     encode_cancellation,
     encode_request,
 )
-from schemas.completion import Completion
+from schemas.completion import Completion, Source
 from schemas.errors import ErrorCode, EventUnreadable, RequestRejected
 from schemas.events import Cancellation, Progress
-from schemas.names import DEFAULT_TENANT
+from schemas.names import CLIENT_SOURCE, DEFAULT_TENANT
 from schemas.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -72,13 +72,22 @@ class SendInterrupted(KafkaUnavailable):
 class Client:
     """Publishes requests and follows their outcomes. An async context manager, for one event loop.
 
-    `follow=False` leaves out what only following needs; then what is followed begins when it is asked for.
+    `follow=False` leaves out what only following needs; then what is followed begins when it is asked for. `source`
+    is the `ce_source` of what it publishes.
     Partitions that are added to a topic are taken in within `growth_check_s` seconds. Every method raises
     `KafkaUnavailable` where Kafka is not reached or has no topics yet (`producer.topics` makes them).
     """
 
-    def __init__(self, settings: Settings, *, follow: bool = True, growth_check_s: float = GROWTH_CHECK_S) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        follow: bool = True,
+        growth_check_s: float = GROWTH_CHECK_S,
+        source: str = CLIENT_SOURCE,
+    ) -> None:
         self._settings = settings
+        self._source = source
         self._follow = follow
         self._growth_check_s = growth_check_s
         self._since: dict[TopicPartition, int] = {}
@@ -142,20 +151,38 @@ class Client:
             await self._publish_portion(events, [request.request_id for request in portion], accepted)
         return accepted
 
+    async def send_one(self, request: GenerationRequest, *, traceparent: str | None = None) -> Source:
+        """Publish one request and return where it stands, once all of Kafka's replicas have it. Raises as `send`."""
+        event = self._encoded(request, traceparent)
+        self._remember_tenant(request)
+        with reaching_kafka(self._settings.kafka, "sending a request"):
+            place = await self._producer.send_and_wait(
+                self._settings.topics.requests, event.value, key=event.key, headers=event.headers
+            )
+        return Source(topic=place.topic, partition=place.partition, offset=place.offset)
+
     async def cancel(self, request_id: str, *, tenant: str = DEFAULT_TENANT, reason: str | None = None) -> None:
         """Publish the wish that a request be not rendered. One that is finished already stays as it is.
 
         Raises `pydantic.ValidationError` for an id, tenant or reason that cannot be one.
         """
         cancellation = Cancellation(request_id=request_id, tenant=tenant, reason=reason)
-        event = encode_cancellation(cancellation, event_id=str(uuid.uuid4()), time=datetime.now(UTC))
+        event = encode_cancellation(
+            cancellation, event_id=str(uuid.uuid4()), time=datetime.now(UTC), source=self._source
+        )
         with reaching_kafka(self._settings.kafka, "sending a cancellation"):
             await self._producer.send_and_wait(
                 self._settings.topics.cancellations, event.value, key=event.key, headers=event.headers
             )
 
     def _encoded(self, request: GenerationRequest, traceparent: str | None) -> EncodedEvent:
-        event = encode_request(request, event_id=str(uuid.uuid4()), time=datetime.now(UTC), traceparent=traceparent)
+        event = encode_request(
+            request,
+            event_id=str(uuid.uuid4()),
+            time=datetime.now(UTC),
+            source=self._source,
+            traceparent=traceparent,
+        )
         bytes_max = self._settings.limits.request_bytes_max
         if len(event.value) > bytes_max:
             raise RequestRejected(

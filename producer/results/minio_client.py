@@ -38,12 +38,21 @@ def connect(s3: S3Settings) -> tuple[Minio, urllib3.PoolManager]:
         ),
         ssl_context=client_context(STORE, s3.ca_file) if s3.secure else None,
     )
-    client = Minio(
-        s3.address,
+    return _client(s3, s3.endpoint, http), http
+
+
+def signer(s3: S3Settings) -> Minio:
+    """A client that signs addresses as callers outside see them, and never connects: the host is signed too."""
+    return _client(s3, s3.public_endpoint or s3.endpoint, urllib3.PoolManager(num_pools=1, maxsize=1))
+
+
+def _client(s3: S3Settings, endpoint: str, http: urllib3.PoolManager) -> Minio:
+    scheme, _, address = endpoint.partition("://")
+    return Minio(
+        address.rstrip("/"),
         access_key=None if s3.access_key is None else s3.access_key.get_secret_value(),
         secret_key=None if s3.secret_key is None else s3.secret_key.get_secret_value(),
-        secure=s3.secure,
+        secure=scheme == "https",
         region=s3.region,
         http_client=http,
     )
-    return client, http

@@ -28,7 +28,7 @@ from minio.error import MinioException, S3Error, ServerError
 from minio.helpers import MIN_PART_SIZE
 
 from producer.results.minio_bucket import keep_for, make_bucket, prove_conditional_puts
-from producer.results.minio_client import PAUSE_S, TRY_AGAIN, connect
+from producer.results.minio_client import PAUSE_S, TRY_AGAIN, connect, signer
 from producer.results.minio_errors import is_absent, translated, unavailable
 from producer.results.objects import BucketForbidden, ObjectStat, ObjectTooLarge, StoreUnavailable
 from schemas.settings import S3Settings
@@ -52,6 +52,7 @@ class MinioObjects:
         """Connects to nothing yet. Raises `SettingsError` for authorities to trust that cannot be loaded."""
         self._s3 = s3
         self._client, self._http = connect(s3)
+        self._signer = signer(s3)
         self._threads = ThreadPoolExecutor(s3.threads, thread_name_prefix="s3")
 
     async def __aenter__(self) -> Self:
@@ -87,6 +88,12 @@ class MinioObjects:
     async def stat(self, key: str, *, bucket: str | None = None) -> ObjectStat | None:
         """As the protocol says."""
         return await self._run(self._stat, self._readable(bucket), key)
+
+    def presigned_get(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
+        """As the protocol says; at `s3.public_endpoint` where one is set."""
+        name = self._readable(bucket)
+        with translated(self._s3, name):
+            return self._signer.presigned_get_object(name, key, timedelta(seconds=valid_s))
 
     async def delete(self, key: str) -> None:
         """As the protocol says."""

@@ -89,6 +89,12 @@ class Objects(Protocol):
     async def stat(self, key: str, *, bucket: str | None = None) -> ObjectStat | None:
         """Size and etag of an object; None where there is none. Raises `BucketForbidden`."""
 
+    def presigned_get(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
+        """An address from which anybody may get the object for so many seconds, whether it is there or not.
+
+        Signed here, without asking the store. Raises `BucketForbidden`.
+        """
+
     async def delete(self, key: str) -> None:
         """Remove an object of the own bucket. Nothing happens where there is none."""
 

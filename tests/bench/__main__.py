@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from consumer.logs import configure
 from consumer.stack import Stack
+from producer.logs import configure
 from schemas.settings import LogSettings
 from tests.bench import report
 from tests.bench.engine import engine

@@ -18,8 +18,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from consumer.logs import configure
 from consumer.stack import Stack
+from producer.logs import configure
 from schemas.settings import LogSettings
 from tests.chaos.run import Plan, run
 from tests.chaos.schedule import schedule

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from consumer.doctor import memory_advice
+from consumer.machine import Machine, machine
 from darkroom import main
 from schemas.settings import Settings, load_settings
 
@@ -50,3 +51,31 @@ def test_a_device_without_a_plan_has_no_such_line() -> None:
     checks = json.loads(ended.stdout)
     assert checks["model"]["passed"]
     assert "plan" not in checks
+
+
+@pytest.mark.parametrize(
+    ("here", "advice"),
+    [
+        (Machine(8, 32 * GB, 50 * GB, 100 * GB), []),
+        (Machine(4, 32 * GB, 50 * GB, 100 * GB), ["4 cores are fewer than 8 (12 recommended)"]),
+        (Machine(16, 16 * GB, 20 * GB, 40 * GB), ["16 GB of memory are less than 32 GB", "40 GB of disk"]),
+    ],
+)
+def test_what_a_machine_is_short_of_is_advised(here: Machine, advice: list[str]) -> None:
+    said = here.advice()
+    assert (said is None) == (advice == [])
+    assert all(sentence in (said or "") for sentence in advice)
+
+
+def test_a_containers_limits_count(tmp_path: Path) -> None:
+    model = load_settings(environ=NOWHERE).model
+    bare = machine(model, tmp_path)
+    assert bare.cores >= 1
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    (tmp_path / "memory.max").write_text("1000000\n")
+    limited = machine(model, tmp_path)
+    assert (limited.cores, limited.memory_bytes) == (0.5, 1_000_000)
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    unbounded = machine(model, tmp_path)
+    assert (unbounded.cores, unbounded.memory_bytes) == (bare.cores, bare.memory_bytes)

@@ -3,70 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import ssl
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from consumer import pod_cost
 from consumer.pod_cost import ANNOTATION, BUSY_COST, IDLE_COST, NoCluster, PodApi, PodCost
-from tests.integration.certificates import Authority
-
-
-class ApiServer:
-    """Takes what the API server would: patches of one pod, over TLS."""
-
-    def __init__(self, folder: Path) -> None:
-        authority = Authority(folder, "cluster")
-        self.patches: list[tuple[str, str, str, dict[str, object]]] = []
-        self.status = 200
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_PATCH(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                kind = self.headers["Content-Type"]
-                outer.patches.append((self.path, self.headers["Authorization"], kind, body))
-                self.send_response(outer.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(authority.identity("api"))
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        self.credentials = folder / "account"
-        self.credentials.mkdir()
-        (self.credentials / "ca.crt").write_bytes(authority.certificate.read_bytes())
-        (self.credentials / "token").write_text("first-token\n")
-        (self.credentials / "namespace").write_text("pictures")
-
-    @property
-    def environ(self) -> dict[str, str]:
-        return {
-            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-            "KUBERNETES_SERVICE_PORT": str(self.server.server_address[1]),
-        }
+from tests.consumer.api_server import ApiServer, api_server_in
 
 
 @pytest.fixture
 def api_server(tmp_path: Path) -> Iterator[ApiServer]:
-    one = ApiServer(tmp_path)
-    thread = threading.Thread(target=one.server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield one
-    one.server.shutdown()
-    one.server.server_close()
-    thread.join()
+    with api_server_in(tmp_path) as one:
+        yield one
 
 
 def test_the_annotation_is_patched_with_the_token_of_the_moment(api_server: ApiServer) -> None:
@@ -95,9 +44,7 @@ def test_a_process_that_is_in_no_pod_is_told_so(tmp_path: Path) -> None:
         PodApi("worker-1", tmp_path, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
 
 
-async def test_idle_for_a_while_lowers_it_once_and_work_takes_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CHECK_S", "IDLE_S", "RETRY_S"):
-        monkeypatch.setattr(pod_cost, name, 0.01)
+async def test_idle_for_a_while_lowers_it_once_and_work_takes_it_back() -> None:
     written: list[int] = []
     work, failures = [True], [OSError("the API server is away")]
 
@@ -111,7 +58,8 @@ async def test_idle_for_a_while_lowers_it_once_and_work_takes_it_back(monkeypatc
             while written != costs:
                 await asyncio.sleep(0.005)
 
-    following = asyncio.create_task(PodCost(write, lambda: work[0]).run())
+    cost = PodCost(write, lambda: work[0], idle_s=0.01, check_s=0.01, retry_s=0.01)
+    following = asyncio.create_task(cost.run())
     try:
         await asyncio.sleep(0.05)
         assert written == [], "a busy worker has nothing to say"

@@ -79,6 +79,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a cache larger than its volume": ({"settings.model.cache_bytes_max": 200 * 2**30}, "the volume would be full"),
     "a gateway without keys": ({"secrets.access.name": ""}, "needs secrets.access.name"),
+    "replicas that do not know each other's sessions": ({"secrets.access.sessionSecret": ""}, "unknown at the others"),
+    "a session secret in the clear": (
+        {"settings.access": {"session_secret": "x"}},
+        "settings.access.session_secret is",
+    ),
     "an ingress without a host": ({"gateway.ingress.host": ""}, "needs gateway.ingress.host"),
     "an unknown mode": ({"autoscaling.mode": "both"}, "mode"),
     "a misspelt value": ({"worker.terminationGraceSeconds": 200}, "terminationGraceSeconds"),

@@ -329,6 +329,7 @@ COUNTS = {  # numbers whose unit is the thing that they count
     "limits.max_steps",
     "limits.offset_window",
     "worker.metrics_port",
+    "gateway.port",
 }
 
 
@@ -336,3 +337,38 @@ def test_every_number_has_its_unit_in_its_name() -> None:
     values = {path: entry["value"] for path, entry in shown(load_settings(environ={})).items()}
     numbers = {path for path, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)}
     assert {path for path in numbers if not path.endswith(UNITS)} == COUNTS
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"OIDC_ISSUER": "https://id.example"}, "oidc_audience"),
+        ({"OIDC_AUDIENCE": "darkroom"}, "oidc_issuer"),
+        ({"OIDC_JWKS_URL": "https://id.example/jwks"}, "needs oidc_issuer"),
+        ({"OIDC_ISSUER": "http://id.example", "OIDC_AUDIENCE": "darkroom"}, "https://"),
+        ({"CALLS_PER_MINUTE_MAX": "10", "CALLS_BURST_MAX": "20"}, "calls_burst_max"),
+        ({"ALLOWED_ORIGINS": "https://shop.example/path"}, "an origin is"),
+        ({"ALLOWED_ORIGINS": "*"}, "an origin is"),
+        ({"REDIS_URL": "http://redis:6379"}, "redis://"),
+        ({"SESSION_SECRET": "short"}, "DARKROOM_ACCESS__SESSION_SECRET"),
+    ],
+)
+def test_access_settings_that_cannot_be_meant_are_refused(environ: dict[str, str], says: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(environ={f"DARKROOM_ACCESS__{name}": value for name, value in environ.items()})
+    assert says in str(raised.value)
+    assert "short" not in str(raised.value)
+
+
+def test_the_gateways_secrets_come_from_files_and_are_masked(tmp_path: Path) -> None:
+    for name, text in (("secret", "s" * 40), ("redis", "redis://:hunter2@redis:6379/0")):
+        (tmp_path / name).write_text(text + "\n")
+    settings = load_settings(
+        environ={
+            "DARKROOM_ACCESS__SESSION_SECRET_FILE": str(tmp_path / "secret"),
+            "DARKROOM_ACCESS__REDIS_URL_FILE": str(tmp_path / "redis"),
+        }
+    )
+    assert settings.access.session_secret == SecretStr("s" * 40)
+    assert settings.access.loopback_only
+    assert "hunter2" not in json.dumps(shown(settings))

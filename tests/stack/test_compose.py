@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from consumer.stack.jars import KAFKA_VERSION
-from schemas.settings import Settings
+from schemas.settings import Settings, load_settings
 
+OURS = {"init", "worker", "gateway"}
 FILE = Path(__file__).resolve().parents[2] / "compose.yaml"
 
 
@@ -23,17 +25,33 @@ def compose() -> dict[str, Any]:
 
 def test_every_key_is_one_that_compose_knows(compose: dict[str, Any]) -> None:
     known = {"image", "ports", "volumes", "environment", "healthcheck", "command", "entrypoint", "depends_on", "init"}
+    known |= {"build", "profiles", "stop_grace_period"}
     assert compose.keys() == {"name", "services", "volumes"}
-    assert compose["services"].keys() == {"kafka", "s3", "bucket"}
+    assert compose["services"].keys() == {"kafka", "s3", "bucket"} | OURS
     for service in compose["services"].values():
         assert service.keys() <= known
         assert service["healthcheck"].keys() <= {"test", "interval", "timeout", "retries", "start_period"}
-        assert service["healthcheck"]["test"][0] == "CMD"
+        assert service["healthcheck"]["test"][0] in ("CMD", "NONE")
         assert all(isinstance(value, str) for value in service["environment"].values())
 
 
+def test_our_own_parts_come_only_when_asked_for_and_from_the_dockerfile(compose: dict[str, Any]) -> None:
+    targets = re.findall(r"(?m)^FROM .* AS (\S+)$", (FILE.parent / "Dockerfile").read_text())
+    for name, service in compose["services"].items():
+        assert service.get("profiles", []) == (["darkroom"] if name in OURS else [])
+        if name in OURS:
+            assert service["build"]["target"] in targets
+    worker = compose["services"]["worker"]
+    assert int(worker["stop_grace_period"].removesuffix("s")) >= Settings().worker.drain_s + 30
+    environment = compose["services"]["init"]["environment"]
+    settings = load_settings(environ=environment)
+    kafka, s3 = (compose["services"][name]["environment"] for name in ("kafka", "s3"))
+    assert f"INTERNAL://{settings.kafka.bootstrap_servers}" in kafka["KAFKA_ADVERTISED_LISTENERS"].split(",")
+    assert environment["DARKROOM_S3__ACCESS_KEY"] == s3["MINIO_ROOT_USER"]
+
+
 def test_images_are_pinned_and_kafka_is_the_embedded_one(compose: dict[str, Any]) -> None:
-    images = {name: service["image"] for name, service in compose["services"].items()}
+    images = {name: service["image"] for name, service in compose["services"].items() if name not in OURS}
     assert images["kafka"] == f"apache/kafka:{KAFKA_VERSION}"
     assert images["s3"] == images["bucket"]
     assert images["s3"].startswith("minio/minio:RELEASE.")

@@ -74,7 +74,7 @@ includes this. The findings are explained in README.md, "What the chart refuses"
 {{- end -}}
 
 {{/* Secrets */}}
-{{- range $section, $names := dict "kafka" (list "sasl_password") "s3" (list "access_key" "secret_key") -}}
+{{- range $section, $names := dict "kafka" (list "sasl_password") "s3" (list "access_key" "secret_key") "access" (list "session_secret" "redis_url") -}}
 {{- range $name := $names -}}
 {{- if dig $section $name nil $settings -}}
 {{- fail (printf "settings.%s.%s is a secret, and values are kept in the clear in the release: put it into a Secret and name that in secrets.%s." $section $name $section) -}}
@@ -107,8 +107,12 @@ includes this. The findings are explained in README.md, "What the chart refuses"
 {{- end -}}
 
 {{/* Gateway */}}
-{{- if and $v.gateway.enabled (not $v.secrets.access.name) -}}
-{{- fail "gateway.enabled needs secrets.access.name, a Secret with the API keys: without keys the gateway serves loopback alone." -}}
+{{- $access := $v.secrets.access -}}
+{{- if and $v.gateway.enabled (not (or (and $access.name $access.keys) (dig "access" "oidc_issuer" nil $settings))) -}}
+{{- fail "gateway.enabled needs secrets.access.name, a Secret with the API keys (`darkroom keys new` writes them), or settings.access.oidc_issuer: without either the gateway serves loopback alone." -}}
+{{- end -}}
+{{- if and $v.gateway.enabled (gt (int $v.gateway.replicas) 1) (not (and $access.name $access.sessionSecret)) -}}
+{{- fail "gateway.replicas above 1 needs secrets.access.sessionSecret: whoever signs in at one replica would be unknown at the others." -}}
 {{- end -}}
 {{- if and $v.gateway.enabled $v.gateway.ingress.enabled (not $v.gateway.ingress.host) -}}
 {{- fail "gateway.ingress.enabled needs gateway.ingress.host." -}}

@@ -86,7 +86,7 @@ DARKROOM_MODEL__CACHE_BYTES_MAX: {{ include "darkroom.cacheBytes" . | quote }}
 {{- end }}
 {{- end }}
 {{- if .Values.policy.configMap }}
-- name: {{ .Values.policy.variable }}
+- name: DARKROOM_POLICY__FILE
   value: /etc/darkroom/policy/{{ .Values.policy.key }}
 {{- end }}
 {{- end -}}

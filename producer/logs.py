@@ -10,8 +10,8 @@ import structlog
 from schemas.settings import LogSettings
 
 
-def configure(settings: LogSettings, *, worker: str) -> None:
-    """Set up logging for this process, the libraries' own included. Every line names the worker."""
+def configure(settings: LogSettings, **names: str) -> None:
+    """Set up logging for this process, the libraries' own included. Every line has the names: `worker`, say."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -33,7 +33,7 @@ def configure(settings: LogSettings, *, worker: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
-    for noisy in ("urllib3", "diffusers", "transformers", "PIL"):
+    for noisy in ("urllib3", "diffusers", "transformers", "PIL", "uvicorn", "httpx"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     # Kafka's client warns of every answer that it will ask for again; what matters of it our edge says itself.
     logging.getLogger("aiokafka").setLevel(max(logging.ERROR, root.level))
@@ -43,4 +43,4 @@ def configure(settings: LogSettings, *, worker: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(worker=worker)
+    structlog.contextvars.bind_contextvars(**names)

@@ -1,0 +1,179 @@
+"""Puts access control together from the settings, once for a process: all of it as `access_of`, or its parts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+
+import structlog
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from producer.gateway.access.access_log import CALL_ID_HEADER, AccessLog
+from producer.gateway.access.bodies import InputLimits
+from producer.gateway.access.cookies import CookieSigner
+from producer.gateway.access.gatekeeper import CredentialGatekeeper, LoopbackGatekeeper
+from producer.gateway.access.keys import KEYS_BYTES_MAX, KeyRing, parse_keys
+from producer.gateway.access.metrics import AccessMetrics
+from producer.gateway.access.protection import SecurityHeaders
+from producer.gateway.access.provider_keys import ProviderKeys
+from producer.gateway.access.quotas import LocalCounts, TenantQuotas
+from producer.gateway.access.sessions import Sessions
+from producer.gateway.access.tokens import TokenReader
+from producer.gateway.principal import Gatekeeper, Quotas
+from producer.gateway.problems import Problem
+from producer.policy_file import PolicyFile
+from producer.watched_file import WatchedFile
+from schemas.errors import ErrorCode, describe
+from schemas.request import GenerationRequest
+from schemas.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+CheckedPrompt = Callable[[GenerationRequest], Awaitable[Problem | None]]
+
+_METHODS = ("GET", "POST", "DELETE")
+_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-API-Key", CALL_ID_HEADER)
+_EXPOSED = ("Location", "Retry-After", CALL_ID_HEADER)
+CORS_S_MAX = 600
+"""How long a browser may remember that an origin is allowed."""
+
+_Gatekeeper = CredentialGatekeeper | LoopbackGatekeeper
+
+
+async def _nothing() -> None:
+    """Where there is nothing to close."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessControl:
+    """What the gateway's application is made with."""
+
+    gatekeeper: Gatekeeper
+    quotas: Quotas
+    policy: CheckedPrompt
+    sessions: APIRouter
+    outside: Sequence[Middleware] = ()
+    """Around everything, the outermost first: the log's line and the headers that 500s carry, too."""
+    inside: Sequence[Middleware] = ()
+    """Within what counts calls and answers what nobody foresaw: the bounds on what comes in."""
+    close: Callable[[], Awaitable[None]] = _nothing
+    """To be called at the process's end."""
+
+
+def access_of(settings: Settings, registry: CollectorRegistry, *, image_origins: Sequence[str] = ()) -> AccessControl:
+    """All of it, counting in a registry. Raises `SettingsError` for a file of keys or policy that cannot be used."""
+    metrics = AccessMetrics(registry)
+    cookies = cookies_of(settings)
+    gatekeeper = gatekeeper_of(settings, cookies, metrics)
+    quotas = quotas_of(settings, metrics)
+    return AccessControl(
+        gatekeeper,
+        quotas,
+        policy_of(settings, metrics),
+        session_routes(settings, gatekeeper, cookies),
+        outside_of(settings, image_origins=image_origins),
+        [Middleware(InputLimits, settings=settings.access)],
+        quotas.close,
+    )
+
+
+def cookies_of(settings: Settings) -> CookieSigner:
+    """What signs the page's cookies."""
+    access = settings.access
+    if access.session_secret is not None:
+        return CookieSigner(access.session_secret.get_secret_value().encode())
+    if access.keys_file is not None:
+        log.warning(
+            "no session secret is set: signing in ends at a restart, and several replicas do not know each other's "
+            "sessions; set DARKROOM_ACCESS__SESSION_SECRET"
+        )
+    return CookieSigner(secrets.token_bytes(32))
+
+
+def gatekeeper_of(settings: Settings, cookies: CookieSigner, metrics: AccessMetrics) -> _Gatekeeper:
+    """Who is let in. Raises `SettingsError` for a keys' file that cannot be used."""
+    access = settings.access
+    if access.loopback_only:
+        return LoopbackGatekeeper()
+    keys: WatchedFile[KeyRing] | None = None
+    if access.keys_file is not None:
+        keys = WatchedFile(
+            access.keys_file,
+            parse_keys,
+            bytes_max=KEYS_BYTES_MAX,
+            reload_s=access.reload_s,
+            on_failure=partial(metrics.file_failures.labels("keys").inc, 1),
+        )
+    tokens = None
+    if access.oidc_issuer is not None:
+        provider = ProviderKeys(access, on_failure=partial(metrics.provider_failures.inc, 1))
+        tokens = TokenReader(access, provider)
+    return CredentialGatekeeper(keys, tokens, cookies)
+
+
+def quotas_of(settings: Settings, metrics: AccessMetrics) -> TenantQuotas:
+    """How much a tenant may ask for."""
+    shared = None
+    if settings.access.redis_url is not None:
+        from producer.gateway.access.redis_counts import RedisCounts
+
+        shared = RedisCounts(settings.access)
+    return TenantQuotas(settings.access, LocalCounts(settings.access), shared, metrics)
+
+
+def session_routes(settings: Settings, gatekeeper: _Gatekeeper, cookies: CookieSigner) -> APIRouter:
+    """`/session`, for the page."""
+    return Sessions(settings.access, gatekeeper, cookies).router()
+
+
+def outside_of(settings: Settings, *, image_origins: Sequence[str] = ()) -> list[Middleware]:
+    """What every call and every answer goes through, the outermost first.
+
+    `image_origins` are the origins that pictures' presigned addresses lead to, for the page's policy.
+    """
+    access = settings.access
+    middlewares = [Middleware(AccessLog), Middleware(SecurityHeaders, image_origins=tuple(image_origins))]
+    if access.allowed_origins:
+        middlewares.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=access.allowed_origins,
+                allow_methods=_METHODS,
+                allow_headers=_HEADERS,
+                expose_headers=_EXPOSED,
+                allow_credentials=False,
+                max_age=CORS_S_MAX,
+            )
+        )
+    return middlewares
+
+
+def policy_of(settings: Settings, metrics: AccessMetrics) -> CheckedPrompt:
+    """The prompt policy, as the routes ask it. Raises `SettingsError` for a file that cannot be used."""
+    policy = PolicyFile(
+        settings.policy,
+        on_rejected=lambda category: metrics.policy_rejections.labels(category).inc(),
+        on_reload_failed=partial(metrics.file_failures.labels("policy").inc, 1),
+    )
+
+    async def check(request: GenerationRequest) -> Problem | None:
+        rejection = await policy.judge(request.prompt, request.negative_prompt)
+        if rejection is None:
+            return None
+        return Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            ErrorCode.PROMPT_REJECTED.value,
+            str(rejection),
+            describe(ErrorCode.PROMPT_REJECTED).remedy,
+            request_id=request.request_id,
+            category=rejection.category,
+            policy_version=rejection.version,
+        )
+
+    return check

@@ -1,0 +1,111 @@
+"""The gateway as an ASGI application: its parts put together, its routes, and its OpenAPI."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.middleware import Middleware
+
+from producer.gateway import events, generate, generations, images, probes
+from producer.gateway.acceptance import Acceptance
+from producer.gateway.access.assembly import AccessControl
+from producer.gateway.answers import Addresses, ProblemBody
+from producer.gateway.claims import Claims
+from producer.gateway.finished import Finished
+from producer.gateway.gateway import Gateway
+from producer.gateway.jobs import Jobs
+from producer.gateway.metrics import Metrics
+from producer.gateway.pages import Page, router_of
+from producer.gateway.refusing import Guard, handle_errors
+from producer.gateway.services import OpenServices, Services, connected
+from producer.gateway.submissions import Submissions
+from producer.gateway.uploads import Uploads
+from schemas.request import GenerationRequest
+from schemas.settings import Settings
+
+_ABOUT = "Jobs in by HTTP, their state and pictures out. Errors are RFC 9457 problem details."
+
+
+def create_app(
+    settings: Settings, access: AccessControl, metrics: Metrics, *, open_services: OpenServices = connected
+) -> FastAPI:
+    """The application. Its lifespan opens Kafka and the store; it starts, and says 503, where they are away.
+
+    `app.state.gateway` is the open `Gateway`, while it runs. The end of the lifespan closes `access`.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        finished = Finished(access.quotas)
+        async with contextlib.AsyncExitStack() as open_:
+            open_.push_async_callback(access.close)
+            await open_.enter_async_context(finished.ending())
+            services = await open_.enter_async_context(open_services(settings, finished.note))
+            app.state.gateway = _gateway(settings, services, access, metrics)
+            metrics.watch(services.hub, lambda: app.state.gateway.streams_open)
+            yield
+
+    app = FastAPI(
+        title="Darkroom",
+        version=version("darkroom"),
+        description=_ABOUT,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        middleware=[*access.outside, Middleware(Guard, metrics=metrics), *access.inside],
+    )
+    for router in (generations.router, events.router, images.router, generate.router, probes.router, access.sessions):
+        app.include_router(router)
+    app.include_router(router_of(Page()))
+    handle_errors(app, metrics, settings.gateway.retry_after_s)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign] # as FastAPI's manual says to extend it
+    return app
+
+
+def _gateway(settings: Settings, services: Services, access: AccessControl, metrics: Metrics) -> Gateway:
+    limits, own = settings.limits, settings.gateway
+    addresses = Addresses(own.public_url)
+    claims = Claims(services.store, kept_max=own.claims_kept_max, request_bytes_max=limits.request_bytes_max)
+    jobs = Jobs(own, services, claims, addresses, metrics)
+    uploads = Uploads(
+        bytes_max=limits.pose_picture_bytes_max,
+        pixels_max=limits.pose_picture_pixels_max,
+        at_a_time=own.uploads_decoding_max,
+    )
+    return Gateway(
+        settings=settings,
+        services=services,
+        claims=claims,
+        jobs=jobs,
+        acceptance=Acceptance(services, claims, jobs, quotas=access.quotas, policy=access.policy, metrics=metrics),
+        submissions=Submissions(settings, uploads, services.store.bucket),
+        gatekeeper=access.gatekeeper,
+        quotas=access.quotas,
+        addresses=addresses,
+        metrics=metrics,
+    )
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document with the request's own schema: bodies are read by the codec, not by FastAPI."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+        )
+        order = GenerationRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        parts = order.pop("$defs", {})
+        order["title"] = "GenerationOrder"
+        order["description"] = "A GenerationRequest (v1) of the caller's own tenant; request_id is made where absent."
+        order["required"] = ["prompt"]
+        order["additionalProperties"] = False
+        del order["properties"]["tenant"]
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update({**parts, "GenerationOrder": order, "ProblemBody": ProblemBody.model_json_schema()})
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,72 @@
+"""Follows completions and progress into the hub, from the process's start on, whatever happens to Kafka meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from producer.connection import KafkaUnavailable
+from producer.gateway.hub import Hub
+from producer.reader import TopicPartition, TopicReader
+from schemas.codec import decode_completion, decode_progress
+from schemas.errors import EventUnreadable
+
+if TYPE_CHECKING:
+    from schemas.completion import Completion
+    from schemas.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+READ_S: Final = 1.0
+"""How long one read waits for records; a record that comes ends it."""
+AGAIN_S: Final = 1.0
+"""Between two tries to follow."""
+
+
+class Feed:
+    """`run` follows until cancelled. `on_completion` is told of each completion beside the hub."""
+
+    def __init__(self, settings: Settings, hub: Hub, on_completion: Callable[[Completion], None]) -> None:
+        self._settings = settings
+        self._hub = hub
+        self._on_completion = on_completion
+        self._positions: dict[TopicPartition, int] = {}
+
+    async def run(self) -> None:
+        """Follow. After a failure, on from where it was, so that what was published meanwhile is seen late."""
+        while True:
+            try:
+                await self._follow()
+            except KafkaUnavailable as error:
+                log.warning("completions cannot be followed; trying again", error=str(error))
+            finally:
+                self._hub.is_following = False
+            await asyncio.sleep(AGAIN_S)
+
+    async def _follow(self) -> None:
+        topics = self._settings.topics
+        async with TopicReader(self._settings.kafka, (topics.completions, topics.progress)) as reader:
+            ends = await reader.stable_ends()
+            self._positions = {place: self._positions.get(place, end) for place, end in ends.items()}
+            reader.start_at(self._positions)
+            self._hub.is_following = True
+            while True:
+                await reader.look_for_growth()
+                for record in await reader.read(READ_S):
+                    self._positions[TopicPartition(record.topic, record.partition)] = record.offset + 1
+                    self._take(record)
+
+    def _take(self, record: Any) -> None:
+        try:
+            if record.topic == self._settings.topics.progress:
+                self._hub.on_progress(decode_progress(record.value, record.headers))
+            else:
+                completion = decode_completion(record.value, record.headers)
+                self._hub.on_completion(completion)
+                self._on_completion(completion)
+        except EventUnreadable as error:
+            place = f"{record.topic}-{record.partition}-{record.offset}"
+            log.warning("an unreadable event was passed over", record=place, error=error.message)

@@ -1,0 +1,60 @@
+"""One open gateway: its services and what was made of them, as the routes find it on the application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection, Request
+
+from producer.gateway.acceptance import Acceptance
+from producer.gateway.answers import Addresses
+from producer.gateway.claims import Claims
+from producer.gateway.jobs import Job, Jobs
+from producer.gateway.metrics import Metrics
+from producer.gateway.principal import Gatekeeper, Principal, Quotas, Scope
+from producer.gateway.services import Services
+from producer.gateway.submissions import Submissions
+from schemas.settings import Settings
+
+
+@dataclass(slots=True)
+class Gateway:
+    """All that a route needs."""
+
+    settings: Settings
+    services: Services
+    claims: Claims
+    jobs: Jobs
+    acceptance: Acceptance
+    submissions: Submissions
+    gatekeeper: Gatekeeper
+    quotas: Quotas
+    addresses: Addresses
+    metrics: Metrics
+    streams_open: int = 0
+    is_closing: bool = False
+    """Whether event streams should end, so that the process can."""
+
+    async def admit(self, call: HTTPConnection, scope: Scope) -> Principal:
+        """Who calls, counted. Raises `Problem`."""
+        principal = await self.gatekeeper.identify(call, scope)
+        await self.quotas.take_call(principal)
+        return principal
+
+    async def waited_for(self, tenant: str, request_id: str, wait_s: float) -> Job:
+        """A tenant's job, once it has an outcome or `wait_s` has passed. Raises `Problem` 404."""
+        with self.services.hub.watching((tenant, request_id)) as watch:
+            job = await self.jobs.found(tenant, request_id)
+            await self.jobs.repair(job)
+            return await self.jobs.wait(job, watch, min(wait_s, self.settings.gateway.wait_s_max))
+
+    def close(self) -> None:
+        """Have every event stream and everyone who waits look up: the process is about to end."""
+        self.is_closing = True
+        self.services.hub.wake_all()
+
+
+def gateway_of(call: Request) -> Gateway:
+    """The gateway that serves a call."""
+    gateway: Gateway = call.app.state.gateway
+    return gateway

@@ -1,0 +1,255 @@
+// The middle of the page: a pose by figures, by a picture, or none; the tools around the editor and what files bring.
+
+import { announce, element, setText, show } from "./dom.js";
+import { PoseEditor } from "./editor.js";
+import { FIGURES_MAX, Figures } from "./figures.js";
+import { PoseFileError, jsonFromPeople, readPoseFile } from "./pose_files.js";
+import { READY_POSES } from "./ready_poses.js";
+import { JOINTS, drawnSize, thumbnail } from "./skeleton.js";
+
+export class PosePanel extends EventTarget {
+  figures = new Figures();
+  #root;
+  #editor;
+  #picture = null;
+
+  constructor(root) {
+    super();
+    this.#root = root;
+    this.#editor = new PoseEditor(this.#part("stage"), this.figures);
+    this.#offerReadyPoses();
+    this.#tools();
+    this.#inspector();
+    this.#files();
+    for (const mode of this.#modes()) mode.addEventListener("change", () => this.#turned());
+    this.figures.addEventListener("change", () => this.#changed());
+    this.figures.addEventListener("select", () => this.#inspect());
+  }
+
+  // "figures", "picture" or "none".
+  get mode() {
+    return this.#modes().find((mode) => mode.checked).value;
+  }
+
+  set mode(value) {
+    for (const mode of this.#modes()) mode.checked = mode.value === value;
+    this.#turned();
+  }
+
+  // What a request carries: {pose} in JSON form, {picture: {file, kind}} to be sent beside it, or {}.
+  get pose() {
+    if (this.mode === "picture" && this.#picture?.file) return { picture: { file: this.#picture.file, kind: this.#kind() } };
+    if (this.mode === "picture" && this.#picture?.stored) return { pose: this.#picture.stored };
+    const people = this.figures.people.filter((person) => person.some(Boolean));
+    if (this.mode !== "figures" || people.length === 0) return {};
+    return { pose: { people, format: "coco18" } };
+  }
+
+  // Why there is no pose although one is wanted, or null.
+  get missing() {
+    return this.mode === "picture" && !this.#picture ? "Choose a picture of a pose, or turn to figures or no pose." : null;
+  }
+
+  // Takes the pose of an earlier request.
+  use(pose) {
+    if (pose?.people) {
+      this.figures.replace(pose.people);
+      this.mode = "figures";
+    } else if (pose) {
+      this.#setPicture({ stored: pose });
+      this.mode = "picture";
+    } else this.mode = "none";
+  }
+
+  resize(width, height) {
+    if (width < 1 || height < 1) return;
+    this.figures.resize(width, height);
+    const drawn = drawnSize(width, height);
+    const frame = this.#part("frame");
+    frame.style.setProperty("--aspect", String(drawn.width / drawn.height));
+    const wide = [...this.#root.querySelectorAll("[data-ready] svg")];
+    for (const picture of wide) picture.setAttribute("preserveAspectRatio", "xMidYMid meet");
+  }
+
+  #part(name) {
+    return this.#root.querySelector(`[data-${name}]`);
+  }
+
+  #modes() {
+    return [...this.#root.querySelectorAll("[name=pose-mode]")];
+  }
+
+  #kind() {
+    return this.#root.querySelector("[name=picture-kind]:checked").value;
+  }
+
+  #turned() {
+    for (const part of this.#root.querySelectorAll("[data-only]")) show(part, part.dataset.only.split(" ").includes(this.mode));
+    this.dispatchEvent(new Event("edit"));
+  }
+
+  #changed() {
+    this.#inspect();
+    const { figures } = this;
+    const full = figures.figures.length >= FIGURES_MAX;
+    this.#enable({
+      undo: figures.canUndo, redo: figures.canRedo, add: !full, duplicate: !full && figures.selected,
+      mirror: figures.selected, remove: figures.selected, larger: figures.selected, smaller: figures.selected,
+      export: figures.selected
+    });
+    show(this.#part("nobody"), figures.figures.length === 0);
+    this.dispatchEvent(new Event("edit"));
+  }
+
+  // Off by aria-disabled: a disabled button would lose the focus of whoever pressed it.
+  #enable(tools) {
+    for (const [name, on] of Object.entries(tools)) {
+      this.#root.querySelector(`[data-tool=${name}]`).setAttribute("aria-disabled", String(!on));
+    }
+  }
+
+  #offerReadyPoses() {
+    const list = this.#part("ready");
+    for (const { name, people } of READY_POSES) {
+      const choose = () => {
+        this.figures.pose(people);
+        announce(`${name}: pose set`);
+      };
+      list.append(element("button", { type: "button", class: "ready", title: name, on: { click: choose } }, thumbnail(people, 1, 1), element("span", {}, name)));
+    }
+  }
+
+  #tools() {
+    const tools = {
+      undo: () => this.figures.undo(),
+      redo: () => this.figures.redo(),
+      add: () => this.figures.add(),
+      duplicate: () => this.figures.duplicate(),
+      mirror: () => this.figures.mirror(),
+      remove: () => this.figures.remove(),
+      larger: () => this.figures.scale(1.05),
+      smaller: () => this.figures.scale(1 / 1.05),
+      reset: () => this.figures.pose(READY_POSES[0].people),
+      import: () => this.#part("file").click(),
+      export: () => this.#export()
+    };
+    for (const [name, act] of Object.entries(tools)) {
+      const tool = this.#root.querySelector(`[data-tool=${name}]`);
+      tool.addEventListener("click", () => {
+        if (tool.getAttribute("aria-disabled") === "true") return;
+        act();
+        if (tool.title) announce(`${tool.title}: done`);
+      });
+    }
+    this.#root.addEventListener("keydown", (event) => {
+      if (!(event.ctrlKey || event.metaKey) || event.target.matches("input, textarea")) return;
+      const key = event.key.toLowerCase();
+      if (key === "z" && !event.shiftKey) this.figures.undo();
+      else if (key === "y" || (key === "z" && event.shiftKey)) this.figures.redo();
+      else return;
+      event.preventDefault();
+    });
+  }
+
+  // --- One joint in numbers ------------------------------------------------------------------------------
+
+  #inspector() {
+    const { figures } = this;
+    const [who, which, x, y, seen] = ["who", "which", "x", "y", "seen"].map((name) => this.#part(name));
+    which.append(...JOINTS.map((name, index) => element("option", { value: index }, name)));
+    who.addEventListener("change", () => figures.select(Number(who.value), figures.joint));
+    which.addEventListener("change", () => figures.select(figures.figure, Number(which.value)));
+    const move = () => {
+      const [atX, atY] = [Number(x.value), Number(y.value)];
+      if (x.value === "" || y.value === "" || !Number.isFinite(atX + atY)) return;
+      figures.moveJoint(figures.figure, figures.joint, atX / 100, atY / 100, `numbers ${figures.figure} ${figures.joint}`);
+    };
+    x.addEventListener("input", move);
+    y.addEventListener("input", move);
+    seen.addEventListener("change", () => figures.setSeen(figures.figure, figures.joint, seen.checked));
+  }
+
+  #inspect() {
+    const { figures } = this;
+    const count = figures.figures.length;
+    const who = this.#part("who");
+    if (who.options.length !== count) {
+      who.replaceChildren(...figures.figures.map((_, index) => element("option", { value: index }, `Figure ${index + 1}`)));
+    }
+    for (const field of this.#part("inspector").querySelectorAll("select, input")) field.disabled = count === 0;
+    if (!figures.selected) return;
+    who.value = String(figures.figure);
+    this.#part("which").value = String(figures.joint);
+    const point = figures.selected[figures.joint];
+    for (const axis of ["x", "y"]) {
+      const field = this.#part(axis);
+      if (field !== document.activeElement) field.value = (point[axis] * 100).toFixed(1);
+    }
+    this.#part("seen").checked = point.seen;
+  }
+
+  // --- Files ---------------------------------------------------------------------------------------------
+
+  #files() {
+    const chooser = this.#part("file");
+    chooser.addEventListener("change", () => {
+      if (chooser.files[0]) this.#read(chooser.files[0]);
+      chooser.value = "";
+    });
+    this.#part("choose").addEventListener("click", () => chooser.click());
+    const frame = this.#part("frame");
+    for (const kind of ["dragenter", "dragover"]) {
+      frame.addEventListener(kind, (event) => {
+        event.preventDefault();
+        frame.classList.add("dropping");
+      });
+    }
+    for (const kind of ["dragleave", "drop"]) frame.addEventListener(kind, () => frame.classList.remove("dropping"));
+    frame.addEventListener("drop", (event) => {
+      event.preventDefault();
+      if (event.dataTransfer.files[0]) this.#read(event.dataTransfer.files[0]);
+    });
+    // A file dropped beside the frame would make the browser leave the page.
+    for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
+  }
+
+  async #read(file) {
+    try {
+      const { people, picture } = await readPoseFile(file, this.figures.size);
+      this.#complain(null);
+      if (people) this.figures.replace(people);
+      else this.#setPicture(picture);
+      this.mode = people ? "figures" : "picture";
+      announce(people ? `${people.length} figures read` : `Picture ${file.name} chosen`);
+    } catch (error) {
+      if (!(error instanceof PoseFileError)) throw error;
+      this.#complain(error);
+    }
+  }
+
+  #setPicture(picture) {
+    if (this.#picture?.url) URL.revokeObjectURL(this.#picture.url);
+    this.#picture = picture;
+    const view = this.#part("picture");
+    if (picture.url) view.src = picture.url;
+    else view.removeAttribute("src");
+    show(view, Boolean(picture.url));
+    show(this.#part("empty"), !picture.url);
+    show(this.#part("kinds"), Boolean(picture.file));
+    setText(this.#part("picture-name"), picture.file ? `${picture.file.name}, ${picture.width} × ${picture.height}` : "the picture of the earlier request");
+    setText(this.#part("empty-words"), picture.file ? "" : "The earlier request's picture is used. Drop another one to replace it.");
+    if (picture.kind) this.#root.querySelector(`[name=picture-kind][value=${picture.kind}]`).checked = true;
+  }
+
+  #complain(error) {
+    const box = this.#part("file-problem");
+    setText(box, error ? `${error.message} ${error.remedy}` : "");
+    show(box, Boolean(error));
+  }
+
+  #export() {
+    const url = URL.createObjectURL(new Blob([jsonFromPeople(this.figures.people)], { type: "application/json" }));
+    element("a", { href: url, download: "pose.json" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  }
+}

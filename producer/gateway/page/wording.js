@@ -1,0 +1,62 @@
+// Numbers and states in words.
+
+export function duration(ms) {
+  if (ms === null || ms === undefined || !Number.isFinite(ms)) return "–";
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 9950) return `${(ms / 1000).toFixed(1)} s`;
+  if (ms < 60000) return `${Math.round(ms / 1000)} s`;
+  const seconds = Math.round(ms / 1000);
+  return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+}
+
+const STATES = {
+  unsent: "Sending",
+  queued: "Waiting",
+  running: "Rendering",
+  succeeded: "Done",
+  failed: "Failed",
+  expired: "Expired",
+  cancelled: "Cancelled"
+};
+
+export const stateName = (job) => (job.cancelling && ["queued", "running"].includes(job.status) ? "Cancelling" : STATES[job.status]);
+
+// What is ahead of a job, how far it is, and when it should be done.
+export function whereabouts(job, now) {
+  if (job.status === "unsent") return "on its way to the gateway";
+  const parts = [];
+  if (job.status === "queued") parts.push(ahead(job.ahead));
+  if (job.status === "running" && job.progress) parts.push(`step ${job.progress.done} of ${job.progress.total}`);
+  const left = job.etaAt === null || job.etaAt === undefined ? null : job.etaAt - now;
+  if (left !== null) parts.push(left > 1000 ? `done in about ${duration(left)}` : "done any moment");
+  return parts.filter(Boolean).join(" · ");
+}
+
+function ahead(count) {
+  if (count === null || count === undefined) return "in the queue";
+  if (count === 0) return "next in line";
+  return `${count} ahead of it`;
+}
+
+// Where a finished job's time went.
+export function timings(completion) {
+  const { queued, prepare, waited, denoise, decode, store, total } = completion.timings_ms ?? {};
+  const render = [prepare, denoise, decode].filter((ms) => ms !== null && ms !== undefined);
+  return {
+    queued: sum([queued, waited]),
+    render: sum(render),
+    store: store ?? null,
+    total: total ?? null
+  };
+}
+
+function sum(values) {
+  const known = values.filter((ms) => ms !== null && ms !== undefined);
+  return known.length ? known.reduce((a, b) => a + b, 0) : null;
+}
+
+export function batchSeen(completion) {
+  const batch = completion.batch;
+  if (!batch) return "–";
+  return batch.rows_min === batch.rows_max ? `${batch.rows_max}` : `${batch.rows_min}–${batch.rows_max}`;
+}

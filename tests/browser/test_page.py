@@ -1,0 +1,339 @@
+"""Proves that the page does what people do with it, against a real gateway, Kafka, S3 and worker."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Page, Request, Route, expect
+
+from schemas.request import SEED_MAX
+from tests.browser.site import SEEN_MS_MAX, Site, Watch
+from tests.integration.fleet import wait_until
+
+pytestmark = [pytest.mark.stack, pytest.mark.browser]
+
+RIGHT_WRIST, LEFT_WRIST = 4, 7
+SLOW = "150"
+"""Steps of a request that is to be caught while it is rendered: 3 seconds of the simulated device."""
+
+
+def write(page: Page, prompt: str, **settings: str) -> None:
+    page.fill("#prompt", prompt)
+    if settings and not page.locator("#steps").is_visible():
+        page.click(".settings summary")
+    for name, value in settings.items():
+        page.fill(f"#{name}", value)
+
+
+def joint(page: Page, index: int, figure: int = 0) -> Locator:
+    return page.locator(f'.joint[data-figure="{figure}"][data-joint="{index}"]')
+
+
+def drag(page: Page, index: int, dx: float, dy: float) -> tuple[float, float]:
+    """Drag a joint by fractions of the stage; returns where it should be now."""
+    stage = page.locator(".stage").bounding_box()
+    dot = joint(page, index).locator(".dot").bounding_box()
+    assert stage is not None
+    assert dot is not None
+    x, y = dot["x"] + dot["width"] / 2, dot["y"] + dot["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx * stage["width"] / 2, y + dy * stage["height"] / 2)
+    page.mouse.move(x + dx * stage["width"], y + dy * stage["height"])
+    page.mouse.up()
+    return (x - stage["x"]) / stage["width"] + dx, (y - stage["y"]) / stage["height"] + dy
+
+
+def wait_for(page: Page, condition: str) -> None:
+    """Wait until an expression is true. Playwright's own way evaluates text in the page, which the policy forbids."""
+    wait_until(lambda: bool(page.evaluate(condition)), SEEN_MS_MAX / 1000, condition)
+
+
+def picture_is_shown(page: Page, number: int = 1) -> Locator:
+    tile = page.locator(".tile").first
+    expect(page.locator(".tile")).to_have_count(number)
+    tile.scroll_into_view_if_needed()
+    wait_for(page, "document.querySelector('.tile img').naturalWidth > 0")
+    return tile
+
+
+def test_a_dragged_joint_is_in_the_request_and_its_picture_appears(page: Page, watch: Watch) -> None:
+    write(page, "a dancer", steps=SLOW, seed="41")
+    x, y = drag(page, RIGHT_WRIST, -0.15, -0.3)
+    page.click("[type=submit]")
+    card = page.locator(".card")
+    expect(card.locator(".state")).to_have_text("Rendering")
+    expect(card.locator("progress")).to_have_js_property("max", 150)
+    wait_for(page, "document.querySelector('.card progress').value > 5")
+    expect(card.locator(".where")).to_contain_text("done")
+    expect(card.locator("img")).to_be_visible()
+    tile = picture_is_shown(page)
+    expect(card).to_have_count(0)
+    expect(tile.locator(".seed")).to_contain_text("41")
+    expect(tile.locator(".facts")).to_contain_text(re.compile(r"queued.*render.*store.*batch\s*\d"))
+
+    [asked] = watch.requests
+    person = asked["pose"]["people"][0]
+    assert person[RIGHT_WRIST] == pytest.approx([x, y], abs=0.005)
+    assert person[LEFT_WRIST] == pytest.approx([0.624, 0.5], abs=0.005), "what was not dragged stays"
+    assert (asked["prompt"], asked["steps"], asked["seed"], asked["progress"]) == ("a dancer", 150, 41, "previews")
+
+
+def test_everything_is_done_with_the_keyboard_alone(page: Page, watch: Watch) -> None:
+    def press_until(key: str, selector: str) -> None:
+        for _ in range(60):
+            page.keyboard.press(key)
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+        raise AssertionError(f"{key} never came to {selector}")
+
+    press_until("Tab", "#prompt")
+    page.keyboard.type("a fencer")
+    press_until("Tab", ".joint")
+    for _ in range(RIGHT_WRIST):
+        page.keyboard.press("Tab")
+    expect(joint(page, RIGHT_WRIST)).to_be_focused()
+    page.keyboard.press("Shift+ArrowUp")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Tab")
+    expect(page.locator("[data-who]")).to_be_focused()
+    page.keyboard.press("Control+Enter")
+    picture_is_shown(page)
+    press_until("Tab", ".tile .open")
+    page.keyboard.press("Enter")
+    viewer = page.locator("#viewer")
+    expect(viewer).to_contain_text("a fencer")
+    expect(viewer.locator("[data-known]")).to_contain_text("simulated")
+    page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+    expect(page.locator(".tile .open")).to_be_focused()
+
+    person = watch.requests[0]["pose"]["people"][0]
+    assert person[RIGHT_WRIST] == pytest.approx([0.376 - 2 * 0.005, 0.5 - 0.04], abs=1e-4)
+    assert person[RIGHT_WRIST + 1] is None, "Space took the left shoulder out"
+
+
+def test_a_reload_in_the_middle_loses_nothing(page: Page, watch: Watch) -> None:
+    write(page, "a hiker", steps=SLOW)
+    drag(page, LEFT_WRIST, 0.1, -0.2)
+    page.click("[type=submit]")
+    expect(page.locator(".card .state")).to_have_text("Rendering")
+    described = [joint(page, index).get_attribute("aria-label") for index in range(18)]
+    wait_for(page, "localStorage.getItem('darkroom.draft.v1')?.includes('hiker')")
+    page.reload()
+    expect(page.locator(".card .state")).to_have_text("Rendering")
+    expect(page.locator("#prompt")).to_have_value("a hiker")
+    assert [joint(page, index).get_attribute("aria-label") for index in range(18)] == described
+    picture_is_shown(page)
+    page.reload()
+    picture_is_shown(page)
+    assert len(watch.requests) == 1
+
+
+def test_a_job_is_cancelled(page: Page) -> None:
+    write(page, "nobody wants this", steps=SLOW, count="8")
+    page.click("[type=submit]")
+    expect(page.locator(".card .state")).to_have_text("Rendering")
+    page.click(".card >> text=Cancel")
+    expect(page.locator(".card .state")).to_have_text("Cancelled")
+    page.click(".card >> text=Remove")
+    expect(page.locator(".card")).to_have_count(0)
+    expect(page.locator("#jobs [data-empty]")).to_be_visible()
+
+
+def test_what_is_wrong_is_said_beside_its_field(page: Page, watch: Watch) -> None:
+    page.click("[type=submit]")
+    expect(page.locator("#prompt-note")).to_have_text("Say what to paint.")
+    expect(page.locator("#prompt")).to_be_focused()
+    write(page, "a dancer", steps="151")
+    page.click("[type=submit]")
+    expect(page.locator("#steps-note")).to_have_text("Use 1 to 150.")
+    expect(page.locator("#steps")).to_have_attribute("aria-invalid", "true")
+    assert watch.sent == []
+    page.fill("#steps", "3")
+    expect(page.locator("#steps-note")).to_be_empty()
+
+
+def test_a_refusal_and_a_failure_are_shown_with_their_remedies(page: Page, watch: Watch) -> None:
+    watch.refusals_expected = True
+    write(page, "two of them", seed=str(SEED_MAX), count="2")
+    page.click("[type=submit]")
+    refusal = page.locator(".refusal")
+    expect(refusal).to_contain_text("seed + count")
+    expect(refusal.locator("[data-remedy]")).not_to_be_empty()
+    expect(page.locator(".card")).to_have_count(0)
+
+    def bend(route: Route, request: Request) -> None:
+        route.continue_(post_data=json.dumps({**request.post_data_json, "width": 100, "height": 100}))
+
+    # The gateway does not know the model, so only the worker can say that it paints multiples of 8 pixels.
+    page.route("**/v1/generations", bend)
+    page.fill("#seed", "1")
+    page.click("[type=submit]")
+    expect(refusal).to_be_hidden()
+    expect(page.locator(".card .state")).to_have_text("Failed")
+    expect(page.locator(".card-problem")).to_contain_text("multiple")
+    expect(page.locator(".card-problem .remedy")).to_contain_text("Correct the field")
+
+
+def test_a_gateway_that_is_restarted_is_found_again(page: Page, watch: Watch, site: Site) -> None:
+    watch.refusals_expected = True
+    write(page, "patience", steps=SLOW, count="4")
+    page.click("[type=submit]")
+    expect(page.locator(".card .state")).to_have_text("Rendering")
+    site.gateway.stop()
+    expect(page.locator(".card-problem")).to_contain_text("cannot be reached")
+    page.fill("#prompt", "sent into the void")
+    page.fill("#steps", "3")
+    page.fill("#count", "1")
+    page.click("[type=submit]")
+    expect(page.locator(".card").first.locator(".state")).to_have_text("Sending")
+    site.gateway.start()
+    expect(page.locator(".tile")).to_have_count(5)
+    expect(page.locator(".card")).to_have_count(0)
+
+
+def test_a_skeleton_and_a_photo_are_sent_as_files(page: Page, watch: Watch, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "skeleton.png")
+    Image.new("RGB", (64, 64), "tan").save(tmp_path / "photo.png")
+    write(page, "as in the picture", steps="4")
+    for number, (name, kind) in enumerate((("skeleton", "pose"), ("photo", "photo")), start=1):
+        page.set_input_files("[data-file]", tmp_path / f"{name}.png")
+        expect(page.locator("[data-picture]")).to_be_visible()
+        expect(page.locator(f"[name=picture-kind][value={kind}]")).to_be_checked()
+        page.click("[type=submit]")
+        picture_is_shown(page, number)
+        body = watch.sent[-1].post_data_buffer
+        assert body is not None
+        assert f'name="{kind}"; filename="{name}.png"'.encode() in body
+    page.locator(".tile").first.get_by_title("Again with another seed").click()
+    picture_is_shown(page, 3)
+    again = watch.sent[-1].post_data_json
+    assert "key" in again["pose"]["photo"], "the stored picture is named instead of sent again"
+
+
+def test_figures_are_edited_undone_exported_and_imported(page: Page, tmp_path: Path) -> None:
+    stage = page.locator(".stage")
+    before = stage.inner_html()
+    page.click("[title='Dancing']")
+    page.click("[data-tool=duplicate]")
+    page.click("[data-tool=mirror]")
+    expect(page.locator(".joint")).to_have_count(36)
+    drag(page, RIGHT_WRIST, 0.05, 0.1)
+    with page.expect_download() as saved:
+        page.click("[data-tool=export]")
+    saved.value.save_as(tmp_path / "pose.json")
+    pose = json.loads((tmp_path / "pose.json").read_text())
+    assert [len(person) for person in pose["people"]] == [18, 18]
+    for _ in range(4):
+        page.click("[data-tool=undo]")
+    expect(page.locator("[data-tool=undo]")).to_have_attribute("aria-disabled", "true")
+    assert stage.inner_html() == before
+
+    page.set_input_files("[data-file]", tmp_path / "pose.json")
+    expect(page.locator(".joint")).to_have_count(36)
+    flat = [v for x, y in ((10 + n, 20 + n) for n in range(18)) for v in (x, y, 0.9)]
+    theirs = {"people": [{"pose_keypoints_2d": [*flat[:51], 0, 0, 0]}], "canvas_width": 100, "canvas_height": 50}
+    (tmp_path / "theirs.json").write_text(json.dumps(theirs))
+    page.set_input_files("[data-file]", tmp_path / "theirs.json")
+    expect(joint(page, 0)).to_have_attribute("aria-label", "Nose, 10% across, 40% down")
+    expect(joint(page, 17)).to_have_attribute("aria-label", "Left ear, not seen")
+
+    (tmp_path / "bad.json").write_text('{"people": [[1, 2]]}')
+    page.set_input_files("[data-file]", tmp_path / "bad.json")
+    expect(page.locator("[data-file-problem]")).to_contain_text("has 2 points instead of 18")
+
+
+def test_the_stage_follows_the_size_and_keeps_proportions(page: Page) -> None:
+    page.click(".settings summary")
+    before = page.locator(".stage").inner_html()
+    page.select_option("#size", "1216x832")
+    box = page.locator(".stage").bounding_box()
+    assert box is not None
+    assert box["width"] / box["height"] == pytest.approx(1216 / 832, rel=0.01)
+    page.select_option("#size", "model")
+    assert rounded(page.locator(".stage").inner_html()) == rounded(before)
+
+
+def rounded(html: str) -> str:
+    return re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.3f}", html)
+
+
+def test_a_result_is_the_beginning_of_the_next(page: Page, watch: Watch) -> None:
+    write(page, "first", steps="5", seed="7")
+    page.click("[title='Sitting']")
+    page.click("[type=submit]")
+    tile = picture_is_shown(page)
+    page.click("[data-tool=reset]")
+    page.fill("#prompt", "something else")
+    tile.get_by_title("Use this pose and prompt").click()
+    expect(page.locator("#prompt")).to_have_value("first")
+    tile.get_by_title("Again with another seed").click()
+    picture_is_shown(page, 2)
+    first, second = watch.requests
+    assert second["pose"] == first["pose"]
+    assert second["seed"] != first["seed"]
+    assert second["request_id"] != first["request_id"]
+
+
+def test_no_pose_sends_none_and_the_fleet_is_shown(page: Page, watch: Watch) -> None:
+    page.get_by_label("No pose").check()
+    expect(page.locator(".stage")).to_be_hidden()
+    write(page, "an empty stage", steps="4")
+    page.click("[type=submit]")
+    picture_is_shown(page)
+    [asked] = watch.requests
+    assert "pose" not in asked
+    expect(page.locator("[data-figure=completions_per_minute] [data-value]")).to_have_text(re.compile(r"\d"))
+    expect(page.locator("[data-figure=lag_records] [data-value]")).to_have_text(re.compile(r"\d"))
+
+
+def test_a_gateway_that_needs_a_key_is_signed_in_to(page: Page, watch: Watch) -> None:
+    """Access control has tests of its own: here its answers are given for it, and the page's part is looked at."""
+    watch.refusals_expected = True
+    keys: list[str] = []
+
+    def answer(route: Route, request: Request) -> None:
+        if request.method == "POST":
+            keys.append(request.post_data_json["key"])
+        if request.method == "POST" and keys[-1] != "right":
+            refusal = {"status": 401, "detail": "No key is like this.", "remedy": "Ask for one."}
+            route.fulfill(status=401, json=refusal, content_type="application/problem+json")
+        else:
+            signed_in = "right" in keys
+            route.fulfill(
+                json={"signed_in": signed_in, "needs_key": True, "tenant": "studio", "name": "ann", "scopes": []}
+            )
+
+    page.route("**/session", answer)
+    page.reload()
+    dialog = page.locator("#sign-in")
+    expect(dialog).to_be_visible()
+    for key in ("wrong", "right"):
+        page.fill("#key", key)
+        page.keyboard.press("Enter")
+        if key == "wrong":
+            expect(dialog).to_contain_text("No key is like this. Ask for one.")
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#account")).to_contain_text("studio · ann")
+    assert keys == ["wrong", "right"]
+
+
+def test_the_picture_is_the_one_that_is_stored(page: Page) -> None:
+    write(page, "to be saved", steps="4")
+    page.click("[type=submit]")
+    tile = picture_is_shown(page)
+    with page.expect_download() as saved:
+        tile.get_by_title("Save the picture").click()
+    with Image.open(io.BytesIO(Path(saved.value.path()).read_bytes())) as picture:
+        assert picture.format == "PNG"
+        assert picture.size == (64, 64)

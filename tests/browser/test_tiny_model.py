@@ -1,0 +1,36 @@
+"""Proves the whole way once with a model that paints: the built-in tiny one, at its own size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.site import Site, Watch
+from tests.browser.test_page import picture_is_shown, write
+
+if TYPE_CHECKING:
+    from consumer.stack import Stack
+
+pytestmark = [pytest.mark.stack, pytest.mark.browser, pytest.mark.render]
+
+
+def test_the_tiny_model_paints_a_pose_from_the_page(stack: Stack, browser: Browser, tmp_path: Path) -> None:
+    site = Site({**stack.environment, "DARKROOM_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}, tmp_path)
+    try:
+        page = browser.new_page()
+        watch = Watch(page, site.gateway.url)
+        page.goto(site.gateway.url)
+        page.click("[title='Arms up']")
+        write(page, "a person in red", steps="8", seed="3")
+        page.click("[type=submit]")
+        expect(page.locator(".card")).to_have_count(1)
+        tile = picture_is_shown(page)
+        tile.locator(".open").click()
+        expect(page.locator("[data-known]")).to_contain_text("tiny")
+        page.close()
+        assert watch.problems == []
+    finally:
+        site.stop()

@@ -1,0 +1,71 @@
+"""Proves that a prompt which the policy rejects is not painted, whichever way it came, by the policy in force."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from inference.engine import LaneEngine
+from inference.simulated import SimulatedDevice
+from producer.topics import ensure_topics
+from schemas.completion import Completion
+from schemas.errors import ErrorCode
+from tests.integration.fleet import Fleet
+from tests.integration.in_process import Producer, running_worker
+
+if TYPE_CHECKING:
+    from consumer.stack import Stack
+
+pytestmark = pytest.mark.stack
+
+
+def request(prompt: str) -> bytes:
+    return json.dumps({"request_id": f"r-{uuid.uuid4().hex}", "prompt": prompt, "negative_prompt": "nude"}).encode()
+
+
+def policy(version: str, word: str) -> str:
+    return f'version = "{version}"\n[[block]]\ncategory = "sexual"\nwords = ["{word}"]\n'
+
+
+async def test_a_producer_that_passes_the_gateway_by_is_refused_under_the_policy_in_force(
+    stack: Stack, tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(policy("1", "nude"))
+    fleet = Fleet(
+        stack.environment,
+        tmp_path,
+        DARKROOM_TOPICS__REQUESTS_PARTITIONS="1",
+        DARKROOM_POLICY__FILE=str(file),
+        DARKROOM_POLICY__RELOAD_S="0",
+    )
+    await ensure_topics(fleet.settings)
+    engine = LaneEngine(SimulatedDevice(0.0), rows_max=8)
+    async with running_worker(fleet.settings, engine) as worker, Producer(fleet.settings) as producer:
+
+        async def outcome(prompt: str) -> Completion:
+            place = await producer.put(request(prompt))
+            [completion] = (await producer.answers({place}))[place]
+            assert isinstance(completion, Completion)
+            return completion
+
+        refused = await outcome("a N.U.D.E figure")
+        assert refused.status.value == "failed"
+        assert refused.error is not None
+        assert refused.error.code is ErrorCode.PROMPT_REJECTED
+        assert "sexual" in refused.error.message
+        assert "version 1" in refused.error.message
+        assert refused.images == ()
+        assert (await outcome("a figure of stone")).status.value == "succeeded"
+
+        file.write_text(policy("second", "figure of stone"))
+        later = await outcome("a figure of stone")
+        assert later.error is not None
+        assert "version second" in later.error.message
+        assert (await outcome("a nude figure")).status.value == "succeeded"
+        count = worker.metrics.registry.get_sample_value("darkroom_policy_rejections_total", {"category": "sexual"})
+        assert count == 2

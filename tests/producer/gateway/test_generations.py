@@ -1,0 +1,401 @@
+"""Proves what callers of `/v1/generations` are promised: jobs that are safe, asked for once, and seen by their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+
+import pytest
+import structlog
+
+from producer.gateway.claims import Claim
+from producer.gateway.problems import Problem
+from schemas.errors import ErrorCode
+from schemas.fingerprints import request_digest
+from schemas.names import request_key
+from schemas.request import GenerationRequest
+from tests.producer.gateway.house import RIVAL, House, Replica, failure_of, png, problem, progress_of
+
+HELLO = {"request_id": "hello-1", "prompt": "a dancer"}
+JOB = "/v1/generations/hello-1"
+
+
+def hello(**more: object) -> GenerationRequest:
+    return GenerationRequest.model_validate({**HELLO, "tenant": "studio", **more})
+
+
+async def claimed(house: House, request: GenerationRequest, *, age_s: float) -> None:
+    """As a replica leaves it that dies between claim and event."""
+    claim = Claim(request, request_digest(request), datetime.now(UTC) - timedelta(seconds=age_s))
+    await house.objects.put(request_key(*claim.identity), claim.to_json(), "application/json")
+
+
+# --- Accepting -------------------------------------------------------------------------------------------
+
+
+async def test_a_job_is_claimed_and_then_sent(house: House, replica: Replica) -> None:
+    answer = await replica.post(HELLO)
+    assert answer.status_code == 202
+    assert answer.json() == {
+        "request_id": "hello-1",
+        "status_url": JOB,
+        "events_url": f"{JOB}/events",
+        "status": "queued",
+    }
+    assert answer.headers["location"] == JOB
+    [sent] = house.kafka.sent
+    assert (sent.tenant, sent.request_id, sent.progress) == ("studio", "hello-1", "steps")
+    claim = json.loads(await house.objects.get(request_key("studio", "hello-1"), bytes_max=10_000) or b"")
+    assert claim["request_digest"] == request_digest(sent)
+
+
+async def test_nothing_is_sent_where_the_claim_cannot_be_put(house: House, replica: Replica) -> None:
+    house.objects.is_away = True
+    answer = await replica.post(HELLO)
+    problem(answer, 503, "store_away")
+    assert answer.headers["retry-after"]
+    assert house.kafka.sent == []
+    assert house.quotas.unfinished == set()
+
+
+async def test_a_store_that_does_not_answer_is_away_in_bounded_time() -> None:
+    house = House(store_timeout_s=0.1)
+    house.objects.delay_s = 60.0
+    async with house.gateway() as replica, asyncio.timeout(5):
+        problem(await replica.post(HELLO), 503, "store_away")
+
+
+async def test_a_job_that_was_claimed_while_kafka_was_away_is_sent_by_the_same_request(
+    house: House, replica: Replica
+) -> None:
+    house.kafka.is_away = True
+    problem(await replica.post(HELLO), 503, "kafka_away")
+    assert house.quotas.unfinished == set(), "what was not accepted does not count"
+    house.kafka.is_away = False
+    assert (await replica.post(HELLO)).status_code == 202
+    assert len(house.kafka.sent) == 1
+
+
+async def test_the_same_request_again_is_the_same_job_and_sent_once(house: House, replica: Replica) -> None:
+    for body in (HELLO, {**HELLO, "steps": 22, "priority": 9}):  # what says how to treat it is not what is asked
+        assert (await replica.post(body)).status_code == 202
+    assert len(house.kafka.sent) == 1
+
+
+async def test_another_request_under_the_same_id_is_a_conflict(house: House, replica: Replica) -> None:
+    await replica.post(HELLO)
+    found = problem(await replica.post({**HELLO, "prompt": "another"}), 409, "request_id_conflict")
+    assert found["request_id"] == "hello-1"
+    assert len(house.kafka.sent) == 1
+    assert house.quotas.unfinished == {("studio", "hello-1")}, "a conflict does not make room in the quota"
+
+
+async def test_of_many_at_once_one_claims_and_all_are_accepted(house: House) -> None:
+    async with house.gateway() as one, house.gateway() as other:
+        answers = await asyncio.gather(*(replica.post(HELLO) for replica in (one, other) * 5))
+        assert {answer.status_code for answer in answers} == {202}
+        assert {sent.request_id for sent in house.kafka.sent} == {"hello-1"}
+
+
+async def test_an_idempotency_key_names_the_job(house: House, replica: Replica) -> None:
+    body, key = {"prompt": "a dancer"}, {"idempotency-key": "order 7"}
+    problem(await replica.post(body, headers=key), 422, "invalid_request")
+    key = {"idempotency-key": "order-7"}
+    first, second = [(await replica.post(body, headers=key)).json()["request_id"] for _ in range(2)]
+    assert first == second
+    problem(await replica.post({"prompt": "another"}, headers=key), 409, "request_id_conflict")
+    theirs = await replica.post({"prompt": "another"}, headers=key | RIVAL)
+    assert theirs.json()["request_id"] != first, "a key is a tenant's own"
+    problem(await replica.post(HELLO, headers=key), 422, "invalid_request")
+
+
+async def test_without_id_or_key_every_request_is_a_new_job(house: House, replica: Replica) -> None:
+    ids = {(await replica.post({"prompt": "a dancer"})).json()["request_id"] for _ in range(3)}
+    assert len(ids) == len(house.kafka.sent) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "said"),
+    [
+        ({**HELLO, "colour": "red"}, 422, "invalid_request", "colour"),
+        ({**HELLO, "steps": 1000}, 422, "invalid_request", "steps"),
+        ({**HELLO, "request_id": "../up"}, 422, "invalid_request", "request_id"),
+        ({**HELLO, "request_id": "a\r\nX-Evil: 1"}, 422, "invalid_request", "request_id"),
+        ({**HELLO, "prompt": ""}, 422, "invalid_request", "prompt"),
+        ({**HELLO, "prompt": "\ud800"}, 422, "invalid_request", ""),
+        ({**HELLO, "width": 4096, "height": 4096}, 422, "invalid_request", "width"),
+        ({**HELLO, "tenant": "rival"}, 403, "tenant_forbidden", "tenant"),
+        ({**HELLO, "pose": {"image": {"bucket": "darkroom", "key": "rival/x/0-a.png"}}}, 403, "pose_forbidden", "pose"),
+        ({**HELLO, "pose": {"photo": {"bucket": "elsewhere", "key": "x.png"}}}, 403, "pose_forbidden", "pose"),
+    ],
+)
+async def test_what_is_refused_is_told_why_and_leaves_nothing(
+    house: House, replica: Replica, body: dict[str, object], status: int, code: str, said: str
+) -> None:
+    answer = await replica.client.post(
+        "/v1/generations", content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+    assert said in problem(answer, status, code)["detail"]
+    assert house.kafka.sent == []
+    assert [key async for key in house.objects.list_keys("")] == []
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b'{"prompt": NaN}', b'{"prompt": "a", "prompt": "b"}'])
+async def test_what_is_no_json_object_is_422(replica: Replica, text: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    problem(await replica.client.post("/v1/generations", content=text, headers=headers), 422, "invalid_request")
+
+
+async def test_other_types_and_large_bodies_are_refused_unread(replica: Replica) -> None:
+    answer = await replica.client.post("/v1/generations", content=b"x", headers={"content-type": "text/xml"})
+    problem(answer, 415, "content_type_unknown")
+    large = json.dumps({**HELLO, "prompt": "x" * 2_000_000})
+    answer = await replica.client.post("/v1/generations", content=large, headers={"content-type": "application/json"})
+    problem(answer, 413, "body_too_large")
+
+
+async def test_the_policy_and_the_quota_come_before_the_claim(house: House, replica: Replica) -> None:
+    house.policy = lambda _request: Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "prompt_rejected", "No.", "Change it.")
+    problem(await replica.post(HELLO), 422, "prompt_rejected")
+    house.policy = lambda _request: None
+    house.quotas.jobs_max = 0
+    problem(await replica.post(HELLO), 429, "too_many_jobs")
+    assert [key async for key in house.objects.list_keys("")] == []
+
+
+async def test_an_uploaded_skeleton_is_stored_and_named_by_the_pose(house: House, replica: Replica) -> None:
+    picture = png(48, 64)
+    answer = await replica.client.post(
+        "/v1/generations", data={"request": json.dumps(HELLO)}, files={"pose": ("../../p.png", picture, "text/html")}
+    )
+    assert answer.status_code == 202, answer.text
+    assert await house.objects.get("studio/hello-1/pose.png", bytes_max=10_000) == picture
+    assert house.kafka.sent[0].model_dump()["pose"] == {
+        "image": {"bucket": "darkroom", "key": "studio/hello-1/pose.png"}
+    }
+    other = {"pose": ("p.png", png(64, 48))}
+    answer = await replica.client.post("/v1/generations", data={"request": json.dumps(HELLO)}, files=other)
+    problem(answer, 409, "request_id_conflict")
+    assert await house.objects.get("studio/hello-1/pose.png", bytes_max=10_000) == picture
+
+
+# --- Repair ----------------------------------------------------------------------------------------------
+
+
+async def test_a_claim_without_an_event_is_sent_when_its_request_is_repeated(house: House, replica: Replica) -> None:
+    await claimed(house, hello(), age_s=0)
+    assert (await replica.post(HELLO)).status_code == 202
+    assert house.kafka.sent == [hello()]
+
+
+async def test_a_claim_without_an_event_is_sent_when_it_is_polled(house: House, replica: Replica) -> None:
+    await claimed(house, hello(), age_s=60)
+    for _ in range(3):
+        assert (await replica.client.get(JOB)).json()["status"] == "queued"
+    assert house.kafka.sent == [hello()], "once"
+
+
+async def test_a_young_claim_is_left_to_the_replica_that_made_it(house: House, replica: Replica) -> None:
+    await claimed(house, hello(), age_s=1)
+    await replica.client.get(JOB)
+    assert house.kafka.sent == []
+
+
+async def test_a_job_that_may_stand_in_the_queue_is_not_sent_again(house: House, replica: Replica) -> None:
+    await claimed(house, hello(), age_s=60)
+    house.kafka.sent = [hello(request_id="before"), hello()]  # by another replica
+    house.kafka.committed = 1
+    body = (await replica.client.get(JOB)).json()
+    assert len(house.kafka.sent) == 2
+    assert body["ahead"] == 1
+
+
+async def test_a_finished_job_is_never_sent_again(house: House, replica: Replica) -> None:
+    await claimed(house, hello(), age_s=60)
+    await house.decide(hello())
+    assert (await replica.post(HELLO)).json()["status"] == "succeeded"
+    assert (await replica.client.get(JOB)).json()["status"] == "succeeded"
+    assert house.kafka.sent == []
+    assert house.quotas.unfinished == set()
+
+
+# --- Looking ---------------------------------------------------------------------------------------------
+
+
+async def test_a_job_is_followed_from_queued_to_its_picture(house: House, replica: Replica) -> None:
+    await replica.post(HELLO)
+    hub = replica.gateway.services.hub
+    queued = (await replica.client.get(JOB)).json()
+    assert (queued["status"], queued["ahead"], queued["eta_s"], queued["progress"]) == ("queued", 0, None, None)
+    hub.on_progress(progress_of(hello(), 11, "/9j/4AAQ"))
+    running = (await replica.client.get(JOB)).json()
+    assert running["status"] == "running"
+    assert running["progress"] == {"steps_done": 11, "steps_total": 22, "preview": "data:image/jpeg;base64,/9j/4AAQ"}
+    hub.on_completion(await house.decide(hello()))
+    done = (await replica.client.get(JOB)).json()
+    assert (done["status"], done["progress"], done["ahead"]) == ("succeeded", None, None)
+    assert done["request"]["prompt"] == "a dancer"
+    picture = await replica.client.get(done["completion"]["images"][0]["url"])
+    assert picture.content == png(64, 48)
+    assert picture.headers["content-type"] == "image/png"
+    assert "immutable" in picture.headers["cache-control"]
+    again = await replica.client.get(f"{JOB}/images/0", headers={"if-none-match": picture.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    problem(await replica.client.get(f"{JOB}/images/1"), 404, "no_such_picture")
+
+
+async def test_pictures_by_redirect_are_signed(house: House) -> None:
+    house.settings = House(images="redirect").settings
+    async with house.gateway() as replica:
+        await replica.post(HELLO)
+        await house.decide(hello())
+        answer = await replica.client.get(f"{JOB}/images/0")
+        assert answer.status_code == 307
+        assert answer.headers["location"].startswith("memory://darkroom/studio/hello-1/0-")
+
+
+async def test_a_completion_that_came_in_is_answered_without_the_store(house: House, replica: Replica) -> None:
+    await replica.post(HELLO)
+    replica.gateway.services.hub.on_completion(await house.decide(hello()))
+    house.objects.is_away = True
+    assert (await replica.client.get(JOB)).json()["status"] == "succeeded"
+
+
+async def test_polls_of_one_job_do_not_each_cost_the_store_a_read(house: House, replica: Replica) -> None:
+    await replica.post(HELLO)
+    for _ in range(20):
+        assert (await replica.client.get(JOB)).status_code == 200
+    assert house.objects.calls["get"] == 1
+    replica.gateway.services.hub.is_following = False
+    await replica.client.get(JOB)
+    assert house.objects.calls["get"] == 2, "nothing is believed while completions do not come in"
+
+
+async def test_a_long_poll_ends_with_the_outcome(house: House, replica: Replica) -> None:
+    await replica.post(HELLO)
+    waiting = asyncio.create_task(replica.client.get(JOB, params={"wait": 30}))
+    hub = replica.gateway.services.hub
+    async with asyncio.timeout(10):
+        while not hub.watches:
+            await asyncio.sleep(0.01)
+        hub.on_completion(await house.decide(hello()))
+        assert (await waiting).json()["status"] == "succeeded"
+    assert hub.watches == 0
+
+
+async def test_a_long_poll_sees_what_only_the_store_knows() -> None:
+    house = House(waiting_check_s=0.1, result_check_s=0.0)
+    async with house.gateway() as replica:
+        await replica.post(HELLO)
+        waiting = asyncio.create_task(replica.client.get(JOB, params={"wait": 30}))
+        async with asyncio.timeout(10):
+            await house.decide(hello())  # and the completion never comes in
+            assert (await waiting).json()["status"] == "succeeded"
+
+
+async def test_a_long_poll_ends_when_its_time_has_passed(house: House) -> None:
+    house.settings = House(wait_s_max=0.2).settings
+    async with house.gateway() as replica, asyncio.timeout(10):
+        await replica.post(HELLO)
+        assert (await replica.client.get(JOB, params={"wait": 3600})).json()["status"] == "queued"
+        problem(await replica.client.get(JOB, params={"wait": "nan"}), 422, "invalid_parameter")
+        problem(await replica.client.get(JOB, params={"wait": -1}), 422, "invalid_parameter")
+
+
+async def test_any_replica_answers_for_every_job(house: House) -> None:
+    async with house.gateway() as one, house.gateway() as other:
+        await one.post(HELLO)
+        assert (await other.client.get(JOB)).json()["status"] == "queued"
+        await house.decide(hello())
+        other.gateway.services.hub.is_following = False
+        assert (await other.client.get(JOB)).json()["status"] == "succeeded"
+
+
+async def test_nobody_learns_which_ids_another_tenant_has(house: House, replica: Replica) -> None:
+    await replica.post(HELLO)
+    await house.decide(hello())
+    for method, path in (("GET", JOB), ("GET", f"{JOB}/events"), ("GET", f"{JOB}/images/0"), ("DELETE", JOB)):
+        theirs = await replica.client.request(method, path, headers=RIVAL)
+        nobodys = await replica.client.request(method, path.replace("hello-1", "nothing"), headers=RIVAL)
+        assert problem(theirs, 404, "no_such_job") == problem(nobodys, 404, "no_such_job")
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "%2e%2e", "..%2Fother", "a%0d%0aX: 1", ".hidden", "a" * 200, "%00", "%F0%9F%92%A9"]
+)
+async def test_an_id_that_is_none_is_not_found(replica: Replica, name: str) -> None:
+    answer = await replica.client.get(f"/v1/generations/{name}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_no_key_is_401(replica: Replica) -> None:
+    problem(await replica.client.get(JOB, headers={"authorization": ""}), 401, "key_unknown")
+
+
+# --- Taking back -----------------------------------------------------------------------------------------
+
+
+async def test_a_job_is_taken_back_until_it_has_ended(house: House, replica: Replica) -> None:
+    await replica.post(HELLO)
+    answer = await replica.client.delete(JOB)
+    assert (answer.status_code, answer.json()) == (202, {"request_id": "hello-1", "status": "queued"})
+    assert house.kafka.cancelled == [("studio", "hello-1")]
+    replica.gateway.services.hub.on_completion(await house.decide(hello(), failure_of(hello(), ErrorCode.CANCELLED)))
+    answer = await replica.client.delete(JOB)
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+    assert len(house.kafka.cancelled) == 1
+    problem(await replica.client.get(f"{JOB}/images/0"), 409, "no_pictures")
+
+
+# --- What is wrong with the framework's own errors -------------------------------------------------------
+
+
+async def test_every_error_is_a_problem(replica: Replica) -> None:
+    problem(await replica.client.get("/nothing"), 404, "no_such_path")
+    answer = await replica.client.put(JOB)
+    problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"]
+
+
+async def test_what_nobody_foresaw_is_told_without_its_inside(house: House, replica: Replica) -> None:
+    def broken(_request: GenerationRequest) -> None:
+        raise RuntimeError("the secret inside")
+
+    house.policy = broken
+    with structlog.testing.capture_logs() as lines:
+        answer = await replica.post(HELLO)
+    found = problem(answer, 500, "internal_error")
+    assert found["incident"] in found["remedy"]
+    assert [line["incident"] for line in lines if line["log_level"] == "error"] == [found["incident"]]
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+async def test_calls_are_counted_by_route(replica: Replica) -> None:
+    await replica.post(HELLO)
+    await replica.client.get(JOB)
+    await replica.client.get("/some/path/of/nobody")
+    text = (await replica.client.get("/metrics")).text
+    assert 'darkroom_gateway_calls_total{method="POST",route="/v1/generations",status="202"} 1.0' in text
+    assert 'route="/v1/generations/{request_id}",status="200"} 1.0' in text
+    assert 'route="none",status="404"} 1.0' in text
+    assert "hello-1" not in text
+    assert "darkroom_gateway_accepted_total 1.0" in text
+
+
+async def test_the_fleet_is_told_from_what_came_in(house: House, replica: Replica) -> None:
+    assert (await replica.client.get("/v1/fleet")).json()["eta_s"] is None
+    hub = replica.gateway.services.hub
+    for number in range(3):
+        request = hello(request_id=f"job-{number}")
+        hub.on_completion(await house.decide(request))
+    await replica.post(HELLO)
+    fleet = (await replica.client.get("/v1/fleet")).json()
+    assert fleet["lag_records"] == 1
+    assert fleet["batch_rows_mean"] == 4.0
+    assert fleet["queued_ms_p50"] == 40.0
+    assert fleet["completions_per_minute"] > 0
+    assert fleet["eta_s"] is not None
