@@ -75,5 +75,5 @@ class Helm:
             check=False,
         )
         if done.returncode:
-            raise HelmRefused(done.stderr.strip())
+            raise HelmRefused(done.stderr.partition("\nUse --debug")[0].strip())
         return done.stdout

@@ -40,7 +40,7 @@ async def idle_goes_first(deployment: Deployment, kubelet: Kubelet) -> Case:
             wait_until, "the idle worker to lower its cost", lambda: deployment.deletion_cost(older.name) < 0
         )
         busy_cost = deployment.deletion_cost(newer.name)
-        await asyncio.to_thread(deployment.install, _paused_at(1))
+        await asyncio.to_thread(deployment.install, _fixed_at(1))
         await asyncio.to_thread(wait_until, "one of two workers to go", lambda: len(kubelet.endings) > before)
     gone = kubelet.endings[before]
     idle_went = gone.pod == older.name
@@ -53,7 +53,7 @@ async def idle_goes_first(deployment: Deployment, kubelet: Kubelet) -> Case:
 
 
 def _fleet_of(deployment: Deployment, kubelet: Kubelet, number_of: int) -> None:
-    deployment.install(_paused_at(number_of))
+    deployment.install(_fixed_at(number_of))
     wait_until(
         f"{number_of} real workers",
         lambda: (
@@ -64,9 +64,9 @@ def _fleet_of(deployment: Deployment, kubelet: Kubelet, number_of: int) -> None:
     )
 
 
-def _paused_at(number_of: int) -> dict[str, object]:
-    """KEDA holds the fleet at so many: the scaling is ours, the choice of the pod is the ReplicaSet's."""
-    return {"autoscaling": {"keda": {"pausedReplicas": number_of}}}
+def _fixed_at(number_of: int) -> dict[str, object]:
+    """Without an autoscaler: how many is said here, the choice of the pod is the ReplicaSet's."""
+    return {"autoscaling": {"mode": "none"}, "worker": {"replicas": number_of}}
 
 
 def _workers(deployment: Deployment, kubelet: Kubelet) -> list[Pod]:
