@@ -56,7 +56,17 @@ def serve(config: Path | None, show_settings: bool, as_json: bool, devices: str 
         sys.exit(asyncio.run(_supervise(_children(devices, config, flags, settings), settings)))
     if settings.model.path is None and settings.simulated.step_ms is None and settings.simulated.curve_file is None:
         click.echo("No model is set (DARKROOM_MODEL__PATH): using the built-in tiny model.", err=True)
+    signal.signal(signal.SIGTERM, _end_before_work)
     sys.exit(asyncio.run(_serve(settings)))
+
+
+def _end_before_work(*_: object) -> None:
+    """SIGTERM until `Worker.drain` takes it: nothing has begun, so there is nothing to finish.
+
+    A container's first process is sent no signal that it has no handler for. One that is stopped while it starts would
+    go on, take work, and be killed with it when its grace period is over.
+    """
+    raise SystemExit(0)
 
 
 def _overrides(flags: dict[str, Any]) -> dict[str, Any]:
