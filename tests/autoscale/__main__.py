@@ -17,8 +17,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from consumer.logs import configure
 from consumer.stack import Stack
+from producer.logs import configure
 from schemas.settings import LogSettings
 from tests.autoscale import binaries, findings
 from tests.autoscale.binaries import Binaries, Missing
@@ -26,8 +26,9 @@ from tests.autoscale.case import Case
 from tests.autoscale.deployment import Deployment
 from tests.autoscale.kubelet import Kubelet
 from tests.autoscale.plane import Plane
-from tests.autoscale.proof import Figures, Proof
+from tests.autoscale.proof import Proof
 from tests.autoscale.report import table
+from tests.autoscale.verdict import Figures, live_cases
 
 
 def main() -> None:
@@ -48,6 +49,7 @@ def main() -> None:
     try:
         figures, cases = _run(found, folder, arguments.only)
         good = not figures.problems and all(case.holds for case in cases)
+        cases.sort(key=lambda case: case.number)
         if arguments.json:
             print(json.dumps({"good": good, "proof": asdict(figures), "findings": [asdict(case) for case in cases]}))
         else:
@@ -76,9 +78,10 @@ def _run(found: Binaries, folder: Path, only: str | None) -> tuple[Figures, list
             try:
                 if only != "findings":
                     figures = _prove(Deployment(plane, found, environment, folder, "proof"), kubelet)
+                    cases += live_cases(figures)
                 if only != "proof":
                     still = Deployment(plane, found, environment, folder, "still")
-                    cases = asyncio.run(findings.run(still, kubelet, _say))
+                    cases += asyncio.run(findings.run(still, kubelet, _say))
             finally:
                 kubelet.stop()
     finally:

@@ -71,7 +71,7 @@ async def run(deployment: Deployment, kubelet: Kubelet, say: Say) -> list[Case]:
     deployment.helm.uninstall()
     for case in cases:
         say(f"finding {case.number}: {case.seen}")
-    return sorted(cases, key=lambda case: case.number)
+    return cases
 
 
 def guards(deployment: Deployment) -> list[Case]:

@@ -8,24 +8,22 @@ they work. Then nothing comes any more, and the fleet goes to zero. The audit an
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
 
-from consumer.audit import AuditReport, audit
+from consumer.audit import audit
 from producer.connection import kafka_arguments
 from producer.requests.client import Client
 from producer.results.minio_objects import MinioObjects
-from schemas.completion import Completion, Status
+from schemas.completion import Completion
 from schemas.request import GenerationRequest
 from tests.autoscale.deployment import Deployment
 from tests.autoscale.kubelet import Kubelet
-from tests.autoscale.pod import Ending, Pod
+from tests.autoscale.pod import Ending
+from tests.autoscale.verdict import Figures, audit_problems, late_publications, rendered, turns, unlike_one_success
 from tests.autoscale.watch import Lag, Watch
 
 BURST: Final = 80
@@ -46,43 +44,6 @@ DRY_S_MAX: Final = 180.0
 ZERO_S_MAX: Final = 240.0
 
 Say = Callable[[str], None]
-
-
-@dataclass(slots=True)
-class Figures:
-    """What one run took. Seconds from the first request on, but for those that say otherwise."""
-
-    requests: int = 0
-    partitions: int = 0
-    workers_max: int = 0
-    lag_max: int = 0
-    lag_seen_s: float = 0.0
-    """KEDA says that there is work."""
-    first_worker_s: float = 0.0
-    """Its process runs."""
-    first_ready_s: float = 0.0
-    all_workers_s: float = 0.0
-    """As many as there may be are ready."""
-    first_picture_s: float = 0.0
-    """The first completion."""
-    burst_done_s: float = 0.0
-    """The last completion of the burst."""
-    scale_in_s: float = 0.0
-    """The first SIGTERM."""
-    last_request_s: float = 0.0
-    lag_gone_after_last_s: float = 0.0
-    """From the last request to no lag."""
-    zero_after_lag_gone_s: float = 0.0
-    """From no lag to no worker, the cooldown included."""
-    workers_started: int = 0
-    stopped_at_work: int = 0
-    """Workers that published after their SIGTERM."""
-    published_while_draining: int = 0
-    longest_drain_s: float = 0.0
-    rendered_twice: int = 0
-    """Requests, by the workers' logs: a partition that moves while its requests are on a device takes them along."""
-    audit: dict[str, object] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
 
 
 class Proof:
@@ -110,6 +71,7 @@ class Proof:
                     await self._sleep(watch)
                     self.figures.lag_max = max(sample.lag for sample in watch.samples)
                     self.figures.workers_max = max(sample.running for sample in watch.samples)
+                    self.figures.turns = turns([sample.wanted for sample in watch.samples])
                 await self._all_answered()
             finally:
                 reading.cancel()
@@ -213,7 +175,7 @@ class Proof:
         async with MinioObjects(settings.s3) as objects:
             report = await audit(settings, objects)
         figures.audit = report.as_dict()
-        figures.requests = self._sent
+        figures.requests, figures.transactions = self._sent, IN_TRANSACTIONS // TRANSACTION
         at = [completion.completed_at.timestamp() - began for completion in self._completions]
         burst = [second for second, one in zip(at, self._completions, strict=True) if _number(one) < BURST]
         figures.first_picture_s, figures.burst_done_s = min(at), max(burst)
@@ -221,6 +183,8 @@ class Proof:
         figures.workers_started = sum(1 for pod in self._kubelet.history if "-worker-" in pod.name)
         figures.scale_in_s = min(ending.asked_at for ending in stopped) - began
         figures.longest_drain_s = max(_drain_s(ending) for ending in stopped)
+        started = {pod.name: pod.started_at or 0.0 for pod in self._kubelet.history}
+        figures.youngest_stopped_s = min(ending.asked_at - started[ending.pod] for ending in stopped)
         late = late_publications(stopped, self._completions)
         figures.stopped_at_work, figures.published_while_draining = len(late), sum(late.values())
         figures.problems += [*audit_problems(report, self._sent), *unlike_one_success(self._completions)]
@@ -237,42 +201,6 @@ class Proof:
     def _expect(self, holds: bool, otherwise: str) -> None:
         if not holds:
             self.figures.problems.append(otherwise)
-
-
-def rendered(pods: Iterable[Pod]) -> Counter[str]:
-    """How often each request was rendered, by the workers' logs."""
-    counted: Counter[str] = Counter()
-    for pod in pods:
-        for line in pod.log.read_text(errors="replace").splitlines() if pod.log.exists() else ():
-            if '"rendered"' in line:
-                counted[json.loads(line)["request_id"]] += 1
-    return counted
-
-
-def late_publications(endings: Iterable[Ending], completions: Iterable[Completion]) -> Counter[str]:
-    """How much each worker published between its SIGTERM and its end, of those that published anything then."""
-    asked = {ending.pod: ending.asked_at for ending in endings if ending.asked_at}
-    return Counter(
-        one.worker for one in completions if one.worker in asked and one.completed_at.timestamp() > asked[one.worker]
-    )
-
-
-def audit_problems(report: AuditReport, sent: int) -> list[str]:
-    """What is wrong where all of so many requests were to succeed, once each, by their first rendering."""
-    problems = [] if report.is_clean else [f"the audit found: {report}"]
-    if report.succeeded != sent or report.records != sent:
-        problems.append(f"{report.succeeded} of {report.records} records succeeded, and {sent} were sent")
-    if report.pending or report.replayed:
-        problems.append(f"{report.pending} are pending and {report.replayed} were answered as repetitions")
-    return problems
-
-
-def unlike_one_success(completions: Collection[Completion]) -> list[str]:
-    """Requests that were answered twice or did not succeed, as our own reader saw them."""
-    seen = Counter(one.request_id for one in completions)
-    problems = [f"{request_id} was answered {times} times" for request_id, times in seen.items() if times > 1]
-    failed = (one for one in completions if one.status is not Status.SUCCEEDED)
-    return problems + [f"{one.request_id} ended {one.status.value}: {one.error}" for one in failed]
 
 
 def _drain_s(ending: Ending) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.autoscale.case import Case
-from tests.autoscale.proof import Figures
+from tests.autoscale.verdict import Figures
 
 
 def table(figures: Figures | None, cases: Sequence[Case], *, good: bool) -> str:

@@ -14,8 +14,8 @@ from schemas.completion import Completion, ImageRef, Source
 from schemas.errors import ErrorCode
 from tests.autoscale.case import Case
 from tests.autoscale.pod import Ending
-from tests.autoscale.proof import Figures, audit_problems, late_publications, unlike_one_success
 from tests.autoscale.report import table
+from tests.autoscale.verdict import Figures, audit_problems, late_publications, live_cases, turns, unlike_one_success
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CLEAN = AuditReport(2, 2, 0, 0, 0, 0, 0, 0, 0, [], [], [], [])
@@ -70,6 +70,24 @@ def test_only_what_came_after_a_workers_own_sigterm_was_published_while_it_drain
     ]
     found = [succeeded("1", after_s=9), succeeded("2", after_s=11), succeeded("3", "worker-3", after_s=11)]
     assert late_publications(endings, found) == {"worker-1": 1}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "times"),
+    [([0, 0, 1, 4, 4, 2, 0], 1), ([0, 4, 2, 3, 3, 0], 3), ([], 0), ([2, 2], 0), ([1, 3, 2, 5, 4], 3)],
+)
+def test_turns_are_changes_of_direction(wanted: list[int], times: int) -> None:
+    assert turns(wanted) == times
+
+
+def test_a_fleet_that_flaps_or_stops_young_workers_is_a_fault() -> None:
+    def holds(figures: Figures) -> list[int]:
+        return [case.number for case in live_cases(figures) if not case.holds]
+
+    assert holds(Figures(turns=1, youngest_stopped_s=60.0)) == []
+    assert holds(Figures(turns=5, youngest_stopped_s=60.0)) == [9]
+    assert holds(Figures(turns=1, youngest_stopped_s=20.0)) == [9]
+    assert holds(Figures(turns=1, youngest_stopped_s=60.0, problems=["a record is lost"])) == [3, 4, 8]
 
 
 def test_the_table_says_what_was_wrong() -> None:
