@@ -35,8 +35,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.autoscale", description=__doc__)
     parser.add_argument("--only", choices=["proof", "findings"], help="a part of it")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
-    parser.add_argument("--keep", type=Path, help="a folder for all logs, kept; else they are kept only when bad")
+    parser.add_argument("--keep", type=Path, help="a new folder for all logs; else they are kept only when bad")
     arguments = parser.parse_args()
+    if arguments.keep is not None and arguments.keep.exists():
+        parser.error(f"{arguments.keep} is there already: name a folder that is to be made")
     configure(LogSettings(level="error"), worker="proof")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:

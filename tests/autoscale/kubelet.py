@@ -260,6 +260,8 @@ def _exit_code(code: int | None) -> int:
 
 
 def _told(ending: Ending) -> str:
+    if not ending.asked_at:
+        return f"{ending.pod} is gone; it had ended before"
     how = "killed: its grace period was over" if ending.killed else f"exit code {ending.exit_code}"
     return f"{ending.pod} is gone, {ending.ended_at - ending.asked_at:.1f} s after SIGTERM, {how}"
 

@@ -8,8 +8,10 @@ they work. Then nothing comes any more, and the fleet goes to zero. The audit an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from itertools import islice
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
@@ -32,11 +34,12 @@ IN_TRANSACTIONS: Final = 40
 """Of the burst; each commit leaves a control record in the partitions that it touched."""
 TRANSACTION: Final = 8
 STEPS: Final = (20, 25, 30, 40)
-TRICKLE_LAG: Final = 7
-"""What the trickle keeps the lag at: work for two workers by the threshold."""
-TRICKLE_S: Final = 0.2
+TRICKLE_LAG: Final = 2
+"""What the trickle keeps each partition's lag at: eight records are two workers' worth by the threshold of 5, and all
+four have work, so that no idle one can go first."""
 STOPPED_AT_WORK: Final = 2
 """Workers that are to be stopped before the trickle ends."""
+LOOK_S_MAX: Final = 30.0
 WAKE_S_MAX: Final = 180.0
 FULL_S_MAX: Final = 180.0
 SHRINK_S_MAX: Final = 300.0
@@ -67,7 +70,7 @@ class Proof:
             try:
                 async with Watch(self._deployment, self._kubelet, lag).watching() as watch:
                     await self._wake(client, watch)
-                    await self._shrink(client, watch)
+                    await self._shrink(watch)
                     await self._sleep(watch)
                     self.figures.lag_max = max(sample.lag for sample in watch.samples)
                     self.figures.workers_max = max(sample.running for sample in watch.samples)
@@ -106,17 +109,19 @@ class Proof:
         figures.all_workers_s = full.at - began
         self._say(f"{figures.all_workers_s:6.1f} s  {wanted} workers are ready, {full.lag} records wait")
 
-    async def _shrink(self, client: Client, watch: Watch) -> None:
-        """Keep some work coming until enough workers were stopped in the middle of it."""
+    async def _shrink(self, watch: Watch) -> None:
+        """Keep some work coming to each worker until enough of them were stopped in the middle of it."""
         began, deadline = self._sent_at, time.monotonic() + SHRINK_S_MAX
-        before = len(self._kubelet.endings)
-        while len(self._stopped()) - before < STOPPED_AT_WORK:
-            if time.monotonic() > deadline:
-                self.figures.problems.append(f"no {STOPPED_AT_WORK} workers were stopped within {SHRINK_S_MAX:.0f} s")
-                break
-            if watch.samples and watch.samples[-1].lag < TRICKLE_LAG:
-                await client.send(self._requests(1))
-            await asyncio.sleep(TRICKLE_S)
+        before = len(self._stopped())
+        async with self._producer() as producer:
+            while len(self._stopped()) - before < STOPPED_AT_WORK:
+                if time.monotonic() > deadline:
+                    self._expect(False, f"no {STOPPED_AT_WORK} workers were stopped within {SHRINK_S_MAX:.0f} s")
+                    break
+                sample = await watch.until("a look", lambda _: True, LOOK_S_MAX)
+                for partition, lag in sample.lags.items():
+                    if lag < TRICKLE_LAG:
+                        await self._put(producer, next(iter(self._requests(1))), partition)
         self.figures.last_request_s = time.time() - began
         for ending in self._stopped():
             self._say(f"{ending.asked_at - began:6.1f} s  {ending.pod}: SIGTERM; gone after {_drain_s(ending):.1f} s")
@@ -138,26 +143,29 @@ class Proof:
             number = self._sent
             self._sent += 1
             steps = STEPS[number % len(STEPS)]
-            yield GenerationRequest(request_id=f"proof-{number}", prompt=f"figure {number}", steps=steps)
+            request_id = f"{self._deployment.namespace}-{number}"
+            yield GenerationRequest(request_id=request_id, prompt=f"figure {number}", steps=steps)
 
     async def _send_in_transactions(self, requests: Iterable[GenerationRequest]) -> None:
-        settings = self._deployment.settings
-        producer = AIOKafkaProducer(
-            **kafka_arguments(settings.kafka), transactional_id=f"{settings.kafka.group_id}-sender", acks="all"
-        )
+        async with self._producer(transactional_id=f"{self._deployment.settings.kafka.group_id}-sender") as producer:
+            waiting = iter(requests)
+            while together := list(islice(waiting, TRANSACTION)):
+                async with producer.transaction():
+                    for request in together:
+                        await self._put(producer, request)
+
+    @contextlib.asynccontextmanager
+    async def _producer(self, **arguments: str) -> AsyncIterator[AIOKafkaProducer]:
+        producer = AIOKafkaProducer(**kafka_arguments(self._deployment.settings.kafka), acks="all", **arguments)
         await producer.start()
         try:
-            together: list[GenerationRequest] = []
-            for request in requests:
-                together.append(request)
-                if len(together) == TRANSACTION:
-                    async with producer.transaction():
-                        for one in together:
-                            value = one.model_dump_json(exclude_unset=True).encode()
-                            await producer.send_and_wait(settings.topics.requests, value, key=one.request_id.encode())
-                    together.clear()
+            yield producer
         finally:
             await producer.stop()
+
+    async def _put(self, producer: AIOKafkaProducer, request: GenerationRequest, partition: int | None = None) -> None:
+        value, key = request.model_dump_json(exclude_unset=True).encode(), request.request_id.encode()
+        await producer.send_and_wait(self._deployment.settings.topics.requests, value, key=key, partition=partition)
 
     async def _read(self, client: Client) -> None:
         async for completion in client.completions(from_beginning=True):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
@@ -29,8 +29,8 @@ class Sample:
     """One look. Times are seconds of the wall clock."""
 
     at: float
-    lag: int
-    """High watermarks minus what the group has committed; all of a partition where it has committed nothing."""
+    lags: Mapping[int, int]
+    """By partition: high watermark minus what the group has committed; all of it where nothing was committed."""
     wanted: int
     """The Deployment's replicas."""
     running: int
@@ -38,6 +38,11 @@ class Sample:
     ready: int
     active: bool
     """KEDA sees work."""
+
+    @property
+    def lag(self) -> int:
+        """Of all partitions."""
+        return sum(self.lags.values())
 
 
 class Lag:
@@ -117,10 +122,6 @@ class Watch:
         pods = tuple(self._kubelet.pods.values())
         return [pod.name for pod in pods if pod.is_running and "-worker-" in pod.name]
 
-    def as_rows(self) -> list[dict[str, Any]]:
-        """For machines."""
-        return [asdict(sample) for sample in self.samples]
-
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(ApiError, KafkaError):  # one look less
@@ -128,7 +129,7 @@ class Watch:
             await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> Sample:
-        lag = sum((await self._lag.by_partition()).values())
+        lags = await self._lag.by_partition()
         wanted, ready = await asyncio.to_thread(self._deployment.workers)
         active = await asyncio.to_thread(self._deployment.is_active)
-        return Sample(time.time(), lag, wanted, len(self.workers()), ready, active)
+        return Sample(time.time(), lags, wanted, len(self.workers()), ready, active)
