@@ -94,7 +94,7 @@ def _run(found: Binaries, folder: Path, only: str | None) -> tuple[Figures, list
 def _prove(deployment: Deployment, kubelet: Kubelet) -> Figures:
     deployment.make_namespace()
     deployment.install()
-    _say("the chart is installed: topics, bucket and initial offsets are there, and no worker")
+    _say("the chart is installed: topics, bucket and initial offsets are there")
     proof = Proof(deployment, kubelet, _say)
     asyncio.run(proof.run())
     deployment.helm.uninstall()

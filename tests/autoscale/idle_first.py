@@ -36,19 +36,21 @@ async def idle_goes_first(deployment: Deployment, kubelet: Kubelet) -> Case:
     newer = next(pod for pod in _workers(deployment, kubelet) if pod is not older)
     before = len(kubelet.endings)
     async with _work(deployment, newer):
-        await asyncio.to_thread(
-            wait_until, "the idle worker to lower its cost", lambda: deployment.deletion_cost(older.name) < 0
-        )
-        busy_cost = deployment.deletion_cost(newer.name)
+
+        def told_apart() -> bool:
+            works = sum(_partitions(newer).values()) > 0
+            return works and deployment.deletion_cost(older.name) < 0 == deployment.deletion_cost(newer.name)
+
+        await asyncio.to_thread(wait_until, "the idle worker alone to have lowered its cost", told_apart)
         await asyncio.to_thread(deployment.install, _fixed_at(1))
         await asyncio.to_thread(wait_until, "one of two workers to go", lambda: len(kubelet.endings) > before)
     gone = kubelet.endings[before]
     idle_went = gone.pod == older.name
     seen = (
-        f"of an older, idle worker and a newer one at work the {'idle' if idle_went else 'working'} one was stopped; "
-        f"it had {'' if idle_went else 'not '}lowered its pod's deletion cost"
+        "an older worker was idle and had lowered its pod's deletion cost, a newer one was at work: the "
+        f"{'idle' if idle_went else 'working'} one was stopped"
     )
-    holds = idle_went and busy_cost == 0 and not gone.killed and gone.exit_code == 0
+    holds = idle_went and not gone.killed and gone.exit_code == 0
     return Case(8, "scale-in kills whoever it likes", seen, holds, live=True)
 
 

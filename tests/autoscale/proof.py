@@ -22,9 +22,10 @@ from producer.requests.client import Client
 from producer.results.minio_objects import MinioObjects
 from schemas.completion import Completion
 from schemas.request import GenerationRequest
+from tests.autoscale.case import wait_until
 from tests.autoscale.deployment import Deployment
 from tests.autoscale.kubelet import Kubelet
-from tests.autoscale.pod import Ending
+from tests.autoscale.pod import Ending, Pod
 from tests.autoscale.verdict import Figures, audit_problems, late_publications, rendered, turns, unlike_one_success
 from tests.autoscale.watch import Lag, Watch
 
@@ -60,6 +61,7 @@ class Proof:
         self._sent = 0
         self._sent_at = 0.0
         self._completions: list[Completion] = []
+        self._before = (0, 0)
 
     async def run(self) -> None:
         """The whole story. Raises `TooLong`, and what the parts raise."""
@@ -83,13 +85,17 @@ class Proof:
     # --- The story ----------------------------------------------------------------------------------------
 
     async def _check_asleep(self, lag: Lag) -> None:
-        """Nobody runs, and the init job has given each partition an offset, without which KEDA sees no lag there."""
+        """The init job has given each partition an offset, without which KEDA sees no lag there, and nobody runs.
+
+        A Deployment that names no number of replicas begins with one, which KEDA takes away when it first looks.
+        """
         partitions, committed = await lag.by_partition(), await lag.committed()
         self.figures.partitions = len(partitions)
         self._expect(
             committed.keys() == partitions.keys(), f"offsets before the first worker only at {sorted(committed)}"
         )
-        self._expect(self._deployment.workers() == (0, 0), "workers before there was work")
+        await asyncio.to_thread(wait_until, "KEDA to put the new fleet to sleep", self._is_asleep)
+        self._before = len(self._kubelet.history), len(self._kubelet.endings)
 
     async def _wake(self, client: Client, watch: Watch) -> None:
         began = self._sent_at = time.time()
@@ -112,9 +118,8 @@ class Proof:
     async def _shrink(self, watch: Watch) -> None:
         """Keep some work coming to each worker until enough of them were stopped in the middle of it."""
         began, deadline = self._sent_at, time.monotonic() + SHRINK_S_MAX
-        before = len(self._stopped())
         async with self._producer() as producer:
-            while len(self._stopped()) - before < STOPPED_AT_WORK:
+            while len(self._stopped()) < STOPPED_AT_WORK:
                 if time.monotonic() > deadline:
                     self._expect(False, f"no {STOPPED_AT_WORK} workers were stopped within {SHRINK_S_MAX:.0f} s")
                     break
@@ -187,24 +192,32 @@ class Proof:
         at = [completion.completed_at.timestamp() - began for completion in self._completions]
         burst = [second for second, one in zip(at, self._completions, strict=True) if _number(one) < BURST]
         figures.first_picture_s, figures.burst_done_s = min(at), max(burst)
-        stopped = self._stopped()
-        figures.workers_started = sum(1 for pod in self._kubelet.history if "-worker-" in pod.name)
+        workers, stopped = self._started(), self._stopped()
+        figures.workers_started = len(workers)
         figures.scale_in_s = min(ending.asked_at for ending in stopped) - began
         figures.longest_drain_s = max(_drain_s(ending) for ending in stopped)
-        started = {pod.name: pod.started_at or 0.0 for pod in self._kubelet.history}
+        started = {pod.name: pod.started_at or 0.0 for pod in workers}
         figures.youngest_stopped_s = min(ending.asked_at - started[ending.pod] for ending in stopped)
         late = late_publications(stopped, self._completions)
         figures.stopped_at_work, figures.published_while_draining = len(late), sum(late.values())
         figures.problems += [*audit_problems(report, self._sent), *unlike_one_success(self._completions)]
         figures.problems += [f"{one.pod} ended badly: {one}" for one in stopped if one.killed or one.exit_code != 0]
-        figures.rendered_twice = sum(1 for times in rendered(self._kubelet.history).values() if times > 1)
-        restarted = [pod.name for pod in self._kubelet.history if pod.restarts]
+        figures.rendered_twice = sum(1 for times in rendered(workers).values() if times > 1)
+        restarted = [pod.name for pod in workers if pod.restarts]
         self._expect(not restarted, f"containers were started again: {restarted}")
         self._expect(figures.stopped_at_work > 0, "no worker was stopped while it had work")
         self._expect(figures.workers_max <= figures.partitions, f"{figures.workers_max} workers at a time")
 
+    def _is_asleep(self) -> bool:
+        return self._deployment.is_watched() and self._deployment.workers() == (0, 0) and not self._kubelet.pods
+
+    def _started(self) -> list[Pod]:
+        """Workers of the story."""
+        return [pod for pod in tuple(self._kubelet.history)[self._before[0] :] if "-worker-" in pod.name]
+
     def _stopped(self) -> list[Ending]:
-        return [ending for ending in tuple(self._kubelet.endings) if "-worker-" in ending.pod]
+        """Those of them that were stopped."""
+        return [ending for ending in tuple(self._kubelet.endings)[self._before[1] :] if "-worker-" in ending.pod]
 
     def _expect(self, holds: bool, otherwise: str) -> None:
         if not holds:
