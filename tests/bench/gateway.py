@@ -166,13 +166,14 @@ async def _paced(callers: list[_Caller], jobs: int, per_second: float) -> list[f
 
 async def _streams(url: str, callers: list[_Caller], own: psutil.Process, count: int) -> dict[str, float]:
     """Resident memory before and with so many event streams open, each of a job of its own."""
+    serial = uuid.uuid4().hex[:8]
     for number in range(count):
-        await callers[number % CALLERS].post(request_id=f"stream-{number}")
+        await callers[number % CALLERS].post(request_id=f"{serial}-{number}")
     before = own.memory_info().rss
     open_ = []
     for number in range(count):
         one = await _connection(url)
-        one[1].write(b"GET /v1/generations/stream-%d/events HTTP/1.1\r\nHost: g\r\n\r\n" % number)
+        one[1].write(b"GET /v1/generations/%s-%d/events HTTP/1.1\r\nHost: g\r\n\r\n" % (serial.encode(), number))
         open_.append(one)
     for one in open_:
         await one[0].readuntil(b"event: status\n")
