@@ -19,6 +19,7 @@ from producer.logs import configure
 from schemas.settings import LogSettings
 from tests.bench import report
 from tests.bench.engine import engine
+from tests.bench.gateway import gateway
 from tests.bench.guarantee import against_plain_commits
 from tests.bench.joining import a_third_joins
 from tests.bench.memory import resident_memory
@@ -74,6 +75,8 @@ async def measure(environment: Mapping[str, str], folder: Path, seed: int, scale
     figures["stored"] = await without_delay(environment, 2000 // scale, seed, store=True)
     say("bare puts")
     figures["bare_puts"] = await bare_puts(environment, 2000 // scale)
+    say("the gateway beside bare puts and bare produces")
+    figures["gateway"] = await gateway(environment, folder, 2000 // scale)
     say("resident memory from 1,000 to 5,000 requests")
     figures["memory"] = await resident_memory(environment, folder, 1000 // scale)
     return figures
