@@ -4,8 +4,9 @@ Read in KEDA 2.21 (kafka scaler) and Kubernetes 1.36 (HPA controller):
 
 - KEDA reports the group's total lag, high watermark less committed offset over all partitions, as an external metric
   of type AverageValue: `lag_threshold` is the target for the total lag *per replica*.
-- Where `lag // lag_threshold` is above the partitions, KEDA reports `partitions * lag_threshold`. The division is of
-  whole numbers, so a rest still asks for one replica more than there are partitions: the maximum has to forbid that.
+- Where `lag // lag_threshold` is above the partitions (with `limitToPartitionsWithLag`: those with lag), KEDA reports
+  `partitions * lag_threshold`. The division is of whole numbers, so a rest still asks for one replica more than there
+  are partitions: the maximum has to forbid that.
 - The HPA leaves the replicas alone while `lag / (lag_threshold * replicas)` is within `tolerance` of 1, else it asks
   for `ceil(lag / lag_threshold)`.
 - Scaling up takes the least, scaling down the most that was asked for in its stabilisation window; then each is held
@@ -21,14 +22,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
-
-RATE_PERIOD_S: Final = 15.0
-"""Of the HPA's own rates: so much may be added or taken away in a quarter of a minute."""
-UP_PODS: Final = 4
-UP_FACTOR: Final = 2.0
-"""The HPA's own rate upwards: four pods or as many again as there are, whichever is more."""
-
 
 class AutoscalingError(ValueError):
     """Settings that do not fit together: which, and what to do."""
@@ -49,12 +42,15 @@ class Autoscaling:
     sync_s: float = 15.0
     """Between two looks of the HPA: `--horizontal-pod-autoscaler-sync-period`."""
     tolerance: float = 0.1
-    scale_up_window_s: float = 0.0
+    scale_up_window_s: float = 30.0
+    """Long enough to see whether lag is a moment's."""
+    scale_up_pods: int = 4
+    scale_up_period_s: float = 60.0
     scale_down_window_s: float = 300.0
     """Longer than a model takes to load, so that loading is not thrashed."""
-    scale_down_pods: int | None = 1
-    """At most so many a `scale_down_period_s`, since every change pauses the group. None: no limit."""
-    scale_down_period_s: float = 60.0
+    scale_down_pods: int = 1
+    """At most so many a `scale_down_period_s`, since every change pauses the group."""
+    scale_down_period_s: float = 120.0
 
     def check(self, partitions: int) -> None:
         """Raises `AutoscalingError` for what would leave workers idle or cannot be."""
@@ -88,18 +84,21 @@ def asked_for(metric: int, lag_threshold: int, replicas: int, tolerance: float) 
 class Autoscaler:
     """The two of them over time. `look` is to be called every `sync_s`."""
 
-    def __init__(self, settings: Autoscaling, partitions: int) -> None:
+    def __init__(self, settings: Autoscaling) -> None:
         self.settings = settings
-        self._partitions = partitions
         self._asked: deque[tuple[float, int]] = deque()
         """What was asked for within the longer window, oldest first."""
+        self._added: deque[tuple[float, int]] = deque()
         self._taken: deque[tuple[float, int]] = deque()
-        """Replicas taken away within the period of the rate downwards."""
+        """Replicas added and taken away within the periods of their rates."""
         self._active_at = -math.inf
         self._polled_at = -math.inf
 
-    def look(self, now: float, lag: int, replicas: int) -> int:
-        """The replicas that there are to be, by the lag at this moment and the replicas that there are."""
+    def look(self, now: float, lag: int, replicas: int, partitions: int) -> int:
+        """The replicas that there are to be, by the lag at this moment and the replicas that there are.
+
+        `partitions`: those with lag, which bound what KEDA reports.
+        """
         settings = self.settings
         if now - self._polled_at >= settings.polling_s:
             self._polled_at = now
@@ -111,12 +110,14 @@ class Autoscaler:
         if settings.min_replicas == 0 and now - self._active_at >= settings.cooldown_s:
             self._asked.clear()
             return 0
-        metric = reported_lag(lag, settings.lag_threshold, self._partitions)
+        metric = reported_lag(lag, settings.lag_threshold, partitions)
         asked = asked_for(metric, settings.lag_threshold, replicas, settings.tolerance)
         wanted = self._rated(now, self._steadied(now, asked, replicas), replicas)
         wanted = min(settings.max_replicas, max(1, settings.min_replicas, wanted))
         if wanted < replicas:
             self._taken.append((now, replicas - wanted))
+        elif wanted > replicas:
+            self._added.append((now, wanted - replicas))
         return wanted
 
     def _steadied(self, now: float, asked: int, replicas: int) -> int:
@@ -130,11 +131,16 @@ class Autoscaler:
         return min(max(replicas, up), down)
 
     def _rated(self, now: float, wanted: int, replicas: int) -> int:
+        """Held to so many pods a period, counted from the replicas at its beginning."""
+        settings = self.settings
+        added = _within(self._added, now - settings.scale_up_period_s)
+        taken = _within(self._taken, now - settings.scale_down_period_s)
         if wanted > replicas:
-            return min(wanted, int(max(replicas + UP_PODS, replicas * UP_FACTOR)))
-        pods = self.settings.scale_down_pods
-        if wanted == replicas or pods is None:
-            return wanted
-        while self._taken and self._taken[0][0] <= now - self.settings.scale_down_period_s:
-            self._taken.popleft()
-        return max(wanted, min(replicas, replicas - pods + sum(taken for _, taken in self._taken)))
+            return min(wanted, max(replicas, replicas - added + settings.scale_up_pods))
+        return max(wanted, min(replicas, replicas + taken - settings.scale_down_pods))
+
+
+def _within(changes: deque[tuple[float, int]], since: float) -> int:
+    while changes and changes[0][0] <= since:
+        changes.popleft()
+    return sum(pods for _, pods in changes)

@@ -77,12 +77,13 @@ class FleetRun:
 
     latencies_s: list[float]
     """By arrival: from its time to its published completion."""
+    arrived_at_s: list[float]
     answers: list[int]
     """By arrival: 1, or something is wrong."""
     replica_s: float
-    """Seconds of pods, loading and draining included: what is paid for."""
+    """Seconds of pods, loading and draining included, as far as they are paid for."""
     serving_s: float
-    """Of these, seconds in the group."""
+    """Seconds in the group, to the run's end."""
     busy_s: float
     """Of these, seconds in steps."""
     ended_at_s: float
@@ -98,7 +99,9 @@ class Fleet:
     def __init__(
         self, spec: Spec, arrivals: Sequence[Arrival], partition_of: Sequence[int], *, until_s: float = 0.0
     ) -> None:
-        """`until_s`: go on at least so long, so that an idle fleet is seen, and paid for, to the end of its hour."""
+        """`until_s`: go on at least so long, and pay until then: what is left belongs to the next hour. 0: until the last
+        answer.
+        """
         if spec.autoscaling is not None:
             spec.autoscaling.check(spec.partitions)
         self._spec = spec
@@ -106,7 +109,7 @@ class Fleet:
         self._clock = VirtualClock()
         self._topic = Topic(arrivals, partition_of, spec.partitions)
         self._arrivals = arrivals
-        self._autoscaler = None if spec.autoscaling is None else Autoscaler(spec.autoscaling, spec.partitions)
+        self._autoscaler = None if spec.autoscaling is None else Autoscaler(spec.autoscaling)
         self._pods: list[Pod] = []
         self._gone: list[Pod] = []
         self._owner: dict[int, Member] = {}
@@ -230,7 +233,8 @@ class Fleet:
     def _look(self) -> None:
         assert self._autoscaler is not None
         replicas = len(self._staying())
-        self._scale(self._autoscaler.look(self._clock.now(), self._topic.lag, replicas))
+        topic = self._topic
+        self._scale(self._autoscaler.look(self._clock.now(), topic.lag, replicas, topic.partitions_with_lag))
         self._note()
         if not self._is_over():
             self._later(self._autoscaler.settings.sync_s, self._look)
@@ -248,7 +252,7 @@ class Fleet:
     def _result(self) -> FleetRun:
         answered = self._topic.answered_at
         last = max(answered, default=0.0)
-        ended = max(self._until_s, last)
+        ended, paid_until = max(self._until_s, last), self._until_s or last
         pods = [*self._gone, *self._pods]
         members = [pod.member for pod in pods if pod.member is not None]
         steps: Counter[int] = Counter()
@@ -256,8 +260,9 @@ class Fleet:
             steps.update(member.device.steps_by_rows)
         return FleetRun(
             latencies_s=[at - arrival.at_s for at, arrival in zip(answered, self._arrivals, strict=True)],
+            arrived_at_s=[arrival.at_s for arrival in self._arrivals],
             answers=list(self._topic.answers),
-            replica_s=sum(max(0.0, min(pod.ended_at, ended) - pod.asked_at) for pod in pods),
+            replica_s=sum(max(0.0, min(pod.ended_at, paid_until) - pod.asked_at) for pod in pods),
             serving_s=sum(max(0.0, min(pod.ended_at, ended) - pod.joined_at) for pod in pods),
             busy_s=sum(member.device.busy_s for member in members),
             ended_at_s=ended,

@@ -60,6 +60,11 @@ class Topic:
         """The partition's records."""
         return self._log[partition]
 
+    @property
+    def partitions_with_lag(self) -> int:
+        """Those whose committed offset is behind."""
+        return sum(committed < len(log) for (committed, _), log in zip(self._committed, self._log, strict=True))
+
     def number(self, job: JobKey) -> int:
         """The arrival that a record is."""
         return self._numbers[job.partition][job.offset]
