@@ -58,7 +58,7 @@ class VirtualRow:
 
 @dataclass(frozen=True, slots=True)
 class Leap:
-    """Steps of the same rows, taken as one: between two boundaries at which somebody joins or leaves nothing changes."""
+    """Steps of the same rows, taken as one: until somebody joins or leaves nothing changes."""
 
     began: float
     step_s: float

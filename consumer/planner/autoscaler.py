@@ -23,6 +23,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+
 class AutoscalingError(ValueError):
     """Settings that do not fit together: which, and what to do."""
 

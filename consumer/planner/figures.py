@@ -58,7 +58,7 @@ def figures_of(spec: Spec, scenario: Scenario, *, requests_max: float, alone_s: 
     """Simulate a fleet under a load: the whole of it, or windows with at most `requests_max` requests in all.
 
     `alone_s`: device seconds of a request, for the replicas that an autoscaled fleet has as a window begins. Raises
-    `PlanUnfinished` where nobody serves.
+    `UnansweredError` where nobody serves.
     """
     windows = scenario.windows(requests_max)
     runs = [_run(spec, scenario, window, alone_s, is_whole=len(windows) == 1) for window in windows]
@@ -127,4 +127,3 @@ def _error(values: Sequence[float]) -> float:
 def _plain(value: Any) -> Any:
     """JSON has no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-

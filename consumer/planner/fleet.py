@@ -26,7 +26,11 @@ SAMPLE_S = 5.0
 """Between two points of a run's history, at the least."""
 
 
-class PlanUnfinished(RuntimeError):
+GIVE_UP_S = 48 * 3600.0
+"""After the last arrival: who is not answered by then never is, or for no plan that anybody would follow."""
+
+
+class UnansweredError(RuntimeError):
     """Requests were left that nobody answers: a bug, or a fleet that cannot carry the load."""
 
 
@@ -99,13 +103,15 @@ class Fleet:
     def __init__(
         self, spec: Spec, arrivals: Sequence[Arrival], partition_of: Sequence[int], *, until_s: float = 0.0
     ) -> None:
-        """`until_s`: go on at least so long, and pay until then: what is left belongs to the next hour. 0: until the last
-        answer.
+        """`until_s`: go on at least so long, and pay until then: what is left belongs to the next hour.
+
+        0: until the last answer.
         """
         if spec.autoscaling is not None:
             spec.autoscaling.check(spec.partitions)
         self._spec = spec
         self._until_s = until_s
+        self._give_up_at = (arrivals[-1].at_s if arrivals else 0.0) + GIVE_UP_S
         self._clock = VirtualClock()
         self._topic = Topic(arrivals, partition_of, spec.partitions)
         self._arrivals = arrivals
@@ -121,7 +127,7 @@ class Fleet:
         self.rebalances = 0
 
     def run(self) -> FleetRun:
-        """To the last answer, and to `until_s`. Raises `PlanUnfinished` where an arrival is never answered."""
+        """To the last answer, and to `until_s`. Raises `UnansweredError` where an arrival is never answered."""
         for _ in range(self._spec.replicas):
             self._start(0.0)
         self._await(0)
@@ -132,7 +138,7 @@ class Fleet:
             self._later(SAMPLE_S, self._sample)
         self._clock.run()
         if self._topic.unanswered:
-            raise PlanUnfinished(
+            raise UnansweredError(
                 f"{self._topic.unanswered} of {len(self._arrivals)} requests were never answered by "
                 f"{len(self._pods)} workers."
             )
@@ -144,6 +150,8 @@ class Fleet:
         self._clock.later(seconds, call)
 
     def _is_over(self) -> bool:
+        if self._clock.now() > self._give_up_at:
+            return True
         return self._topic.unanswered == 0 and self._clock.now() >= self._until_s
 
     def _await(self, number: int) -> None:
@@ -173,9 +181,9 @@ class Fleet:
             pod.name,
             self._topic,
             self._clock,
-            spec.profile,
-            replace(spec.limits, boot=f"{next(self._numbers):016x}"),
-            spec.delays,
+            profile=spec.profile,
+            limits=replace(spec.limits, boot=f"{next(self._numbers):016x}"),
+            delays=spec.delays,
             open_s=spec.open_s,
             on_left=lambda _: self._end(pod),
         )

@@ -125,9 +125,7 @@ class Catalogue:
             )
         price = getattr(instance, term)
         if price is None:
-            raise GpuError(
-                f"No {term.replace('_', ' ')} price of {name} is known: give one with --price {name}=USD."
-            )
+            raise GpuError(f"No {term.replace('_', ' ')} price of {name} is known: give one with --price {name}=USD.")
         if profile is not None:
             measured, source = read_profile(profile)
             return Machine(name, instance.gpu, term, price, measured, "measured", source)
@@ -209,12 +207,16 @@ def _table(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     except OSError as error:
         raise GpuError(f"The file {path} cannot be read ({error.strerror}): name one that can.") from error
     except tomllib.TOMLDecodeError as error:
-        raise GpuError(f"The file {path} is not TOML ({error}): take consumer/planner/prices.toml as a pattern.") from error
+        raise GpuError(
+            f"The file {path} is not TOML ({error}): take consumer/planner/prices.toml as a pattern."
+        ) from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"])
         raise GpuError(
-            bounded(f"The file {path} cannot be used ({place}: {first['msg']}): take consumer/planner/prices.toml as a "
-            "pattern.")
+            bounded(
+                f"The file {path} cannot be used ({place}: {first['msg']}): take consumer/planner/prices.toml as a "
+                "pattern."
+            )
         ) from error
     return table

@@ -27,7 +27,7 @@ OFFICE_DAY: Final = (
     1.7, 1.7, 1.8, 1.8, 1.7, 1.6, 1.5, 1.4, 1.2, 0.9, 0.6, 0.3,
 )
 # fmt: on
-"""A day's rate by the hour, in proportion: an example of people at work, not a measurement. Give your own as a trace."""
+"""A day's rate by the hour, in proportion: an example of people at work, not a measurement."""
 _PERSON: Final = PeoplePose(people=(tuple((0.3 + 0.02 * point, 0.05 * point) for point in range(18)),))
 
 Choice = TypeVar("Choice")
@@ -109,8 +109,8 @@ def bursts(per_second: float, factor: float, length_s: float, every_s: float) ->
     rest = (pieces - factor) / (pieces - 1)
     if rest < 0:
         raise LoadError(
-            f"Bursts of {factor:g} times the rate for {length_s:g} s every {every_s:g} s are more than the rate itself: "
-            "make them rarer, shorter or smaller."
+            f"Bursts of {factor:g} times the rate for {length_s:g} s every {every_s:g} s are more than the "
+            "rate itself: make them rarer, shorter or smaller."
         )
     # In the middle, so that a run begins and ends quietly.
     return Rate(tuple(per_second * (factor if one == pieces // 2 else rest) for one in range(pieces)), length_s)
@@ -161,7 +161,9 @@ def partitions_of(number: int, partitions: int, seed: int) -> list[int]:
     return [rng.randrange(partitions) for _ in range(number)]
 
 
-def _request(steps: int, size: tuple[int, int], guided: bool, posed: bool, count: int) -> tuple[RenderRequest, BatchKey]:
+def _request(
+    steps: int, size: tuple[int, int], guided: bool, posed: bool, count: int
+) -> tuple[RenderRequest, BatchKey]:
     width, height = size
     request = RenderRequest(
         prompt="planned",

@@ -17,7 +17,6 @@ FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 """A million requests, one line each."""
 
 
-
 def read_mix(path: Path) -> Mix:
     """A mix file, TOML or JSON. What it leaves out is as in the default mix. Raises `LoadError`."""
     text = _text(path)

@@ -39,10 +39,10 @@ class Member:
         name: str,
         topic: Topic,
         clock: VirtualClock,
+        *,
         profile: DeviceProfile,
         limits: Limits,
         delays: Delays,
-        *,
         open_s: float,
         on_left: Callable[[Member], None],
     ) -> None:
@@ -180,9 +180,8 @@ class Member:
         held = self._held.get(effect.partition.partition)
         if self._left or held is None or held.epoch != effect.epoch:
             return
-        committed = self._topic.commit(
-            effect.partition, held.token, effect.offset, effect.metadata, effect.jobs, self._clock.now()
-        )
+        place, offset = effect.partition.partition, (effect.offset, effect.metadata)
+        committed = self._topic.commit(place, held.token, offset, effect.jobs, now=self._clock.now())
         if committed:
             self._handle(on.Published(effect.partition, effect.epoch))
         else:

@@ -18,8 +18,10 @@ WARM_UP_SHARE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of the time, in seconds from its beginning. What arrives from `warm_s` on and before `begin_s` only warms
-    the fleet up."""
+    """A stretch of the time, in seconds from its beginning.
+
+    What arrives from `warm_s` on and before `begin_s` only warms the fleet up.
+    """
 
     warm_s: float
     begin_s: float

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from consumer.core.limits import Limits
@@ -66,13 +66,13 @@ class Question:
 
     scenario: Scenario
     target: Target
-    limits: Limits = Limits()
-    delays: Delays = Delays(look_up_s=0.01, commit_s=0.03, prepare_s=0.05, settle_s=0.1)
+    limits: Limits = field(default_factory=Limits)
+    delays: Delays = field(default_factory=lambda: Delays(0.01, 0.03, 0.05, 0.1))
     """Kafka, the store and the prepare lane, as one worker sees them in one data centre."""
     start_s: float = 90.0
     """From a pod that is asked for to a worker that serves: image and model at hand on the node, loaded and warm."""
     scale_to_zero: bool = False
-    autoscaling: Autoscaling = Autoscaling(min_replicas=0, max_replicas=1, lag_threshold=1)
+    autoscaling: Autoscaling = field(default_factory=lambda: Autoscaling(0, 1, 1))
     """All but its first three, which are searched."""
     partitions: int | None = None
     """None: as many as the fleet needs."""
@@ -140,6 +140,11 @@ def answer(question: Question, machine: Machine, tell: Told = lambda _: None) ->
     return _Search(question, machine, tell).run()
 
 
+def at_price(found: Answer, machine: Machine) -> Answer:
+    """The same fleet of the same machines, paid for in another way."""
+    return replace(found, machine=machine)
+
+
 class _Search:
     def __init__(self, question: Question, machine: Machine, tell: Told) -> None:
         self._question = question
@@ -154,7 +159,7 @@ class _Search:
         self._limits = replace(question.limits, linger_s=linger_s)
 
     def run(self) -> Answer:
-        question, target = self._question, self._question.target
+        target = self._question.target
         alone = self._alone_s(target.share)
         if alone > target.seconds:
             return self._refused(
@@ -342,4 +347,3 @@ def device_seconds(profile: DeviceProfile, mix: Mix, rows_max: int) -> float:
                 weight = size_weight * guided_weight * posed_weight / weight_of_all
                 total += weight * sum(steps * one for steps, one in mix.steps.items()) * step_ms / cap / 1000
     return total * mix.images_mean
-

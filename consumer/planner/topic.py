@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from consumer.core.journal import Boot, Fate
 from consumer.core.jobs import JobFacts
-from consumer.core.partition_key import JobKey, PartitionKey
+from consumer.core.journal import Boot, Fate
+from consumer.core.partition_key import JobKey
 from consumer.simulate import Arrival
 
 TOPIC = "generation.requests"
@@ -90,9 +90,13 @@ class Topic:
         self._writer[partition] += 1
         return (self._writer[partition], *self._committed[partition])
 
-    def commit(self, key: PartitionKey, token: int, offset: int, metadata: str, jobs: Sequence[JobKey], now: float) -> bool:
-        """One transaction: completions and the offset. False, and nothing is changed, where the writer is fenced."""
-        if token != self._writer[key.partition]:
+    def commit(
+        self, partition: int, token: int, committed: tuple[int, str], jobs: Sequence[JobKey], *, now: float
+    ) -> bool:
+        """One transaction: completions, and the offset with its metadata. False, and nothing is changed, where the
+        writer is fenced.
+        """
+        if token != self._writer[partition]:
             return False
         for job in jobs:
             number = self.number(job)
@@ -100,9 +104,8 @@ class Topic:
                 self.answered_at[number] = now
                 self.unanswered -= 1
             self.answers[number] = min(255, self.answers[number] + 1)
-        before, _ = self._committed[key.partition]
-        self._committed[key.partition] = (offset, metadata)
-        self.lag -= offset - before
+        self.lag -= committed[0] - self._committed[partition][0]
+        self._committed[partition] = committed
         return True
 
     def is_decided(self, job: JobKey) -> bool:
