@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.bench import engine_page, poisson
+from tests.bench import engine_page, planner, poisson
 
 
 def write(out: Path, figures: dict[str, Any]) -> None:
@@ -77,6 +77,7 @@ def _page(figures: dict[str, Any]) -> str:
         "",
         *engine_page.section(figures["engine"]),
         *poisson.section(figures["poisson"]),
+        *planner.section(figures["planner"]),
     ]
     return "\n".join(lines)
 
