@@ -32,8 +32,10 @@ from producer.requests.client import Client
 from schemas.request import GenerationRequest
 from tests.integration.fleet import Fleet, until
 
-CURVE: Final = {1: 20.0, 2: 24.0, 4: 34.0, 8: 60.0}
-"""Milliseconds a step by rows: about the tiny model's gain at 128 pixels."""
+CURVE: Final = {1: 60.0, 2: 72.0, 4: 102.0, 8: 180.0}
+"""Milliseconds a step by rows: the tiny model's gain at 128 pixels, and a picture takes some seconds, as on a GPU."""
+REQUESTS: Final = 100
+"""Of each load: half a minute or more of work for the two."""
 WORKERS: Final = 2
 ROWS_MAX: Final = 8
 LOAD: Final = 0.7
@@ -85,9 +87,9 @@ async def plan_against_fleet(environment: Mapping[str, str], folder: Path, seed:
         await until(lambda: all(one.is_ready() for one in fleet.workers), LIMIT_S, "the workers to be ready")
         await until(lambda: sum(len(own) for own in _assigned(fleet)) == 12, LIMIT_S, "all partitions to be assigned")
         late_ms, delays = _alone(await _serve(fleet, [*ALONE_STEPS] * ALONE, one_by_one=True))
-        backlog = await _serve(fleet, [rng.choice((20, 25, 30, 40)) for _ in range(240 // scale)])
+        backlog = await _serve(fleet, [rng.choice((20, 25, 30, 40)) for _ in range(REQUESTS // scale)])
         times = []
-        for _ in range(240 // scale):
+        for _ in range(REQUESTS // scale):
             times.append((times[-1] if times else 0.0) + rng.expovariate(rate))
         poisson = await _serve(fleet, [rng.choice((20, 25, 30, 40)) for _ in times], times)
     finally:
