@@ -11,6 +11,8 @@ from typing import Any, Final
 from consumer.planner.fleet import Fleet, FleetRun, Moment, Spec
 from consumer.planner.scenario import Scenario, Window
 
+AUTOSCALED_S_MIN: Final = 600.0
+"""Of a window, where replicas come and go: some of the minutes that an autoscaler and a loading model take."""
 SLICES: Final = 6
 """Of a run that is simulated whole, whose spread tells its error."""
 _T95: Final = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
@@ -60,7 +62,7 @@ def figures_of(spec: Spec, scenario: Scenario, *, requests_max: float, alone_s: 
     `alone_s`: device seconds of a request, for the replicas that an autoscaled fleet has as a window begins. Raises
     `UnansweredError` where nobody serves.
     """
-    windows = scenario.windows(requests_max)
+    windows = scenario.windows(requests_max, 0.0 if spec.autoscaling is None else AUTOSCALED_S_MIN)
     runs = [_run(spec, scenario, window, alone_s, is_whole=len(windows) == 1) for window in windows]
     counted = [_counted(run, window) for run, window in zip(runs, windows, strict=True)]
     parts = counted if len(windows) > 1 else _sliced(runs[0], windows[0])

@@ -61,13 +61,17 @@ class Scenario:
         assert self.rate is not None
         return self.rate.at((begin_s + end_s) / 2)
 
-    def windows(self, requests_max: float) -> tuple[Window, ...]:
-        """The whole time where it has at most so many requests, else windows spread evenly over it that have."""
+    def windows(self, requests_max: float, length_s_min: float = 0.0) -> tuple[Window, ...]:
+        """The whole time where it has at most so many requests, else windows spread evenly over it that have.
+
+        No window is shorter than `length_s_min`, so that there may be more requests: the whole time at the most.
+        """
         expected = self.requests_expected
-        if expected <= requests_max:
-            return (Window(0.0, 0.0, self.horizon_s),)
-        length = self.horizon_s * requests_max / expected / WINDOWS / (1 + WARM_UP_SHARE)
         stratum = self.horizon_s / WINDOWS
+        share = requests_max / expected if expected > requests_max else 1.0
+        length = max(stratum * share / (1 + WARM_UP_SHARE), length_s_min)
+        if share == 1.0 or length * (1 + WARM_UP_SHARE) > stratum:
+            return (Window(0.0, 0.0, self.horizon_s),)
         middles = [stratum * (number + 0.5) for number in range(WINDOWS)]
         return tuple(
             Window(max(0.0, at - length * (0.5 + WARM_UP_SHARE)), max(0.0, at - length / 2), at + length / 2)

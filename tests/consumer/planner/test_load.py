@@ -90,6 +90,8 @@ def test_a_long_time_is_looked_at_in_even_windows() -> None:
     assert sum(len(day.arrivals(one)) for one in windows) == pytest.approx(4_000, rel=0.3)
     assert all(one.warm_s < one.begin_s < one.end_s <= 86_400 for one in windows)
     assert len(day.windows(100_000)) == 1
+    assert all(one.end_s - one.begin_s == pytest.approx(600) for one in day.windows(4_000, 600))
+    assert len(day.windows(4_000, 8_000)) == 1
 
 
 def test_a_trace_is_cut_into_the_same_windows() -> None:

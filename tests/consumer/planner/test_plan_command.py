@@ -94,3 +94,11 @@ def test_what_cannot_be_planned_is_one_sentence(arguments: tuple[str, ...], code
     assert done.exit_code == code, done.output
     assert said in done.output
     assert "Traceback" not in done.output
+
+
+def test_the_published_table_is_the_command_s_own() -> None:
+    """README shows it: after a change, write it again with `darkroom plan --guide --markdown`."""
+    published = Path(__file__).resolve().parents[2] / "bench" / "results" / "plan.md"
+    done = run("--guide", "--markdown")
+    assert done.exit_code == 0, done.output
+    assert done.output == published.read_text()

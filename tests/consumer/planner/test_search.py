@@ -62,12 +62,12 @@ def test_partitions_suffice_for_the_largest_fleet() -> None:
 
 
 def test_a_load_that_changes_is_cheaper_with_an_autoscaler() -> None:
-    asked = question(bursts(1.0, 5, 300, 3000), seconds=40.0, hours=50 / 60)
+    asked = question(bursts(0.4, 4, 600, 3600), seconds=120.0, hours=1.0)
     found = answer(asked, MACHINE)
     assert found.figures is not None
     assert found.min_replicas < found.peak_replicas <= found.max_replicas
     assert found.figures.replicas_mean < 0.95 * found.peak_replicas
-    assert found.figures.p95_s <= 40.0
+    assert found.figures.p95_s <= 120.0
     assert max(one.replicas for one in found.figures.history) > found.min_replicas
 
 
