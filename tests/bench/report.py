@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.bench import engine_page, gateway, poisson
+from tests.bench import engine_page, gateway, planner, poisson
 
 
 def write(out: Path, figures: dict[str, Any]) -> None:
@@ -78,6 +78,7 @@ def _page(figures: dict[str, Any]) -> str:
         *gateway.section(figures["gateway"]),
         *engine_page.section(figures["engine"]),
         *poisson.section(figures["poisson"]),
+        *planner.section(figures["planner"]),
     ]
     return "\n".join(lines)
 
