@@ -20,8 +20,14 @@ CHEERING = [
 
 def sample_requests(serial: str) -> list[GenerationRequest]:
     """Twelve requests of mixed steps, guidance, poses and sizes. `serial` makes their ids new."""
-    poses = [None, {"people": [STANDING]}, {"people": [CHEERING]}]
-    prompts = ("a red figure on a green meadow", "a dancer in blue, watercolour", "two friends at dusk", "a lighthouse")
+    poses = [{"people": [CHEERING]}, {"people": [STANDING]}, None]
+    # The built-in model speaks the small language that it was trained with, and nothing else.
+    prompts = (
+        "a red figure with blue trousers on a green background",
+        "a yellow dancer with purple trousers on a blue background, watercolour",
+        "a white figure with black trousers on a red background, outline",
+        "a pink figure with grey trousers on a yellow ground under a blue sky",
+    )
     return [
         GenerationRequest.model_validate(
             {
