@@ -30,7 +30,9 @@ def quality(model: Path | None, out: Path, count: int, threads: int) -> None:
 
     folder = model or trained_model().path.parent
     if not (folder / "model" / "model_index.json").is_file():
-        raise click.ClickException(f"{folder} holds no model: name what darkroom train-tiny made, or leave --model out.")
+        raise click.ClickException(
+            f"{folder} holds no model: name what darkroom train-tiny made, or leave --model out."
+        )
     torch.set_num_threads(threads)
     painter = Painter(folder / "model", folder / "controlnet", threads=threads)
     measured = measure(painter, count, lambda line: click.echo(line, err=True))
