@@ -53,7 +53,11 @@ class GatewayProcess:
         self._log = folder / "gateway.log"
         self._log.touch()
         self.port = 0
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def url(self) -> str:
@@ -103,19 +107,18 @@ class Site:
     def __init__(self, stack_environment: Mapping[str, str], folder: Path, *worker_flags: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.fleet = Fleet(stack_environment, folder)
-        try:
+        with contextlib.ExitStack() as started:
+            started.callback(self.fleet.stop)
             # The worker makes the topics; the gateway is ready once they are there.
             worker = self.fleet.start(*worker_flags)
             self.gateway = GatewayProcess(self.fleet.environment, folder)
+            started.callback(self.gateway.stop)
             worker.wait_ready()
-        except BaseException:
-            self.fleet.stop()
-            raise
+            self._stop = started.pop_all().close
 
     def stop(self) -> None:
         """All of it."""
-        self.gateway.stop()
-        self.fleet.stop()
+        self._stop()
 
 
 class Watch:
