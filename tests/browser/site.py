@@ -143,10 +143,8 @@ class Watch:
     def _said(self, message: ConsoleMessage) -> None:
         if message.type not in ("error", "warning"):
             return
-        # Chromium writes every answer of 400 and above; some tests are about those, and a gateway without access
-        # control has no /session.
-        answer = message.text.startswith("Failed to load resource")
-        if answer and (self.refusals_expected or message.location["url"].endswith("/session")):
+        # Chromium writes every answer of 400 and above; some tests are about those.
+        if message.text.startswith("Failed to load resource") and self.refusals_expected:
             return
         self.problems.append(f"console: {message.text}")
 
