@@ -33,7 +33,7 @@ def test_the_tiny_model_paints_a_pose_from_the_page(stack: Stack, browser: Brows
         tile = picture_is_shown(page)
         tile.locator(".open").click()
         known = page.locator("[data-known]")
-        expect(known).to_contain_text("64 × 64")
+        expect(known).to_contain_text("128 × 128")
         expect(known).not_to_contain_text("simulated")
         page.close()
         assert watch.problems == []
