@@ -24,12 +24,18 @@ from tests.integration.gateways import GatewayProcess
 CALLERS = 32
 """Connections that ask one after the other: more only wait longer in the gateway's own queue."""
 STREAMS = 1000
+UNBOUNDED = {
+    "DARKROOM_ACCESS__CALLS_PER_MINUTE_MAX": "1000000",
+    "DARKROOM_ACCESS__CALLS_BURST_MAX": "1000000",
+    "DARKROOM_ACCESS__JOBS_UNFINISHED_MAX": "1000000",
+}
+"""One tenant's quotas are not what is measured."""
 POSE = {"people": [[[0.5, 0.02 + 0.05 * number] for number in range(18)]]}
 
 
 async def gateway(environment: Mapping[str, str], folder: Path, jobs: int, streams: int = STREAMS) -> dict[str, Any]:
     """`jobs` jobs with a keypoint pose each: as fast as they are taken, and at half of that rate."""
-    fleet = Fleet(environment, folder, DARKROOM_LOG__LEVEL="info")
+    fleet = Fleet(environment, folder, DARKROOM_LOG__LEVEL="info", **UNBOUNDED)
     await fleet.make_topics()
     process = GatewayProcess(fleet.environment, folder, f"gateway-{fleet.serial}")
     try:
@@ -103,7 +109,7 @@ class _Caller:
     async def post(self, **fields: str) -> None:
         body = json.dumps({"prompt": "a dancer on a stage, studio light", "pose": POSE, **fields}).encode()
         self._writer.write(
-            b"POST /v1/generations HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
+            b"POST /v1/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         head = await self._reader.readuntil(b"\r\n\r\n")
@@ -173,7 +179,7 @@ async def _streams(url: str, callers: list[_Caller], own: psutil.Process, count:
     open_ = []
     for number in range(count):
         one = await _connection(url)
-        one[1].write(b"GET /v1/generations/%s-%d/events HTTP/1.1\r\nHost: g\r\n\r\n" % (serial.encode(), number))
+        one[1].write(b"GET /v1/generations/%s-%d/events HTTP/1.1\r\nHost: localhost\r\n\r\n" % (serial.encode(), number))
         open_.append(one)
     for one in open_:
         await one[0].readuntil(b"event: status\n")
