@@ -10,8 +10,8 @@ MINUTES ?= 10
 CODE := darkroom.py schemas inference producer consumer tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chart test-autoscale control-plane check simulate chaos bench bench-gpu schemas \
-	lock clean
+.PHONY: help setup demo test test-chart test-autoscale control-plane check simulate chaos bench bench-gpu quality \
+	schemas lock clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -62,6 +62,9 @@ bench: setup ## Measure, as ratios in one run; writes bench-out/report.md.
 bench-gpu: setup ## SDXL at full size with random weights on a GPU; writes bench-out/gpu.md. Without a GPU: says so.
 	@$(BIN)/python -m tests.bench.gpu --out bench-out
 
+quality: setup ## Measure what the built-in model paints; writes quality-out/contact-sheet.png.
+	@$(BIN)/python -m inference.tiny.quality --out quality-out
+
 schemas: setup ## Write the published JSON Schemas, AsyncAPI and the chart's schema of settings again.
 	@$(BIN)/darkroom schemas --write schemas/published
 	@$(BIN)/python -m tests.helm.values_schema
@@ -71,4 +74,4 @@ lock: setup ## Refresh requirements.lock to the newest versions that pyproject.t
 		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements.lock
 
 clean: ## Remove what the targets made, .venv included.
-	rm -rf $(VENV) bench-out demo-out .hypothesis .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) bench-out demo-out quality-out .hypothesis .mypy_cache .ruff_cache *.egg-info

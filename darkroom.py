@@ -60,6 +60,7 @@ _COMMANDS = {
     "audit": ("consumer.audit_command", "Check that every record has exactly one outcome."),
     "doctor": ("consumer.doctor_command", "Check what a worker needs, one line a check."),
     "calibrate": ("consumer.calibrate_command", "Measure the device: which batches pay, at which sizes."),
+    "plan": ("consumer.plan_command", "Say how many workers a load needs, and what they cost."),
     "demo": ("consumer.demo_command", "Show the whole of it with the built-in tiny model."),
     "train-tiny": ("inference.tiny.training.command", "Train the built-in tiny model anew."),
     "schemas": ("schemas.commands", "Print or write JSON Schemas and AsyncAPI."),

@@ -31,7 +31,7 @@ from schemas.completion import Completion
 from schemas.settings import Settings, load_settings
 
 READY_S_MAX = 180.0
-"""How long the worker may take to load its model: the first run builds the tiny one."""
+"""How long the worker may take to load torch and its model, on a machine that does other things, too."""
 FINISH_S_MAX = 300.0
 """How long the requests may take all together."""
 DRAIN_S_MAX = 45.0

@@ -16,18 +16,30 @@ CHEERING = [
     [0.45, 0.19], [0.55, 0.19],
 ]  # fmt: skip
 """A person with arms and legs apart."""
+DANCING = [
+    [0.47, 0.15], [0.49, 0.245], [0.415, 0.255], [0.3, 0.2], [0.22, 0.1], [0.565, 0.24], [0.68, 0.28], [0.79, 0.22],
+    [0.465, 0.5], [0.345, 0.61], [0.47, 0.725], [0.555, 0.495], [0.57, 0.7], [0.545, 0.905], [0.45, 0.136],
+    [0.485, 0.132], [0.432, 0.15], [0.51, 0.142],
+]  # fmt: skip
+"""A person on one leg."""
 
 
 def sample_requests(serial: str) -> list[GenerationRequest]:
-    """Twelve requests of mixed steps, guidance, poses and sizes. `serial` makes their ids new."""
-    poses = [None, {"people": [STANDING]}, {"people": [CHEERING]}]
-    prompts = ("a red figure on a green meadow", "a dancer in blue, watercolour", "two friends at dusk", "a lighthouse")
+    """Twelve requests of mixed steps, guidance and poses, the last without one. `serial` makes their ids new."""
+    poses = [{"people": [person]} for person in (CHEERING, STANDING, DANCING)]
+    # The built-in model speaks the small language that it was trained with, and nothing else.
+    prompts = (
+        "a red figure with blue trousers on a green background",
+        "a yellow dancer with purple trousers on a blue background, watercolour",
+        "a white figure with black trousers on a red background, outline",
+        "a pink figure with grey trousers on a yellow ground under a blue sky",
+    )
     return [
         GenerationRequest.model_validate(
             {
                 "request_id": f"demo-{serial}-{number:02}",
                 "prompt": prompts[number % len(prompts)],
-                "pose": poses[number % len(poses)],
+                "pose": None if number == 11 else poses[number % len(poses)],
                 "steps": (20, 25, 30, 40)[number % 4],
                 "guidance_scale": (5.0, 1.0, 7.5)[number % 3],
                 "count": 2 if number == 5 else 1,

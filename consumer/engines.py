@@ -36,7 +36,7 @@ def make_engine(settings: Settings, calibration: Calibrating | None = None) -> E
     path = settings.model.path
     device = SdxlDevice(
         _finder(settings),
-        name=settings.model.name or (path.name if isinstance(path, StorePrefix) else None),
+        name=settings.model.name or _name_of(path),
         device=settings.device,
         dtype=settings.model.dtype,
         prompt_cache_bytes_max=limits.prompt_cache_bytes,
@@ -52,6 +52,13 @@ def make_engine(settings: Settings, calibration: Calibrating | None = None) -> E
     return _in_lanes(device, settings, calibration)
 
 
+def _name_of(path: Path | StorePrefix | None) -> str | None:
+    """What completions call a model without a name; None for a local folder, whose own name does."""
+    if path is None:
+        return "darkroom-tiny"
+    return path.name if isinstance(path, StorePrefix) else None
+
+
 def _in_lanes(device: Device[RowT], settings: Settings, calibration: Calibrating) -> LaneEngine[RowT]:
     return LaneEngine(
         device,
@@ -62,7 +69,7 @@ def _in_lanes(device: Device[RowT], settings: Settings, calibration: Calibrating
 
 
 def _finder(settings: Settings) -> Callable[[], ModelFiles]:
-    """What the device calls when it loads, on a thread: it builds the tiny model and fetches what is in the store."""
+    """What the device calls when it loads, on a thread: it fetches what is in the store."""
     from consumer.models import ModelStore
     from inference.sdxl import ModelFiles
 
@@ -75,9 +82,9 @@ def _finder(settings: Settings) -> Callable[[], ModelFiles]:
     def find() -> ModelFiles:
         path, controlnet_path = local(model.path), local(model.controlnet_path)
         if path is None:
-            from inference.tiny import ensure_tiny_model
+            from inference.tiny import trained_model
 
-            tiny = ensure_tiny_model()
+            tiny = trained_model()
             path, controlnet_path = tiny.path, controlnet_path or tiny.controlnet_path
         return ModelFiles(
             path=path,

@@ -8,13 +8,14 @@ as in `inference.engine`.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from inference.contract import BatchKey, RenderJob, RenderRequest, RowId
-from inference.lanes import HeldJob, StepBatch
+from inference.lanes import HeldJob, HeldRow, StepBatch
 from inference.profile import GUIDED_SLOTS, DeviceProfile
 
 Call = Callable[[], None]
@@ -56,6 +57,22 @@ class VirtualRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Leap:
+    """Steps of the same rows, taken as one: until somebody joins or leaves nothing changes."""
+
+    began: float
+    step_s: float
+    steps: int
+
+    def until(self, now: float) -> int:
+        """The steps that are over at the first boundary from `now` on."""
+        if self.step_s <= 0:
+            return 1
+        # A boundary that is due now is this one: sums of step times are rounded.
+        return max(1, math.ceil((now - self.began) / self.step_s - 1e-9))
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceListener:
     """What the device tells, at the moment at which it happens."""
 
@@ -67,7 +84,11 @@ class DeviceListener:
 
 
 class VirtualDevice:
-    """Takes jobs as an engine does. Never fails and drops nothing."""
+    """Takes jobs as an engine does, and never fails.
+
+    Steps are taken in leaps to the next boundary at which a row retires. Who joins or is dropped meanwhile cuts the
+    leap at the boundary that comes next, so the times are those of single steps.
+    """
 
     def __init__(
         self, profile: DeviceProfile, clock: VirtualClock, listener: DeviceListener, *, rows_max: int, prepare_s: float
@@ -84,6 +105,8 @@ class VirtualDevice:
         self._finished: Counter[str] = Counter()
         self._batch: StepBatch[VirtualRow] = StepBatch(rows_max, self.cap)
         self._stepping = False
+        self._leap: Leap | None = None
+        """Under way, and nothing is said of it yet."""
         self._prepare_free_at = 0.0
         self._finish_free_at = 0.0
         self.busy_s = 0.0
@@ -107,6 +130,8 @@ class VirtualDevice:
         self._prepare_free_at = max(self._clock.now(), self._prepare_free_at) + self._prepare_s
 
         def prepared() -> None:
+            if held.over:
+                return
             held.receive(rows)
             self._listener.prepared(job_id, key, self.cap(key))
 
@@ -118,6 +143,24 @@ class VirtualDevice:
             self._batch.admit(self._jobs[row.job_id].rows[row.image])
         if not self._stepping:
             self._step()
+        elif self._leap is not None and len(self._batch.rows) < self.cap(self._batch.rows[0].row.batch_key):
+            self._cut(self._leap)
+
+    def drop(self, job_id: str) -> None:
+        """Forget a job wherever it is. Its rows leave at the next boundary."""
+        held = self._jobs.pop(job_id, None)
+        if held is None:
+            return
+        self._finished.pop(job_id, None)
+        self._batch.discard(held)
+        held.end()
+        if self._leap is not None:
+            self._cut(self._leap)
+
+    def close(self) -> None:
+        """Drop everything."""
+        for job_id in tuple(self._jobs):
+            self.drop(job_id)
 
     def _step(self) -> None:
         self._batch.board(self._clock.now())
@@ -126,29 +169,46 @@ class VirtualDevice:
         if not rows:
             return
         unet, control = sum(row.unet_slots for row in rows), sum(row.control_slots for row in rows)
-        seconds = self._seconds(rows[0].batch_key, unet, control)
-        self.busy_s += seconds
-        self.steps_by_rows[len(rows)] += 1
-        self._clock.later(seconds, lambda: self._stepped(seconds))
+        steps = min(row.steps_total - row.steps_done for row in rows)
+        self._begin(Leap(self._clock.now(), self._seconds(rows[0].batch_key, unet, control), steps))
 
-    def _stepped(self, seconds: float) -> None:
-        for row in self._batch.device_rows:
-            row.steps_done += 1
-        retired = self._batch.stepped(seconds, self._clock.now()).retired
+    def _begin(self, leap: Leap) -> None:
+        self._leap = leap
+        ends_at = leap.began + leap.steps * leap.step_s
+        self._clock.later(ends_at - self._clock.now(), lambda: self._stepped(leap))
+
+    def _cut(self, leap: Leap) -> None:
+        """End the leap at the boundary that comes next."""
+        steps = leap.until(self._clock.now())
+        if steps < leap.steps:
+            self._begin(replace(leap, steps=steps))
+
+    def _stepped(self, leap: Leap) -> None:
+        if leap is not self._leap:
+            return  # it was cut
+        self._leap = None
+        rows = self._batch.device_rows
+        self.busy_s += leap.steps * leap.step_s
+        self.steps_by_rows[len(rows)] += leap.steps
+        for row in rows:
+            row.steps_done += leap.steps
+        retired = self._batch.stepped(leap.step_s, self._clock.now()).retired
         if retired:
             self._listener.boundary([held.row_id for held in retired])
             for held in retired:
-                self._finish(held.row)
+                self._finish(held)
         self._step()
 
-    def _finish(self, row: VirtualRow) -> None:
-        key, job_id = row.batch_key, row.row_id.job_id
+    def _finish(self, row: HeldRow[VirtualRow]) -> None:
+        key, held, job_id = row.row.batch_key, row.job, row.row_id.job_id
         decode_s = self._profile.decode_ms(key.latent_height, key.latent_width) / 1000
         self._finish_free_at = max(self._clock.now(), self._finish_free_at) + decode_s
 
         def finished() -> None:
+            if held.over:
+                return
             self._finished[job_id] += 1
-            if self._finished[job_id] == len(self._jobs[job_id].rows):
+            if self._finished[job_id] == len(held.rows):
                 del self._jobs[job_id], self._finished[job_id]
                 self._listener.rendered(job_id)
 

@@ -41,6 +41,7 @@ def configure(settings: LogSettings, **names: str) -> None:
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+        # A logger that was kept would stay as it was at its first use, whatever is configured later.
+        cache_logger_on_first_use=False,
     )
     structlog.contextvars.bind_contextvars(**names)

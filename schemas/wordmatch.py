@@ -192,7 +192,8 @@ def _pieces(text: str) -> list[_Piece]:
         run = text[start:end]
         letters = {one for one in run if not readings(one)}
         clitic = bool(pieces) and _is_clitic(text, pieces[-1], start, end)
-        is_single = len(letters) == 1 or (not letters and len(set(run)) == 1)
+        # The end of a sentence is no second letter.
+        is_single = len(letters) == 1 or (not letters and len(set(run.rstrip("!") or run)) == 1)
         pieces.append(_Piece(start, end, run, not clitic, is_single, bool(letters), run.isascii() and run.isalpha()))
     return pieces
 

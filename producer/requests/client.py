@@ -4,6 +4,9 @@
         ids = await client.send(GenerationRequest(request_id="hello-1", prompt="a dancer on a stage"))
         outcomes = await client.wait(ids, timeout_s=120)
 
+    async for news in client.watch("hello-1", timeout_s=120):  # Progress, and the Completion as the last
+        print(news.steps_done if isinstance(news, Progress) else news.status)
+
 A client notes where the completions end when it starts. All that it follows begins there, so whatever it sends, no
 completion of it is missed, however late it begins to look.
 """
@@ -235,6 +238,34 @@ class Client:
         """All progress events since the client's start, without end. Any may be lost, so each says all there is."""
         async for progress in self._events(self._settings.topics.progress, decode_progress, from_beginning=False):
             yield progress
+
+    async def watch(
+        self, request_id: str, timeout_s: float, *, tenant: str | None = None
+    ) -> AsyncGenerator[Progress | Completion, None]:
+        """One request's progress events as they come, and its completion as the last.
+
+        It ends without a completion when `timeout_s` has passed. Progress comes for requests that ask for it
+        (`progress="steps"`), and any of it may be lost. `tenant` is as for `wait`.
+        """
+        identity = (tenant or self._tenants.get(request_id, DEFAULT_TENANT), request_id)
+        waiting = asyncio.create_task(self.wait([request_id], timeout_s, tenant=identity[0]))
+        async with contextlib.aclosing(self.progress()) as events:
+            reading = asyncio.ensure_future(anext(events))
+            try:
+                while not waiting.done():
+                    await asyncio.wait({waiting, reading}, return_when=asyncio.FIRST_COMPLETED)
+                    if reading.done():
+                        progress = reading.result()
+                        if (progress.tenant, progress.request_id) == identity:
+                            yield progress
+                        reading = asyncio.ensure_future(anext(events))
+            finally:
+                for task in (waiting, reading):
+                    task.cancel()
+                await asyncio.gather(waiting, reading, return_exceptions=True)
+        completion = (await waiting).get(request_id)
+        if completion is not None:
+            yield completion
 
     async def wait(self, ids: Collection[str], timeout_s: float, *, tenant: str | None = None) -> dict[str, Completion]:
         """The completions of these request ids, once there is one for each or `timeout_s` has passed.

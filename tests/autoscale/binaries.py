@@ -32,6 +32,10 @@ def folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(given).expanduser() if given else user_cache() / "control-plane"
 
 
+KEDA_TRIGGERS: Final = "scalers-schema.json"
+"""The file beside KEDA's resource definitions that lists every trigger's parameters."""
+
+
 class Missing(Exception):  # noqa: N818 - named for what is not there
     """Something of the control plane is not there: one sentence, with how to get it."""
 

@@ -17,7 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.autoscale.binaries import BUILT, ETCD, HELM, KEDA, KUBERNETES, VARIABLE, crds_in, find_one, folder
+from tests.autoscale.binaries import (
+    BUILT,
+    ETCD,
+    HELM,
+    KEDA,
+    KEDA_TRIGGERS,
+    KUBERNETES,
+    VARIABLE,
+    crds_in,
+    find_one,
+    folder,
+)
 from tests.autoscale.go_module import local_module, staged_version, tools_file
 
 DISK_BYTES_MIN: Final = 12 * 1024**3
@@ -95,8 +106,8 @@ class Build:
             self._prepare(missing)
         for program in missing:
             self._build(program)
-        if not any(crds_in(self.root).glob("*.yaml")):
-            self._copy_crds()
+        if not (crds_in(self.root) / KEDA_TRIGGERS).exists():
+            self._copy_definitions()
         say(f"The control plane is in {self.root}: {', '.join(('etcd', *BUILT))}, KEDA's resource definitions.")
         if missing:
             say(f"{self.root}/gomod and /gocache are only needed to build again: delete them where disk is short.")
@@ -163,12 +174,13 @@ class Build:
         self._run(f"what {program.module} needs", ["mod", "tidy", "-e"], module)
         (module / "tidy").touch()
 
-    def _copy_crds(self) -> None:
+    def _copy_definitions(self) -> None:
         source = Path(self._downloaded(next(one for one in PROGRAMS if one.module == KEDA_MODULE))["Dir"])
         target = crds_in(self.root)
         target.mkdir(parents=True, exist_ok=True)
         for file in sorted((source / "config" / "crd" / "bases").glob("*.yaml")):
             shutil.copyfile(file, target / file.name)
+        shutil.copyfile(source / "schema" / "generated" / KEDA_TRIGGERS, target / KEDA_TRIGGERS)
 
     def _downloaded(self, program: Program) -> dict[str, str]:
         if self._go is None:

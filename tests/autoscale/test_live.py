@@ -16,12 +16,16 @@ from tests.autoscale.api import ApiError, Manifests
 from tests.autoscale.binaries import Binaries
 from tests.autoscale.case import wait_until
 from tests.autoscale.deployment import Deployment
+from tests.autoscale.helm import CHART
 from tests.autoscale.kubelet import Kubelet
 from tests.autoscale.plane import Plane
 
 if TYPE_CHECKING:
     from consumer.stack import Stack
 
+EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
+PROMETHEUS_OPERATOR = "monitoring.coreos.com/"
+"""Its kinds are not defined here; tests/helm holds those manifests against their schemas."""
 CHANGES = {
     "autoscaling": {"mode": "none"},
     "worker": {"replicas": 1, "loadSeconds": 120},
@@ -70,6 +74,14 @@ def test_the_server_takes_every_manifest_and_no_field_that_it_does_not_know(
     scaled["spec"]["cooldownPeriods"] = 1
     with pytest.raises(ApiError, match="cooldownPeriods"):
         manifests.apply(scaled, dry_run=True)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_the_server_takes_every_example(plane: Plane, deployment: Deployment, example: Path) -> None:
+    manifests = Manifests(plane.api, deployment.namespace)
+    for manifest in deployment.helm.template(example, hooks=True):
+        if not manifest["apiVersion"].startswith(PROMETHEUS_OPERATOR):
+            manifests.apply(manifest, dry_run=True)
 
 
 def test_a_release_runs_and_a_worker_that_is_scaled_away_drains(

@@ -19,9 +19,11 @@ from producer.logs import configure
 from schemas.settings import LogSettings
 from tests.bench import report
 from tests.bench.engine import engine
+from tests.bench.gateway import gateway
 from tests.bench.guarantee import against_plain_commits
 from tests.bench.joining import a_third_joins
 from tests.bench.memory import resident_memory
+from tests.bench.planner import plan_against_fleet
 from tests.bench.poisson import latencies_under_load
 from tests.bench.start_up import start_up
 from tests.bench.throughput import against_memory, bare_puts, bare_transactions, without_delay
@@ -66,6 +68,8 @@ async def measure(environment: Mapping[str, str], folder: Path, seed: int, scale
     figures["guarantee_0ms"] = await against_plain_commits(environment, 1000 // scale, seed, 0.0)
     say("a third worker joins two busy ones")
     figures["joining"] = await a_third_joins(environment, folder, JOIN_BACKLOG, seed, JOINS // (2 if scale > 1 else 1))
+    say("the planner's simulation against a real fleet of two")
+    figures["planner"] = await plan_against_fleet(environment, folder, seed, scale)
     say("0 ms steps, no store")
     figures["no_store"] = await without_delay(environment, 4000 // scale, seed, store=False)
     say("a bare consume-and-produce loop with the same transactions")
@@ -74,6 +78,8 @@ async def measure(environment: Mapping[str, str], folder: Path, seed: int, scale
     figures["stored"] = await without_delay(environment, 2000 // scale, seed, store=True)
     say("bare puts")
     figures["bare_puts"] = await bare_puts(environment, 2000 // scale)
+    say("the gateway beside bare puts and bare produces")
+    figures["gateway"] = await gateway(environment, folder, 2000 // scale)
     say("resident memory from 1,000 to 5,000 requests")
     figures["memory"] = await resident_memory(environment, folder, 1000 // scale)
     return figures

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.bench import engine_page, poisson
+from tests.bench import engine_page, gateway, planner, poisson
 
 
 def write(out: Path, figures: dict[str, Any]) -> None:
@@ -75,8 +75,10 @@ def _page(figures: dict[str, Any]) -> str:
         "",
         "![Requests a second](throughput.png) ![Resident memory](memory.png)",
         "",
+        *gateway.section(figures["gateway"]),
         *engine_page.section(figures["engine"]),
         *poisson.section(figures["poisson"]),
+        *planner.section(figures["planner"]),
     ]
     return "\n".join(lines)
 

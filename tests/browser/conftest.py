@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from consumer.stack import Stack
     from tests.browser.site import Site, Watch
 
-STEP_MS = 20
+STEP_MS = 30
+"""150 steps, the most that a request can have, then take long enough to be caught in the middle."""
 
 
 @pytest.fixture(scope="package")

@@ -2,7 +2,7 @@
 
     python -m tests.browser.screenshots --out docs
 
-The worker is the simulated device, so the pictures in it are wallpapers, unless `--model-path` names a model.
+The worker has the built-in model, whose pictures these are, unless `--model-path` names another.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ from playwright.sync_api import Browser, Page, expect
 from consumer.stack import Stack
 from tests.browser.site import NO_CHROMIUM, Site, browsing, chromium
 
-DONE = (("a dancer on a stage, studio light", "Dancing"), ("two friends at the sea", "Two people"))
-UNDER_WAY = (("a fencer in white, side view", "Walking"), ("a reader in an old armchair", "Sitting"))
+DONE = (
+    ("a red figure with blue trousers on a green background", "Dancing"),
+    ("two white figures with black jeans on an orange background", "Two people"),
+)
+UNDER_WAY = (
+    ("a yellow dancer with purple trousers on a blue background, watercolour", "Walking"),
+    ("a pink person with grey trousers on a white background, outline", "Arms up"),
+)
 BYTES_MAX = 300 * 1024
 
 
@@ -26,14 +32,14 @@ def main() -> int:
     """Run the command line; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for the PNGs")
-    parser.add_argument("--model-path", help="a model for the worker in place of the simulated device")
+    parser.add_argument("--model-path", help="a model for the worker in place of the built-in one")
     given = parser.parse_args()
     executable = chromium()
     if executable is None:
         print(NO_CHROMIUM, file=sys.stderr)
         return 1
     given.out.mkdir(parents=True, exist_ok=True)
-    worker = ["--model-path", given.model_path] if given.model_path else ["--simulated-device", "60"]
+    worker = ["--model-path", given.model_path] if given.model_path else []
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(Path(folder) / "stack")
         try:

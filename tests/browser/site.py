@@ -53,7 +53,11 @@ class GatewayProcess:
         self._log = folder / "gateway.log"
         self._log.touch()
         self.port = 0
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def url(self) -> str:
@@ -103,19 +107,18 @@ class Site:
     def __init__(self, stack_environment: Mapping[str, str], folder: Path, *worker_flags: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.fleet = Fleet(stack_environment, folder)
-        try:
+        with contextlib.ExitStack() as started:
+            started.callback(self.fleet.stop)
             # The worker makes the topics; the gateway is ready once they are there.
             worker = self.fleet.start(*worker_flags)
             self.gateway = GatewayProcess(self.fleet.environment, folder)
+            started.callback(self.gateway.stop)
             worker.wait_ready()
-        except BaseException:
-            self.fleet.stop()
-            raise
+            self._stop = started.pop_all().close
 
     def stop(self) -> None:
         """All of it."""
-        self.gateway.stop()
-        self.fleet.stop()
+        self._stop()
 
 
 class Watch:
@@ -140,10 +143,8 @@ class Watch:
     def _said(self, message: ConsoleMessage) -> None:
         if message.type not in ("error", "warning"):
             return
-        # Chromium writes every answer of 400 and above; some tests are about those, and a gateway without access
-        # control has no /session.
-        answer = message.text.startswith("Failed to load resource")
-        if answer and (self.refusals_expected or message.location["url"].endswith("/session")):
+        # Chromium writes every answer of 400 and above; some tests are about those.
+        if message.text.startswith("Failed to load resource") and self.refusals_expected:
             return
         self.problems.append(f"console: {message.text}")
 

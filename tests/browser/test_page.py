@@ -5,21 +5,23 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, Request, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 
 from schemas.request import SEED_MAX
-from tests.browser.site import SEEN_MS_MAX, Site, Watch
+from tests.browser.site import SEEN_MS_MAX, GatewayProcess, Site, Watch
 from tests.integration.fleet import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
 RIGHT_WRIST, LEFT_WRIST = 4, 7
 SLOW = "150"
-"""Steps of a request that is to be caught while it is rendered: 3 seconds of the simulated device."""
+"""Steps of a request that is to be caught while it is rendered: some seconds of the simulated device."""
 
 
 def write(page: Page, prompt: str, **settings: str) -> None:
@@ -130,7 +132,7 @@ def test_a_reload_in_the_middle_loses_nothing(page: Page, watch: Watch) -> None:
     described = [joint(page, index).get_attribute("aria-label") for index in range(18)]
     wait_for(page, "localStorage.getItem('darkroom.draft.v1')?.includes('hiker')")
     page.reload()
-    expect(page.locator(".card .state")).to_have_text("Rendering")
+    expect(page.locator("[data-job]")).to_have_count(1)
     expect(page.locator("#prompt")).to_have_value("a hiker")
     assert [joint(page, index).get_attribute("aria-label") for index in range(18)] == described
     picture_is_shown(page)
@@ -297,35 +299,45 @@ def test_no_pose_sends_none_and_the_fleet_is_shown(page: Page, watch: Watch) -> 
     expect(page.locator("[data-figure=lag_records] [data-value]")).to_have_text(re.compile(r"\d"))
 
 
-def test_a_gateway_that_needs_a_key_is_signed_in_to(page: Page, watch: Watch) -> None:
-    """Access control has tests of its own: here its answers are given for it, and the page's part is looked at."""
-    watch.refusals_expected = True
-    keys: list[str] = []
-
-    def answer(route: Route, request: Request) -> None:
-        if request.method == "POST":
-            keys.append(request.post_data_json["key"])
-        if request.method == "POST" and keys[-1] != "right":
-            refusal = {"status": 401, "detail": "No key is like this.", "remedy": "Ask for one."}
-            route.fulfill(status=401, json=refusal, content_type="application/problem+json")
-        else:
-            signed_in = "right" in keys
-            route.fulfill(
-                json={"signed_in": signed_in, "needs_key": True, "tenant": "studio", "name": "ann", "scopes": []}
-            )
-
-    page.route("**/session", answer)
-    page.reload()
-    dialog = page.locator("#sign-in")
-    expect(dialog).to_be_visible()
-    for key in ("wrong", "right"):
-        page.fill("#key", key)
-        page.keyboard.press("Enter")
-        if key == "wrong":
-            expect(dialog).to_contain_text("No key is like this. Ask for one.")
-    expect(dialog).to_be_hidden()
-    expect(page.locator("#account")).to_contain_text("studio · ann")
-    assert keys == ["wrong", "right"]
+def test_a_gateway_with_keys_is_signed_in_to_and_paints_for_the_keys_tenant(
+    browser: Browser, site: Site, tmp_path: Path
+) -> None:
+    """With the gateway's own access control and its own content security policy."""
+    keys = tmp_path / "keys.jsonl"
+    keys.touch()
+    command = [sys.executable, "-m", "darkroom", "keys", "new", "--tenant", "studio", "--file", str(keys), "--json"]
+    key = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["key"]
+    gateway = GatewayProcess({**site.fleet.environment, "DARKROOM_ACCESS__KEYS_FILE": str(keys)}, tmp_path)
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    try:
+        page = context.new_page()
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if "Security Policy" in message.text else None)
+        page.goto(gateway.url)
+        dialog = page.locator("#sign-in")
+        expect(dialog).to_be_visible()
+        for tried in (f"{key[:-1]}{'x' if key[-1] != 'x' else 'y'}", key):
+            page.fill("#key", tried)
+            page.keyboard.press("Enter")
+            if tried != key:
+                expect(dialog.locator("[data-note]")).not_to_be_empty()
+        expect(dialog).to_be_hidden()
+        expect(page.locator("#account")).to_contain_text("studio")
+        page.reload()
+        write(page, "for the studio", steps="4")
+        page.click("[type=submit]")
+        source = picture_is_shown(page).locator("img").get_attribute("src")
+        assert source is not None
+        cookies = context.cookies()
+        assert [cookie["httpOnly"] for cookie in cookies] == [True]
+        page.click("[data-sign-out]")
+        expect(dialog).to_be_visible()
+        assert page.request.get(f"{gateway.url.rstrip('/')}{source}").status == 401
+        assert problems == []
+    finally:
+        context.close()
+        gateway.stop()
 
 
 def test_the_picture_is_the_one_that_is_stored(page: Page) -> None:

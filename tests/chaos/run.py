@@ -14,6 +14,7 @@ from pathlib import Path
 
 from consumer.audit import audit
 from consumer.stack import Stack
+from inference.tiny import ensure_tiny_model
 from producer.results.minio_objects import MinioObjects
 from producer.topics import ensure_topics
 from schemas.settings import Settings, load_settings
@@ -144,10 +145,16 @@ async def _drain(crew: Crew) -> list[str]:
     return [f"the worker at place {place} ended with {code}" for place, code in enumerate(codes) if code]
 
 
+def _tiny_model_flags() -> tuple[str, ...]:
+    """The random model: what is tested here is who paints and how often, not what."""
+    tiny = ensure_tiny_model()
+    return ("--model-path", str(tiny.path), "--controlnet-path", str(tiny.controlnet_path))
+
+
 @contextlib.asynccontextmanager
 async def _crew(plan: Plan, stack: Stack, folder: Path) -> AsyncIterator[Crew]:
     environment = _environment(stack, plan, folder)
-    flags = () if plan.tiny_model else ("--simulated-device", str(plan.step_ms))
+    flags = _tiny_model_flags() if plan.tiny_model else ("--simulated-device", str(plan.step_ms))
     crew = Crew(
         environment,
         folder,

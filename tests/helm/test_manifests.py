@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,15 @@ import pytest
 import referencing
 import yaml
 
+from tests.autoscale import binaries
 from tests.helm.chart import EXAMPLES, LOADER, Manifest, notes, render, values_of, with_values
 from tests.helm.crds import KAFKA_TRIGGER, PROMETHEUS_TRIGGER, SCHEMAS, Schema
 
 OLDEST, NEWEST = "1.30", "1.37"
 """The oldest Kubernetes that Chart.yaml takes, and the newest whose schemas are at hand."""
 LAPTOP, FLEET = (next(one for one in EXAMPLES if one.stem == name) for name in ("laptop", "fleet"))
-KEDA_CRDS = Path(
-    os.environ.get("DARKROOM_CONTROL_PLANE", Path.home() / ".cache/darkroom/control-plane"),
-    "gomod/github.com/kedacore/keda/v2@v2.21.0/config/crd/bases",
-)
+KEDA = binaries.crds_in(binaries.folder())
+"""What `make control-plane` leaves of KEDA's own definitions."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     **{example.stem: values_of(example) for example in EXAMPLES},
@@ -106,12 +104,12 @@ def test_a_misspelt_field_is_an_error() -> None:
 
 
 @pytest.mark.skipif(
-    not KEDA_CRDS.is_dir(),
+    not (KEDA / binaries.KEDA_TRIGGERS).exists(),
     reason="KEDA's own definitions were not compared: `make control-plane` fetches them",
 )
 @pytest.mark.parametrize("kind", ["ScaledObject", "TriggerAuthentication"])
 def test_kedas_own_definitions_take_them(kind: str) -> None:
-    definition = yaml.load((KEDA_CRDS / f"keda.sh_{kind.lower()}s.yaml").read_text(), LOADER)
+    definition = yaml.load((KEDA / f"keda.sh_{kind.lower()}s.yaml").read_text(), LOADER)
     (version,) = (one for one in definition["spec"]["versions"] if one["name"] == "v1alpha1")
     schema = _closed(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
@@ -158,11 +156,11 @@ def test_the_notes_say_how_to_reach_it() -> None:
 
 
 @pytest.mark.skipif(
-    not KEDA_CRDS.is_dir(),
+    not (KEDA / binaries.KEDA_TRIGGERS).exists(),
     reason="the triggers' metadata was not held against KEDA's list: `make control-plane` fetches it",
 )
 @pytest.mark.parametrize(("kind", "ours"), [("kafka", KAFKA_TRIGGER), ("prometheus", PROMETHEUS_TRIGGER)])
 def test_keda_knows_every_name_of_the_triggers_metadata(kind: str, ours: Schema) -> None:
-    listed = json.loads((KEDA_CRDS.parents[2] / "schema/generated/scalers-schema.json").read_text())
+    listed = json.loads((KEDA / binaries.KEDA_TRIGGERS).read_text())
     (trigger,) = (one for one in listed["scalers"] if one["type"] == kind)
     assert ours["properties"].keys() <= {parameter["name"] for parameter in trigger["parameters"]}

@@ -35,6 +35,8 @@ class CountingDevice(SimulatedDevice):
         """Steps that were done, by prompt."""
         self.tried_rows: list[int] = []
         """The rows of each step that was begun."""
+        self.in_order: list[str] = []
+        """The prompt of each row's step, in the order in which they were done."""
 
     def prepare(self, job: RenderJob) -> Prepared[SimulatedRow]:
         self.prepared[job.request.prompt] += 1
@@ -44,6 +46,7 @@ class CountingDevice(SimulatedDevice):
         self.tried_rows.append(len(rows))
         super().step(rows)
         self.steps.update(row.request.prompt for row in rows)
+        self.in_order += [row.request.prompt for row in rows]
 
 
 @contextlib.asynccontextmanager

@@ -54,9 +54,9 @@ class Street:
         self._folder = folder
         self.gateways = [self.start() for _ in range(2)]
 
-    def start(self, **settings: str) -> GatewayProcess:
+    def start(self) -> GatewayProcess:
         """One more gateway."""
-        environment = {**self.fleet.environment, **HURRIED, **settings}
+        environment = {**self.fleet.environment, **HURRIED}
         return GatewayProcess(environment, self._folder, f"gateway-{time.monotonic_ns()}")
 
 
@@ -156,10 +156,9 @@ async def test_a_job_is_taken_back(street: Street) -> None:
 
 
 async def test_the_guide_s_own_call_answers_with_the_picture_or_with_the_job(street: Street) -> None:
-    hasty = street.start(DARKROOM_GATEWAY__GENERATE_TIMEOUT_S="1")
-    street.gateways.append(hasty)
-    await asyncio.to_thread(hasty.wait_ready)
-    async with calling(street.gateways[0], hasty) as (patient, other):
+    settings = street.fleet.settings
+    hasty = settings.model_copy(update={"gateway": settings.gateway.model_copy(update={"generate_timeout_s": 1.0})})
+    async with calling(street.gateways[0]) as (patient,), in_process(hasty) as other:
         answer = await patient.post("/generate", data={"prompt": "a dancer", "seed": "7"}, files={"unused": b""})
         assert answer.status_code == 422, "a file that is nobody's"
         answer = await patient.post("/generate", params={"prompt": "a dancer", "seed": 7})

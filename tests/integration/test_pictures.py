@@ -1,6 +1,6 @@
 """Proves that a picture that went through Kafka, a shared batch and S3 is the one that diffusers' pipeline paints.
 
-Eight requests of different steps, guidance, scale, window, seed and pose are sent at once to a worker with the tiny
+Eight requests of different steps, guidance, scale, window, seed and pose are sent at once to a worker with the built-in
 model; the workers' batches mix them. Each stored PNG is held against `StableDiffusionXLControlNetPipeline` (without
 a pose `StableDiffusionXLPipeline`) for the same request, within 1/255 in every channel.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 
 from consumer.engines import make_engine
 from inference.resolve import resolve
-from inference.tiny import ensure_tiny_model
+from inference.tiny import trained_model
 from producer.requests.client import Client
 from producer.results.minio_objects import MinioObjects
 from producer.topics import ensure_topics
@@ -61,7 +61,7 @@ async def test_the_worker_paints_what_the_pipeline_paints(stack: Stack, tmp_path
         hits = worker.engine.cache_counts()["pose"].hits
     assert hits > 0, "a pose that was drawn is not drawn again"
     assert max(one.batch.rows_max for one in outcomes.values() if one.batch) > 2, "the requests shared steps"
-    tiny = ensure_tiny_model()
+    tiny = trained_model()
     oracle = Oracle(tiny.path, tiny.controlnet_path)
     for request in requests:
         completion = outcomes[request.request_id]

@@ -163,14 +163,32 @@ async def test_a_record_that_is_no_completion_is_passed_over_and_logged(
     assert f"an unreadable event was passed over: {deployment.topics.completions}-0, offset 0" in caplog.text
 
 
+def progress_event(name: str, steps_done: int) -> Progress:
+    return Progress(request_id=name, stage="denoise", steps_done=steps_done, steps_total=22, at=datetime.now(UTC))
+
+
 async def test_progress_is_followed_from_the_start(deployment: Settings) -> None:
-    told = [
-        Progress(request_id="hello-1", stage="denoise", steps_done=steps, steps_total=22, at=datetime.now(UTC))
-        for steps in (1, 2)
-    ]
+    told = [progress_event("hello-1", steps) for steps in (1, 2)]
     async with Client(deployment) as client, Answerer(deployment) as answerer:
         await answerer.tell(*told)
         assert await _first(client.progress(), 2) == told
+
+
+async def test_one_request_is_watched_to_its_completion(deployment: Settings) -> None:
+    async with Client(deployment) as client, Answerer(deployment) as answerer:
+        place = await client.send_one(request("watched"))
+        (record,) = await answerer.take(1)
+        assert (place.partition, place.offset) == (record.partition, record.offset)
+        told = [progress_event(name, steps) for name, steps in (("another", 3), ("watched", 1), ("watched", 2))]
+        await answerer.tell(*told)
+        completion = rendered(record)
+        seen: list[Progress | Completion] = []
+        async for news in client.watch("watched", timeout_s=30):
+            seen.append(news)
+            if len(seen) == 2:
+                await answerer.publish([completion])
+        assert seen == [*told[1:], completion]
+        assert [news async for news in client.watch("nothing", timeout_s=0.2)] == []
 
 
 async def test_partitions_that_are_added_are_followed(deployment: Settings) -> None:

@@ -44,6 +44,15 @@ async def test_what_was_put_is_what_is_read(objects: Objects) -> None:
     assert stat.size_bytes == len(content)
 
 
+async def test_an_address_is_signed_for_one_object_of_a_bucket_that_may_be_read(objects: Objects) -> None:
+    url = objects.presigned_get("studio/one/0-abc.png", valid_s=60)
+    assert f"{objects.bucket}/studio/one/0-abc.png?" in url
+    assert "X-Amz-Expires=60" in url
+    assert f"/{THEIRS}/pose.png?" in objects.presigned_get("pose.png", bucket=THEIRS, valid_s=60)
+    with pytest.raises(BucketForbidden):
+        objects.presigned_get("pose.png", bucket="nobodys", valid_s=60)
+
+
 async def test_a_large_object_is_put_whole(objects: Objects) -> None:
     content = b"picture" * 1_000_000  # above the 5 MiB from which the SDK would send parts
     await objects.put("large", content, "image/png")

@@ -51,6 +51,7 @@ DRESSED = {
     "one letter set apart": "n ude",
     "repeated": "nuuuuuude",
     "spaced and repeated": "nn uu dd ee",
+    "spaced, of digits, at a sentence's end": "p e n 1 5!",
     "several tricks at once": "Ｎ.u\u0301.\u200bd . 3",
     "a phrase": "a child bride",
     "a phrase over a line's end": "child\nbride",

@@ -1,12 +1,10 @@
-"""`python -m inference.tiny.quality`: how well a trained tiny model paints what it is asked for."""
+"""`python -m inference.tiny.quality`, behind `make quality`: how well a trained tiny model paints what it is asked."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
-
-from inference.tiny.folder import default_root
 
 _PLACES = 24
 """Pictures of each kind on the sheet."""
@@ -16,7 +14,7 @@ _PLACES = 24
 @click.option(
     "--model",
     type=click.Path(path_type=Path, exists=True),
-    help="A folder with model/ and controlnet/; what `darkroom train-tiny` made when left out.",
+    help="A folder with model/ and controlnet/, as `darkroom train-tiny` makes; the built-in model when left out.",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("quality-out"), show_default=True)
 @click.option("--count", type=click.IntRange(4), default=200, show_default=True, help="Pictures of one person.")
@@ -28,11 +26,12 @@ def quality(model: Path | None, out: Path, count: int, threads: int) -> None:
     from inference.tiny.quality.painting import Painter
     from inference.tiny.quality.sheet import contact_sheet
     from inference.tiny.quality.table import measure
+    from inference.tiny.trained import trained_model
 
-    folder = model or default_root() / "training"
+    folder = model or trained_model().path.parent
     if not (folder / "model" / "model_index.json").is_file():
         raise click.ClickException(
-            f"{folder} holds no model: train one with darkroom train-tiny, or name one by --model."
+            f"{folder} holds no model: name what darkroom train-tiny made, or leave --model out."
         )
     torch.set_num_threads(threads)
     painter = Painter(folder / "model", folder / "controlnet", threads=threads)

@@ -1,7 +1,8 @@
 // The jobs that this browser asked for: kept in local storage, bounded, one list for each tenant.
 //
 // A job: id, request, upload (name and kind of a picture sent with it, or null), sentAt, status, ahead, etaAt, progress,
-// completion, problem (what is wrong right now: {detail, remedy}), cancelling. Only in memory: preview, and begun (when which step was seen first).
+// completion, problem (what is wrong right now: {detail, remedy}), cancelling.
+// Only in memory: preview, and begun (when which step was seen first).
 
 export const JOBS_MAX = 100;
 const KEPT = ["id", "request", "upload", "sentAt", "status", "ahead", "etaAt", "progress", "completion", "problem", "cancelling"];

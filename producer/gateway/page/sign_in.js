@@ -3,7 +3,7 @@
 import { Problem, session, signIn, signOut } from "./api.js";
 import { setText, show } from "./dom.js";
 
-const ANYBODY = { tenant: "default", name: null, signed_in: true };
+const ANYBODY = { tenant: "default", name: null };
 
 export class SignIn extends EventTarget {
   #dialog;
@@ -37,7 +37,7 @@ export class SignIn extends EventTarget {
       });
     }
     const who = told?.tenant ? told : ANYBODY;
-    this.#show(who, Boolean(told?.needs_key));
+    this.#show(who, Boolean(told?.signed_in));
     return who;
   }
 
