@@ -179,7 +179,9 @@ async def _streams(url: str, callers: list[_Caller], own: psutil.Process, count:
     open_ = []
     for number in range(count):
         one = await _connection(url)
-        one[1].write(b"GET /v1/generations/%s-%d/events HTTP/1.1\r\nHost: localhost\r\n\r\n" % (serial.encode(), number))
+        one[1].write(
+            b"GET /v1/generations/%s-%d/events HTTP/1.1\r\nHost: localhost\r\n\r\n" % (serial.encode(), number)
+        )
         open_.append(one)
     for one in open_:
         await one[0].readuntil(b"event: status\n")
