@@ -41,6 +41,11 @@ class Answers:
         if completion is not None:
             self.completions.setdefault(request_id, completion)
 
+    def forget(self) -> None:
+        """Begin anew."""
+        for held in (self.at_s, self.counts, self.completions):
+            held.clear()
+
     async def wait_for(self, count: int, limit_s: float, quiet_s: float | None = None) -> None:
         """Until so many requests were answered. Raises `TimeoutError` at the limit; ends without when nothing has come
         for `quiet_s`."""

@@ -9,7 +9,9 @@ import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import urllib3
 from prometheus_client.parser import text_string_to_metric_families
@@ -116,12 +118,12 @@ class Contender:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
-        """A first process, or another one after the first was killed."""
+    def start(self, number: int = 0) -> None:
+        """A first process, or another one after the first was killed; `number` tells those of one place apart."""
         self._serial += 1
         if self.kind.module is None:
             flags = [] if self._profile is None else ["--simulated-profile", str(self._profile)]
-            name = f"{self.place.settings.kafka.group_id}-{self._serial}"
+            name = f"{self.place.settings.kafka.group_id}-{number}-{self._serial}"
             self._worker = WorkerProcess(self.place.environment, self.place.folder, name, *flags)
             self._process = self._worker.process
             return
@@ -150,6 +152,15 @@ class Contender:
         calls = [json.loads(line) for line in self._calls.read_text().splitlines()] if self._calls.exists() else []
         busy_s = sum(call["ended"] - call["began"] for call in calls)
         return Worked(busy_s, len(calls), sum(call["rows"] for call in calls))
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Lines of one kind in Darkroom's log."""
+        assert self._worker is not None
+        return self._worker.events(event)
+
+    def logged_at(self, event: str) -> float:
+        """When the first of them was written, in seconds since the epoch."""
+        return datetime.fromisoformat(self.logged(event)[0]["timestamp"]).timestamp()
 
     def kill(self) -> None:
         """SIGKILL to it and all that it started."""

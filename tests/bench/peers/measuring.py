@@ -64,8 +64,7 @@ async def prepare(place: Place) -> None:
 async def drive(started: Running, load: Load) -> None:
     """Send a load and wait for all its answers, which are then the only ones that `answers` knows."""
     answers = started.answers
-    for held in (answers.at_s, answers.counts, answers.completions):
-        held.clear()
+    answers.forget()
     waiting = await send(started.contender, load, answers)
     await answers.wait_for(len(load), LIMIT_S)
     await asyncio.gather(*waiting)

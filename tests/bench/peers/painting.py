@@ -57,8 +57,11 @@ class Painter:
 
         torch.set_num_threads(1)
         plain, posed = load_pipelines(ensure_tiny_model())
-        painter = cls(plain, posed, torch.Generator("cpu").manual_seed, Path(calls) if calls else None)
-        return painter
+
+        def generator(seed: int) -> Any:
+            return torch.Generator("cpu").manual_seed(seed)
+
+        return cls(plain, posed, generator, Path(calls) if calls else None)
 
     def paint(self, requests: Sequence[Request]) -> list[bytes]:
         """PNG bytes of requests that may share a call, in one call."""
@@ -73,7 +76,7 @@ class Painter:
         pipeline = self._plain
         if first.get("pose"):
             pipeline = self._posed
-            arguments["image"] = [_opened(request["pose"]) for request in requests]
+            arguments["image"] = [opened(request["pose"]) for request in requests]
         began = time.time()
         pictures = pipeline(**arguments).images
         if self._calls is not None:
@@ -82,7 +85,8 @@ class Painter:
         return [_png(picture) for picture in pictures]
 
 
-def _opened(pose: dict[str, Any]) -> Image.Image:
+def opened(pose: dict[str, Any]) -> Image.Image:
+    """The picture of a pose, as a pipeline takes it."""
     content = base64.b64decode(pose["image"]["inline"])
     return Image.open(io.BytesIO(content)).convert("RGB")
 

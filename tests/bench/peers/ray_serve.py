@@ -1,4 +1,4 @@
-"""Ray Serve: a deployment with `@serve.batch`, fed from Kafka. A batch is what waits; its calls are those of alike requests."""
+"""Ray Serve: a deployment with `@serve.batch`, fed from Kafka. What waits is a batch, and alike requests share a call."""
 
 from __future__ import annotations
 

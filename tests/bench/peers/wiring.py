@@ -54,9 +54,7 @@ class Publisher:
             self._minio.put_object, self._bucket, key, io.BytesIO(picture), len(picture), "image/png"
         )
         value: dict[str, Any] = {"request_id": request["request_id"], "status": "succeeded", "key": key}
-        await self._producer.send_and_wait(
-            self._topic, json.dumps(value).encode(), key=request["request_id"].encode()
-        )
+        await self._producer.send_and_wait(self._topic, json.dumps(value).encode(), key=request["request_id"].encode())
 
 
 def say_ready() -> None:
