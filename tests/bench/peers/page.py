@@ -20,10 +20,10 @@ COLORS = {
     "ray": "#6b9080",
     "darkroom": "#2b6cb0",
 }
-LEGEND = """Everybody is a process of its own with the same Kafka, store, client and reader. On the simulated device a step
-sleeps for what a profile says of its UNet and ControlNet slots, the same object under Darkroom's engine and under the
-pipeline that the peers call; text encoding, decoding and the GPU's memory are not simulated. Requests have 20, 25, 30 or
-40 steps, guidance 1, 5 or 7.5, and a third have no pose."""
+LEGEND = """Everybody is a process of its own with the same Kafka, store, client and reader. On the simulated device a
+step sleeps for what a profile says of its UNet and ControlNet slots, the same object under Darkroom's
+engine and under the pipeline that the peers call; text encoding, decoding and the GPU's memory are not
+simulated. Requests have 20, 25, 30 or 40 steps, guidance 1, 5 or 7.5, and a third have no pose."""
 
 
 def write(out: Path, figures: dict[str, Any]) -> None:
@@ -114,8 +114,8 @@ def _kill(_: Path, figures: dict[str, Any]) -> list[str]:
     lines = [
         "## Killed in the middle",
         "",
-        f"SIGKILL to the process and all that it started when {at} of a backlog were answered, and started again. Counted "
-        "by request id; Darkroom's by `darkroom audit` too. Nobody asks the endpoint again.",
+        f"SIGKILL to the process and all that it started when {at} of a backlog were answered, and started again. "
+        "Counted by request id; Darkroom's by `darkroom audit` too. Nobody asks the endpoint again.",
         "",
         "| | requests | lost | repeated | audit: missing, duplicated |",
         "|---|---|---|---|---|",
@@ -130,8 +130,8 @@ def _scale(out: Path, figures: dict[str, Any]) -> list[str]:
     lines = [
         "## Scale",
         "",
-        "Workers: 20 ms a step, 8 rows; images/s between 10% and 70% of the answers, before partitions run empty. Backlog "
-        "and partitions: steps of 0 ms, so that all that is left is what Darkroom itself takes.",
+        "Workers: 20 ms a step, 8 rows; images/s between 10% and 70% of the answers, before partitions run empty. "
+        "Backlog and partitions: steps of 0 ms, so that all that is left is what Darkroom itself takes.",
         "",
         "![Scale](scale.png)",
         "",
@@ -139,11 +139,11 @@ def _scale(out: Path, figures: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for name, points in figures.items():
-        for one in points:
-            lines.append(
-                f"| {one[name]:,} {'requests of backlog' if name == 'backlog' else name} | {one['requests']:,} "
-                f"| {one['steady_per_second']:.1f} | {one['per_second']:.1f} | {one['cpu_ms_per_request']:.2f} |"
-            )
+        lines += [
+            f"| {one[name]:,} {'requests of backlog' if name == 'backlog' else name} | {one['requests']:,} "
+            f"| {one['steady_per_second']:.1f} | {one['per_second']:.1f} | {one['cpu_ms_per_request']:.2f} |"
+            for one in points
+        ]
     _plot_scale(out, figures)
     return [*lines, ""]
 
@@ -217,10 +217,10 @@ def _plot_backlog(out: Path, backlog: dict[str, Any]) -> None:
 
 def _plot_delay(out: Path, loads: dict[str, Any]) -> None:
     figure, (axis,) = _subplots(1, 7)
-    for kind in COLORS:
+    for kind, color in COLORS.items():
         delays = [one["contenders"].get(kind, {}).get("delay_s", {}).get("p95") for one in loads.values()]
         if None not in delays:
-            axis.plot(list(loads), delays, marker="o", color=COLORS[kind], label=LABELS[kind])
+            axis.plot(list(loads), delays, marker="o", color=color, label=LABELS[kind])
     axis.set_yscale("log")
     axis.set_xlabel("load, of the plain worker's capacity")
     axis.set_ylabel("p95 of queueing delay, s")

@@ -1,4 +1,4 @@
-"""Ray Serve: a deployment with `@serve.batch`, fed from Kafka. What waits is a batch, and alike requests share a call."""
+"""Ray Serve: a deployment with `@serve.batch`, fed from Kafka. What waits is a batch; alike requests share a call."""
 
 from __future__ import annotations
 
