@@ -43,6 +43,8 @@ def write(out: Path, figures: dict[str, Any]) -> None:
         *(f"| {one.what} | {one.measured:.3g} | {one.asked} | {one.verdict} |" for one in goals(figures)),
         "",
     ]
+    if figures.get("not_finished"):
+        lines += [f"Not finished in their time on this machine: {', '.join(figures['not_finished'])}.", ""]
     for name, section in _SECTIONS.items():
         if name in figures:
             lines += section(out, figures[name])

@@ -38,18 +38,25 @@ async def scale(
         say(f"{count} workers")
         requests = count * REQUESTS_A_WORKER // by
         found = await _fleet(environment, folder, mixed_backlog(requests, seed), workers=count, step_ms=PACED)
+        say(_shown(found))
         figures["workers"].append({"workers": count, **found})
     for count in BACKLOGS:
         say(f"a backlog of {count}")
         found = await _fleet(environment, folder, mixed_backlog(max(10, count // by), seed), step_ms=UNPACED)
+        say(_shown(found))
         figures["backlog"].append({"backlog": count, **found})
     for count in PARTITIONS:
         say(f"{count} partitions")
         load = mixed_backlog(REQUESTS_FOR_PARTITIONS // by, seed)
         settings = {"DARKROOM_TOPICS__REQUESTS_PARTITIONS": str(count)}
         found = await _fleet(environment, folder, load, step_ms=UNPACED, **settings)
+        say(_shown(found))
         figures["partitions"].append({"partitions": count, **found})
     return figures
+
+
+def _shown(found: Mapping[str, float]) -> str:
+    return f"   {found['steady_per_second']:.1f} images/s, CPU {found['cpu_ms_per_request']:.2f} ms a request"
 
 
 def mixed_backlog(count: int, seed: int) -> Load:
