@@ -24,9 +24,14 @@ from tests.integration.fleet import WorkerProcess, wait_until
 
 READY_S_MAX = 300.0
 """Ray starts half a dozen processes; on two busy cores that takes minutes."""
+STARTS_MAX = 3
 ROOT = Path(__file__).resolve().parents[3]
 BENCH_LIBRARIES = ROOT / ".venv" / "bench"
 """What `make bench` installs beside the rest: Ray."""
+
+
+class NotStarted(Exception):  # noqa: N818 - what it is
+    """A contender whose process ended, or was not ready in its time: which, and its log's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,26 @@ class Contender:
         if self._worker is not None:
             self._worker.wait_ready()
             return
-        wait_until(self._says_ready, READY_S_MAX, f"{self.kind.label} to be ready")
+        try:
+            wait_until(self._says_ready, READY_S_MAX, f"{self.kind.label} to be ready")
+        except AssertionError as error:
+            raise NotStarted(f"{self.kind.label}: {error}") from error
+
+    def start_until_ready(self) -> None:
+        """Start it, again if need be: Ray gives up where the machine is busy for half a minute.
+
+        Raises `NotStarted`.
+        """
+        for attempt in range(STARTS_MAX):
+            self.start()
+            try:
+                self.wait_ready()
+            except NotStarted:
+                self.kill()
+                if attempt + 1 == STARTS_MAX:
+                    raise
+            else:
+                return
 
     def worked(self) -> Worked:
         """What its device has done, by its own account: a worker's metrics, or the calls that a peer wrote down."""

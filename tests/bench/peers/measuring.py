@@ -38,13 +38,12 @@ class Running:
 async def running(
     environment: Mapping[str, str], folder: Path, kind: Kind, profile: Path | None, **settings: str
 ) -> AsyncIterator[Running]:
-    """Started on topics of its own, and warm: a request has been through all of it."""
+    """Started on topics of its own, and warm: a request has been through all of it. Raises `NotStarted`."""
     place = Place(environment, folder, kind, **settings)
     await prepare(place)
     contender = Contender(kind, place, profile)
     try:
-        await asyncio.to_thread(contender.start)
-        await asyncio.to_thread(contender.wait_ready)
+        await asyncio.to_thread(contender.start_until_ready)
         async with reading(place) as answers:
             started = Running(contender, answers)
             await drive(started, backlog(uniform(1, 0)))

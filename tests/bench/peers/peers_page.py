@@ -1,19 +1,20 @@
 """Everybody under the same loads on the simulated device: a backlog on each curve, Poisson arrivals on the tiny one.
 
-Under a backlog one runs after the other, but for the two that call the pipeline for one request at a time: they are
-busy with sleeping and run side by side. Under Poisson arrivals all run at once and get each request at the same
-moment, so that whatever else the machine does meets all of them.
+All run at once, each with a sleeping device of its own, and get each request at the same moment, so that whatever else
+the machine does meets all of them. The devices' busy ratios say how little they are in each other's way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench.peers.contenders import BATCH, DARKROOM, ENDPOINT, PLAIN, RAY, WIDE_BATCH, Kind, installed
+from inference.profile import DeviceProfile
+from tests.bench.peers.contenders import KINDS, WIDE_BATCH, Kind, NotStarted, installed
 from tests.bench.peers.loads import (
     CURVES,
     Load,
@@ -25,14 +26,14 @@ from tests.bench.peers.loads import (
     poisson,
     uniform,
 )
-from tests.bench.peers.measuring import measured, running
+from tests.bench.peers.measuring import Running, measured, running
 
 Say = Callable[[str], None]
 
-BACKLOG = {"tiny": (120, 64), "gpu-512": (120, 64), "gpu-1024": (64, 32), "flat": (64, 32)}
+BACKLOG = {"tiny": (120, 96), "gpu-512": (120, 96), "gpu-1024": (64, 32), "flat": (64, 32)}
 """Mixed and uniform requests by curve: where batches gain nothing everybody takes as long as the slowest."""
 SHARES = (0.4, 0.7, 0.9)
-ARRIVALS = {0.4: 100, 0.7: 240, 0.9: 200}
+ARRIVALS = {0.4: 80, 0.7: 200, 0.9: 120}
 """Requests by load: the most where a goal hangs on them."""
 QUICK = 10
 """What a quick run divides the numbers by."""
@@ -46,44 +47,60 @@ async def peers(
     backlogs: dict[str, Any] = {}
     for name in curves:
         say(f"backlog, {name} curve")
-        backlogs[name] = await _backlogs(environment, folder, name, seed, scale)
+        backlogs[name] = await _backlogs(environment, folder, name, seed, scale, say)
     loads: dict[str, Any] = {}
     for share in SHARES:
         say(f"Poisson arrivals at {share:.0%} of the plain worker's capacity, tiny curve")
-        loads[f"{share:.0%}"] = await _arrivals(environment, folder, share, seed, scale)
+        loads[f"{share:.0%}"] = await _arrivals(environment, folder, share, seed, scale, say)
     return {"seed": seed, "backlog": backlogs, "poisson": loads}
 
 
-async def _backlogs(environment: Mapping[str, str], folder: Path, name: str, seed: int, scale: int) -> dict[str, Any]:
-    figures: dict[str, Any] = {"mixed": {}, "uniform": {}}
+async def _backlogs(
+    environment: Mapping[str, str], folder: Path, name: str, seed: int, scale: int, say: Say
+) -> dict[str, Any]:
     many, few = BACKLOG[name]
-
-    async def run(kind: Kind) -> None:
-        async with running(environment, folder, kind, curve_file(name)) as started:
-            figures["mixed"][kind.name] = await measured(started, backlog(mixed(many // scale, seed)), curve(name))
-            figures["uniform"][kind.name] = await measured(started, backlog(uniform(few // scale, seed)), curve(name))
-
-    await asyncio.gather(run(ENDPOINT), run(PLAIN))
-    for kind in (BATCH, WIDE_BATCH, RAY, DARKROOM):
-        if installed(kind):
-            await run(kind)
+    loads = {"mixed": backlog(mixed(many // scale, seed)), "uniform": backlog(uniform(few // scale, seed))}
+    figures: dict[str, Any] = {}
+    async with _started(environment, folder, (*KINDS, WIDE_BATCH), name, say) as ready:
+        for load, requests in loads.items():
+            figures[load] = await _all_measured(ready, requests, curve(name))
+            rates = (f"{kind} {one['per_second']:.2f}" for kind, one in figures[load].items())
+            say(f"   {load}, images/s: {', '.join(rates)}")
     return figures
 
 
 async def _arrivals(
-    environment: Mapping[str, str], folder: Path, share: float, seed: int, scale: int
+    environment: Mapping[str, str], folder: Path, share: float, seed: int, scale: int, say: Say
 ) -> dict[str, Any]:
     profile = curve("tiny")
     requests = mixed(ARRIVALS[share] // scale, seed)
     per_second = share / statistics.mean(alone_s(one, profile) for one in requests)
-    kinds = [kind for kind in (ENDPOINT, PLAIN, BATCH, RAY, DARKROOM) if installed(kind)]
-    figures: dict[str, Any] = {}
-    everybody = asyncio.Barrier(len(kinds))
-
-    async def run(kind: Kind, load: Load) -> None:
-        async with running(environment, folder, kind, curve_file("tiny")) as started:
-            await everybody.wait()
-            figures[kind.name] = await measured(started, load, profile)
-
-    await asyncio.gather(*(run(kind, poisson(requests, per_second, seed)) for kind in kinds))
+    async with _started(environment, folder, KINDS, "tiny", say) as ready:
+        figures = await _all_measured(ready, poisson(requests, per_second, seed), profile)
+    delays = (f"{kind} {one['delay_s']['p95']:.2f}" for kind, one in figures.items())
+    say(f"   p95 of queueing delay, s: {', '.join(delays)}")
     return {"per_second": per_second, "contenders": figures}
+
+
+@contextlib.asynccontextmanager
+async def _started(
+    environment: Mapping[str, str], folder: Path, kinds: Sequence[Kind], name: str, say: Say
+) -> AsyncIterator[dict[str, Running]]:
+    """Those that are installed and did start, by their names."""
+    ready: dict[str, Running] = {}
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def enter(kind: Kind) -> None:
+            try:
+                started = running(environment, folder, kind, curve_file(name))
+                ready[kind.name] = await stack.enter_async_context(started)
+            except NotStarted as error:
+                say(f"   left out, {str(error)[:200]}")
+
+        await asyncio.gather(*(enter(kind) for kind in kinds if installed(kind)))
+        yield ready
+
+
+async def _all_measured(ready: Mapping[str, Running], load: Load, profile: DeviceProfile) -> dict[str, Any]:
+    found = await asyncio.gather(*(measured(one, load, profile) for one in ready.values()))
+    return dict(zip(ready, found, strict=True))
