@@ -54,24 +54,28 @@ def main() -> None:
 
 
 async def measure(environment: Mapping[str, str], folder: Path, arguments: argparse.Namespace) -> None:
-    """Page after page; what there is so far is written after each."""
-    figures: dict[str, Any] = {
-        "seed": arguments.seed,
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "cores": os.cpu_count(),
-        "load_before": os.getloadavg()[0],
-    }
+    """Page after page; what there is so far is written after each. Pages of an earlier run in the same folder are kept."""
+    figures = page.read(arguments.out, seed=arguments.seed)
     for name in arguments.only or PAGES:
         say(f"page {name}, at most {PAGES[name]:.0f} minutes")
+        run: dict[str, Any] = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "cores": os.cpu_count(),
+            "load_before": os.getloadavg()[0],
+        }
         began = time.monotonic()
         try:
             async with asyncio.timeout(PAGES[name] * 60):
                 figures[name] = await one_page(name, environment, folder, arguments)
+            run["finished"] = True
         except TimeoutError:
             say(f"page {name} was not finished in {PAGES[name]:.0f} minutes: run it again, --only {name}")
-            figures.setdefault("not_finished", []).append(name)
-        figures.setdefault("page_minutes", {})[name] = round((time.monotonic() - began) / 60, 1)
-        figures["load_after"] = os.getloadavg()[0]
+        figures["runs"][name] = {
+            "finished": False,
+            **run,
+            "minutes": round((time.monotonic() - began) / 60, 1),
+            "load_after": os.getloadavg()[0],
+        }
         page.write(arguments.out, figures)
 
 

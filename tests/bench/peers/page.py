@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,15 @@ engine and under the pipeline that the peers call; text encoding, decoding and t
 simulated. Requests have 20, 25, 30 or 40 steps, guidance 1, 5 or 7.5, and a third have no pose."""
 
 
+def read(out: Path, *, seed: int) -> dict[str, Any]:
+    """The figures of earlier pages with this seed in the folder, or none."""
+    with contextlib.suppress(FileNotFoundError):
+        figures: dict[str, Any] = json.loads((out / "figures.json").read_text())
+        if figures["seed"] == seed:
+            return figures
+    return {"seed": seed, "runs": {}}
+
+
 def write(out: Path, figures: dict[str, Any]) -> None:
     """`figures.json`, `report.md` and the plots of the pages that were run."""
     out.mkdir(parents=True, exist_ok=True)
@@ -33,8 +43,11 @@ def write(out: Path, figures: dict[str, Any]) -> None:
     lines = [
         "# Darkroom beside its peers",
         "",
-        f"Run at {figures['at']}, seed {figures['seed']}, {figures['cores']} cores, load average "
-        f"{figures['load_before']:.1f} before and {figures['load_after']:.1f} after. {' '.join(LEGEND.split())}",
+        f"Seed {figures['seed']}. {' '.join(LEGEND.split())}",
+        "",
+        "| page | begun at | cores | minutes | load average before, after | |",
+        "|---|---|---|---|---|---|",
+        *(_run(name, run) for name, run in figures["runs"].items()),
         "",
         "## Goals",
         "",
@@ -43,12 +56,16 @@ def write(out: Path, figures: dict[str, Any]) -> None:
         *(f"| {one.what} | {one.measured:.3g} | {one.asked} | {one.verdict} |" for one in goals(figures)),
         "",
     ]
-    if figures.get("not_finished"):
-        lines += [f"Not finished in their time on this machine: {', '.join(figures['not_finished'])}.", ""]
     for name, section in _SECTIONS.items():
         if name in figures:
             lines += section(out, figures[name])
     (out / "report.md").write_text("\n".join(lines))
+
+
+def _run(name: str, run: dict[str, Any]) -> str:
+    loads = f"{run['load_before']:.1f}, {run['load_after']:.1f}"
+    ended = "" if run["finished"] else "given up: not finished in its time"
+    return f"| {name} | {run['at']} | {run['cores']} | {run['minutes']} | {loads} | {ended} |"
 
 
 # --- Sections -------------------------------------------------------------------------------------------------------
