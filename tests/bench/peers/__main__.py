@@ -54,7 +54,7 @@ def main() -> None:
 
 
 async def measure(environment: Mapping[str, str], folder: Path, arguments: argparse.Namespace) -> None:
-    """Page after page; what there is so far is written after each. Pages of an earlier run in the same folder are kept."""
+    """Page after page; what there is so far is written after each. An earlier run's pages in that folder are kept."""
     figures = page.read(arguments.out, seed=arguments.seed)
     for name in arguments.only or PAGES:
         say(f"page {name}, at most {PAGES[name]:.0f} minutes")
