@@ -99,23 +99,24 @@ async def reading(place: Place) -> AsyncIterator[Answers]:
 
 async def send(contender: Contender, load: Load, answers: Answers) -> list[asyncio.Task[None]]:
     """Send each request at its time. Returns what goes on: HTTP requests that wait for their pictures."""
-    answers.began_at_s = time.time()
     if contender.kind.over_http:
+        answers.began_at_s = time.time()
         return await _send_over_http(contender, load, answers)
     place = contender.place
+    values = [request.model_dump_json().encode() for request in load.requests]
     async with AIOKafkaProducer(bootstrap_servers=place.settings.kafka.bootstrap_servers, acks="all") as producer:
         sent = []
-        for request, due in zip(load.requests, load.at_s, strict=True):
+        answers.began_at_s = time.time()
+        for request, value, due in zip(load.requests, values, load.at_s, strict=True):
             await _until(answers.began_at_s + due)
-            value = request.model_dump_json().encode()
             sent.append(await producer.send(place.topic(Topic.REQUESTS), value, key=request.request_id.encode()))
         await asyncio.gather(*sent)
     return []
 
 
 async def _until(at_s: float) -> None:
-    if (left_s := at_s - time.time()) > 0:
-        await asyncio.sleep(left_s)
+    # Also where nothing is left: the reader is on this loop, and its clock is what counts.
+    await asyncio.sleep(max(0.0, at_s - time.time()))
 
 
 async def _send_over_http(contender: Contender, load: Load, answers: Answers) -> list[asyncio.Task[None]]:

@@ -19,6 +19,8 @@ Say = Callable[[str], None]
 WORKERS = (1, 2, 4, 8)
 REQUESTS_A_WORKER = 320
 """About 25 s of 20 ms steps with 8 rows."""
+PARTITIONS_FOR_WORKERS = 16
+"""As many for each, whatever their number: of 12, some of eight workers would have one and some two."""
 STEADY = (0.1, 0.7)
 """Shares of the answers between which the rate is taken: before the end, when the partitions of one worker are already
 empty, since request ids do not fall evenly on partitions."""
@@ -37,7 +39,9 @@ async def scale(
     for count in WORKERS:
         say(f"{count} workers")
         requests = count * REQUESTS_A_WORKER // by
-        found = await _fleet(environment, folder, mixed_backlog(requests, seed), workers=count, step_ms=PACED)
+        settings = {"DARKROOM_TOPICS__REQUESTS_PARTITIONS": str(PARTITIONS_FOR_WORKERS)}
+        load = mixed_backlog(requests, seed)
+        found = await _fleet(environment, folder, load, workers=count, step_ms=PACED, **settings)
         say(_shown(found))
         figures["workers"].append({"workers": count, **found})
     for count in BACKLOGS:
