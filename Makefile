@@ -5,7 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := $(VENV)/bench/.installed
 SEEDS ?= 1000
+SEED ?= 1
 MINUTES ?= 10
 CODE := darkroom.py schemas inference producer consumer tests
 
@@ -56,8 +58,14 @@ simulate: setup ## Run SEEDS seeds of the simulation (default 1000).
 chaos: setup ## Break real workers, Kafka and S3 for MINUTES minutes (default 10), and audit.
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES)
 
-bench: setup ## Measure, as ratios in one run; writes bench-out/report.md.
+bench: setup $(PEERS) ## Measure, alone and beside its peers; writes bench-out/report.md and bench-out/peers/report.md.
 	@$(BIN)/python -m tests.bench --out bench-out
+	@$(BIN)/python -m tests.bench.peers --out bench-out/peers --seed $(SEED)
+
+$(PEERS): requirements-bench.lock $(STAMP)
+	@echo "== Installing what only the bench's peers need: 400 MB, beside the rest"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/bench --require-hashes -r requirements-bench.lock
+	@touch $(PEERS)
 
 bench-gpu: setup ## SDXL at full size with random weights on a GPU; writes bench-out/gpu.md. Without a GPU: says so.
 	@$(BIN)/python -m tests.bench.gpu --out bench-out
@@ -69,9 +77,12 @@ schemas: setup ## Write the published JSON Schemas, AsyncAPI and the chart's sch
 	@$(BIN)/darkroom schemas --write schemas/published
 	@$(BIN)/python -m tests.helm.values_schema
 
-lock: setup ## Refresh requirements.lock to the newest versions that pyproject.toml allows.
+lock: setup ## Refresh the lock files to the newest versions that pyproject.toml allows.
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --universal --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements.lock
+	@$(BIN)/uv pip compile --group bench --constraint requirements.lock --python-version 3.11 --universal --upgrade \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
+		--output-file requirements-bench.lock
 
 clean: ## Remove what the targets made, .venv included.
 	rm -rf $(VENV) bench-out demo-out quality-out .hypothesis .mypy_cache .ruff_cache *.egg-info

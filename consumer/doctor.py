@@ -174,7 +174,7 @@ async def photos(settings: Settings) -> Finding:
     from inference.pose.photo import NO_DETECTOR
 
     source = settings.model.pose_detector_path
-    if settings.simulated.step_ms is not None or settings.simulated.curve_file is not None:
+    if settings.simulated.is_asked_for:
         return Finding("photos", True, "the simulated device takes photos and looks for nobody in them")
     if source is None:
         return Finding("photos", True, f"refused: {NO_DETECTOR}")

@@ -10,7 +10,7 @@ from inference.calibration import Calibration
 from inference.contract import Device, Engine, ModelError, RowT
 from inference.engine import Calibrating, LaneEngine
 from inference.pose.picture import PictureLimits
-from inference.profile_store import ProfileStore, default_folder
+from inference.profile_store import ProfileError, ProfileStore, default_folder, read_profile
 from schemas.model_source import StorePrefix
 from schemas.settings import Settings
 
@@ -28,7 +28,7 @@ def make_engine(settings: Settings, calibration: Calibrating | None = None) -> E
     calibration = calibration or calibration_of(settings)
     limits = settings.limits
     pictures = PictureLimits(limits.pose_picture_bytes_max, limits.pose_picture_pixels_max)
-    if settings.simulated.step_ms is not None or settings.simulated.curve_file is not None:
+    if settings.simulated.is_asked_for:
         return _in_lanes(_simulated(settings, pictures), settings, calibration)
 
     from inference.sdxl import SdxlDevice
@@ -122,11 +122,14 @@ def _simulated(settings: Settings, pictures: PictureLimits) -> SimulatedDevice:
     from inference.simulated import SimulatedDevice
     from inference.step_curve import CurveError, read_curve
 
+    asked = settings.simulated
     try:
-        file = settings.simulated.curve_file
-        curve = None if file is None else read_curve(file)
-    except CurveError as error:
+        return SimulatedDevice(
+            asked.step_ms,
+            None if asked.curve_file is None else read_curve(asked.curve_file),
+            profile=None if asked.profile_file is None else read_profile(asked.profile_file),
+            obey_markers=asked.obey_markers,
+            picture_limits=pictures,
+        )
+    except (CurveError, ProfileError) as error:
         raise ModelError(str(error)) from error
-    return SimulatedDevice(
-        settings.simulated.step_ms, curve, obey_markers=settings.simulated.obey_markers, picture_limits=pictures
-    )

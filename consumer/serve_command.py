@@ -34,6 +34,7 @@ DRAIN_MORE_S = 30.0
 )
 @click.option("--simulated-device", type=float, metavar="MS", help="Sleep MS milliseconds a step; render nothing.")
 @click.option("--simulated-curve", type=click.Path(path_type=Path), help="JSON: milliseconds a step by rows.")
+@click.option("--simulated-profile", type=click.Path(path_type=Path), help="A profile of `darkroom calibrate`'s.")
 @click.option("--max-rows", type=int, help="Images that may share a step.")
 @click.option("--metrics-port", type=int, help="Port of /livez, /readyz and /metrics; 0 takes a free one.")
 @click.option("--name", help="The worker's name in completions and logs.")
@@ -54,7 +55,7 @@ def serve(config: Path | None, show_settings: bool, as_json: bool, devices: str 
         return
     if devices is not None:
         sys.exit(asyncio.run(_supervise(_children(devices, config, flags, settings), settings)))
-    if settings.model.path is None and settings.simulated.step_ms is None and settings.simulated.curve_file is None:
+    if settings.model.path is None and not settings.simulated.is_asked_for:
         click.echo("No model is set (DARKROOM_MODEL__PATH): using the built-in tiny model.", err=True)
     signal.signal(signal.SIGTERM, _end_before_work)
     sys.exit(asyncio.run(_serve(settings)))
@@ -77,6 +78,7 @@ def _overrides(flags: dict[str, Any]) -> dict[str, Any]:
         "device": flags["device"],
         "simulated.step_ms": flags["simulated_device"],
         "simulated.curve_file": flags["simulated_curve"],
+        "simulated.profile_file": flags["simulated_profile"],
         "batch.max_rows": flags["max_rows"],
         "worker.metrics_port": flags["metrics_port"],
         "worker.name": flags["name"],

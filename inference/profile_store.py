@@ -99,6 +99,19 @@ def decode_profile(content: bytes) -> DeviceProfile:
         raise ProfileError(bounded(str(error))) from error
 
 
+def read_profile(path: Path) -> DeviceProfile:
+    """The profile in a file. Raises `ProfileError` for one that cannot be read or used, naming it."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ProfileError(f"The profile {path} cannot be read ({error.strerror}).") from error
+    try:
+        return decode_profile(content)
+    except ProfileError as error:
+        raise ProfileError(f"The profile {path} cannot be used: {error}.") from error
+
+
 class ProfileStore:
     """A folder of profiles. Several processes may use it at once: a file is replaced, never changed."""
 
@@ -112,17 +125,12 @@ class ProfileStore:
     def load(self, key: ProfileKey) -> DeviceProfile | None:
         """The profile of a key; None where there is none. Raises `ProfileError` for a file that cannot be used."""
         path = self.path(key)
-        try:
-            with path.open("rb") as file:
-                content = file.read(FILE_BYTES_MAX + 1)
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except OSError as error:
-            raise ProfileError(f"The profile {path} cannot be read ({error.strerror}).") from error
         try:
-            profile = decode_profile(content)
+            profile = read_profile(path)
         except ProfileError as error:
-            raise ProfileError(f"The profile {path} cannot be used: {error}. Remove it to measure again.") from error
+            raise ProfileError(f"{error} Remove it to measure again.") from error
         # The name carries only a part of the key's digest, and files can be renamed.
         return profile if profile.key == key else None
 

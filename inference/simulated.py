@@ -49,6 +49,7 @@ from inference.contract import (
 from inference.pose.control import picture_content, pose_digest
 from inference.pose.picture import PictureLimits, decode_picture
 from inference.preview import encode_preview
+from inference.profile import GUIDED_SLOTS, DeviceProfile
 from inference.resolve import batch_key
 from inference.step_curve import StepCurve
 from inference.timing import Part
@@ -97,7 +98,9 @@ class SimulatedDevice(Device[SimulatedRow]):
     """`inference.contract.Device` without a model.
 
     A step of n rows sleeps `step_ms * curve(n) / curve(1)`; without a curve that is `step_ms`, without `step_ms`
-    it is the curve's own time. A time of 0 makes no call to sleep at all. Picture sizes do not change the time.
+    it is the curve's own time; picture sizes, guidance and poses do not change it. With a `profile` a step sleeps what
+    that says of its UNet and ControlNet slots at its size; the decoding is `finish_ms` all the same, since a device's
+    lanes share it and sleeping ones would not. A time of 0 makes no call to sleep at all.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class SimulatedDevice(Device[SimulatedRow]):
         step_ms: float | None = None,
         curve: Mapping[int, float] | None = None,
         *,
+        profile: DeviceProfile | None = None,
         native_size: int = 64,
         prepare_ms: float = 0.0,
         finish_ms: float = 0.0,
@@ -114,13 +118,14 @@ class SimulatedDevice(Device[SimulatedRow]):
         """Make a device.
 
         `step_ms`: of a step of one row. `curve`: milliseconds a step by rows (`inference.step_curve.read_curve`
-        reads one). `native_size`: width and height in pixels of a request that names none, a multiple of 8.
-        `prepare_ms`: a job. `finish_ms`: a picture. `picture_limits`: of pose pictures, the real device's by default.
-        Raises `ValueError` where neither `step_ms` nor `curve` is given or a time is negative or not finite, and
-        `CurveError` for a curve that cannot be used.
+        reads one). `profile`: in place of both, what a real device was measured to take. `native_size`: width and
+        height in pixels of a request that names none, a multiple of 8. `prepare_ms`: a job. `finish_ms`: a picture.
+        `picture_limits`: of pose pictures, the real device's by default.
+        Raises `ValueError` where none of them is given, or a profile beside another, or where a time is negative or not
+        finite, and `CurveError` for a curve that cannot be used.
         """
-        if step_ms is None and curve is None:
-            raise ValueError("a simulated device needs step_ms, a curve, or both")
+        if (step_ms is None and curve is None) == (profile is None):
+            raise ValueError("a simulated device needs step_ms, a curve or both, or else a profile and neither")
         for name, ms in (("step_ms", step_ms), ("prepare_ms", prepare_ms), ("finish_ms", finish_ms)):
             if ms is not None and not (math.isfinite(ms) and ms >= 0):
                 raise ValueError(f"{name} is {ms}: give milliseconds, 0 or more")
@@ -128,7 +133,8 @@ class SimulatedDevice(Device[SimulatedRow]):
             raise ValueError(f"native_size is {native_size}: give a multiple of {_LATENT_FACTOR} pixels")
         self._step_ms = step_ms
         self._curve = None if curve is None else StepCurve(curve)
-        self._step_seconds: dict[int, float] = {}
+        self._profile = profile
+        self._step_seconds: dict[tuple[BatchKey, int, int], float] = {}
         self._prepare_s = prepare_ms / 1000
         self._finish_s = finish_ms / 1000
         self._obey_markers = obey_markers
@@ -192,15 +198,26 @@ class SimulatedDevice(Device[SimulatedRow]):
         )
 
     def step(self, rows: Sequence[SimulatedRow]) -> None:
-        """Sleep as long as a step of so many rows takes."""
+        """Sleep as long as a step of these rows takes."""
         if self._obey_markers:
             _play_step(rows)
-        seconds = self._step_seconds.get(len(rows))
-        if seconds is None:
-            seconds = self._step_seconds[len(rows)] = self._seconds_of(len(rows))
-        _sleep(seconds)
+        _sleep(self.step_seconds(rows))
         for row in rows:
             row.steps_done += 1
+
+    def step_seconds(self, rows: Sequence[SimulatedRow]) -> float:
+        """What a step of these rows, which share a batch key, takes."""
+        if self._profile is None:
+            return self._seconds_of(len(rows))
+        unet = sum(_slots(row.request) for row in rows)
+        control = sum(_slots(row.request) for row in rows if row.request.pose is not None)
+        known = (rows[0].batch_key, unet, control)
+        seconds = self._step_seconds.get(known)
+        if seconds is None:
+            key = rows[0].batch_key
+            ms = self._profile.step_ms(key.latent_height, key.latent_width, unet_slots=unet, control_slots=control)
+            seconds = self._step_seconds[known] = ms / 1000
+        return seconds
 
     def finish(self, rows: Sequence[SimulatedRow]) -> tuple[RenderedImage | RenderFault, ...]:
         """Paint the pictures."""
@@ -223,11 +240,19 @@ class SimulatedDevice(Device[SimulatedRow]):
         """Nothing is padded."""
         return ()
 
-    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:  # noqa: ARG002
-        """The curve's own answer, without sleeping. Its rows are taken for guided ones, of two slots each."""
-        if part is Part.UNET:
-            return self._seconds_of(math.ceil(count / 2))
-        return self._finish_s * count if part is Part.DECODE else 0.0
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        """The curve's or the profile's own answer, without sleeping. A curve's rows are taken for guided ones."""
+        if part is Part.DECODE:
+            return self._finish_s * count
+        if part is Part.REST:
+            return 0.0
+        if self._profile is None:
+            return self._seconds_of(math.ceil(count / GUIDED_SLOTS)) if part is Part.UNET else 0.0
+        alone, both = (
+            self._profile.step_ms(latent_height, latent_width, unet_slots=count, control_slots=control) / 1000
+            for control in (0, count)
+        )
+        return alone if part is Part.UNET else both - alone
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """No caches."""
@@ -246,6 +271,10 @@ class SimulatedDevice(Device[SimulatedRow]):
         if self._step_ms is None:
             return self._curve.ms(rows) / 1000
         return self._step_ms * self._curve.ms(rows) / self._curve.ms(1) / 1000
+
+
+def _slots(request: RenderRequest) -> int:
+    return GUIDED_SLOTS if request.guidance_scale > 1 else 1
 
 
 def _sleep(seconds: float) -> None:

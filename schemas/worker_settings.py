@@ -164,10 +164,26 @@ class SimulatedSettings(BaseModel):
     curve_file: Path | None = Field(
         default=None, description="JSON of milliseconds a step by rows, as `darkroom calibrate` writes it."
     )
+    profile_file: Path | None = Field(
+        default=None,
+        description="In place of both: a profile as `darkroom calibrate` writes it, whose guided, unguided and posed "
+        "rows take what they were measured to take.",
+    )
     obey_markers: bool = Field(
         default=False,
         description="Let prompts with [[simulate:...]] markers make the device fail or crash, for chaos tests.",
     )
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether a simulated device takes the real one's place."""
+        return not (self.step_ms is None and self.curve_file is None and self.profile_file is None)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SimulatedSettings:
+        if self.profile_file is not None and (self.step_ms is not None or self.curve_file is not None):
+            raise ValueError("profile_file says what a step takes: leave step_ms and curve_file out")
+        return self
 
 
 class LimitSettings(BaseModel):

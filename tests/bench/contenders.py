@@ -128,23 +128,29 @@ class OurEngine:
             raise RuntimeError(f"the engine failed in a bench: {self._fault}")
 
 
+def load_pipelines(model: TinyModel, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """diffusers' pipelines without a ControlNet and with it, which share everything else."""
+    library: Any = diffusers
+    with no_progress_bars():
+        plain = library.StableDiffusionXLPipeline.from_pretrained(
+            model.path, dtype=dtype, add_watermarker=False, local_files_only=True
+        )
+        controlnet = library.ControlNetModel.from_pretrained(model.controlnet_path, dtype=dtype)
+    plain.scheduler = library.EulerAncestralDiscreteScheduler.from_config(plain.scheduler.config)
+    plain = plain.to(device)
+    posed = library.StableDiffusionXLControlNetPipeline(
+        **plain.components, controlnet=controlnet.to(device), add_watermarker=False
+    )
+    for pipeline in (plain, posed):
+        pipeline.set_progress_bar_config(disable=True)
+    return plain, posed
+
+
 class Pipeline:
     """diffusers' pipeline, one call a batch: with the ControlNet for requests that have a pose, else without."""
 
     def __init__(self, model: TinyModel, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        library: Any = diffusers
-        with no_progress_bars():
-            plain = library.StableDiffusionXLPipeline.from_pretrained(
-                model.path, dtype=dtype, add_watermarker=False, local_files_only=True
-            )
-            controlnet = library.ControlNetModel.from_pretrained(model.controlnet_path, dtype=dtype)
-        plain.scheduler = library.EulerAncestralDiscreteScheduler.from_config(plain.scheduler.config)
-        self._plain = plain.to(device)
-        self._posed = library.StableDiffusionXLControlNetPipeline(
-            **plain.components, controlnet=controlnet.to(device), add_watermarker=False
-        )
-        for pipeline in (self._plain, self._posed):
-            pipeline.set_progress_bar_config(disable=True)
+        self._plain, self._posed = load_pipelines(model, device, dtype)
 
     def paint(self, batches: Sequence[Sequence[RenderRequest]]) -> Pictures:
         """The pictures of the batches' requests, in order; the requests of a batch differ in prompt, pose and seed."""

@@ -44,11 +44,12 @@ def _request(serial: int, steps: int, side: int, posed: bool) -> RenderRequest:
         guidance_scale=5.0,
         sampler="euler_ancestral",
         seed=serial,
-        pose=_skeleton(serial, side) if posed else None,
+        pose=skeleton(serial, side) if posed else None,
     )
 
 
-def _skeleton(serial: int, side: int) -> SkeletonPose:
+def skeleton(serial: int, side: int) -> SkeletonPose:
+    """A pose picture of `side` pixels square, another one for each serial."""
     rng = random.Random(serial)
     person = [(x + rng.uniform(-0.05, 0.05), y + rng.uniform(-0.05, 0.05)) for x, y in _FIGURE]
     png = io.BytesIO()

@@ -13,9 +13,10 @@ import pytest
 from consumer.calibrate import calibrate_device
 from consumer.engines import make_engine
 from inference.contract import ModelError
-from inference.profile_store import decode_profile
+from inference.profile_store import decode_profile, encode_profile
 from inference.step_curve import read_curve
-from schemas.settings import Settings, load_settings
+from schemas.settings import Settings, SettingsError, load_settings
+from tests.inference.profiles import profile, shape
 
 
 def simulated(folder: Path, **more: object) -> Settings:
@@ -44,6 +45,27 @@ def test_a_simulated_device_s_own_curve_comes_back(tmp_path: Path) -> None:
     written = found.write(tmp_path / "out")
     assert read_curve(tmp_path / "out" / "curve-64x64.json") == read_curve(tmp_path / "given.json")
     assert all(path.stat().st_size > 0 for path in written)
+
+
+def test_a_simulated_device_takes_a_measured_profile(tmp_path: Path) -> None:
+    given = tmp_path / "measured.json"
+    given.write_bytes(encode_profile(profile(shape(posed=True))))
+    settings = load_settings(
+        overrides={"simulated.profile_file": given}, environ={"DARKROOM_STACK_DIR": str(tmp_path)}
+    )
+    [one] = calibrate_device(settings, None).sizes
+    [asked] = profile(shape(posed=True)).shapes
+    assert {row.rows: row.step_ms for row in one.rows if row.measured} == {
+        rows: pytest.approx(asked.step_ms(2 * rows, 2 * rows)) for rows in (1, 2, 4, 8)
+    }
+    given.write_text("{}")
+    with pytest.raises(ModelError, match=r"measured\.json cannot be used"):
+        calibrate_device(settings, None)
+
+
+def test_a_profile_beside_other_times_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="leave step_ms and curve_file out"):
+        simulated(tmp_path, **{"simulated.profile_file": tmp_path / "measured.json"})
 
 
 def test_a_cap_between_measured_batches_has_its_row_and_is_not_in_the_curve_file(tmp_path: Path) -> None:

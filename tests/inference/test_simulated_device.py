@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from inference.calibration import measure_shape
 from inference.contract import (
     FaultKind,
     JobFailed,
@@ -36,6 +37,7 @@ from inference.simulated import CRASH_EXIT_CODE, SimulatedDevice, SimulatedRow
 from inference.step_curve import CurveError
 from inference.wallpaper import SHOWN_BYTES, wallpaper
 from schemas.pose import PeoplePose, SkeletonPose, StoredPicture
+from tests.inference.profiles import flat, gaining, profile, shape
 from tests.inference.scripted import EventLog, job, request, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +75,36 @@ def test_a_step_takes_what_the_curve_says(
     assert ms <= took < ms + 15
 
 
+@pytest.mark.parametrize(
+    ("guidance", "posed", "rows", "ms"),
+    [
+        (1.0, False, 1, gaining(1)),
+        (5.0, False, 1, gaining(2)),
+        (5.0, True, 1, gaining(2) * 1.5),
+        (5.0, False, 4, gaining(8)),
+        (1.0, True, 4, gaining(4) * 1.5),
+    ],
+)
+def test_with_a_profile_a_step_takes_what_its_slots_were_measured_to_take(
+    guidance: float, posed: bool, rows: int, ms: float
+) -> None:
+    device = SimulatedDevice(profile=profile(shape(side=8, posed=True)))
+    pose = PeoplePose(people=(tuple((0.5, 0.05 * point) for point in range(18)),)) if posed else None
+    asked = replace(request(steps=2, count=rows), guidance_scale=guidance, pose=pose)
+    batch = list(device.prepare(RenderJob("job", asked)).rows)
+    assert device.step_seconds(batch) * 1000 == pytest.approx(ms)
+    assert elapsed_ms(device.step, batch) >= ms
+
+
+def test_an_engine_finds_the_profile_s_own_cap() -> None:
+    for ms in (flat, gaining):
+        given = profile(shape(ms, posed=True))
+        measured = measure_shape(SimulatedDevice(profile=given), 8, 8, rows_max=8)
+        for unet, control in ((1, 0), (2, 2), (16, 4)):
+            assert measured.step_ms(unet, control) == pytest.approx(given.shapes[0].step_ms(unet, control))
+        assert profile(measured).cap(8, 8, rows_max=8) == given.cap(8, 8, rows_max=8)
+
+
 def test_prepare_and_finish_take_their_time() -> None:
     device = SimulatedDevice(0, prepare_ms=20, finish_ms=15)
     assert elapsed_ms(lambda: prepared(device, count=3)) >= 20
@@ -102,7 +134,8 @@ def test_the_lanes_take_thousands_of_steps_a_second_at_0_ms() -> None:
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({}, "step_ms, a curve, or both"),
+        ({}, "step_ms, a curve or both"),
+        ({"step_ms": 1, "profile": profile()}, "a profile and neither"),
         ({"step_ms": -1.0}, "step_ms is -1.0"),
         ({"step_ms": float("nan")}, "step_ms is nan"),
         ({"step_ms": 0, "prepare_ms": -1}, "prepare_ms is -1"),
