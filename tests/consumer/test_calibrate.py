@@ -50,9 +50,7 @@ def test_a_simulated_device_s_own_curve_comes_back(tmp_path: Path) -> None:
 def test_a_simulated_device_takes_a_measured_profile(tmp_path: Path) -> None:
     given = tmp_path / "measured.json"
     given.write_bytes(encode_profile(profile(shape(posed=True))))
-    settings = load_settings(
-        overrides={"simulated.profile_file": given}, environ={"DARKROOM_STACK_DIR": str(tmp_path)}
-    )
+    settings = load_settings(overrides={"simulated.profile_file": given}, environ={"DARKROOM_STACK_DIR": str(tmp_path)})
     [one] = calibrate_device(settings, None).sizes
     [asked] = profile(shape(posed=True)).shapes
     assert {row.rows: row.step_ms for row in one.rows if row.measured} == {
