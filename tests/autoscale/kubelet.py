@@ -70,6 +70,9 @@ class Kubelet:
         ready = {"type": "Ready", "status": "True", "reason": "Process", "lastTransitionTime": _stamp(time.time())}
         status = {"capacity": _CAPACITY, "allocatable": _CAPACITY, "conditions": [ready]}
         self._api.call("PATCH", f"/api/v1/nodes/{NODE}/status", {"status": status}, content=MERGE)
+        self._say(
+            "pods are processes here: images, resource requests (GPUs too), affinity and security are not looked at"
+        )
         self._thread.start()
 
     def stop(self) -> None:

@@ -55,8 +55,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 @pytest.fixture
 def levels() -> Iterator[None]:
-    """Commands quieten the libraries' logs for their process, which here is everybody's."""
-    loggers = [logging.getLogger(name) for name in ("aiokafka", "urllib3")]
+    """Commands set the levels of their process, which here is everybody's: the root's, and those of talkative ones."""
+    loggers = [logging.getLogger(name) for name in (None, "aiokafka", "urllib3")]
     before = [logger.level for logger in loggers]
     yield
     for logger, level in zip(loggers, before, strict=True):
