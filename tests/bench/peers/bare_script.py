@@ -12,13 +12,13 @@ def main() -> None:
     at_s = {"began": time.time()}
     import torch
 
-    from inference.tiny import ensure_tiny_model
+    from inference.tiny import trained_model
     from tests.bench.contenders import load_pipelines
     from tests.bench.offline import skeleton
 
     torch.set_num_threads(1)
     at_s["imported"] = time.time()
-    _, posed = load_pipelines(ensure_tiny_model())
+    _, posed = load_pipelines(trained_model())
     at_s["loaded"] = time.time()
     from tests.bench.peers.painting import opened
 

@@ -63,8 +63,8 @@ async def _darkroom(environment: Mapping[str, str], folder: Path, seed: int, pro
         await asyncio.to_thread(contender.kill)
     loaded = at["calibrated"] - calibrated_s
     return {
-        "until Kafka and the store have answered": at["health and metrics"] - began,
-        "imports and model": loaded - at["health and metrics"],
+        "imports, Kafka and the store asked": at["health and metrics"] - began,
+        "model": loaded - at["health and metrics"],
         "measured profile": calibrated_s,
         "group joined": taken - at["calibrated"],
         "first picture": answered - taken,

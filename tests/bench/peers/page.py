@@ -125,7 +125,7 @@ def _table(load: str, contenders: dict[str, Any]) -> list[str]:
 
 
 def _tiny(_: Path, figures: dict[str, Any]) -> list[str]:
-    return ["## The real tiny model", "", "A backlog, one torch thread each.", "", *_table("mixed", figures)]
+    return ["## The built-in model", "", "A backlog, one torch thread each.", "", *_table("mixed", figures)]
 
 
 def _kill(_: Path, figures: dict[str, Any]) -> list[str]:
@@ -176,7 +176,7 @@ def _cold(out: Path, figures: dict[str, Any]) -> list[str]:
     lines = [
         "## Cold start to first picture",
         "",
-        f"The tiny model; the fastest of {figures['runs']} runs, in turn. By the medians the ratio is "
+        f"The built-in model; the fastest of {figures['runs']} runs, in turn. By the medians the ratio is "
         f"{figures['ratio_of_medians']:.2f}.",
         "",
         "![Cold start](cold.png)",

@@ -42,7 +42,7 @@ class Painter:
 
     @classmethod
     def from_environment(cls) -> Painter:
-        """Stand-ins where `SIMULATED_PROFILE` names a profile, else the tiny model; calls are told to `CALLS_FILE`."""
+        """Stand-ins where `SIMULATED_PROFILE` names a profile, else the built-in model; calls go to `CALLS_FILE`."""
         calls = os.environ.get("CALLS_FILE")
         profile = os.environ.get("SIMULATED_PROFILE")
         if profile is not None:
@@ -52,11 +52,11 @@ class Painter:
             return cls(*pipelines, None, Path(calls) if calls else None)
         import torch
 
-        from inference.tiny import ensure_tiny_model
+        from inference.tiny import trained_model
         from tests.bench.contenders import load_pipelines
 
         torch.set_num_threads(1)
-        plain, posed = load_pipelines(ensure_tiny_model())
+        plain, posed = load_pipelines(trained_model())
 
         def generator(seed: int) -> Any:
             return torch.Generator("cpu").manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The real tiny model in everybody's hands, so that nobody has to believe a simulation alone. One torch thread each."""
+"""The built-in model, which paints for real, for everybody, so that nobody has to believe a simulation alone."""
 
 from __future__ import annotations
 
