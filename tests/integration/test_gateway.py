@@ -150,7 +150,11 @@ async def test_a_job_is_taken_back(street: Street) -> None:
         assert (await other.delete(last)).status_code == 202
         ended = (await one.get(last, params={"wait": 40})).json()
         assert ended["status"] == "cancelled", ended
+        # A replica may hear of an outcome a moment after another one.
+        assert (await other.get(last, params={"wait": 40})).json()["status"] == "cancelled"
         assert (await other.delete(last)).status_code == 200
+        done = (await one.get(f"/v1/generations/{ids[0]}", params={"wait": 40})).json()
+        assert done["status"] == "succeeded", done
         fleet = (await one.get("/v1/fleet")).json()
         assert fleet["completions_per_minute"] > 0
 
