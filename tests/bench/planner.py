@@ -228,7 +228,7 @@ def main() -> None:
     """This comparison alone: `python -m tests.bench.planner`."""
     import tempfile
 
-    from consumer.logs import configure
+    from producer.logs import configure
     from consumer.stack import Stack
     from schemas.settings import LogSettings
 

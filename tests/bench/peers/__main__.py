@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from consumer.logs import configure
+from producer.logs import configure
 from consumer.stack import Stack
 from schemas.settings import LogSettings
 from tests.bench.peers import page
