@@ -17,17 +17,19 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from consumer.stack import Stack
+from consumer.stack import Stack, StackError
 from producer.logs import configure
 from schemas.settings import LogSettings
 from tests.autoscale import binaries, findings
+from tests.autoscale.api import ApiError
 from tests.autoscale.binaries import Binaries, Missing
-from tests.autoscale.case import Case
+from tests.autoscale.case import Case, TooLong
 from tests.autoscale.deployment import Deployment
+from tests.autoscale.helm import HelmRefused
 from tests.autoscale.kubelet import Kubelet
-from tests.autoscale.plane import Plane
+from tests.autoscale.plane import Plane, PlaneError
 from tests.autoscale.proof import Proof
-from tests.autoscale.report import table
+from tests.autoscale.report import in_words, table
 from tests.autoscale.verdict import Figures, live_cases
 
 
@@ -56,6 +58,8 @@ def main() -> None:
             print(json.dumps({"good": good, "proof": asdict(figures), "findings": [asdict(case) for case in cases]}))
         else:
             print(table(figures if arguments.only != "findings" else None, cases, good=good))
+    except* (PlaneError, ApiError, TooLong, HelmRefused, StackError) as several:
+        print(in_words(several), file=sys.stderr)
     finally:
         if good and arguments.keep is None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -58,7 +58,8 @@ class KubeApi:
                 headers={"Content-Type": content, "Accept": "application/json"},
             )
         except urllib3.exceptions.HTTPError as error:
-            raise ApiError(0, f"no answer from the API server: {error}") from error
+            reason = type(error).__name__
+            raise ApiError(0, f"no answer from the API server ({reason}); it has ended, or is too busy") from error
         if answer.status >= 300:
             raise ApiError(answer.status, _message(answer.data))
         found: Json = json.loads(answer.data)

@@ -19,11 +19,15 @@ KEDA: Final = "v2.21.0"
 """The version whose kafka trigger the chart was written against: what counts as lag has changed between versions."""
 HELM: Final = "v3.22.0"
 """Helm 3 is what platform teams run; Helm 4 takes the same chart."""
+MC: Final = "v0.0.0-20250313080218-cf909e1063a9"
+"""MinIO's client as of its last release on the Go proxy: what the chart's README clears buckets with."""
 ETCD: Final = "3.4"
 """Or newer: Debian's, which the API server takes. It is the one part that is not built."""
 
 BUILT: Final = ("kube-apiserver", "kube-controller-manager", "keda-operator", "keda-adapter", "helm")
-"""What `make control-plane` builds."""
+"""What `make control-plane` builds for the autoscaling proof."""
+CLIENTS: Final = ("kubectl", "mc")
+"""What it builds beside: what people run the chart's operations with."""
 
 
 def folder(environ: Mapping[str, str] = os.environ) -> Path:
@@ -54,6 +58,14 @@ class Binaries:
     """A folder with KEDA's CustomResourceDefinitions as YAML."""
 
 
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """The programs of those who run a release."""
+
+    kubectl: Path
+    mc: Path
+
+
 def crds_in(root: Path) -> Path:
     """Where the build leaves KEDA's CustomResourceDefinitions."""
     return root / "crds" / f"keda-{KEDA}"
@@ -74,6 +86,18 @@ def find(root: Path | None = None, path: str | None = None) -> Binaries:
         )
     places = {name.replace("-", "_"): place for name, place in found.items() if place is not None}
     return Binaries(**places, keda_crds=crds)
+
+
+def find_clients(root: Path | None = None, path: str | None = None) -> Clients:
+    """As `find`; its own, since the autoscaling proof needs none of them. Raises `Missing`."""
+    root = folder() if root is None else root
+    found = {name: find_one(name, root, path) for name in CLIENTS}
+    if lacking := [name for name, place in found.items() if place is None]:
+        raise Missing(
+            f"The operations were not run: {', '.join(lacking)} not found in {root} or on PATH. `make control-plane` "
+            "builds them; where the rest of the control plane is there, within two minutes."
+        )
+    return Clients(**{name: place for name, place in found.items() if place is not None})
 
 
 def find_one(name: str, root: Path, path: str | None = None) -> Path | None:

@@ -19,11 +19,13 @@ from typing import Final
 
 from tests.autoscale.binaries import (
     BUILT,
+    CLIENTS,
     ETCD,
     HELM,
     KEDA,
     KEDA_TRIGGERS,
     KUBERNETES,
+    MC,
     VARIABLE,
     crds_in,
     find_one,
@@ -41,7 +43,8 @@ TAIL_LINES: Final = 15
 KUBERNETES_MODULE: Final = "k8s.io/kubernetes"
 KEDA_MODULE: Final = "github.com/kedacore/keda/v2"
 HELM_MODULE: Final = "helm.sh/helm/v3"
-MODULE_FOLDERS: Final = {KUBERNETES_MODULE: "kubernetes", KEDA_MODULE: "keda", HELM_MODULE: "helm"}
+MC_MODULE: Final = "github.com/minio/mc"
+MODULE_FOLDERS: Final = {KUBERNETES_MODULE: "kubernetes", KEDA_MODULE: "keda", HELM_MODULE: "helm", MC_MODULE: "mc"}
 
 
 class BuildFailed(Exception):  # noqa: N818
@@ -68,7 +71,7 @@ PROGRAMS: Final = (
     Program("helm", HELM_MODULE, HELM, f"{HELM_MODULE}/cmd/helm", ""),
     *(
         Program(name, KUBERNETES_MODULE, KUBERNETES, f"{KUBERNETES_MODULE}/cmd/{name}", _KUBERNETES_FLAGS)
-        for name in ("kube-apiserver", "kube-controller-manager")
+        for name in ("kube-apiserver", "kube-controller-manager", "kubectl")
     ),
     *(
         Program(
@@ -80,6 +83,7 @@ PROGRAMS: Final = (
         )
         for what in ("operator", "adapter")
     ),
+    Program("mc", MC_MODULE, MC, MC_MODULE, ""),
 )
 
 
@@ -108,7 +112,8 @@ class Build:
             self._build(program)
         if not (crds_in(self.root) / KEDA_TRIGGERS).exists():
             self._copy_definitions()
-        say(f"The control plane is in {self.root}: {', '.join(('etcd', *BUILT))}, KEDA's resource definitions.")
+        there = ", ".join(("etcd", *BUILT, *CLIENTS))
+        say(f"The control plane is in {self.root}: {there}, KEDA's resource definitions.")
         if missing:
             say(f"{self.root}/gomod and /gocache are only needed to build again: delete them where disk is short.")
 
@@ -149,7 +154,7 @@ class Build:
                 f"{self.root} has {free / 1024**3:.0f} GiB free, and the build takes {DISK_BYTES_MIN / 1024**3:.0f}: "
                 f"make room, or set {VARIABLE} to a folder on a larger disk."
             )
-        say(f"building {len(missing)} programs in {self.root}: all five take about 26 minutes on two cores, and 11 GB")
+        say(f"building {len(missing)} programs in {self.root}: all seven take about 28 minutes on two cores, and 11 GB")
 
     def _build(self, program: Program) -> None:
         module = self.root / MODULE_FOLDERS[program.module]
@@ -162,17 +167,18 @@ class Build:
         part.replace(target)
 
     def _make_module(self, module: Path, program: Program) -> None:
-        if (module / "tidy").exists():
+        same = [one.package for one in PROGRAMS if one.module == program.module]
+        tidy, tools = module / "tidy", tools_file(same)
+        if tidy.exists() and tidy.read_text() == tools:
             return
         module.mkdir(exist_ok=True)
         original = Path(self._downloaded(program)["GoMod"]).read_text()
         staging = staged_version(program.version) if program.module == KUBERNETES_MODULE else None
         requires = (program.module, program.version)
         (module / "go.mod").write_text(local_module(f"local{module.name}", original, requires, staging=staging))
-        same = [one.package for one in PROGRAMS if one.module == program.module]
-        (module / "tools.go").write_text(tools_file(same))
+        (module / "tools.go").write_text(tools)
         self._run(f"what {program.module} needs", ["mod", "tidy", "-e"], module)
-        (module / "tidy").touch()
+        tidy.write_text(tools)  # for which programs: with another one the module needs more
 
     def _copy_definitions(self) -> None:
         source = Path(self._downloaded(next(one for one in PROGRAMS if one.module == KEDA_MODULE))["Dir"])

@@ -21,18 +21,28 @@ SECRET: Final = "darkroom-s3"
 class Deployment:
     """A release of the chart in a namespace of its own, with topics and a group of its own on the embedded stack."""
 
-    def __init__(self, plane: Plane, binaries: Binaries, stack: Mapping[str, str], folder: Path, release: str) -> None:
-        """`stack` is the environment that reaches Kafka and S3."""
+    def __init__(
+        self,
+        plane: Plane,
+        binaries: Binaries,
+        stack: Mapping[str, str],
+        folder: Path,
+        release: str,
+        namespace: str | None = None,
+    ) -> None:
+        """`stack` is the environment that reaches Kafka and S3. The namespace is a new one unless given."""
         serial = uuid.uuid4().hex[:6]
         self.api: Api = plane.api
-        self.namespace = f"pictures-{serial}"
+        self.namespace = namespace or f"pictures-{serial}"
         self.helm = Helm(binaries.helm, plane.kubeconfig, folder, release, self.namespace)
         self.environment = {
             **stack,
             "DARKROOM_TOPICS__PREFIX": f"{release}-{serial}.",
             "DARKROOM_KAFKA__GROUP_ID": f"{release}-{serial}",
         }
-        self._worker = f"{release}-darkroom-worker"
+        self.fullname = release if "darkroom" in release else f"{release}-darkroom"
+        """What the names of its objects begin with."""
+        self._worker = f"{self.fullname}-worker"
 
     @property
     def settings(self) -> Settings:

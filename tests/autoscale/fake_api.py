@@ -17,6 +17,8 @@ class FakeApi:
 
     def __init__(self) -> None:
         self.objects: dict[str, Json] = {}
+        self.cordoned: set[str] = set()
+        """Names of nodes that take no further pods."""
         self.tokens: list[Json] = []
         """What was asked for in requests of tokens."""
 
@@ -26,6 +28,8 @@ class FakeApi:
             return {"items": [copy.deepcopy(one) for place, one in self.objects.items() if "/pods/" in place]}
         if (method, last) == ("POST", "nodes"):
             return {}
+        if path.endswith("/nodes") and method == "GET":
+            return {"spec": {"unschedulable": last in self.cordoned}}
         if last == "token":
             self.tokens.append(body or {})
             return {"status": {"token": f"token-{len(self.tokens)}"}}

@@ -1,10 +1,12 @@
-"""A node whose pods are processes of this machine: scheduler and kubelet in one, for one node that is always ready.
+"""A node whose pods are processes of this machine: scheduler and kubelet in one, for a node that is always ready.
 
-It binds every pod to its node, runs it, reports its status, and on deletion sends SIGTERM and keeps to the grace
-period. Pods get addresses of 127.9.0.0/16, which Linux has without asking.
+It binds every pod to its node unless that is cordoned, runs it, reports its status, writes changed Secrets and
+ConfigMaps into its volumes, and on deletion sends SIGTERM and keeps to the grace period. Pods get addresses of
+127.9.0.0/16, which Linux has without asking; those of a second node 127.10.0.0/16. Of several nodes the quickest
+gets a pod.
 
-Not looked at, because a process has none of it or one node leaves no choice: images, resource requests (GPUs among
-them: the node offers as many as are asked for), node selectors, affinity, tolerations, security contexts.
+Not looked at, because a process has none of it: images, resource requests (GPUs among them: the node offers as many as
+are asked for), node selectors, affinity, tolerations, security contexts.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from typing import Any, Final
 from consumer.stack.ports import LOOPBACK
 from tests.autoscale.api import MERGE, Api, ApiError, Json
 from tests.autoscale.pod import UNSTARTABLE, Ending, Image, Pod
-from tests.autoscale.pod_spec import Kind, Spec, Unsupported
+from tests.autoscale.pod_spec import Kind, Lookup, Spec, Unsupported
 
 NODE: Final = "this-machine"
 LOOK_S: Final = 0.2
 ENTRYPOINT: Final = ("darkroom",)
 """Of the images that the chart names: this checkout's own, found on the PATH that pods get."""
 PROBES_AT_ONCE: Final = 8
+REFRESH_S: Final = 1.0
+"""How often mounted Secrets and ConfigMaps are looked at; a real kubelet takes up to a minute or two."""
 _CAPACITY: Final = {"cpu": "1024", "memory": "4096Gi", "pods": "1000", "nvidia.com/gpu": "1000"}
 _ADDRESSES: Final = 254
 
@@ -39,8 +43,21 @@ Say = Callable[[str], None]
 class Kubelet:
     """Runs on a thread between `start` and `stop`. All public data may be read from other threads."""
 
-    def __init__(self, api: Api, folder: Path, api_address: tuple[str, int], say: Say = lambda _line: None) -> None:
-        """`folder` is where pods live, each in one of its own; `api_address` is what pods are told of the server."""
+    def __init__(
+        self,
+        api: Api,
+        folder: Path,
+        api_address: tuple[str, int],
+        say: Say = lambda _line: None,
+        *,
+        node: str = NODE,
+        number: int = 0,
+    ) -> None:
+        """`folder` is where pods live, each in one of its own; `api_address` is what pods are told of the server.
+
+        Nodes on one machine have names and numbers of their own: the addresses of their pods follow from the number.
+        """
+        self.node = node
         self.pods: dict[str, Pod] = {}
         """By uid: those that are on this node now."""
         self.history: list[Pod] = []
@@ -48,8 +65,11 @@ class Kubelet:
         self.endings: list[Ending] = []
         self._api = api
         self._folder = folder
+        self._network = f"127.{9 + number}"
+        self._refresh_at = 0.0
         self._say = say
         self._said: dict[str, Json] = {}
+        self._complaint = ""
         self._stopping = threading.Event()
         self._probing = ThreadPoolExecutor(
             PROBES_AT_ONCE, "probe"
@@ -65,11 +85,11 @@ class Kubelet:
 
     def start(self) -> None:
         """Make the node and begin. Raises `ApiError`."""
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}}
         self._api.call("POST", "/api/v1/nodes", node)
         ready = {"type": "Ready", "status": "True", "reason": "Process", "lastTransitionTime": _stamp(time.time())}
         status = {"capacity": _CAPACITY, "allocatable": _CAPACITY, "conditions": [ready]}
-        self._api.call("PATCH", f"/api/v1/nodes/{NODE}/status", {"status": status}, content=MERGE)
+        self._api.call("PATCH", f"{self._node_path}/status", {"status": status}, content=MERGE)
         self._say(
             "pods are processes here: images, resource requests (GPUs too), affinity and security are not looked at"
         )
@@ -89,19 +109,28 @@ class Kubelet:
             try:
                 self.look(time.monotonic())
             except ApiError as error:
-                self._say(f"kubelet: {error}")
+                if (line := f"kubelet: {error}") != self._complaint:  # five times a second is enough once
+                    self._say(line)
+                self._complaint = line
+            else:
+                self._complaint = ""
 
     def look(self, now: float) -> None:
         """One look at all pods. Raises `ApiError` where the server cannot be asked."""
         there: set[str] = set()
-        for manifest in self._api.call("GET", "/api/v1/pods")["items"]:
-            node = manifest["spec"].get("nodeName")
-            going = "deletionTimestamp" in manifest["metadata"]
-            if node is None and not going:
+        manifests = self._api.call("GET", "/api/v1/pods")["items"]
+        unbound = [one for one in manifests if not one["spec"].get("nodeName") and not _is_going(one)]
+        if unbound and not self._api.call("GET", self._node_path)["spec"].get("unschedulable"):
+            for manifest in unbound:
                 self._bind(manifest)
-            elif node == NODE:
+        if refreshing := now >= self._refresh_at:
+            self._refresh_at = now + REFRESH_S
+        for manifest in manifests:
+            if manifest["spec"].get("nodeName") == self.node:
                 there.add(manifest["metadata"]["uid"])
-                self._settle(manifest, now, going=going)
+                self._settle(manifest, now, going=_is_going(manifest))
+                if refreshing and (pod := self.pods.get(manifest["metadata"]["uid"])):
+                    pod.refresh(self._lookup_of(manifest))
         for uid in self.pods.keys() - there:  # deleted by force
             self.pods.pop(uid).kill()
             self._said.pop(uid, None)
@@ -112,7 +141,7 @@ class Kubelet:
             "apiVersion": "v1",
             "kind": "Binding",
             "metadata": {"name": metadata["name"]},
-            "target": {"kind": "Node", "name": NODE},
+            "target": {"kind": "Node", "name": self.node},
         }
         self._tolerant("POST", f"{_path(manifest)}/binding", binding)
 
@@ -138,14 +167,14 @@ class Kubelet:
                 self._forget(manifest)
             return
         was = pod.is_running
-        pod.advance(now, lambda kind, name: self._data(manifest, kind, name), self._token_for(manifest))
+        pod.advance(now, self._lookup_of(manifest), self._token_for(manifest))
         if pod.is_running and not was:
             self._say(f"{pod.name} started")
         self._report(pod)
 
     def _new(self, manifest: Spec) -> Pod | None:
         number = len(self.history)
-        address = f"127.9.{number // _ADDRESSES}.{number % _ADDRESSES + 1}"
+        address = f"{self._network}.{number // _ADDRESSES}.{number % _ADDRESSES + 1}"
         metadata = manifest["metadata"]
         try:
             folder = self._folder / f"{metadata['name']}-{metadata['uid'][:8]}"
@@ -186,6 +215,13 @@ class Kubelet:
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
+
+    @property
+    def _node_path(self) -> str:
+        return f"/api/v1/nodes/{self.node}"
+
+    def _lookup_of(self, manifest: Spec) -> Lookup:
+        return lambda kind, name: self._data(manifest, kind, name)
 
     def _data(self, manifest: Spec, kind: Kind, name: str) -> Mapping[str, str] | None:
         try:
@@ -253,6 +289,10 @@ def status_of(pod: Pod) -> Json:
             }
         ],
     }
+
+
+def _is_going(manifest: Spec) -> bool:
+    return "deletionTimestamp" in manifest["metadata"]
 
 
 def _exit_code(code: int | None) -> int:

@@ -22,12 +22,13 @@ CONTROLLERS: Final = (
     "job-controller",
     "cronjob-controller",
     "horizontal-pod-autoscaler-controller",
+    "disruption-controller",
     "garbage-collector-controller",
     "namespace-controller",
     "serviceaccount-controller",
     "root-ca-certificate-publisher-controller",
 )
-"""What a release of the chart needs. Nothing here watches nodes: there is one, and it is always ready."""
+"""What a release of the chart needs. Nothing here watches nodes: they are always ready."""
 HOSTS: Final = (
     "localhost",
     "kubernetes",

@@ -33,7 +33,7 @@ Report = Callable[[str], None]
 
 
 class PlaneError(Exception):
-    """A part did not come up: which, and the end of its log."""
+    """A part did not come up, or ended before its time: which, what to do, and the end of its log."""
 
 
 class Plane:
@@ -44,7 +44,7 @@ class Plane:
         self._binaries = binaries
         self._folder = folder
         self._report = report
-        self._running: list[ProcessId] = []
+        self._running: dict[str, ProcessId] = {}
         self._logs = folder / "logs"
         self._logs.mkdir(mode=0o700, parents=True)
         self._ports = parts.Ports(*free_ports(len(fields(parts.Ports))))
@@ -58,8 +58,17 @@ class Plane:
     def __enter__(self) -> Plane:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        """Raises `PlaneError` in place of an error whose cause is that a part has ended."""
+        ended = [name for name, one in self._running.items() if not process.is_running(one)]
         self.stop()
+        if ended and isinstance(error, Exception):
+            tails = "\n".join(self._tail(name) for name in ended)
+            raise PlaneError(
+                f"{' and '.join(ended)} ended while the proof ran, so nothing was proven. Where the log names no "
+                "reason, the system killed it: see that some 2 GB of memory and disk are free, and run this again. "
+                f"{tails}"
+            ) from error
 
     def start_api(self) -> None:
         """etcd and the API server, which waits for etcd by itself. Raises `PlaneError`."""
@@ -98,9 +107,9 @@ class Plane:
 
     def stop(self) -> None:
         """End everything, the last started first."""
-        for one in reversed(self._running):
+        for one in reversed(self._running.values()):
             process.ask_to_stop(one)
-        for one in reversed(self._running):
+        for one in reversed(self._running.values()):
             process.stop(one, limit_s=STOP_S_MAX)
         self._running.clear()
 
@@ -117,7 +126,7 @@ class Plane:
             directory=self._folder,
             log=self._logs / f"{name}.log",
         )
-        self._running.append(started)
+        self._running[name] = started
         return started
 
     def _await(self, started: Mapping[str, ProcessId], ready: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from tests.autoscale.probes import Name, Probes
 RESTART_S: Final = 1.0
 """From a container's end to its next start; doubled with each, as kubelets do from 10 s on."""
 RESTART_S_MAX: Final = 30.0
+ENVIRONMENT: Final = "environment.json"
 UNSTARTABLE: Final = 128
 """The exit code that container runtimes give what could not be started."""
 
@@ -89,6 +91,11 @@ class Pod:
         return self._folder / "log"
 
     @property
+    def environment_file(self) -> Path:
+        """What its process was started with, as JSON: for a command that is to run as if inside it."""
+        return self._folder / ENVIRONMENT
+
+    @property
     def is_running(self) -> bool:
         """Whether its process lives."""
         return self._process is not None and self._process.poll() is None
@@ -143,6 +150,25 @@ class Pod:
         code = self._process.returncode if self._process is not None else None
         return Ending(self.name, self._asked_at, time.time(), code, self._killed)
 
+    def refresh(self, lookup: Lookup) -> None:
+        """Write what changed of its Secrets and ConfigMaps into its volumes, each file whole, as kubelets do."""
+        if not self.is_running:
+            return
+        for volume in self.manifest["spec"].get("volumes", []):
+            folder = self._folder / "volumes" / volume["name"]
+            if not folder.is_dir() or not volume.keys() & {"secret", "configMap"}:
+                continue
+            try:
+                files = pod_spec.files_of(self.manifest, volume, lookup, _no_token)
+            except pod_spec.Unsupported:  # it was deleted meanwhile: what is mounted stays
+                continue
+            for path, text in files.items():
+                file = folder / path
+                if not file.exists() or file.read_text() != text:
+                    part = folder / f".{path}.part"
+                    part.write_text(text)
+                    part.replace(file)
+
     def kill(self) -> None:
         """SIGKILL to it and whatever it started."""
         if self._process is not None and self.is_running:
@@ -174,6 +200,7 @@ class Pod:
                 **pod_spec.environment(self.manifest, self.container, place, lookup),
             }
             words = pod_spec.command(self.container, self._image.entrypoint, place, variables)
+            self.environment_file.write_text(json.dumps(variables))
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
                     words,
@@ -216,3 +243,7 @@ class Pod:
         except (urllib3.exceptions.HTTPError, pod_spec.Unsupported):
             return False
         return 200 <= answer.status < 400
+
+
+def _no_token(_source: Spec) -> str:
+    raise pod_spec.Unsupported("tokens are not written anew")

@@ -20,6 +20,13 @@ def table(figures: Figures | None, cases: Sequence[Case], *, good: bool) -> str:
     return "\n".join([*lines, "", "GOOD" if good else "BAD"])
 
 
+def in_words(error: BaseException) -> str:
+    """What ended a run, a line for each error that it was: without the places in our code, which say nothing of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return "\n".join(dict.fromkeys(in_words(one) for one in error.exceptions))
+    return f"Error: {type(error).__name__}: {error}"
+
+
 def _times(f: Figures) -> list[str]:
     rows = [
         ("lag seen", f.lag_seen_s, "KEDA says that there is work"),

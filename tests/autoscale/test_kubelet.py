@@ -147,6 +147,32 @@ def test_a_service_accounts_token_is_bound_to_the_pod(run: Run) -> None:
     assert asked["spec"]["boundObjectRef"]["uid"] == run.api.pod("worker-1")["metadata"]["uid"]
 
 
+def test_a_cordoned_node_takes_no_further_pod(run: Run) -> None:
+    run.api.cordoned.add(NODE)
+    run.api.put_pod("worker-1", {"command": python(SLEEPS)})
+    for _ in range(3):
+        run.kubelet.look(time.monotonic())
+    assert not run.kubelet.history
+    run.api.cordoned.clear()
+    run.until(lambda: "running" in run.state("worker-1"))
+
+
+def test_a_changed_secret_comes_to_a_running_pod(run: Run) -> None:
+    run.api.put("secrets", "keys", data={"keys.jsonl": base64.b64encode(b"old").decode()})
+    run.api.put_pod(
+        "gateway-1",
+        {
+            "command": ["sh", "-c", 'until grep new "$FILE"; do sleep 0.05; done; sleep 600'],
+            "env": [{"name": "FILE", "value": "/etc/keys/keys.jsonl"}],
+            "volumeMounts": [{"name": "keys", "mountPath": "/etc/keys"}],
+        },
+        volumes=[{"name": "keys", "secret": {"secretName": "keys"}}],
+    )
+    run.until(lambda: "running" in run.state("gateway-1"))
+    run.api.put("secrets", "keys", data={"keys.jsonl": base64.b64encode(b"new").decode()})
+    run.until(lambda: run.log("gateway-1") == "new\n")
+
+
 def test_a_pod_is_ready_when_its_probe_says_so_and_no_longer(run: Run) -> None:
     get = {"httpGet": {"path": "/readyz", "port": "web"}, "periodSeconds": 0.05, "timeoutSeconds": 5}
     run.api.put_pod(

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.autoscale import binaries
-from tests.autoscale.binaries import BUILT, KEDA, Missing
+from tests.autoscale.api import ApiError
+from tests.autoscale.binaries import BUILT, CLIENTS, KEDA, Binaries, Clients, Missing
 from tests.autoscale.build import PROGRAMS
 from tests.autoscale.go_module import local_module, staged_version, tools_file
+from tests.autoscale.plane import Plane, PlaneError
 from tests.autoscale.pod_spec import Place, Unsupported, expanded, files_of, port_of
 from tests.autoscale.probes import Probes
+from tests.autoscale.report import in_words
 
 PROBE = {"httpGet": {"port": 1}, "periodSeconds": 10}
 CONTAINER = {
@@ -104,7 +107,7 @@ def test_a_module_keeps_the_replacements_of_the_one_that_it_builds() -> None:
 
 
 def test_every_program_that_is_looked_for_is_built() -> None:
-    assert sorted(program.name for program in PROGRAMS) == sorted(BUILT)
+    assert sorted(program.name for program in PROGRAMS) == sorted((*BUILT, *CLIENTS))
 
 
 def _program(place: Path) -> Path:
@@ -129,6 +132,34 @@ def test_programs_are_found_in_the_cache_then_in_an_unpacked_package_then_on_the
     (root / "bin" / "helm").chmod(0o644)
     with pytest.raises(Missing, match="helm not found"):
         binaries.find(root, str(path))
+
+
+def test_who_has_no_kubectl_is_told_so_and_can_prove_the_autoscaling_all_the_same(tmp_path: Path) -> None:
+    mc = _program(tmp_path / "bin" / "mc")
+    with pytest.raises(Missing, match=r"operations were not run: kubectl not found.*make control-plane"):
+        binaries.find_clients(tmp_path, "")
+    kubectl = _program(tmp_path / "bin" / "kubectl")
+    assert binaries.find_clients(tmp_path, "") == Clients(kubectl, mc)
+
+
+def test_a_part_that_ends_before_its_time_is_named_in_place_of_what_followed_from_it(tmp_path: Path) -> None:
+    ends = _program(tmp_path / "ends")
+    ends.write_text("#!/bin/sh\necho 'no space left on device'\n")
+    programs = Binaries(ends, ends, ends, ends, ends, ends, tmp_path)
+
+    def run() -> None:
+        with Plane(programs, tmp_path / "plane") as plane:
+            with pytest.raises(PlaneError, match="ended while it started"):
+                plane.start_api()
+            raise ExceptionGroup("of a group of tasks", [ApiError(0, "no answer")])
+
+    with pytest.raises(PlaneError, match=r"(?s)etcd.* ended while the proof ran.*run this again.*no space left"):
+        run()
+
+
+def test_errors_of_several_tasks_are_lines_without_a_traceback() -> None:
+    group = ExceptionGroup("x", [ApiError(0, "no answer"), ExceptionGroup("y", [ApiError(0, "no answer")])])
+    assert in_words(group) == "Error: ApiError: 0: no answer"
 
 
 def test_the_cache_folder_can_be_set() -> None:
