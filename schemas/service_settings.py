@@ -98,7 +98,7 @@ class KafkaSettings(BaseModel):
         default=30_000,
         ge=500,
         le=3_600_000,
-        description="How late a worker may notice partitions that were added, or a topic that was made anew.",
+        description="How late workers and senders may notice partitions that were added or a topic that was made anew.",
     )
     request_timeout_ms: int = Field(
         default=20_000,

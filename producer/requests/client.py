@@ -107,6 +107,8 @@ class Client:
             acks="all",
             enable_idempotence=True,
             max_request_size=self._settings.topics.max_message_bytes,
+            # aiokafka's five minutes would keep partitions that were added without requests for so long.
+            metadata_max_age_ms=kafka.metadata_max_age_ms,
         )
         try:
             async with connecting_to_kafka(kafka, "starting to send"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import subprocess
 import sys
 import time
@@ -204,6 +205,18 @@ async def test_partitions_that_are_added_are_followed(deployment: Settings) -> N
         await added.send_and_wait(topic, second.model_dump_json().encode(), partition=2)
         await added.stop()
         assert sorted(await client.wait(ids, timeout_s=20)) == sorted(ids)
+
+
+async def test_requests_spread_over_partitions_that_are_added(make_settings: MakeSettings) -> None:
+    settings = make_settings(kafka__metadata_max_age_ms=500)
+    await ensure_topics(settings)
+    old = settings.topics.requests_partitions
+    async with Client(settings, follow=False) as client, asyncio.timeout(20):
+        await client.send(several(1))
+        await _grow(settings, settings.topics.requests, old + 8)
+        numbers = itertools.count()
+        while (await client.send_one(request(f"new-{next(numbers)}"))).partition < old:
+            await asyncio.sleep(0.02)
 
 
 async def test_a_cancellation_is_published(deployment: Settings) -> None:

@@ -10,7 +10,6 @@ from typing import Final
 from safetensors.torch import load_file, save_file
 
 from inference.tiny import ensure_tiny_model
-from producer.reader import TopicPartition
 from producer.requests.client import Client
 from schemas.completion import Completion
 from schemas.request import GenerationRequest
@@ -81,13 +80,14 @@ def _put_models(site: Site) -> None:
 
 async def rotate_keys(site: Site, title: str) -> str:
     """A new key of the gateway beside the old one, then without it; then the store's key under a running fleet."""
-    old = site.api_key
+    old, gateways = site.api_key, site.gateways()
     new = (await run(site, title, 0)).splitlines()[0]
-    noticed = await asyncio.to_thread(_wait_for_key, site, new, 404)
+    await asyncio.to_thread(_wait_for_key, site, new, 404)
     expect(_opens(site, old, 404), "the old key opens nothing although it was not revoked")
     await run(site, title, 1, OLD_ID=old.split("_")[1])
     await asyncio.to_thread(_wait_for_key, site, old, 401)
     expect(_opens(site, new, 404), "the new key opens nothing")
+    expect(site.gateways() == gateways and not any(one.restarts for one in gateways), "gateways were started again")
     site.api_key = new
     former, site.store_key = site.store_key, await asyncio.to_thread(site.store_keys.make, "second")
     traffic = Traffic("rotate")
@@ -100,8 +100,8 @@ async def rotate_keys(site: Site, title: str) -> str:
     status, body = await asyncio.to_thread(_generate, site, new)
     expect(status == 202, f"the gateway answered {status}: {body}")
     return (
-        f"{noticed} gateways took the new key and then refused the old one, without a restart; the store's key was "
-        f"changed and the old one revoked while {len(traffic.sent)} requests were answered, never with fewer than "
+        f"{len(gateways)} gateways took the new key and then refused the old one, without a restart; the store's key "
+        f"was changed and the old one revoked while {len(traffic.sent)} requests were answered, never with fewer than "
         f"{traffic.ready_min} ready workers"
     )
 
@@ -112,9 +112,8 @@ def _opens(site: Site, key: str, status: int) -> bool:
     return all(site.call(key, "GET", path, gateway=one)[0] == status for one in site.gateways())
 
 
-def _wait_for_key(site: Site, key: str, status: int) -> int:
+def _wait_for_key(site: Site, key: str, status: int) -> None:
     wait_until(f"the gateways to answer {status}", lambda: _opens(site, key, status), NOTICED_S_MAX)
-    return len(site.gateways())
 
 
 def _generate(site: Site, key: str) -> tuple[int, object]:
@@ -135,7 +134,6 @@ async def drain_a_node(site: Site, title: str) -> str:
     )
     here = [pod.name for pod in site.nodes[node].pods.values() if pod.is_running and "-worker-" in pod.name]
     expect(len(here) == WORKERS, f"{len(here)} workers on {node}")
-    before = len(site.endings())
     traffic = Traffic("drain")
     async with traffic.flowing(site.settings, site.ready):
         said = await run(site, title, 0, NODE=node)
@@ -144,7 +142,7 @@ async def drain_a_node(site: Site, title: str) -> str:
     expect(not traffic.problems, f"{traffic.problems[:5]}")
     expect(not left, f"still on {node}: {[pod.name for pod in left]}")
     expect(traffic.ready_min >= WORKERS - 1, f"only {traffic.ready_min} workers were ready at a time")
-    gone = [ending for ending in site.endings()[before:] if ending.pod in here]
+    gone = [ending for ending in site.endings() if ending.pod in here]
     bad = [ending for ending in gone if ending.killed or ending.exit_code != 0]
     expect(not bad and len(gone) == WORKERS, f"of {here} ended: {gone}")
     waited = said.count("would violate the pod's disruption budget")
@@ -178,21 +176,13 @@ async def replay_dead_letters(site: Site, title: str) -> str:
 
 async def grow_partitions(site: Site, title: str) -> str:
     """To 24, under a running fleet."""
-    before = site.settings.topics.requests_partitions
+    async with Lag.of(site.settings) as lag:
+        before = len(await lag.by_partition())
     traffic = Traffic("grow")
     async with traffic.flowing(site.settings, site.ready):
         await run(site, title, 0)
         await asyncio.to_thread(site.await_fleet)
-        async with Lag.of(site.settings) as lag:
-            partitions = await lag.by_partition()
-            expect(len(partitions) == PARTITIONS, f"there are {len(partitions)} partitions")
-            committed: dict[int, int] = {}
-            async with asyncio.timeout(NOTICED_S_MAX):
-                while len(committed) < PARTITIONS:
-                    committed = await lag.committed()
-                    await asyncio.sleep(0.5)
-        while not {place.partition for place in await _answered_places(site)} > set(range(4)):
-            await asyncio.sleep(1)
+        await _spread(site, before)
     expect(not traffic.problems, f"{traffic.problems[:5]}")
     scaled = site.deployment.api.call(
         "GET", f"/apis/keda.sh/v1alpha1/namespaces/{site.deployment.namespace}/scaledobjects/darkroom-worker"
@@ -200,16 +190,22 @@ async def grow_partitions(site: Site, title: str) -> str:
     most = scaled["spec"]["maxReplicaCount"]
     expect(most == PARTITIONS, f"KEDA may go to {most}")
     return (
-        f"{before} partitions became {len(partitions)}, each with a committed offset; KEDA may go to {most} workers; "
+        f"{before} partitions became {PARTITIONS}, each with a committed offset and the new ones with requests; KEDA "
+        f"may go to {most} workers; "
         f"{len(traffic.sent)} requests meanwhile, each answered once"
     )
 
 
-async def _answered_places(site: Site) -> set[TopicPartition]:
-    """Partitions of which something was answered."""
+async def _spread(site: Site, before: int) -> None:
+    """Returns when all partitions have an offset, and some new one has a request that was done. Raises `TimeoutError`."""
     async with Lag.of(site.settings) as lag:
-        topic = site.settings.topics.requests
-        return {TopicPartition(topic, place) for place, offset in (await lag.committed()).items() if offset > 0}
+        there = len(await lag.by_partition())
+        expect(there == PARTITIONS, f"there are {there} partitions")
+        async with asyncio.timeout(NOTICED_S_MAX):  # workers and senders notice by their metadata_max_age_ms
+            committed: dict[int, int] = {}
+            while len(committed) < PARTITIONS or not any(committed[new] for new in range(before, PARTITIONS)):
+                committed = await lag.committed()
+                await asyncio.sleep(0.5)
 
 
 async def clear_old_pictures(site: Site, title: str) -> str:
