@@ -12,7 +12,7 @@ MINUTES ?= 10
 CODE := darkroom.py schemas inference producer consumer tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chart test-autoscale control-plane check simulate chaos bench bench-gpu quality \
+.PHONY: help setup demo test test-chart test-autoscale test-operations control-plane check simulate chaos bench bench-gpu quality \
 	schemas lock clean
 
 help: ## List the targets.
@@ -43,7 +43,10 @@ test-chart: setup ## The chart, its alerts and dashboard, and the images: render
 test-autoscale: setup ## Prove on a real control plane that lag moves the fleet; needs make control-plane once.
 	@$(BIN)/python -m tests.autoscale
 
-control-plane: setup ## Build etcd's company (Kubernetes, KEDA, Helm) for test-autoscale: once, 26 minutes, 11 GB.
+test-operations: setup ## Run every command of the chart's operations on that control plane, as its README has them.
+	@$(BIN)/python -m tests.autoscale.operations
+
+control-plane: setup ## Build etcd's company (Kubernetes, KEDA, Helm) for the two above: once, 28 minutes, 11 GB.
 	@$(BIN)/python -m tests.autoscale.build
 
 check: setup ## Lint and types: fast.

@@ -82,7 +82,7 @@ def find(root: Path | None = None, path: str | None = None) -> Binaries:
     if lacking:
         raise Missing(
             f"This proof was not run: {', '.join(lacking)} not found in {root} or on PATH. `make control-plane` builds "
-            "the control plane once (26 minutes and 11 GB on two cores) and says how to get etcd."
+            "the control plane once (28 minutes and 11 GB on two cores) and says how to get etcd."
         )
     places = {name.replace("-", "_"): place for name, place in found.items() if place is not None}
     return Binaries(**places, keda_crds=crds)

@@ -1,4 +1,4 @@
-"""`python -m tests.autoscale.operations`: the commands of the chart's README, "Operations", on a real control plane.
+"""`make test-operations`: the commands of the chart's README, "Operations", on a real control plane.
 
 Exit code 0 only when every command ran and did what it is for. 2 where programs are missing: then nothing was proven.
 """
@@ -16,14 +16,19 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
+from consumer.stack import StackError
+from producer.connection import KafkaUnavailable
 from producer.logs import configure
 from schemas.settings import LogSettings
 from tests.autoscale import binaries
+from tests.autoscale.api import ApiError
 from tests.autoscale.binaries import Missing
 from tests.autoscale.case import TooLong
 from tests.autoscale.operations import recovery, upkeep
 from tests.autoscale.operations.desk import CommandFailed
 from tests.autoscale.operations.site import NotSo, Site, installed
+from tests.autoscale.plane import PlaneError
+from tests.autoscale.report import in_words
 
 Operation = Callable[[Site, str], Coroutine[None, None, str]]
 
@@ -59,6 +64,8 @@ def main() -> None:
     try:
         with installed(programs, clients, folder, _say) as site:
             results = [_one(site, title) for title in OPERATIONS if title in (arguments.only or OPERATIONS)]
+    except* (PlaneError, ApiError, TooLong, CommandFailed, StackError) as several:
+        print(in_words(several), file=sys.stderr)
     finally:
         good = bool(results) and all(holds for _, holds, _ in results)
         if good and arguments.keep is None:
@@ -77,7 +84,7 @@ def _one(site: Site, title: str) -> tuple[str, bool, str]:
     holds = True
     try:
         seen = asyncio.run(OPERATIONS[title](site, title))
-    except (NotSo, TooLong, CommandFailed, TimeoutError) as error:
+    except (NotSo, TooLong, CommandFailed, KafkaUnavailable, TimeoutError) as error:
         seen, holds = f"{type(error).__name__}: {error}", False
     seen = f"{seen} ({time.monotonic() - begun:.0f} s)"
     _say(f"  {'ok' if holds else 'BAD'}: {seen}")

@@ -197,7 +197,7 @@ async def grow_partitions(site: Site, title: str) -> str:
 
 
 async def _spread(site: Site, before: int) -> None:
-    """Returns when all partitions have an offset, and some new one has a request that was done. Raises `TimeoutError`."""
+    """Returns when all partitions have an offset, and some new one has work that was done. Raises `TimeoutError`."""
     async with Lag.of(site.settings) as lag:
         there = len(await lag.by_partition())
         expect(there == PARTITIONS, f"there are {there} partitions")
