@@ -132,6 +132,7 @@ async def drain_a_node(site: Site, title: str) -> str:
         "kubectl -n $NS rollout status deployment/$R-worker\n"
         f"kubectl uncordon {other}\n",
     )
+    await asyncio.to_thread(wait_until, "the old workers to be gone", lambda: len(site.pods("worker")) == WORKERS)
     here = [pod.name for pod in site.nodes[node].pods.values() if pod.is_running and "-worker-" in pod.name]
     expect(len(here) == WORKERS, f"{len(here)} workers on {node}")
     traffic = Traffic("drain")
