@@ -153,12 +153,16 @@ class Partition:
 
     def is_journaled(self, job: Job) -> bool:
         """Whether the committed journal says of the job what is true: that it is in the lanes, and whether alone."""
-        entry, under_way = _entry_of(job), self.publication
         if not self.is_open:
             return False  # what was being committed is not known until the partition is open again
-        if under_way is not None and under_way.plan.journal.entries.get(job.key.offset) != entry:
+        if self.publication is not None and not self.is_journaling(job):
             return False  # what is being committed takes it out again
-        return self.journaled.get(job.key.offset) == entry
+        return self.journaled.get(job.key.offset) == _entry_of(job)
+
+    def is_journaling(self, job: Job) -> bool:
+        """Whether the transaction under way has the job in its journal."""
+        under_way = self.publication
+        return under_way is not None and under_way.plan.journal.entries.get(job.key.offset) == _entry_of(job)
 
     def _journal_stands(self, entries: Mapping[int, Entry]) -> None:
         self.journaled = entries

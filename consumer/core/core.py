@@ -78,6 +78,7 @@ class Core:
         if self.phase is Phase.RUNNING:
             self.flow.start(now)
             self.flow.prepare()
+            self.flow.journal(now)
         self.flow.admit(now)
         for partition in self.partitions.values():
             self._publish(partition, now)
