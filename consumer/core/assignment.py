@@ -79,6 +79,15 @@ class Partition:
             return self.reopen_at
         return self.commit_at if self.publication is None else None
 
+    @property
+    def may_be_due(self) -> bool:
+        """Whether there can be anything to open, to publish or to wait for. False of most partitions at most times."""
+        if not self.is_open:
+            return self.reopen_at is not None
+        if self.publication is not None:
+            return False
+        return bool(self.decided) or self.journal_is_due or self.commit_at is not None or self.account.is_ahead_idly
+
     def jobs_not_in(self, states: tuple[JobState, ...]) -> list[Job]:
         """Its jobs in other states than these."""
         return [job for job in self.jobs.values() if job.state not in states]
@@ -187,7 +196,7 @@ class Partition:
         if self.account.unfinished:
             self.commit_at = None
             return False
-        if self.commit_at is None and self.account.position > self.account.base:
+        if self.commit_at is None and self.account.is_ahead_idly:
             self.commit_at = now + limits.idle_commit_s
         return self.commit_at is not None and now >= self.commit_at
 
