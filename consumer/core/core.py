@@ -81,8 +81,8 @@ class Core:
         if self.phase is Phase.RUNNING:
             self.flow.start(now)
             self.flow.prepare()
-            self.flow.journal(now)
         self.flow.admit(now)
+        self.flow.journal(now)
         self._publish(now)
         self._control_flow()
         self._finish_drain(now)

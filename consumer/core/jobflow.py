@@ -27,7 +27,7 @@ from consumer.core.limits import Limits
 from consumer.core.pace import Pace
 from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.core.retry import FailRow, RunApart, SmallerBatch, remedy_for
-from consumer.core.waiting import WaitingRoom
+from consumer.core.waiting import TURN_S, WaitingRoom
 
 _COMPANY = (
     JobState.LOOKING,
@@ -39,7 +39,7 @@ _COMPANY = (
     JobState.SETTLING,
 )
 """While a job is in one of these, no suspect is alone."""
-JOURNAL_COVER_S = 0.5
+JOURNAL_COVER_S = 0.25
 """While what the journals name lasts so long, no journal is committed for its own sake: some commits' time."""
 _EXPIRED = Verdict(VerdictKind.EXPIRED, "deadline_passed", "The deadline passed before the pictures were finished.")
 _CANCELLED = Verdict(VerdictKind.CANCELLED, "cancelled", "The request was cancelled by its requester.")
@@ -166,14 +166,17 @@ class JobFlow:
         """Ask for journals to be committed for their own sake, where the lanes would run dry without.
 
         Every transaction of a partition carries its journal, so under a backlog most records are named by one that
-        publishes an outcome. Whoever is to go before all that is named already does not wait for that.
+        publishes an outcome. Who goes before all that is named already, by more than a turn, does not wait for that.
         """
         waiting = self._unjournaled = self._still_unjournaled()
         if not waiting:
             return
         named = self.rows_ahead + self.rows_in[JobState.JOURNALING] - sum(job.facts.rows for job in waiting)
-        enough = max(self.limits.prepare_ahead_rows_max, self._pace.rows_in(JOURNAL_COVER_S, now))
-        first = self._cleared[0][0] if self._cleared else float("inf")
+        enough = max(self.limits.prepare_ahead_rows_max // 2, self._pace.rows_in(JOURNAL_COVER_S, now))
+        named_first = [self._cleared[0][0]] if self._cleared else []
+        if (ready := self.batcher.first_ready) is not None:
+            named_first.append(self.room.urgency(ready))
+        first = min(named_first, default=float("-inf")) - TURN_S
         for job in waiting:
             partition = job.partition
             if named >= enough and job.suspicion is None and self.room.urgency(job) >= first:
