@@ -84,8 +84,6 @@ class Partition:
         """Whether there can be anything to open, to publish or to wait for. False of most partitions at most times."""
         if not self.is_open:
             return self.reopen_at is not None
-        if self.publication is not None:
-            return False
         return bool(self.decided) or self.journal_is_due or self.commit_at is not None or self.account.is_ahead_idly
 
     def jobs_not_in(self, states: tuple[JobState, ...]) -> list[Job]:
