@@ -8,6 +8,10 @@
 #
 # What is installed is what requirements.lock pins, every file by its hash. Torch brings its own CUDA libraries; the base
 # brings what the driver's container toolkit looks for. gcc stays in the workers' images: torch.compile needs it at run time.
+#
+# tini is process 1, not Python: the kernel gives process 1 no default action, so a SIGTERM that comes before Python has
+# set its handlers (its first half second) would be lost, and the container killed when its grace period is over. tini
+# passes every signal on, and ends with the code of what it ran. It is in Ubuntu's universe, as python3.12-venv is.
 
 # --- What is installed, for each image ------------------------------------------------------------------------------
 
@@ -15,7 +19,7 @@ FROM ubuntu:24.04 AS python
 ENV DEBIAN_FRONTEND=noninteractive
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3.12 python3.12-venv ca-certificates \
+    && apt-get install --yes --no-install-recommends python3.12 python3.12-venv ca-certificates tini \
     && rm -rf /var/lib/apt/lists/*
 
 FROM python AS build
@@ -61,7 +65,7 @@ WORKDIR /tmp
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/livez', timeout=4)"]
-ENTRYPOINT ["darkroom"]
+ENTRYPOINT ["/usr/bin/tini", "--", "darkroom"]
 CMD ["gateway", "--port", "8080"]
 
 # --- A worker without a GPU -----------------------------------------------------------------------------------------
@@ -90,7 +94,7 @@ EXPOSE 9464
 # A worker that loads a model is well, and not ready: this asks for life alone.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9464/livez', timeout=4)"]
-ENTRYPOINT ["darkroom"]
+ENTRYPOINT ["/usr/bin/tini", "--", "darkroom"]
 CMD ["serve"]
 
 # --- A worker with a GPU --------------------------------------------------------------------------------------------
@@ -106,7 +110,7 @@ LABEL org.opencontainers.image.title="Darkroom worker" \
 ENV DEBIAN_FRONTEND=noninteractive
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3.12 python3.12-dev ca-certificates g++ \
+    && apt-get install --yes --no-install-recommends python3.12 python3.12-dev ca-certificates g++ tini \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 darkroom && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/cache/darkroom darkroom \
     && install --directory --owner 10001 --group 10001 /var/cache/darkroom
@@ -120,5 +124,5 @@ VOLUME /var/cache/darkroom
 EXPOSE 9464
 HEALTHCHECK --interval=10s --timeout=5s --start-period=900s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9464/livez', timeout=4)"]
-ENTRYPOINT ["darkroom"]
+ENTRYPOINT ["/usr/bin/tini", "--", "darkroom"]
 CMD ["serve"]

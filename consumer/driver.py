@@ -307,7 +307,8 @@ class Driver:
             self.post(on.RecordArrived(facts, epoch))
             if not known and self._core.flow.job(facts.key) is None:
                 self._payloads.pop(facts.key, None)  # finished before, or not taken
-        self.post(on.PositionAdvanced(delivery.partition, epoch, delivery.position))
+        if delivery.position != partition.account.position:
+            self.post(on.PositionAdvanced(delivery.partition, epoch, delivery.position))
 
     # --- Life --------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Between the core's jobs and the engine's: starts them, and turns the engine's events into the core's.
 
 The engine speaks from threads of its own. Its events are put into a queue and taken out on the event loop,
-woken once for as many as there are, so that a fast device does not flood the loop with wake-ups.
+woken once for as many as there are, so that a fast device does not flood the loop with wake-ups. A step from which
+nothing follows waits for one from which something does, for `QUIET_S` of steps at the most.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import TypeGuard
 
 import structlog
 
@@ -26,6 +28,9 @@ _PARTY = {
     FaultKind.BATCH_MEMORY: on.FaultParty.MEMORY,
     FaultKind.BATCH: on.FaultParty.UNKNOWN,
 }
+
+QUIET_S = 0.25
+"""Steps of so long together are told of even if nothing follows from them: metrics are no older."""
 
 
 class Rendering:
@@ -47,6 +52,8 @@ class Rendering:
         self._jobs: dict[JobId, tuple[JobKey, Payload]] = {}
         self._queue: deque[EngineEvent] = deque()
         self._woken = False
+        self._quiet_s = 0.0
+        """The time of the steps in the queue, where there is nothing else in it."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self.observers: list[Callable[[EngineEvent], None]] = []
         """Told of every engine event on the event loop: metrics, progress."""
@@ -88,6 +95,10 @@ class Rendering:
     def _listen(self, event: EngineEvent) -> None:
         """On a lane's thread."""
         self._queue.append(event)
+        if _is_quiet(event):
+            self._quiet_s += event.seconds
+            if self._quiet_s < QUIET_S:
+                return
         if not self._woken and self._loop is not None:
             self._woken = True
             self._loop.call_soon_threadsafe(self._drain)
@@ -95,6 +106,7 @@ class Rendering:
     def _drain(self) -> None:
         """On the event loop."""
         self._woken = False
+        self._quiet_s = 0.0
         while self._queue:
             event = self._queue.popleft()
             for observe in self.observers:
@@ -148,3 +160,8 @@ class Rendering:
 
     def _rows(self, rows: Sequence[RowId]) -> tuple[RowKey, ...]:
         return tuple(RowKey(found[0], row.image) for row in rows if (found := self._jobs.get(row.job_id)) is not None)
+
+
+def _is_quiet(event: EngineEvent) -> TypeGuard[engine_says.StepDone]:
+    """A step that changed nothing but the rows' own progress, and nobody asked for that."""
+    return isinstance(event, engine_says.StepDone) and not (event.retired or event.joined or event.steps_done)

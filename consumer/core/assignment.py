@@ -79,6 +79,13 @@ class Partition:
             return self.reopen_at
         return self.commit_at if self.publication is None else None
 
+    @property
+    def may_be_due(self) -> bool:
+        """Whether there can be anything to open, to publish or to wait for. False of most partitions at most times."""
+        if not self.is_open:
+            return self.reopen_at is not None
+        return bool(self.decided) or self.journal_is_due or self.commit_at is not None or self.account.is_ahead_idly
+
     def jobs_not_in(self, states: tuple[JobState, ...]) -> list[Job]:
         """Its jobs in other states than these."""
         return [job for job in self.jobs.values() if job.state not in states]
@@ -153,12 +160,16 @@ class Partition:
 
     def is_journaled(self, job: Job) -> bool:
         """Whether the committed journal says of the job what is true: that it is in the lanes, and whether alone."""
-        entry, under_way = _entry_of(job), self.publication
         if not self.is_open:
             return False  # what was being committed is not known until the partition is open again
-        if under_way is not None and under_way.plan.journal.entries.get(job.key.offset) != entry:
+        if self.publication is not None and not self.is_journaling(job):
             return False  # what is being committed takes it out again
-        return self.journaled.get(job.key.offset) == entry
+        return self.journaled.get(job.key.offset) == _entry_of(job)
+
+    def is_journaling(self, job: Job) -> bool:
+        """Whether the transaction under way has the job in its journal."""
+        under_way = self.publication
+        return under_way is not None and under_way.plan.journal.entries.get(job.key.offset) == _entry_of(job)
 
     def _journal_stands(self, entries: Mapping[int, Entry]) -> None:
         self.journaled = entries
@@ -183,7 +194,7 @@ class Partition:
         if self.account.unfinished:
             self.commit_at = None
             return False
-        if self.commit_at is None and self.account.position > self.account.base:
+        if self.commit_at is None and self.account.is_ahead_idly:
             self.commit_at = now + limits.idle_commit_s
         return self.commit_at is not None and now >= self.commit_at
 

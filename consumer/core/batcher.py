@@ -49,6 +49,11 @@ class Batcher:
         return len(self._on_device)
 
     @property
+    def first_ready(self) -> Job | None:
+        """The most urgent job with prepared rows that were not handed to the device."""
+        return self._ready[0] if self._ready else None
+
+    @property
     def wake_at(self) -> float | None:
         """When a choice that was put off by lingering is due."""
         return self._linger_until

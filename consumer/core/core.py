@@ -46,6 +46,9 @@ class Core:
         self._backpressure = Backpressure(self.limits)
         self._epochs = count(1)
         self._drain_until: float | None = None
+        self._partitions_wake_at: float | None = None
+        self._partitions_changed = False
+        """Whether one came, went, opened or closed since backpressure looked."""
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             on.Started: self._on_started,
             on.PartitionsRevoked: self._on_revoked,
@@ -79,8 +82,8 @@ class Core:
             self.flow.start(now)
             self.flow.prepare()
         self.flow.admit(now)
-        for partition in self.partitions.values():
-            self._publish(partition, now)
+        self.flow.journal(now)
+        self._publish(now)
         self._control_flow()
         self._finish_drain(now)
         effects = tuple(self._out)
@@ -94,7 +97,7 @@ class Core:
             self.flow.breaker.wake_at,
             self.flow.deadlines.wake_at,
             self._drain_until,
-            *(partition.wake_at for partition in self.partitions.values()),
+            self._partitions_wake_at,
         ]
         return min((time for time in times if time is not None), default=None)
 
@@ -130,10 +133,12 @@ class Core:
     # --- Partitions --------------------------------------------------------------------------------------
 
     def _on_revoked(self, event: on.PartitionsRevoked, _now: float) -> None:
+        self._partitions_changed = True
         for key in event.partitions & self.partitions.keys():
             self.partitions[key].assigned = False
 
     def _on_assigned(self, event: on.PartitionsAssigned, _now: float) -> None:
+        self._partitions_changed = True
         for key in self.partitions.keys() - event.partitions:
             for job in self.partitions[key].jobs_not_in(()):
                 self.flow.forget(job)
@@ -157,6 +162,7 @@ class Core:
 
     def _reopen(self, partition: Partition, *, prove_ownership: bool, at: float | None = None) -> None:
         """Open under a new epoch, now or at a later time."""
+        self._partitions_changed = True
         for job in partition.jobs.values():
             if job.state is JobState.PUBLISHING:
                 self.flow.move(job, JobState.DECIDED)
@@ -170,6 +176,7 @@ class Core:
         partition = self._current(event.partition, event.epoch)
         if partition is None or partition.is_open:
             return
+        self._partitions_changed = True
         for job in partition.open(event.base, event.metadata, self.limits, event.fates):
             self.flow.forget(job)
         if event.fresh:
@@ -202,7 +209,17 @@ class Core:
             return
         partition.account.advance(event.position)
 
-    def _publish(self, partition: Partition, now: float) -> None:
+    def _publish(self, now: float) -> None:
+        """See to what is due in each partition. Nothing is in most of them, so those cost a look and no call."""
+        times = []
+        for partition in self.partitions.values():
+            if partition.may_be_due:
+                self._publish_from(partition, now)
+                if (wake_at := partition.wake_at) is not None:
+                    times.append(wake_at)
+        self._partitions_wake_at = min(times, default=None)
+
+    def _publish_from(self, partition: Partition, now: float) -> None:
         if partition.reopen_at is not None and now >= partition.reopen_at:
             partition.reopen_at = None
             self._out.append(do.OpenPartition(partition.key, partition.epoch, partition.prove_ownership))
@@ -234,8 +251,9 @@ class Core:
         self._reopen(partition, prove_ownership=event.fenced, at=None if wait is None else now + wait)
 
     def _control_flow(self) -> None:
-        if self.phase is not Phase.RUNNING:
+        if self.phase is not Phase.RUNNING or not (self.flow.room.changed or self._partitions_changed):
             return
+        self.flow.room.changed = self._partitions_changed = False
         for key, flow in self._backpressure.changes(self.partitions, self.flow.room):
             self._out.append(do.Pause(key) if flow is Flow.PAUSE else do.Resume(key))
 

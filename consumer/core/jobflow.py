@@ -27,7 +27,7 @@ from consumer.core.limits import Limits
 from consumer.core.pace import Pace
 from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.core.retry import FailRow, RunApart, SmallerBatch, remedy_for
-from consumer.core.waiting import WaitingRoom
+from consumer.core.waiting import TURN_S, WaitingRoom
 
 _COMPANY = (
     JobState.LOOKING,
@@ -39,6 +39,8 @@ _COMPANY = (
     JobState.SETTLING,
 )
 """While a job is in one of these, no suspect is alone."""
+JOURNAL_COVER_S = 0.25
+"""While what the journals name lasts so long, no journal is committed for its own sake: some commits' time."""
 _EXPIRED = Verdict(VerdictKind.EXPIRED, "deadline_passed", "The deadline passed before the pictures were finished.")
 _CANCELLED = Verdict(VerdictKind.CANCELLED, "cancelled", "The request was cancelled by its requester.")
 
@@ -61,6 +63,8 @@ class JobFlow:
         """Jobs that are to run alone and are not decided."""
         self._pace = Pace()
         self._cleared: list[tuple[float, int, Job]] = []
+        self._unjournaled: list[Job] = []
+        """Jobs in JOURNALING that no committed journal names; some that no longer are."""
         self._sequence = count()
         self._jobs: dict[JobKey, Job] = {}
         self._out = out
@@ -154,12 +158,34 @@ class JobFlow:
 
     def clear(self, partition: Partition) -> None:
         """The partition's journal was committed: what it names may be prepared."""
-        for job in partition.jobs.values():
-            if job.state is JobState.JOURNALING and not job.cleared:
-                if partition.is_journaled(job):
-                    self._clear(job)
-                elif len(partition.journaled) < ENTRIES_MAX:
-                    partition.journal_is_due = True
+        for job in self._still_unjournaled():
+            if job.partition is partition and partition.is_journaled(job):
+                self._clear(job)
+
+    def journal(self, now: float) -> None:
+        """Ask for journals to be committed for their own sake, where the lanes would run dry without.
+
+        Every transaction of a partition carries its journal, so under a backlog most records are named by one that
+        publishes an outcome. Who goes before all that is named already, by more than a turn, does not wait for that.
+        """
+        waiting = self._unjournaled = self._still_unjournaled()
+        if not waiting:
+            return
+        named = self.rows_ahead + self.rows_in[JobState.JOURNALING] - sum(job.facts.rows for job in waiting)
+        enough = max(self.limits.prepare_ahead_rows_max // 2, self._pace.rows_in(JOURNAL_COVER_S, now))
+        named_first = [self._cleared[0][0]] if self._cleared else []
+        if (ready := self.batcher.first_ready) is not None:
+            named_first.append(self.room.urgency(ready))
+        first = min(named_first, default=float("-inf")) - TURN_S
+        for job in waiting:
+            partition = job.partition
+            if named >= enough and job.suspicion is None and self.room.urgency(job) >= first:
+                continue
+            if len(partition.journaled) < ENTRIES_MAX and not partition.is_journaling(job):
+                partition.journal_is_due = True
+
+    def _still_unjournaled(self) -> list[Job]:
+        return [job for job in self._unjournaled if job.state is JobState.JOURNALING and not (job.cleared or job.over)]
 
     def prepare(self) -> None:
         """Prepare what may be, the most urgent first, as far as there are places."""
@@ -214,7 +240,7 @@ class JobFlow:
             if job.partition.is_journaled(job):
                 self._clear(job)
             else:
-                job.partition.journal_is_due = True
+                self._unjournaled.append(job)
 
     def on_store_failed(self, event: on.StoreFailed, now: float) -> None:
         """The store is away: hold the call until it is back."""

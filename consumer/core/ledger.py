@@ -50,6 +50,11 @@ class Ledger:
         return len(self._unfinished)
 
     @property
+    def is_ahead_idly(self) -> bool:
+        """Whether the position is ahead of the commit with nothing unfinished."""
+        return not self._unfinished and self.position > self.base
+
+    @property
     def finished_above_base(self) -> int:
         """How many offsets at or above the base have a committed outcome."""
         return len(self._finished)

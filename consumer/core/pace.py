@@ -30,9 +30,13 @@ class Pace:
         """The pace of the last seconds."""
         return self._decayed(now) / MEMORY_S
 
+    def rows_in(self, seconds: float, now: float) -> int:
+        """Rows that leave the device in a time to come, at the pace of the last seconds."""
+        return math.ceil(self.rows_per_s(now) * seconds)
+
     def rows_to_begin(self, now: float, *, rows_min: int, rows_max: int) -> int:
         """Rows that may be looked up or wait for the journal: what leaves the device in `COVER_S`, within bounds."""
-        return min(rows_max, max(rows_min, math.ceil(self.rows_per_s(now) * COVER_S)))
+        return min(rows_max, max(rows_min, self.rows_in(COVER_S, now)))
 
     def _decayed(self, now: float) -> float:
         return self._weight * math.exp((self._at - now) / MEMORY_S)

@@ -40,6 +40,8 @@ class WaitingRoom:
         self._rows: dict[PartitionKey, int] = {}
         self.rows_total = 0
         self.bytes_total = 0
+        self.changed = False
+        """Whether what waits, or what its window keeps from starting, changed since this was last set to False."""
 
     def urgency(self, job: Job) -> float:
         """The fixed key of a job's place in the order, in seconds; smaller goes first."""
@@ -69,6 +71,7 @@ class WaitingRoom:
     def unpark(self, partition: Partition) -> None:
         """The partition's window moved: let those start that it can hold now."""
         parked = self._parked.get(partition.key)
+        self.changed = self.changed or bool(parked)
         while parked and partition.account.may_start(parked[0].key.offset):
             self._push(parked.popleft(), urgent=False)
 
@@ -100,6 +103,7 @@ class WaitingRoom:
         return turn
 
     def _count(self, job: Job, sign: int) -> None:
+        self.changed = True
         job.waits = sign > 0
         self.rows_total += sign * job.facts.rows
         self.bytes_total += sign * job.facts.size_bytes

@@ -35,8 +35,8 @@ log = structlog.get_logger(__name__)
 
 OWNERSHIP_POLL_S = 0.5
 """How often the group is asked whose a partition is, after a fence."""
-POSITION_S_MAX = 0.2
-"""How long a position may take to be known while a rebalance comes between."""
+POSITIONS_S_MAX = 0.2
+"""How long the positions may take to be known while a rebalance comes between."""
 LEAVE_S_MAX = 10.0
 """How long leaving the group may take; after that the group finds out by the session's time-out."""
 
@@ -86,7 +86,8 @@ class KafkaBroker:
         try:
             batches = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
             delivering = self._consumer.assignment() - self._consumer.paused()
-            return [await self._delivery(partition, batches.get(partition, ())) for partition in sorted(delivering)]
+            async with asyncio.timeout(POSITIONS_S_MAX):  # known at once, since a resumed partition was sought
+                return [await self._delivery(one, batches.get(one, ())) for one in sorted(delivering)]
         except (IllegalStateError, TimeoutError):
             return []  # a rebalance came between: what was fetched is delivered again
         except KafkaError as error:
@@ -94,8 +95,7 @@ class KafkaBroker:
 
     async def _delivery(self, partition: TopicPartition, batch: Sequence[Any]) -> Delivery:
         records = tuple(Record(one.offset, one.key, one.value, tuple(one.headers), one.timestamp) for one in batch)
-        async with asyncio.timeout(POSITION_S_MAX):  # known at once, since a resumed partition was sought
-            position = await self._consumer.position(partition)
+        position = await self._consumer.position(partition)
         end = self._consumer.last_stable_offset(partition)
         return Delivery(PartitionKey(*partition), records, position, end)
 

@@ -20,6 +20,7 @@ from typing import Any
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from inference.contract import CacheCounts, Device, ModelInfo, Prepared, Preview, RenderedImage, RenderFault, RenderJob
+from inference.timing import Part
 from inference.turns import Series
 from tests.bench.contenders import OurEngine
 from tests.bench.offline import BATCH, requests
@@ -64,6 +65,15 @@ class WatchedDevice(Device[Any]):
 
     def preview(self, row: Any) -> Preview | None:
         return self._device.preview(row)
+
+    def measured_on(self) -> Mapping[str, str]:
+        return self._device.measured_on()
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
+        return self._device.buckets(latent_height, latent_width)
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        return self._device.measure(part, latent_height, latent_width, count)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         return self._device.cache_counts()

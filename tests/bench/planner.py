@@ -88,7 +88,7 @@ async def plan_against_fleet(environment: Mapping[str, str], folder: Path, seed:
         await until(lambda: sum(len(own) for own in _assigned(fleet)) == 12, LIMIT_S, "all partitions to be assigned")
         late_ms, delays = _alone(await _serve(fleet, [*ALONE_STEPS] * ALONE, one_by_one=True))
         backlog = await _serve(fleet, [rng.choice((20, 25, 30, 40)) for _ in range(REQUESTS // scale)])
-        times = []
+        times: list[float] = []
         for _ in range(REQUESTS // scale):
             times.append((times[-1] if times else 0.0) + rng.expovariate(rate))
         poisson = await _serve(fleet, [rng.choice((20, 25, 30, 40)) for _ in times], times)
@@ -146,7 +146,7 @@ async def _serve(
 
 def _answered(fleet: Fleet, serial: str, count: int) -> Callable[[], bool]:
     def are() -> bool:
-        published = [entry["request_id"] for one in fleet.workers for entry in one.events("published")]
+        published: list[str] = [entry["request_id"] for one in fleet.workers for entry in one.events("published")]
         return sum(request_id.startswith(serial) for request_id in published) >= count
 
     return are
@@ -228,8 +228,8 @@ def main() -> None:
     """This comparison alone: `python -m tests.bench.planner`."""
     import tempfile
 
-    from producer.logs import configure
     from consumer.stack import Stack
+    from producer.logs import configure
     from schemas.settings import LogSettings
 
     configure(LogSettings(level="warning"), worker="bench")

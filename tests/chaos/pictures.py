@@ -42,6 +42,7 @@ async def compare(
     compared, wrong = 0, []
     async with MinioObjects(settings.s3) as objects:
         for completion in chosen:
+            assert completion.request_digest is not None, "it has pictures, so its request was read"
             request = requests[completion.request_id, completion.request_digest]
             for index, ref in enumerate(completion.images):
                 content = await objects.get(ref.key, bucket=ref.bucket, bytes_max=PICTURE_BYTES_MAX)

@@ -1,4 +1,4 @@
-"""Proves that the core hears the engine's cap with each prepared job."""
+"""Proves that the core hears the engine's cap with each prepared job, and that idle steps wake nobody."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from consumer.core import events as on
 from consumer.intake import Payload
 from consumer.ports import Record
-from consumer.rendering import Rendering
+from consumer.rendering import QUIET_S, Rendering
 from inference.calibration import Calibration
+from inference.contract import BatchKey, EngineEvent, Listener, RowId, StepDone
 from inference.engine import LaneEngine
 from inference.profile_store import ProfileStore
 from inference.simulated import SimulatedDevice
@@ -40,5 +41,34 @@ async def test_the_core_hears_the_measured_cap(tmp_path: Path) -> None:
         prepared = await asyncio.wait_for(heard.get(), WAIT_S)
         assert isinstance(prepared, on.Prepared)
         assert (prepared.job, prepared.cap) == (key(0), 1)
+    finally:
+        await rendering.close()
+
+
+def step(*, seconds: float, retired: tuple[RowId, ...] = ()) -> StepDone:
+    return StepDone(BatchKey(8, 8, "euler_ancestral"), (RowId("r", 0),), retired, seconds, joined=0)
+
+
+async def test_steps_from_which_nothing_follows_wait_for_one_from_which_something_does() -> None:
+    engine = LaneEngine(SimulatedDevice(0.0), rows_max=8)
+    seen: list[EngineEvent] = []
+    rendering = Rendering(engine, lambda event: None, lambda reason: None, asyncio.get_running_loop().time)
+    rendering.observers.append(seen.append)
+    listened: list[Listener] = []
+    engine.start = listened.append  # type: ignore[method-assign]  # the lanes' place is taken by this test
+    await rendering.start()
+    [listen] = listened
+
+    async def told(*events: EngineEvent) -> int:
+        for event in events:
+            listen(event)
+        await asyncio.sleep(0)
+        return len(seen)
+
+    try:
+        assert await told(*[step(seconds=QUIET_S / 4)] * 3) == 0
+        assert await told(step(seconds=0.0, retired=(RowId("r", 0),))) == 4, "in their order, and at once"
+        assert await told(step(seconds=QUIET_S * 0.9)) == 4
+        assert await told(step(seconds=QUIET_S * 0.2)) == 6, "metrics are no older than that"
     finally:
         await rendering.close()

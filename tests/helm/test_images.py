@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 
 import pytest
+import yaml
 
 from schemas.settings import load_settings
 from tests.helm.chart import ROOT, WORKLOADS, pod_of, render, values_of
@@ -13,6 +15,7 @@ from tests.helm.lint import CHART, chart_findings, dockerfile_findings, hadolint
 
 TEXT = (ROOT / "Dockerfile").read_text()
 FINAL = ("gateway", "worker-cpu", "worker")
+FLEET = values_of(CHART / "examples" / "fleet.yaml")
 
 
 def stages() -> dict[str, str]:
@@ -27,6 +30,15 @@ def test_bases_are_pinned_to_a_version() -> None:
     assert bases == {"ubuntu:24.04", "nvidia/cuda:13.0.1-base-ubuntu24.04"}
 
 
+def packages(name: str) -> set[str]:
+    """The distribution's packages that a stage has: its own, and those of the stages it is built on."""
+    stage = stages()[name]
+    base = stage.split(maxsplit=2)[1]
+    installs = re.findall(r"apt-get install --yes --no-install-recommends ([^\\&]+)", stage)
+    inherited = packages(base) if base in stages() else set()
+    return inherited | {package for install in installs for package in install.split()}
+
+
 @pytest.mark.parametrize("name", FINAL)
 def test_an_image_runs_as_nobody_and_says_what_it_is(name: str) -> None:
     stage = stages()[name]
@@ -36,8 +48,28 @@ def test_an_image_runs_as_nobody_and_says_what_it_is(name: str) -> None:
     for label in ("title", "description", "licenses", "version", "revision"):
         assert f"org.opencontainers.image.{label}=" in stage
     assert "HEALTHCHECK" in stage
-    assert 'ENTRYPOINT ["darkroom"]' in stage
     assert "pip install" not in stage, "only what a build stage installed is in an image"
+
+
+@pytest.mark.parametrize("name", FINAL)
+def test_process_1_is_an_init_that_was_installed(name: str) -> None:
+    """A SIGTERM before Python has set its handlers is lost where Python is process 1, which has no default action."""
+    (entry,) = re.findall(r"(?m)^ENTRYPOINT (.+)$", stages()[name])
+    assert json.loads(entry) == ["/usr/bin/tini", "--", "darkroom"]
+    assert "tini" in packages(name), "the entry point is not in the image"
+
+
+def test_compose_keeps_the_images_entry_point() -> None:
+    built = [one for one in yaml.safe_load((ROOT / "compose.yaml").read_text())["services"].values() if "build" in one]
+    assert len(built) == 3
+    assert not any("entrypoint" in one for one in built)
+
+
+def test_the_chart_keeps_the_images_entry_point() -> None:
+    pods = [pod_of(manifest) for manifest in render(FLEET) if manifest["kind"] in WORKLOADS - {"Pod"}]
+    ours = [one for pod in pods for one in pod["containers"] if "/darkroom-" in one["image"]]
+    assert {one["args"][0] for one in ours} == {"serve", "gateway", "init"}
+    assert not any("command" in one for one in ours)
 
 
 def test_everything_installed_is_locked_by_hash_and_nothing_is_for_developers() -> None:

@@ -22,8 +22,11 @@ from consumer.metrics import Metrics, WorkerGauges
 from consumer.models.usage import CacheUsage
 from inference.engine import LaneEngine
 from inference.simulated import SimulatedDevice
+from producer.gateway.access.assembly import access_of
+from producer.gateway.metrics import Metrics as GatewayMetrics
 from schemas.settings import load_settings
 from tests.helm.chart import CHART, EXAMPLES, one, render, values_of, with_values
+from tests.producer.gateway.house import House
 
 ALERTS = CHART / "rules" / "darkroom.yaml"
 ALERT_TESTS = Path(__file__).parent / "rules" / "alerts.yaml"
@@ -51,14 +54,28 @@ SCRAPED = {"namespace", "pod"}
 
 @cache
 def exported() -> dict[str, set[str]]:
-    """Every sample's name that a worker exports, with its labels; from a worker's own registry."""
+    """Every sample's name that a worker or a gateway exports, with its labels; from their own registries."""
+    return ONLY_ON_A_GPU | names_in(worker()) | names_in(gateway()) | FOREIGN
+
+
+def worker() -> CollectorRegistry:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     registry.register(CacheUsage(load_settings(environ={}).model))
     engine = LaneEngine(SimulatedDevice(0.0), rows_max=1)
     payloads: dict[Any, Payload] = {}
     registry.register(WorkerGauges(Core(Limits()), engine, {}, payloads, metrics))
-    names: dict[str, set[str]] = dict(ONLY_ON_A_GPU)
+    return registry
+
+
+def gateway() -> CollectorRegistry:
+    metrics = GatewayMetrics()
+    access_of(load_settings(environ={}), metrics.registry)
+    return metrics.registry
+
+
+def names_in(registry: CollectorRegistry) -> dict[str, set[str]]:
+    names: dict[str, set[str]] = {}
     for family in registry.collect():
         labels = {label for sample in family.samples for label in sample.labels}
         labels |= NOT_HERE.get(family.name, set())
@@ -66,7 +83,7 @@ def exported() -> dict[str, set[str]]:
         known = getattr(registry._names_to_collectors.get(family.name + suffixes[0]), "_labelnames", ())
         for suffix in suffixes:
             names[family.name + suffix] = labels | set(known) | ({"le"} if suffix == "_bucket" else set())
-    return names | FOREIGN
+    return names
 
 
 def queries() -> Iterator[tuple[str, str]]:
@@ -80,7 +97,9 @@ def queries() -> Iterator[tuple[str, str]]:
         yield f"alert {rule['alert']}", rule["expr"]
 
 
+GATEWAY_ROW = next(one for one in DASHBOARD["panels"] if one["title"] == "Gateway")
 NAME = re.compile(r"\b((?:darkroom|keda|kube)_[a-z0-9_]+)\b(?:\{([^}]*)\})?")
+ROUTE = re.compile(r'route!?[=~]+"([^"]*)"(?:,status="(\d+)")?')
 CLAUSE = re.compile(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)")
 
 
@@ -102,6 +121,32 @@ def test_a_metric_that_nobody_exports_would_be_found() -> None:
         test_a_query_names_metrics_and_labels_that_there_are("here", "sum(darkroom_lag_record)")
 
 
+async def test_the_routes_that_queries_name_are_the_gateways() -> None:
+    """As its own registry has them after calls: the alert on unready gateways stands on one of them."""
+    named = {(route, status) for _, query in queries() for route, status in ROUTE.findall(query)}
+    routes = {(path, status) for path_or_paths, status in named for path in path_or_paths.split("|")}
+    assert ("/readyz", "200") in routes
+    assert ("/readyz", "503") in routes
+    async with House().gateway() as replica:
+        for path in sorted({path for path, _ in routes}):
+            await replica.client.get(path)
+        replica.gateway.is_closing = True
+        await replica.client.get("/readyz")
+        told = (await replica.client.get("/metrics")).text
+    for path, status in routes:
+        assert f'route="{path}",status="{status or 200}"' in told
+
+
+@pytest.mark.parametrize(
+    "panel", [one for one in DASHBOARD["panels"] if one["id"] > GATEWAY_ROW["id"]], ids=lambda p: p["title"]
+)
+def test_a_panel_of_gateways_does_not_ask_for_a_worker(panel: dict[str, Any]) -> None:
+    """Its pods are not among those that the variable lists."""
+    for target in panel["targets"]:
+        assert "$pod" not in target["expr"]
+        assert {name for name, _ in NAME.findall(target["expr"])} <= names_in(gateway()).keys()
+
+
 def test_the_dashboard_shows_what_an_operator_asks_for() -> None:
     shown = " ".join(query for where, query in queries() if where.startswith("panel"))
     for name in (
@@ -118,6 +163,13 @@ def test_the_dashboard_shows_what_an_operator_asks_for() -> None:
         "fenced_total",
         "rebalances_total",
         "device_usd_per_hour",
+        "gateway_calls_total",
+        "gateway_call_seconds_bucket",
+        "gateway_accepted_total",
+        "gateway_refused_total",
+        "access_quota_refusals_total",
+        "policy_rejections_total",
+        "gateway_event_streams",
     ):
         assert f"darkroom_{name}" in shown, name
     panels = DASHBOARD["panels"]

@@ -27,7 +27,7 @@ from inference.pose.picture import PictureLimits
 from inference.sdxl import SdxlDevice
 from inference.sdxl.rows import SdxlRow
 from inference.tiny import TinyModel
-from schemas.pose import PeoplePose
+from schemas.pose import PeoplePose, PhotoPose
 from tests.inference.devices import finished
 
 Pixels = npt.NDArray[np.int16]
@@ -145,6 +145,7 @@ class Oracle:
         pipeline.set_progress_bar_config(disable=True)
         control: dict[str, Any] = {}
         if request.pose is not None:
+            assert not isinstance(request.pose, PhotoPose), "the pose of a photo is found before it is painted"
             control = {
                 "image": control_picture(
                     request.pose, None, width=request.width, height=request.height, limits=PictureLimits()

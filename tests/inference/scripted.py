@@ -101,7 +101,7 @@ class ScriptedDevice(Device[ScriptedRow]):
     ceilings: Mapping[tuple[int, int], int] = field(default_factory=dict)
     """By latent height and width; none elsewhere."""
     calls: list[Lane] = field(default_factory=list)
-    """Every call into a lane, in order."""
+    """Every call into a lane, in order; to measure takes all three."""
     _inside: set[Lane] = field(default_factory=set)
 
     @property
@@ -115,21 +115,21 @@ class ScriptedDevice(Device[ScriptedRow]):
         self.on_load()
 
     @contextmanager
-    def _alone(self, lane: Lane) -> Iterator[None]:
-        exclusive = {
+    def _alone(self, *lanes: Lane) -> Iterator[None]:
+        exclusive: set[Lane] = {
             Series.NONE: set(),
             Series.DENOISE_AND_FINISH: {Lane.DENOISE, Lane.FINISH},
             Series.ALL: set(Lane),
         }[self.series]
-        beside = self._inside & ({lane} | (exclusive if lane in exclusive else set()))
+        beside = self._inside & set(lanes).union(exclusive if exclusive & set(lanes) else ())
         if beside:
-            self.broken.append(f"{lane} ran beside {beside}")
-        self._inside.add(lane)
-        self.calls.append(lane)
+            self.broken.append(f"{lanes} ran beside {beside}")
+        self._inside.update(lanes)
+        self.calls.extend(lanes)
         try:
             yield
         finally:
-            self._inside.discard(lane)
+            self._inside.difference_update(lanes)
 
     def prepare(self, job: RenderJob) -> Prepared[ScriptedRow]:
         with self._alone(Lane.PREPARE):
@@ -180,7 +180,7 @@ class ScriptedDevice(Device[ScriptedRow]):
             return tuple(RenderedImage(f"{row.row_id}".encode(), 64, 64, row.seed, "image/png", "png") for row in rows)
 
     def preview(self, row: ScriptedRow) -> Preview | None:
-        with self._alone("finish"):
+        with self._alone(Lane.FINISH):
             steps_done = row.steps_done
             self.previews.append((row.row_id, steps_done))
             self.on_preview(row)
@@ -193,7 +193,7 @@ class ScriptedDevice(Device[ScriptedRow]):
         return self.padded_to
 
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
-        with self._alone("measure"):
+        with self._alone(*Lane):
             self.measured.append((part, latent_height, latent_width, count))
             return self.on_measure(part, latent_height, latent_width, count)
 

@@ -134,6 +134,9 @@ class SimEngine:
         self._monitor.drop(job_id)
         self._next()
 
+    def rows_ceiling(self, batch_key: BatchKey) -> None:
+        """Not known, so that steps of too many rows come to pass (`Troubles.memory_rows_max`)."""
+
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """There are no caches."""
         return {}

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from producer.logs import configure
 from consumer.stack import Stack
+from producer.logs import configure
 from schemas.settings import LogSettings
 from tests.bench.peers import page
 from tests.bench.peers.cold_page import cold

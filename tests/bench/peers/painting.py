@@ -48,8 +48,9 @@ class Painter:
         if profile is not None:
             from tests.bench.peers.stand_in import StandInControlNetPipeline, StandInPipeline
 
-            pipelines = [kind.from_profile(Path(profile)) for kind in (StandInPipeline, StandInControlNetPipeline)]
-            return cls(*pipelines, None, Path(calls) if calls else None)
+            sleeping = StandInPipeline.from_profile(Path(profile))
+            sleeping_posed = StandInControlNetPipeline.from_profile(Path(profile))
+            return cls(sleeping, sleeping_posed, None, Path(calls) if calls else None)
         import torch
 
         from inference.tiny import trained_model

@@ -22,7 +22,7 @@ class Generator:
     def __init__(self) -> None:
         self._painter = Painter.from_environment()
 
-    @serve.batch(max_batch_size=WINDOW, batch_wait_timeout_s=BATCH_WAIT_S)
+    @serve.batch(max_batch_size=WINDOW, batch_wait_timeout_s=BATCH_WAIT_S)  # type: ignore[untyped-decorator] # no types
     async def __call__(self, requests: list[Request]) -> list[bytes]:
         pictures: dict[int, bytes] = {}
         for places in groups(requests):
@@ -41,7 +41,7 @@ async def main() -> None:
     )
     # Nobody calls over HTTP: no proxy.
     serve.start(http_options={"location": "NoServer"})
-    generator = serve.run(Generator.bind(), route_prefix=None)
+    generator = serve.run(Generator.bind(), route_prefix=None)  # type: ignore[attr-defined] # the decorator's
 
     async def handle(request: Request) -> None:
         await publisher.publish(request, await generator.remote(request))

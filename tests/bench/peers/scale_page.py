@@ -39,9 +39,9 @@ async def scale(
     for count in WORKERS:
         say(f"{count} workers")
         requests = count * REQUESTS_A_WORKER // by
-        settings = {"DARKROOM_TOPICS__REQUESTS_PARTITIONS": str(PARTITIONS_FOR_WORKERS)}
         load = mixed_backlog(requests, seed)
-        found = await _fleet(environment, folder, load, workers=count, step_ms=PACED, **settings)
+        partitions = PARTITIONS_FOR_WORKERS
+        found = await _fleet(environment, folder, load, workers=count, partitions=partitions, step_ms=PACED)
         say(_shown(found))
         figures["workers"].append({"workers": count, **found})
     for count in BACKLOGS:
@@ -52,8 +52,7 @@ async def scale(
     for count in PARTITIONS:
         say(f"{count} partitions")
         load = mixed_backlog(REQUESTS_FOR_PARTITIONS // by, seed)
-        settings = {"DARKROOM_TOPICS__REQUESTS_PARTITIONS": str(count)}
-        found = await _fleet(environment, folder, load, step_ms=UNPACED, **settings)
+        found = await _fleet(environment, folder, load, partitions=count, step_ms=UNPACED)
         say(_shown(found))
         figures["partitions"].append({"partitions": count, **found})
     return figures
@@ -69,8 +68,16 @@ def mixed_backlog(count: int, seed: int) -> Load:
 
 
 async def _fleet(
-    environment: Mapping[str, str], folder: Path, load: Load, *, step_ms: str, workers: int = 1, **settings: str
+    environment: Mapping[str, str],
+    folder: Path,
+    load: Load,
+    *,
+    step_ms: str,
+    workers: int = 1,
+    partitions: int | None = None,
 ) -> dict[str, Any]:
+    """`partitions` of the topic of requests; None leaves the default."""
+    settings = {} if partitions is None else {"DARKROOM_TOPICS__REQUESTS_PARTITIONS": str(partitions)}
     place = Place(environment, folder, DARKROOM, DARKROOM_SIMULATED__STEP_MS=step_ms, **settings)
     await prepare(place)
     fleet = [Contender(DARKROOM, place, None) for _ in range(workers)]

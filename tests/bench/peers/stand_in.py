@@ -12,7 +12,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 
@@ -39,7 +39,7 @@ class _SleepingPipeline:
         self._device = device
 
     @classmethod
-    def from_profile(cls, path: Path) -> _SleepingPipeline:
+    def from_profile(cls, path: Path) -> Self:
         """A pipeline whose steps take what the profile in a file says."""
         return cls(SimulatedDevice(profile=read_profile(path)))
 
@@ -85,14 +85,18 @@ class StandInPipeline(_SleepingPipeline):
     """In the place of `diffusers.StableDiffusionXLPipeline`."""
 
     def __call__(
-        self, prompt=None, prompt_2=None, height=None, width=None, num_inference_steps=50, timesteps=None, sigmas=None,
-        denoising_end=None, guidance_scale=5.0, negative_prompt=None, negative_prompt_2=None, num_images_per_prompt=1,
-        eta=0.0, generator=None, latents=None, prompt_embeds=None, negative_prompt_embeds=None,
-        pooled_prompt_embeds=None, negative_pooled_prompt_embeds=None, ip_adapter_image=None,
-        ip_adapter_image_embeds=None, output_type="pil", return_dict=True, cross_attention_kwargs=None,
-        guidance_rescale=0.0, original_size=None, crops_coords_top_left=(0, 0), target_size=None,
-        negative_original_size=None, negative_crops_coords_top_left=(0, 0), negative_target_size=None, clip_skip=None,
-        callback_on_step_end=None, callback_on_step_end_tensor_inputs=["latents"], **kwargs,  # noqa: B006 - diffusers'
+        self, prompt: str | Sequence[str] | None = None, prompt_2: Any = None, height: int | None = None,
+        width: int | None = None, num_inference_steps: int = 50, timesteps: Any = None, sigmas: Any = None,
+        denoising_end: Any = None, guidance_scale: float = 5.0, negative_prompt: Any = None,
+        negative_prompt_2: Any = None, num_images_per_prompt: Any = 1, eta: Any = 0.0, generator: Any = None,
+        latents: Any = None, prompt_embeds: Any = None, negative_prompt_embeds: Any = None,
+        pooled_prompt_embeds: Any = None, negative_pooled_prompt_embeds: Any = None, ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: Any = None, output_type: Any = "pil", return_dict: Any = True,
+        cross_attention_kwargs: Any = None, guidance_rescale: Any = 0.0, original_size: Any = None,
+        crops_coords_top_left: Any = (0, 0), target_size: Any = None, negative_original_size: Any = None,
+        negative_crops_coords_top_left: Any = (0, 0), negative_target_size: Any = None, clip_skip: Any = None,
+        callback_on_step_end: Any = None,
+        callback_on_step_end_tensor_inputs: Any = ["latents"], **kwargs: Any,  # noqa: B006 - diffusers' own default
     ) -> Any:  # fmt: skip
         """Pictures of the prompts."""
         rows = self._paint(prompt, None, num_inference_steps, guidance_scale, width, height)
@@ -103,15 +107,19 @@ class StandInControlNetPipeline(_SleepingPipeline):
     """In the place of `diffusers.StableDiffusionXLControlNetPipeline`."""
 
     def __call__(
-        self, prompt=None, prompt_2=None, image=None, height=None, width=None, num_inference_steps=50, timesteps=None,
-        sigmas=None, denoising_end=None, guidance_scale=5.0, negative_prompt=None, negative_prompt_2=None,
-        num_images_per_prompt=1, eta=0.0, generator=None, latents=None, prompt_embeds=None, negative_prompt_embeds=None,
-        pooled_prompt_embeds=None, negative_pooled_prompt_embeds=None, ip_adapter_image=None,
-        ip_adapter_image_embeds=None, output_type="pil", return_dict=True, cross_attention_kwargs=None,
-        controlnet_conditioning_scale=1.0, guess_mode=False, control_guidance_start=0.0, control_guidance_end=1.0,
-        original_size=None, crops_coords_top_left=(0, 0), target_size=None, negative_original_size=None,
-        negative_crops_coords_top_left=(0, 0), negative_target_size=None, clip_skip=None, callback_on_step_end=None,
-        callback_on_step_end_tensor_inputs=["latents"], **kwargs,  # noqa: B006 - diffusers' own default
+        self, prompt: str | Sequence[str] | None = None, prompt_2: Any = None, image: Any = None,
+        height: int | None = None, width: int | None = None, num_inference_steps: int = 50, timesteps: Any = None,
+        sigmas: Any = None, denoising_end: Any = None, guidance_scale: float = 5.0, negative_prompt: Any = None,
+        negative_prompt_2: Any = None, num_images_per_prompt: Any = 1, eta: Any = 0.0, generator: Any = None,
+        latents: Any = None, prompt_embeds: Any = None, negative_prompt_embeds: Any = None,
+        pooled_prompt_embeds: Any = None, negative_pooled_prompt_embeds: Any = None, ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: Any = None, output_type: Any = "pil", return_dict: Any = True,
+        cross_attention_kwargs: Any = None, controlnet_conditioning_scale: Any = 1.0, guess_mode: Any = False,
+        control_guidance_start: Any = 0.0, control_guidance_end: Any = 1.0, original_size: Any = None,
+        crops_coords_top_left: Any = (0, 0), target_size: Any = None, negative_original_size: Any = None,
+        negative_crops_coords_top_left: Any = (0, 0), negative_target_size: Any = None, clip_skip: Any = None,
+        callback_on_step_end: Any = None,
+        callback_on_step_end_tensor_inputs: Any = ["latents"], **kwargs: Any,  # noqa: B006 - diffusers' own default
     ) -> Any:  # fmt: skip
         """Pictures of the prompts in the poses that the images show."""
         if image is None:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from consumer.core import effects as do
 from consumer.core import events as on
 from consumer.core.core import Core
+from consumer.core.jobs import JobFacts
 from consumer.core.journal import ENTRIES_MAX, TRIALS_MAX, Entry, Fate, Journal, lonely_crashes, suspects_of
 from consumer.core.limits import Limits
 from consumer.core.offset_map import METADATA_CHARS_MAX, WINDOW_OFFSETS_MAX, decode_journal, decode_map, encode_map
 from consumer.core.partition_key import RowKey
-from tests.consumer.core.builders import P0, arrive, facts, journal, key, of
+from tests.consumer.core.builders import P0, arrive, facts, journal, key, of, opened, to_ready
 
 OURS, THEIRS, EARLIER = (f"{number:016x}" for number in (1, 2, 3))
 LIMITS = Limits(boot=OURS, batch_rows_max=4)
@@ -86,6 +87,53 @@ def test_nothing_is_prepared_before_the_journal_is_committed() -> None:
     [publish] = of(do.Publish, effects)
     assert decode_journal(P0, publish.offset, publish.metadata) == Journal(OURS, {0: Entry()})
     assert of(do.Prepare, core.handle(on.Published(P0, publish.epoch), 0.0)) == [do.Prepare(key(0))]
+
+
+def lanes_full() -> Core:
+    """Offset 0 left the device and is not decided, 1 to 3 are handed to it, 4 and 5 ready: nothing is missing."""
+    core = opened(Limits(boot=OURS, batch_rows_max=2, ahead_rows_max=1, prepare_ahead_rows_max=4, linger_s=0.0))
+    to_ready(core, [facts(offset) for offset in range(5)])
+    core.handle(on.StepBoundary((RowKey(key(0), 0),)), 0.0)
+    to_ready(core, [facts(5)])
+    assert core.flow.rows_ahead == 2
+    return core
+
+
+def look_up(core: Core, record: JobFacts) -> list[do.Publish]:
+    """A record comes and has no outcome yet. Returns the transactions that are begun by that."""
+    arrive(core, record)
+    return of(do.Publish, core.handle(on.OutcomeAbsent(record.key), 0.0))
+
+
+def settle(core: Core, offset: int) -> do.Publish:
+    """Of a row that left the device: its outcome's transaction."""
+    core.handle(on.Rendered(key(offset), 10), 0.0)
+    [publish] = of(do.Publish, core.handle(on.Settled(key(offset)), 0.0))
+    return publish
+
+
+def test_while_the_lanes_have_enough_the_journal_rides_on_the_next_outcome() -> None:
+    core = lanes_full()
+    assert look_up(core, facts(6)) == []
+    publish = settle(core, 0)
+    assert publish.jobs == (key(0),)
+    assert 6 in decode_journal(P0, publish.offset, publish.metadata).entries
+    assert of(do.Prepare, core.handle(on.Published(P0, publish.epoch), 0.0)) == [do.Prepare(key(6))]
+
+
+def test_a_journal_is_committed_for_its_own_sake_before_the_lanes_run_dry() -> None:
+    core = lanes_full()
+    assert look_up(core, facts(6)) == []
+    [publish] = of(do.Publish, core.handle(on.StepBoundary((RowKey(key(1), 0),)), 0.0))
+    assert publish.jobs == ()
+    assert 6 in decode_journal(P0, publish.offset, publish.metadata).entries
+
+
+def test_whoever_goes_before_all_that_is_named_waits_for_no_outcome() -> None:
+    core = lanes_full()
+    assert look_up(core, facts(6)) == []
+    [publish] = look_up(core, facts(7, priority=9))
+    assert {6, 7} <= decode_journal(P0, publish.offset, publish.metadata).entries.keys()
 
 
 def test_what_another_boot_left_is_written_anew_at_once() -> None:
