@@ -100,13 +100,14 @@ def test_a_stand_in_takes_what_the_profile_says_for_the_whole_batch(tmp_path: Pa
 
 
 def test_only_alike_requests_share_a_call_and_calls_are_filled() -> None:
-    def asked(steps: int, guidance: float, pose: bool) -> dict[str, Any]:
-        return {"steps": steps, "guidance_scale": guidance, "pose": {"image": {}} if pose else None}
+    def asked(steps: int, guidance: float, pose: bool, side: int = 64) -> dict[str, Any]:
+        size = {"width": side, "height": side}
+        return {"steps": steps, "guidance_scale": guidance, "pose": {"image": {}} if pose else None, **size}
 
     requests = [asked(20, 5.0, True), asked(25, 5.0, True), asked(20, 5.0, True), asked(20, 1.0, True)]
-    requests += [asked(20, 5.0, False), asked(20, 5.0, True)]
-    assert groups(requests) == [[0, 2, 5], [1], [3], [4]]
-    assert groups(requests, rows_max=2) == [[0, 2], [1], [3], [4], [5]]
+    requests += [asked(20, 5.0, False), asked(20, 5.0, True), asked(20, 5.0, True, 128)]
+    assert groups(requests) == [[0, 2, 5], [1], [3], [4], [6]]
+    assert groups(requests, rows_max=2) == [[0, 2], [1], [3], [4], [5], [6]]
     assert [len(call) for call in groups([asked(20, 5.0, True)] * 19)] == [8, 8, 3]
 
 

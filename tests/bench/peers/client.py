@@ -128,6 +128,8 @@ async def _send_over_http(contender: Contender, load: Load, answers: Answers) ->
             "steps": request.steps,
             "guidance_scale": request.guidance_scale,
             "seed": request.seed,
+            "width": request.width,
+            "height": request.height,
         }
         dumped = request.model_dump(mode="json")
         picture = None if dumped["pose"] is None else base64.b64decode(dumped["pose"]["image"]["inline"])

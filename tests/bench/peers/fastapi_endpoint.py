@@ -45,9 +45,12 @@ async def generate_image(
     steps: int = 25,
     guidance_scale: float = 5.0,
     seed: int = 0,
+    width: int = 1024,
+    height: int = 1024,
     pose: Annotated[UploadFile | None, File()] = None,
 ) -> FileResponse:
     request = {"prompt": prompt, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
+    request |= {"width": width, "height": height}
     if pose is not None:
         request["pose"] = {"image": {"inline": base64.b64encode(await pose.read()).decode()}}
     # As in the guide: the call holds the event loop, so that there is one at a time.

@@ -43,15 +43,17 @@ def curve(name: str) -> DeviceProfile:
     return read_profile(curve_file(name))
 
 
-def mixed(count: int, seed: int) -> tuple[GenerationRequest, ...]:
-    """Steps 20, 25, 30 and 40, guidance 1, 5 and 7.5, a third without a pose, each its own prompt."""
+def mixed(count: int, seed: int, side: int = SIDE) -> tuple[GenerationRequest, ...]:
+    """Steps 20, 25, 30 and 40, guidance 1, 5 and 7.5, a third without a pose, each its own prompt; `side` pixels square."""
     rng = random.Random(seed + 1_000_000)
     return tuple(
         one.model_copy(
             update={
                 "prompt": f"dancer number {number} on a stage",
                 "seed": seed * 1_000_000 + number,
-                "pose": None if rng.random() < 1 / 3 else _pose(rng.randrange(POSES)),
+                "width": side,
+                "height": side,
+                "pose": None if rng.random() < 1 / 3 else _pose(rng.randrange(POSES), side),
             }
         )
         for number, one in enumerate(mixed_load(count, seed))
@@ -61,7 +63,7 @@ def mixed(count: int, seed: int) -> tuple[GenerationRequest, ...]:
 def uniform(count: int, seed: int) -> tuple[GenerationRequest, ...]:
     """What batches like best: 25 steps, guidance 5 and a pose, all of them."""
     return tuple(
-        one.model_copy(update={"steps": 25, "guidance_scale": 5.0, "pose": one.pose or _pose(number % POSES)})
+        one.model_copy(update={"steps": 25, "guidance_scale": 5.0, "pose": one.pose or _pose(number % POSES, SIDE)})
         for number, one in enumerate(mixed(count, seed))
     )
 
@@ -90,5 +92,5 @@ def alone_s(request: GenerationRequest, profile: DeviceProfile) -> float:
 
 
 @functools.cache
-def _pose(number: int) -> SkeletonPose:
-    return skeleton(number, SIDE)
+def _pose(number: int, side: int) -> SkeletonPose:
+    return skeleton(number, side)

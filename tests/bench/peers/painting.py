@@ -1,6 +1,6 @@
 """What every peer does with a request: one pipeline call for those that may share one, and PNG bytes of each picture.
 
-A pipeline call has one number of steps and one guidance scale, and takes poses or takes none.
+A pipeline call has one number of steps, one guidance scale and one size, and takes poses or takes none.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ ROWS_MAX = 8
 
 def groups(requests: Sequence[Request], rows_max: int = ROWS_MAX) -> list[list[int]]:
     """Places of the requests that share a call, at most `rows_max`, in the order of each call's first."""
-    alike: dict[tuple[int, float, bool], list[int]] = {}
+    alike: dict[tuple[int, float, int, int, bool], list[int]] = {}
     for place, request in enumerate(requests):
-        alike.setdefault((request["steps"], request["guidance_scale"], bool(request.get("pose"))), []).append(place)
+        size = request["width"], request["height"]
+        kind = (request["steps"], request["guidance_scale"], *size, bool(request.get("pose")))
+        alike.setdefault(kind, []).append(place)
     calls = [places[at : at + rows_max] for places in alike.values() for at in range(0, len(places), rows_max)]
     return sorted(calls)
 
@@ -71,6 +73,8 @@ class Painter:
             "prompt": [request["prompt"] for request in requests],
             "num_inference_steps": first["steps"],
             "guidance_scale": first["guidance_scale"],
+            "width": first["width"],
+            "height": first["height"],
         }
         if self._generator is not None:
             arguments["generator"] = [self._generator(request["seed"]) for request in requests]
