@@ -43,6 +43,10 @@ def goals(figures: dict[str, Any]) -> list[Goal]:
     found: list[Goal] = []
     if "peers" in figures:
         found += _peers(figures["peers"])
+    if "tiny" in figures:
+        _, theirs = best_peer(figures["tiny"], "per_second")
+        ratio = figures["tiny"]["darkroom"]["per_second"] / theirs
+        found.append(Goal("the built-in model, mixed backlog: images/s over the best peer's", ratio, 1.3))
     if "scale" in figures:
         found += _scale(figures["scale"])
     if "cold" in figures:

@@ -44,7 +44,7 @@ def curve(name: str) -> DeviceProfile:
 
 
 def mixed(count: int, seed: int, side: int = SIDE) -> tuple[GenerationRequest, ...]:
-    """Steps 20, 25, 30 and 40, guidance 1, 5 and 7.5, a third without a pose, each its own prompt; `side` pixels square."""
+    """Steps 20 to 40, guidance 1, 5 and 7.5, a third without a pose, each its own prompt, `side` pixels square."""
     rng = random.Random(seed + 1_000_000)
     return tuple(
         one.model_copy(
