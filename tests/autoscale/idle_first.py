@@ -20,7 +20,7 @@ from schemas.request import GenerationRequest
 from tests.autoscale.case import Case, wait_until
 from tests.autoscale.deployment import Deployment
 from tests.autoscale.kubelet import Kubelet
-from tests.autoscale.pod import Pod
+from tests.autoscale.pod import Ending, Pod
 
 STEPS: Final = 30
 """Three seconds for two at a time: a batch ends well within a drain."""
@@ -34,7 +34,11 @@ async def idle_goes_first(deployment: Deployment, kubelet: Kubelet) -> Case:
     older = _workers(deployment, kubelet)[0]
     await asyncio.to_thread(_fleet_of, deployment, kubelet, 2)
     newer = next(pod for pod in _workers(deployment, kubelet) if pod is not older)
-    before = len(kubelet.endings)
+
+    def gone() -> list[Ending]:
+        """Of the two: the pod of the upgrade's job ends and goes as well."""
+        return [ending for ending in tuple(kubelet.endings) if ending.pod in (older.name, newer.name)]
+
     async with _work(deployment, newer):
 
         def told_apart() -> bool:
@@ -43,14 +47,14 @@ async def idle_goes_first(deployment: Deployment, kubelet: Kubelet) -> Case:
 
         await asyncio.to_thread(wait_until, "the idle worker alone to have lowered its cost", told_apart)
         await asyncio.to_thread(deployment.install, _fixed_at(1))
-        await asyncio.to_thread(wait_until, "one of two workers to go", lambda: len(kubelet.endings) > before)
-    gone = kubelet.endings[before]
-    idle_went = gone.pod == older.name
+        await asyncio.to_thread(wait_until, "one of two workers to go", lambda: bool(gone()))
+    first = gone()[0]
+    idle_went = first.pod == older.name
     seen = (
         "an older worker was idle and had lowered its pod's deletion cost, a newer one was at work: the "
         f"{'idle' if idle_went else 'working'} one was stopped"
     )
-    holds = idle_went and not gone.killed and gone.exit_code == 0
+    holds = idle_went and not first.killed and first.exit_code == 0
     return Case(8, "scale-in kills whoever it likes", seen, holds, live=True)
 
 
