@@ -47,8 +47,6 @@ class Core:
         self._epochs = count(1)
         self._drain_until: float | None = None
         self._partitions_wake_at: float | None = None
-        self._partitions_changed = False
-        """Whether one came, went, opened or closed since backpressure looked."""
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             on.Started: self._on_started,
             on.PartitionsRevoked: self._on_revoked,
@@ -133,12 +131,11 @@ class Core:
     # --- Partitions --------------------------------------------------------------------------------------
 
     def _on_revoked(self, event: on.PartitionsRevoked, _now: float) -> None:
-        self._partitions_changed = True
         for key in event.partitions & self.partitions.keys():
             self.partitions[key].assigned = False
 
     def _on_assigned(self, event: on.PartitionsAssigned, _now: float) -> None:
-        self._partitions_changed = True
+        self.flow.room.changed = True  # each partition's share of it does, with their number
         for key in self.partitions.keys() - event.partitions:
             for job in self.partitions[key].jobs_not_in(()):
                 self.flow.forget(job)
@@ -162,7 +159,6 @@ class Core:
 
     def _reopen(self, partition: Partition, *, prove_ownership: bool, at: float | None = None) -> None:
         """Open under a new epoch, now or at a later time."""
-        self._partitions_changed = True
         for job in partition.jobs.values():
             if job.state is JobState.PUBLISHING:
                 self.flow.move(job, JobState.DECIDED)
@@ -176,7 +172,6 @@ class Core:
         partition = self._current(event.partition, event.epoch)
         if partition is None or partition.is_open:
             return
-        self._partitions_changed = True
         for job in partition.open(event.base, event.metadata, self.limits, event.fates):
             self.flow.forget(job)
         if event.fresh:
@@ -251,9 +246,9 @@ class Core:
         self._reopen(partition, prove_ownership=event.fenced, at=None if wait is None else now + wait)
 
     def _control_flow(self) -> None:
-        if self.phase is not Phase.RUNNING or not (self.flow.room.changed or self._partitions_changed):
+        if self.phase is not Phase.RUNNING or not self.flow.room.changed:
             return
-        self.flow.room.changed = self._partitions_changed = False
+        self.flow.room.changed = False
         for key, flow in self._backpressure.changes(self.partitions, self.flow.room):
             self._out.append(do.Pause(key) if flow is Flow.PAUSE else do.Resume(key))
 

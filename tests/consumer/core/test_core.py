@@ -159,6 +159,25 @@ def test_what_the_window_cannot_hold_waits_and_pauses_its_partition_alone() -> N
     assert [one.job.offset for one in of(do.LookUp, effects)] == [3]
 
 
+def test_a_partition_goes_on_as_soon_as_its_window_holds_what_waited_for_it() -> None:
+    core = opened(Limits(offset_window=2, begin_ahead_rows_max=1))
+    effects = [effect for offset in range(4) for effect in arrive(core, facts(offset))]
+    assert of(do.Pause, effects) == [do.Pause(P0)]
+    core.handle(on.OutcomeFound(key(0)), 0.0)
+    # One other is being looked up and no more may be: nothing leaves the room, only the window has moved.
+    effects = list(core.handle(on.Published(P0, core.partitions[P0].epoch), 0.0))
+    assert (of(do.LookUp, effects), of(do.Resume, effects)) == ([], [do.Resume(P0)])
+
+
+def test_a_partition_goes_on_when_its_share_of_the_room_grows() -> None:
+    core = opened(Limits(batch_rows_max=1, begin_ahead_rows_max=1, waiting_rows_max=8), P0, P1)
+    effects = [effect for offset in range(5) for effect in arrive(core, facts(offset))]
+    assert of(do.Pause, effects) == [do.Pause(P0)]
+    core.handle(on.PartitionsRevoked(frozenset({P0, P1})), 0.0)
+    effects = list(core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0))
+    assert of(do.Resume, effects)[-1] == do.Resume(P0)
+
+
 def test_bytes_that_wait_are_bounded() -> None:
     core = opened(Limits(begin_ahead_rows_max=1, waiting_bytes_max=1000), P0, P1)
     for offset in range(3):
