@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -20,7 +20,7 @@ from consumer.core.core import Core
 from consumer.core.jobs import JobFacts
 from consumer.core.limits import Limits
 from consumer.core.partition_key import JobKey, PartitionKey, RowKey
-from consumer.virtual import DeviceListener, VirtualClock, VirtualDevice
+from consumer.virtual import Alarm, Clock, DeviceListener, VirtualClock, VirtualDevice
 from inference.contract import BatchKey, RenderRequest, RowId
 from inference.profile import DeviceProfile
 
@@ -69,16 +69,6 @@ class Run:
         return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-class Clock(Protocol):
-    """A virtual clock, or a real one."""
-
-    def now(self) -> float:
-        """Seconds from any origin."""
-
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call in so many seconds, never from within `later`."""
-
-
 class RunDevice(Protocol):
     """The engine's side of a run. Jobs are named by their arrival's number in decimal."""
 
@@ -106,7 +96,7 @@ class CoreRun:
         self._log: dict[PartitionKey, list[JobFacts]] = {key: [] for key in self._partitions}
         self._delivering: set[PartitionKey] = set()
         self._core = Core(limits)
-        self._tick_at = math.inf
+        self._alarm = Alarm(clock, lambda: self._handle(on.Tick()))
         self._began_at = 0.0
 
     def begin(self) -> None:
@@ -160,15 +150,7 @@ class CoreRun:
     def _handle(self, event: on.Event) -> None:
         for effect in self._core.handle(event, self._clock.now()):
             self._perform(effect)
-        wake_at = self._core.wake_at()
-        if wake_at is not None and (wake_at < self._tick_at or self._tick_at <= self._clock.now()):
-            self._tick_at = wake_at
-            self._clock.later(wake_at - self._clock.now(), lambda: self._tick(wake_at))
-
-    def _tick(self, due: float) -> None:
-        if due == self._tick_at:
-            self._tick_at = math.inf
-            self._handle(on.Tick())
+        self._alarm.set(self._core.wake_at())
 
     def _perform(self, effect: do.Effect) -> None:
         delays = self._delays

@@ -13,12 +13,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Protocol
 
 from inference.contract import BatchKey, RenderJob, RenderRequest, RowId
 from inference.lanes import HeldJob, HeldRow, StepBatch
 from inference.profile import GUIDED_SLOTS, DeviceProfile
 
 Call = Callable[[], None]
+
+
+class Clock(Protocol):
+    """A virtual clock, or a real one."""
+
+    def now(self) -> float:
+        """Seconds from any origin."""
+
+    def later(self, seconds: float, call: Call) -> None:
+        """Call in so many seconds, never from within `later`."""
 
 
 class VirtualClock:
@@ -42,6 +53,27 @@ class VirtualClock:
         while self._calls:
             self.seconds, _, call = heapq.heappop(self._calls)
             call()
+
+
+class Alarm:
+    """Rings at the time that a core wants to be woken at. An earlier time than the one that is set takes its place."""
+
+    def __init__(self, clock: Clock, ring: Call) -> None:
+        self._clock = clock
+        self._ring = ring
+        self._at = math.inf
+
+    def set(self, at: float | None) -> None:
+        """Ring then; None asks for nothing, and takes nothing back."""
+        now = self._clock.now()
+        if at is not None and (at < self._at or self._at <= now):
+            self._at = at
+            self._clock.later(at - now, lambda: self._due(at))
+
+    def _due(self, at: float) -> None:
+        if at == self._at:
+            self._at = math.inf
+            self._ring()
 
 
 @dataclass(slots=True)

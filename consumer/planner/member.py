@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from consumer.core.offset_map import decode_journal
 from consumer.core.partition_key import JobKey, PartitionKey, RowKey
 from consumer.planner.topic import TOPIC, Topic
 from consumer.simulate import Delays
-from consumer.virtual import DeviceListener, VirtualClock, VirtualDevice
+from consumer.virtual import Alarm, DeviceListener, VirtualClock, VirtualDevice
 from inference.contract import BatchKey, RowId
 from inference.profile import DeviceProfile
 
@@ -63,7 +62,7 @@ class Member:
         self._held: dict[int, Held] = {}
         self._jobs: dict[str, JobKey] = {}
         """Jobs on the device's side, by the names that they have there."""
-        self._tick_at = math.inf
+        self._alarm = Alarm(self._clock, lambda: self._handle(on.Tick()))
         self._left = False
 
     @property
@@ -118,15 +117,7 @@ class Member:
             return
         for effect in self._core.handle(event, self._clock.now()):
             self._perform(effect)
-        wake_at = None if self._left else self._core.wake_at()
-        if wake_at is not None and (wake_at < self._tick_at or self._tick_at <= self._clock.now()):
-            self._tick_at = wake_at
-            self._clock.later(wake_at - self._clock.now(), lambda: self._tick(wake_at))
-
-    def _tick(self, due: float) -> None:
-        if due == self._tick_at:
-            self._tick_at = math.inf
-            self._handle(on.Tick())
+        self._alarm.set(None if self._left else self._core.wake_at())
 
     def _perform(self, effect: do.Effect) -> None:
         delays, topic = self._delays, self._topic
