@@ -12,8 +12,8 @@ MINUTES ?= 10
 CODE := darkroom.py schemas inference producer consumer tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chart test-autoscale test-operations control-plane check simulate chaos bench bench-gpu quality \
-	schemas lock clean
+.PHONY: help setup demo test test-chart test-autoscale test-operations control-plane check simulate chaos bench \
+	bench-gpu quality schemas lock clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18

@@ -36,7 +36,7 @@ def _page(figures: dict[str, Any]) -> str:
             f"{figures['guarantee']['ratio']:.3f}",
             "at least 0.98",
         ),
-        ("0 ms steps: the same (two transactions a request, and nothing to hide them behind)", ms0, ""),
+        ("0 ms steps: the same, with nothing to hide transactions behind", ms0, ""),
         (
             "a third worker joins: the two others' longest idle gap, in steps (with an empty device; before)",
             ", ".join(f"{joining[name] / joining['step_ms']:.2f}" for name in ("during_ms", "empty_ms", "before_ms")),
