@@ -94,7 +94,7 @@ def test_what_does_not_render_does_not_load_torch(modules_to_import: str) -> Non
 def test_no_module_is_too_long_to_be_read() -> None:
     for package in PACKAGES:
         for path in modules(package):
-            assert len(path.read_text().splitlines()) <= 400, path.relative_to(ROOT)
+            assert len(path.read_text().splitlines()) <= 600, path.relative_to(ROOT)
 
 
 def test_the_lock_names_no_index_and_pins_every_hash() -> None:
