@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from types import NoneType
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from schemas.cloudevents import Headers, unwrap, wrap
+from schemas.cloudevents import Headers, Unwrapped, unwrap, wrap
 from schemas.completion import Completion
 from schemas.errors import ErrorCode, EventUnreadable, RequestRejected, bounded
 from schemas.events import Cancellation, Progress
 from schemas.fingerprints import request_digest
+from schemas.foreign import wrapper_of
 from schemas.names import CLIENT_SOURCE, DEFAULT_TENANT, WORKER_SOURCE, EventType, is_identity, stand_in_tenant
 from schemas.pose import TAGS
 from schemas.request import GenerationRequest
@@ -30,6 +33,16 @@ REQUEST_BYTES_MAX: Final = 1024 * 1024
 UNKNOWN_FIELDS_SHOWN_MAX: Final = 10
 _PATH_CHARACTERS_MAX: Final = 100
 _ERRORS_SHOWN_MAX: Final = 3
+
+_IN_JSON: Final = {
+    "model_type": "Input should be an object",
+    "model_attributes_type": "Input should be an object",
+    "dict_type": "Input should be an object",
+    "tuple_type": "Input should be an array",
+    "string_unicode": "Input should be text without unpaired surrogates (\\ud800 to \\udfff)",
+}
+"""Pydantic's types of errors that speak of Python's types, in the words of JSON."""
+_KINDS: Final = {str: "text", bool: "true or false", NoneType: "null", dict: "an object", list: "an array"}
 
 EventT = TypeVar("EventT", bound=BaseModel)
 
@@ -76,11 +89,11 @@ def decode_request(
         raise RequestRejected(
             ErrorCode.REQUEST_TOO_LARGE, f"the record's value has {len(value)} bytes, at most {max_bytes} are read"
         )
-    event = unwrap(bytes(value), headers, EventType.REQUESTED)
-    request_id, tenant = _identity(event.document)
+    event = unwrap(bytes(value), headers, EventType.REQUESTED, bytes_max=max_bytes)
     try:
-        request = _validated(GenerationRequest, event.data, event.problem)
+        request = _validated(GenerationRequest, event)
     except EventUnreadable as error:
+        request_id, tenant = _identity(event.document)
         raise RequestRejected(
             ErrorCode.INVALID_REQUEST,
             error.message,
@@ -179,31 +192,44 @@ def encode_cancellation(
 def _decode(model: type[EventT], value: bytes | None, headers: Headers, event_type: EventType) -> EventT:
     if value is None:
         raise EventUnreadable("the record has no value")
-    event = unwrap(bytes(value), headers, event_type)
-    return _validated(model, event.data, event.problem)
+    return _validated(model, unwrap(bytes(value), headers, event_type, bytes_max=REQUEST_BYTES_MAX))
 
 
-def _validated(model: type[EventT], data: bytes, problem: str | None) -> EventT:
-    """The event that JSON text holds. Raises `EventUnreadable` with what is wrong, field by field."""
-    if problem is not None:
-        raise EventUnreadable(f"the record is not a {model.__name__}: {problem}")
+def _validated(model: type[EventT], event: Unwrapped) -> EventT:
+    """Return the event that a record holds. Raise `EventUnreadable` with what is wrong, field by field."""
+    if event.problem is not None:
+        raise EventUnreadable(f"the record is not a {model.__name__}: {event.problem}")
+    value = event.document.value
     try:
-        return model.model_validate_json(data)
+        return model.model_validate(value)
     except ValidationError as error:
-        raise EventUnreadable(_explain(error)) from error
+        wrapper = wrapper_of(value) if isinstance(value, dict) and "request_id" not in value else None
+        raise EventUnreadable(_explain(error) if wrapper is None else f"{_explain(error)}; {wrapper}") from error
 
 
 def _explain(error: ValidationError) -> str:
     """The first errors with the paths of their fields, without the input: it may be long, or private."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
+    found = error.errors(include_url=False, include_context=False)
     parts = []
     for item in found[:_ERRORS_SHOWN_MAX]:
-        message = item["msg"].removeprefix("Value error, ")
+        message = _message(item)
         path = _path(item["loc"])
         parts.append(f"{path}: {message}" if path else message)
     if len(found) > _ERRORS_SHOWN_MAX:
         parts.append(f"and {len(found) - _ERRORS_SHOWN_MAX} more")
     return "; ".join(parts)
+
+
+def _message(item: ErrorDetails) -> str:
+    """Pydantic's sentence in the words of JSON, with the kind of what stands there where another kind belongs."""
+    kind, given = item["type"], item["input"]
+    message = _IN_JSON.get(kind, item["msg"].removeprefix("Value error, "))
+    if not kind.endswith("_type"):
+        return message
+    found = "a number" if type(given) in (int, float) else _KINDS.get(type(given))
+    if kind == "int_type" and type(given) is float:
+        found = "a fraction"
+    return message if found is None else f"{message}, not {found}"
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -216,7 +242,9 @@ def _identity(document: Document) -> tuple[str | None, str | None]:
     value = document.value
     if not isinstance(value, dict) or document.repeated & {"request_id", "tenant"}:
         return None, None
-    request_id, tenant = value.get("request_id"), value.get("tenant", DEFAULT_TENANT)
+    request_id, tenant = value.get("request_id"), value.get("tenant")
+    if tenant is None:
+        tenant = DEFAULT_TENANT
     if not is_identity(request_id):
         return None, None
     if not is_identity(tenant):
@@ -236,12 +264,14 @@ def _unknown_fields(event: BaseModel, value: Any) -> tuple[list[str], int]:
 
 
 def _unknown_paths(event: BaseModel, value: dict[str, Any], prefix: str) -> Iterator[str]:
-    """The dotted paths of unknown fields: the event, which has only known ones, is walked beside its document."""
+    """Yield the dotted paths of unknown fields: the event, which has only known ones, is walked beside its document.
+
+    A field that is null asks for nothing: clients generated from a union of types write the other types' fields so.
+    """
     known = type(event).model_fields
     for name, part in value.items():
         if name not in known:
-            yield f"{prefix}{name}"
-            continue
-        nested = getattr(event, name)
-        if isinstance(nested, BaseModel):
+            if part is not None:
+                yield f"{prefix}{name}"
+        elif isinstance(part, dict) and isinstance(nested := getattr(event, name), BaseModel):
             yield from _unknown_paths(nested, part, f"{prefix}{name}.")

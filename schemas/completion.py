@@ -11,10 +11,12 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from schemas.errors import MESSAGE_CHARACTERS_MAX, ErrorCode, bounded, describe
-from schemas.fields import STRICT, Digest, Identity, Labels, Timestamp, Warnings
+from schemas.fields import STRICT, WHOLE, Digest, Identity, Labels, OrDefault, Timestamp, Warnings
 from schemas.request import COUNT_MAX, SEED_MAX
 
 Milliseconds = Annotated[float, Field(ge=0.0)]
+PositiveWhole = Annotated[int, Field(ge=1), WHOLE]
+CountedWhole = Annotated[int, Field(ge=0), WHOLE]
 
 _DIGEST = "0f343b0931126a20f133d67c2b018a3b5b9c5b0c4d0d1e2f3a4b5c6d7e8f9a0b"
 _EXAMPLES: list[Any] = [
@@ -95,11 +97,11 @@ class ImageRef(BaseModel):
 
     bucket: str = Field(min_length=1, max_length=63, description="The bucket that holds it.")
     key: str = Field(min_length=1, max_length=1024, description="Its key; the digest of its bytes is a part of it.")
-    width: int = Field(ge=1, description="Width in pixels.")
-    height: int = Field(ge=1, description="Height in pixels.")
-    seed: int = Field(ge=0, le=SEED_MAX, description="The seed that it was painted from.")
+    width: PositiveWhole = Field(description="Width in pixels.")
+    height: PositiveWhole = Field(description="Height in pixels.")
+    seed: Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] = Field(description="The seed that it was painted from.")
     content_type: str = Field(min_length=1, max_length=100, description="image/png, image/webp or image/jpeg.")
-    size_bytes: int = Field(ge=1, description="The object's size.")
+    size_bytes: PositiveWhole = Field(description="The object's size.")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
         description="SHA-256 of the object's bytes, 64 hexadecimal digits."
     )
@@ -110,7 +112,7 @@ class CompletionError(BaseModel):
 
     model_config = STRICT
 
-    code: ErrorCode = Field(description="One of a closed list; programs decide by it.")
+    code: Annotated[ErrorCode, Strict(False)] = Field(description="One of a closed list; programs decide by it.")
     message: str = Field(max_length=MESSAGE_CHARACTERS_MAX, description="What happened, for people.")
     retryable: bool = Field(description="Whether the same request under a new request id may succeed.")
 
@@ -142,9 +144,9 @@ class BatchSeen(BaseModel):
 
     model_config = STRICT
 
-    rows_min: int = Field(ge=1, description="The fewest images that shared a step with it, itself included.")
-    rows_max: int = Field(ge=1, description="The most images that shared a step with it, itself included.")
-    bucket: int | None = Field(default=None, ge=1, description="The largest padded batch size; null if not padded.")
+    rows_min: PositiveWhole = Field(description="The fewest images that shared a step with it, itself included.")
+    rows_max: PositiveWhole = Field(description="The most images that shared a step with it, itself included.")
+    bucket: PositiveWhole | None = Field(default=None, description="The largest padded batch size; null if not padded.")
 
 
 class ModelRef(BaseModel):
@@ -171,8 +173,8 @@ class Source(BaseModel):
     model_config = STRICT
 
     topic: str = Field(min_length=1, max_length=249, description="Its topic.")
-    partition: int = Field(ge=0, description="Its partition.")
-    offset: int = Field(ge=0, description="Its offset.")
+    partition: CountedWhole = Field(description="Its partition.")
+    offset: CountedWhole = Field(description="Its offset.")
 
 
 class Completion(BaseModel):
@@ -189,20 +191,20 @@ class Completion(BaseModel):
         max_length=300,
         description="The id of the request's event, or topic-partition-offset of its record where it had none.",
     )
-    status: Status = Field(description="How it ended.")
-    images: Annotated[tuple[ImageRef, ...], Strict(False)] = Field(
-        default=(), max_length=COUNT_MAX, description="The pictures in order; all of them when succeeded, else none."
+    status: Annotated[Status, Strict(False)] = Field(description="How it ended.")
+    images: OrDefault[Annotated[tuple[ImageRef, ...], Strict(False), Field(max_length=COUNT_MAX)]] = Field(
+        default=(), description="The pictures in order; all of them when succeeded, else none."
     )
     error: CompletionError | None = Field(default=None, description="Why it did not succeed; null when succeeded.")
-    timings_ms: Timings = Field(default=Timings(), description="Where the time went.")
+    timings_ms: OrDefault[Timings] = Field(default=Timings(), description="Where the time went.")
     batch: BatchSeen | None = Field(default=None, description="Its company on the device; null if it never got there.")
     model: ModelRef | None = Field(default=None, description="The model; null if none was asked.")
     worker: str = Field(min_length=1, max_length=200, description="The worker that published this.")
-    attempts: int = Field(default=1, ge=0, description="How often rendering was begun; 0 if never.")
-    replayed: bool = Field(
+    attempts: OrDefault[CountedWhole] = Field(default=1, description="How often rendering was begun; 0 if never.")
+    replayed: OrDefault[bool] = Field(
         default=False, description="Whether this repeats the outcome of an earlier record with the same request id."
     )
-    warnings: Warnings = Field(default=(), description="What was odd about the request without stopping it.")
+    warnings: OrDefault[Warnings] = Field(default=(), description="What was odd about the request without stopping it.")
     request_digest: Digest | None = Field(
         default=None, description="The digest of what was asked; of the record's bytes where it was no request."
     )
@@ -211,8 +213,10 @@ class Completion(BaseModel):
     )
     cost: Cost | None = Field(default=None, description="What it used; null if it was not rendered.")
     source: Source = Field(description="The record that this answers.")
-    labels: Labels = Field(default_factory=dict, description="The request's labels.")
-    requested_at: Timestamp | None = Field(default=None, description="When the request was made, where it said so.")
+    labels: OrDefault[Labels] = Field(default_factory=dict, description="The request's labels.")
+    requested_at: Timestamp | None = Field(
+        default=None, description="When the request was made; null where its record has no believable time."
+    )
     completed_at: Timestamp = Field(description="When the outcome was decided.")
 
     @model_validator(mode="after")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.fields import STRICT, Identity, Timestamp
+from schemas.fields import STRICT, WHOLE, Identity, OrDefault, Timestamp
 from schemas.names import DEFAULT_TENANT
 from schemas.pose import InlinePicture
 from schemas.request import STEPS_MAX
@@ -41,10 +41,12 @@ class Progress(BaseModel):
     model_config = ConfigDict(**STRICT, json_schema_extra={"examples": _PROGRESS_EXAMPLES})
 
     request_id: Identity = Field(description="The request's id.")
-    tenant: Identity = Field(default=DEFAULT_TENANT, description="The request's tenant.")
+    tenant: OrDefault[Identity] = Field(default=DEFAULT_TENANT, description="The request's tenant.")
     stage: Stage = Field(description="What is being done.")
-    steps_done: int = Field(default=0, ge=0, le=_STEPS_MAX, description="Steps that its slowest image took.")
-    steps_total: int = Field(ge=1, le=_STEPS_MAX, description="Steps that each image needs.")
+    steps_done: OrDefault[Annotated[int, Field(ge=0, le=_STEPS_MAX), WHOLE]] = Field(
+        default=0, description="Steps that its slowest image took."
+    )
+    steps_total: Annotated[int, Field(ge=1, le=_STEPS_MAX), WHOLE] = Field(description="Steps that each image needs.")
     preview: InlinePicture | None = Field(
         default=None, description="A small picture of the state of the first image; only where previews were asked."
     )
@@ -64,5 +66,5 @@ class Cancellation(BaseModel):
     model_config = ConfigDict(**STRICT, json_schema_extra={"examples": _CANCELLATION_EXAMPLES})
 
     request_id: Identity = Field(description="The request's id.")
-    tenant: Identity = Field(default=DEFAULT_TENANT, description="The request's tenant.")
+    tenant: OrDefault[Identity] = Field(default=DEFAULT_TENANT, description="The request's tenant.")
     reason: str | None = Field(default=None, max_length=500, description="Why, for the completion's message.")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Strict, Tag, WithJsonSchema, field_validator, model_validator
 
-from schemas.fields import STRICT
+from schemas.fields import STRICT, OrDefault
 
 INLINE_BYTES_MAX: Final = 512 * 1024
 """An inline picture's decoded bytes: with base64's third on top it still leaves room in a 1 MiB record."""
@@ -101,11 +101,11 @@ def decode_base64(text: str) -> bytes:
 
 
 def _one_of(value: Any, names: tuple[str, ...]) -> str | None:
-    """The one of `names` that `value` has as a field; None (no such type) where there is not exactly one."""
+    """Return the one of `names` that `value` has as a field that is not null; None where there is not exactly one."""
     if isinstance(value, BaseModel):
         present = [name for name in names if name in type(value).model_fields]
     elif isinstance(value, dict):
-        present = [name for name in names if name in value]
+        present = [name for name in names if value.get(name) is not None]
     else:
         return None
     return f"#{present[0]}" if len(present) == 1 else None
@@ -139,7 +139,7 @@ class PeoplePose(BaseModel):
         description="1-8 people, each a list of points [x, y] as fractions of the picture (0..1; -1..2 allowed), "
         "null where a point is not seen. 18 points a person for coco18, 17 for coco17."
     )
-    format: Literal["coco18", "coco17"] = Field(
+    format: OrDefault[Literal["coco18", "coco17"]] = Field(
         default="coco18",
         description="The order of the points. coco18 (OpenPose): nose, neck, right shoulder, right elbow, right "
         "wrist, left shoulder, left elbow, left wrist, right hip, right knee, right ankle, left hip, left knee, left "

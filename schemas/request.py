@@ -6,11 +6,11 @@ deployment's settings (bounds on pixels) is left open here and resolved where th
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.fields import STRICT, Identity, Labels, Timestamp
+from schemas.fields import STRICT, WHOLE, Identity, Labels, OrDefault, Timestamp
 from schemas.names import DEFAULT_TENANT
 from schemas.pose import Pose
 
@@ -23,6 +23,9 @@ SIDE_MIN, SIDE_MAX = 16, 4096
 """No model of this family paints outside of these; a deployment's own bounds are settings."""
 PRESET_STEPS: Final[dict[str, int]] = {"fast": 22, "quality": 35}
 """Denoising steps of each preset: the middle of the usual 20-25 and 30-40 for Euler ancestral."""
+
+Side = Annotated[int, Field(ge=SIDE_MIN, le=SIDE_MAX), WHOLE]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _EXAMPLES: list[Any] = [
     {"request_id": "hello-1", "prompt": "a dancer on a stage, studio light"},
@@ -53,7 +56,7 @@ class Adapter(BaseModel):
     model_config = STRICT
 
     name: Identity = Field(description="The adapter's name in the model store: 1-128 of A-Za-z0-9._-, no leading dot.")
-    weight: float = Field(default=1.0, ge=-2.0, le=2.0, description="Its weight, -2 to 2.")
+    weight: OrDefault[Annotated[float, Field(ge=-2.0, le=2.0)]] = Field(default=1.0, description="Its weight, -2 to 2.")
 
 
 class Output(BaseModel):
@@ -61,8 +64,10 @@ class Output(BaseModel):
 
     model_config = STRICT
 
-    format: Literal["png", "webp", "jpeg"] = Field(default="png", description="The file format.")
-    quality: int = Field(default=90, ge=1, le=100, description="Quality for WebP and JPEG, 1-100; PNG ignores it.")
+    format: OrDefault[Literal["png", "webp", "jpeg"]] = Field(default="png", description="The file format.")
+    quality: OrDefault[Annotated[int, Field(ge=1, le=100), WHOLE]] = Field(
+        default=90, description="Quality for WebP and JPEG, 1-100; PNG ignores it."
+    )
 
 
 class GenerationRequest(BaseModel):
@@ -74,7 +79,7 @@ class GenerationRequest(BaseModel):
         description="The requester's own id: 1-128 of A-Za-z0-9._-, not starting with a dot. The same id again is "
         "answered with the outcome that stands; the same id with another request fails with request_id_conflict."
     )
-    tenant: Identity = Field(
+    tenant: OrDefault[Identity] = Field(
         default=DEFAULT_TENANT, description="On whose behalf: 1-128 of A-Za-z0-9._-, not starting with a dot."
     )
     prompt: str = Field(
@@ -86,51 +91,53 @@ class GenerationRequest(BaseModel):
         description="What to stay away from. null gives zero embeddings where the model is so configured; an empty "
         "string is encoded like any other text, which paints another picture.",
     )
-    preset: Literal["fast", "quality"] = Field(
+    preset: OrDefault[Literal["fast", "quality"]] = Field(
         default="fast", description="fast: 22 steps, quality: 35 steps. An explicit `steps` wins."
     )
-    width: int | None = Field(
-        default=None, ge=SIDE_MIN, le=SIDE_MAX, description="Width in pixels; null for the model's native width."
+    width: Side | None = Field(default=None, description="Width in pixels; null for the model's native width.")
+    height: Side | None = Field(default=None, description="Height in pixels; null for the model's native height.")
+    steps: Annotated[int, Field(ge=1, le=STEPS_MAX), WHOLE] | None = Field(
+        default=None, description="Denoising steps, 1-150; null for the preset's."
     )
-    height: int | None = Field(
-        default=None, ge=SIDE_MIN, le=SIDE_MAX, description="Height in pixels; null for the model's native height."
+    guidance_scale: OrDefault[Annotated[float, Field(ge=0.0, le=30.0)]] = Field(
+        default=5.0, description="Classifier-free guidance, 0-30; off at 1 and below."
     )
-    steps: int | None = Field(
-        default=None, ge=1, le=STEPS_MAX, description="Denoising steps, 1-150; null for the preset's."
+    sampler: OrDefault[Literal["euler_ancestral", "euler"]] = Field(
+        default="euler_ancestral", description="The sampler."
     )
-    guidance_scale: float = Field(
-        default=5.0, ge=0.0, le=30.0, description="Classifier-free guidance, 0-30; off at 1 and below."
-    )
-    sampler: Literal["euler_ancestral", "euler"] = Field(default="euler_ancestral", description="The sampler.")
-    seed: int | None = Field(
+    seed: Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] | None = Field(
         default=None,
-        ge=0,
-        le=SEED_MAX,
         description="The first image's seed; image i uses seed + i, up to 2^53 - 1. null derives it from the tenant "
         "and the request id, so that a replay paints the same picture.",
     )
-    count: int = Field(default=1, ge=1, le=COUNT_MAX, description="Images to paint, 1-8; all or nothing.")
+    count: OrDefault[Annotated[int, Field(ge=1, le=COUNT_MAX), WHOLE]] = Field(
+        default=1, description="Images to paint, 1-8; all or nothing."
+    )
     pose: Pose | None = Field(
         default=None, description="The people's pose: keypoints, a skeleton picture or a photo; null for none."
     )
-    control_scale: float = Field(default=1.0, ge=0.0, le=2.0, description="How strongly the pose is followed, 0-2.")
-    control_start: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="The fraction of the steps at which the pose begins to count."
+    control_scale: OrDefault[Annotated[float, Field(ge=0.0, le=2.0)]] = Field(
+        default=1.0, description="How strongly the pose is followed, 0-2."
     )
-    control_end: float = Field(
-        default=1.0, ge=0.0, le=1.0, description="The fraction of the steps at which it ends; above control_start."
+    control_start: OrDefault[Fraction] = Field(
+        default=0.0, description="The fraction of the steps at which the pose begins to count."
+    )
+    control_end: OrDefault[Fraction] = Field(
+        default=1.0, description="The fraction of the steps at which it ends; above control_start."
     )
     adapter: Adapter | None = Field(default=None, description="A LoRA to apply; null for none.")
-    output: Output = Field(default=Output(), description="The pictures' file format and quality.")
-    priority: int = Field(default=4, ge=0, le=9, description="0 (last) to 9 (first), among the requests that wait.")
+    output: OrDefault[Output] = Field(default=Output(), description="The pictures' file format and quality.")
+    priority: OrDefault[Annotated[int, Field(ge=0, le=9), WHOLE]] = Field(
+        default=4, description="0 (last) to 9 (first), among the requests that wait."
+    )
     deadline: Timestamp | None = Field(
         default=None,
         description="RFC 3339 with a time zone: a request that was not begun by then ends as expired. null: never.",
     )
-    progress: Literal["none", "steps", "previews"] = Field(
+    progress: OrDefault[Literal["none", "steps", "previews"]] = Field(
         default="none", description="Which progress events to publish while it is rendered."
     )
-    labels: Labels = Field(
+    labels: OrDefault[Labels] = Field(
         default_factory=dict,
         description="Up to 16 names (1-64 characters) and values (up to 256), given back in the completion.",
     )

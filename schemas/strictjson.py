@@ -45,11 +45,13 @@ _quick = json.JSONDecoder(object_pairs_hook=_sound_object, parse_constant=_no_co
 
 
 def read_json(text: bytes) -> Document:
-    """Read UTF-8 JSON, a byte order mark in front allowed. Never raises."""
+    """Read UTF-8 JSON, a byte order mark in front allowed. Never raise."""
     try:
-        decoded = text.decode("utf-8-sig")
+        decoded = text.decode()
     except UnicodeDecodeError as error:
         return Document(None, f"is not UTF-8 (byte {error.start})", frozenset())
+    if decoded.startswith("\ufeff"):
+        decoded = decoded[1:]
     try:
         return Document(_quick.decode(decoded), None, frozenset())
     except _FlawFoundError:

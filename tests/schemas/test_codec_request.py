@@ -165,7 +165,7 @@ def test_the_last_of_several_headers_counts() -> None:
         {"ce_type": b"darkroom.generation.requested.v2"},
         {"ce_type": EventType.CANCELLED.value.encode()},
         {"content-type": b"application/avro"},
-        {"ce_datacontenttype": b"text/plain"},
+        {"ce_datacontenttype": b"text/csv"},
         {"content-type": b"application/cloudevents-batch+json"},
         {"content-type": b"application/cloudevents+avro"},
     ],
@@ -177,7 +177,7 @@ def test_attributes_that_change_the_meaning_are_refused_on_the_request_s_account
     error = rejected(VALUE, binary(**changed))
     assert error.code is ErrorCode.INVALID_REQUEST
     assert (error.request_id, error.tenant) == ("job-1", "studio")
-    assert "use" in error.message
+    assert "use " in error.message or "publish each event as its own record" in error.message
 
 
 def test_a_refusal_keeps_what_its_completion_needs() -> None:
@@ -193,7 +193,6 @@ def test_a_refusal_keeps_what_its_completion_needs() -> None:
         ({"data_base64": "%%%"}, False),
         ({"data_base64": 7}, False),
         ({"data_base64": base64.b64encode(b"{").decode()}, False),
-        ({"data": json.dumps(OBJECT)}, False),
         ({"data": OBJECT, "specversion": 1.0}, True),
         ({"data": OBJECT, "type": "other"}, True),
         ({"data": OBJECT, "datacontenttype": "application/xml"}, True),
@@ -248,8 +247,17 @@ def test_without_a_request_id_that_can_be_read_there_is_none(value: bytes | None
         (b'{"request_id": "a", "prompt": "p", "guidance_scale": 1e999}', "guidance_scale: "),
         (b'{"request_id": "a", "prompt": "p", "prompt": "q"}', "'prompt' twice"),
         (b'{"request_id": "a", "prompt": "p", "output": {"quality": 1, "quality": 2}}', "'quality' twice"),
-        (b'{"request_id": "a", "prompt": "\\ud800"}', "Invalid JSON"),
-        (b'{"request_id": "a", "prompt": "p", "x": ' + b"[" * 300 + b"]" * 300 + b"}", "recursion"),
+        (b'{"request_id": "a", "prompt": "\\ud800"}', "prompt: Input should be text without unpaired surrogates"),
+        (b'{"request_id": "a", "prompt": null}', "prompt: Input should be a valid string, not null"),
+        (b'{"request_id": "a", "prompt": "p", "steps": "22"}', "steps: Input should be a valid integer, not text"),
+        (b'{"request_id": "a", "prompt": "p", "steps": 7.5}', "steps: Input should be a valid integer, not a fraction"),
+        (b'{"request_id": "a", "prompt": "p", "steps": true}', "integer, not true or false"),
+        (b'{"request_id": "a", "prompt": "p", "output": []}', "output: Input should be an object, not an array"),
+        (
+            b'{"request_id": "a", "prompt": "p", "pose": {"people": {}}}',
+            "people: Input should be an array, not an object",
+        ),
+        (b'{"request_id": "a", "prompt": "p", "labels": {"k": "\\udfff"}}', "labels.k: Input should be text without"),
         (b'{"request_id": "a", "prompt": "p", "pose": {"image": {"bucket": "abc", "key": "/k"}}}', "pose.image.key: "),
         (b'{"request_id": "a", "prompt": "p", "pose": {"people": [[[0.5, 3]]]}}', "pose.people.0.0.1: "),
         (b'{"request_id": "a", "prompt": "p", "pose": {}}', "pose: must be an object"),
@@ -270,9 +278,9 @@ def test_a_tenant_that_cannot_be_used_takes_nobody_else_s_request_id(tenant: str
 
 
 def test_a_tenant_of_another_type_does_not_either() -> None:
-    error = rejected(json.dumps({**OBJECT, "tenant": None}).encode())
+    error = rejected(json.dumps({**OBJECT, "tenant": 7}).encode())
     assert error.request_id == "job-1"
-    assert error.tenant == stand_in_tenant("NoneType")
+    assert error.tenant == stand_in_tenant("int")
 
 
 def test_the_input_is_not_repeated() -> None:
