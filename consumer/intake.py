@@ -6,8 +6,9 @@ Decoding decides who is refused; nothing here fails for what a record says.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
+from typing import NamedTuple
 
 from consumer.core.jobs import JobFacts, Verdict, VerdictKind
 from consumer.core.partition_key import JobKey, PartitionKey
@@ -24,8 +25,14 @@ from schemas.settings import LimitSettings
 
 AGE_S_MAX = 3600.0
 """The most that a record's time stamp says for it in the order of work."""
-TIMESTAMP_S_MAX = datetime(9998, 12, 31, tzinfo=UTC).timestamp()
-"""Within the last year that an event's times may have (`schemas.fields`)."""
+EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
+"""There was no Darkroom before: an earlier time is a mistake, most often seconds where milliseconds belong."""
+EARLIEST_MS = int(EARLIEST.timestamp() * 1000)
+AHEAD_MAX = timedelta(days=1)
+"""A local time that is taken for UTC is up to 14 hours ahead. A time further ahead is a mistake, most often
+microseconds where milliseconds belong."""
+NO_TIMESTAMP_MS = -1
+"""Kafka's own word for a record without a time (`RecordBatch.NO_TIMESTAMP`), which is no mistake of the producer's."""
 PRIORITY_DEFAULT = 4
 """Of a record whose own priority cannot be read."""
 
@@ -44,7 +51,8 @@ class Payload:
     record: Record
     event_id: str
     request_digest: str
-    requested_at: datetime
+    requested_at: datetime | None
+    """When it was asked for; None where no believable time says so."""
     request: GenerationRequest | None = None
     render: RenderRequest | None = None
     traceparent: str | None = None
@@ -74,8 +82,8 @@ class Payload:
         self.moments.setdefault(moment, now)
 
     def queued_ms(self) -> float | None:
-        """Milliseconds from the request's event to a worker's beginning with it."""
-        if self.taken_at is None:
+        """Milliseconds from the request's event to a worker's beginning with it; None where either is unknown."""
+        if self.taken_at is None or self.requested_at is None:
             return None
         return max(0.0, (self.taken_at - self.requested_at).total_seconds() * 1000)
 
@@ -101,7 +109,7 @@ class Intake:
             decoded = decode_request(record.value, record.headers, record.key, max_bytes=self._request_bytes_max)
         except RequestRejected as rejected:
             return _refused(key, record, rejected, now=now, wall=wall)
-        payload = _payload(key, record, decoded)
+        payload = _payload(key, record, decoded, wall)
         try:
             payload.render = resolve(decoded.request, self._info, self._limits)
         except RequestRejected as rejected:
@@ -123,14 +131,16 @@ class Intake:
 def _refused(
     key: JobKey, record: Record, rejected: RequestRejected, *, now: float, wall: datetime
 ) -> tuple[JobFacts, Payload]:
+    asked = _asked(rejected.requested_at, record, wall)
     payload = Payload(
         record=record,
         event_id=rejected.event_id or _coordinates(key),
         request_digest=raw_digest(record.value or b""),
-        requested_at=rejected.requested_at or _timestamp(record),
+        requested_at=asked.at,
         traceparent=rejected.traceparent,
         tenant=rejected.tenant or DEFAULT_TENANT,
         request_id=rejected.request_id,
+        warnings=asked.warnings,
         refusal=rejected,
     )
     identity = None if rejected.request_id is None else (payload.tenant, rejected.request_id)
@@ -146,17 +156,18 @@ def _refused(
     return facts, payload
 
 
-def _payload(key: JobKey, record: Record, decoded: Decoded) -> Payload:
+def _payload(key: JobKey, record: Record, decoded: Decoded, wall: datetime) -> Payload:
+    asked = _asked(decoded.requested_at, record, wall)
     return Payload(
         record=record,
         event_id=decoded.event_id or _coordinates(key),
         request_digest=decoded.digest,
-        requested_at=decoded.requested_at or _timestamp(record),
+        requested_at=asked.at,
         request=decoded.request,
         traceparent=decoded.traceparent,
         tenant=decoded.request.tenant,
         request_id=decoded.request.request_id,
-        warnings=decoded.warnings,
+        warnings=decoded.warnings + asked.warnings,
     )
 
 
@@ -168,15 +179,49 @@ def _coordinates(key: JobKey) -> str:
     return f"{key.topic}-{key.partition}-{key.offset}"
 
 
-def _timestamp(record: Record) -> datetime:
-    """The record's own time, kept between 1970 and the end of the calendar: a producer may write any number."""
-    return datetime.fromtimestamp(min(max(0, record.timestamp_ms) / 1000, TIMESTAMP_S_MAX), UTC)
+class _Asked(NamedTuple):
+    at: datetime | None
+    warnings: tuple[str, ...] = ()
+
+
+def _asked(event_time: datetime | None, record: Record, wall: datetime) -> _Asked:
+    """Return when a request was asked for: its event's time, else its record's, each only where it is believable."""
+    if event_time is not None and _is_believable(event_time, wall):
+        return _Asked(event_time)
+    warnings: tuple[str, ...] = ()
+    if event_time is not None:
+        warnings = (f"the event's CloudEvents time, {event_time.isoformat()}, is {_beyond(event_time < EARLIEST)}",)
+    if record.timestamp_ms == NO_TIMESTAMP_MS:
+        return _Asked(None, warnings)
+    record_time = _record_time(record, wall)
+    if record_time is None:
+        said = f"the record's time, {record.timestamp_ms} ms, is {_beyond(record.timestamp_ms < EARLIEST_MS)}; Kafka's"
+        warnings = (*warnings, f"{said} record times are milliseconds since 1970")
+    return _Asked(record_time, warnings)
+
+
+def _beyond(is_early: bool) -> str:
+    return "before Darkroom's first release" if is_early else "more than a day ahead of the worker's clock"
+
+
+def _record_time(record: Record, wall: datetime) -> datetime | None:
+    """Return the record's own time, None where it is not believable: a producer may write any 64 bits."""
+    if not EARLIEST_MS <= record.timestamp_ms <= (wall + AHEAD_MAX).timestamp() * 1000:
+        return None
+    return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+
+
+def _is_believable(moment: datetime, wall: datetime) -> bool:
+    return EARLIEST <= moment <= wall + AHEAD_MAX
 
 
 def _age_s(record: Record, wall: datetime) -> float:
-    """How long the record has waited, within bounds: a producer's wrong clock must not let it jump the queue."""
+    """Return how long the record has waited, within bounds: a wrong clock must not let it jump the queue."""
+    if record.timestamp_ms < EARLIEST_MS:
+        return 0.0
     return min(AGE_S_MAX, max(0.0, wall.timestamp() - record.timestamp_ms / 1000))
 
 
 def _size_bytes(record: Record) -> int:
-    return len(record.value or b"") + len(record.key or b"") + sum(len(k) + len(v) for k, v in record.headers)
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.value or b"") + len(record.key or b"") + headers

@@ -277,7 +277,8 @@ class WorkerGauges(Collector):
         for key, ledger in ledgers.items():
             committed.add_metric([key.topic, str(key.partition)], ledger.base)
         window = max((ledger.window for ledger in ledgers.values()), default=0)
-        oldest = min((one.requested_at.timestamp() for one in list(self._payloads.values())), default=None)
+        begun = (one.requested_at or one.taken_at for one in list(self._payloads.values()))
+        oldest = min((moment.timestamp() for moment in begun if moment is not None), default=None)
         return [
             records,
             committed,

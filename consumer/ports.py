@@ -32,8 +32,10 @@ class Record:
     offset: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
+    """A header may have no value; of a name that is not UTF-8 the bytes are lone surrogates (`surrogateescape`)."""
     timestamp_ms: int
+    """Milliseconds since 1970 as the producer or the broker wrote them: any number, -1 for none."""
 
 
 @dataclass(frozen=True, slots=True)

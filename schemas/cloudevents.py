@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from schemas.errors import bounded
 from schemas.fields import read_timestamp
@@ -48,10 +48,12 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _PREFIX = "ce_"
 _OTHER_PREFIXES = ("ce-", "cloudevents:", "cloudevents_")
 """Of attributes by HTTP, and by AMQP (bindings 1.0.2, sections 3.1.3 each), which message frameworks use for Kafka."""
-_PREFIXES = (_PREFIX, *_OTHER_PREFIXES)
 _REQUIRED = frozenset({"specversion", "type", "id", "source"})
 """Attributes that every event has (CloudEvents 1.0.2, "Required attributes")."""
-_TELLING = _REQUIRED | {"time"}
+_DATED = frozenset({"time"})
+_FOREIGN_NAMES = (
+    "its CloudEvents attributes are in headers named as over HTTP or AMQP; Kafka's binding has ce_id, ce_type, ..."
+)
 _STRUCTURED = "application/cloudevents"
 _JSON_TYPES = frozenset({"", "application/json", "text/json", "text/plain", "application/octet-stream"})
 """Content types whose values are read as JSON. The last two say nothing of the format, and producers of strings and of
@@ -61,8 +63,7 @@ _QUOTED_CHARACTERS_MAX = 80
 _KINDS = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
 
 
-@dataclass(frozen=True, slots=True)
-class Unwrapped:
+class Unwrapped(NamedTuple):
     """The event in a record."""
 
     document: Document
@@ -73,6 +74,17 @@ class Unwrapped:
     time: datetime | None = None
     traceparent: str | None = None
     warnings: tuple[str, ...] = ()
+
+
+class _Named(NamedTuple):
+    """Headers that say something of the event, by their names in lower case, in the order in which they count."""
+
+    plain: dict[str, str]
+    """content-type and traceparent."""
+    attributes: dict[str, str]
+    """Of headers named ce_..., without the prefix."""
+    others: dict[str, str]
+    """Of headers with another binding's prefix."""
 
 
 @dataclass(slots=True)
@@ -105,13 +117,28 @@ class _Reading:
             self.refuse(f"{name} {document.flaw}" + (f"; {known}" if known else ""))
         return document.value
 
-    def attributes(self, attributes: Mapping[str, str]) -> None:
+    def binary(self, named: _Named) -> None:
+        """Take in the attributes that stand in headers, where there are enough of them to make an event."""
+        attributes = named.attributes
+        if named.others:
+            attributes = {**named.others, **attributes}
+        present = _REQUIRED & attributes.keys()
+        if len(present) >= 2 and not present <= {"id", "source"}:
+            if not (_REQUIRED & named.others.keys()) <= named.attributes.keys():
+                self.warnings.append(_FOREIGN_NAMES)
+            self.event(attributes)
+        elif stray := present | (_DATED & attributes.keys()):
+            self.warnings.append(
+                f"its CloudEvents {' and '.join(sorted(stray))} alone, in a header, makes no event and was passed "
+                "over: an event has ce_specversion, ce_type, ce_id and ce_source"
+            )
+
+    def event(self, attributes: Mapping[str, str]) -> None:
         """Take an event's attributes in. Those of the outermost envelope identify it."""
         self.refuse(_attribute_problem(attributes, self.expected_type))
-        event_id, time, warnings = _identify(attributes)
+        event_id, time = _identify(attributes, self.warnings)
         self.event_id = self.event_id or event_id
         self.time = self.time or time
-        self.warnings += warnings
 
 
 def unwrap(value: bytes, headers: Headers, expected_type: str, *, bytes_max: int) -> Unwrapped:
@@ -120,14 +147,14 @@ def unwrap(value: bytes, headers: Headers, expected_type: str, *, bytes_max: int
     A value that was compressed by a schema registry's serializer is inflated up to `bytes_max` bytes.
     """
     named = _named(headers)
-    content_type = _media_type(named.get("content-type", ""))
-    reading = _Reading(expected_type, bytes_max, traceparent=_traceparent(named))
+    content_type = _media_type(named.plain.get("content-type", ""))
+    reading = _Reading(expected_type, bytes_max)
+    reading.traceparent = _traceparent(named)
     if content_type.startswith(_STRUCTURED):
         reading.refuse(_structured_problem(content_type))
-    elif named:
-        attributes = _attributes(named, reading)
-        if attributes:
-            reading.attributes(attributes)
+    else:
+        if named.attributes or named.others:
+            reading.binary(named)
         reading.refuse(_content_problem(content_type))
     found = _layered(_parsed(value, reading), reading, is_event=content_type == f"{_STRUCTURED}+json")
     return Unwrapped(
@@ -199,8 +226,8 @@ def _is_event(members: dict[str, Any]) -> bool:
 def _event_data(members: dict[str, Any], reading: _Reading) -> tuple[Any, bool]:
     """Return the data of a structured event, and False where there is none: then the envelope itself."""
     attributes = {name: text for name, text in members.items() if isinstance(text, str)}
-    reading.attributes(attributes)
-    reading.traceparent = reading.traceparent or _traceparent(attributes)
+    reading.event(attributes)
+    reading.traceparent = reading.traceparent or _traceparent(_Named({}, attributes, {}))
     # Serializers that write null for what is unset write both members.
     data, encoded = members.get("data"), members.get("data_base64")
     if (data is None) == (encoded is None):
@@ -243,40 +270,20 @@ def _not_an_object(value: Any) -> str:
     return f"it is {kind} where a JSON object belongs" + (f"; {known}" if known else "")
 
 
-def _named(headers: Headers) -> dict[str, str]:
-    """Return the headers that say something of the event, by their names in lower case."""
-    named = {}
+def _named(headers: Headers) -> _Named:
+    named = _Named({}, {}, {})
     for name, raw in headers:
+        if raw is None or (text := _text(raw)) is None:
+            continue
         lower = name.lower()
-        if lower.startswith(_PREFIXES) or lower in ("content-type", "traceparent"):
-            text = _text(raw)
-            if text is not None:
-                named[lower] = text
+        if lower.startswith(_PREFIX):
+            named.attributes[lower[3:]] = text
+        elif lower in ("content-type", "traceparent"):
+            named.plain[lower] = text
+        elif lower.startswith(_OTHER_PREFIXES):
+            prefix = next(one for one in _OTHER_PREFIXES if lower.startswith(one))
+            named.others[lower.removeprefix(prefix)] = text
     return named
-
-
-def _attributes(named: Mapping[str, str], reading: _Reading) -> dict[str, str]:
-    """Return the event's attributes in headers, or none where they do not make an event."""
-    attributes = {name[3:]: text for name, text in named.items() if name.startswith(_PREFIX)}
-    others = {_unprefixed(name): text for name, text in named.items() if name.startswith(_OTHER_PREFIXES)}
-    present = attributes.keys() | others.keys()
-    if len(present & _REQUIRED) >= 2 and ("specversion" in present or "type" in present):
-        if not _REQUIRED.isdisjoint(others.keys() - attributes.keys()):
-            reading.warnings.append(
-                "its CloudEvents attributes are in headers named as over HTTP or AMQP; over Kafka they are named ce_id, "
-                "ce_type, ..."
-            )
-        return {**others, **attributes}
-    if stray := sorted(present & _TELLING):
-        reading.warnings.append(
-            f"its CloudEvents {' and '.join(stray)} alone, in a header, makes no event, so it was passed over: an event "
-            "has ce_specversion, ce_type, ce_id and ce_source"
-        )
-    return {}
-
-
-def _unprefixed(name: str) -> str:
-    return name.removeprefix("ce-").removeprefix("cloudevents:").removeprefix("cloudevents_")
 
 
 def _attribute_problem(attributes: Mapping[str, str], expected_type: str) -> str | None:
@@ -294,9 +301,8 @@ def _attribute_problem(attributes: Mapping[str, str], expected_type: str) -> str
     return _content_problem(_media_type(attributes.get("datacontenttype", "")))
 
 
-def _identify(attributes: Mapping[str, str]) -> tuple[str | None, datetime | None, tuple[str, ...]]:
-    """The event's id and time, each None where it cannot be used, with a warning for what is odd."""
-    warnings: list[str] = []
+def _identify(attributes: Mapping[str, str], warnings: list[str]) -> tuple[str | None, datetime | None]:
+    """Return the event's id and time, each None where it cannot be used, and add a warning for what is odd."""
     event_id = attributes.get("id")
     if event_id is None:
         warnings.append("the event has no CloudEvents id")
@@ -311,7 +317,7 @@ def _identify(attributes: Mapping[str, str]) -> tuple[str | None, datetime | Non
             time = read_timestamp(attributes["time"])
         except ValueError:
             warnings.append("the event's CloudEvents time is not an RFC 3339 time")
-    return event_id, time, tuple(warnings)
+    return event_id, time
 
 
 def _structured_problem(content_type: str) -> str | None:
@@ -335,24 +341,22 @@ def _media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def _traceparent(named: Mapping[str, str]) -> str | None:
+def _traceparent(named: _Named) -> str | None:
     """Return the W3C trace context, from the header of its own name or from the CloudEvents extension."""
-    for name in ("traceparent", "ce_traceparent", "ce-traceparent"):
-        text = named.get(name)
+    for kind in named:
+        text = kind.get("traceparent")
         if text is not None and _TRACEPARENT.fullmatch(text):
             return text
     return None
 
 
-def _text(raw: bytes | None) -> str | None:
+def _text(raw: bytes) -> str | None:
     """Return a header's text, without the JSON quotes that Spring and Connect write around some; None for no text."""
-    if raw is None:
-        return None
     try:
         text = raw.decode()
     except UnicodeDecodeError:
         return None
-    if len(text) >= 2 and text[0] == text[-1] == '"':
+    if text.startswith('"') and text.endswith('"'):
         try:
             inner = json.loads(text)
         except ValueError:

@@ -82,9 +82,13 @@ def _from_text(value: Any) -> Any:
         return read_timestamp(value)
     if isinstance(value, datetime):
         return value
-    if isinstance(value, list):
-        raise ValueError(f"is a list, as Jackson writes dates with WRITE_DATES_AS_TIMESTAMPS: it {_NOT_A_TIME}")
-    raise ValueError(_NOT_A_TIME)
+    # ValueError, since pydantic makes a sentence of no other exception.
+    is_list = isinstance(value, list)
+    raise ValueError(
+        f"is a list, as Jackson writes dates with WRITE_DATES_AS_TIMESTAMPS: it {_NOT_A_TIME}"
+        if is_list
+        else _NOT_A_TIME
+    )
 
 
 def _in_utc(value: datetime) -> datetime:

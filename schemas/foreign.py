@@ -139,10 +139,13 @@ def wrapper_of(members: dict[str, Any]) -> str | None:
 
 
 def _known(value: bytes) -> tuple[str, str] | None:
-    for magic, name, remedy in _MAGIC:
-        if value.startswith(magic):
-            return name, remedy
-    first = value[0] if value else 0x20
+    magic = next(((name, remedy) for magic, name, remedy in _MAGIC if value.startswith(magic)), None)
+    return magic or _known_by_range(value) or _known_text(value[:_LOOKED_AT_BYTES_MAX])
+
+
+def _known_by_range(value: bytes) -> tuple[str, str] | None:
+    """Tell formats by a range of first bytes, none of which begins UTF-8."""
+    first = value[0] if value else 0
     if first == 0x80 and value[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "a Python pickle", "publish json.dumps(...) of it"
     if 0x81 <= first <= 0x8F or first in (0xDE, 0xDF):
@@ -151,9 +154,12 @@ def _known(value: bytes) -> tuple[str, str] | None:
         return "CBOR", _JSON_SERIALIZER
     if len(value) >= 5 and int.from_bytes(value[:4], "little") == len(value) and value[-1] == 0:
         return "BSON", _JSON_SERIALIZER
-    if any(byte < 0x20 and byte not in b"\t\n\r" for byte in value[:_LOOKED_AT_BYTES_MAX]):
+    return None
+
+
+def _known_text(text: bytes) -> tuple[str, str] | None:
+    if any(byte < 0x20 and byte not in b"\t\n\r" for byte in text):
         return "a binary format such as Avro or Protobuf", f"{_JSON_SERIALIZER}; {_CONNECT}"
-    text = value[:_LOOKED_AT_BYTES_MAX]
     return next(((name, remedy) for pattern, name, remedy in _TEXTS if pattern.match(text)), None)
 
 

@@ -134,8 +134,10 @@ class Submissions:
     async def _submission(
         self, call: Request, principal: Principal, document: dict[str, Any], files: Mapping[str, bytes]
     ) -> Submission:
-        tenant = document.setdefault("tenant", principal.tenant)
-        if tenant != principal.tenant:
+        for name, default in (("tenant", principal.tenant), ("progress", self._gateway.progress)):
+            if document.get(name) is None:  # null is as good as left out, in a request's every field with a default
+                document[name] = default
+        if document["tenant"] != principal.tenant:
             raise Problem(
                 HTTPStatus.FORBIDDEN,
                 "tenant_forbidden",
@@ -147,7 +149,6 @@ class Submissions:
             document["request_id"] = _new_id(call, principal.tenant)
         elif "idempotency-key" in call.headers:
             raise _invalid("A request has `request_id` or the header Idempotency-Key, not both: each names the job.")
-        document.setdefault("progress", self._gateway.progress)
         upload = await self._upload(document, files)
         request, digest = self._decoded(document)
         self._refuse_beyond_limits(request)
@@ -174,6 +175,8 @@ class Submissions:
         try:
             # Surrogates that belong to no pair are kept as they are, for the decoder to refuse.
             decoded = decode_request(json.dumps(document, separators=(",", ":")).encode(), max_bytes=6 * bytes_max)
+        except RecursionError as error:
+            raise _invalid("The body is nested too deeply.") from error
         except RequestRejected as error:
             raise _invalid(error.message) from error
         if decoded.unknown_fields:
