@@ -58,6 +58,7 @@ _STRUCTURED = "application/cloudevents"
 _JSON_TYPES = frozenset({"", "application/json", "text/json", "text/plain", "application/octet-stream"})
 """Content types whose values are read as JSON. The last two say nothing of the format, and producers of strings and of
 bytes write them before JSON; a value that is none is refused for that."""
+_BATCH = "it is a batch of CloudEvents, and Kafka's binding has no batched mode: publish one event a record"
 _DAPR_TYPE = "com.dapr.event.sent"
 _QUOTED_CHARACTERS_MAX = 80
 _KINDS = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
@@ -188,6 +189,9 @@ def _parsed(value: bytes, reading: _Reading) -> Any:
     if value[:1] in (b"\x00", b"\x01", b"\x03"):
         value, problem = unframed(value, reading.bytes_max)
         reading.refuse(problem)
+    if not value:
+        reading.refuse("its value is empty")
+        return None
     return reading.text(value, "its value")
 
 
@@ -260,8 +264,8 @@ def _decoded(text: Any, name: str, reading: _Reading) -> tuple[Any, bool]:
 
 def _batch_problem(values: list[Any]) -> str:
     if any(isinstance(one, dict) and "specversion" in one for one in values):
-        return "it is a batch of CloudEvents, which Kafka's binding does not have: publish each event as its own record"
-    return "its value is an array: publish each request as its own record"
+        return _BATCH
+    return "its value is an array: publish one request a record"
 
 
 def _not_an_object(value: Any) -> str:
@@ -324,7 +328,7 @@ def _structured_problem(content_type: str) -> str | None:
     if content_type == f"{_STRUCTURED}+json":
         return None
     if content_type.startswith(f"{_STRUCTURED}-batch"):
-        return "it is a batch of CloudEvents, which Kafka's binding does not have: publish each event as its own record"
+        return _BATCH
     return f"its content type {_quote(content_type)} is not read; use {_STRUCTURED}+json"
 
 

@@ -51,6 +51,11 @@ _MAGIC: Final[tuple[tuple[bytes, str, str], ...]] = (
 _TEXTS: Final[tuple[tuple[re.Pattern[bytes], str, str], ...]] = (
     (re.compile(rb"\s*<"), "XML", _JSON_SERIALIZER),
     (
+        re.compile(rb"eyJ[A-Za-z0-9+/_-]+=*\s*$"),
+        "base64",
+        "publish the bytes themselves (Kafka Connect: ByteArrayConverter)",
+    ),
+    (
         re.compile(rb"\s*\{\s*'|.*:\s*(?:None|True|False)\s*[,}]", re.DOTALL),
         "a Python dictionary's repr",
         "publish json.dumps(...) of it",
@@ -61,16 +66,16 @@ _TEXTS: Final[tuple[tuple[re.Pattern[bytes], str, str], ...]] = (
         "set value.serializer to a JSON serializer; in Kafka Connect use JsonConverter with schemas.enable=false in "
         "place of StringConverter",
     ),
-    (re.compile(rb"\s*(?://|/\*|#)|.*[,{\n]\s*(?://|/\*)", re.DOTALL), "JSON with comments", "leave the comments out"),
+    (
+        re.compile(rb"\s*(?://|/\*|#)|.*[,{\n\d\]}][ \t]*(?://|/\*)", re.DOTALL),
+        "JSON with comments",
+        "leave the comments out",
+    ),
     (re.compile(rb".*,\s*[}\]]", re.DOTALL), "JSON with a comma before a closing bracket", "leave the comma out"),
+    (re.compile(rb"\s*\{.*\}\s*\{", re.DOTALL), "several JSON texts", "publish each request as its own record"),
     (re.compile(rb"\s*\{\s*\w+\s*:"), "JSON5 or JavaScript", "publish JSON.stringify(...) of it"),
     (re.compile(rb"\w+=[^&{]*(?:&\w+=|$)"), "a form", _JSON_SERIALIZER),
     (re.compile(rb"(?:---\s)?\s*request_id:"), "YAML", _JSON_SERIALIZER),
-    (
-        re.compile(rb"eyJ[A-Za-z0-9+/_-]+=*\s*$"),
-        "base64",
-        "publish the bytes themselves (Kafka Connect: ByteArrayConverter)",
-    ),
 )
 _LOOKED_AT_BYTES_MAX = 4096
 """As much of a text as these patterns look at."""
@@ -95,7 +100,7 @@ def unframed(value: bytes, bytes_max: int) -> tuple[bytes, str | None]:
         for length in _REGISTRY_PREFIX_BYTES:
             if _begins_json(value, length):
                 return value[length:], None
-        if _known(value) is None:
+        if _by_magic(value) is None:
             return value, (
                 "its value begins with the zero byte of a schema registry's serializer and goes on with something that "
                 "is not JSON, as Avro and Protobuf serializers write; publish with a JSON or JSON Schema serializer"
@@ -139,11 +144,14 @@ def wrapper_of(members: dict[str, Any]) -> str | None:
 
 
 def _known(value: bytes) -> tuple[str, str] | None:
-    magic = next(((name, remedy) for magic, name, remedy in _MAGIC if value.startswith(magic)), None)
-    return magic or _known_by_range(value) or _known_text(value[:_LOOKED_AT_BYTES_MAX])
+    return _by_magic(value) or _by_range(value) or _by_text(value[:_LOOKED_AT_BYTES_MAX])
 
 
-def _known_by_range(value: bytes) -> tuple[str, str] | None:
+def _by_magic(value: bytes) -> tuple[str, str] | None:
+    return next(((name, remedy) for magic, name, remedy in _MAGIC if value.startswith(magic)), None)
+
+
+def _by_range(value: bytes) -> tuple[str, str] | None:
     """Tell formats by a range of first bytes, none of which begins UTF-8."""
     first = value[0] if value else 0
     if first == 0x80 and value[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
@@ -157,7 +165,7 @@ def _known_by_range(value: bytes) -> tuple[str, str] | None:
     return None
 
 
-def _known_text(text: bytes) -> tuple[str, str] | None:
+def _by_text(text: bytes) -> tuple[str, str] | None:
     if any(byte < 0x20 and byte not in b"\t\n\r" for byte in text):
         return "a binary format such as Avro or Protobuf", f"{_JSON_SERIALIZER}; {_CONNECT}"
     return next(((name, remedy) for pattern, name, remedy in _TEXTS if pattern.match(text)), None)

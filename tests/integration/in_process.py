@@ -67,11 +67,18 @@ class Producer:
         await self._producer.stop()
 
     async def put(
-        self, value: bytes | None, *, key: bytes | None = b"k", headers: Sequence[tuple[str, bytes]] = ()
+        self,
+        value: bytes | None,
+        *,
+        key: bytes | None = b"k",
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        timestamp_ms: int | None = None,
     ) -> tuple[int, int]:
         """Returns the record's partition and offset."""
         topic = self._prefix + Topic.REQUESTS.value
-        sent = await self._producer.send_and_wait(topic, value, key=key, headers=list(headers))
+        sent = await self._producer.send_and_wait(
+            topic, value, key=key, headers=list(headers), timestamp_ms=timestamp_ms
+        )
         return sent.partition, sent.offset
 
     async def answers(self, wanted: set[tuple[int, int]], limit_s: float = 60.0) -> dict[tuple[int, int], list[Answer]]:

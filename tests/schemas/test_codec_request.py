@@ -177,7 +177,7 @@ def test_attributes_that_change_the_meaning_are_refused_on_the_request_s_account
     error = rejected(VALUE, binary(**changed))
     assert error.code is ErrorCode.INVALID_REQUEST
     assert (error.request_id, error.tenant) == ("job-1", "studio")
-    assert "use " in error.message or "publish each event as its own record" in error.message
+    assert "use " in error.message or "publish one event a record" in error.message
 
 
 def test_a_refusal_keeps_what_its_completion_needs() -> None:
