@@ -62,7 +62,7 @@ chaos: setup ## Break real workers, Kafka and S3 for MINUTES minutes (default 10
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES)
 
 bench: setup $(PEERS) ## Measure, alone and beside its peers; writes bench-out/report.md and bench-out/peers/report.md.
-	@$(BIN)/python -m tests.bench --out bench-out
+	@$(BIN)/python -m tests.bench --out bench-out $(if $(BESIDE),--beside $(BESIDE))
 	@$(BIN)/python -m tests.bench.peers --out bench-out/peers --seed $(SEED)
 
 $(PEERS): requirements-bench.lock $(STAMP)

@@ -18,6 +18,7 @@ from consumer.stack import Stack
 from producer.logs import configure
 from schemas.settings import LogSettings
 from tests.bench import report
+from tests.bench.decoding import decoding
 from tests.bench.engine import engine
 from tests.bench.gateway import gateway
 from tests.bench.guarantee import against_plain_commits
@@ -37,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="where report.md, JSON and plots go")
     parser.add_argument("--seed", type=int, default=1, help="of the load")
+    parser.add_argument("--beside", type=Path, help="another checkout's folder, to compare decoding with")
     parser.add_argument("--quick", action="store_true", help="a tenth of the load, to see that it runs")
     arguments = parser.parse_args()
     scale = 10 if arguments.quick else 1
@@ -50,6 +52,8 @@ def main() -> None:
         finally:
             stack.down()
     figures["start_up"] = start_up()
+    say("decoding, from the poll to the core's first decision")
+    figures["decoding"] = decoding(arguments.beside, quick=arguments.quick)
     say("the engine beside diffusers' pipeline, without Kafka and S3")
     figures["engine"] = engine(quick=arguments.quick)
     say("Poisson arrivals at 70% load: the tiny model's curves on a virtual clock, then for real")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.bench import engine_page, gateway, planner, poisson
+from tests.bench import decoding, engine_page, gateway, planner, poisson
 
 
 def write(out: Path, figures: dict[str, Any]) -> None:
@@ -76,6 +76,7 @@ def _page(figures: dict[str, Any]) -> str:
         "![Requests a second](throughput.png) ![Resident memory](memory.png)",
         "",
         *gateway.section(figures["gateway"]),
+        *decoding.section(figures["decoding"]),
         *engine_page.section(figures["engine"]),
         *poisson.section(figures["poisson"]),
         *planner.section(figures["planner"]),

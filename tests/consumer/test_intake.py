@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from consumer.core.jobs import JobFacts
 from consumer.core.partition_key import PartitionKey
-from consumer.intake import AGE_S_MAX, Intake
+from consumer.intake import AGE_S_MAX, EARLIEST, Intake, Payload
 from consumer.ports import Record
 from inference.simulated import SimulatedDevice
 from schemas.settings import LimitSettings
 
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
 P0 = PartitionKey("requests", 0)
+INTAKE = Intake(SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20)
+EVENT = {"specversion": b"1.0", "type": b"darkroom.generation.requested.v1", "id": b"e", "source": b"/shop"}
 
 
 def taken(offset: int, *, now: float, wall: datetime, written: datetime = NOON, **fields: object) -> JobFacts:
     """What the core is told of a record written at a time, read when the loop's clock says `now` and the wall's so."""
-    intake = Intake(SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20)
     value = json.dumps({"request_id": f"r{offset}", "prompt": "a figure", **fields}).encode()
     record = Record(offset, None, value, (), int(written.timestamp() * 1000))
-    return intake.take(P0, record, now=now, wall=wall)[0]
+    return INTAKE.take(P0, record, now=now, wall=wall)[0]
 
 
 def test_a_deadline_is_kept_by_the_clock_that_cannot_jump() -> None:
@@ -40,3 +45,90 @@ def test_a_time_stamp_of_another_age_is_bounded_the_same_way() -> None:
     for written in (datetime(1970, 1, 1, tzinfo=UTC), NOON, datetime(2900, 1, 1, tzinfo=UTC)):
         facts = taken(0, now=5000.0, wall=NOON, written=written)
         assert 5000.0 - AGE_S_MAX <= facts.waiting_since <= 5000.0
+
+
+def waits(timestamp_ms: int, *, headers: tuple[tuple[str, bytes | None], ...] = (), **fields: object) -> Payload:
+    """The edges' side of a record with a time of its own, read at noon."""
+    value = json.dumps({"request_id": "r", "prompt": "a figure", **fields}).encode()
+    facts, payload = INTAKE.take(P0, Record(0, None, value, headers, timestamp_ms), now=5000.0, wall=NOON)
+    payload.taken_at = NOON
+    queued = payload.queued_ms()
+    assert facts.waiting_since <= 5000.0
+    if payload.requested_at is None:
+        assert (facts.waiting_since, queued) == (5000.0, None), "it is as young as can be, and no figure is made of it"
+    return payload
+
+
+@pytest.mark.parametrize(
+    "timestamp_ms",
+    [
+        int(NOON.timestamp()),
+        0,
+        -2,
+        -(2**63),
+        2**63 - 1,
+        int(EARLIEST.timestamp() * 1000) - 1,
+        int(NOON.timestamp() * 1000) + 86_400_001,
+        int(NOON.timestamp() * 1_000_000),
+    ],
+)
+def test_a_record_time_that_cannot_be_is_none_and_is_warned_of(timestamp_ms: int) -> None:
+    payload = waits(timestamp_ms)
+    assert payload.requested_at is None
+    [warning] = payload.warnings
+    assert str(timestamp_ms) in warning
+    assert "milliseconds since 1970" in warning
+
+
+def test_a_record_without_a_time_is_nobody_s_mistake() -> None:
+    payload = waits(-1)
+    assert (payload.requested_at, payload.warnings) == (None, ())
+
+
+def test_a_clock_that_is_a_little_ahead_is_believed() -> None:
+    ahead = NOON + timedelta(hours=14)
+    payload = waits(int(ahead.timestamp() * 1000))
+    assert (payload.requested_at, payload.warnings, payload.queued_ms()) == (ahead, (), 0.0)
+
+
+def test_an_event_s_time_that_cannot_be_gives_way_to_the_record_s() -> None:
+    event = ((f"ce_{name}", value) for name, value in EVENT.items())
+    headers = (*event, ("ce_time", b"1970-01-01T00:00:00Z"))
+    payload = waits(int(NOON.timestamp() * 1000), headers=headers)
+    assert payload.requested_at == NOON
+    [warning] = payload.warnings
+    assert "CloudEvents time, 1970-01-01" in warning
+    refused = waits(int(NOON.timestamp() * 1000), headers=headers, steps=0)
+    assert (refused.requested_at, refused.warnings) == (NOON, (warning,))
+
+
+def test_the_age_of_a_record_whose_time_is_in_seconds_does_not_let_it_jump_the_queue() -> None:
+    honest = taken(0, now=5000.0, wall=NOON, written=NOON - timedelta(seconds=30))
+    in_seconds = taken(1, now=5000.0, wall=NOON, written=datetime.fromtimestamp(NOON.timestamp() / 1000, UTC))
+    assert honest.waiting_since < in_seconds.waiting_since
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    key=st.none() | st.binary(max_size=20),
+    value=st.none() | st.binary(max_size=60) | st.just(b'{"request_id": "r", "prompt": "p"}'),
+    headers=st.lists(
+        st.tuples(
+            st.binary(max_size=12).map(lambda name: name.decode("utf-8", "surrogateescape"))
+            | st.sampled_from(["ce_id", "ce_type", "ce_specversion", "ce-id", "content-type", "traceparent"]),
+            st.none() | st.binary(max_size=20) | st.sampled_from([b"1.0", b'"1.0"', b"application/cloudevents+json"]),
+        ),
+        max_size=6,
+    ),
+    timestamp_ms=st.integers(-(2**63), 2**63 - 1),
+)
+def test_whatever_bytes_a_record_holds_it_is_taken_in(
+    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], timestamp_ms: int
+) -> None:
+    facts, payload = INTAKE.take(P0, Record(0, key, value, tuple(headers), timestamp_ms), now=5000.0, wall=NOON)
+    sent = len(key or b"") + len(value or b"") + sum(len(content or b"") for _, content in headers)
+    assert facts.size_bytes >= sent
+    assert 5000.0 - AGE_S_MAX <= facts.waiting_since <= 5000.0
+    said = [*payload.warnings, *([payload.refusal.message] if payload.refusal else [])]
+    assert all(one.isprintable() for one in said), "no surrogate gets into a completion"
+    assert (facts.identity is None) == (payload.request_id is None)

@@ -107,7 +107,7 @@ ENVELOPES: list[Stranger[Sent, Answer]] = [
     ),
     made(
         "event-around-event",
-        "Knative 1.20 KafkaSource",
+        "two CloudEvents 1.0 producers in a row",
         lambda r, v: Sent(text({**ENVELOPE, "data": {**ENVELOPE, "id": "inner", "data": r}})),
         Answer(OWN, "event-99"),
     ),
@@ -119,7 +119,7 @@ ENVELOPES: list[Stranger[Sent, Answer]] = [
     ),
     made(
         "array-of-requests",
-        "Logstash 9.2 json_batch",
+        "json.dumps of a list, Python 3.11",
         lambda r, v: Sent(text([r, {**r, "request_id": "order-98"}])),
         refused("one request a record"),
     ),
@@ -159,7 +159,12 @@ HEADERS: list[Stranger[Sent, Answer]] = [
             ("time", b"2026-11-30T12:00:00Z"),
         )
     ),
-    made("octet-stream", "Camel 4.14", lambda r, v: Sent(v, (("Content-Type", b"application/octet-stream"),)), PAINTED),
+    made(
+        "octet-stream",
+        "clients that send bytes, RFC 2046",
+        lambda r, v: Sent(v, (("Content-Type", b"application/octet-stream"),)),
+        PAINTED,
+    ),
     made(
         "names-in-capitals",
         "librdkafka 2.12",
@@ -185,7 +190,7 @@ HEADERS: list[Stranger[Sent, Answer]] = [
     ),
     made(
         "amqp-names",
-        "Spring Cloud Function 5.0.5 to RabbitMQ and on",
+        "CloudEvents AMQP binding 1.0.2, by a bridge",
         lambda r, v: Sent(
             v,
             (
@@ -339,13 +344,13 @@ DIALECTS: list[Stranger[Sent, Answer]] = [
 TIMES: list[Stranger[Sent, Answer]] = [
     made(
         "microseconds",
-        "Flink 2.1 with epoch micros",
+        "time.time_ns() // 1000, Python 3.11",
         lambda r, v: Sent(v, timestamp_ms=1_796_034_079_000_000),
         Answer(OWN, worker_says="a day ahead"),
     ),
     made(
         "clock-of-a-board-without-battery",
-        "a board that begins in 2000, FreeRTOS 11",
+        "a clock without a battery, which begins in 2000",
         lambda r, v: Sent(v, timestamp_ms=946_684_800_000),
         Answer(OWN, worker_says="before Darkroom's"),
     ),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiokafka.admin import NewTopic
 
 from inference.engine import LaneEngine
 from inference.simulated import SimulatedDevice
@@ -19,6 +20,7 @@ from schemas.codec import Decoded, decode_cancellation, decode_request
 from schemas.completion import Completion
 from schemas.errors import RequestRejected
 from schemas.request import GenerationRequest
+from tests.integration.by_hand import admin
 from tests.integration.fleet import Fleet
 from tests.integration.in_process import Producer, running_worker
 from tests.strangers.record_rows import TABLE
@@ -101,6 +103,9 @@ def can_be_published(sent: Sent) -> bool:
 async def test_each_has_its_answer_from_a_worker(stack: Stack, tmp_path: Path) -> None:
     fleet = Fleet(stack.environment, tmp_path, DARKROOM_TOPICS__REQUESTS_PARTITIONS="1")
     settings = fleet.settings
+    any_time = {"message.timestamp.after.max.ms": str(2**63 - 1)}  # brokers before Kafka 3.6 have no such bound
+    async with admin(settings) as client:
+        await client.create_topics([NewTopic(settings.topics.requests, 1, 1, topic_configs=any_time)])
     await ensure_topics(settings)
     async with running_worker(settings, LaneEngine(SimulatedDevice(0.0), rows_max=8)), Producer(settings) as producer:
         places = {await producer.put(**asdict(row.given)): row for row in TABLE if can_be_published(row.given)}
@@ -117,5 +122,5 @@ async def test_each_has_its_answer_from_a_worker(stack: Stack, tmp_path: Path) -
         told = answer.error.message if answer.error else " ".join(answer.warnings)
         assert right.says in told, f"{row.name}: {told}"
         assert right.worker_says in told, f"{row.name}: {told}"
-        for figure in (answer.timings_ms.queued, answer.timings_ms.total):
+        for figure in (answer.timings_ms.queued, answer.timings_ms.total) if right.worker_says else ():
             assert figure is None or 0 <= figure < FIGURE_MS_MAX, f"{row.name}: {answer.timings_ms}"
