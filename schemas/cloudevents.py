@@ -265,7 +265,7 @@ def _decoded(text: Any, name: str, reading: _Reading) -> tuple[Any, bool]:
 def _batch_problem(values: list[Any]) -> str:
     if any(isinstance(one, dict) and "specversion" in one for one in values):
         return _BATCH
-    return "its value is an array: publish one request a record"
+    return "its value is an array, not one JSON object: publish one request a record"
 
 
 def _not_an_object(value: Any) -> str:

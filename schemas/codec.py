@@ -89,35 +89,16 @@ def decode_request(
         raise RequestRejected(
             ErrorCode.REQUEST_TOO_LARGE, f"the record's value has {len(value)} bytes, at most {max_bytes} are read"
         )
-    event = unwrap(bytes(value), headers, EventType.REQUESTED, bytes_max=max_bytes)
-    try:
-        request = _validated(GenerationRequest, event)
-    except EventUnreadable as error:
-        request_id, tenant = _identity(event.document)
-        raise RequestRejected(
-            ErrorCode.INVALID_REQUEST,
-            error.message,
-            request_id=request_id,
-            tenant=tenant,
-            event_id=event.event_id,
-            requested_at=event.time,
-            traceparent=event.traceparent,
-        ) from error
-    unknown, more = _unknown_fields(request, event.document.value)
-    warnings = [*event.warnings, *(f"unknown field ignored: {path}" for path in unknown)]
-    if more:
-        warnings.append(f"and {more} more unknown fields ignored")
-    if key is not None and bytes(key) != request.request_id.encode():
-        warnings.append("the record's key is not the request id: records of one id may be in different partitions")
-    return Decoded(
-        request,
-        digest=request_digest(request),
-        event_id=event.event_id,
-        requested_at=event.time,
-        traceparent=event.traceparent,
-        warnings=tuple(warnings),
-        unknown_fields=tuple(unknown),
-    )
+    return _decoded(unwrap(bytes(value), headers, EventType.REQUESTED, bytes_max=max_bytes), key)
+
+
+def decode_document(document: dict[str, Any]) -> Decoded:
+    """Read a request that is a JSON object already, and no envelope around one. Raise `RequestRejected`.
+
+    Whoever decides by the object's members on whose behalf it was sent needs this: in an envelope the members that
+    count stand elsewhere.
+    """
+    return _decoded(Unwrapped(Document(document, None, frozenset()), None), None)
 
 
 def decode_completion(value: bytes | None, headers: Headers = ()) -> Completion:
@@ -187,6 +168,38 @@ def encode_cancellation(
     """A cancellation as a record; `time` must have a time zone."""
     headers = wrap(event_type=EventType.CANCELLED, source=source, event_id=event_id, time=time, traceparent=traceparent)
     return EncodedEvent(cancellation.request_id.encode(), cancellation.model_dump_json().encode(), headers)
+
+
+def _decoded(event: Unwrapped, key: bytes | None) -> Decoded:
+    """Return the request that an event is. Raise `RequestRejected`."""
+    try:
+        request = _validated(GenerationRequest, event)
+    except EventUnreadable as error:
+        request_id, tenant = _identity(event.document)
+        raise RequestRejected(
+            ErrorCode.INVALID_REQUEST,
+            error.message,
+            request_id=request_id,
+            tenant=tenant,
+            event_id=event.event_id,
+            requested_at=event.time,
+            traceparent=event.traceparent,
+        ) from error
+    unknown, more = _unknown_fields(request, event.document.value)
+    warnings = [*event.warnings, *(f"unknown field ignored: {path}" for path in unknown)]
+    if more:
+        warnings.append(f"and {more} more unknown fields ignored")
+    if key is not None and bytes(key) != request.request_id.encode():
+        warnings.append("the record's key is not the request id: records of one id may be in different partitions")
+    return Decoded(
+        request,
+        digest=request_digest(request),
+        event_id=event.event_id,
+        requested_at=event.time,
+        traceparent=event.traceparent,
+        warnings=tuple(warnings),
+        unknown_fields=tuple(unknown),
+    )
 
 
 def _decode(model: type[EventT], value: bytes | None, headers: Headers, event_type: EventType) -> EventT:

@@ -7,6 +7,7 @@ import io
 import pytest
 
 from producer.requests.request_files import Line, RequestUnreadable, lines, new_request_id, request_of
+from schemas.fingerprints import request_digest
 from schemas.names import is_identity
 from schemas.request import GenerationRequest
 
@@ -32,6 +33,16 @@ def test_a_line_without_an_id_gets_one_of_its_own() -> None:
     assert second.request is not None
     assert first.request.request_id != second.request.request_id
     assert is_identity(first.request.request_id)
+
+
+def test_the_dialects_of_json_that_workers_read_are_read() -> None:
+    theirs = '{"request_id": "a", "prompt": "p", "steps": 7.0, "output": null, "deadline": "2127-01-31T12:00+0000"}'
+    ours = '{"request_id": "a", "prompt": "p", "steps": 7, "deadline": "2127-01-31T12:00:00Z"}'
+    first, second = read(f"{theirs}\n{ours}\n")
+    assert first.request is not None
+    assert second.request is not None
+    assert request_digest(first.request) == request_digest(second.request)
+    assert (first.request, first.unknown_fields) == (second.request, ())
 
 
 @pytest.mark.parametrize(

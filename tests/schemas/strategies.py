@@ -94,6 +94,9 @@ HEADER_NAMES = st.sampled_from(
         "Content-Type",
         "traceparent",
         "ce_traceparent",
+        "ce-id",
+        "ce-type",
+        "cloudEvents:specversion",
     ]
 )
 HEADER_VALUES = (

@@ -50,6 +50,33 @@ async def test_a_job_is_claimed_and_then_sent(house: House, replica: Replica) ->
     assert claim["request_digest"] == request_digest(sent)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"tenant": None, "progress": None, "labels": None, "output": {"quality": None}}, {}),
+        ({"steps": 7.0, "seed": 1e3}, {"steps": 7, "seed": 1000}),
+        ({"deadline": "2127-01-31T12:00Z"}, {"deadline": "2127-01-31T12:00:00Z"}),
+        ({"pose": {"people": [[[0.5, 0.5]] * 18], "image": None}}, {"pose": {"people": [[[0.5, 0.5]] * 18]}}),
+    ],
+    ids=str,
+)
+async def test_the_dialects_of_json_that_workers_read_are_read(
+    house: House, replica: Replica, theirs: dict[str, object], ours: dict[str, object]
+) -> None:
+    for fields in (theirs, ours):
+        assert (await replica.post({**HELLO, **fields})).status_code == 202, "the same job both times"
+    [sent] = house.kafka.sent
+    assert (sent.tenant, sent.progress) == ("studio", "steps")
+
+
+async def test_no_envelope_brings_a_request_past_the_key_s_tenant(house: House, replica: Replica) -> None:
+    inner = {**HELLO, "tenant": "rival"}
+    event = {"specversion": "1.0", "type": "darkroom.generation.requested.v1", "source": "/", "id": "1", "data": inner}
+    for envelope in (event, {**event, "tenant": "studio"}, {"schema": None, "payload": inner}):
+        assert (await replica.post(envelope)).status_code == 422
+    assert house.kafka.sent == []
+
+
 async def test_nothing_is_sent_where_the_claim_cannot_be_put(house: House, replica: Replica) -> None:
     house.objects.is_away = True
     answer = await replica.post(HELLO)
