@@ -23,6 +23,7 @@ from schemas.names import CLIENT_SOURCE, DEFAULT_TENANT, WORKER_SOURCE, EventTyp
 from schemas.pose import TAGS
 from schemas.request import GenerationRequest
 from schemas.strictjson import Document
+from schemas.unsupported import refusal_of
 
 REQUEST_BYTES_MAX: Final = 1024 * 1024
 """The size of a record's value that is still read: Kafka's own default bound on a batch of records."""
@@ -91,6 +92,16 @@ def decode_request(
             traceparent=event.traceparent,
         ) from error
     unknown, more = _unknown_fields(request, event.document.value)
+    if unknown and (refusal := refusal_of(GenerationRequest, event.document.value)) is not None:
+        raise RequestRejected(
+            ErrorCode.UNSUPPORTED_FIELD,
+            refusal,
+            request_id=request.request_id,
+            tenant=request.tenant,
+            event_id=event.event_id,
+            requested_at=event.time,
+            traceparent=event.traceparent,
+        )
     warnings = [*event.warnings, *(f"unknown field ignored: {path}" for path in unknown)]
     if more:
         warnings.append(f"and {more} more unknown fields ignored")
@@ -188,7 +199,7 @@ def _validated(model: type[EventT], data: bytes, problem: str | None) -> EventT:
     if problem is not None:
         raise EventUnreadable(f"the record is not a {model.__name__}: {problem}")
     try:
-        return model.model_validate_json(data)
+        return model.model_validate_json(data, extra="ignore")  # what is unknown is reported, not refused
     except ValidationError as error:
         raise EventUnreadable(_explain(error)) from error
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Strict, Tag, WithJsonSchema, field_validator, model_validator
 
-from schemas.fields import STRICT
+from schemas.fields import ASKED
 
 INLINE_BYTES_MAX: Final = 512 * 1024
 """An inline picture's decoded bytes: with base64's third on top it still leaves room in a 1 MiB record."""
@@ -43,7 +43,7 @@ People = Annotated[tuple[Person, ...], Strict(False), Field(json_schema_extra={"
 class StoredPicture(BaseModel):
     """A picture in a bucket that this deployment is allowed to read."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] = Field(
         description="The bucket: this deployment's own, or one that its settings allow."
@@ -70,7 +70,7 @@ class StoredPicture(BaseModel):
 class InlinePicture(BaseModel):
     """A picture carried in the request itself."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     inline: str = Field(
         min_length=4,
@@ -133,7 +133,7 @@ PictureRef = Annotated[
 class PeoplePose(BaseModel):
     """Keypoints of each person."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     people: People = Field(
         description="1-8 people, each a list of points [x, y] as fractions of the picture (0..1; -1..2 allowed), "
@@ -162,7 +162,7 @@ class PeoplePose(BaseModel):
 class SkeletonPose(BaseModel):
     """An OpenPose skeleton picture, used as it is."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     image: PictureRef = Field(description="The skeleton picture; it is stretched to the output's size.")
 
@@ -170,7 +170,7 @@ class SkeletonPose(BaseModel):
 class PhotoPose(BaseModel):
     """A photo of people whose pose is to be found by the OpenPose detector."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     photo: PictureRef = Field(description="The photo; it is run through the OpenPose detector.")
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.fields import STRICT, Identity, Labels, Timestamp
+from schemas.fields import ASKED, Identity, Labels, Timestamp
 from schemas.names import DEFAULT_TENANT
 from schemas.pose import Pose
 
@@ -50,7 +50,7 @@ _EXAMPLES: list[Any] = [
 class Adapter(BaseModel):
     """A LoRA of the model store, and how strongly it is applied."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     name: Identity = Field(description="The adapter's name in the model store: 1-128 of A-Za-z0-9._-, no leading dot.")
     weight: float = Field(default=1.0, ge=-2.0, le=2.0, description="Its weight, -2 to 2.")
@@ -59,7 +59,7 @@ class Adapter(BaseModel):
 class Output(BaseModel):
     """How the pictures are encoded."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     format: Literal["png", "webp", "jpeg"] = Field(default="png", description="The file format.")
     quality: int = Field(default=90, ge=1, le=100, description="Quality for WebP and JPEG, 1-100; PNG ignores it.")
@@ -68,7 +68,7 @@ class Output(BaseModel):
 class GenerationRequest(BaseModel):
     """A request for one or more pictures of one prompt and pose. Its identity is (`tenant`, `request_id`)."""
 
-    model_config = ConfigDict(**STRICT, json_schema_extra={"examples": _EXAMPLES})
+    model_config = ConfigDict(**ASKED, json_schema_extra={"examples": _EXAMPLES})
 
     request_id: Identity = Field(
         description="The requester's own id: 1-128 of A-Za-z0-9._-, not starting with a dot. The same id again is "
