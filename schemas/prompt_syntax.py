@@ -19,8 +19,7 @@ SHOWN_MAX: Final = 5
 """Pieces of a prompt that one warning quotes."""
 _PIECE_CHARACTERS_MAX: Final = 40
 _NEAR_CHARACTERS: Final = 60
-_NEAR_WORDS: Final = 3
-"""How far around a word in capitals is looked for others in capitals."""
+"""How far around a word in capitals its neighbours are looked for."""
 
 _Found = Iterator[tuple[int, str]]
 _LETTER = re.compile(r"[^\W\d_]")
@@ -33,7 +32,7 @@ _TAG = re.compile(r"<(lora|lyco|lycoris|hypernet|embed|embedding|wildcard|random
                   r":[^<>\n]{1,200}>", re.IGNORECASE)  # fmt: skip
 _WEIGHT = re.compile(r"\([^()]*+\)")
 _WEIGHT_ENDS = re.compile(r"(?P<before>.?)[^\S\n]*:\s*[+-]?(?P<number>\d{1,2}(?:[.,]\d{0,6})?|[.,]\d{1,6})\s*\)\Z")
-_DOUBLED = re.compile(r"(?<!\()\({2,}+[^()]*+\){2}|(?<!\{)\{{2,}+[^{}]*+\}{2}")
+_DOUBLED = re.compile(r"(?<!\()\({2,}+[^()]*+\){2,}+|(?<!\{)\{{2,}+[^{}]*+\}{2,}+")
 _SQUARE = re.compile(r"\[[^\[\]]++\]")
 _CHOICE = re.compile(r"\{[^{}]*+\}")
 _WILDCARD = re.compile(r"(?<!\w)__(?=[^\W_]|[*~])[\w/.*~ -]{1,80}?__(?!\w)")
@@ -99,9 +98,13 @@ def _is_alone(match: re.Match[str]) -> bool:
     if text[begin - 1 : begin] in {'"', "'", "\u201c"} and text[end : end + 1] in {'"', "'", "\u201d"}:
         return False
     before, after = text[max(0, begin - _NEAR_CHARACTERS) : begin], text[end : end + _NEAR_CHARACTERS]
-    near = [*_WORD.sub(" ", before).split()[-_NEAR_WORDS:], *_WORD.sub(" ", after).split()[:_NEAR_WORDS]]
-    words = [letters for one in near if len(letters := "".join(_LETTER.findall(one))) > 1]
-    return not words or not all(one.isupper() for one in words)
+    neighbours = [*_words(before)[-1:], *_words(after)[:1]]
+    return not neighbours or not all(word.isupper() for word in neighbours)
+
+
+def _words(text: str) -> list[str]:
+    """The letters of each word that has more than one and is not itself such a word in capitals."""
+    return [word for one in _WORD.sub(" ", text).split() if len(word := "".join(_LETTER.findall(one))) > 1]
 
 
 _RULES: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], bool]], ...]] = (

@@ -14,6 +14,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from schemas import unsupported
 from schemas.completion import Completion
 from schemas.errors import ErrorCode, describe
 from schemas.events import Cancellation, Progress
@@ -28,7 +29,7 @@ EVENTS: Final[Mapping[str, tuple[type[BaseModel], EventType, Topic]]] = {
 }
 """Each published event: its model, its CloudEvents type and its topic."""
 
-DOCUMENT_NAMES: Final = (*EVENTS, "errors", "asyncapi")
+DOCUMENT_NAMES: Final = (*EVENTS, "errors", "unsupported-fields", "asyncapi")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _KAFKA_BINDING_VERSION = "0.5.0"
 _NOT_ON_EVERY_LETTER = (DeadLetterHeader.OBJECT, DeadLetterHeader.KEY)
@@ -45,6 +46,8 @@ def document(name: str) -> dict[str, Any]:
     """One published document by its name, one of `DOCUMENT_NAMES`. Raises `KeyError` for another name."""
     if name == "errors":
         return {code.value: describe(code)._asdict() for code in ErrorCode}
+    if name == "unsupported-fields":
+        return unsupported.table()
     if name == "asyncapi":
         return _asyncapi()
     model, event_type, _ = EVENTS[name]
