@@ -53,7 +53,7 @@ class _Send(click.Command):
 @click.command(
     cls=_Send,
     epilog="Examples: darkroom send --prompt 'a dancer on a stage' --pose pose.json --wait    "
-    "darkroom send --wait requests.jsonl    generate-requests | darkroom send -"
+    "darkroom send --wait requests.jsonl    generate-requests | darkroom send -",
 )
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--prompt", metavar="TEXT", help="What to paint.")

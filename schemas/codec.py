@@ -20,6 +20,7 @@ from schemas.errors import ErrorCode, EventUnreadable, RequestRejected, bounded
 from schemas.events import Cancellation, Progress
 from schemas.fingerprints import request_digest
 from schemas.names import CLIENT_SOURCE, DEFAULT_TENANT, WORKER_SOURCE, EventType, is_identity, stand_in_tenant
+from schemas.pose import FIELDS as POSE_FIELDS
 from schemas.pose import TAGS
 from schemas.request import GenerationRequest
 from schemas.strictjson import Document
@@ -251,7 +252,8 @@ def _unknown_paths(event: BaseModel, value: dict[str, Any], prefix: str) -> Iter
     known = type(event).model_fields
     for name, part in value.items():
         if name not in known:
-            yield f"{prefix}{name}"
+            if part is not None or not (prefix.startswith("pose.") and name in POSE_FIELDS):
+                yield f"{prefix}{name}"
             continue
         nested = getattr(event, name)
         if isinstance(nested, BaseModel):

@@ -28,8 +28,11 @@ _ESCAPED = re.compile(r"\\.", re.DOTALL)
 
 # None of the patterns can look at a character more than a fixed number of times: repeats are possessive or bounded, or
 # cannot begin within each other.
-_TAG = re.compile(r"<(lora|lyco|lycoris|hypernet|embed|embedding|wildcard|random|segment|region|object|fromto|alternate)"
-                  r":[^<>\n]{1,200}>", re.IGNORECASE)  # fmt: skip
+_TAG = re.compile(
+    r"<(?:lora|lyco|lycoris|hypernet|embed|embedding|wildcard|random|segment|region|object|fromto|alternate)"
+    r":[^<>\n]{1,200}>",
+    re.IGNORECASE,
+)
 _WEIGHT = re.compile(r"\([^()]*+\)")
 _WEIGHT_ENDS = re.compile(r"(?P<before>.?)[^\S\n]*:\s*[+-]?(?P<number>\d{1,2}(?:[.,]\d{0,6})?|[.,]\d{1,6})\s*\)\Z")
 _DOUBLED = re.compile(r"(?<!\()\({2,}+[^()]*+\){2,}+|(?<!\{)\{{2,}+[^{}]*+\}{2,}+")

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import BaseModel
 
 from schemas.errors import bounded
+from schemas.pose import FIELDS as POSE_FIELDS
 
 FIELDS_NAMED_MAX: Final = 5
 """The most fields that one message names: five with their remedies fit into an error message's 500 characters."""
@@ -191,7 +192,7 @@ NOT_HONOURED: Final[Mapping[str, str]] = MappingProxyType(
         "hr_upscaler": _NO_UPSCALING,
         "hypernetwork": _NO_EMBEDDINGS,
         "hypernetworks": _NO_EMBEDDINGS,
-        "image": "a picture belongs into `pose` ({\"image\": ...} or {\"photo\": ...}); one to start from is not supported",
+        "image": 'a picture belongs into `pose` ({"image": ...} or {"photo": ...}); one to start from is not supported',
         "image_cfg_scale": _PAINTS_FROM_NOISE,
         "image_end": _PAINTS_FROM_NOISE,
         "image_guidance_scale": _PAINTS_FROM_NOISE,
@@ -667,7 +668,7 @@ def _in_part(part: str, path: str, value: Mapping[str, Any], own: Mapping[str, s
 _KNOWN_IN_PARTS: Final[Mapping[str, frozenset[str]]] = {
     "adapter": frozenset({"name", "weight"}),
     "output": frozenset({"format", "quality"}),
-    "pose": frozenset({"people", "format", "image", "photo", "bucket", "key", "inline"}),
+    "pose": POSE_FIELDS,
 }
 """What those objects have for fields; a test holds it against the models."""
 
@@ -681,7 +682,7 @@ def _remedy(name: str, own: Mapping[str, str], own_is: str) -> str | None:
 
 def _asks_nothing(name: str, value: Any) -> bool:
     """Whether a field of this value leaves the picture as it is."""
-    if value is None or value is False or value == [] or value == {}:
+    if value is None or value is False or value in ([], {}):
         return True
     listed = _SPELT.get(_plain(name)) if len(name) <= _NAME_CHARACTERS_MAX else None
     if isinstance(value, str):

@@ -103,7 +103,8 @@ def test_whatever_the_prompt_is_the_warning_is_a_short_line(prompt: str) -> None
 
 
 @pytest.mark.parametrize(
-    "piece", ["(", "[", "{", "((a", "(a:", ":1", "\\", "__a", "<lora:", "BREAK ", "embedding:", "--v ", ").", "::", "( "]
+    "piece",
+    ["(", "[", "{", "((a", "(a:", ":1", "\\", "__a", "<lora:", "BREAK ", "embedding:", "--v ", ").", "::", "( "],
 )
 def test_the_time_grows_with_the_length_alone(piece: str) -> None:
     def seconds(characters: int) -> float:
