@@ -9,8 +9,8 @@ Pydantic's own schemas are right and misread. What is changed, and which generat
 - null is accepted wherever a field may be left out, since serializers of Java, C#, Kotlin and Rust write it; it stands
   beside the type (`"type": ["string", "null"]`), and apart only from an enum, into which Modelina would take it as the
   text "null", from a list, whose items Modelina would mistake, and from a union;
-- a definition that is only used where null is allowed allows it itself: Modelina makes an interface of a reference
-  beside null, under the property's name, which for `adapter` is that of the class that implements it;
+- a definition is called otherwise than a property that may be it or null: of the two Modelina makes an interface under
+  the property's name, so that a class `Adapter` would have to implement itself;
 - integers that need 64 bits say so (`"format": "int64"`), or Java clients hold a seed in 32;
 - the list of error codes is open: a generated enum cannot read a completion of a later version;
 - defaults are said in the descriptions: Modelina writes them into Java classes as they stand in JSON, which does not
@@ -21,8 +21,8 @@ Pydantic's own schemas are right and misread. What is changed, and which generat
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -32,6 +32,10 @@ from schemas.errors import ErrorCode
 
 DIALECT: Final = "http://json-schema.org/draft-07/schema#"
 INT32_MAX: Final = 2**31 - 1
+PUBLISHED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {"Adapter": "AdapterUse", "Cost": "CostShare", "Output": "OutputOptions"}
+)
+"""Models that are published under another name than their class's."""
 _NULL: Final = {"type": "null"}
 
 Schema = dict[str, Any]
@@ -46,12 +50,17 @@ def described(
     """
     _, document = models_json_schema([(model, "validation") for model in models], ref_template=ref_template)
     definitions: dict[str, Schema] = document["$defs"]
+    called = {name: PUBLISHED_NAMES.get(name, name) for name in definitions}
+    references = {ref_template.format(model=old): ref_template.format(model=new) for old, new in called.items()}
     names = {ref_template.format(model=name): name for name in definitions}
     accepting = _reached([model.__name__ for model in nulls_in], definitions, names)
-    shaped = {name: {"title": name, **_shaped(schema, nulls=name in accepting)} for name, schema in definitions.items()}
+    shaped = {
+        called[name]: {"title": called[name], **_shaped(schema, references, nulls=name in accepting)}
+        for name, schema in definitions.items()
+    }
     if "ErrorCode" in shaped:
         shaped["ErrorCode"] = _open_list(shaped["ErrorCode"])
-    return _with_nullable_definitions(shaped, names)
+    return shaped
 
 
 def _as_text(default: Any) -> str:
@@ -81,9 +90,14 @@ def readable(name: str, schema: Schema) -> Schema:
     return {"title": name, **_each(copy.deepcopy(schema), _tidied)}
 
 
-def _shaped(schema: Schema, *, nulls: bool) -> Schema:
-    """One definition without titles, with null where it is accepted, and with 64 bits where they are needed."""
-    schema = _each(copy.deepcopy(schema), _tidied)
+def _shaped(schema: Schema, references: Mapping[str, str], *, nulls: bool) -> Schema:
+    """One definition without what is misread, with null where it is accepted, its references under published names."""
+
+    def referring(part: Schema) -> Schema:
+        part = _tidied(part)
+        return {**part, "$ref": references[part["$ref"]]} if "$ref" in part else part
+
+    schema = _each(copy.deepcopy(schema), referring)
     for name, part in schema.get("properties", {}).items():
         if nulls and name not in schema.get("required", ()):
             schema["properties"][name] = or_null(part)
@@ -111,32 +125,6 @@ def _open_list(schema: Schema) -> Schema:
     codes = [code.value for code in ErrorCode]
     said = "One of the codes in errors.json. Later versions have more, so read an unknown one like any failure."
     return {"title": schema["title"], "type": "string", "description": said, "examples": codes}
-
-
-def _with_nullable_definitions(definitions: dict[str, Schema], names: Mapping[str, str]) -> dict[str, Schema]:
-    """Move null from beside a reference into the definition, where no reference to it stands without."""
-    parts = [part for schema in definitions.values() for part in _parts(schema)]
-    all_uses = Counter(names[part["$ref"]] for part in parts if "$ref" in part)
-    null_uses = Counter(names[reference] for part in parts if (reference := _referenceor_null(part)) is not None)
-    moved = {name for name, uses in null_uses.items() if uses == all_uses[name]}
-
-    def referring(part: Schema) -> Schema:
-        reference = _referenceor_null(part)
-        if reference is None or names[reference] not in moved:
-            return part
-        return {"$ref": reference, **{name: value for name, value in part.items() if name != "oneOf"}}
-
-    return {
-        name: _each(or_null(schema) if name in moved else schema, referring) for name, schema in definitions.items()
-    }
-
-
-def _referenceor_null(part: Schema) -> str | None:
-    """The reference in `{"oneOf": [{"$ref": ...}, {"type": "null"}]}`; None for any other schema."""
-    alternatives = part.get("oneOf", ())
-    if len(alternatives) != 2 or _NULL not in alternatives:
-        return None
-    return next((one["$ref"] for one in alternatives if "$ref" in one), None)
 
 
 def _reached(begin: Sequence[str], definitions: Mapping[str, Schema], names: Mapping[str, str]) -> set[str]:
