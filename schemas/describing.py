@@ -33,7 +33,7 @@ from schemas.errors import ErrorCode
 DIALECT: Final = "http://json-schema.org/draft-07/schema#"
 INT32_MAX: Final = 2**31 - 1
 PUBLISHED_NAMES: Final[Mapping[str, str]] = MappingProxyType(
-    {"Adapter": "AdapterUse", "Cost": "CostShare", "Output": "OutputOptions"}
+    {"Adapter": "AdapterUse", "Cost": "CostShare", "Output": "OutputOptions", "PictureRef": "Picture"}
 )
 """Models that are published under another name than their class's."""
 _NULL: Final = {"type": "null"}

@@ -132,7 +132,7 @@ def _pose_kind(value: Any) -> str | None:
 
 
 PictureRef = TypeAliasType(
-    "Picture",
+    "PictureRef",
     Annotated[
         Annotated[StoredPicture, Tag("#bucket")] | Annotated[InlinePicture, Tag("#inline")],
         Discriminator(

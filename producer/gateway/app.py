@@ -106,6 +106,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] = {
             **{name: readable(name, schema) for name, schema in answers.items()},
             **{name: schema for name, schema in parts.items() if name != GenerationRequest.__name__},
+            "GenerationForm": generations.FORM,
             "GenerationOrder": _order(parts[GenerationRequest.__name__]),
         }
         app.openapi_schema = document

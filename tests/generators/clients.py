@@ -124,8 +124,8 @@ def _modelina_java(document: str) -> Callable[[Tools, Documents, Path], None]:
 def _quicktype_java(tools: Tools, documents: Documents, folder: Path) -> None:
     made = _models(folder)
     command = [*tools.node_tool("quicktype"), "-s", "schema", str(documents.request), "--lang", "java"]
-    step([*command, "--package", "models", "--top-level", "GenerationRequest", "-o", str(made / "GenerationRequest.java")],
-         folder)  # fmt: skip
+    kind = ["--package", "models", "--top-level", "GenerationRequest", "-o", str(made / "GenerationRequest.java")]
+    step([*command, *kind], folder)
     _java(tools, folder, "Quicktype", [made])
 
 
@@ -164,7 +164,8 @@ def _openapi_python_client(tools: Tools, documents: Documents, folder: Path) -> 
 
 def _openapi_generator(tools: Tools, documents: Documents, folder: Path, *kind: str) -> None:
     command = [*tools.python_tool("openapi-generator-cli"), "generate", "-i", str(documents.openapi), "-o", "client"]
-    step([*command, "-g", *kind], folder)
+    # Without this the class of a form is left out, and the Java call that takes JSON or a form still imports it.
+    step([*command, "--global-property", "skipFormModel=false", "-g", *kind], folder)
 
 
 def _openapi_generator_python(tools: Tools, documents: Documents, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Requests written for other tools, with an id added and sent here: refused by every way in, each field with its remedy.
+"""Requests written for other tools, with an id added: refused by every way in, each field with its remedy.
 
 Before, they were painted without what they ask for, and succeeded.
 """
@@ -6,6 +6,7 @@ Before, they were painted without what they ask for, and succeeded.
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ TABLE = (
         "txt2img",
         "AUTOMATIC1111 1.10.1, a client that sends the API page's example",
         {
-            "negative_prompt": "blurry", "styles": ["Cinematic"], "steps": 20, "cfg_scale": 7, "sampler_name": "Euler a",
-            "scheduler": "Karras", "n_iter": 1, "batch_size": 4, "restore_faces": False, "tiling": False, "eta": 0,
+            "negative_prompt": "blurry", "styles": ["Cinematic"], "steps": 20, "cfg_scale": 7,
+            "sampler_name": "Euler a", "scheduler": "Karras", "n_iter": 1, "batch_size": 4, "restore_faces": False, "tiling": False, "eta": 0,
             "enable_hr": False, "save_images": True,
         },
         {"styles", "cfg_scale", "sampler_name", "scheduler", "batch_size"},
@@ -40,7 +41,8 @@ TABLE = (
     Stranger(
         "img2img",
         "AUTOMATIC1111 1.10.1",
-        {"init_images": ["data:image/png;base64,AAAA"], "mask": "AAAA", "denoising_strength": 0.4, "inpainting_fill": 1},
+        {"init_images": ["data:image/png;base64,AAAA"], "mask": "AAAA", "denoising_strength": 0.4,
+         "inpainting_fill": 1},
         {"init_images", "mask", "denoising_strength", "inpainting_fill"},
     ),
     Stranger(
@@ -93,7 +95,8 @@ TABLE = (
         "text2image",
         "SwarmUI 0.9.8 (GenerateText2Image)",
         {"images": 4, "cfgscale": 7.5, "initimage": "AAAA", "initimagecreativity": 0.6, "clipstopatlayer": -2,
-         "model": "OfficialStableDiffusion/sd_xl_base_1.0", "loras": "ink", "loraweights": "0.8", "seamlesstileable": "true"},
+         "model": "OfficialStableDiffusion/sd_xl_base_1.0", "loras": "ink", "loraweights": "0.8",
+         "seamlesstileable": "true"},
         {"images", "cfgscale", "initimage", "initimagecreativity", "clipstopatlayer", "model", "loras", "loraweights",
          "seamlesstileable"},
     ),
@@ -114,8 +117,8 @@ TABLE = (
     Stranger(
         "images-generate",
         "openai 3.3.1 (images.generate)",
-        {"model": "gpt-image-1", "n": 2, "size": "1024x1536", "quality": "high", "style": "vivid", "output_format": "webp",
-         "background": "transparent", "user": "someone"},
+        {"model": "gpt-image-1", "n": 2, "size": "1024x1536", "quality": "high", "style": "vivid",
+         "output_format": "webp", "background": "transparent", "user": "someone"},
         {"model", "n", "size", "quality", "style", "output_format", "background"},
     ),
     Stranger(
@@ -178,7 +181,7 @@ def test_by_kafka(row: Stranger[Fields, set[str]]) -> None:
 
 
 @pytest.fixture
-async def replica() -> Any:
+async def replica() -> AsyncIterator[Replica]:
     async with House().gateway() as replica:
         yield replica
 
