@@ -54,7 +54,7 @@ def test_what_parts_have_is_what_their_models_have() -> None:
             pose |= set(kind.model_fields)
             kinds += [field.annotation for field in kind.model_fields.values()]
         else:
-            kinds += get_args(kind)
+            kinds += get_args(getattr(kind, "__value__", kind))
     assert {**known, "pose": pose} == unsupported._KNOWN_IN_PARTS
 
 

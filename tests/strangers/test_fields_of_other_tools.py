@@ -33,7 +33,8 @@ TABLE = (
         "AUTOMATIC1111 1.10.1, a client that sends the API page's example",
         {
             "negative_prompt": "blurry", "styles": ["Cinematic"], "steps": 20, "cfg_scale": 7,
-            "sampler_name": "Euler a", "scheduler": "Karras", "n_iter": 1, "batch_size": 4, "restore_faces": False, "tiling": False, "eta": 0,
+            "sampler_name": "Euler a", "scheduler": "Karras",
+            "n_iter": 1, "batch_size": 4, "restore_faces": False, "tiling": False, "eta": 0,
             "enable_hr": False, "save_images": True,
         },
         {"styles", "cfg_scale", "sampler_name", "scheduler", "batch_size"},

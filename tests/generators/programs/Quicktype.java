@@ -31,7 +31,7 @@ public class Quicktype {
     adapter.setWeight(0.7);
     everything.setAdapter(adapter);
     OutputOptions output = new OutputOptions();
-    output.setFormat(OutputFormat.WEBP);
+    output.setFormat(OutputOptionsFormat.WEBP);
     output.setQuality(85L);
     everything.setOutput(output);
     everything.setPriority(7L);
