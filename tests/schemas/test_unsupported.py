@@ -12,7 +12,8 @@ from schemas import publish, unsupported
 from schemas.codec import decode_request
 from schemas.errors import MESSAGE_CHARACTERS_MAX, ErrorCode, RequestRejected
 from schemas.request import Adapter, GenerationRequest, Output
-from schemas.unsupported import CALLED_OTHERWISE, IN_PARTS, NOT_HONOURED, refusal_of, remedy_of
+from schemas.unsupported import refusal_of, remedy_of
+from schemas.unsupported_names import CALLED_OTHERWISE, IN_PARTS, NOT_HONOURED
 
 NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE)
 RESERVED = (
