@@ -17,8 +17,8 @@ from schemas.unsupported_names import CALLED_OTHERWISE, IN_PARTS, NOT_HONOURED
 
 NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE)
 RESERVED = (
-    "schedule", "guidance_start", "guidance_end", "guidance_rescale", "prompt_syntax", "clip_skip", "adapters", "recipe",
-    "fidelity", "controls", "init", "mask", "reference", "upscale", "fit", "model",
+    "schedule", "guidance_start", "guidance_end", "guidance_rescale", "prompt_syntax", "clip_skip", "adapters",
+    "recipe", "fidelity", "controls", "init", "mask", "reference", "upscale", "fit", "model",
 )  # fmt: skip
 """Fields that the request may come to have: until then whoever sends one is told so."""
 
@@ -153,8 +153,8 @@ def test_many_fields_make_one_message_that_fits() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: GenerationRequest(request_id="r", prompt="p", init_image="x"),  # type: ignore[call-arg]
-        lambda: GenerationRequest(request_id="r", prompt="p", adapter=Adapter(name="ink", scale=0.4)),  # type: ignore[call-arg]
+        lambda: GenerationRequest(request_id="r", prompt="p", init_image="x"),
+        lambda: GenerationRequest(request_id="r", prompt="p", adapter=Adapter(name="ink", scale=0.4)),
         lambda: GenerationRequest.model_validate({"request_id": "r", "prompt": "p", "output": {"dpi": 3}}),
     ],
 )

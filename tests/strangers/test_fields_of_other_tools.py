@@ -27,7 +27,7 @@ from tests.strangers.table import Stranger, rows
 
 Fields = dict[str, Any]
 
-TABLE = (
+TABLE: tuple[Stranger[Fields, set[str]], ...] = (
     Stranger(
         "txt2img",
         "AUTOMATIC1111 1.10.1, a client that sends the API page's example",
@@ -150,7 +150,7 @@ TABLE = (
     ),
 )  # fmt: skip
 
-PROMPTS = (
+PROMPTS: tuple[Stranger[str, tuple[str, ...]], ...] = (
     Stranger(
         "weights-lora-wildcard",
         "AUTOMATIC1111 1.10.1 with Dynamic Prompts 2.17",
