@@ -1,4 +1,3 @@
-# mypy: ignore-errors - what is imported is generated
 """Writes the requests by the pydantic models that datamodel-code-generator makes, as model_dump_json writes them."""
 
 import pathlib

@@ -1,4 +1,3 @@
-# mypy: ignore-errors - what is imported is generated
 """Writes the requests by the attrs classes that openapi-python-client makes."""
 
 import datetime

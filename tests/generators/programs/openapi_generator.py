@@ -1,4 +1,3 @@
-# mypy: ignore-errors - what is imported is generated
 """Writes the requests by the pydantic models that openapi-generator makes for python."""
 
 import datetime
