@@ -12,7 +12,7 @@ MINUTES ?= 10
 CODE := darkroom.py schemas inference producer consumer tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chart test-autoscale test-operations control-plane check simulate chaos bench \
+.PHONY: help setup demo test test-chart test-autoscale test-operations control-plane check proofs simulate chaos bench \
 	bench-gpu quality schemas lock clean
 
 help: ## List the targets.
@@ -54,6 +54,9 @@ check: setup ## Lint and types: fast.
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy
 	@$(BIN)/python -m tests.helm.lint
+
+proofs: setup ## Generate clients from the published documents with seven generators, compile and compare; needs Node, a JDK, Maven.
+	@$(BIN)/python -m tests.generators
 
 simulate: setup ## Run SEEDS seeds of the simulation (default 1000).
 	@$(BIN)/python -m tests.simulation --seeds 0..$(SEEDS) --processes 2

@@ -20,6 +20,7 @@ from schemas.completion import Completion
 from schemas.errors import RequestRejected
 from schemas.fingerprints import raw_digest
 from schemas.names import DEFAULT_TENANT
+from schemas.prompt_syntax import warnings_of
 from schemas.request import GenerationRequest
 from schemas.settings import LimitSettings
 
@@ -167,8 +168,14 @@ def _payload(key: JobKey, record: Record, decoded: Decoded, wall: datetime) -> P
         traceparent=decoded.traceparent,
         tenant=decoded.request.tenant,
         request_id=decoded.request.request_id,
-        warnings=decoded.warnings + asked.warnings,
+        warnings=(*decoded.warnings, *asked.warnings, *_about_prompts(decoded.request)),
     )
+
+
+def _about_prompts(request: GenerationRequest) -> tuple[str, ...]:
+    """Warnings of what another tool would not have read as text."""
+    negative = request.negative_prompt or ""
+    return (*warnings_of(request.prompt), *warnings_of(negative, "negative_prompt"))
 
 
 def _verdict(rejected: RequestRejected | None) -> Verdict | None:

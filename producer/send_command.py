@@ -33,9 +33,27 @@ _FIELDS: Final = (
 )  # fmt: skip
 
 
+class _Send(click.Command):
+    """Says at an option as other tools have it what takes its place here."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from schemas.unsupported import remedy_of
+
+            remedy = remedy_of(error.option_name)
+            if remedy is None:
+                raise
+            for parameter in self.params:
+                remedy = remedy.replace(f"`{parameter.name}`", parameter.opts[0])
+            raise click.UsageError(f"No such option: {error.option_name}: {remedy}.", ctx) from error
+
+
 @click.command(
+    cls=_Send,
     epilog="Examples: darkroom send --prompt 'a dancer on a stage' --pose pose.json --wait    "
-    "darkroom send --wait requests.jsonl    generate-requests | darkroom send -"
+    "darkroom send --wait requests.jsonl    generate-requests | darkroom send -",
 )
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--prompt", metavar="TEXT", help="What to paint.")

@@ -26,6 +26,7 @@ from schemas.names import CLIENT_SOURCE, DEFAULT_TENANT, WORKER_SOURCE, EventTyp
 from schemas.pose import TAGS
 from schemas.request import GenerationRequest
 from schemas.strictjson import Document
+from schemas.unsupported import refusal_of
 
 REQUEST_BYTES_MAX: Final = 1024 * 1024
 """The size of a record's value that is still read: Kafka's own default bound on a batch of records."""
@@ -186,6 +187,16 @@ def _decoded(event: Unwrapped, key: bytes | None) -> Decoded:
             traceparent=event.traceparent,
         ) from error
     unknown, more = _unknown_fields(request, event.document.value)
+    if unknown and (refusal := refusal_of(GenerationRequest, event.document.value)) is not None:
+        raise RequestRejected(
+            ErrorCode.UNSUPPORTED_FIELD,
+            refusal,
+            request_id=request.request_id,
+            tenant=request.tenant,
+            event_id=event.event_id,
+            requested_at=event.time,
+            traceparent=event.traceparent,
+        )
     warnings = [*event.warnings, *(f"unknown field ignored: {path}" for path in unknown)]
     if more:
         warnings.append(f"and {more} more unknown fields ignored")
@@ -214,7 +225,8 @@ def _validated(model: type[EventT], event: Unwrapped) -> EventT:
         raise EventUnreadable(f"the record is not a {model.__name__}: {event.problem}")
     value = event.document.value
     try:
-        return model.model_validate(value)
+        # What is unknown is reported or refused by name, not by the model.
+        return model.model_validate(value, extra="ignore")
     except ValidationError as error:
         wrapper = wrapper_of(value) if isinstance(value, dict) and "request_id" not in value else None
         raise EventUnreadable(_explain(error) if wrapper is None else f"{_explain(error)}; {wrapper}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-_NAMES = ("request", "completion", "progress", "cancellation", "errors", "asyncapi")
+_NAMES = ("request", "completion", "progress", "cancellation", "errors", "unsupported-fields", "asyncapi")
 
 
 @click.command(

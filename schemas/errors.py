@@ -25,6 +25,7 @@ class ErrorCode(StrEnum):
     """Why a request did not succeed."""
 
     INVALID_REQUEST = "invalid_request"
+    UNSUPPORTED_FIELD = "unsupported_field"
     REQUEST_TOO_LARGE = "request_too_large"
     REQUEST_ID_CONFLICT = "request_id_conflict"
     POSE_UNREADABLE = "pose_unreadable"
@@ -57,6 +58,11 @@ _TEXTS: Final[dict[ErrorCode, ErrorText]] = {
     ErrorCode.INVALID_REQUEST: ErrorText(
         "The event is not a generation request of version 1.",
         "Correct the field that the message names; `darkroom schemas --only request` prints the schema.",
+        False,
+    ),
+    ErrorCode.UNSUPPORTED_FIELD: ErrorText(
+        "The request has a field of another tool that would change the picture and is not honoured.",
+        "Do with each named field what the message says; `darkroom schemas --only unsupported-fields` prints them all.",
         False,
     ),
     ErrorCode.REQUEST_TOO_LARGE: ErrorText(

@@ -16,6 +16,10 @@ from schemas.names import IDENTITY_PATTERN
 STRICT: Final = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 """How every event's model reads: exact types, finite numbers, unknown fields passed over (the codec reports them)."""
 
+ASKED: Final = ConfigDict(**{**STRICT, "extra": "forbid"})
+"""How models of what is asked read. A field that is unknown to its class is an error where a program makes a request,
+as a wrong keyword is; the codec, which reads what others wrote, overrides it and reports such fields."""
+
 LABELS_MAX: Final = 16
 LABEL_KEY_CHARACTERS_MAX: Final = 64
 LABEL_VALUE_CHARACTERS_MAX: Final = 256

@@ -11,8 +11,9 @@ import binascii
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Strict, Tag, WithJsonSchema, field_validator, model_validator
+from typing_extensions import TypeAliasType
 
-from schemas.fields import STRICT, OrDefault
+from schemas.fields import ASKED, OrDefault
 
 INLINE_BYTES_MAX: Final = 512 * 1024
 """An inline picture's decoded bytes: with base64's third on top it still leaves room in a 1 MiB record."""
@@ -20,6 +21,9 @@ _INLINE_CHARACTERS_MAX: Final = (INLINE_BYTES_MAX + 2) // 3 * 4
 
 PEOPLE_MAX: Final = 8
 """People in one pose. Beyond it skeletons overlap at the model's sizes and it no longer tells them apart."""
+
+FIELDS: Final = frozenset({"people", "format", "image", "photo", "bucket", "key", "inline"})
+"""Every field that some kind of pose or picture has."""
 
 TAGS: Final = frozenset({"#people", "#image", "#photo", "#bucket", "#inline"})
 """Names of the alternatives as they stand in pydantic's error locations, which no requester has to know."""
@@ -40,10 +44,15 @@ Person = Annotated[tuple[Point | None, ...], Strict(False), Field(json_schema_ex
 People = Annotated[tuple[Person, ...], Strict(False), Field(json_schema_extra={"minItems": 1, "maxItems": PEOPLE_MAX})]
 
 
+_KEY_PATTERN: Final = r"^(?:[^\u0000-\u001f\u007f./]\.?|\.)(?:[^\u0000-\u001f\u007f.]\.?)*$"
+"""No slash in front, no two dots together, no control characters; without looking ahead, which Rust's and Go's regular
+expressions cannot, and with Rust's pydantic reads the patterns of generated models."""
+
+
 class StoredPicture(BaseModel):
     """A picture in a bucket that this deployment is allowed to read."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] = Field(
         description="The bucket: this deployment's own, or one that its settings allow."
@@ -52,7 +61,7 @@ class StoredPicture(BaseModel):
         min_length=1,
         max_length=1024,
         description="The object's key, 1-1024 bytes of UTF-8: no leading slash, no '..', no control characters.",
-        json_schema_extra={"pattern": r"^(?!/)(?!.*\.\.)[^\u0000-\u001f\u007f]+$"},
+        json_schema_extra={"pattern": _KEY_PATTERN},
     )
 
     @field_validator("key")
@@ -70,7 +79,7 @@ class StoredPicture(BaseModel):
 class InlinePicture(BaseModel):
     """A picture carried in the request itself."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     inline: str = Field(
         min_length=4,
@@ -101,7 +110,10 @@ def decode_base64(text: str) -> bytes:
 
 
 def _one_of(value: Any, names: tuple[str, ...]) -> str | None:
-    """Return the one of `names` that `value` has as a field that is not null; None where there is not exactly one."""
+    """Return the one of `names` that `value` has as a field; None where there is not exactly one.
+
+    One that is null is not there: generators that make one class of all kinds write null for the others' fields.
+    """
     if isinstance(value, BaseModel):
         present = [name for name in names if name in type(value).model_fields]
     elif isinstance(value, dict):
@@ -119,21 +131,24 @@ def _pose_kind(value: Any) -> str | None:
     return _one_of(value, ("people", "image", "photo"))
 
 
-PictureRef = Annotated[
-    Annotated[StoredPicture, Tag("#bucket")] | Annotated[InlinePicture, Tag("#inline")],
-    Discriminator(
-        _picture_kind,
-        custom_error_type="picture_kind",
-        custom_error_message='must be an object with either "bucket" and "key" or "inline"',
-    ),
-]
-"""Where a picture is."""
+PictureRef = TypeAliasType(
+    "PictureRef",
+    Annotated[
+        Annotated[StoredPicture, Tag("#bucket")] | Annotated[InlinePicture, Tag("#inline")],
+        Discriminator(
+            _picture_kind,
+            custom_error_type="picture_kind",
+            custom_error_message='must be an object with either "bucket" and "key" or "inline"',
+        ),
+    ],
+)
+"""Where a picture is. A named type, so that its schema has a name as well."""
 
 
 class PeoplePose(BaseModel):
     """Keypoints of each person."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     people: People = Field(
         description="1-8 people, each a list of points [x, y] as fractions of the picture (0..1; -1..2 allowed), "
@@ -162,7 +177,7 @@ class PeoplePose(BaseModel):
 class SkeletonPose(BaseModel):
     """An OpenPose skeleton picture, used as it is."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     image: PictureRef = Field(description="The skeleton picture; it is stretched to the output's size.")
 
@@ -170,7 +185,7 @@ class SkeletonPose(BaseModel):
 class PhotoPose(BaseModel):
     """A photo of people whose pose is to be found by the OpenPose detector."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     photo: PictureRef = Field(description="The photo; it is run through the OpenPose detector.")
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 
+from schemas import unsupported
 from schemas.completion import Completion
+from schemas.describing import DIALECT, described
 from schemas.errors import ErrorCode, describe
 from schemas.events import Cancellation, Progress
 from schemas.names import IDENTITY_PATTERN, DeadLetterHeader, EventType, ReplayHeader, Topic
@@ -28,8 +29,9 @@ EVENTS: Final[Mapping[str, tuple[type[BaseModel], EventType, Topic]]] = {
 }
 """Each published event: its model, its CloudEvents type and its topic."""
 
-DOCUMENT_NAMES: Final = (*EVENTS, "errors", "asyncapi")
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+DOCUMENT_NAMES: Final = (*EVENTS, "errors", "unsupported-fields", "asyncapi")
+_READ_FROM_OTHERS: Final = (GenerationRequest, Cancellation)
+"""Events that other people's serializers write, null for what is unset included."""
 _KAFKA_BINDING_VERSION = "0.5.0"
 _NOT_ON_EVERY_LETTER = (DeadLetterHeader.OBJECT, DeadLetterHeader.KEY)
 
@@ -45,10 +47,15 @@ def document(name: str) -> dict[str, Any]:
     """One published document by its name, one of `DOCUMENT_NAMES`. Raises `KeyError` for another name."""
     if name == "errors":
         return {code.value: describe(code)._asdict() for code in ErrorCode}
+    if name == "unsupported-fields":
+        return unsupported.table()
     if name == "asyncapi":
         return _asyncapi()
     model, event_type, _ = EVENTS[name]
-    return {"$schema": _DIALECT, "$id": f"urn:{event_type.value.replace('.', ':')}", **model.model_json_schema()}
+    definitions = described([model], ref_template="#/definitions/{model}", nulls_in=_accepting_null([model]))
+    schema = definitions.pop(model.__name__)
+    identified = {"$schema": DIALECT, "$id": f"urn:{event_type.value.replace('.', ':')}"}
+    return {**identified, **schema, "definitions": definitions}
 
 
 def write(folder: Path, names: Iterable[str] = DOCUMENT_NAMES) -> list[Path]:
@@ -68,9 +75,8 @@ def as_text(content: Any) -> str:
 
 
 def _asyncapi() -> dict[str, Any]:
-    _, definitions = models_json_schema(
-        [(model, "validation") for model, _, _ in EVENTS.values()], ref_template="#/components/schemas/{model}"
-    )
+    models = [model for model, _, _ in EVENTS.values()]
+    definitions = described(models, ref_template="#/components/schemas/{model}", nulls_in=_accepting_null(models))
     channels = {name: _channel(name, topic) for name, (_, _, topic) in EVENTS.items()}
     operations = {
         f"{action}-{name}": {
@@ -101,9 +107,13 @@ def _asyncapi() -> dict[str, Any]:
         "operations": operations,
         "components": {
             "messages": {**{name: _message(name) for name in EVENTS}, "deadLetter": _dead_letter()},
-            "schemas": definitions["$defs"],
+            "schemas": definitions,
         },
     }
+
+
+def _accepting_null(models: Iterable[type[BaseModel]]) -> list[type[BaseModel]]:
+    return [model for model in models if model in _READ_FROM_OTHERS]
 
 
 def _channel(name: str, topic: Topic) -> dict[str, Any]:
@@ -124,14 +134,15 @@ def _message(name: str) -> dict[str, Any]:
         "contentType": "application/json",
         "headers": {
             "type": "object",
-            "required": ["ce_specversion", "ce_id", "ce_type", "ce_source"],
+            "description": "All of them may be left out, and a value without any is read as version 1. Where one of "
+            "ce_specversion, ce_id, ce_type and ce_source is there, ce_specversion and ce_type are needed.",
             "properties": {
                 "ce_specversion": _text("CloudEvents version.", const="1.0"),
                 "ce_id": _text("The event's id, unique for its source.", minLength=1),
                 "ce_type": _text("The event's type.", const=event_type.value),
                 "ce_source": _text("Who published it.", minLength=1),
                 "ce_time": _text("When it happened.", format="date-time"),
-                "content-type": _text("The value's content type.", const="application/json"),
+                "content-type": _text("The value's content type, application/json."),
                 "traceparent": _text("W3C trace context, passed through.", pattern="^[0-9a-f-]{55}$"),
             },
         },

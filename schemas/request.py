@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.fields import STRICT, WHOLE, Identity, Labels, OrDefault, Timestamp
+from schemas.fields import ASKED, WHOLE, Identity, Labels, OrDefault, Timestamp
 from schemas.names import DEFAULT_TENANT
 from schemas.pose import Pose
 
@@ -53,7 +53,7 @@ _EXAMPLES: list[Any] = [
 class Adapter(BaseModel):
     """A LoRA of the model store, and how strongly it is applied."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     name: Identity = Field(description="The adapter's name in the model store: 1-128 of A-Za-z0-9._-, no leading dot.")
     weight: OrDefault[Annotated[float, Field(ge=-2.0, le=2.0)]] = Field(default=1.0, description="Its weight, -2 to 2.")
@@ -62,7 +62,7 @@ class Adapter(BaseModel):
 class Output(BaseModel):
     """How the pictures are encoded."""
 
-    model_config = STRICT
+    model_config = ASKED
 
     format: OrDefault[Literal["png", "webp", "jpeg"]] = Field(default="png", description="The file format.")
     quality: OrDefault[Annotated[int, Field(ge=1, le=100), WHOLE]] = Field(
@@ -73,7 +73,7 @@ class Output(BaseModel):
 class GenerationRequest(BaseModel):
     """A request for one or more pictures of one prompt and pose. Its identity is (`tenant`, `request_id`)."""
 
-    model_config = ConfigDict(**STRICT, json_schema_extra={"examples": _EXAMPLES})
+    model_config = ConfigDict(**ASKED, json_schema_extra={"examples": _EXAMPLES})
 
     request_id: Identity = Field(
         description="The requester's own id: 1-128 of A-Za-z0-9._-, not starting with a dot. The same id again is "

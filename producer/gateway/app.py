@@ -25,9 +25,11 @@ from producer.gateway.refusing import Guard, handle_errors
 from producer.gateway.services import OpenServices, Services, connected
 from producer.gateway.submissions import Submissions
 from producer.gateway.uploads import Uploads
+from schemas.describing import described, or_null, readable
 from schemas.request import GenerationRequest
 from schemas.settings import Settings
 
+_SCHEMAS = "#/components/schemas/"
 _ABOUT = "Jobs in by HTTP, their state and pictures out. Errors are RFC 9457 problem details."
 
 
@@ -98,14 +100,30 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
         )
-        order = GenerationRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-        parts = order.pop("$defs", {})
-        order["title"] = "GenerationOrder"
-        order["description"] = "A GenerationRequest (v1) of the caller's own tenant; request_id is made where absent."
-        order["required"] = ["prompt"]
-        order["additionalProperties"] = False
-        del order["properties"]["tenant"]
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update({**parts, "GenerationOrder": order, "ProblemBody": ProblemBody.model_json_schema()})
+        parts = described([GenerationRequest], ref_template=f"{_SCHEMAS}{{model}}", nulls_in=[GenerationRequest])
+        answers = document.setdefault("components", {}).setdefault("schemas", {})
+        answers["ProblemBody"] = ProblemBody.model_json_schema()
+        document["components"]["schemas"] = {
+            **{name: readable(name, schema) for name, schema in answers.items()},
+            **{name: schema for name, schema in parts.items() if name != GenerationRequest.__name__},
+            "GenerationForm": generations.FORM,
+            "GenerationOrder": _order(parts[GenerationRequest.__name__]),
+        }
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _order(request: dict[str, Any]) -> dict[str, Any]:
+    """The request's schema as a caller writes it: without a tenant, which is the key's."""
+    properties = {name: schema for name, schema in request["properties"].items() if name != "tenant"}
+    return {
+        **request,
+        "title": "GenerationOrder",
+        "description": "A GenerationRequest (v1) of the caller's own tenant; request_id is made where absent.",
+        "examples": [
+            {name: value for name, value in example.items() if name in properties} for example in request["examples"]
+        ],
+        "properties": {**properties, "request_id": or_null(properties["request_id"])},
+        "required": ["prompt"],
+        "additionalProperties": False,
+    }

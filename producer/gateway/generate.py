@@ -24,6 +24,7 @@ router = APIRouter(tags=["pictures"])
 _CALLERS: Final = frozenset(
     {
         ErrorCode.INVALID_REQUEST,
+        ErrorCode.UNSUPPORTED_FIELD,
         ErrorCode.REQUEST_TOO_LARGE,
         ErrorCode.POSE_UNREADABLE,
         ErrorCode.POSE_NOT_FOUND,

@@ -25,22 +25,25 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"description": text, "content": {"application/problem+json": {"schema": {"$ref": f"{_REF}ProblemBody"}}}}
     for status, text in (("4XX", "Refused; `code` says why."), ("5XX", "Not possible now; `code` says why."))
 }
+FORM: Final[dict[str, Any]] = {
+    "title": "GenerationForm",
+    "type": "object",
+    "required": ["request"],
+    "additionalProperties": False,
+    "properties": {
+        "request": {"type": "string", "contentMediaType": "application/json", "description": "A GenerationOrder."},
+        "pose": {"type": "string", "format": "binary", "description": "An OpenPose skeleton picture."},
+        "photo": {"type": "string", "format": "binary", "description": "A photo, in place of the skeleton."},
+    },
+}
+"""The schema of a form."""
 BODIES: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {"schema": {"$ref": f"{_REF}GenerationOrder"}},
             "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["request"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "request": {"type": "string", "contentMediaType": "application/json"},
-                        "pose": {"type": "string", "format": "binary"},
-                        "photo": {"type": "string", "format": "binary"},
-                    },
-                },
+                "schema": {"$ref": f"{_REF}GenerationForm"},
                 "encoding": {
                     "pose": {"contentType": "image/png, image/jpeg, image/webp"},
                     "photo": {"contentType": "image/png, image/jpeg, image/webp"},

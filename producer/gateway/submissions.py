@@ -25,12 +25,13 @@ from producer.gateway.principal import Principal
 from producer.gateway.problems import Problem
 from producer.gateway.uploads import Picture, Uploads, too_many_bytes
 from schemas.codec import decode_document
-from schemas.errors import ErrorCode, RequestRejected, bounded
+from schemas.errors import ErrorCode, RequestRejected, bounded, describe
 from schemas.names import is_identity, pose_key
 from schemas.pose import PhotoPose, SkeletonPose, StoredPicture
 from schemas.request import GenerationRequest
 from schemas.settings import Settings
 from schemas.strictjson import read_json
+from schemas.unsupported import refusal_of
 
 FIELDS_MAX: Final = 40
 """Fields of a form: a request has fewer."""
@@ -68,6 +69,7 @@ class Submissions:
             fields, files = await self._form(call)
             text = fields.pop("request", None)
             if text is None or fields:
+                _refuse_unsupported(fields)
                 named = "a field `request`" if text is None else f"no field {bounded(min(fields), 60)}"
                 raise _invalid(f"A form has {named}: `request` is the JSON, `pose` or `photo` a file.")
             return await self._submission(call, principal, _object(text.encode()), files)
@@ -158,6 +160,7 @@ class Submissions:
         if not files:
             return None
         name = next(iter(files))
+        _refuse_unsupported(dict.fromkeys(files.keys() - _UPLOADS.keys(), True))
         if len(files) > 1 or name not in _UPLOADS:
             raise _invalid("A form has one file: `pose` (a skeleton picture) or `photo`.")
         if document.get("pose") is not None:
@@ -174,6 +177,8 @@ class Submissions:
             # No envelope is looked into: the tenant of the key was compared with this object's, not with an inner one.
             decoded = decode_document(document)
         except RequestRejected as error:
+            if error.code is ErrorCode.UNSUPPORTED_FIELD:
+                raise _unsupported(error.message) from error
             raise _invalid(error.message) from error
         if decoded.unknown_fields:
             raise _invalid(f"unknown fields: {', '.join(decoded.unknown_fields)}")
@@ -263,6 +268,18 @@ def _new_id(call: Request, tenant: str) -> str:
     if not _KEY.fullmatch(key):
         raise _invalid("The header Idempotency-Key is 1-255 visible ASCII characters.")
     return f"key-{hashlib.sha256(f'{tenant}/{key}'.encode()).hexdigest()[:40]}"
+
+
+def _refuse_unsupported(members: Mapping[str, Any]) -> None:
+    """Refuse fields and files of a form that would change the picture. Those of its JSON are the decoder's affair."""
+    found = refusal_of(GenerationRequest, members)
+    if found is not None:
+        raise _unsupported(found)
+
+
+def _unsupported(detail: str) -> Problem:
+    code = ErrorCode.UNSUPPORTED_FIELD
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, code.value, detail, describe(code).remedy)
 
 
 def _invalid(detail: str) -> Problem:

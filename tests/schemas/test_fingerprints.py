@@ -19,7 +19,7 @@ PERSON: list[Any] = [[0.5, 0.25]] * 18
 
 
 def read(fields: dict[str, Any]) -> GenerationRequest:
-    return GenerationRequest.model_validate_json(json.dumps(fields))
+    return GenerationRequest.model_validate_json(json.dumps(fields), extra="ignore")
 
 
 def request(**fields: Any) -> GenerationRequest:

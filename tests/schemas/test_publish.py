@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
 
 from schemas import publish
 from schemas.codec import decode_cancellation, decode_completion, decode_progress, decode_request
 from schemas.commands import schemas as command
+from schemas.describing import or_null
 from schemas.errors import ErrorCode, RequestRejected
 from schemas.names import DeadLetterHeader, EventType, Topic
+from tests.producer.gateway.house import House
+from tests.schemas.strategies import request_objects
 
 PUBLISHED = Path(publish.__file__).parent / "published"
 
@@ -32,8 +37,8 @@ def test_nothing_else_is_published() -> None:
 @pytest.mark.parametrize("name", publish.EVENTS)
 def test_schemas_are_valid_and_their_examples_too(name: str) -> None:
     schema = publish.document(name)
-    jsonschema.Draft202012Validator.check_schema(schema)
-    validator = jsonschema.Draft202012Validator(schema)
+    jsonschema.Draft7Validator.check_schema(schema)
+    validator = jsonschema.Draft7Validator(schema)
     read: Any = {
         "request": decode_request,
         "completion": decode_completion,
@@ -49,8 +54,8 @@ def test_schemas_are_valid_and_their_examples_too(name: str) -> None:
 @pytest.mark.parametrize("name", publish.EVENTS)
 def test_every_field_is_described(name: str) -> None:
     schema = publish.document(name)
-    for part in (schema, *schema.get("$defs", {}).values()):
-        assert part["description"]
+    for part in (schema, *schema["definitions"].values()):
+        assert part.get("description") or "oneOf" in part
         for field_name, field in part.get("properties", {}).items():
             assert field.get("description"), field_name
 
@@ -72,7 +77,7 @@ def test_every_field_is_described(name: str) -> None:
     ids=str,
 )
 def test_the_schema_refuses_what_the_codec_refuses(broken: dict[str, Any]) -> None:
-    assert not jsonschema.Draft202012Validator(publish.document("request")).is_valid(broken)
+    assert not jsonschema.Draft7Validator(publish.document("request")).is_valid(broken)
     with pytest.raises(RequestRejected):
         decode_request(json.dumps(broken).encode())
 
@@ -103,11 +108,145 @@ def test_asyncapi_payload_examples_are_valid() -> None:
     document = publish.document("asyncapi")
     for name in publish.EVENTS:
         message = document["components"]["messages"][name]
-        validator = jsonschema.Draft202012Validator({**document, "$ref": message["payload"]["$ref"]})
+        validator = jsonschema.Draft7Validator(
+            {"$ref": message["payload"]["$ref"], "components": document["components"]}
+        )
         assert message["examples"]
         for example in message["examples"]:
             validator.validate(example["payload"])
         assert not validator.is_valid({})
+
+
+# --- What generators read rightly ------------------------------------------------------------------------
+
+
+async def documents() -> dict[str, dict[str, Any]]:
+    """All that clients are generated from, by name: the published schemas, AsyncAPI, and the gateway's OpenAPI."""
+    async with House().gateway() as replica:
+        openapi = replica.app.openapi()
+    return {**{name: publish.document(name) for name in (*publish.EVENTS, "asyncapi")}, "openapi": openapi}
+
+
+def definitions_of(document: dict[str, Any]) -> dict[str, Any]:
+    """A document's named schemas, its own included."""
+    named = document.get("definitions") or document.get("components", {}).get("schemas", {})
+    return {**named, **({document["title"]: document} if "title" in document else {})}
+
+
+def parts_of(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for name, part in value.items():
+            if name not in ("examples", "example"):
+                yield from parts_of(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from parts_of(part)
+
+
+async def test_only_types_have_titles_and_each_its_own() -> None:
+    for name, document in (await documents()).items():
+        definitions = definitions_of(document)
+        assert {key: schema["title"] for key, schema in definitions.items()} == {key: key for key in definitions}
+        titled = [part for schema in definitions.values() for part in parts_of(schema) if "title" in part]
+        titles = [part["title"] for part in titled if isinstance(part["title"], str)]
+        assert set(titles) == set(definitions), name
+
+
+async def test_nothing_stands_in_them_that_a_generator_misreads() -> None:
+    for name, document in (await documents()).items():
+        definitions = definitions_of(document)
+        for key, schema in definitions.items():
+            for part in parts_of(schema):
+                assert "default" not in part or "type" in part["default"], f"{name} {key}: Modelina, openapi-typescript"
+                assert "prefixItems" not in part
+                assert "exclusiveMinimum" not in part
+                assert "exclusiveMaximum" not in part
+                assert "anyOf" not in part, "oneOf says what is meant"
+                assert None not in part.get("enum", ()), f"{name} {key}: Modelina makes the text 'null' of it"
+                assert "(?" not in str(part.get("pattern", "")).replace("(?:", ""), "Rust and Go cannot look ahead"
+                if part.get("type") == "integer" and "maximum" not in part:
+                    assert part.get("format") == "int64", f"{name} {key}: Java makes 32 bits of it"
+            for field, part in schema.get("properties", {}).items():
+                alternatives = [one.get("$ref", "") for one in part.get("oneOf", ())]
+                if len(alternatives) == 2 and {"type": "null"} in part["oneOf"]:
+                    assert all(one.rpartition("/")[2].lower() != field for one in alternatives), "Modelina for Java"
+
+
+@pytest.mark.parametrize("name", ["request", "cancellation"])
+def test_null_is_described_and_accepted_wherever_a_field_may_be_left_out(name: str) -> None:
+    schema = publish.document(name)
+    validator = jsonschema.Draft7Validator(schema)
+    least = dict.fromkeys(schema["required"], "x")
+    validator.validate({**least, **dict.fromkeys(set(schema["properties"]) - set(least))})
+    for field in least:
+        assert not validator.is_valid({**least, field: None})
+    for nested in ("AdapterUse", "OutputOptions", "PeoplePose"):
+        part = schema["definitions"].get(nested, {"properties": {}})
+        for field in set(part["properties"]) - set(part.get("required", ())):
+            validator.evolve(schema=part["properties"][field]).validate(None)
+
+
+def test_seeds_have_64_bits() -> None:
+    assert publish.document("request")["properties"]["seed"]["format"] == "int64"
+    assert "format" not in publish.document("request")["properties"]["steps"]
+
+
+def test_defaults_are_said() -> None:
+    for field, default in (("preset", "fast"), ("count", "1"), ("guidance_scale", "5.0"), ("output", "format png")):
+        assert f" Default: {default}" in publish.document("request")["properties"][field]["description"]
+
+
+def test_readers_of_completions_can_read_those_of_later_versions() -> None:
+    schema = publish.document("completion")
+    validator = jsonschema.Draft7Validator(schema)
+    for example in schema["examples"]:
+        later = {**example, "provenance": {"signed": True}, "found": 2}
+        if "error" in later:
+            later["error"] = {**later["error"], "code": "a_code_of_later", "hint": "x"}
+        validator.validate(later)
+    for part in parts_of(schema):
+        assert part.get("additionalProperties", {}) is not False
+
+
+def test_headers_may_be_left_out() -> None:
+    for name in publish.EVENTS:
+        headers = publish.document("asyncapi")["components"]["messages"][name]["headers"]
+        assert "required" not in headers
+
+
+def test_the_shape_is_the_same_when_the_model_says_null_itself() -> None:
+    nullable = {"type": ["string", "null"], "maxLength": 3}
+    assert or_null(dict(nullable)) == nullable
+    for plain in ({"type": "string", "enum": ["a"]}, {"$ref": "#/x"}, {"type": "array", "items": {"type": "string"}}):
+        once = or_null(dict(plain))
+        assert once == {"oneOf": [plain, {"type": "null"}]}
+        assert or_null(dict(once)) == once
+
+
+@settings(max_examples=150, deadline=None)
+@given(request_objects())
+def test_what_the_codec_accepts_the_schema_accepts(request: dict[str, Any]) -> None:
+    assert decode_request(json.dumps(request).encode()).request.request_id == request["request_id"]
+    jsonschema.Draft7Validator(publish.document("request")).validate(request)
+
+
+@pytest.mark.parametrize(
+    "pose",
+    [
+        {"people": None, "format": None, "image": {"bucket": "abc", "key": "k.png", "inline": None}, "photo": None},
+        {"people": [[[0.5, 0.5]] * 18], "image": None, "photo": None},
+    ],
+    ids=["image", "people"],
+)
+def test_a_class_of_all_kinds_of_pose_writes_null_for_the_others(pose: dict[str, Any]) -> None:
+    """As quicktype's Java class does, which is one for the three kinds."""
+    request = {"request_id": "r", "prompt": "p", "pose": pose}
+    jsonschema.Draft7Validator(publish.document("request")).validate(request)
+    decoded = decode_request(json.dumps(request).encode())
+    assert decoded.warnings == ()
+    kept = {name: value for name, value in pose.items() if value is not None}
+    assert decoded.digest == decode_request(json.dumps({**request, "pose": kept}).encode()).digest
 
 
 def references_in(value: Any) -> Any:

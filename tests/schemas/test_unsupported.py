@@ -1,0 +1,175 @@
+"""The list of fields that are not honoured: closed, free of those that are, and silent about what asks for nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from schemas import publish, unsupported
+from schemas.codec import decode_request
+from schemas.errors import MESSAGE_CHARACTERS_MAX, ErrorCode, RequestRejected
+from schemas.request import Adapter, GenerationRequest, Output
+from schemas.unsupported import refusal_of, remedy_of
+from schemas.unsupported_names import CALLED_OTHERWISE, IN_PARTS, NOT_HONOURED
+
+NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE)
+RESERVED = (
+    "schedule", "guidance_start", "guidance_end", "guidance_rescale", "prompt_syntax", "clip_skip", "adapters",
+    "recipe", "fidelity", "controls", "init", "mask", "reference", "upscale", "fit", "model",
+)  # fmt: skip
+"""Fields that the request may come to have: until then whoever sends one is told so."""
+
+
+def refused(**fields: Any) -> RequestRejected:
+    with pytest.raises(RequestRejected) as caught:
+        decode_request(json.dumps({"request_id": "r", "tenant": "t", "prompt": "p", **fields}).encode())
+    return caught.value
+
+
+def plain(name: str) -> str:
+    return name.replace("_", "")
+
+
+def test_no_listed_name_is_a_field_that_is_honoured() -> None:
+    assert not {plain(name) for name in NAMES} & {plain(name) for name in GenerationRequest.model_fields}
+    for part, model in (("adapter", Adapter), ("output", Output)):
+        assert not set(IN_PARTS[part]) & set(model.model_fields)
+
+
+def test_each_name_stands_once_in_one_spelling() -> None:
+    assert len({plain(name) for name in NAMES}) == len(NAMES)
+    assert all(name == name.lower() and name.replace("_", "").isalnum() for name in NAMES)
+    assert set(unsupported._SAME_ANYWAY) <= set(NAMES)
+
+
+def test_what_parts_have_is_what_their_models_have() -> None:
+    known: dict[str, set[str]] = {"adapter": set(Adapter.model_fields), "output": set(Output.model_fields)}
+    pose: set[str] = set()
+    kinds: list[Any] = [GenerationRequest.model_fields["pose"].annotation]
+    while kinds:
+        kind = kinds.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            pose |= set(kind.model_fields)
+            kinds += [field.annotation for field in kind.model_fields.values()]
+        else:
+            kinds += get_args(getattr(kind, "__value__", kind))
+    assert {**known, "pose": pose} == unsupported._KNOWN_IN_PARTS
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_reserved_names_are_refused_until_they_are_fields(name: str) -> None:
+    if name not in GenerationRequest.model_fields:
+        assert refused(**{name: "something"}).code is ErrorCode.UNSUPPORTED_FIELD
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_listed_name_is_refused_with_its_remedy(name: str) -> None:
+    error = refused(**{name: {"any": "thing"}})
+    assert (error.code, error.request_id, error.tenant) == (ErrorCode.UNSUPPORTED_FIELD, "r", "t")
+    assert error.message == f"{name}: {remedy_of(name)}"
+    for field in set(CALLED_OTHERWISE.get(name, "").split("`")[1::2]):
+        assert field.split(".")[0] in GenerationRequest.model_fields
+
+
+@pytest.mark.parametrize(
+    "spelling", ["init_image", "initImage", "InitImage", "init-image", "INIT_IMAGE", "initimage", "init image"]
+)
+def test_spellings_do_not_matter(spelling: str) -> None:
+    assert refused(**{spelling: "s3://b/k.png"}).message.startswith(f"{spelling}: ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"negativePrompt": "blurry"}, "negativePrompt: it is spelt `negative_prompt`"),
+        ({"Steps": 30}, "Steps: it is spelt `steps`"),
+        ({"guidanceScale": 0}, "guidanceScale: it is spelt `guidance_scale`"),
+        ({"num_inference_steps": 30}, "num_inference_steps: use `steps`"),
+        ({"cfg": 7}, "cfg: use `guidance_scale`"),
+        ({"adapter": {"name": "ink", "scale": 0.4}}, "adapter.scale: use `adapter.weight`"),
+        ({"adapter": {"name": "ink", "textWeight": 0.4}}, "adapter.textWeight: use `adapter.weight`"),
+        ({"output": {"width": 512}}, "output.width: it belongs to the request itself, as `width`"),
+        ({"output": {"lossless": True}}, "output.lossless: use png"),
+        ({"pose": {"image": {"bucket": "abc", "key": "k"}, "strength": 0.5}}, "pose.strength: use `control_scale`"),
+        ({"pose": {"image": {"bucket": "abc", "key": "k", "mask": "m"}}}, "pose.image.mask: inpainting"),
+    ],
+    ids=str,
+)
+def test_the_message_names_the_field_and_what_to_do(fields: dict[str, Any], message: str) -> None:
+    error = refused(**fields)
+    assert error.code is ErrorCode.UNSUPPORTED_FIELD
+    assert error.message.startswith(message)
+
+
+@pytest.mark.parametrize("nothing", [False, "", [], {}, 0, 0.0, "None", "auto"], ids=repr)
+def test_a_field_that_asks_for_nothing_is_an_unknown_field(nothing: Any) -> None:
+    decoded = decode_request(json.dumps({"request_id": "r", "prompt": "p", "init_image": nothing}).encode())
+    assert decoded.unknown_fields == ("init_image",)
+
+
+def test_null_for_a_field_that_is_not_there_is_no_field() -> None:
+    decoded = decode_request(json.dumps({"request_id": "r", "prompt": "p", "init_image": None}).encode())
+    assert (decoded.unknown_fields, decoded.warnings) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "same",
+    [{"n_iter": 1}, {"image_seed": -1}, {"guidance_end": 1.0}, {"prompt_syntax": "plain"}, {"fidelity": "exact"},
+     {"refine": "no_refiner"}, {"s_noise": 1.0}, {"output_format": "PNG"}],
+    ids=str,
+)  # fmt: skip
+def test_a_value_that_is_done_anyway_asks_for_nothing(same: dict[str, Any]) -> None:
+    assert refusal_of(GenerationRequest, same) is None
+
+
+def test_zero_asks_for_something_where_darkroom_has_the_field() -> None:
+    assert refused(cfg_scale=0).code is ErrorCode.UNSUPPORTED_FIELD
+    assert refused(n_iter=2).code is ErrorCode.UNSUPPORTED_FIELD
+
+
+@pytest.mark.parametrize(
+    "harmless", [{"save_images": True}, {"webhook": "x"}, {"Priority": 3}, {"user": "x"}, {"output": {"dpi": 300}}],
+    ids=str,
+)  # fmt: skip
+def test_other_unknown_fields_stay_warnings(harmless: dict[str, Any]) -> None:
+    decoded = decode_request(json.dumps({"request_id": "r", "prompt": "p", **harmless}).encode())
+    assert len(decoded.unknown_fields) == 1
+
+
+def test_labels_are_the_requesters_own() -> None:
+    labels = {"mask": "m", "steps": "30"}
+    assert decode_request(json.dumps({"request_id": "r", "prompt": "p", "labels": labels}).encode()).warnings == ()
+
+
+def test_many_fields_make_one_message_that_fits() -> None:
+    error = refused(**dict.fromkeys(NAMES, "x"), **{"x" * 100_000: 1})
+    assert len(error.message) <= MESSAGE_CHARACTERS_MAX
+    assert error.message.startswith(f"{NAMES[0]}: ")
+    longest = sorted(NAMES, key=lambda name: len(f"{name}: {remedy_of(name)}"))[-unsupported.FIELDS_NAMED_MAX :]
+    message = refusal_of(GenerationRequest, {**dict.fromkeys(longest, "x"), **dict.fromkeys(NAMES, "x")})
+    assert message is not None
+    assert message.endswith(f"; and {len(NAMES) - unsupported.FIELDS_NAMED_MAX} more")
+    assert len(message) < MESSAGE_CHARACTERS_MAX + 200
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GenerationRequest(request_id="r", prompt="p", init_image="x"),
+        lambda: GenerationRequest(request_id="r", prompt="p", adapter=Adapter(name="ink", scale=0.4)),
+        lambda: GenerationRequest.model_validate({"request_id": "r", "prompt": "p", "output": {"dpi": 3}}),
+    ],
+)
+def test_a_program_that_makes_a_request_of_another_field_is_told(make: Any) -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        make()
+
+
+def test_the_table_is_published() -> None:
+    published = publish.document("unsupported-fields")
+    assert set(published["request"]) == set(NAMES)
+    assert published["request"]["cfg_scale"] == "use `guidance_scale`"
+    assert published["adapter"] == dict(IN_PARTS["adapter"])
