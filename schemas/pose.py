@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, Discriminator, Field, Strict, Tag, WithJsonSchema, field_validator, model_validator
 
 from schemas.fields import STRICT
+from schemas.keypoints import coco17_to_coco18, is_in_picture
 
 INLINE_BYTES_MAX: Final = 512 * 1024
 """An inline picture's decoded bytes: with base64's third on top it still leaves room in a 1 MiB record."""
@@ -20,6 +21,12 @@ _INLINE_CHARACTERS_MAX: Final = (INLINE_BYTES_MAX + 2) // 3 * 4
 
 PEOPLE_MAX: Final = 8
 """People in one pose. Beyond it skeletons overlap at the model's sizes and it no longer tells them apart."""
+
+NOBODY_IN_PICTURE: Final = (
+    "There is nobody in the pose: no point of anybody is seen within the picture. Coordinates are fractions of its "
+    "width and height, 0 to 1 from the left and from the top; send those of somebody, or no pose."
+)
+"""Said of `people` of whom nothing would be drawn."""
 
 TAGS: Final = frozenset({"#people", "#image", "#photo", "#bucket", "#inline"})
 """Names of the alternatives as they stand in pydantic's error locations, which no requester has to know."""
@@ -157,6 +164,12 @@ class PeoplePose(BaseModel):
             if len(person) != points:
                 raise ValueError(f"person {number} has {len(person)} points, {self.format} has {points}")
         return self
+
+    @property
+    def shows_somebody(self) -> bool:
+        """Whether anything of anybody would be drawn."""
+        is_coco17 = self.format == "coco17"
+        return any(is_in_picture(coco17_to_coco18(person) if is_coco17 else person) for person in self.people)
 
 
 class SkeletonPose(BaseModel):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from inference.pose.skeleton import COLOURS, DRAWN_SHORT_SIDE_PX, LIMB_BRIGHTNESS, LIMBS, STICK_PX
+from inference.pose.skeleton import COLOURS, DRAWN_SHORT_SIDE_PX, LIMB_BRIGHTNESS, STICK_PX
+from schemas.keypoints import LIMBS
 from schemas.request import COUNT_MAX, PRESET_STEPS, STEPS_MAX
 
 ROOT = Path(__file__).parents[2]

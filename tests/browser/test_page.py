@@ -205,7 +205,9 @@ def test_a_gateway_that_is_restarted_is_found_again(page: Page, watch: Watch, si
 
 
 def test_a_skeleton_and_a_photo_are_sent_as_files(page: Page, watch: Watch, tmp_path: Path) -> None:
-    Image.new("RGB", (64, 64)).save(tmp_path / "skeleton.png")
+    skeleton = Image.new("RGB", (64, 64))
+    skeleton.paste("red", (16, 8, 20, 56))
+    skeleton.save(tmp_path / "skeleton.png")
     Image.new("RGB", (64, 64), "tan").save(tmp_path / "photo.png")
     write(page, "as in the picture", steps="4")
     for number, (name, kind) in enumerate((("skeleton", "pose"), ("photo", "photo")), start=1):
