@@ -75,7 +75,7 @@ def _reduce(picture: Image.Image, limits: PictureLimits) -> None:
     )
     if reduction is None:
         raise _too_many_pixels(limits, f"{width} x {height} pixels")
-    picture.draft(None, (width // reduction, height // reduction))  # type: ignore[arg-type]  # None keeps the mode
+    picture.draft(None, (width // reduction, height // reduction))
     if picture.width * picture.height > limits.pixels_max:
         raise _too_many_pixels(limits, f"{width} x {height} pixels")
 

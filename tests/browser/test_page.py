@@ -225,7 +225,7 @@ def test_a_skeleton_and_a_photo_are_sent_as_files(page: Page, watch: Watch, tmp_
     assert "key" in again["pose"]["photo"], "the stored picture is named instead of sent again"
 
 
-def test_figures_are_edited_undone_exported_and_imported(page: Page, tmp_path: Path) -> None:
+def test_figures_are_edited_undone_exported_and_imported(page: Page, watch: Watch, tmp_path: Path) -> None:
     stage = page.locator(".stage")
     before = stage.inner_html()
     page.click("[title='Dancing']")
@@ -252,9 +252,10 @@ def test_figures_are_edited_undone_exported_and_imported(page: Page, tmp_path: P
     expect(joint(page, 0)).to_have_attribute("aria-label", "Nose, 10% across, 40% down")
     expect(joint(page, 17)).to_have_attribute("aria-label", "Left ear, not seen")
 
+    watch.refusals_expected = True
     (tmp_path / "bad.json").write_text('{"people": [[1, 2]]}')
     page.set_input_files("[data-file]", tmp_path / "bad.json")
-    expect(page.locator("[data-file-problem]")).to_contain_text("has 2 points instead of 18")
+    expect(page.locator("[data-file-problem]")).to_contain_text("people of 1 points (a list of points)")
 
 
 def test_the_stage_follows_the_size_and_keeps_proportions(page: Page) -> None:
