@@ -48,7 +48,9 @@ def decode_picture(content: bytes, limits: PictureLimits) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
             _reduce(picture, limits)
             picture.load()
-            return _rgb(ImageOps.exif_transpose(picture))
+            # In place, and without a conversion that copies: a telephone's photo would be in memory three times.
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _rgb(picture)
     except (RenderFault, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -104,7 +106,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         return _grey_of_16_bits(picture).convert("RGB")
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     layer = picture.convert("RGBA")
     ground = Image.new("RGBA", layer.size, (0, 0, 0, 255))
     return Image.alpha_composite(ground, layer).convert("RGB")
