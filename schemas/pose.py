@@ -10,7 +10,18 @@ import base64
 import binascii
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Strict, Tag, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from schemas.fields import STRICT
 from schemas.keypoints import coco17_to_coco18, is_in_picture
@@ -137,6 +148,25 @@ PictureRef = Annotated[
 """Where a picture is."""
 
 
+def _foreign_words(people: Any) -> str | None:
+    """Return what `people` of another tool's are, as the beginning of a sentence, and None for any others."""
+    for number, person in enumerate(people if isinstance(people, list) else ()):
+        if isinstance(person, dict):
+            return f"person {number} is an object, as OpenPose writes it: write its points as [[x, y], ...]"
+        points = [point for point in person if point is not None] if isinstance(person, list) else []
+        if points and all(isinstance(point, list) and len(point) == 3 for point in points):
+            return f"person {number} has points of three numbers: write [x, y], and null where the score is low"
+        if points and all(isinstance(point, int | float) for point in points):
+            return f"person {number} has its numbers in a row: write its points as [[x, y], ...]"
+        if any(isinstance(point, list) and len(point) == 2 and _is_pixel(point) for point in points):
+            return f"person {number} has coordinates in pixels: divide them by the picture's width and height"
+    return None
+
+
+def _is_pixel(point: list[Any]) -> bool:
+    return any(isinstance(value, int | float) and 4 < abs(value) < 100_000 for value in point)
+
+
 class PeoplePose(BaseModel):
     """Keypoints of each person."""
 
@@ -154,6 +184,18 @@ class PeoplePose(BaseModel):
         "left shoulder, right shoulder, left elbow, right elbow, left wrist, right wrist, left hip, right hip, left "
         "knee, right knee, left ankle, right ankle.",
     )
+
+    @field_validator("people", mode="wrap")
+    @classmethod
+    def _as_other_tools_write(cls, people: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        """Say what keypoints of other tools are, in place of a list of the numbers that do not fit."""
+        try:
+            return read(people)
+        except ValidationError:
+            words = _foreign_words(people)
+            if words is None:
+                raise
+            raise ValueError(f"{words}, or have `darkroom send --pose FILE` or POST /v1/poses convert it") from None
 
     @model_validator(mode="after")
     def _whole_people(self) -> PeoplePose:

@@ -20,11 +20,11 @@ from schemas.pose import InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPos
 
 DARK_LEVEL: Final = 24
 """Levels of 255 below this are ground, JPEG's noise on it included."""
-_CELLS: Final = 64
-_BRIGHT_LEVEL: Final = 48
-_DARK_SHARE_MIN: Final = 0.5
-_COLOURED_SHARE_MIN: Final = 0.5
-_COLOUR_SHARE_MIN: Final = 0.4
+CELLS: Final = 64
+BRIGHT_LEVEL: Final = 48
+DARK_SHARE_MIN: Final = 0.5
+COLOURED_SHARE_MIN: Final = 0.5
+COLOUR_SHARE_MIN: Final = 0.4
 """Of a bright cell's highest channel: so far below it its lowest lies, or it counts as grey."""
 
 NOBODY_DRAWN: Final = (
@@ -89,14 +89,14 @@ def unlike_a_skeleton(picture: Image.Image) -> str | None:
     128 pixels; a close-up with the white dots of a face). Photos and drawings on white are below 1 percent dark,
     grey skeletons and edge or depth maps have no colour, MediaPipe's drawing has it in 23 percent.
     """
-    small = picture.resize((_CELLS, _CELLS), Image.Resampling.BOX).tobytes()
+    small = picture.resize((CELLS, CELLS), Image.Resampling.BOX).tobytes()
     cells = list(zip(small[0::3], small[1::3], small[2::3], strict=True))
     dark = sum(max(cell) < DARK_LEVEL for cell in cells)
-    if dark < _DARK_SHARE_MIN * len(cells):
+    if dark < DARK_SHARE_MIN * len(cells):
         return _UNLIKE.format("its ground is not black")
-    bright = [cell for cell in cells if max(cell) >= _BRIGHT_LEVEL]
-    coloured = sum(max(cell) - min(cell) >= _COLOUR_SHARE_MIN * max(cell) for cell in bright)
-    if coloured < _COLOURED_SHARE_MIN * len(bright):
+    bright = [cell for cell in cells if max(cell) >= BRIGHT_LEVEL]
+    coloured = sum(max(cell) - min(cell) >= COLOUR_SHARE_MIN * max(cell) for cell in bright)
+    if coloured < COLOURED_SHARE_MIN * len(bright):
         return _UNLIKE.format("its limbs have no colours")
     return None
 

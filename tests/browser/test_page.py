@@ -258,6 +258,34 @@ def test_figures_are_edited_undone_exported_and_imported(page: Page, watch: Watc
     expect(page.locator("[data-file-problem]")).to_contain_text("people of 1 points (a list of points)")
 
 
+def test_what_a_file_leaves_out_is_said_and_a_large_photo_is_made_smaller(
+    page: Page, watch: Watch, tmp_path: Path
+) -> None:
+    theirs = Path(__file__).parents[1] / "strangers" / "poses"
+    page.set_input_files("[data-file]", theirs / "comfyui_two_frames.json")
+    expect(page.locator("[data-file-problem]")).to_contain_text("2 frames: the first one was used")
+    expect(joint(page, 0)).to_have_attribute("aria-label", "Nose, 47% across, 15% down")
+    watch.refusals_expected = True
+    page.set_input_files("[data-file]", theirs / "openpose_coco.json")
+    expect(page.locator("[data-file-problem]")).to_contain_text("does not say of how large a picture")
+
+    page.check("[name=pose-mode][value=picture]", force=True)
+    expect(page.locator("[data-limits]")).to_contain_text("up to 64 MiB")
+    Image.new("RGB", (5712, 4284), "tan").save(tmp_path / "telephone.jpg")
+    write(page, "as in the photo", steps="4")
+    page.set_input_files("[data-file]", tmp_path / "telephone.jpg")
+    expect(page.locator("[data-picture-name]")).to_contain_text("5712 × 4284")
+    page.click("[type=submit]")
+    picture_is_shown(page, 1)
+    body = watch.sent[-1].post_data_buffer
+    assert body is not None
+    with Image.open(io.BytesIO(body[body.index(b"\xff\xd8\xff") :])) as sent:
+        assert sent.size == (2048, 1536)
+
+    page.set_input_files("[data-file]", theirs.parent / "pictures" / "skeleton_grey.png")
+    expect(page.locator("[data-kind-warning]")).to_contain_text("its limbs have no colours")
+
+
 def test_the_stage_follows_the_size_and_keeps_proportions(page: Page) -> None:
     page.click(".settings summary")
     before = page.locator(".stage").inner_html()
