@@ -178,7 +178,8 @@ def _openpose(document: Any) -> Found:
     frames = document if isinstance(document, list) else [document]
     notes, where = _of_first("frame", len(frames))
     frame = frames[0]
-    written = frame.get("people") or []
+    written = frame.get("people")
+    written = written if isinstance(written, list) else []
     if not written and frame.get("animals"):
         raise PoseJsonRefused(
             "has animals (AP10K), and no people.", "Animals are no pose here: write people's keypoints."

@@ -6,6 +6,7 @@ are the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from producer.requests.pose_documents import PoseJsonRefused
 from producer.requests.pose_files import pose_of
+from producer.requests.pose_json import read_pose
 from producer.requests.request_files import RequestUnreadable, request_of
 from tests.producer.gateway.house import House
 from tests.strangers.table import Stranger, rows
@@ -369,3 +374,31 @@ def test_every_file_is_in_the_table() -> None:
     assert {path.name for path in FOLDER.glob("*.json")} == {row.given.file for row in TABLE if row.given.file} | {
         "right.json"
     }
+
+
+_LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just([]) | st.just({})
+
+
+def _changed(value: Any, draw: st.DrawFn) -> Any:
+    """The same document with some of its parts replaced."""
+    if draw(st.integers(0, 5)) == 0:
+        return draw(_LEAVES)
+    if isinstance(value, dict) and value:
+        name = draw(st.sampled_from(sorted(value)))
+        return {**value, name: _changed(value[name], draw)}
+    if isinstance(value, list) and value:
+        index = draw(st.integers(0, len(value) - 1))
+        return [*value[:index], _changed(value[index], draw), *value[index + 1 :]]
+    return value
+
+
+@given(st.data())
+@settings(max_examples=600)
+def test_whatever_stands_in_a_file_is_a_pose_or_a_refusal(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(path.name for path in FOLDER.glob("*.json"))))
+    document = json.loads((FOLDER / name).read_text())
+    for _ in range(3):
+        document = _changed(document, data.draw)
+    for size in (None, SIZE):
+        with contextlib.suppress(PoseJsonRefused):
+            assert read_pose(document, size).pose
