@@ -13,7 +13,7 @@ from inference.contract import AdapterUse, BatchKey, ModelInfo, RenderRequest
 from inference.pose.photo import NO_DETECTOR
 from schemas.errors import ErrorCode, RequestRejected
 from schemas.fingerprints import derived_seed, raw_digest
-from schemas.pose import InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
+from schemas.pose import NOBODY_IN_PICTURE, InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
 from schemas.request import GenerationRequest, effective_steps
 
 _ADAPTERS_NAMED_MAX = 5
@@ -28,7 +28,8 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
 
     Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for what is
     out of bounds, `unknown_adapter` for one that was not loaded with the model, `model_mismatch` for a pose where
-    the model has no ControlNet, `pose_unreadable` for a photo where there is no detector.
+    the model has no ControlNet, `pose_unreadable` for a photo where there is no detector, `pose_not_found` for
+    keypoints of which nothing would be drawn.
     """
     width = info.native_width if request.width is None else request.width
     height = info.native_height if request.height is None else request.height
@@ -47,6 +48,8 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
         _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
     if isinstance(request.pose, PhotoPose) and info.pose_detector is None:
         _reject(request, ErrorCode.POSE_UNREADABLE, NO_DETECTOR)
+    if isinstance(request.pose, PeoplePose) and not request.pose.shows_somebody:
+        _reject(request, ErrorCode.POSE_NOT_FOUND, NOBODY_IN_PICTURE)
     seed = derived_seed(request.tenant, request.request_id) if request.seed is None else request.seed
     return RenderRequest(
         prompt=request.prompt,

@@ -46,7 +46,7 @@ from inference.contract import (
     RenderRequest,
     RowId,
 )
-from inference.pose.control import picture_content, pose_digest
+from inference.pose.control import picture_content, pose_digest, read_skeleton
 from inference.pose.picture import PictureLimits, decode_picture
 from inference.preview import encode_preview
 from inference.profile import GUIDED_SLOTS, DeviceProfile
@@ -57,7 +57,7 @@ from inference.turns import Series
 from inference.wallpaper import reencoded, wallpaper
 from schemas.errors import ErrorCode
 from schemas.names import CONTENT_TYPES, EXTENSIONS
-from schemas.pose import PeoplePose
+from schemas.pose import PeoplePose, SkeletonPose
 
 CRASH_EXIT_CODE: Final = 70
 """The exit status of a process that a marker ended: EX_SOFTWARE of sysexits.h."""
@@ -176,12 +176,16 @@ class SimulatedDevice(Device[SimulatedRow]):
         trouble = _trouble(request.prompt) if self._obey_markers else None
         if trouble is not None:
             _play(trouble, "prepare")
-        pose = None
+        pose = warning = None
         if request.pose is not None:
             pose = pose_digest(request.pose, job.pose_picture)
             if not isinstance(request.pose, PeoplePose):
                 # For its errors: the digest says what the picture shows, not whether it can be decoded.
-                decode_picture(picture_content(request.pose, job.pose_picture), self._picture_limits)
+                content = picture_content(request.pose, job.pose_picture)
+                if isinstance(request.pose, SkeletonPose):
+                    warning = read_skeleton(content, self._picture_limits).warning
+                else:
+                    decode_picture(content, self._picture_limits)
         key = batch_key(request, self._info)
         return Prepared(
             tuple(
@@ -194,7 +198,8 @@ class SimulatedDevice(Device[SimulatedRow]):
                     trouble=trouble,
                 )
                 for index in range(request.count)
-            )
+            ),
+            () if warning is None else (warning,),
         )
 
     def step(self, rows: Sequence[SimulatedRow]) -> None:

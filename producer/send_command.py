@@ -62,13 +62,13 @@ class _Send(click.Command):
     "--pose",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="JSON with keypoints (coco18, coco17, or what OpenPose writes), or an OpenPose skeleton as PNG, JPEG or WebP "
-    "of up to 512 KiB.",
+    help="JSON with keypoints (a request's pose, or as OpenPose, COCO, MMPose, Ultralytics or MediaPipe write them), "
+    "or an OpenPose skeleton as PNG, JPEG or WebP of up to 512 KiB.",
 )
 @click.option(
     "--pose-size",
     metavar="WIDTHxHEIGHT",
-    help="The picture that the keypoints are pixels of; fractions when left out.",
+    help="The picture that the keypoints are pixels of, where the file does not say it.",
 )
 @click.option(
     "--photo",
@@ -204,7 +204,10 @@ def _pose(file: Path | None, size: str | None, photo: Path | None) -> dict[str, 
         pixels = None if size is None else size_of(size)
     except ValueError as error:
         raise click.UsageError(f"--pose-size {size}: {error}") from error
-    return pose_of(file, pixels)
+    read = pose_of(file, pixels)
+    for note in read.notes:
+        click.echo(f"{file}: {note}", err=True)
+    return read.pose
 
 
 def _adapter(option: str | None) -> dict[str, Any] | None:

@@ -125,13 +125,14 @@ class AccessSettings(BaseModel):
         description="A job counts as unfinished for so long at the most: its end may come while no gateway listens.",
     )
     body_bytes_max: int = Field(
-        default=10 * MIB,
+        default=18 * MIB,
         ge=1_024,
         le=1024 * MIB,
-        description="The largest body of a call, a pose picture's upload included; counted as it comes.",
+        description="The largest body of a call, a pose picture's upload included; counted as it comes. Above "
+        "limits.pose_picture_bytes_max and limits.request_bytes_max together.",
     )
     body_read_timeout_s: float = Field(
-        default=30.0, gt=0, le=3_600, description="How long a body may take to come: 10 MiB at 3 Mbit/s."
+        default=30.0, gt=0, le=3_600, description="How long a body may take to come: 18 MiB at 5 Mbit/s."
     )
     headers_max: int = Field(default=100, ge=10, le=1_000, description="Headers of a call; browsers send some 20.")
     header_bytes_max: int = Field(

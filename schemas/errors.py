@@ -81,9 +81,9 @@ _TEXTS: Final[dict[ErrorCode, ErrorText]] = {
         False,
     ),
     ErrorCode.POSE_NOT_FOUND: ErrorText(
-        "There is no object under the pose picture's bucket and key, or there is nobody in the photo.",
-        "Upload the picture before the request is published, and check its bucket and key; a photo has to show a whole "
-        "person well in view.",
+        "There is no object under the pose picture's bucket and key, or there is nobody in the pose.",
+        "Upload the picture before the request is published, and check its bucket and key; keypoints, a skeleton or a "
+        "photo have to show somebody within the picture.",
         True,
     ),
     ErrorCode.POSE_FORBIDDEN: ErrorText(

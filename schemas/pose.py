@@ -10,10 +10,22 @@ import base64
 import binascii
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Strict, Tag, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import TypeAliasType
 
 from schemas.fields import ASKED, OrDefault
+from schemas.keypoints import coco17_to_coco18, is_in_picture
 
 INLINE_BYTES_MAX: Final = 512 * 1024
 """An inline picture's decoded bytes: with base64's third on top it still leaves room in a 1 MiB record."""
@@ -24,6 +36,11 @@ PEOPLE_MAX: Final = 8
 
 FIELDS: Final = frozenset({"people", "format", "image", "photo", "bucket", "key", "inline"})
 """Every field that some kind of pose or picture has."""
+NOBODY_IN_PICTURE: Final = (
+    "There is nobody in the pose: no point of anybody is seen within the picture. Coordinates are fractions of its "
+    "width and height, 0 to 1 from the left and from the top; send those of somebody, or no pose."
+)
+"""Said of `people` of whom nothing would be drawn."""
 
 TAGS: Final = frozenset({"#people", "#image", "#photo", "#bucket", "#inline"})
 """Names of the alternatives as they stand in pydantic's error locations, which no requester has to know."""
@@ -145,6 +162,25 @@ PictureRef = TypeAliasType(
 """Where a picture is. A named type, so that its schema has a name as well."""
 
 
+def _foreign_words(people: Any) -> str | None:
+    """Return what `people` of another tool's are, as the beginning of a sentence, and None for any others."""
+    for number, person in enumerate(people if isinstance(people, list) else ()):
+        if isinstance(person, dict):
+            return f"person {number} is an object, as OpenPose writes it: write its points as [[x, y], ...]"
+        points = [point for point in person if point is not None] if isinstance(person, list) else []
+        if points and all(isinstance(point, list) and len(point) == 3 for point in points):
+            return f"person {number} has points of three numbers: write [x, y], and null where the score is low"
+        if points and all(isinstance(point, int | float) for point in points):
+            return f"person {number} has its numbers in a row: write its points as [[x, y], ...]"
+        if any(isinstance(point, list) and len(point) == 2 and _is_pixel(point) for point in points):
+            return f"person {number} has coordinates in pixels: divide them by the picture's width and height"
+    return None
+
+
+def _is_pixel(point: list[Any]) -> bool:
+    return any(isinstance(value, int | float) and 4 < abs(value) < 100_000 for value in point)
+
+
 class PeoplePose(BaseModel):
     """Keypoints of each person."""
 
@@ -163,6 +199,18 @@ class PeoplePose(BaseModel):
         "knee, right knee, left ankle, right ankle.",
     )
 
+    @field_validator("people", mode="wrap")
+    @classmethod
+    def _as_other_tools_write(cls, people: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        """Say what keypoints of other tools are, in place of a list of the numbers that do not fit."""
+        try:
+            return read(people)
+        except ValidationError:
+            words = _foreign_words(people)
+            if words is None:
+                raise
+            raise ValueError(f"{words}, or have `darkroom send --pose FILE` or POST /v1/poses convert it") from None
+
     @model_validator(mode="after")
     def _whole_people(self) -> PeoplePose:
         if not 1 <= len(self.people) <= PEOPLE_MAX:
@@ -172,6 +220,12 @@ class PeoplePose(BaseModel):
             if len(person) != points:
                 raise ValueError(f"person {number} has {len(person)} points, {self.format} has {points}")
         return self
+
+    @property
+    def shows_somebody(self) -> bool:
+        """Whether anything of anybody would be drawn."""
+        is_coco17 = self.format == "coco17"
+        return any(is_in_picture(coco17_to_coco18(person) if is_coco17 else person) for person in self.people)
 
 
 class SkeletonPose(BaseModel):

@@ -203,10 +203,17 @@ class LimitSettings(BaseModel):
         default=MIB, ge=1_024, le=32 * MIB, description="The largest request value that is read."
     )
     pose_picture_bytes_max: int = Field(
-        default=8 * MIB, ge=1_024, le=256 * MIB, description="The largest pose picture file."
+        default=16 * MIB,
+        ge=1_024,
+        le=256 * MIB,
+        description="The largest pose picture file: a JPEG of 48 million pixels has 10-15 MiB.",
     )
     pose_picture_pixels_max: int = Field(
-        default=16_777_216, ge=256, le=268_435_456, description="Its largest width x height, before it is decoded."
+        default=16_777_216,
+        ge=256,
+        le=268_435_456,
+        description="Its largest width x height, before it is decoded. A JPEG that is not progressive may have 16 "
+        "times as many, and 89 million at the most: it is decoded at a half or a quarter.",
     )
     waiting_rows_max: int = Field(
         default=2_000, ge=1, le=1_000_000, description="Images that may wait in a worker before it pauses partitions."

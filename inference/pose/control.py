@@ -8,13 +8,33 @@ cache's key before any drawing is done.
 from __future__ import annotations
 
 import hashlib
+from typing import Final, NamedTuple
 
 from PIL import Image
 
 from inference.contract import FaultKind, RenderFault
 from inference.pose.picture import PictureLimits, decode_picture
-from inference.pose.skeleton import coco17_to_coco18, draw_people
+from inference.pose.skeleton import draw_people
+from schemas.keypoints import coco17_to_coco18
 from schemas.pose import InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
+
+DARK_LEVEL: Final = 24
+"""Levels of 255 below this are ground, JPEG's noise on it included."""
+CELLS: Final = 64
+BRIGHT_LEVEL: Final = 48
+DARK_SHARE_MIN: Final = 0.5
+COLOURED_SHARE_MIN: Final = 0.5
+COLOUR_SHARE_MIN: Final = 0.4
+"""Of a bright cell's highest channel: so far below it its lowest lies, or it counts as grey."""
+
+NOBODY_DRAWN: Final = (
+    "There is nobody in the pose's picture: it has one colour only, as a pose extractor leaves it that found nobody. "
+    "Send a skeleton of somebody, keypoints, or a photo as `photo`."
+)
+_UNLIKE: Final = (
+    "the pose's picture does not look like an OpenPose skeleton on black ({}), and the model may not follow it: send a "
+    "photo as `photo`, and keypoints as `people`"
+)
 
 
 def pose_digest(pose: Pose, stored: bytes | None) -> str:
@@ -28,19 +48,57 @@ def pose_digest(pose: Pose, stored: bytes | None) -> str:
     return kind + hashlib.sha256(picture_content(pose, stored)).hexdigest()
 
 
+class ControlPicture(NamedTuple):
+    """What conditions the ControlNet, and what there is to say of it."""
+
+    picture: Image.Image
+    """RGB, of the output's size."""
+    warning: str | None
+    """The sentence for the requester where a skeleton picture does not look like one, else None."""
+
+
 def control_picture(
     pose: PeoplePose | SkeletonPose, stored: bytes | None, *, width: int, height: int, limits: PictureLimits
-) -> Image.Image:
-    """The picture that conditions the ControlNet: RGB, `width` x `height` pixels.
+) -> ControlPicture:
+    """Make the picture that conditions the ControlNet: RGB, `width` x `height` pixels.
 
     A skeleton picture of another aspect is stretched, as diffusers' pipelines do. Raises `RenderFault` of the request:
-    `image_too_large` or `pose_unreadable`.
+    `image_too_large` or `pose_unreadable`, and `pose_not_found` for a picture of one colour.
     """
     if isinstance(pose, PeoplePose):
         people = [coco17_to_coco18(person) if pose.format == "coco17" else person for person in pose.people]
-        return draw_people(people, width=width, height=height)
-    picture = decode_picture(picture_content(pose, stored), limits)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+        return ControlPicture(draw_people(people, width=width, height=height), None)
+    skeleton = read_skeleton(picture_content(pose, stored), limits)
+    return ControlPicture(skeleton.picture.resize((width, height), Image.Resampling.LANCZOS), skeleton.warning)
+
+
+def read_skeleton(content: bytes, limits: PictureLimits) -> ControlPicture:
+    """Decode a skeleton picture, at its own size. Raises `RenderFault` as `control_picture` does."""
+    picture = decode_picture(content, limits)
+    if all(highest - lowest < DARK_LEVEL for lowest, highest in picture.getextrema()):  # type: ignore[misc]
+        raise RenderFault(FaultKind.REQUEST, "pose_not_found", NOBODY_DRAWN)
+    return ControlPicture(picture, unlike_a_skeleton(picture))
+
+
+def unlike_a_skeleton(picture: Image.Image) -> str | None:
+    """Return the sentence for a picture (RGB) that does not look like an OpenPose skeleton on black, else None.
+
+    Pose ControlNets were trained on coloured sticks on black. Looked at are the means of 64 x 64 cells. Measured on
+    drawings of this product, of controlnet-aux and of xinsir's thicker sticks, one to eight people, as JPEG too: 59 to
+    99 percent of the cells are dark, 68 to 100 percent of the bright ones have a colour (the low ends: eight people on
+    128 pixels; a close-up with the white dots of a face). Photos and drawings on white are below 1 percent dark,
+    grey skeletons and edge or depth maps have no colour, MediaPipe's drawing has it in 23 percent.
+    """
+    small = picture.resize((CELLS, CELLS), Image.Resampling.BOX).tobytes()
+    cells = list(zip(small[0::3], small[1::3], small[2::3], strict=True))
+    dark = sum(max(cell) < DARK_LEVEL for cell in cells)
+    if dark < DARK_SHARE_MIN * len(cells):
+        return _UNLIKE.format("its ground is not black")
+    bright = [cell for cell in cells if max(cell) >= BRIGHT_LEVEL]
+    coloured = sum(max(cell) - min(cell) >= COLOUR_SHARE_MIN * max(cell) for cell in bright)
+    if coloured < COLOURED_SHARE_MIN * len(bright):
+        return _UNLIKE.format("its limbs have no colours")
+    return None
 
 
 def picture_content(pose: SkeletonPose | PhotoPose, stored: bytes | None) -> bytes:

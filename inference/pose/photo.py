@@ -15,7 +15,7 @@ from PIL import Image
 
 from inference.contract import FaultKind, RenderFault
 from inference.pose.picture import PictureLimits, decode_picture
-from inference.pose.skeleton import Keypoint
+from schemas.keypoints import Keypoint
 from schemas.pose import PEOPLE_MAX, PeoplePose
 
 SHORT_SIDE_PX: Final = 512

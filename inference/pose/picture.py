@@ -10,69 +10,112 @@ import io
 from dataclasses import dataclass
 from typing import Final
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from inference.contract import FaultKind, RenderFault
+from schemas.pictures import PICTURE_FORMATS, foreign_format, foreign_remedy, jpeg_reduction
 
-FORMATS: Final = ("PNG", "JPEG", "WEBP")
+_LEVELS_16: Final = 65_536
+_SIXTEENTH_OF_EIGHT: Final = 257
+"""65535 / 255: by so much a level of 16 bits is divided to be one of 8 (PNG 3, section 12.4)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PictureLimits:
     """What a picture that comes from outside may cost."""
 
-    bytes_max: int = 8 * 1024 * 1024
-    """Encoded. A skeleton is some 20 KiB, a photo from a telephone 2 to 5 MiB."""
+    bytes_max: int = 16 * 1024 * 1024
+    """Encoded. A skeleton is some 20 KiB, a JPEG of a telephone 2 to 15 MiB."""
     pixels_max: int = 16 * 1024 * 1024
-    """Decoded: 48 MiB of memory for a square of 4,096 pixels, four times the side of what is painted."""
+    """Decoded: 64 MiB of memory for a square of 4,096 pixels, four times the side of what is painted."""
 
 
 def decode_picture(content: bytes, limits: PictureLimits) -> Image.Image:
     """Decode a PNG, JPEG or WebP picture to RGB, upright, its first frame where it is animated.
 
-    Transparent pixels become black, the ground of every skeleton. Raises `RenderFault` of the request:
-    `image_too_large` where a limit is passed, `pose_unreadable` for anything that is not a whole picture.
+    Transparent pixels become black, the ground of every skeleton, and levels of 16 bits are rounded to 8. A sequential
+    JPEG of up to 16 times `pixels_max` is decoded at a half or a quarter of its sides. Raises `RenderFault` of the
+    request: `image_too_large` where a limit is passed, `pose_unreadable` for anything that is not a whole picture.
     """
     if len(content) > limits.bytes_max:
         raise RenderFault(
             FaultKind.REQUEST,
             "image_too_large",
-            f"The pose's picture has {len(content)} bytes, at most {limits.bytes_max} are read: send a smaller one.",
+            f"The pose's picture has {len(content)} bytes, at most {limits.bytes_max} are read "
+            "(DARKROOM_LIMITS__POSE_PICTURE_BYTES_MAX): send a smaller one.",
         )
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            _refuse_too_many_pixels(picture, limits)
+        with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
+            _reduce(picture, limits)
             picture.load()
-            return _on_black(ImageOps.exif_transpose(picture))
+            # In place, and without a conversion that copies: a telephone's photo would be in memory three times.
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _rgb(picture)
     except (RenderFault, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(limits) from error
+    except UnidentifiedImageError as error:
+        raise _unreadable(content, error) from error
     # Pillow answers a malformed file with a dozen exception types, and all of them mean the same here.
     except Exception as error:
-        raise RenderFault(
-            FaultKind.REQUEST,
-            "pose_unreadable",
-            f"The pose's picture is not a whole PNG, JPEG or WebP file ({type(error).__name__}): save it anew.",
-        ) from error
+        raise _unreadable(content, error) from error
 
 
-def _refuse_too_many_pixels(picture: Image.Image, limits: PictureLimits) -> None:
+def _reduce(picture: Image.Image, limits: PictureLimits) -> None:
+    """Choose the size at which the picture is decoded. Raises `RenderFault` where even the smallest is too large."""
+    is_jpeg = picture.format in ("JPEG", "MPO")
+    width, height = picture.size
+    if width * height <= limits.pixels_max:
+        return
+    reduction = (
+        jpeg_reduction(
+            width, height, pixels_max=limits.pixels_max, is_progressive=bool(picture.info.get("progressive"))
+        )
+        if is_jpeg
+        else None
+    )
+    if reduction is None:
+        raise _too_many_pixels(limits, f"{width} x {height} pixels")
+    picture.draft(None, (width // reduction, height // reduction))
     if picture.width * picture.height > limits.pixels_max:
-        raise _too_many_pixels(limits, f"{picture.width} x {picture.height} pixels")
+        raise _too_many_pixels(limits, f"{width} x {height} pixels")
 
 
 def _too_many_pixels(limits: PictureLimits, size: str = "too many pixels") -> RenderFault:
     return RenderFault(
         FaultKind.REQUEST,
         "image_too_large",
-        f"The pose's picture has {size}, at most {limits.pixels_max} pixels are decoded: send a smaller one.",
+        f"The pose's picture has {size}, at most {limits.pixels_max} pixels are decoded "
+        "(DARKROOM_LIMITS__POSE_PICTURE_PIXELS_MAX; larger ones only as a JPEG that is not progressive): send a "
+        "smaller one.",
     )
 
 
-def _on_black(picture: Image.Image) -> Image.Image:
+def _unreadable(content: bytes, error: Exception) -> RenderFault:
+    name = foreign_format(content) if isinstance(error, UnidentifiedImageError) else None
+    message = (
+        f"The pose's picture is not a whole PNG, JPEG or WebP file ({type(error).__name__}): save it anew."
+        if name is None
+        else f"The pose's picture is {name}, and only PNG, JPEG or WebP is read. {foreign_remedy(name)}"
+    )
+    return RenderFault(FaultKind.REQUEST, "pose_unreadable", message)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        return _grey_of_16_bits(picture).convert("RGB")
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     layer = picture.convert("RGBA")
     ground = Image.new("RGBA", layer.size, (0, 0, 0, 255))
     return Image.alpha_composite(ground, layer).convert("RGB")
+
+
+def _grey_of_16_bits(picture: Image.Image) -> Image.Image:
+    """Pillow's own conversion cuts levels at 255, which leaves nothing of them but white."""
+    levels = [round(level / _SIXTEENTH_OF_EIGHT) for level in range(_LEVELS_16)]
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        levels[transparent] = 0
+    return picture.convert("I").point(levels, "L")

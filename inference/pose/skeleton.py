@@ -15,8 +15,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw
 
-Keypoint = tuple[float, float] | None
-"""x and y as fractions of the picture's width and height, or None where the point is not seen."""
+from schemas.keypoints import LIMBS, Keypoint
 
 DRAWN_SHORT_SIDE_PX: Final = 512
 DRAWN_LONG_SIDE_PX_MAX: Final = 4096
@@ -27,27 +26,12 @@ LIMB_BRIGHTNESS: Final = 0.6
 _OUTLINE_POINTS: Final = 48
 """Corners of the polygon that stands for a limb's ellipse: enough that its edge is smooth at 512 pixels."""
 
-# coco18: 0 nose, 1 neck, 2-4 right arm, 5-7 left arm, 8-10 right leg, 11-13 left leg, 14 and 15 eyes, 16 and 17 ears.
-LIMBS: Final[tuple[tuple[int, int], ...]] = (
-    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10),
-    (1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
-)  # fmt: skip
 COLOURS: Final[tuple[tuple[int, int, int], ...]] = (
     (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0),
     (0, 255, 0), (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255),
     (0, 0, 255), (85, 0, 255), (170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85),
 )  # fmt: skip
 """A limb takes the colour of its place in `LIMBS`, a keypoint that of its own index."""
-
-# For each coco18 point the coco17 point it is; the neck (None) has none.
-_FROM_COCO17: Final = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
-
-
-def coco17_to_coco18(person: Sequence[Keypoint]) -> tuple[Keypoint, ...]:
-    """Reorder one person's 17 points; the neck is halfway between the shoulders, or unseen where one of them is."""
-    left, right = person[5], person[6]
-    neck = None if left is None or right is None else ((left[0] + right[0]) / 2, (left[1] + right[1]) / 2)
-    return tuple(neck if source is None else person[source] for source in _FROM_COCO17)
 
 
 def draw_people(people: Sequence[Sequence[Keypoint]], *, width: int, height: int) -> Image.Image:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from inference.contract import CacheCounts
-from inference.pose.control import control_picture, picture_content, pose_digest
+from inference.pose.control import ControlPicture, control_picture, picture_content, pose_digest
 from inference.pose.photo import PhotoPeople, PoseDetector, find_people, no_detector, nobody_found
 from inference.pose.picture import PictureLimits
 from inference.sdxl.cache import ByteCache
@@ -67,8 +67,8 @@ class PoseConditioner:
         # In fp16 an embedding of SDXL's ControlNet takes 3.3 times its picture's bytes.
         pictures_bytes_max = (cache_bytes_max - people_bytes_max) // 4
         self._people: ByteCache[str, PhotoPeople] = ByteCache(people_bytes_max, lambda _people: _PEOPLE_BYTES)
-        self._pictures: ByteCache[_PoseKey, Image.Image] = ByteCache(
-            pictures_bytes_max, lambda picture: 3 * picture.width * picture.height
+        self._pictures: ByteCache[_PoseKey, ControlPicture] = ByteCache(
+            pictures_bytes_max, lambda made: 3 * made.picture.width * made.picture.height
         )
         self._embeddings: ByteCache[_PoseKey, torch.Tensor] = ByteCache(
             cache_bytes_max - people_bytes_max - pictures_bytes_max, lambda embedding: embedding.nbytes
@@ -79,20 +79,20 @@ class PoseConditioner:
 
         Raises `RenderFault` as `control_picture` and `find_people` do, `pose_not_found` for a photo without people.
         """
-        warning = None
+        found_warning = None
         if isinstance(pose, PhotoPose):
             people = self._people_of(pose, stored)
             if people.pose is None:
                 raise nobody_found()
-            pose, warning = people.pose, people.warning
+            pose, found_warning = people.pose, people.warning
         drawn = pose
-        picture = self._pictures.get_or_make(
+        picture, drawn_warning = self._pictures.get_or_make(
             _PoseKey(pose_digest(drawn, stored), width, height),
             lambda: control_picture(drawn, stored, width=width, height=height, limits=self._limits),
         )
         content = hashlib.sha256(picture.tobytes()).hexdigest()
         embedding = self._embeddings.get_or_make(_PoseKey(content, width, height), lambda: self._encode(picture))
-        return Conditioning(embedding, warning)
+        return Conditioning(embedding, found_warning or drawn_warning)
 
     def counts(self) -> Mapping[str, CacheCounts]:
         """Of `photo`, the people found, `pose`, the drawn and decoded pictures, and `control`, their embeddings."""

@@ -45,6 +45,13 @@ class Cancelled(BaseModel):
     status: State = Field(description="Its state at this moment; it ends as cancelled unless it ended before.")
 
 
+class PoseFound(BaseModel):
+    """A pose that was read from somebody's file."""
+
+    pose: dict[str, Any] = Field(description="As a request's `pose`.")
+    notes: list[str] = Field(description="What was left out or taken for granted; for people.")
+
+
 class ProgressSeen(BaseModel):
     """How far a job is."""
 

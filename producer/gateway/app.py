@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
-from producer.gateway import events, generate, generations, images, probes
+from producer.gateway import events, generate, generations, images, poses, probes
 from producer.gateway.acceptance import Acceptance
 from producer.gateway.access.assembly import AccessControl
 from producer.gateway.answers import Addresses, ProblemBody
@@ -62,7 +62,15 @@ def create_app(
         redirect_slashes=False,
         middleware=[*access.outside, Middleware(Guard, metrics=metrics), *access.inside],
     )
-    for router in (generations.router, events.router, images.router, generate.router, probes.router, access.sessions):
+    for router in (
+        generations.router,
+        events.router,
+        images.router,
+        generate.router,
+        poses.router,
+        probes.router,
+        access.sessions,
+    ):
         app.include_router(router)
     app.include_router(router_of(Page()))
     handle_errors(app, metrics, settings.gateway.retry_after_s)

@@ -27,7 +27,7 @@ from producer.gateway.uploads import Picture, Uploads, too_many_bytes
 from schemas.codec import decode_document
 from schemas.errors import ErrorCode, RequestRejected, bounded, describe
 from schemas.names import is_identity, pose_key
-from schemas.pose import PhotoPose, SkeletonPose, StoredPicture
+from schemas.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose, SkeletonPose, StoredPicture
 from schemas.request import GenerationRequest
 from schemas.settings import Settings
 from schemas.strictjson import read_json
@@ -75,6 +75,16 @@ class Submissions:
             return await self._submission(call, principal, _object(text.encode()), files)
         return await self._submission(call, principal, _object(await self._json(call)), {})
 
+    async def content(self, call: Request, bytes_max: int) -> bytes:
+        """All of a body of any type, of up to `bytes_max` bytes. Raises `Problem`."""
+        content = bytearray()
+        async with _to_its_end():
+            async for chunk in call.stream():
+                content += chunk
+                if len(content) > bytes_max:
+                    raise _body_too_large(bytes_max)
+        return bytes(content)
+
     async def read_loosely(self, call: Request, principal: Principal) -> Submission:
         """What was posted to /generate: JSON, or fields of a form or of the query, one each."""
         files: Mapping[str, bytes] = {}
@@ -98,13 +108,7 @@ class Submissions:
                 "The body is neither application/json nor multipart/form-data.",
                 "Send the request as JSON, or as a form where a picture goes with it.",
             )
-        content = bytearray()
-        async with _to_its_end():
-            async for chunk in call.stream():
-                content += chunk
-                if len(content) > self._limits.request_bytes_max:
-                    raise too_many_bytes(self._limits.request_bytes_max)
-        return bytes(content)
+        return await self.content(call, self._limits.request_bytes_max)
 
     async def _form(self, call: Request) -> tuple[dict[str, str], dict[str, bytes]]:
         """The fields and the files of a form, one of each name."""
@@ -197,6 +201,13 @@ class Submissions:
             raise _invalid(f"count is at most {limits.max_count} here")
         if request.steps is not None and request.steps > limits.max_steps:
             raise _invalid(f"steps is at most {limits.max_steps} here")
+        if isinstance(request.pose, PeoplePose) and not request.pose.shows_somebody:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                ErrorCode.POSE_NOT_FOUND.value,
+                NOBODY_IN_PICTURE,
+                describe(ErrorCode.POSE_NOT_FOUND).remedy,
+            )
         if isinstance(request.pose, SkeletonPose | PhotoPose):
             picture = request.pose.image if isinstance(request.pose, SkeletonPose) else request.pose.photo
             if isinstance(picture, StoredPicture):
@@ -223,6 +234,16 @@ async def _to_its_end() -> AsyncIterator[None]:
         raise Problem(
             HTTPStatus.BAD_REQUEST, "body_incomplete", "The body stopped before its end.", "Send all of it."
         ) from error
+
+
+def _body_too_large(bytes_max: int) -> Problem:
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "body_too_large",
+        f"The body has more than {bytes_max} bytes.",
+        "Send a pose's picture as a file of a form, or put it in a bucket and name it by bucket and key.",
+        limit_bytes=bytes_max,
+    )
 
 
 def _bounded(receive: Receive, bytes_max: int) -> Receive:

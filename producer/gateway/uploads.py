@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 
 from producer.gateway.problems import Problem
 from schemas.names import CONTENT_TYPES, EXTENSIONS
+from schemas.pictures import PICTURE_FORMATS, foreign_format, foreign_remedy, jpeg_reduction
 
-FORMATS: Final = ("PNG", "JPEG", "WEBP")
 _NAMES: Final = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp"}
 """Of each format that Pillow tells; MPO is a JPEG with further ones behind it, as some telephones make."""
 _PNG_CHUNKS_AT: Final = 8
@@ -64,21 +64,22 @@ class Uploads:
 def read_picture(content: bytes, pixels_max: int) -> Picture:
     """The same, here and now, of a file that is not too large."""
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
             name = picture.format or ""
             size = picture.size
-            _refuse_too_many_pixels(size, pixels_max)
+            _reduce(picture, pixels_max)
             picture.load()
     except (Problem, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels("too many pixels", pixels_max) from error
     except UnidentifiedImageError as error:
+        foreign = foreign_format(content)
         raise Problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             "picture_format_unknown",
-            "The uploaded file is no PNG, JPEG or WebP picture.",
-            "Save the picture as one of them.",
+            "The uploaded file is " + (f"{foreign}, no" if foreign else "no") + " PNG, JPEG or WebP picture.",
+            foreign_remedy(foreign) if foreign else "Save the picture as one of them.",
         ) from error
     # Pillow answers a malformed file with a dozen exception types, and all of them mean the same here.
     except Exception as error:
@@ -95,7 +96,7 @@ def too_many_bytes(bytes_max: int) -> Problem:
     return Problem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "body_too_large",
-        f"The uploaded file has more than {bytes_max} bytes.",
+        f"The uploaded file has more than {bytes_max} bytes (DARKROOM_LIMITS__POSE_PICTURE_BYTES_MAX).",
         "Make the picture smaller: nothing is looked at beyond some 1,000 pixels.",
         limit_bytes=bytes_max,
     )
@@ -132,16 +133,26 @@ def _webp_end(content: bytes) -> int | None:
 _END_OF: Final[dict[str, Callable[[bytes], int | None]]] = {"png": _png_end, "jpeg": _jpeg_end, "webp": _webp_end}
 
 
-def _refuse_too_many_pixels(size: tuple[int, int], pixels_max: int) -> None:
-    if size[0] * size[1] > pixels_max:
-        raise _too_many_pixels(f"{size[0]} x {size[1]} pixels", pixels_max)
+def _reduce(picture: Image.Image, pixels_max: int) -> None:
+    """Choose the size at which it is decoded, as the worker does. Raises `Problem` where even that is too large."""
+    width, height = picture.size
+    if width * height <= pixels_max:
+        return
+    reduction = None
+    if picture.format in ("JPEG", "MPO"):
+        is_progressive = bool(picture.info.get("progressive"))
+        reduction = jpeg_reduction(width, height, pixels_max=pixels_max, is_progressive=is_progressive)
+    if reduction is None:
+        raise _too_many_pixels(f"{width} x {height} pixels", pixels_max)
+    picture.draft(None, (width // reduction, height // reduction))
 
 
 def _too_many_pixels(size: str, pixels_max: int) -> Problem:
     return Problem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "image_too_large",
-        f"The uploaded picture has {size}, at most {pixels_max} pixels are decoded.",
+        f"The uploaded picture has {size}, at most {pixels_max} pixels are decoded "
+        "(DARKROOM_LIMITS__POSE_PICTURE_PIXELS_MAX; larger ones only as a JPEG that is not progressive).",
         "Send a smaller picture.",
         limit_pixels=pixels_max,
     )

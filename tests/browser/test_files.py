@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from inference.pose.skeleton import COLOURS, DRAWN_SHORT_SIDE_PX, LIMB_BRIGHTNESS, LIMBS, STICK_PX
+from inference.pose import control
+from inference.pose.skeleton import COLOURS, DRAWN_SHORT_SIDE_PX, LIMB_BRIGHTNESS, STICK_PX
+from schemas.keypoints import LIMBS
 from schemas.request import COUNT_MAX, PRESET_STEPS, STEPS_MAX
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,11 @@ def test_a_script_is_sound(path: Path) -> None:
 def constant(name: str, script: str) -> object:
     [found] = re.findall(rf"const {name} = (.*?);", (PAGE / script).read_text(), re.DOTALL)
     return json.loads(re.sub(r"(\w+):", r'"\1":', found))
+
+
+def test_a_skeleton_is_told_from_a_photo_as_the_worker_tells_them() -> None:
+    for name in ("DARK_LEVEL", "CELLS", "BRIGHT_LEVEL", "DARK_SHARE_MIN", "COLOURED_SHARE_MIN", "COLOUR_SHARE_MIN"):
+        assert constant(name, "pose_files.js") == getattr(control, name)
 
 
 def test_the_skeleton_is_the_one_that_the_model_sees() -> None:

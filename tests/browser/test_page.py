@@ -205,7 +205,9 @@ def test_a_gateway_that_is_restarted_is_found_again(page: Page, watch: Watch, si
 
 
 def test_a_skeleton_and_a_photo_are_sent_as_files(page: Page, watch: Watch, tmp_path: Path) -> None:
-    Image.new("RGB", (64, 64)).save(tmp_path / "skeleton.png")
+    skeleton = Image.new("RGB", (64, 64))
+    skeleton.paste("red", (16, 8, 20, 56))
+    skeleton.save(tmp_path / "skeleton.png")
     Image.new("RGB", (64, 64), "tan").save(tmp_path / "photo.png")
     write(page, "as in the picture", steps="4")
     for number, (name, kind) in enumerate((("skeleton", "pose"), ("photo", "photo")), start=1):
@@ -223,7 +225,7 @@ def test_a_skeleton_and_a_photo_are_sent_as_files(page: Page, watch: Watch, tmp_
     assert "key" in again["pose"]["photo"], "the stored picture is named instead of sent again"
 
 
-def test_figures_are_edited_undone_exported_and_imported(page: Page, tmp_path: Path) -> None:
+def test_figures_are_edited_undone_exported_and_imported(page: Page, watch: Watch, tmp_path: Path) -> None:
     stage = page.locator(".stage")
     before = stage.inner_html()
     page.click("[title='Dancing']")
@@ -250,9 +252,38 @@ def test_figures_are_edited_undone_exported_and_imported(page: Page, tmp_path: P
     expect(joint(page, 0)).to_have_attribute("aria-label", "Nose, 10% across, 40% down")
     expect(joint(page, 17)).to_have_attribute("aria-label", "Left ear, not seen")
 
+    watch.refusals_expected = True
     (tmp_path / "bad.json").write_text('{"people": [[1, 2]]}')
     page.set_input_files("[data-file]", tmp_path / "bad.json")
-    expect(page.locator("[data-file-problem]")).to_contain_text("has 2 points instead of 18")
+    expect(page.locator("[data-file-problem]")).to_contain_text("people of 1 points (a list of points)")
+
+
+def test_what_a_file_leaves_out_is_said_and_a_large_photo_is_made_smaller(
+    page: Page, watch: Watch, tmp_path: Path
+) -> None:
+    theirs = Path(__file__).parents[1] / "strangers" / "poses"
+    page.set_input_files("[data-file]", theirs / "comfyui_two_frames.json")
+    expect(page.locator("[data-file-problem]")).to_contain_text("2 frames: the first one was used")
+    expect(joint(page, 0)).to_have_attribute("aria-label", "Nose, 47% across, 15% down")
+    watch.refusals_expected = True
+    page.set_input_files("[data-file]", theirs / "openpose_coco.json")
+    expect(page.locator("[data-file-problem]")).to_contain_text("does not say of how large a picture")
+
+    page.check("[name=pose-mode][value=picture]", force=True)
+    expect(page.locator("[data-limits]")).to_contain_text("up to 64 MiB")
+    Image.new("RGB", (5712, 4284), "tan").save(tmp_path / "telephone.jpg")
+    write(page, "as in the photo", steps="4")
+    page.set_input_files("[data-file]", tmp_path / "telephone.jpg")
+    expect(page.locator("[data-picture-name]")).to_contain_text("5712 × 4284")
+    page.click("[type=submit]")
+    picture_is_shown(page, 1)
+    body = watch.sent[-1].post_data_buffer
+    assert body is not None
+    with Image.open(io.BytesIO(body[body.index(b"\xff\xd8\xff") :])) as sent:
+        assert sent.size == (2048, 1536)
+
+    page.set_input_files("[data-file]", theirs.parent / "pictures" / "skeleton_grey.png")
+    expect(page.locator("[data-kind-warning]")).to_contain_text("its limbs have no colours")
 
 
 def test_the_stage_follows_the_size_and_keeps_proportions(page: Page) -> None:

@@ -149,7 +149,7 @@ class Oracle:
             control = {
                 "image": control_picture(
                     request.pose, None, width=request.width, height=request.height, limits=PictureLimits()
-                ),
+                ).picture,
                 "controlnet_conditioning_scale": float(request.control_scale),
                 "control_guidance_start": request.control_start,
                 "control_guidance_end": request.control_end,

@@ -229,14 +229,40 @@ def test_the_poses_picture_decides_the_picture_whichever_way_it_comes(painter: D
     assert difference(stored, paint(painter, asked(steps=2))[0]) > SAME
 
 
+def test_a_picture_of_nobody_is_refused_and_one_that_is_no_skeleton_is_warned_of(painter: Device[Any]) -> None:
+    request = replace(asked(), pose=STORED)
+    for colour in ("black", "white", "grey"):
+        with pytest.raises(RenderFault, match="nobody in the pose's picture") as caught:
+            prepare(painter, request, picture_of(colour, colour))
+        assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_not_found")
+    for ground, limb, said in (
+        ("black", "red", None),
+        ("white", "red", "its ground is not black"),
+        ("black", "grey", "no colours"),
+    ):
+        warnings = painter.prepare(RenderJob("job", request, picture_of(ground, limb))).warnings
+        if said is None:
+            assert warnings == ()
+        else:
+            [warning] = warnings
+            assert said in warning
+            assert "send a photo as `photo`" in warning
+        again = painter.prepare(RenderJob("job", request, picture_of(ground, limb))).warnings
+        assert again == warnings, "what is cached warns as well"
+
+
 def skeleton(colour: str) -> bytes:
+    return picture_of("black", colour)
+
+
+def picture_of(ground: str, limb: str) -> bytes:
     import io
 
     from PIL import Image
 
     content = io.BytesIO()
-    picture = Image.new("RGB", (64, 64))
-    picture.paste(colour, (16, 8, 48, 56))
+    picture = Image.new("RGB", (64, 64), ground)
+    picture.paste(limb, (24, 8, 40, 56))
     picture.save(content, "PNG")
     return content.getvalue()
 

@@ -25,10 +25,10 @@ from inference.contract import FaultKind, ModelError, RenderFault, RenderJob
 from inference.pose.openpose import CANDIDATES_MAX, OpenPoseDetector, load_detector, most_candidates
 from inference.pose.photo import find_people
 from inference.pose.picture import PictureLimits
-from inference.pose.skeleton import LIMBS, Keypoint
 from inference.sdxl import ModelFiles, SdxlDevice
 from inference.sdxl.poses import PoseConditioner
 from inference.tiny import TinyModel
+from schemas.keypoints import LIMBS, Keypoint
 from schemas.pose import PeoplePose, PhotoPose, StoredPicture
 from tests.inference.painting import PLAIN, SITTING, WAVING, load
 from tests.inference.test_pose_photo import Seer, person, photo

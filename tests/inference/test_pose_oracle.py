@@ -17,7 +17,8 @@ import pytest
 
 from inference.pose.control import control_picture
 from inference.pose.picture import PictureLimits
-from inference.pose.skeleton import COLOURS, LIMB_BRIGHTNESS, LIMBS, Keypoint, draw_people
+from inference.pose.skeleton import COLOURS, LIMB_BRIGHTNESS, draw_people
+from schemas.keypoints import LIMBS, Keypoint
 from schemas.pose import PeoplePose
 from tests.inference.painting import SITTING, WAVING
 
@@ -134,5 +135,5 @@ def test_coco17_is_drawn_as_the_oracle_draws_the_same_person(library: Any, perso
     neck = ((left[0] + right[0]) / 2, (left[1] + right[1]) / 2)
     coco18 = tuple(neck if index == 1 else point for index, point in enumerate(person))
     coco17 = PeoplePose(people=(tuple(person[index] for index in _BACK_TO_COCO17),), format="coco17")
-    mine = np.asarray(control_picture(coco17, None, width=SIDE, height=SIDE, limits=PictureLimits()))
+    mine = np.asarray(control_picture(coco17, None, width=SIDE, height=SIDE, limits=PictureLimits()).picture)
     assert iou(lit(oracle(library, [coco18])), lit(mine)) >= WHOLE_IOU_MIN

@@ -22,8 +22,8 @@ from inference.pose.photo import (
     nobody_found,
 )
 from inference.pose.picture import PictureLimits
-from inference.pose.skeleton import Keypoint
 from schemas.errors import MESSAGE_CHARACTERS_MAX
+from schemas.keypoints import Keypoint
 from schemas.pose import PEOPLE_MAX, PhotoPose, StoredPicture
 
 PHOTO = PhotoPose(photo=StoredPicture(bucket="darkroom", key="photo.jpg"))
@@ -115,7 +115,7 @@ def test_nobody_is_no_pose() -> None:
     ("content", "limits", "code"),
     [
         (photo(64, 64), PictureLimits(bytes_max=100), "image_too_large"),
-        (photo(64, 64), PictureLimits(pixels_max=4095), "image_too_large"),
+        (photo(64, 64), PictureLimits(pixels_max=255), "image_too_large"),
         (photo(64, 64)[:200], PictureLimits(), "pose_unreadable"),
         (b"no picture", PictureLimits(), "pose_unreadable"),
     ],

@@ -172,7 +172,7 @@ def test_random_damage_is_a_picture_or_a_refusal() -> None:
 
 
 def test_a_skeleton_picture_is_stretched_to_the_output() -> None:
-    picture = control_picture(STORED, encoded(corner_picture(), "PNG"), width=64, height=64, limits=LIMITS)
+    picture = control_picture(STORED, encoded(corner_picture(), "PNG"), width=64, height=64, limits=LIMITS).picture
     assert (picture.mode, picture.size) == ("RGB", (64, 64))
     levels = np.asarray(picture)
     assert levels[8, 8].tolist() == [255, 0, 0]
@@ -183,7 +183,8 @@ def test_an_inline_picture_is_read_from_the_pose_itself() -> None:
     content = encoded(corner_picture(), "PNG")
     inline = SkeletonPose(image=InlinePicture(inline=base64.b64encode(content).decode()))
     stored = control_picture(STORED, content, width=32, height=32, limits=LIMITS)
-    assert control_picture(inline, None, width=32, height=32, limits=LIMITS).tobytes() == stored.tobytes()
+    carried = control_picture(inline, None, width=32, height=32, limits=LIMITS)
+    assert carried.picture.tobytes() == stored.picture.tobytes()
     assert pose_digest(inline, None) == pose_digest(STORED, content)
     assert pose_digest(STORED, content) != pose_digest(STORED, content + b"\0")
 

@@ -14,13 +14,11 @@ from inference.pose.picture import PictureLimits
 from inference.pose.skeleton import (
     COLOURS,
     DRAWN_LONG_SIDE_PX_MAX,
-    LIMBS,
     STICK_PX,
-    Keypoint,
-    coco17_to_coco18,
     draw_people,
     drawn_size,
 )
+from schemas.keypoints import LIMBS, Keypoint, coco17_to_coco18
 from schemas.pose import PeoplePose
 
 Levels = npt.NDArray[np.int16]
@@ -172,7 +170,9 @@ def test_both_formats_draw_the_same_person() -> None:
     back = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
     coco18 = PeoplePose(people=(STANDING,))
     coco17 = PeoplePose(people=(tuple(STANDING[index] for index in back),), format="coco17")
-    one, other = (control_picture(p, None, width=96, height=64, limits=PictureLimits()) for p in (coco18, coco17))
+    one, other = (
+        control_picture(p, None, width=96, height=64, limits=PictureLimits()).picture for p in (coco18, coco17)
+    )
     assert one.tobytes() == other.tobytes()
 
 

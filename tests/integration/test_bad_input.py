@@ -39,9 +39,11 @@ def inline(content: bytes) -> dict[str, Any]:
     return {"image": {"image": {"inline": base64.b64encode(content).decode()}}}
 
 
-def png(width: int, height: int, *, mode: str = "RGB") -> bytes:
+def png(width: int, height: int, *, limb: str = "red") -> bytes:
     file = io.BytesIO()
-    Image.new(mode, (width, height)).save(file, "PNG")
+    picture = Image.new("RGB", (width, height))
+    picture.paste(limb, (width // 4, height // 4, width // 2, height // 2))
+    picture.save(file, "PNG")
     return file.getvalue()
 
 
@@ -102,6 +104,12 @@ COMPLETIONS: dict[str, tuple[bytes, str]] = {
     ),
     "a key that is not there": (
         request(pose={"image": {"bucket": "darkroom", "key": "nowhere.png"}}),
+        "pose_not_found",
+    ),
+    "a person without a seen point": (request(pose={"people": [[None] * 18]}), "pose_not_found"),
+    "a person outside of the picture": (request(pose={"people": [[[1.9, 1.9]] * 18]}), "pose_not_found"),
+    "a black skeleton picture": (
+        request(pose={"image": {"inline": base64.b64encode(png(64, 64, limb="black")).decode()}}),
         "pose_not_found",
     ),
     "a width that the model cannot paint": (request(width=100), "invalid_request"),

@@ -100,7 +100,9 @@ async def test_from_a_form_to_the_picture_by_whichever_replica(street: Street) -
     order = {"request_id": f"{street.fleet.serial}-form", "prompt": "a dancer", "progress": "previews"}
     path = f"/v1/generations/{order['request_id']}"
     skeleton = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(skeleton, "PNG")
+    drawn = Image.new("RGB", (64, 64))
+    drawn.paste("red", (16, 8, 20, 56))
+    drawn.save(skeleton, "PNG")
     async with calling(*street.gateways) as (one, other):
         form = {"files": {"pose": ("p.png", skeleton.getvalue())}, "data": {"request": json.dumps(order)}}
         accepted = await one.post("/v1/generations", **form)  # type: ignore[arg-type]

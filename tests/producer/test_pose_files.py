@@ -13,6 +13,7 @@ from PIL import Image
 
 from producer.requests.pose_files import Size, photo_of, pose_of, size_of
 from producer.requests.request_files import RequestUnreadable, request_of
+from schemas.keypoints import coco17_to_coco18
 from schemas.pose import PeoplePose, PhotoPose, Pose, SkeletonPose
 
 BYTES_MAX = 1024 * 1024
@@ -36,7 +37,7 @@ def accepted(pose: dict[str, Any]) -> Pose:
 def people_in(folder: Path, content: Any, size: Size | None = None) -> PeoplePose:
     path = folder / "pose.json"
     path.write_text(json.dumps(content))
-    pose = accepted(pose_of(path, size))
+    pose = accepted(pose_of(path, size).pose)
     assert isinstance(pose, PeoplePose)
     return pose
 
@@ -56,11 +57,12 @@ def test_several_people_are_read(tmp_path: Path) -> None:
     assert people_in(tmp_path, [PERSON, OTHER]).people == points(PERSON, OTHER)
 
 
-def test_seventeen_points_are_coco17(tmp_path: Path) -> None:
+def test_seventeen_points_are_cocos(tmp_path: Path) -> None:
     seventeen = OTHER[:17]
+    right = coco17_to_coco18(points(seventeen)[0])
     for content in ([seventeen, seventeen], seventeen, {"people": [seventeen], "format": "coco17"}):
         pose = people_in(tmp_path, content)
-        assert (pose.format, pose.people[0]) == ("coco17", points(seventeen)[0])
+        assert (pose.format, pose.people[0]) == ("coco18", right)
 
 
 def test_pixels_are_read_where_the_pictures_size_is_told(tmp_path: Path) -> None:
@@ -122,25 +124,32 @@ def test_openposes_newer_model_gives_the_same_eighteen(tmp_path: Path) -> None:
         "Nose", "Neck", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "RHip", "RKnee", "RAnkle",
         "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar",
     )  # fmt: skip
-    places = {name: [0.5, (index + 1) / 50] for index, name in enumerate(body_25)}
+    down = {"Nose": 1, "Neck": 2, "Eye": 0, "Ear": 0.5, "Shoulder": 2.2, "Elbow": 4, "Wrist": 6, "Hip": 6.2, "Knee": 9}
+    down |= {"Ankle": 12, "MidHip": 6.1, "Heel": 12.5, "SmallToe": 12.8, "BigToe": 13}
+    places = {}
+    for name in body_25:
+        part = name if name in down else name[1:]
+        places[name] = [0.5 + (0 if part == name else 0.1 if name[0] == "L" else -0.1), (down[part] + 1) / 20]
     pose = people_in(tmp_path, openpose(list(places.values())) | CANVAS)
     for one, name in zip(pose.people[0], coco18, strict=True):
         assert one == pytest.approx(tuple(places[name])), name
 
 
-def test_openposes_seventeen_points_are_coco17(tmp_path: Path) -> None:
-    assert people_in(tmp_path, openpose(OTHER[:17]) | CANVAS).format == "coco17"
+def test_openposes_seventeen_points_are_cocos(tmp_path: Path) -> None:
+    read = people_in(tmp_path, openpose(OTHER[:17]) | CANVAS).people[0]
+    for one, meant in zip(read, coco17_to_coco18(points(OTHER[:17])[0]), strict=True):
+        assert one == pytest.approx(meant)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (openpose(PERSON), r"does not say of how large a picture: add --pose-size"),
+        (openpose(PERSON), r"does not say of how large a picture\. Say it: --pose-size"),
         (openpose(PERSON) | {"canvas_width": 0, "canvas_height": 400}, "how large a picture"),
-        ({"people": [{"pose_keypoints_2d": [1, 2]}], **CANVAS}, r"Person 0 in .*pose\.json has no pose_keypoints_2d"),
-        ({"people": [{"pose_keypoints_2d": ["1"] * 54}], **CANVAS}, "Person 0"),
-        ({"people": [{"hand_left_keypoints_2d": []}], **CANVAS}, "Person 0"),
-        ({"people": [{"pose_keypoints_2d": [1] * 54}, []], **CANVAS}, "Person 1"),
+        ({"people": [{"pose_keypoints_2d": [1, 2]}], **CANVAS}, r"pose\.json has 2 numbers for person 0"),
+        ({"people": [{"pose_keypoints_2d": ["1"] * 54}], **CANVAS}, "no numbers in person 0"),
+        ({"people": [{"hand_left_keypoints_2d": []}], **CANVAS}, "shows nobody"),
+        ({"people": [{"pose_keypoints_2d": [1] * 54}, []], **CANVAS}, "person 1"),
     ],
 )
 def test_what_is_no_openpose_json_is_told(tmp_path: Path, content: Any, said: str) -> None:
@@ -153,8 +162,8 @@ def test_what_is_no_openpose_json_is_told(tmp_path: Path, content: Any, said: st
 @pytest.mark.parametrize(
     "content", [openpose() | CANVAS, [[]], [[None] * 18] * 9, PERSON[:16], [["x"] * 18], [[[640, 400]] * 18]]
 )
-def test_unlawful_keypoints_are_left_to_the_requests_decoder(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(RequestUnreadable, match="pose"):
+def test_unlawful_keypoints_are_refused_with_a_way_on(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(RequestUnreadable, match=r"pose\.json (has|shows) .*\. [A-Z].*\.$"):
         people_in(tmp_path, content)
 
 
@@ -165,7 +174,7 @@ def test_unlawful_keypoints_are_left_to_the_requests_decoder(tmp_path: Path, con
 def test_a_picture_is_carried_as_a_skeleton_or_as_a_photo(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "pose"
     path.write_bytes(picture(kind=kind))
-    skeleton, photo = accepted(pose_of(path)), accepted(photo_of(path))
+    skeleton, photo = accepted(pose_of(path).pose), accepted(photo_of(path))
     assert isinstance(skeleton, SkeletonPose)
     assert isinstance(photo, PhotoPose)
     for carried in (skeleton.image, photo.photo):
@@ -183,11 +192,20 @@ def test_a_picture_that_is_too_large_is_refused_with_the_way_out(tmp_path: Path)
 
 def test_other_files_are_no_poses(tmp_path: Path) -> None:
     path = tmp_path / "pose.txt"
-    for content in (b"hello", b'"text"', b"{", b"", b"[]"):
+    for content, said in (
+        (b"hello", "neither JSON"),
+        (b"{", "neither JSON"),
+        (b"", "neither JSON"),
+        (b'"text"', "no keypoints in a form that is known"),
+        (b'{"x": 1}', "no keypoints in a form that is known"),
+        (b"[]", "shows nobody"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC, and only PNG, JPEG or WebP is read. Save it as JPEG"),
+        (b"[" + b" " * 4 * 1024 * 1024 + b"]", "more than the 4194304 bytes"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(RequestUnreadable, match="neither JSON"):
+        with pytest.raises(RequestUnreadable, match=said):
             pose_of(path)
-        with pytest.raises(RequestUnreadable, match="no PNG, JPEG or WebP"):
+        with pytest.raises(RequestUnreadable, match="PNG, JPEG or WebP"):
             photo_of(path)
     for read in (pose_of, photo_of):
         with pytest.raises(RequestUnreadable, match="cannot be read"):

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from inference.pose.skeleton import LIMBS
 from inference.tiny.training.figures import BEHIND, FIGURE, TROUSERS, Scene, labels, line_colour, styled
 from inference.tiny.training.grammar import COLOURS
+from schemas.keypoints import LIMBS
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]

@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Final
 
-from inference.pose.skeleton import Keypoint
+from schemas.keypoints import Keypoint
 
 Point = tuple[float, float]
 

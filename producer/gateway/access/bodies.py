@@ -111,7 +111,7 @@ def _body_too_large(settings: AccessSettings) -> Problem:
     return Problem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "body_too_large",
-        f"The body has more than {settings.body_bytes_max} bytes.",
+        f"The body has more than {settings.body_bytes_max} bytes (DARKROOM_ACCESS__BODY_BYTES_MAX).",
         "Send a smaller picture, or put it in a bucket and name it by bucket and key.",
         headers=_CLOSE,
     )

@@ -58,6 +58,9 @@ export function submit(request, picture = null) {
   return call("v1/generations", { method: "POST", body: form });
 }
 
+// What a file of keypoints says, whoever wrote it: {pose, notes}.
+export const readPose = (file) => call("v1/poses", { method: "POST", headers: { "content-type": "application/json" }, body: file });
+
 export const state = (id) => call(job(id));
 export const cancel = (id) => call(job(id), { method: "DELETE" });
 export const fleet = () => call("v1/fleet");

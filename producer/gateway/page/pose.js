@@ -3,7 +3,7 @@
 import { announce, element, setText, show } from "./dom.js";
 import { PoseEditor } from "./editor.js";
 import { FIGURES_MAX, Figures } from "./figures.js";
-import { PoseFileError, jsonFromPeople, readPoseFile } from "./pose_files.js";
+import { PICTURE_WORDS, PoseFileError, jsonFromPeople, readPoseFile } from "./pose_files.js";
 import { READY_POSES } from "./ready_poses.js";
 import { JOINTS, drawnSize, thumbnail } from "./skeleton.js";
 
@@ -197,6 +197,8 @@ export class PosePanel extends EventTarget {
       chooser.value = "";
     });
     this.#part("choose").addEventListener("click", () => chooser.click());
+    setText(this.#part("limits"), PICTURE_WORDS);
+    for (const kind of this.#root.querySelectorAll("[name=picture-kind]")) kind.addEventListener("change", () => this.#warnOfKind());
     const frame = this.#part("frame");
     for (const kind of ["dragenter", "dragover"]) {
       frame.addEventListener(kind, (event) => {
@@ -215,15 +217,17 @@ export class PosePanel extends EventTarget {
 
   async #read(file) {
     try {
-      const { people, picture } = await readPoseFile(file, this.figures.size);
-      this.#complain(null);
-      if (people) this.figures.replace(people);
-      else this.#setPicture(picture);
-      this.mode = people ? "figures" : "picture";
-      announce(people ? `${people.length} figures read` : `Picture ${file.name} chosen`);
+      const { pose, notes, picture } = await readPoseFile(file);
+      this.#say(notes?.length ? `Read ${file.name}: ${notes.join("; ")}.` : "");
+      if (pose) this.use(pose);
+      else {
+        this.#setPicture(picture);
+        this.mode = "picture";
+      }
+      announce(pose?.people ? `${pose.people.length} figures read` : `Picture ${file.name} chosen`);
     } catch (error) {
       if (!(error instanceof PoseFileError)) throw error;
-      this.#complain(error);
+      this.#say(`${error.message} ${error.remedy}`);
     }
   }
 
@@ -239,12 +243,20 @@ export class PosePanel extends EventTarget {
     setText(this.#part("picture-name"), picture.file ? `${picture.file.name}, ${picture.width} × ${picture.height}` : "the picture of the earlier request");
     setText(this.#part("empty-words"), picture.file ? "" : "The earlier request's picture is used. Drop another one to replace it.");
     if (picture.kind) this.#root.querySelector(`[name=picture-kind][value=${picture.kind}]`).checked = true;
+    this.#warnOfKind();
   }
 
-  #complain(error) {
+  // What is to be said of the file that was read or refused.
+  #say(words) {
     const box = this.#part("file-problem");
-    setText(box, error ? `${error.message} ${error.remedy}` : "");
-    show(box, Boolean(error));
+    setText(box, words);
+    show(box, Boolean(words));
+  }
+
+  #warnOfKind() {
+    const unlike = this.#kind() === "pose" ? this.#picture?.unlike : null;
+    const words = `It does not look like an OpenPose skeleton on black (${unlike}): the model may not follow it.`;
+    setText(this.#part("kind-warning"), unlike ? words : "");
   }
 
   #export() {

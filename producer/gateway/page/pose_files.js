@@ -1,14 +1,24 @@
-// Poses as files: keypoints as JSON, OpenPose's own or Darkroom's, and pictures.
+// Poses as files: keypoints as JSON, which the gateway reads for the page and for the command line alike, and pictures.
 
-import { JOINTS } from "./skeleton.js";
-import { FIGURES_MAX } from "./figures.js";
+import { Problem, readPose } from "./api.js";
 
-const BODY_25_TO_18 = [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18];
-const FROM_COCO17 = [0, null, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3];
-const JSON_BYTES_MAX = 1024 * 1024;
-const PICTURE_BYTES_MAX = 20 * 1024 * 1024;
-const DARK = 24;
-const MOSTLY = 0.6;
+const JSON_BYTES_MAX = 4 * 1024 * 1024;
+const PICTURE_MIB_MAX = 64;
+const SENT_AS_THEY_ARE = { "image/png": true, "image/jpeg": true, "image/webp": true };
+// What is larger is sent smaller: nothing is looked at beyond some 1,000 pixels, and the gateway takes no more than it says.
+const SENT_PIXELS_MAX = 4 * 1024 * 1024;
+const SENT_BYTES_MAX = 2 * 1024 * 1024;
+const SENT_SIDE_PX = 2048;
+
+// How a skeleton is told, in cells of a picture: as inference/pose/control.py does; a test holds the two together.
+export const CELLS = 64;
+export const DARK_LEVEL = 24;
+export const BRIGHT_LEVEL = 48;
+export const DARK_SHARE_MIN = 0.5;
+export const COLOURED_SHARE_MIN = 0.5;
+export const COLOUR_SHARE_MIN = 0.4;
+
+export const PICTURE_WORDS = `PNG, JPEG or WebP of up to ${PICTURE_MIB_MAX} MiB; large ones are made smaller before they are sent.`;
 
 // A file that cannot be used, with what to do instead.
 export class PoseFileError extends Error {
@@ -18,102 +28,94 @@ export class PoseFileError extends Error {
   }
 }
 
-const WANTED = "Choose Darkroom's own JSON ({\"people\": [[[x, y], ...]]}) or one that OpenPose wrote.";
-
-// People as lists of 18 [x, y] or null, from either kind of JSON. `size` is the picture's, for pixels without a canvas.
-export function peopleFromJson(text, size) {
-  let read;
-  try {
-    read = JSON.parse(text);
-  } catch {
-    throw new PoseFileError("The file is not JSON.", WANTED);
-  }
-  // ControlNet editors write a list of pictures; the first one counts.
-  const document_ = Array.isArray(read) ? read[0] : (read?.pose ?? read);
-  if (!Array.isArray(document_?.people) || document_.people.length === 0) {
-    throw new PoseFileError("The file names no people.", WANTED);
-  }
-  const canvas = { width: document_.canvas_width ?? size.width, height: document_.canvas_height ?? size.height };
-  const people = document_.people.slice(0, FIGURES_MAX).map((person, number) =>
-    Array.isArray(person) ? ours(person, number, document_.format) : openPose(person, number, canvas)
-  );
-  if (!people.some((person) => person.some(Boolean))) throw new PoseFileError("The file shows nobody.", WANTED);
-  return people;
-}
-
-function ours(person, number, format = "coco18") {
-  const points = format === "coco17" && person.length === 17 ? fromCoco17(person) : person;
-  if (points.length !== JOINTS.length) {
-    throw new PoseFileError(`Person ${number + 1} has ${person.length} points instead of ${JOINTS.length}.`, WANTED);
-  }
-  return points.map((p) => {
-    if (p === null) return null;
-    if (!Array.isArray(p) || p.length < 2 || !p.slice(0, 2).every((v) => Number.isFinite(v) && v >= -1 && v <= 2)) {
-      throw new PoseFileError(`Person ${number + 1} has a point that is not [x, y] within the picture.`, WANTED);
-    }
-    return [p[0], p[1]];
-  });
-}
-
-function fromCoco17(person) {
-  const [left, right] = [person[5], person[6]];
-  const neck = left && right ? [(left[0] + right[0]) / 2, (left[1] + right[1]) / 2] : null;
-  return FROM_COCO17.map((source) => (source === null ? neck : person[source]));
-}
-
-// OpenPose writes x, y, confidence in a row: pixels, or fractions with its option for that. 18 or 25 points.
-function openPose(person, number, canvas) {
-  const flat = person?.pose_keypoints_2d;
-  if (!Array.isArray(flat) || ![18 * 3, 25 * 3].includes(flat.length) || !flat.every(Number.isFinite)) {
-    throw new PoseFileError(`Person ${number + 1} has no pose_keypoints_2d of 18 or 25 points.`, WANTED);
-  }
-  const order = flat.length === 25 * 3 ? BODY_25_TO_18 : JOINTS.map((_, index) => index);
-  const inPixels = flat.some((value, index) => index % 3 !== 2 && value > 2);
-  const scale = inPixels ? canvas : { width: 1, height: 1 };
-  return order.map((index) => {
-    const [x, y, confidence] = flat.slice(index * 3, index * 3 + 3);
-    if (confidence <= 0 || (x === 0 && y === 0)) return null;
-    return [Math.min(2, Math.max(-1, x / scale.width)), Math.min(2, Math.max(-1, y / scale.height))];
-  });
-}
-
 export function jsonFromPeople(people) {
   return `${JSON.stringify({ people, format: "coco18" })}\n`;
 }
 
-// What a chosen file is: {people} or {picture: {file, kind, url, width, height}}, kind "pose" or "photo".
-export async function readPoseFile(file, size) {
-  if (file.type === "application/json" || file.name.toLowerCase().endsWith(".json")) {
-    if (file.size > JSON_BYTES_MAX) throw new PoseFileError("The JSON is larger than 1 MiB.", WANTED);
-    return { people: peopleFromJson(await file.text(), size) };
-  }
-  if (!["image/png", "image/jpeg", "image/webp"].includes(file.type)) {
+// What a chosen file is: {pose, notes}, or {picture: {file, kind, unlike, url, width, height}}, kind "pose" or "photo".
+export async function readPoseFile(file) {
+  if (file.type === "application/json" || file.name.toLowerCase().endsWith(".json")) return readKeypoints(file);
+  if (!file.type.startsWith("image/")) {
     throw new PoseFileError(`${file.name} is neither a picture nor JSON.`, "Choose a PNG, JPEG or WebP picture, or JSON.");
   }
-  if (file.size > PICTURE_BYTES_MAX) {
-    throw new PoseFileError("The picture is larger than 20 MiB.", "Choose a smaller one, or scale it down.");
+  if (file.size > PICTURE_MIB_MAX * 1024 * 1024) {
+    throw new PoseFileError(`The picture is larger than ${PICTURE_MIB_MAX} MiB.`, "Choose a smaller one, or scale it down.");
   }
   const url = URL.createObjectURL(file);
   try {
-    const { width, height, dark } = await look(url);
-    return { picture: { file, url, width, height, kind: dark > MOSTLY ? "pose" : "photo" } };
+    const image = new Image();
+    image.src = url;
+    await image.decode();
+    const size = { width: image.naturalWidth, height: image.naturalHeight };
+    const { isDark, unlike } = looksOf(levelsOf(image));
+    const sent = await sendable(file, image, isDark);
+    return { picture: { file: sent, url, ...size, unlike, kind: isDark ? "pose" : "photo" } };
   } catch {
     URL.revokeObjectURL(url);
-    throw new PoseFileError(`${file.name} cannot be shown as a picture.`, "It may be damaged: open and save it again.");
+    throw new PoseFileError(
+      `${file.name} (${file.type.replace("image/", "").toUpperCase()}) cannot be shown as a picture.`,
+      "It may be damaged, or of a kind that browsers do not read, as HEIC: save it as JPEG or PNG."
+    );
   }
 }
 
-// Skeletons are drawn on black, so a picture that is mostly black is one.
-async function look(url) {
-  const picture = new Image();
-  picture.src = url;
-  await picture.decode();
+async function readKeypoints(file) {
+  if (file.size > JSON_BYTES_MAX) {
+    throw new PoseFileError("The JSON is larger than 4 MiB.", "Keep only the frame that is meant in the file.");
+  }
+  try {
+    return await readPose(file);
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    throw new PoseFileError(problem.detail, problem.remedy);
+  }
+}
+
+// The file itself where it is small, else a smaller picture: skeletons without loss, photos as JPEG.
+async function sendable(file, image, isDark) {
+  const pixels = image.naturalWidth * image.naturalHeight;
+  if (SENT_AS_THEY_ARE[file.type] && pixels <= SENT_PIXELS_MAX && file.size <= SENT_BYTES_MAX) return file;
+  const scale = Math.min(1, SENT_SIDE_PX / Math.max(image.naturalWidth, image.naturalHeight));
   const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = 64;
+  canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
+  canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
   const context = canvas.getContext("2d");
-  context.drawImage(picture, 0, 0, 64, 64);
-  const { data } = context.getImageData(0, 0, 64, 64);
+  context.imageSmoothingQuality = "high";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  const [type, ending] = isDark ? ["image/png", "png"] : ["image/jpeg", "jpg"];
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, type, 0.92));
+  return new File([blob], file.name.replace(/(\.\w+)?$/, `.${ending}`), { type });
+}
+
+// The picture's cells as [r, g, b, a, ...], on black where it is transparent.
+function levelsOf(image) {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = CELLS;
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.fillRect(0, 0, CELLS, CELLS);
+  context.drawImage(image, 0, 0, CELLS, CELLS);
+  return context.getImageData(0, 0, CELLS, CELLS).data;
+}
+
+// Whether a picture's ground is black, as every skeleton's is, and what of it is unlike OpenPose's, or null.
+export function looksOf(levels) {
   let dark = 0;
-  for (let at = 0; at < data.length; at += 4) if (Math.max(data[at], data[at + 1], data[at + 2]) < DARK) dark += 1;
-  return { width: picture.naturalWidth, height: picture.naturalHeight, dark: dark / (data.length / 4) };
+  let bright = 0;
+  let coloured = 0;
+  for (let at = 0; at < levels.length; at += 4) {
+    const [red, green, blue] = levels.slice(at, at + 3);
+    const highest = Math.max(red, green, blue);
+    if (highest < DARK_LEVEL) dark += 1;
+    if (highest >= BRIGHT_LEVEL) {
+      bright += 1;
+      if (highest - Math.min(red, green, blue) >= COLOUR_SHARE_MIN * highest) coloured += 1;
+    }
+  }
+  const isDark = dark >= DARK_SHARE_MIN * (levels.length / 4);
+  let unlike = null;
+  if (!isDark) unlike = "its ground is not black";
+  else if (coloured < COLOURED_SHARE_MIN * bright) unlike = "its limbs have no colours";
+  return { isDark, unlike };
 }

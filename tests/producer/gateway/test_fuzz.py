@@ -36,6 +36,7 @@ CALLS = [
     ("/v1/generations/{request_id}/events", "GET"),
     ("/v1/generations/{request_id}/images/{number}", "GET"),
     ("/v1/fleet", "GET"),
+    ("/v1/poses", "POST"),
     ("/generate", "POST"),
 ]
 TAKES_NOTHING = ("/v1/fleet",)

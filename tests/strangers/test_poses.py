@@ -1,0 +1,404 @@
+"""Proves that keypoints as the field's tools write them are read as they are meant, or refused by their name.
+
+Each file goes to the command's reader and to the gateway's `POST /v1/poses`, which the page's import calls: the answers
+are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from producer.requests.pose_documents import PoseJsonRefused
+from producer.requests.pose_files import pose_of
+from producer.requests.pose_json import read_pose
+from producer.requests.request_files import RequestUnreadable, request_of
+from tests.producer.gateway.house import House
+from tests.strangers.table import Stranger, rows
+
+FOLDER = Path(__file__).with_name("poses")
+SIZE = (640, 400)
+WIDE = (1024, 768)
+NEAR = 0.003
+"""Of the picture's width and height."""
+RIGHT = json.loads((FOLDER / "right.json").read_text())
+"""The person of most files: coco18 as fractions, right ankle and left ear unseen."""
+WITH_ANKLE = [*RIGHT[:10], [0.47, 0.725], *RIGHT[11:17], [0.51, 0.142]]
+"""The person of the wide files."""
+BACK_TO_COCO17 = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
+NO_SIZE = "does not say of how large a picture"
+
+Person = list[list[float] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A file of `FOLDER`, or a document made here, and the size that its user knows."""
+
+    file: str
+    made: Callable[[], Any] | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def content(self) -> bytes:
+        return (FOLDER / self.file).read_bytes() if self.made is None else json.dumps(self.made()).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The people, and what has to be said of the file."""
+
+    people: tuple[Person, ...]
+    said: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What has to be said, and what it is not."""
+
+    said: str
+
+
+ONE = Read((RIGHT,))
+
+
+def without(*points: int) -> Person:
+    return [None if index in points else point for index, point in enumerate(RIGHT)]
+
+
+def pixels(person: Person = RIGHT) -> list[list[float]]:
+    return [[0.0, 0.0] if point is None else [point[0] * SIZE[0], point[1] * SIZE[1]] for point in person]
+
+
+def openpose(person: Person, confidence: float = 0.9, **more: Any) -> dict[str, Any]:
+    flat = [value for point in person for value in ([0, 0, 0] if point is None else [*point, confidence])]
+    return {"people": [{"pose_keypoints_2d": flat}], **more}
+
+
+def second_person_empty() -> Any:
+    frame = openpose(RIGHT, canvas_width=640, canvas_height=400)
+    frame["people"].append({"pose_keypoints_2d": [0.0] * 54})
+    return [frame]
+
+
+def centred() -> Any:
+    return openpose([None if point is None else [2 * point[0] - 1, 2 * point[1] - 1] for point in RIGHT], version=1.3)
+
+
+def coco17_zeros() -> Any:
+    return [[RIGHT[index] or [0, 0] for index in BACK_TO_COCO17]]
+
+
+def mmpose_video() -> Any:
+    points = pixels()
+    person = {
+        "keypoints": [points[index] for index in BACK_TO_COCO17],
+        "keypoint_scores": [0.9 if RIGHT[index] else 0.1 for index in BACK_TO_COCO17],
+    }
+    return {"meta_info": {}, "instance_info": [{"frame_id": n, "instances": [person]} for n in (1, 2)]}
+
+
+COCO17_NAMES = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
+)  # fmt: skip
+
+
+def movenet() -> Any:
+    points = pixels()
+    return [
+        {
+            "score": 0.8,
+            "keypoints": [
+                {"x": points[index][0], "y": points[index][1], "score": 0.9 if RIGHT[index] else 0.1, "name": name}
+                for name, index in zip(COCO17_NAMES, BACK_TO_COCO17, strict=True)
+            ],
+        }
+    ]
+
+
+def posenet() -> Any:
+    poses = movenet()
+    for point in poses[0]["keypoints"]:
+        side, _, part = point.pop("name").partition("_")
+        point["part"] = side + part.capitalize()
+        point["position"] = {"x": point.pop("x"), "y": point.pop("y")}
+    return poses
+
+
+def alphapose_halpe() -> Any:
+    points = pixels()
+    flat = [value for index in BACK_TO_COCO17 for value in (*points[index], 0.9 if RIGHT[index] else 0.05)]
+    return [{"image_id": "a.jpg", "category_id": 1, "keypoints": flat + [5.0, 5.0, 0.9] * 9, "score": 2.5}]
+
+
+TABLE = [
+    Stranger("comfyui-openpose-node", "comfyui_controlnet_aux 1.0.7", Given("comfyui_openpose_node.json"), ONE),
+    Stranger("comfyui-dwpose-node", "comfyui_controlnet_aux 1.0.7 DWPose node", Given("comfyui_dwpose_node.json"), ONE),
+    Stranger(
+        "comfyui-two-frames",
+        "comfyui_controlnet_aux 1.0.7, a film",
+        Given("comfyui_two_frames.json"),
+        Read((RIGHT,), "2 frames: the first one was used"),
+    ),
+    Stranger(
+        "comfyui-first-frame-empty",
+        "comfyui_controlnet_aux 1.0.7, a film",
+        Given("comfyui_first_frame_empty.json"),
+        Refused("shows nobody in the first of its 2 frames"),
+    ),
+    Stranger(
+        "comfyui-second-person-empty",
+        "comfyui_controlnet_aux 1.0.7",
+        Given("", second_person_empty),
+        Read((RIGHT,), "1 person without a body point left out"),
+    ),
+    Stranger(
+        "comfyui-body-off",
+        "comfyui_controlnet_aux 1.0.7, detect_body disabled",
+        Given("comfyui_body_off.json"),
+        Refused("shows nobody"),
+    ),
+    Stranger(
+        "comfyui-animals", "comfyui_controlnet_aux 1.0.7 AnimalPose", Given("comfyui_animals.json"), Refused("animals")
+    ),
+    Stranger("webui-normalised", "sd-webui-controlnet 1.1.4", Given("webui_controlnet_normalised.json"), ONE),
+    Stranger("webui-editor", "sd-webui-openpose-editor 0.3", Given("webui_openpose_editor.json"), ONE),
+    Stranger(
+        "webui-editor-float-canvas",
+        "sd-webui-openpose-editor 0.3",
+        Given("webui_openpose_editor_float_canvas.json"),
+        ONE,
+    ),
+    Stranger("openpose-coco", "OpenPose 1.7 --model_pose COCO", Given("openpose_coco.json", size=SIZE), ONE),
+    Stranger("openpose-no-size", "OpenPose 1.7 --model_pose COCO", Given("openpose_coco.json"), Refused(NO_SIZE)),
+    Stranger("openpose-body25", "OpenPose 1.7", Given("openpose_body25.json", size=SIZE), ONE),
+    Stranger(
+        "openpose-body25b",
+        "OpenPose 1.7 --model_pose BODY_25B",
+        Given("openpose_body25b.json", size=SIZE),
+        Read((RIGHT,), "read as BODY_25B"),
+    ),
+    Stranger("openpose-scale-3", "OpenPose 1.7 --keypoint_scale 3", Given("openpose_keypoint_scale_3.json"), ONE),
+    Stranger(
+        "openpose-scale-3-with-a-size",
+        "OpenPose 1.7 --keypoint_scale 3",
+        Given("openpose_keypoint_scale_3.json", size=SIZE),
+        ONE,
+    ),
+    Stranger(
+        "openpose-scale-4", "OpenPose 1.7 --keypoint_scale 4", Given("", centred, SIZE), Refused("--keypoint_scale 4")
+    ),
+    Stranger(
+        "openpose-low-confidence",
+        "OpenPose 1.7",
+        Given("openpose_low_confidence.json", size=SIZE),
+        Read((without(4),)),
+    ),
+    Stranger(
+        "openpose-mpi",
+        "OpenPose 1.7 --model_pose MPI",
+        Given("openpose_mpi15.json", size=SIZE),
+        Refused("MPI model .* --model_pose COCO or BODY_25"),
+    ),
+    Stranger(
+        "hands-and-face",
+        "OpenPose 1.7 --hand --face",
+        Given("hands_and_face.json", size=SIZE),
+        Read((RIGHT,), "hands and face are not drawn"),
+    ),
+    Stranger(
+        "nine-people",
+        "OpenPose 1.7",
+        Given("nine_people.json", size=SIZE),
+        Read(
+            tuple([None if point is None else [point[0] / 5 + n / 10, point[1]] for point in RIGHT] for n in range(8)),
+            "the largest 8 are used",
+        ),
+    ),
+    Stranger("coco-annotations", "COCO 2017 person_keypoints", Given("coco_annotations.json"), ONE),
+    Stranger("coco-results", "pycocotools 2.0 results", Given("coco_results.json", size=SIZE), ONE),
+    Stranger("coco-results-no-size", "pycocotools 2.0 results", Given("coco_results.json"), Refused("COCO's results")),
+    Stranger(
+        "alphapose-halpe",
+        "AlphaPose 0.6 Halpe 26",
+        Given("", alphapose_halpe, SIZE),
+        Read((RIGHT,), "feet are not drawn"),
+    ),
+    Stranger("mmpose", "MMPose 1.3 MMPoseInferencer", Given("mmpose_inferencer.json", size=SIZE), ONE),
+    Stranger(
+        "mmpose-video",
+        "MMPose 1.3 predictions of a film",
+        Given("", mmpose_video, SIZE),
+        Read((RIGHT,), "2 frames"),
+    ),
+    Stranger("ultralytics", "Ultralytics 8.3 to_json()", Given("ultralytics_to_json.json", size=SIZE), ONE),
+    Stranger(
+        "ultralytics-normalised",
+        "Ultralytics 8.3 to_json(normalize=True)",
+        Given("ultralytics_to_json_normalised.json"),
+        ONE,
+    ),
+    Stranger(
+        "ultralytics-tolist",
+        "Ultralytics 8.3 keypoints.data.tolist()",
+        Given("ultralytics_data_tolist.json", size=SIZE),
+        ONE,
+    ),
+    Stranger(
+        "rtmlib-wholebody",
+        "rtmlib 0.0.13 Wholebody",
+        Given("rtmlib_wholebody.json", size=SIZE),
+        Read((RIGHT,), "feet, face and hands are not drawn"),
+    ),
+    Stranger("movenet", "@tensorflow-models/pose-detection 2.1 MoveNet", Given("", movenet, SIZE), ONE),
+    Stranger("posenet", "@tensorflow-models/posenet 2.2", Given("", posenet, SIZE), ONE),
+    Stranger(
+        "mediapipe-legacy",
+        "mediapipe 0.10 solutions, MessageToJson",
+        Given("mediapipe_legacy_message_to_json.json"),
+        ONE,
+    ),
+    Stranger("mediapipe-tasks", "@mediapipe/tasks-vision 0.10", Given("mediapipe_tasks_js.json"), ONE),
+    Stranger(
+        "mediapipe-list",
+        "mediapipe 0.10, x and y alone",
+        Given("mediapipe_list.json"),
+        Refused("MediaPipe's 33 points without their visibility"),
+    ),
+    Stranger("label-studio", "Label Studio 1.13 JSON export", Given("labelstudio.json"), ONE),
+    Stranger("list-pixels", "a script, numpy 2 tolist()", Given("list_pixels.json", size=SIZE), ONE),
+    Stranger("list-pixels-no-size", "a script, numpy 2 tolist()", Given("list_pixels.json"), Refused(NO_SIZE)),
+    Stranger("list-minus-one", "a script, numpy 2 tolist()", Given("list_minus_one_for_unseen.json"), ONE),
+    Stranger("list-zeros", "a script, numpy 2 tolist()", Given("list_zeros_for_unseen.json"), ONE),
+    Stranger("list-coco17-zeros", "a script, numpy 2 tolist()", Given("", coco17_zeros), ONE),
+    Stranger("list-with-confidence", "a script, numpy 2 tolist()", Given("list_with_confidence.json"), ONE),
+    Stranger(
+        "fractions-beside-a-canvas",
+        "comfyui_controlnet_aux 1.0.7",
+        Given("wide_fractions_beside_canvas.json"),
+        Read((WITH_ANKLE,)),
+    ),
+    Stranger("canvas-as-float", "sd-webui-openpose-editor 0.3", Given("wide_canvas_float.json"), Read((WITH_ANKLE,))),
+    Stranger(
+        "editor-of-width-and-height",
+        "openpose-editor 1.0 by fkunn1326",
+        Given("wide_fkunn_editor.json"),
+        Read((WITH_ANKLE,)),
+    ),
+    Stranger(
+        "coco-results-of-visibilities",
+        "pycocotools 2.0 results",
+        Given("wide_coco_results_list.json", size=WIDE),
+        Read((WITH_ANKLE,)),
+    ),
+    Stranger(
+        "mmpose-predictions",
+        "MMPose 1.3 predictions",
+        Given("wide_mmpose_predictions.json", size=WIDE),
+        Read((WITH_ANKLE,)),
+    ),
+    Stranger(
+        "ultralytics-all-seen",
+        "Ultralytics 8.3 to_json()",
+        Given("wide_ultralytics_tojson.json", size=WIDE),
+        Read((WITH_ANKLE,)),
+    ),
+    Stranger(
+        "rows-of-17", "YOLOv8 pose, numpy 2 tolist()", Given("wide_17x3_rows.json", size=WIDE), Read((WITH_ANKLE,))
+    ),
+    Stranger(
+        "foot-below-the-picture",
+        "sd-webui-openpose-editor 0.3",
+        Given("wide_off_canvas_foot_2_3.json"),
+        Read(([None if index == 10 else point for index, point in enumerate(WITH_ANKLE)],), "1 point far outside"),
+    ),
+    Stranger(
+        "person-of-hands-alone",
+        "OpenPose 1.7 --hand",
+        Given("wide_person_without_body.json"),
+        Read((WITH_ANKLE,), "1 person without a body point"),
+    ),
+]
+
+
+def same(people: Any, right: tuple[Person, ...]) -> bool:
+    """Return whether these are the same points, unseen ones too."""
+    assert len(people) == len(right)
+    for person, meant in zip(people, right, strict=True):
+        for point, where in zip(person, meant, strict=True):
+            if point is None or where is None:
+                if point is not where:
+                    return False
+            elif max(abs(point[0] - where[0]), abs(point[1] - where[1])) > NEAR:
+                return False
+    return True
+
+
+@pytest.mark.parametrize("row", rows(TABLE))
+async def test_the_command_and_the_page_read_alike(row: Stranger[Given, Read | Refused], tmp_path: Path) -> None:
+    path = tmp_path / "theirs.json"
+    path.write_bytes(row.given.content)
+    size = row.given.size
+    query = {} if size is None else {"size": f"{size[0]}x{size[1]}"}
+    async with House().gateway() as replica:
+        answer = await replica.client.post("/v1/poses", content=row.given.content, params=query)
+    if isinstance(row.right, Refused):
+        with pytest.raises(RequestUnreadable, match=row.right.said) as caught:
+            pose_of(path, size)
+        body = answer.json()
+        assert (answer.status_code, body["code"]) == (422, "pose_unreadable")
+        assert f"{path} {body['detail'].removeprefix('The file ')} {body['remedy']}" == str(caught.value)
+        return
+    read = pose_of(path, size)
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {"pose": read.pose, "notes": list(read.notes)}
+    assert same(read.pose["people"], row.right.people), read.pose
+    if row.right.said is None:
+        assert read.notes == ()
+    else:
+        assert any(row.right.said in note for note in read.notes), read.notes
+    request_of({"request_id": "a", "prompt": "one", "pose": read.pose}, bytes_max=2**20)
+
+
+def test_every_file_is_in_the_table() -> None:
+    assert {path.name for path in FOLDER.glob("*.json")} == {row.given.file for row in TABLE if row.given.file} | {
+        "right.json"
+    }
+
+
+_LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just([]) | st.just({})
+
+
+def _changed(value: Any, draw: st.DrawFn) -> Any:
+    """The same document with some of its parts replaced."""
+    if draw(st.integers(0, 5)) == 0:
+        return draw(_LEAVES)
+    if isinstance(value, dict) and value:
+        name = draw(st.sampled_from(sorted(value)))
+        return {**value, name: _changed(value[name], draw)}
+    if isinstance(value, list) and value:
+        index = draw(st.integers(0, len(value) - 1))
+        return [*value[:index], _changed(value[index], draw), *value[index + 1 :]]
+    return value
+
+
+@given(st.data())
+@settings(max_examples=600)
+def test_whatever_stands_in_a_file_is_a_pose_or_a_refusal(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(path.name for path in FOLDER.glob("*.json"))))
+    document = json.loads((FOLDER / name).read_text())
+    for _ in range(3):
+        document = _changed(document, data.draw)
+    for size in (None, SIZE):
+        with contextlib.suppress(PoseJsonRefused):
+            assert read_pose(document, size).pose
