@@ -13,6 +13,7 @@ from starlette.responses import Response
 from producer.gateway.answers import Accepted, Cancelled, Fleet, JobState
 from producer.gateway.gateway import gateway_of
 from producer.gateway.principal import Scope
+from producer.gateway.routes import reads
 from schemas.names import IDENTITY_PATTERN
 
 router = APIRouter(tags=["jobs"])
@@ -86,7 +87,9 @@ async def submit(
     return answer(body, HTTPStatus.ACCEPTED, {"Location": url})
 
 
-@router.get("/v1/generations/{request_id}", response_model=JobState, responses=PROBLEMS, summary="A job's state")
+@reads(
+    router, "/v1/generations/{request_id}", response_model=JobState, responses=PROBLEMS, summary="A job's state"
+)
 async def look(
     call: Request,
     request_id: RequestId,
@@ -120,7 +123,7 @@ async def cancel(call: Request, request_id: RequestId) -> Response:
     return answer(body, HTTPStatus.ACCEPTED)
 
 
-@router.get("/v1/fleet", response_model=Fleet, responses=PROBLEMS, summary="All workers together")
+@reads(router, "/v1/fleet", response_model=Fleet, responses=PROBLEMS, summary="All workers together")
 async def fleet(call: Request) -> Response:
     """What waits, how fast it goes, and in what company: of all tenants, without anything that is anybody's."""
     gateway = gateway_of(call)
