@@ -92,8 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(HTTPStatus.NOT_FOUND, "application/json", _PATHS)
 
-    do_HEAD = do_GET
-    """RFC 9110, 9.3.2: GET's status and headers; `_answer` leaves out the content."""
+    def do_HEAD(self) -> None:
+        """Answer with GET's status and headers (RFC 9110, 9.3.2); `_answer` leaves out the content."""
+        self.do_GET()
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         """Return what answers any other method: `http.server` looks for `do_` and the method's name."""

@@ -69,6 +69,8 @@ async def submit(
 ) -> Response:
     """Accept a request: JSON, or a form whose `request` is that JSON and whose `pose` or `photo` is a picture.
 
+    A form without `request` has the request's fields themselves, as at /generate; what was left empty is not given.
+
     202 says that the job is safe: it will have an outcome whatever happens to this gateway. The same request again,
     under its `request_id` or Idempotency-Key, is answered with the same job; another one under them with 409.
     """
@@ -87,9 +89,7 @@ async def submit(
     return answer(body, HTTPStatus.ACCEPTED, {"Location": url})
 
 
-@reads(
-    router, "/v1/generations/{request_id}", response_model=JobState, responses=PROBLEMS, summary="A job's state"
-)
+@reads(router, "/v1/generations/{request_id}", response_model=JobState, responses=PROBLEMS, summary="A job's state")
 async def look(
     call: Request,
     request_id: RequestId,

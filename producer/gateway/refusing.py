@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 _ERRORS_SHOWN_MAX = 3
 _NOTHING = "There is nothing at this path."
 _METHOD = ("This path does not take this method.", "The header Allow names those that it takes.")
+_OTHER_ORIGINS = "For pages of other origins to call, have theirs listed in DARKROOM_ACCESS__ALLOWED_ORIGINS."
 _HTTP = {404: ("no_such_path", _NOTHING, "See /docs for what there is.")}
 
 
@@ -79,7 +80,9 @@ def _of_http(error: Exception, call: Request) -> Problem:
     path = call.scope["path"]
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = ", ".join(methods_at(call, path))
-        return Problem(status, "method_not_allowed", *_METHOD, headers={"Allow": allowed})
+        is_preflight = call.method == "OPTIONS" and "access-control-request-method" in call.headers
+        told = (_METHOD[0], _OTHER_ORIGINS) if is_preflight else _METHOD
+        return Problem(status, "method_not_allowed", *told, headers={"Allow": allowed})
     if status is HTTPStatus.NOT_FOUND and path.endswith("/") and methods_at(call, path.rstrip("/")):
         return Problem(status, "no_such_path", _NOTHING, "Leave out the slash at the end of the path.")
     code, detail, remedy = _HTTP.get(
