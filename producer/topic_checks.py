@@ -314,10 +314,10 @@ async def _look(admin: AIOKafkaAdminClient, settings: Settings) -> SeenCluster:
             replicas = min(len(one["replicas"]) for one in partitions)
             configuration = {entry[0]: entry[1] for entry in entries} if code == 0 else _NOT_TOLD
             topics[topic] = SeenTopic(len(partitions), replicas, configuration)
-    configuration, why = await _look_at_brokers(admin, brokers[:BROKERS_MAX])
+    least, why = await _look_at_brokers(admin, brokers[:BROKERS_MAX])
     if why is not None:
         unread["cluster"] = why
-    return SeenCluster(len(brokers), topics, configuration, unread)
+    return SeenCluster(len(brokers), topics, least, unread)
 
 
 _NOT_TOLD: Final[Mapping[str, str]] = dict.fromkeys(_TOPIC_CONFIGS, "")
