@@ -26,11 +26,10 @@ from typing import Final
 
 from consumer.core.journal import ENTRIES_MAX, NO_JOURNAL, TRIALS_MAX, Entry, Journal
 from consumer.core.partition_key import PartitionKey
-from schemas.names import OFFSET_METADATA_BYTES_MAX
 
 MAP_PREFIX: Final = "dr1."
-METADATA_CHARS_MAX: Final = OFFSET_METADATA_BYTES_MAX
-"""The text is ASCII. One character above the broker's bound kills the producer."""
+METADATA_CHARS_MAX: Final = 4096
+"""Kafka's `offset.metadata.max.bytes` as it comes; one character above it kills the producer."""
 _BYTES_MAX: Final = (METADATA_CHARS_MAX - len(MAP_PREFIX)) * 3 // 4
 _BOOT_BYTES: Final = 8
 _JOURNAL_BYTES_MAX: Final = 2 + 255 * _BOOT_BYTES // 4 + ENTRIES_MAX * (3 + TRIALS_MAX)

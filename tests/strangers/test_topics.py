@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,15 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from click.testing import CliRunner
 
+from consumer.core.offset_map import METADATA_CHARS_MAX
 from darkroom import main
 from producer.connection import kafka_arguments
 from producer.topic_checks import SeenCluster, SeenTopic, compare_topics, differences
 from producer.topics import ensure_topics
-from schemas.names import Topic
+from schemas.names import OFFSET_METADATA_BYTES_MAX, Topic
 from schemas.settings import Settings, load_settings
 from tests.integration.fleet import Fleet, wait_until
+from tests.integration.gateways import GatewayProcess
 from tests.strangers.table import Stranger, rows
 
 if TYPE_CHECKING:
@@ -190,6 +192,40 @@ def test_a_worker_that_could_publish_nothing_does_not_start(stack: Stack, tmp_pa
     assert "Traceback" not in said
 
 
+@pytest.fixture
+def generous_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """A broker that makes a topic for whoever asks for it, as Kafka's brokers do by default."""
+    from consumer.stack import Stack, kafka
+
+    properties = kafka._PROPERTIES.replace("auto.create.topics.enable=false\nnum.partitions=12", "num.partitions=1")
+    assert "auto.create" not in properties
+    monkeypatch.setattr(kafka, "_PROPERTIES", properties)
+    stack = Stack(tmp_path / "stack")
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.down()
+
+
+@pytest.mark.stack
+def test_looking_at_topics_makes_none(generous_stack: Stack, tmp_path: Path) -> None:
+    """What comes before the first worker, and only looks, would have them made as nobody wants them."""
+    fleet = Fleet(generous_stack.environment, tmp_path)
+    environment = {**fleet.environment, "DARKROOM_SIMULATED__STEP_MS": "0"}
+    for command in (["doctor"], ["audit"], ["dlq", "list"]):
+        CliRunner().invoke(main, command, env=environment)
+    found = asyncio.run(everything_of(fleet.settings))
+    assert {partitions for partitions, _ in found.values()} == {None}
+    gateway = GatewayProcess(fleet.environment, tmp_path, "gateway")
+    try:
+        gateway.wait_ready()
+    finally:
+        gateway.kill()
+    found = asyncio.run(everything_of(fleet.settings))
+    assert {partitions for partitions, _ in found.values()} == {12}
+
+
 # --- What the stack's one broker cannot be ------------------------------------------------------------------
 
 SOUND = {
@@ -234,6 +270,10 @@ def test_unclean_elections_are_advised_against_where_there_is_something_to_elect
 )
 def test_brokers_that_allow_less_than_a_worker_needs(configuration: dict[str, int], says: str) -> None:
     assert says in told_of(SeenCluster(1, {}, configuration))[0]
+
+
+def test_a_worker_writes_as_much_beside_an_offset_as_is_compared() -> None:
+    assert METADATA_CHARS_MAX == OFFSET_METADATA_BYTES_MAX
 
 
 def test_what_cannot_be_read_is_said_to_be_unknown() -> None:
