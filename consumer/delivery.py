@@ -25,6 +25,7 @@ from producer.results.objects import BucketForbidden, Objects, ObjectTooLarge, S
 from producer.results.outcomes import Outcomes, OutcomeUnreadable
 from schemas.codec import encode_completion
 from schemas.completion import BatchSeen, Completion, ModelRef, Source, Timings
+from schemas.echo import echoed
 from schemas.errors import ErrorCode
 from schemas.events import Cancellation
 from schemas.fingerprints import render_digest
@@ -169,7 +170,8 @@ class Delivery:
                 records.append(await self._dead_letter(key, payload))
             if payload.completion is not None:
                 event = encode_completion(payload.completion, traceparent=payload.traceparent)
-                records.append(OutgoingRecord(self._completions_topic, event.key, event.value, tuple(event.headers)))
+                headers = (*event.headers, *self._echoed(payload)[0])
+                records.append(OutgoingRecord(self._completions_topic, event.key, event.value, headers))
         return records
 
     def published(self, keys: Sequence[JobKey], payloads: Payloads) -> None:
@@ -252,6 +254,7 @@ class Delivery:
 
     def _answered(self, key: JobKey, payload: Payload) -> Answered:
         assert payload.request_id is not None
+        _, left_out = self._echoed(payload)
         return Answered(
             request_id=payload.request_id,
             tenant=payload.tenant,
@@ -261,8 +264,12 @@ class Delivery:
             worker=self._settings.worker.name,
             requested_at=payload.requested_at,
             labels=payload.request.labels if payload.request is not None else {},
-            warnings=payload.warnings,
+            warnings=payload.warnings if left_out is None else (left_out, *payload.warnings),
         )
+
+    def _echoed(self, payload: Payload) -> tuple[tuple[tuple[str, bytes | None], ...], str | None]:
+        """The record's own headers that its completion has too, and a warning where not all do."""
+        return echoed(payload.record.headers, self._settings.kafka.echo_headers)
 
     def _work(self, payload: Payload) -> Work:
         info, rendered = self._info, payload.denoise_ms is not None

@@ -22,6 +22,7 @@ from producer.connection import KafkaUnavailable, administering
 from producer.results.minio_objects import MinioObjects
 from producer.results.objects import StoreUnavailable
 from producer.tls import STORE, client_context
+from producer.topic_checks import compare_topics
 from schemas.errors import SettingsError
 from schemas.model_source import StorePrefix
 from schemas.names import Topic
@@ -218,16 +219,29 @@ async def _kafka(settings: Settings) -> Finding:
 
 
 async def _topics(settings: Settings) -> Finding:
+    """Compare the topics with the settings: a sentence and its remedy for each thing that differs."""
     try:
-        async with administering(settings.kafka, "looking for the topics") as admin:
-            known = {one["topic"]: one for one in await admin.describe_topics()}
+        seen, differences = await compare_topics(settings)
     except KafkaUnavailable:
         return Finding("topics", False, "Kafka was not reached", "See the check of Kafka.")
-    missing = [topic for one in Topic if (topic := settings.topics.prefix + one.value) not in known]
-    if missing:
-        return Finding("topics", True, f"{', '.join(missing)} will be made by `darkroom serve` or `darkroom send`")
-    partitions = len(known[settings.topics.prefix + Topic.REQUESTS.value]["partitions"])
-    return Finding("topics", True, f"all {len(Topic)} exist; {partitions} partitions of requests bound the workers")
+    if missing := seen.missing():
+        names = ", ".join(settings.topics.name(topic) for topic in missing)
+        says = f"{names} will be made by `darkroom serve` or `darkroom send`"
+    elif requests := seen.topics.get(Topic.REQUESTS):
+        says = f"all {len(Topic)} exist; {requests.partitions} partitions of requests bound the workers"
+    else:
+        says = "not all could be read"
+    if not differences:
+        return Finding("topics", True, says)
+    details = {"differences": [{"subject": one.subject, "says": one.says, "remedy": one.remedy} for one in differences]}
+    return Finding(
+        "topics",
+        all(one.is_advice for one in differences),
+        f"{says}; not as the settings need it:",
+        "Do what each line ends with; Darkroom changes no topic that is there.",
+        notes=tuple(f"{one.says}. {one.remedy}" for one in differences),
+        details=details,
+    )
 
 
 async def _bucket(settings: Settings) -> Finding:

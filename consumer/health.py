@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import socket
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
+import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+log = structlog.get_logger(__name__)
+
+_PATHS: Final = b'{"paths": ["/livez", "/readyz", "/metrics"]}'
+_ALLOW: Final = MappingProxyType({"Allow": "GET, HEAD"})
 
 
 class Health(NamedTuple):
@@ -35,8 +44,7 @@ class HealthServer:
         handler = type(
             "_BoundHandler", (_Handler,), {"registry": registry, "probes": {"/livez": live, "/readyz": ready}}
         )
-        self._server = ThreadingHTTPServer((host, port), handler)
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="darkroom-health", daemon=True)
 
     @property
@@ -55,12 +63,24 @@ class HealthServer:
         self._thread.join(timeout=5)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: socket.socket | Any, client_address: Any) -> None:  # noqa: ARG002 - the base's own
+        """Log a call that failed as one line; the base class prints a traceback, for a caller that hung up as well."""
+        error = sys.exception()
+        if isinstance(error, ConnectionError | TimeoutError):
+            return
+        log.error("a probe was not answered", error=f"{type(error).__name__}: {error}")
+
+
 class _Handler(BaseHTTPRequestHandler):
     registry: CollectorRegistry
     probes: dict[str, Callable[[], Health]]
     timeout = 10
 
     def do_GET(self) -> None:
+        """Answer a probe or a scrape."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
             self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(self.registry))
@@ -70,14 +90,34 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.dumps({"well": health.well, "reasons": health.reasons}).encode()
             self._answer(status, "application/json", body)
         else:
-            self._answer(HTTPStatus.NOT_FOUND, "application/json", b'{"paths": ["/livez", "/readyz", "/metrics"]}')
+            self._answer(HTTPStatus.NOT_FOUND, "application/json", _PATHS)
 
-    def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+    def do_HEAD(self) -> None:
+        """Answer with GET's status and headers (RFC 9110, 9.3.2); `_answer` leaves out the content."""
+        self.do_GET()
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        """Return what answers any other method: `http.server` looks for `do_` and the method's name."""
+        if not name.startswith("do_"):
+            raise AttributeError(name)
+        return self._refuse_method
+
+    def _refuse_method(self) -> None:
+        self.close_connection = True  # a body may follow, which is not read
+        if self.path.partition("?")[0] not in {"/metrics", *self.probes}:
+            self._answer(HTTPStatus.NOT_FOUND, "application/json", _PATHS)
+            return
+        self._answer(HTTPStatus.METHOD_NOT_ALLOWED, "application/json", b'{"methods": ["GET", "HEAD"]}', _ALLOW)
+
+    def _answer(
+        self, status: HTTPStatus, content_type: str, body: bytes, more: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {"Content-Type": content_type, "Content-Length": str(len(body)), **more}.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
         """Probes come every few seconds: they are not worth a line each."""

@@ -36,12 +36,15 @@ def init(config: Path | None, grow_partitions: bool, as_json: bool) -> None:
     click.echo(f"bucket   {done['bucket']} {'made' if done['bucket_made'] else 'is there'}")
     for what, places in done["offsets"].items():
         click.echo(f"offsets  {what}: {_listed(places)}")
+    for one in done["differences"]:
+        click.echo(f"Warning: {one['says']}.\n -> {one['remedy']}", err=True)
 
 
 async def _init(settings: Settings, *, grow_partitions: bool) -> dict[str, Any]:
     from consumer.initial_offsets import commit_offsets
     from producer.reader import partitions_of
     from producer.results.minio_objects import MinioObjects
+    from producer.topic_checks import compare_topics
     from producer.topics import ensure_topics, grow_requests
 
     made = await ensure_topics(settings)
@@ -53,6 +56,7 @@ async def _init(settings: Settings, *, grow_partitions: bool) -> dict[str, Any]:
     finally:
         objects.close()
     offsets = await commit_offsets(settings)
+    _, found = await compare_topics(settings)
     return {
         "topics_made": list(made),
         "partitions": len(await partitions_of(settings.kafka, [settings.topics.requests])),
@@ -63,6 +67,7 @@ async def _init(settings: Settings, *, grow_partitions: bool) -> dict[str, Any]:
             "refreshed": list(offsets.refreshed),
             "left": list(offsets.left),
         },
+        "differences": [{"subject": one.subject, "says": one.says, "remedy": one.remedy} for one in found],
     }
 
 

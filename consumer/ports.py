@@ -67,7 +67,7 @@ class OutgoingRecord:
     topic: str
     key: bytes | None
     value: bytes
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 Noted = Callable[[frozenset[PartitionKey]], None]

@@ -143,6 +143,7 @@ async def _serve(settings: Settings) -> int:
     from producer.logs import configure
     from producer.results.minio_objects import MinioObjects
     from producer.results.objects import StoreUnavailable
+    from producer.topic_checks import warn_of_topics
     from producer.topics import TopicRefused, ensure_topics
     from schemas.errors import SettingsError
 
@@ -152,6 +153,7 @@ async def _serve(settings: Settings) -> int:
     try:
         objects = MinioObjects(settings.s3)
         await ensure_topics(settings)
+        await warn_of_topics(settings)
         await objects.ensure_bucket(retention_days=settings.s3.retention_days)
         worker = Worker(settings, make_engine(settings), objects)
         try:

@@ -34,10 +34,15 @@ STOP_S_MAX: Final = 5.0
 
 
 async def partitions_of(kafka: KafkaSettings, topics: Collection[str]) -> frozenset[TopicPartition]:
-    """All partitions of these topics. Raises `KafkaUnavailable`, also where one of them is not there."""
+    """Return all partitions of these topics. Raises `KafkaUnavailable`, also where one of them is not there.
+
+    All topics are asked for: aiokafka's question for a topic by its name lets a broker with `auto.create.topics.enable`
+    make it, with the broker's partitions and retention.
+    """
     async with administering(kafka, "looking for the topics") as admin:
-        described = await admin.describe_topics(list(topics))
-    found = {one["topic"]: one["partitions"] for one in described if one["error_code"] == 0}
+        described = await admin.describe_topics()
+    wanted = set(topics)
+    found = {one["topic"]: one["partitions"] for one in described if one["topic"] in wanted and one["error_code"] == 0}
     missing = sorted(set(topics) - found.keys())
     if missing:
         raise _missing(missing)

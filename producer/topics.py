@@ -104,14 +104,19 @@ def _has_leaders(partitions: Sequence[dict[str, int]], partitions_min: int) -> b
     return len(led) == len(partitions) >= partitions_min
 
 
-def _new_topic(topics: TopicSettings, topic: Topic) -> NewTopic:
-    retention_ms = {
+def retention_ms_of(topics: TopicSettings, topic: Topic) -> int:
+    """Return how long the settings have a topic keep its records, in milliseconds."""
+    return {
         Topic.REQUESTS: topics.requests_retention_hours * _HOUR_MS,
         Topic.COMPLETIONS: topics.completions_retention_hours * _HOUR_MS,
         Topic.PROGRESS: topics.progress_retention_minutes * _MINUTE_MS,
         Topic.CANCELLATIONS: topics.cancellations_retention_hours * _HOUR_MS,
         Topic.DEAD_LETTERS: topics.dead_letters_retention_hours * _HOUR_MS,
     }[topic]
+
+
+def _new_topic(topics: TopicSettings, topic: Topic) -> NewTopic:
+    retention_ms = retention_ms_of(topics, topic)
     configuration = {
         "cleanup.policy": "delete",
         "retention.ms": str(retention_ms),

@@ -6,12 +6,27 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 
 from schemas.service_settings import MIB, SECTION, Names
 
-_ORIGIN = re.compile(r"https?://[^/@\s?#*]+")
+_ORIGIN = re.compile(r"https?://([^/@\s?#*:\[\]]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.IGNORECASE)
+_OWN_PORTS = {"http": ":80", "https": ":443"}
 _PROVIDER = r"^(https://[^/@\s?#]+|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?)(/[^\s?#]*)?$"
+
+
+def _origin(text: str) -> str:
+    """Return an origin as browsers send it (RFC 6454, 6.2): in lower case, without its scheme's own port.
+
+    Raises `ValueError` for what no browser sends: a path, a wildcard, `null`, a name that is not in ASCII.
+    """
+    said = f"allowed_origins has {text!r}; an origin is https://host or https://host:port"
+    if not _ORIGIN.fullmatch(text):
+        raise ValueError(said)
+    if not text.isascii():
+        raise ValueError(f"{said}, with the host's name in its ASCII form (xn--...)")
+    scheme, _, host = text.lower().partition("://")
+    return f"{scheme}://{host.removesuffix(_OWN_PORTS[scheme])}"
 
 
 class AccessSettings(BaseModel):
@@ -139,6 +154,11 @@ class AccessSettings(BaseModel):
         default=16 * 1024, ge=1_024, le=MIB, description="All headers of a call together; a token has 1-4 KiB."
     )
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _as_browsers_write_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_origin(origin) for origin in origins)
+
     @property
     def loopback_only(self) -> bool:
         """Whether nobody can be told from anybody, so that only this machine is served."""
@@ -152,9 +172,6 @@ class AccessSettings(BaseModel):
             raise ValueError("oidc_jwks_url needs oidc_issuer and oidc_audience")
         if self.calls_burst_max > self.calls_per_minute_max:
             raise ValueError("calls_burst_max must be at most calls_per_minute_max")
-        for origin in self.allowed_origins:
-            if not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"allowed_origins has {origin!r}; an origin is https://host or https://host:port")
         if self.redis_url is not None and not self.redis_url.get_secret_value().startswith(("redis://", "rediss://")):
             raise ValueError("redis_url must begin with redis:// or rediss://")
         return self

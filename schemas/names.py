@@ -64,6 +64,9 @@ GATEWAY_SOURCE: Final = "/darkroom/gateway"
 WORKER_SOURCE: Final = "/darkroom/worker"
 """The `ce_source` of events that a worker publishes."""
 
+OFFSET_METADATA_BYTES_MAX: Final = 4096
+"""The most that a worker writes beside an offset (`consumer.core.offset_map`): Kafka's default bound."""
+
 DEFAULT_TENANT: Final = "default"
 """The tenant of a request that names none."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from schemas.echo import ECHOED_BY_DEFAULT, check_name
 from schemas.names import Topic
 
 SECTION: Final = ConfigDict(
@@ -106,6 +107,17 @@ class KafkaSettings(BaseModel):
         le=600_000,
         description="How long a broker may take to answer before it counts as away.",
     )
+    echo_headers: Names = Field(
+        default=ECHOED_BY_DEFAULT,
+        max_length=50,
+        description="Headers of a request's record that come back on its completion as they came, by name: correlation "
+        "ids and the trace's context. Whatever the case; set, the list replaces the default one.",
+    )
+
+    @field_validator("echo_headers")
+    @classmethod
+    def _may_be_echoed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_name(name) for name in names)
 
     @model_validator(mode="after")
     def _fits(self) -> KafkaSettings:

@@ -74,7 +74,7 @@ def create_app(
         app.include_router(router)
     app.include_router(router_of(Page()))
     handle_errors(app, metrics, settings.gateway.retry_after_s)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign] # as FastAPI's manual says to extend it
+    app.openapi = lambda: _openapi(app, settings.gateway.public_url)  # type: ignore[method-assign] # as FastAPI's manual says to extend it
     return app
 
 
@@ -102,11 +102,18 @@ def _gateway(settings: Settings, services: Services, access: AccessControl, metr
     )
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def _openapi(app: FastAPI, public_url: str | None) -> dict[str, Any]:
     """FastAPI's document with the request's own schema: bodies are read by the codec, not by FastAPI."""
     if app.openapi_schema is None:
         document = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
+            # Without a public address the document's own place is the only one that is known, and the default of
+            # OpenAPI, the root of its host, is it unless a proxy puts a prefix before it.
+            servers=None if public_url is None else [{"url": public_url.rstrip("/")}],
         )
         parts = described([GenerationRequest], ref_template=f"{_SCHEMAS}{{model}}", nulls_in=[GenerationRequest])
         answers = document.setdefault("components", {}).setdefault("schemas", {})

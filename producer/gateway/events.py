@@ -28,6 +28,7 @@ from producer.gateway.generations import PROBLEMS, RequestId
 from producer.gateway.jobs import Job
 from producer.gateway.principal import Scope as May
 from producer.gateway.problems import Problem
+from producer.gateway.routes import reads, without_content
 
 router = APIRouter(tags=["jobs"])
 
@@ -38,7 +39,8 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-@router.get(
+@reads(
+    router,
     "/v1/generations/{request_id}/events",
     response_class=Response,
     responses={**_STREAM, **PROBLEMS},
@@ -57,7 +59,8 @@ async def events(call: Request, request_id: RequestId) -> Response:
             "Try again a little later, or poll the job's state.",
             headers={"Retry-After": str(settings.retry_after_s)},
         )
-    return EventStream(gateway, await gateway.jobs.found(principal.tenant, request_id))
+    stream = EventStream(gateway, await gateway.jobs.found(principal.tenant, request_id))
+    return without_content(stream) if call.method == "HEAD" else stream
 
 
 class EventStream(Response):

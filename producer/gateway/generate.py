@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from producer.gateway.forms import FILES
 from producer.gateway.gateway import Gateway, gateway_of
 from producer.gateway.generations import PROBLEMS
 from producer.gateway.images import PICTURE_CONTENT, media_type_of, picture_of
@@ -61,6 +62,12 @@ _BODY: Final[dict[str, Any]] = {
             "multipart/form-data": {
                 "schema": {"type": "object", "properties": _FIELDS},
                 "encoding": {name: {"contentType": "image/png, image/jpeg, image/webp"} for name in ("pose", "photo")},
+            },
+            "application/x-www-form-urlencoded": {
+                "schema": {
+                    "type": "object",
+                    "properties": {name: part for name, part in _FIELDS.items() if name not in FILES},
+                }
             },
             "application/json": {"schema": {"$ref": "#/components/schemas/GenerationOrder"}},
         },

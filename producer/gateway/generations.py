@@ -13,6 +13,7 @@ from starlette.responses import Response
 from producer.gateway.answers import Accepted, Cancelled, Fleet, JobState
 from producer.gateway.gateway import gateway_of
 from producer.gateway.principal import Scope
+from producer.gateway.routes import reads
 from schemas.names import IDENTITY_PATTERN
 
 router = APIRouter(tags=["jobs"])
@@ -71,6 +72,8 @@ async def submit(
 ) -> Response:
     """Accept a request: JSON, or a form whose `request` is that JSON and whose `pose` or `photo` is a picture.
 
+    A form without `request` has the request's fields themselves, as at /generate; what was left empty is not given.
+
     202 says that the job is safe: it will have an outcome whatever happens to this gateway. The same request again,
     under its `request_id` or Idempotency-Key, is answered with the same job; another one under them with 409.
     """
@@ -89,7 +92,7 @@ async def submit(
     return answer(body, HTTPStatus.ACCEPTED, {"Location": url})
 
 
-@router.get("/v1/generations/{request_id}", response_model=JobState, responses=PROBLEMS, summary="A job's state")
+@reads(router, "/v1/generations/{request_id}", response_model=JobState, responses=PROBLEMS, summary="A job's state")
 async def look(
     call: Request,
     request_id: RequestId,
@@ -123,7 +126,7 @@ async def cancel(call: Request, request_id: RequestId) -> Response:
     return answer(body, HTTPStatus.ACCEPTED)
 
 
-@router.get("/v1/fleet", response_model=Fleet, responses=PROBLEMS, summary="All workers together")
+@reads(router, "/v1/fleet", response_model=Fleet, responses=PROBLEMS, summary="All workers together")
 async def fleet(call: Request) -> Response:
     """What waits, how fast it goes, and in what company: of all tenants, without anything that is anybody's."""
     gateway = gateway_of(call)

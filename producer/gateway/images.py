@@ -18,6 +18,7 @@ from producer.gateway.generations import PROBLEMS, RequestId
 from producer.gateway.jobs import Job
 from producer.gateway.principal import Scope
 from producer.gateway.problems import Problem
+from producer.gateway.routes import reads
 from producer.requests.saving import PictureUnusable, fetch
 from schemas.completion import ImageRef
 from schemas.names import CONTENT_TYPES
@@ -47,7 +48,8 @@ def origins_of(settings: Settings) -> list[str]:
     return [(settings.s3.public_endpoint or settings.s3.endpoint).rstrip("/")]
 
 
-@router.get(
+@reads(
+    router,
     "/v1/generations/{request_id}/images/{number}",
     response_class=Response,
     responses={**_PICTURE, **PROBLEMS},

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer.gateway.problems import Problem
+from producer.gateway.routes import reads
 
 FOLDER: Final = Path(__file__).parent / "page"
 _TYPES: Final = {
@@ -56,15 +57,15 @@ def router_of(page: Page) -> APIRouter:
     """The routes of a page's files."""
     router = APIRouter(include_in_schema=False)
 
-    @router.api_route("/", methods=["GET", "HEAD"])
+    @reads(router, "/")
     async def index(call: Request) -> Response:
         return page.answer("index.html", call)
 
-    @router.api_route("/docs", methods=["GET", "HEAD"])
+    @reads(router, "/docs")
     async def docs(call: Request) -> Response:
         return page.answer("docs.html", call)
 
-    @router.api_route("/page/{name}", methods=["GET", "HEAD"])
+    @reads(router, "/page/{name}")
     async def file(call: Request, name: str) -> Response:
         return page.answer(name, call)
 

@@ -14,17 +14,19 @@ from starlette.responses import Response
 from producer.gateway.answers import Probe
 from producer.gateway.gateway import gateway_of
 from producer.gateway.generations import answer
+from producer.gateway.routes import reads
 
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/livez", response_model=Probe, summary="Whether the process is well")
+@reads(router, "/livez", response_model=Probe, summary="Whether the process is well")
 async def livez() -> Response:
     """It is, if it answers."""
     return answer({"well": True, "reasons": []})
 
 
-@router.get(
+@reads(
+    router,
     "/readyz",
     response_model=Probe,
     responses={503: {"model": Probe, "description": "Not at the moment."}},
@@ -38,7 +40,7 @@ async def readyz(call: Request) -> Response:
     return answer({"well": not reasons, "reasons": reasons}, status)
 
 
-@router.get("/metrics", include_in_schema=False)
+@reads(router, "/metrics", include_in_schema=False)
 async def metrics(call: Request) -> Response:
     """For Prometheus."""
     content = await run_in_threadpool(generate_latest, gateway_of(call).metrics.registry)

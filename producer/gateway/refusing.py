@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from producer.connection import KafkaUnavailable
 from producer.gateway.metrics import Metrics
 from producer.gateway.problems import PROBLEM_CONTENT_TYPE, Problem
+from producer.gateway.routes import methods_at
 from producer.results.objects import ObjectsError
 from producer.results.outcomes import OutcomeUnreadable
 from schemas.errors import bounded
@@ -26,10 +27,10 @@ from schemas.errors import bounded
 log = structlog.get_logger(__name__)
 
 _ERRORS_SHOWN_MAX = 3
-_HTTP = {
-    404: ("no_such_path", "There is nothing at this path.", "See /docs for what there is."),
-    405: ("method_not_allowed", "This path does not take this method.", "The header Allow names those that it takes."),
-}
+_NOTHING = "There is nothing at this path."
+_METHOD = ("This path does not take this method.", "The header Allow names those that it takes.")
+_OTHER_ORIGINS = "For pages of other origins to call, have theirs listed in DARKROOM_ACCESS__ALLOWED_ORIGINS."
+_HTTP = {404: ("no_such_path", _NOTHING, "See /docs for what there is.")}
 
 
 def response_of(problem: Problem) -> Response:
@@ -42,15 +43,15 @@ def response_of(problem: Problem) -> Response:
 def handle_errors(app: FastAPI, metrics: Metrics, retry_after_s: int) -> None:
     """Have an application answer with problems alone, but for what nobody foresaw, which `Guard` answers."""
 
-    def problems(problem_of: Callable[[Exception], Problem]) -> Callable[[Request, Exception], Response]:
-        def handle(_call: Request, error: Exception) -> Response:
-            problem = problem_of(error)
+    def problems(problem_of: Callable[[Exception, Request], Problem]) -> Callable[[Request, Exception], Response]:
+        def handle(call: Request, error: Exception) -> Response:
+            problem = problem_of(error, call)
             metrics.refused.labels(problem.code).inc()
             return response_of(problem)
 
         return handle
 
-    def away(error: Exception) -> Problem:
+    def away(error: Exception, _call: Request) -> Problem:
         name = "Kafka" if isinstance(error, KafkaUnavailable) else "The object store"
         log.warning("a call was refused", reason=str(error))
         return Problem(
@@ -68,21 +69,29 @@ def handle_errors(app: FastAPI, metrics: Metrics, retry_after_s: int) -> None:
         app.add_exception_handler(kind, problems(away))
 
 
-def _itself(error: Exception) -> Problem:
+def _itself(error: Exception, _call: Request) -> Problem:
     assert isinstance(error, Problem)
     return error
 
 
-def _of_http(error: Exception) -> Problem:
+def _of_http(error: Exception, call: Request) -> Problem:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
+    path = call.scope["path"]
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = ", ".join(methods_at(call, path))
+        is_preflight = call.method == "OPTIONS" and "access-control-request-method" in call.headers
+        told = (_METHOD[0], _OTHER_ORIGINS) if is_preflight else _METHOD
+        return Problem(status, "method_not_allowed", *told, headers={"Allow": allowed})
+    if status is HTTPStatus.NOT_FOUND and path.endswith("/") and methods_at(call, path.rstrip("/")):
+        return Problem(status, "no_such_path", _NOTHING, "Leave out the slash at the end of the path.")
     code, detail, remedy = _HTTP.get(
         error.status_code, ("refused", bounded(str(error.detail)), "See /docs for what there is.")
     )
     return Problem(status, code, detail, remedy, headers=error.headers)
 
 
-def _of_validation(error: Exception) -> Problem:
+def _of_validation(error: Exception, _call: Request) -> Problem:
     """Of a path, a query or a header: bodies are read by our own decoder. What was given is not repeated."""
     assert isinstance(error, RequestValidationError)
     found = [f"{'.'.join(str(step) for step in one['loc'])}: {one['msg']}" for one in error.errors()]

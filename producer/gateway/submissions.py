@@ -1,4 +1,4 @@
-"""Reads what callers post, JSON or multipart, as a request of their tenant. Decoding is the worker's own.
+"""Reads what callers post, JSON or a form, as a request of their tenant. Decoding is the worker's own.
 
 What passes here passes at the worker, and what is refused is refused with the same words; only unknown fields, of
 which a worker warns, are refused here: a caller is there to be told.
@@ -6,24 +6,31 @@ which a worker warns, are refused here: a caller is there to be told.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Receive
+from starlette.requests import Request
 
+from producer.gateway.forms import (
+    MULTIPART,
+    REQUEST,
+    URLENCODED,
+    invalid,
+    read_multipart,
+    read_pairs,
+    to_its_end,
+    too_much_text,
+    value_of,
+)
 from producer.gateway.principal import Principal
 from producer.gateway.problems import Problem
-from producer.gateway.uploads import Picture, Uploads, too_many_bytes
+from producer.gateway.uploads import Picture, Uploads
 from schemas.codec import decode_document
 from schemas.errors import ErrorCode, RequestRejected, bounded, describe
 from schemas.names import is_identity, pose_key
@@ -33,14 +40,10 @@ from schemas.settings import Settings
 from schemas.strictjson import read_json
 from schemas.unsupported import refusal_of
 
-FIELDS_MAX: Final = 40
-"""Fields of a form: a request has fewer."""
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 """An Idempotency-Key: visible ASCII."""
 _UPLOADS: Final = {"pose": "image", "photo": "photo"}
 """The form's file fields, and the kind of pose that each is."""
-_TEXTS: Final = frozenset({"request_id", "tenant", "prompt", "negative_prompt", "preset", "sampler", "progress"})
-"""Fields of /generate that are text as they are; the others are read as JSON where they are some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,74 +68,60 @@ class Submissions:
 
     async def read(self, call: Request, principal: Principal) -> Submission:
         """What was posted to /v1/generations."""
-        if _content_type(call) == "multipart/form-data":
-            fields, files = await self._form(call)
-            text = fields.pop("request", None)
-            if text is None or fields:
-                _refuse_unsupported(fields)
-                named = "a field `request`" if text is None else f"no field {bounded(min(fields), 60)}"
-                raise _invalid(f"A form has {named}: `request` is the JSON, `pose` or `photo` a file.")
-            return await self._submission(call, principal, _object(text.encode()), files)
-        return await self._submission(call, principal, _object(await self._json(call)), {})
+        document, files = await self._posted(call)
+        return await self._submission(call, principal, document, files)
 
     async def content(self, call: Request, bytes_max: int) -> bytes:
         """All of a body of any type, of up to `bytes_max` bytes. Raises `Problem`."""
         content = bytearray()
-        async with _to_its_end():
+        async with to_its_end():
             async for chunk in call.stream():
                 content += chunk
                 if len(content) > bytes_max:
-                    raise _body_too_large(bytes_max)
+                    raise too_much_text(bytes_max)
         return bytes(content)
 
     async def read_loosely(self, call: Request, principal: Principal) -> Submission:
-        """What was posted to /generate: JSON, or fields of a form or of the query, one each."""
-        files: Mapping[str, bytes] = {}
-        if _content_type(call) == "multipart/form-data":
-            fields, files = await self._form(call)
-            document = {name: _value_of(name, text) for name, text in fields.items()}
-        elif _content_type(call) or call.headers.get("content-length", "0") != "0":
-            document = _object(await self._json(call))
-        else:
-            document = {}
-        asked = {name: _value_of(name, text) for name, text in call.query_params.items()}
+        """What was posted to /generate: the same, or fields of the query beside it, one each."""
+        has_body = _content_type(call) or call.headers.get("content-length", "0") != "0"
+        document, files = await self._posted(call) if has_body else ({}, {})
+        asked = {name: value_of(name, text) for name, text in read_pairs(call.scope["query_string"]).items()}
         return await self._submission(call, principal, {**asked, **document}, files)
 
     # --- Bodies ------------------------------------------------------------------------------------------
 
-    async def _json(self, call: Request) -> bytes:
-        if _content_type(call) not in ("application/json", ""):
+    async def _posted(self, call: Request) -> tuple[dict[str, Any], Mapping[str, bytes]]:
+        """The request in a body, and the files beside it."""
+        if call.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise Problem(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                "content_type_unknown",
-                "The body is neither application/json nor multipart/form-data.",
-                "Send the request as JSON, or as a form where a picture goes with it.",
+                "content_encoding_unknown",
+                "The body is compressed, and compressed bodies are not read.",
+                "Send it as it is, without Content-Encoding.",
+                headers={"Accept-Encoding": "identity"},
             )
-        return await self.content(call, self._limits.request_bytes_max)
-
-    async def _form(self, call: Request) -> tuple[dict[str, str], dict[str, bytes]]:
-        """The fields and the files of a form, one of each name."""
-        bytes_max = self._uploads.bytes_max
-        bounded_call = Request(call.scope, _bounded(call.receive, bytes_max + self._limits.request_bytes_max))
-        fields: dict[str, str] = {}
-        files: dict[str, bytes] = {}
-        try:
-            async with (
-                _to_its_end(),
-                bounded_call.form(
-                    max_files=2, max_fields=FIELDS_MAX, max_part_size=self._limits.request_bytes_max
-                ) as form,
-            ):
-                for name, value in form.multi_items():
-                    if name in fields or name in files:
-                        raise _invalid(f"The form has {bounded(name, 60)} more than once.")
-                    if isinstance(value, UploadFile):
-                        files[name] = await value.read(bytes_max + 1)
-                    else:
-                        fields[name] = value
-        except HTTPException as error:  # what starlette makes of a form that it cannot read
-            raise _invalid(f"The form cannot be read: {bounded(str(error.detail), 200)}") from error
-        return fields, files
+        kind = _content_type(call)
+        files: Mapping[str, bytes] = {}
+        if kind == MULTIPART:
+            fields, files = await read_multipart(
+                call, file_bytes_max=self._uploads.bytes_max, text_bytes_max=self._limits.request_bytes_max
+            )
+        elif kind == URLENCODED:
+            content = await self.content(call, self._limits.request_bytes_max)
+            if content.lstrip().startswith(b"{"):
+                raise _another_type("The body is JSON, and its Content-Type says that it is a form.")
+            fields = read_pairs(content)
+        elif kind in ("application/json", "text/json", "") or kind.endswith("+json"):
+            return _object(await self.content(call, self._limits.request_bytes_max)), files
+        else:
+            raise _another_type("The body is neither JSON nor a form.")
+        if REQUEST not in fields:
+            return {name: value_of(name, text) for name, text in fields.items()}, files
+        text = fields.pop(REQUEST)
+        if fields:
+            _refuse_unsupported(fields)
+            raise invalid(f"A form with a field `request`, the JSON, has no field {bounded(min(fields), 60)} besides.")
+        return _object(text.encode()), files
 
     # --- Requests ----------------------------------------------------------------------------------------
 
@@ -153,7 +142,7 @@ class Submissions:
         if document["request_id"] is None:
             document["request_id"] = _new_id(call, principal.tenant)
         elif "idempotency-key" in call.headers:
-            raise _invalid("A request has `request_id` or the header Idempotency-Key, not both: each names the job.")
+            raise invalid("A request has `request_id` or the header Idempotency-Key, not both: each names the job.")
         upload = await self._upload(document, files)
         request, digest = self._decoded(document)
         self._refuse_beyond_limits(request)
@@ -166,9 +155,9 @@ class Submissions:
         name = next(iter(files))
         _refuse_unsupported(dict.fromkeys(files.keys() - _UPLOADS.keys(), True))
         if len(files) > 1 or name not in _UPLOADS:
-            raise _invalid("A form has one file: `pose` (a skeleton picture) or `photo`.")
+            raise invalid("A form has one file: `pose` (a skeleton picture) or `photo`.")
         if document.get("pose") is not None:
-            raise _invalid("The request has a pose beside the uploaded file: leave one of them out.")
+            raise invalid("The request has a pose beside the uploaded file: leave one of them out.")
         picture = await self._uploads.check(files[name])
         if not is_identity(document["request_id"]):
             return None  # the decoder says so in its own words
@@ -183,9 +172,9 @@ class Submissions:
         except RequestRejected as error:
             if error.code is ErrorCode.UNSUPPORTED_FIELD:
                 raise _unsupported(error.message) from error
-            raise _invalid(error.message) from error
+            raise invalid(error.message) from error
         if decoded.unknown_fields:
-            raise _invalid(f"unknown fields: {', '.join(decoded.unknown_fields)}")
+            raise invalid(f"unknown fields: {', '.join(decoded.unknown_fields)}")
         return decoded.request, decoded.digest
 
     def _refuse_beyond_limits(self, request: GenerationRequest) -> None:
@@ -194,13 +183,13 @@ class Submissions:
         width, height = request.width or limits.min_side, request.height or limits.min_side
         if not (limits.min_side <= width <= limits.max_width and limits.min_side <= height <= limits.max_height):
             bounds = f"{limits.min_side} to {limits.max_width} x {limits.max_height}"
-            raise _invalid(f"width and height are {bounds} pixels here")
+            raise invalid(f"width and height are {bounds} pixels here")
         if width * height > limits.max_pixels:
-            raise _invalid(f"width x height is at most {limits.max_pixels} pixels here")
+            raise invalid(f"width x height is at most {limits.max_pixels} pixels here")
         if request.count > limits.max_count:
-            raise _invalid(f"count is at most {limits.max_count} here")
+            raise invalid(f"count is at most {limits.max_count} here")
         if request.steps is not None and request.steps > limits.max_steps:
-            raise _invalid(f"steps is at most {limits.max_steps} here")
+            raise invalid(f"steps is at most {limits.max_steps} here")
         if isinstance(request.pose, PeoplePose) and not request.pose.shows_somebody:
             raise Problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -225,42 +214,6 @@ class Submissions:
             )
 
 
-@contextlib.asynccontextmanager
-async def _to_its_end() -> AsyncIterator[None]:
-    """Raises `Problem` 400 where a body's sender hangs up. How long it may take is access control's affair."""
-    try:
-        yield
-    except ClientDisconnect as error:
-        raise Problem(
-            HTTPStatus.BAD_REQUEST, "body_incomplete", "The body stopped before its end.", "Send all of it."
-        ) from error
-
-
-def _body_too_large(bytes_max: int) -> Problem:
-    return Problem(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        "body_too_large",
-        f"The body has more than {bytes_max} bytes.",
-        "Send a pose's picture as a file of a form, or put it in a bucket and name it by bucket and key.",
-        limit_bytes=bytes_max,
-    )
-
-
-def _bounded(receive: Receive, bytes_max: int) -> Receive:
-    """The same body, up to so many bytes: a form may come without saying how long it is."""
-    taken = 0
-
-    async def receive_more() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > bytes_max:
-            raise too_many_bytes(bytes_max)
-        return message
-
-    return receive_more
-
-
 def _content_type(call: Request) -> str:
     return call.headers.get("content-type", "").partition(";")[0].strip().lower()
 
@@ -268,17 +221,10 @@ def _content_type(call: Request) -> str:
 def _object(text: bytes) -> dict[str, Any]:
     document = read_json(text)
     if document.flaw is not None:
-        raise _invalid(f"The body {document.flaw}.")
+        raise invalid(f"The body {document.flaw}.")
     if not isinstance(document.value, dict):
-        raise _invalid("The body is no JSON object.")
+        raise invalid("The body is no JSON object.")
     return document.value
-
-
-def _value_of(name: str, text: str) -> Any:
-    if name in _TEXTS:
-        return text
-    document = read_json(text.encode("utf-8", "backslashreplace"))
-    return text if document.flaw is not None else document.value
 
 
 def _new_id(call: Request, tenant: str) -> str:
@@ -287,7 +233,7 @@ def _new_id(call: Request, tenant: str) -> str:
     if key is None:
         return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
     if not _KEY.fullmatch(key):
-        raise _invalid("The header Idempotency-Key is 1-255 visible ASCII characters.")
+        raise invalid("The header Idempotency-Key is 1-255 visible ASCII characters.")
     return f"key-{hashlib.sha256(f'{tenant}/{key}'.encode()).hexdigest()[:40]}"
 
 
@@ -303,10 +249,10 @@ def _unsupported(detail: str) -> Problem:
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, code.value, detail, describe(code).remedy)
 
 
-def _invalid(detail: str) -> Problem:
+def _another_type(detail: str) -> Problem:
     return Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        ErrorCode.INVALID_REQUEST.value,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "content_type_unknown",
         detail,
-        "Correct what is named; /openapi.json has the schema.",
+        "Send the request as application/json, or as a form where a picture goes with it.",
     )

@@ -43,7 +43,8 @@ class AccessLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[CALL_ID_HEADER] = call_id
+                # /generate names its job there: whoever asks for a picture has no other word of it.
+                MutableHeaders(scope=message).setdefault(CALL_ID_HEADER, call_id)
             await send(message)
 
         try:

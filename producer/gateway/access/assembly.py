@@ -37,9 +37,15 @@ log = structlog.get_logger(__name__)
 
 CheckedPrompt = Callable[[GenerationRequest], Awaitable[Problem | None]]
 
-_METHODS = ("GET", "POST", "DELETE")
-_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-API-Key", CALL_ID_HEADER)
-_EXPOSED = ("Location", "Retry-After", CALL_ID_HEADER)
+_METHODS = ("GET", "HEAD", "POST", "DELETE")
+_HEADERS = (
+    *("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID"),
+    *("Cache-Control", CALL_ID_HEADER),  # of clients of event streams; of clients that number their calls
+    *("traceparent", "tracestate", "baggage"),  # OpenTelemetry's page instrumentation
+)
+"""What a page's call may carry beside what every call may (Fetch, 2.2.2). One that is missing fails the whole call."""
+_EXPOSED = ("Location", "Retry-After", "ETag", "Allow", "WWW-Authenticate", "X-Seed", CALL_ID_HEADER)
+"""What a page may read of an answer beside what it always may."""
 CORS_S_MAX = 600
 """How long a browser may remember that an origin is allowed."""
 
@@ -140,6 +146,11 @@ def outside_of(settings: Settings, *, image_origins: Sequence[str] = ()) -> list
     access = settings.access
     middlewares = [Middleware(AccessLog), Middleware(SecurityHeaders, image_origins=tuple(image_origins))]
     if access.allowed_origins:
+        if access.loopback_only:
+            log.warning(
+                "pages of the allowed origins can read and change nothing: they call with a key, and neither "
+                "DARKROOM_ACCESS__KEYS_FILE nor DARKROOM_ACCESS__OIDC_ISSUER is set"
+            )
         middlewares.append(
             Middleware(
                 CORSMiddleware,
@@ -148,6 +159,8 @@ def outside_of(settings: Settings, *, image_origins: Sequence[str] = ()) -> list
                 allow_headers=_HEADERS,
                 expose_headers=_EXPOSED,
                 allow_credentials=False,
+                # A gateway at a private address, called by a page of a public one: its origin was listed for that.
+                allow_private_network=True,
                 max_age=CORS_S_MAX,
             )
         )

@@ -14,7 +14,14 @@ from starlette.requests import HTTPConnection
 from producer.gateway.access.cookies import CookieSigner
 from producer.gateway.access.keys import ApiKey, KeyRing, looks_like_key
 from producer.gateway.access.origins import changes_something, is_local, same_origin
-from producer.gateway.access.refusals import cross_site, nobody, not_local, scope_missing, unknown_credential
+from producer.gateway.access.refusals import (
+    cross_site,
+    cross_site_without_keys,
+    nobody,
+    not_local,
+    scope_missing,
+    unknown_credential,
+)
 from producer.gateway.access.tokens import TokenReader
 from producer.gateway.principal import ALL_SCOPES, Principal, Scope
 from producer.watched_file import WatchedFile
@@ -46,7 +53,7 @@ class LoopbackGatekeeper:
         if not is_local(connection):
             raise not_local()
         if changes_something(connection) and not same_origin(connection, unsaid=True):
-            raise cross_site()
+            raise cross_site_without_keys()
         return _LOOPBACK
 
 

@@ -63,6 +63,17 @@ def cross_site() -> Problem:
     )
 
 
+def cross_site_without_keys() -> Problem:
+    """The same at a gateway that has no keys to tell another site's page by."""
+    return Problem(
+        HTTPStatus.FORBIDDEN,
+        "cross_site",
+        "The call changes something and does not come from this gateway's own page.",
+        "Call from the page. Pages of other origins call with a key: have DARKROOM_ACCESS__KEYS_FILE set, and their "
+        "origins listed in DARKROOM_ACCESS__ALLOWED_ORIGINS.",
+    )
+
+
 def not_local() -> Problem:
     """A caller from elsewhere, of a gateway that cannot tell callers apart."""
     return Problem(

@@ -23,6 +23,7 @@ from producer.gateway.access.quotas import CallLimit
 from producer.gateway.access.refusals import cross_site, too_many, unknown_credential
 from producer.gateway.principal import Principal
 from producer.gateway.problems import Problem
+from producer.gateway.routes import reads
 from schemas.access_settings import AccessSettings
 
 SIGN_IN_BYTES_MAX: Final = 4096
@@ -42,7 +43,7 @@ class Sessions:
     def router(self) -> APIRouter:
         """`/session`: GET says who one is, POST signs in, DELETE signs out."""
         router = APIRouter(tags=["session"])
-        router.add_api_route("/session", self.who, methods=["GET"], summary="Who is signed in")
+        reads(router, "/session", summary="Who is signed in")(self.who)
         router.add_api_route(
             "/session", self.sign_in, methods=["POST"], summary='Sign in with a key: {"key": "dk_..."} or a form'
         )

@@ -62,6 +62,9 @@ export function submit(request, picture = null) {
 export const readPose = (file) => call("v1/poses", { method: "POST", headers: { "content-type": "application/json" }, body: file });
 
 export const state = (id) => call(job(id));
+// A picture's address as this page reaches it. The `url` of an answer is for programs: a path from the root, or below
+// the configured public address, and neither need be where this page was loaded from.
+export const imageAddress = (id, index) => `${job(id)}/images/${index}`;
 export const cancel = (id) => call(job(id), { method: "DELETE" });
 export const fleet = () => call("v1/fleet");
 export const signIn = (key) => call("session", json("POST", { key }));

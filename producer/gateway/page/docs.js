@@ -1,4 +1,4 @@
-// Lists the calls of /openapi.json. Text goes in as text, never as markup.
+// Lists the calls of openapi.json, which stands beside this page whatever prefix a proxy puts before both. Text goes in as text, never as markup.
 "use strict";
 
 const METHODS = ["get", "post", "put", "delete", "patch"];
@@ -57,8 +57,8 @@ function call(path, method, operation, document_) {
 async function show() {
   const main = document.getElementById("calls");
   try {
-    const answer = await fetch("/openapi.json");
-    if (!answer.ok) throw new Error(`/openapi.json was answered with ${answer.status}`);
+    const answer = await fetch("openapi.json");
+    if (!answer.ok) throw new Error(`openapi.json was answered with ${answer.status}`);
     const document_ = await answer.json();
     document.getElementById("about").textContent = document_.info.description;
     const calls = Object.entries(document_.paths).flatMap(([path, item]) =>

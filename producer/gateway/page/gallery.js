@@ -1,5 +1,6 @@
 // The pictures that are done, one tile each, newest first, and the viewer that shows one large.
 
+import { imageAddress } from "./api.js";
 import { announce, button, element, icon, setText, show } from "./dom.js";
 import { batchSeen, duration, timings } from "./wording.js";
 
@@ -36,7 +37,7 @@ export class Gallery {
   actions(job, image, index) {
     const { again, usePose, dismiss } = this.#actions;
     const word = (text) => element("span", { class: "word" }, text);
-    const save = { class: "button quiet", href: image.url, download: fileName(job, image, index), title: "Save the picture" };
+    const save = { class: "button quiet", href: imageAddress(job.id, index), download: fileName(job, image, index), title: "Save the picture" };
     return [
       button(word("Another seed"), { glyph: "dice", title: "Again with another seed", on: { click: () => again(job.id) } }),
       job.request.pose
@@ -73,7 +74,7 @@ export class Gallery {
     const { completion, request } = job;
     const time = timings(completion);
     const open = () => this.#viewer.open(job.id, index);
-    const picture = element("img", { src: image.url, alt: request.prompt, width: image.width, height: image.height, loading: "lazy", decoding: "async" });
+    const picture = element("img", { src: imageAddress(job.id, index), alt: request.prompt, width: image.width, height: image.height, loading: "lazy", decoding: "async" });
     const facts = element(
       "dl",
       { class: "facts" },
@@ -157,7 +158,7 @@ class Viewer {
     const { job, image, index } = shown;
     const { completion, request } = job;
     const time = timings(completion);
-    Object.assign(this.#dialog.querySelector("[data-large]"), { src: image.url, alt: request.prompt });
+    Object.assign(this.#dialog.querySelector("[data-large]"), { src: imageAddress(job.id, index), alt: request.prompt });
     setText(this.#dialog.querySelector("[data-title]"), request.prompt);
     setText(this.#dialog.querySelector("[data-place]"), `${this.#at + 1} of ${pictures.length}`);
     const known = {

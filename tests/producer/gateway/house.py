@@ -251,9 +251,11 @@ def progress_of(request: GenerationRequest, steps_done: int, preview: str | None
 
 
 def png(width: int, height: int, *, form: str = "PNG") -> bytes:
-    """A picture's file."""
+    """A picture's file: a red limb on black."""
     buffer = io.BytesIO()
-    Image.new("RGB", (width, height), (200, 30, 30)).save(buffer, form)
+    drawn = Image.new("RGB", (width, height))
+    drawn.paste((200, 30, 30), (width // 4, height // 8, width // 4 + max(1, width // 12), height * 7 // 8))
+    drawn.save(buffer, form)
     return buffer.getvalue()
 
 
