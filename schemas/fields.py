@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, Strict
 
-from schemas.names import IDENTITY_PATTERN
+from schemas.names import ADAPTER_NAME_PATTERN, IDENTITY_PATTERN
 
 STRICT: Final = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 """How every event's model reads: exact types, finite numbers, unknown fields passed over (the codec reports them)."""
@@ -20,6 +21,11 @@ LABEL_VALUE_CHARACTERS_MAX: Final = 256
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 _YEAR_MIN, _YEAR_MAX = 1970, 9998
 """Outside of these a conversion between time zones can overflow, and no event is from there."""
+
+
+def composed(text: str) -> str:
+    """Return `text` in Unicode's composed form (NFC): macOS writes a letter and its accent apart, others as one."""
+    return unicodedata.normalize("NFC", text)
 
 
 def read_timestamp(text: str) -> datetime:
@@ -45,7 +51,10 @@ Timestamp = Annotated[AwareDatetime, BeforeValidator(_from_text), AfterValidator
 """A moment: RFC 3339 with a time zone, held in UTC."""
 
 Identity = Annotated[str, Field(pattern=IDENTITY_PATTERN)]
-"""A request id, a tenant or an adapter's name."""
+"""A request id or a tenant."""
+
+AdapterName = Annotated[str, Field(pattern=ADAPTER_NAME_PATTERN), AfterValidator(composed)]
+"""What the adapter's file is called, without the ending."""
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 """A SHA-256, as `schemas.fingerprints` writes it."""

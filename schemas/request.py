@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.fields import STRICT, Identity, Labels, Timestamp
+from schemas.fields import STRICT, AdapterName, Identity, Labels, Timestamp
 from schemas.names import DEFAULT_TENANT
 from schemas.pose import Pose
 
@@ -52,7 +52,9 @@ class Adapter(BaseModel):
 
     model_config = STRICT
 
-    name: Identity = Field(description="The adapter's name in the model store: 1-128 of A-Za-z0-9._-, no leading dot.")
+    name: AdapterName = Field(
+        description="What the adapter's file is called, without .safetensors: 1-128 characters, no leading dot."
+    )
     weight: float = Field(default=1.0, ge=-2.0, le=2.0, description="Its weight, -2 to 2.")
 
 
