@@ -118,8 +118,8 @@ class AdapterStore:
         lora = parse_lora(file, content, self._names, self._networks)
         if lora.size_bytes > self._cache_bytes_max:
             raise LoraUnusable(self._too_large(file, lora.size_bytes))
-        if lora.left_out is not None:
-            _log.warning("adapter_partly_used", adapter=name, why=lora.left_out)
+        if lora.remark is not None:
+            _log.warning("adapter_remark", adapter=name, remark=lora.remark)
         return _digest(content)
 
     def _too_large(self, file: Path, size_bytes: int) -> str:

@@ -67,7 +67,7 @@ _MARKS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "unet": (
         (
             "cond_proj.",
-            f"distilled to take the guidance scale as an input (time_cond_proj_dim), as few-step models are; {_PLAIN_UNET}",
+            f"distilled to take the guidance scale (time_cond_proj_dim), as few-step models are; {_PLAIN_UNET}",
         ),
         ("motion_modules.", f"a UNet for video; {_PLAIN_UNET}"),
         ("encoder_hid_proj.", f"fed by another text or picture encoder (Kolors, IP-Adapter); {_PLAIN_UNET}"),
@@ -85,10 +85,8 @@ _STORED_OTHERWISE: Final = (
     ("qweight", _QUANTISED),
     ("SCB", _QUANTISED),
 )
-_INPUTS: Final = {
-    9: "an inpainting model, which paints from a masked picture",
-    8: "an editing model, which paints from a picture",
-}
+_INPUTS: Final = ("conv_in.weight", "input_blocks.0.0.weight", "model.diffusion_model.input_blocks.0.0.weight")
+_OUTPUTS: Final = ("conv_out.weight", "out.2.weight", "model.diffusion_model.out.2.weight")
 
 
 def check_class(part: str, config: Mapping[str, Any], file: Path) -> None:
@@ -112,11 +110,18 @@ def check_tensors(part: str, header: Header, place: Path) -> None:
             if name.startswith(mark) or f".{mark}" in name:
                 raise ModelError(f"The {part} in {place} is {what} (its tensor {name} says so).")
     if part == "unet":
-        for name in ("conv_in.weight", "input_blocks.0.0.weight", "model.diffusion_model.input_blocks.0.0.weight"):
-            what = _INPUTS.get(header.shapes.get(name, (0, 0))[1])
-            if what is not None:
-                channels = header.shapes[name][1]
-                raise ModelError(
-                    f"The unet in {place} takes {channels} channels ({name}): it is {what}, and inpainting and editing "
-                    f"models are not supported; {_PLAIN_UNET}."
-                )
+        _check_inputs(header, place)
+
+
+def _check_inputs(header: Header, place: Path) -> None:
+    """Raise `ModelError` for a UNet that is fed more than the latents that it gives back."""
+    name = next((name for name in _INPUTS if len(header.shapes.get(name, ())) > 1), None)
+    takes = 0 if name is None else header.shapes[name][1]
+    gives = next((header.shapes[name][0] for name in _OUTPUTS if header.shapes.get(name)), takes)
+    # Beside the latents, those of a picture, and with it a mask.
+    what = {2 * gives: "an editing model", 2 * gives + 1: "an inpainting model"}.get(takes)
+    if takes and what is not None:
+        raise ModelError(
+            f"The unet in {place} takes {takes} channels and gives {gives} ({name}): it is {what}, which paints from a "
+            f"picture and is not supported; {_PLAIN_UNET}."
+        )

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from inference.sdxl.lora_kinds import EMBEDDING, family, family_of_width, foreign
-from inference.sdxl.lora_names import UNET, LayerNames, Networks
+from inference.sdxl.lora_names import PEFT_PREFIX, UNET, LayerNames, Networks
 
 _METADATA: Final = "lora_adapter_metadata"
 """Under this name diffusers keeps PEFT's settings in a file's header."""
@@ -50,8 +50,8 @@ class Lora:
 
     layers: Mapping[str, Mapping[str, LoraLayer]]
     """By network, then by the layer's name in it. Networks that it leaves alone are not there."""
-    left_out: str | None = None
-    """The sentence for the operator about tensors of the file that are no part of the LoRA."""
+    remark: str | None = None
+    """The sentence for the operator about what the file has or lacks beside the LoRA's tensors."""
 
     def tensors(self) -> list[torch.Tensor]:
         """All that it holds."""
@@ -115,13 +115,21 @@ def parse_lora(file: Path, content: bytes, names: LayerNames, networks: Networks
     for (network, layer), one in written.items():
         module: Any = networks[network].get_submodule(layer)
         layers.setdefault(network, {})[layer] = _fit(about, module, layer, one, _of(network, scales))
-    left_out = None
+    return Lora(layers, _remark(file, keys, embedded, has_settings=bool(scales)))
+
+
+def _remark(file: Path, keys: list[str], embedded: list[str], *, has_settings: bool) -> str | None:
     if embedded:
-        left_out = (
+        return (
             f"The adapter file {file.name} brings an embedding ({embedded[0]}), which is left out: "
             "its trigger word is read as plain text."
         )
-    return Lora(layers, left_out)
+    if keys[0].startswith(PEFT_PREFIX) and not has_settings and not any(key.endswith(".alpha") for key in keys):
+        return (
+            f"The adapter file {file.name} is PEFT's, which keeps alpha in adapter_config.json beside it: alpha is "
+            "taken to be the rank. Where it is not, multiply the weight of each request by alpha / rank."
+        )
+    return None
 
 
 def _written(

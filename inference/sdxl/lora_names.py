@@ -17,12 +17,14 @@ UNET: Final = "unet"
 Networks = Mapping[str, torch.nn.Module]
 """The networks that a LoRA may change, by their names in its files: unet, text_encoder, text_encoder_2."""
 
+PEFT_PREFIX: Final = "base_model.model."
+"""How all names begin in a file that PEFT wrote by itself."""
 _DOTTED: Final[Mapping[str, tuple[str, ...]]] = {
     UNET: (
         "unet.",
-        "base_model.model.unet.",
-        "base_model.model.diffusion_model.",
-        "base_model.model.",
+        f"{PEFT_PREFIX}unet.",
+        f"{PEFT_PREFIX}diffusion_model.",
+        PEFT_PREFIX,
         "model.diffusion_model.",
         "diffusion_model.",
         "",
