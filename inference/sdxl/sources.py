@@ -24,6 +24,8 @@ from inference.sdxl.single_file import parts_of, prefix_of
 _PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 _PIPELINES: Final = "StableDiffusionXL"
 """How the classes of SDXL's pipelines begin in diffusers; they share their folders' layout."""
+_SCALING_DEFAULT: Final = 0.18215
+"""Of diffusers' AutoencoderKL: Stable Diffusion 1's."""
 _NETWORKS: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
@@ -97,7 +99,7 @@ def find_sources(files: ModelFiles, dtype: torch.dtype) -> Sources:
 
 def _check_scaling(vae: Path, own: Path) -> None:
     """Raise `ModelError` for a VAE of other latents: those of SD 1.5 have SDXL's shapes and another scale."""
-    given, wanted = (read_json(file).get("scaling_factor") for file in (vae, own))
+    given, wanted = (read_json(file).get("scaling_factor", _SCALING_DEFAULT) for file in (vae, own))
     if given != wanted:
         raise ModelError(
             f"{vae} has the scaling_factor {given} and the model's own VAE {wanted} ({own}), so it was made for other "
