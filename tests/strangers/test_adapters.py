@@ -189,6 +189,17 @@ def test_text_encoders_are_changed_too(networks: Networks, tmp_path: Path, row: 
     assert {network: list(layers) for network, layers in lora.layers.items()} == {row.right: [name]}
 
 
+def test_a_file_that_mixes_names_is_read_whole(networks: Networks, tmp_path: Path) -> None:
+    """As a merge of two trainers' files; diffusers 0.42.1 drops the layers with the first release's names."""
+    down, up = drawn(networks, "unet", LAYER)
+    other = LAYER.replace("to_q", "to_k")
+    file = tmp_path / "mixed.safetensors"
+    tensors = {f"unet.{FIRST}.lora_down.weight": down, f"unet.{FIRST}.lora_up.weight": up}
+    tensors |= {f"unet.{other}.lora_A.weight": down.clone(), f"unet.{other}.lora_B.weight": up.clone()}
+    save_file(tensors, file)
+    assert parsed(file, networks).layers["unet"].keys() == {LAYER, other}
+
+
 def test_a_file_that_peft_wrote_is_read(networks: Networks, tiny: TinyModel, tmp_path: Path) -> None:
     import peft
     from diffusers import UNet2DConditionModel
