@@ -16,6 +16,7 @@ import psutil
 import urllib3
 
 from consumer.machine import machine
+from inference.contract import ModelInfo, Prediction
 from inference.memory_plan import MEMORY_BYTES_MIN as DEVICE_BYTES_MIN
 from inference.memory_plan import MEMORY_BYTES_RECOMMENDED, MemoryPlan
 from producer.connection import KafkaUnavailable, administering
@@ -145,10 +146,37 @@ async def _model(settings: Settings) -> tuple[Finding, ...]:
         "controlnet_path": info.controlnet_path,
         "revision": info.revision,
         "adapters": dict(info.adapters),
+        "prediction": None if info.prediction is None else info.prediction._asdict(),
     }
     size = f"{info.native_width} x {info.native_height}"
     says = f"{info.name} on {info.device} in {info.dtype}, {size}, {len(info.adapters)} adapters, {info.revision}"
-    return (Finding("model", True, says, details=details), *_plan(info.plan))
+    notes = () if info.prediction is None else (_predicts(info.prediction),)
+    return (Finding("model", True, says, notes=notes, details=details), *_adapters(info), *_plan(info.plan))
+
+
+def _predicts(prediction: Prediction) -> str:
+    what = "v" if prediction.kind == "v_prediction" else prediction.kind
+    snr = " with zero terminal SNR" if prediction.zero_terminal_snr else ""
+    return f"It predicts {what}{snr}, timestep spacing {prediction.timestep_spacing}: {prediction.source} says so."
+
+
+def _adapters(info: ModelInfo) -> tuple[Finding, ...]:
+    """Return what is wrong with adapter files; nothing where all of them can be used."""
+    if not info.adapters_refused:
+        return ()
+    names = ", ".join(info.adapters_refused)
+    says = f"{len(info.adapters_refused)} of {len(info.adapters_refused) + len(info.adapters)} are refused: {names}"
+    remedy = "Put the files right or take them out: workers run without them, and requests for them fail."
+    return (
+        Finding(
+            "adapters",
+            False,
+            says,
+            remedy,
+            notes=tuple(info.adapters_refused.values()),
+            details={"refused": dict(info.adapters_refused)},
+        ),
+    )
 
 
 def _plan(plan: MemoryPlan | None) -> tuple[Finding, ...]:

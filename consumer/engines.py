@@ -76,8 +76,8 @@ def _finder(settings: Settings) -> Callable[[], ModelFiles]:
     model = settings.model
     store = ModelStore(settings.s3, model)
 
-    def local(source: Path | StorePrefix | None) -> Path | None:
-        return store.fetch(source) if isinstance(source, StorePrefix) else source
+    def local(source: Path | StorePrefix | None, *, each_alone: bool = False) -> Path | None:
+        return store.fetch(source, each_alone=each_alone) if isinstance(source, StorePrefix) else source
 
     def find() -> ModelFiles:
         path, controlnet_path = local(model.path), local(model.controlnet_path)
@@ -91,7 +91,7 @@ def _finder(settings: Settings) -> Callable[[], ModelFiles]:
             controlnet_path=controlnet_path,
             vae_path=local(model.vae_path),
             config_path=local(model.config_path),
-            adapters_path=local(model.adapters_path),
+            adapters_path=local(model.adapters_path, each_alone=True),
             pose_detector_path=local(model.pose_detector_path),
         )
 

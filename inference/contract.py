@@ -51,6 +51,19 @@ class BatchKey(NamedTuple):
     revision: str
 
 
+class Prediction(NamedTuple):
+    """What a model's network predicts, and on which noise schedule."""
+
+    kind: str
+    """`epsilon` or `v_prediction`."""
+    zero_terminal_snr: bool
+    """True where the schedule ends in pure noise."""
+    timestep_spacing: str
+    """`leading`, `linspace` or `trailing`."""
+    source: str
+    """Which tensor, metadata or folder says so."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What there is to know of a loaded model without touching it."""
@@ -77,6 +90,10 @@ class ModelInfo:
     """How the device runs it, and why; None where there is nothing to plan."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """The digests of the LoRAs that requests may name, by name."""
+    adapters_refused: Mapping[str, str] = field(default_factory=dict)
+    """Adapter files that cannot be used, by the name that requests would give: a sentence with the remedy."""
+    prediction: Prediction | None = None
+    """None for a device that denoises nothing."""
 
 
 class AdapterUse(NamedTuple):

@@ -74,6 +74,8 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
 
 def unknown_adapter(name: str, info: ModelInfo) -> str:
     """The sentence for a request whose adapter is not there."""
+    if name in info.adapters_refused:
+        return f"adapter {name!r} was refused when the model was loaded: {info.adapters_refused[name]}"
     if not info.adapters:
         return f"adapter {name!r} is not known: this worker has no adapters, leave it out"
     names = ", ".join(list(info.adapters)[:_ADAPTERS_NAMED_MAX])

@@ -213,9 +213,10 @@ def _pose(file: Path | None, size: str | None, photo: Path | None) -> dict[str, 
 def _adapter(option: str | None) -> dict[str, Any] | None:
     if option is None:
         return None
-    name, separator, weight = option.partition("=")
+    # From the right: a name is what a file is called, and may have such a sign itself.
+    name, separator, weight = option.rpartition("=")
     try:
-        return {"name": name, **({"weight": float(weight)} if separator else {})}
+        return {"name": name, "weight": float(weight)} if separator else {"name": weight}
     except ValueError as error:
         raise click.UsageError(f"--adapter {option}: the weight after = is a number, as in ink=0.8.") from error
 

@@ -102,8 +102,8 @@ _TEXTS: Final[dict[ErrorCode, ErrorText]] = {
         False,
     ),
     ErrorCode.UNKNOWN_ADAPTER: ErrorText(
-        "The model store holds no adapter of this name for the loaded model.",
-        "Name an adapter that is in the model store, or leave it out.",
+        "The worker has no adapter of this name that it can use with the loaded model.",
+        "Name another adapter or none; `darkroom doctor` says why a file is refused.",
         False,
     ),
     ErrorCode.OUT_OF_MEMORY: ErrorText(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, TypeVar
 
@@ -11,7 +12,7 @@ from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticUseDefault, core_schema
 
-from schemas.names import IDENTITY_PATTERN
+from schemas.names import ADAPTER_NAME_PATTERN, IDENTITY_PATTERN
 
 STRICT: Final = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 """How every event's model reads: exact types, finite numbers, unknown fields passed over (the codec reports them)."""
@@ -42,6 +43,11 @@ _TIMESTAMP_CHARACTERS_MAX = 256
 _YEAR_MIN, _YEAR_MAX = 1970, 9998
 """Outside of these a conversion between time zones can overflow, and no event is from there."""
 _NOT_A_TIME = "must be an RFC 3339 date and time with a time zone, such as 2027-01-31T12:00:00Z"
+
+
+def composed(text: str) -> str:
+    """Return `text` in Unicode's composed form (NFC): macOS writes a letter and its accent apart, others as one."""
+    return unicodedata.normalize("NFC", text)
 
 
 def read_timestamp(text: str) -> datetime:
@@ -136,7 +142,10 @@ Timestamp = Annotated[AwareDatetime, BeforeValidator(_from_text), AfterValidator
 """A moment: RFC 3339 or ISO 8601 with a time zone, held in UTC."""
 
 Identity = Annotated[str, Field(pattern=IDENTITY_PATTERN)]
-"""A request id, a tenant or an adapter's name."""
+"""A request id or a tenant."""
+
+AdapterName = Annotated[str, Field(pattern=ADAPTER_NAME_PATTERN), AfterValidator(composed)]
+"""What the adapter's file is called, without the ending."""
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 """A SHA-256, as `schemas.fingerprints` writes it."""

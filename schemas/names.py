@@ -71,9 +71,13 @@ DEFAULT_TENANT: Final = "default"
 """The tenant of a request that names none."""
 
 IDENTITY_PATTERN: Final = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"
-"""What a request id, a tenant and an adapter's name look like: they become parts of object keys."""
+"""What a request id and a tenant look like: they become parts of object keys."""
+ADAPTER_NAME_CHARACTERS_MAX: Final = 128
+ADAPTER_NAME_PATTERN: Final = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,127}$"
+"""What an adapter's name looks like: what its file is called, without the ending, in the store or in a folder."""
 
 _IDENTITY = re.compile(IDENTITY_PATTERN)
+_ADAPTER_NAME = re.compile(ADAPTER_NAME_PATTERN)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
 
@@ -86,6 +90,11 @@ EXTENSIONS: Final[dict[str, str]] = {"png": "png", "webp": "webp", "jpeg": "jpg"
 def is_identity(text: object) -> bool:
     """Whether `text` can be a request id or a tenant."""
     return isinstance(text, str) and _IDENTITY.fullmatch(text) is not None
+
+
+def is_adapter_name(text: str) -> bool:
+    """Return True where a request can name an adapter so."""
+    return _ADAPTER_NAME.fullmatch(text) is not None
 
 
 def stand_in_tenant(unusable: str) -> str:

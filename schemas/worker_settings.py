@@ -34,8 +34,8 @@ class ModelSettings(BaseModel):
     )
     config_path: ModelSource | None = Field(
         default=None,
-        description="For a checkpoint: a diffusers folder of SDXL whose configurations and tokenizers are used; the "
-        "checkpoint's own folder when not set.",
+        description="For a checkpoint: a diffusers folder of SDXL whose configurations and tokenizers are used, and "
+        "its weights for what the checkpoint lacks (VAE, text encoders); the checkpoint's own folder when not set.",
     )
     controlnet_path: ModelSource | None = Field(
         default=None,
@@ -52,7 +52,9 @@ class ModelSettings(BaseModel):
         description="A diffusers folder or .safetensors file of a VAE in place of the model's: one safe in fp16.",
     )
     adapters_path: ModelSource | None = Field(
-        default=None, description="A folder of LoRA files, NAME.safetensors each; requests name them."
+        default=None,
+        description="A folder of LoRA files; requests name a file without .safetensors. One that cannot be used is "
+        "refused alone: its requests end as unknown_adapter.",
     )
     cache_path: Path | None = Field(
         default=None, description="Where models from s3:// are kept; a folder in the user's cache when not set."

@@ -12,11 +12,14 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
+import structlog
 from minio import Minio
 from minio.error import S3Error
 
 from inference.contract import ModelError
 from schemas.model_source import StorePrefix
+
+_log = structlog.get_logger(__name__)
 
 FILES_MAX: Final = 10_000
 """Objects under one prefix. A diffusers folder has some thirty, a folder of adapters as many as there are."""
@@ -28,7 +31,8 @@ _MANIFEST_LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(\S.*)")
 _POSE_DETECTOR: Final = "body_pose_model.pth"
 """The one file that is no safetensors: OpenPose's weights are published so, and read as tensors alone."""
 _SUFFIXES: Final = (".safetensors", ".json", ".txt", _POSE_DETECTOR)
-_NAME_BYTES_MAX: Final = 255
+_NAME_BYTES_MAX: Final = 250
+"""Of the 255 that file systems take; a file is written under its name and `.part`."""
 _ABSENT: Final = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchBucket"})
 
 
@@ -66,8 +70,11 @@ class RemoteModel:
         return hashlib.sha256(repr((str(self.source), sorted(parts))).encode()).hexdigest()[:32]
 
 
-def list_model(client: Minio, source: StorePrefix) -> RemoteModel:
-    """Raises `ModelError` for a prefix that holds no model, and what the SDK raises."""
+def list_model(client: Minio, source: StorePrefix, *, each_alone: bool = False) -> RemoteModel:
+    """Return what lies under a prefix. Raises `ModelError` where it holds no model, and what the SDK raises.
+
+    `each_alone`: the files do not belong together, so one that cannot be had is said in the log and passed over.
+    """
     if (
         source.name.endswith((".safetensors", _POSE_DETECTOR))
         and (file := _stat(client, source, source.prefix)) is not None
@@ -84,14 +91,22 @@ def list_model(client: Minio, source: StorePrefix) -> RemoteModel:
         ) from error
     if len(found) > FILES_MAX:
         raise ModelError(f"There are more than {FILES_MAX} objects under {source}: name the prefix of one model.")
-    files = {
-        path: RemoteFile(key, path, one.size or 0, (one.etag or "").strip('"'))
-        for one in found
-        if not (key := one.object_name or "").endswith("/") and (path := _path(source, key))
-    }
+    files = {}
+    for one in found:
+        key = one.object_name or ""
+        if key.endswith("/"):
+            continue
+        try:
+            path = _path(source, key)
+        except ModelError as error:
+            if not each_alone:
+                raise
+            _log.warning("object_passed_over", why=str(error))
+            continue
+        files[path] = RemoteFile(key, path, one.size or 0, (one.etag or "").strip('"'))
     sums = _manifest(client, source, files.get(MANIFEST))
     missing = sorted(sums.keys() - files.keys())
-    if missing:
+    if missing and not each_alone:
         raise ModelError(
             f"{source}/{MANIFEST} names {missing[0]}, which is not there ({len(missing)} in all): upload it again."
         )

@@ -40,13 +40,17 @@ class ModelStore:
         self._folder = model.cache_path or default_folder()
         self._cache = ModelCache(self._folder, model.cache_bytes_max)
 
-    def fetch(self, source: StorePrefix) -> Path:
-        """The folder of a model, or its file where the source is one. Raises `ModelError`."""
+    def fetch(self, source: StorePrefix, *, each_alone: bool = False) -> Path:
+        """Return the folder of a model, or its file where the source is one. Raises `ModelError`.
+
+        `each_alone` is for adapters: an object that cannot be had whole becomes an empty file, which whoever reads the
+        folder refuses alone.
+        """
         client, http = connect(self._s3)
         try:
             # Translated as for another bucket than the one of pictures: its remedies are not ours.
             with translated(self._s3, source.bucket):
-                return self._fetch(client, source)
+                return self._fetch(client, source, each_alone=each_alone)
         except BucketForbidden as error:
             raise ModelError(
                 f"The model {source} could not be fetched: the store's keys may not read the bucket {source.bucket}. "
@@ -61,15 +65,21 @@ class ModelStore:
         """Let other processes remove the models from the cache."""
         self._cache.release()
 
-    def _fetch(self, client: Minio, source: StorePrefix) -> Path:
-        model = list_model(client, source)
+    def _fetch(self, client: Minio, source: StorePrefix, *, each_alone: bool) -> Path:
+        model = list_model(client, source, each_alone=each_alone)
 
         def fill(folder: Path) -> None:
             told = _Progress(model)
             log.info("fetching a model", source=str(source), bytes=model.size_bytes, files=len(model.files))
             for file in model.files:
                 target = folder.joinpath(*file.path.split("/"))
-                fetch_file(client, source, file, target, attempts=self._s3.attempts, progress=told)
+                try:
+                    fetch_file(client, source, file, target, attempts=self._s3.attempts, progress=told)
+                except ModelError as error:
+                    if not each_alone:
+                        raise
+                    log.warning("object_passed_over", why=str(error))
+                    target.touch()
             log.info("fetched a model", source=str(source))
 
         try:

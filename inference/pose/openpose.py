@@ -156,6 +156,13 @@ def _read(file: Path) -> Mapping[str, Any]:
 
 def _fitted(wanted: Mapping[str, torch.Tensor], tensors: Mapping[str, Any], file: Path) -> dict[str, torch.Tensor]:
     fitted = {}
+    known = {name.partition(".")[2] for name in wanted} | set(wanted)
+    unknown = sorted(name for name in tensors if name not in known)
+    if unknown:
+        raise ModelError(
+            f"The pose detector's weights in {file} are of another network, it has no {unknown[0]} ({len(unknown)} "
+            "in all). Fetch body_pose_model.pth; the hand, face and BODY_25 models are others."
+        )
     for name, place in wanted.items():
         tensor = tensors.get(name.partition(".")[2], tensors.get(name))
         is_whole = isinstance(tensor, torch.Tensor) and tensor.shape == place.shape and tensor.is_floating_point()

@@ -6,12 +6,11 @@ picture that is quietly wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from inference.contract import ModelError
-from inference.sdxl.step import PREDICTIONS
 
 
 def check_fit(
@@ -21,21 +20,19 @@ def check_fit(
     vae: Any,
     text_encoders: Sequence[Any],
     controlnet: Any | None,
-    scheduler: Mapping[str, Any],
 ) -> None:
     """Raises `ModelError` with the first thing that does not fit."""
     for fits, what in (
-        *_base_checks(unet.config, vae.config, [encoder.config for encoder in text_encoders], scheduler),
+        *_base_checks(unet.config, vae.config, [encoder.config for encoder in text_encoders]),
         *(() if controlnet is None else _controlnet_checks(controlnet.config, unet.config, vae.config)),
     ):
         if not fits:
             raise ModelError(f"The model in {path} cannot be used: {what}.")
 
 
-def _base_checks(unet: Any, vae: Any, texts: Sequence[Any], scheduler: Mapping[str, Any]) -> list[tuple[bool, str]]:
+def _base_checks(unet: Any, vae: Any, texts: Sequence[Any]) -> list[tuple[bool, str]]:
     pooled = texts[-1].projection_dim
     token_width = sum(text.hidden_size for text in texts)
-    prediction = scheduler.get("prediction_type", "epsilon")
     return [
         (
             unet.addition_embed_type == "text_time",
@@ -58,10 +55,6 @@ def _base_checks(unet: Any, vae: Any, texts: Sequence[Any], scheduler: Mapping[s
         (
             unet.projection_class_embeddings_input_dim == 6 * unet.addition_time_embed_dim + pooled,
             "its UNet does not take six time ids and this pooled text embedding; refiner models are not supported",
-        ),
-        (
-            prediction in PREDICTIONS,
-            f"its scheduler's prediction_type is {prediction!r}, known are {' and '.join(PREDICTIONS)}",
         ),
     ]
 

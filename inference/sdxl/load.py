@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import diffusers
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from inference.contract import ModelError, ModelInfo
@@ -23,12 +22,14 @@ from inference.pose.photo import PoseDetector
 from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX, AdapterStore
 from inference.sdxl.decode import vae_dtype
 from inference.sdxl.fit import check_fit
-from inference.sdxl.lora_file import UNET
+from inference.sdxl.headers import read_json
+from inference.sdxl.lora_names import UNET
+from inference.sdxl.parameterisation import MARKS, parameterise, read_scheduler
 from inference.sdxl.placement import TEXT_PARTS, Placement, form, place
 from inference.sdxl.quiet import no_progress_bars
 from inference.sdxl.revision import Weights, model_revision
-from inference.sdxl.single_file import load_single
-from inference.sdxl.sources import ModelFiles, find_sources, read_json
+from inference.sdxl.single_file import IGNORED_IN_TEXT, load_single
+from inference.sdxl.sources import ModelFiles, find_sources
 
 SAMPLER_VERSION: Final = "2"
 """Raised whenever the same request would give other pixels because this package changed."""
@@ -80,6 +81,12 @@ def load_components(
     """
     sources = find_sources(files, dtype)
     path, parts = sources.base, sources.parts
+    # Before any weight is read: nothing else takes so little time to refuse.
+    with _translated("scheduler", path / "scheduler"):
+        own_scheduler = read_scheduler(path / "scheduler")
+        scheduler_config, prediction = parameterise(
+            own_scheduler, sources.unet_header, parts["unet"].place, path / "scheduler"
+        )
     placement = find_place({part: weights.folder for part, weights in parts.items()}, device=device, dtype=dtype)
     device = placement.device
     dtypes = {part: placement.dtype_of(part) for part in parts}
@@ -93,12 +100,9 @@ def load_components(
         vae = load(AutoencoderKL, "vae")
         text_encoders = (load(CLIPTextModel, "text_encoder"), load(CLIPTextModelWithProjection, "text_encoder_2"))
         tokenizers = tuple(_load_tokenizer(path / part) for part in ("tokenizer", "tokenizer_2"))
-        scheduler_config = _load_scheduler_config(path / "scheduler")
         controlnet = load(ControlNetModel, "controlnet") if "controlnet" in parts else None
     zeros_for_no_text = bool(sources.index.get("force_zeros_for_empty_prompt", True))
-    check_fit(
-        files.path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet, scheduler=scheduler_config
-    )
+    check_fit(files.path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet)
     adapters = _adapters(files, placement, (unet, *text_encoders), adapter_cache_bytes_max)
     is_pose_bgr = controlnet is not None and _take_bgr(controlnet)
     pose_encoder = None if controlnet is None else _take_pose_encoder(controlnet).to(device)
@@ -107,7 +111,14 @@ def load_components(
     return Components(
         info=ModelInfo(
             name=name,
-            revision=model_revision(path, parts, zeros_for_no_text=zeros_for_no_text),
+            revision=model_revision(
+                path,
+                parts,
+                zeros_for_no_text=zeros_for_no_text,
+                schedule_changes={
+                    key: value for key, value in scheduler_config.items() if own_scheduler.get(key) != value
+                },
+            ),
             **_sizes(unet.config, vae.config),
             device=str(device),
             dtype=str(dtype).removeprefix("torch."),
@@ -118,6 +129,8 @@ def load_components(
             controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),
             plan=placement.plan,
             adapters=adapters.digests,
+            adapters_refused=adapters.refused,
+            prediction=prediction,
         ),
         unet=unet,
         controlnet=controlnet,
@@ -177,11 +190,19 @@ def _load_network(kind: Any, part: str, weights: Weights, dtype: torch.dtype, de
             output_loading_info=True,
             dtype=dtype,
         )
-    wrong = [*report["missing_keys"], *report["mismatched_keys"]]
+    wrong = [*sorted(report["missing_keys"]), *report["mismatched_keys"]]
     if wrong:
         raise ModelError(
             f"The weights in {weights.folder} are not whole: tensors of {kind.__name__} are missing or misshapen "
             f"({len(wrong)} in all, the first is {wrong[0]}): copy the model again."
+        )
+    ignored = IGNORED_IN_TEXT if part in TEXT_PARTS else MARKS
+    unknown = sorted(key for key in report["unexpected_keys"] if not key.endswith(ignored))
+    if unknown:
+        raise ModelError(
+            f"The weights in {weights.folder} are of another network: {len(unknown)} tensors are none of "
+            f"{kind.__name__}'s, the first is {unknown[0]}; name a folder of SDXL's {part}, or save it again without "
+            "them."
         )
     return network.to(device).eval().requires_grad_(False)
 
@@ -189,17 +210,6 @@ def _load_network(kind: Any, part: str, weights: Weights, dtype: torch.dtype, de
 def _load_tokenizer(folder: Path) -> Any:
     with _translated("CLIPTokenizer", folder):
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def _load_scheduler_config(folder: Path) -> Mapping[str, Any]:
-    with _translated("scheduler", folder):
-        kind = getattr(diffusers, read_json(folder / "scheduler_config.json")["_class_name"])
-        if not issubclass(kind, SchedulerMixin):
-            raise TypeError(f"{kind.__name__} is no scheduler")
-        # By the model's own class, so that only what the file really says is carried over to the samplers.
-        scheduler = kind.from_pretrained(folder, local_files_only=True)
-    config: Mapping[str, Any] = scheduler.config
-    return config
 
 
 def _detector(weights: Path | None, device: torch.device) -> PoseDetector | None:

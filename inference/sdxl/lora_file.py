@@ -1,9 +1,10 @@
 """Reads a LoRA file: which layers of which networks it changes, and by what.
 
 A LoRA gives a layer W x + b a second road beside it: W x + b + scale * up(down(x)), with scale = alpha / rank
-(Hu et al. 2021, "LoRA", section 4.1). Files come in several layouts: diffusers', PEFT's and kohya's names, alphas as
-tensors, as metadata or not at all (then alpha is the rank). The names are converted by diffusers' own functions, so a
-file that its pipelines read is read here; what is left over is refused, where diffusers would paint without it.
+(Hu et al. 2021, "LoRA", section 4.1). Files come in several layouts: diffusers', PEFT's, ComfyUI's and kohya's names,
+alphas as tensors, as metadata or not at all (then alpha is the rank). diffusers' own conversions are not used: they go
+by the shape of names, drop what they do not know, and blame another layer at each start. Here each tensor has its place
+or is refused by its name, always the same one.
 """
 
 from __future__ import annotations
@@ -12,40 +13,19 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import safetensors.torch
 import torch
-from diffusers import StableDiffusionXLPipeline
-from diffusers.utils.state_dict_utils import (
-    DIFFUSERS_OLD_TO_PEFT,
-    DIFFUSERS_TO_PEFT,
-    UNET_TO_DIFFUSERS,
-    convert_state_dict,
-)
 
-Networks = Mapping[str, torch.nn.Module]
-"""The networks that a LoRA may change, by their names in its files: unet, text_encoder, text_encoder_2."""
+from inference.sdxl.lora_kinds import EMBEDDING, family, family_of_width, foreign
+from inference.sdxl.lora_names import PEFT_PREFIX, UNET, LayerNames, Networks
 
-UNET: Final = "unet"
 _METADATA: Final = "lora_adapter_metadata"
 """Under this name diffusers keeps PEFT's settings in a file's header."""
 _HEADER_LENGTH_BYTES: Final = 8
-_OTHER_KINDS: Final = {
-    "dora_scale": "a DoRA",
-    "lora_magnitude_vector": "a DoRA",
-    "lokr_": "a LoKr",
-    "hada_": "a LoHa",
-    "oft_": "an OFT",
-    "lora_mid": "a LoRA with a middle layer (Tucker)",
-    "lora_controlnet": "a Control-LoRA",
-}
-# It has no types.
-_convert: Final[Any] = convert_state_dict
-_IN_TEXT: Final = {**DIFFUSERS_TO_PEFT, **DIFFUSERS_OLD_TO_PEFT}
-"""The names of a text encoder's layers in diffusers' two layouts, in PEFT's. No name is in both."""
 
 
 class LoraUnusable(Exception):  # noqa: N818 - it is the file that is unusable
@@ -70,6 +50,8 @@ class Lora:
 
     layers: Mapping[str, Mapping[str, LoraLayer]]
     """By network, then by the layer's name in it. Networks that it leaves alone are not there."""
+    remark: str | None = None
+    """The sentence for the operator about what the file has or lacks beside the LoRA's tensors."""
 
     def tensors(self) -> list[torch.Tensor]:
         """All that it holds."""
@@ -88,146 +70,170 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scales:
-    """How strongly each layer of one network is changed."""
+class _Written:
+    """One layer's tensors as the file has them: the key, then the tensor, by role."""
 
-    alphas: Mapping[str, float]
-    """By layer, from the file's tensors."""
-    settings: Mapping[str, Any]
-    """PEFT's, from the file's header."""
-
-    @classmethod
-    def of(cls, network: str, alphas: Mapping[str, float], metadata: Mapping[str, Any]) -> _Scales:
-        """Alphas come under the half-converted names of the tensors, so they take the same way on."""
-        named: dict[str, Any] = {}
-        for key, alpha in _of(network, alphas).items():
-            name = key.removesuffix(".alpha")
-            named[name if name.endswith(".down.weight") else f"{name}.lora.down.weight"] = alpha
-        in_peft_names = _in_peft_names(network, named)
-        by_layer = {key.partition(".lora_A.")[0]: alpha for key, alpha in in_peft_names.items()}
-        return cls(by_layer, _of(network, metadata))
-
-    def get(self, layer: str, rank: int) -> float:
-        """alpha / rank; for rank-stabilised LoRA (Kalajdzievski 2023) alpha / sqrt(rank)."""
-        patterns = self.settings.get("alpha_pattern") or {}
-        # PEFT's rule: a pattern is a regular expression that the layer's name ends in.
-        pattern = next((one for one in patterns if re.match(rf"(.*\.)?({one})$", layer)), None)
-        default = self.settings.get("lora_alpha", rank) if pattern is None else patterns[pattern]
-        alpha = float(self.alphas.get(layer, default))
-        return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
+    parts: dict[str, tuple[str, torch.Tensor]] = field(default_factory=dict)
 
 
-def parse_lora(file: Path, content: bytes, networks: Networks) -> Lora:
-    """The LoRA in the bytes of `file`, fitted to the networks. Raises `LoraUnusable`."""
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What is told of the file in a refusal."""
+
+    name: str
+    metadata: Mapping[str, str]
+
+    def refuse(self, what: str) -> NoReturn:
+        """Raise `LoraUnusable`: a sentence about the file."""
+        raise LoraUnusable(f"The adapter file {self.name} {what}.")
+
+
+def parse_lora(file: Path, content: bytes, names: LayerNames, networks: Networks) -> Lora:
+    """Return the LoRA in the bytes of `file`, fitted to the networks, of which `names` is. Raises `LoraUnusable`."""
     try:
         tensors = safetensors.torch.load(content)
         metadata = _metadata(content)
+        settings = json.loads(metadata.get(_METADATA) or "{}")
     except (safetensors.SafetensorError, ValueError) as error:
         raise LoraUnusable(
-            f"The adapter file {file} is torn or no safetensors file ({_first_line(error)}): copy it again."
+            f"The adapter file {file.name} is torn or no safetensors file ({_first_line(error)}): copy it again."
         ) from error
-    _refuse_other_kinds(file, tensors)
-    try:
-        # Given tensors instead of a path, it reads nothing and asks nobody.
-        named, alphas = StableDiffusionXLPipeline.lora_state_dict(tensors, unet_config=networks[UNET].config)
-        layers = {
-            name: _fit(file, name, _of(name, named), _Scales.of(name, alphas or {}, metadata), network)
-            for name, network in networks.items()
-        }
-    except LoraUnusable:
-        raise
-    # The conversions go by the shape of names, and fail on strange ones in whatever way it happens.
-    except Exception as error:
-        raise LoraUnusable(
-            f"The adapter file {file} is no LoRA of SDXL ({type(error).__name__}: {_first_line(error)}): "
-            "use one in diffusers', PEFT's or kohya's layout."
-        ) from error
-    strangers = [key for key in named if key.partition(".")[0] not in networks]
-    if strangers or not any(layers.values()):
-        what = f"{strangers[0]} belongs to none of {', '.join(networks)}" if strangers else "it has no tensors"
-        raise LoraUnusable(f"The adapter file {file} is no LoRA of SDXL ({what}): use one in a known layout.")
-    return Lora({name: its_layers for name, its_layers in layers.items() if its_layers})
+    about = _File(file.name, metadata)
+    if not tensors:
+        about.refuse("has no tensors: copy it again")
+    embedded = sorted(key for key in tensors if key.startswith(EMBEDDING))
+    keys = sorted(tensors.keys() - set(embedded))
+    if not keys:
+        about.refuse(f"holds an embedding and no LoRA ({embedded[0]}): use a plain LoRA")
+    for key in keys:
+        what = foreign(key)
+        if what is not None:
+            about.refuse(f"is no plain LoRA, its tensor {key} belongs to {what[0]}, which is not supported: {what[1]}")
+    written = _written(about, keys, tensors, names)
+    scales = settings if isinstance(settings, dict) else {}
+    layers: dict[str, dict[str, LoraLayer]] = {}
+    for (network, layer), one in written.items():
+        module: Any = networks[network].get_submodule(layer)
+        layers.setdefault(network, {})[layer] = _fit(about, module, layer, one, _of(network, scales))
+    return Lora(layers, _remark(file, keys, embedded, has_settings=bool(scales)))
 
 
-def _refuse_other_kinds(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    for key in tensors:
-        for mark, kind in _OTHER_KINDS.items():
-            if mark in key:
-                raise LoraUnusable(
-                    f"The adapter file {file} is {kind} ({key}), which is not supported: use a plain LoRA."
-                )
+def _remark(file: Path, keys: list[str], embedded: list[str], *, has_settings: bool) -> str | None:
+    if embedded:
+        return (
+            f"The adapter file {file.name} brings an embedding ({embedded[0]}), which is left out: "
+            "its trigger word is read as plain text."
+        )
+    if keys[0].startswith(PEFT_PREFIX) and not has_settings and not any(key.endswith(".alpha") for key in keys):
+        return (
+            f"The adapter file {file.name} is PEFT's, which keeps alpha in adapter_config.json beside it: alpha is "
+            "taken to be the rank. Where it is not, multiply the weight of each request by alpha / rank."
+        )
+    return None
 
 
-def _metadata(content: bytes) -> dict[str, Any]:
-    """PEFT's settings from the file's header, by `network.setting`; empty where there are none."""
+def _written(
+    about: _File, keys: list[str], tensors: Mapping[str, torch.Tensor], names: LayerNames
+) -> dict[tuple[str, str], _Written]:
+    """Return the file's tensors by layer. Each has a place, or the file is refused."""
+    written: dict[tuple[str, str], _Written] = {}
+    for key in keys:
+        place = names.find(key)
+        if place is None:
+            hint = family(key, about.metadata)
+            about.refuse(f"is no plain LoRA, its tensor {key} is not known{hint}: take it out, or use a plain LoRA")
+        if isinstance(place, str):
+            about.refuse(
+                f"does not fit this model, which has no linear layer or convolution {place} (its tensor {key})"
+                f"{family(key, about.metadata)}: use an adapter that was made for SDXL"
+            )
+        parts = written.setdefault(place[:2], _Written()).parts
+        if place.role in parts:
+            about.refuse(f"has two tensors for one place, {parts[place.role][0]} and {key}: keep one adapter in it")
+        parts[place.role] = key, tensors[key]
+    return written
+
+
+def _fit(about: _File, module: Any, layer: str, written: _Written, settings: Mapping[str, Any]) -> LoraLayer:
+    """Return what the file adds to one layer, checked against the layer."""
+    parts = written.parts
+    if "down" not in parts or "up" not in parts:
+        key = next(iter(parts.values()))[0]
+        about.refuse(f"is not whole, it has half of {layer} ({key}): copy it again")
+    (down_key, down), (up_key, up) = parts["down"], parts["up"]
+    for key, tensor in parts.values():
+        if not tensor.is_floating_point():
+            about.refuse(f"has the tensor {key} of {tensor.dtype}, which is no weight or quantised: use an fp16 file")
+    down, up = down.float(), up.float()
+    if "mid" in parts:
+        down = _with_middle(about, down, *parts["mid"])
+    has = module.weight.shape
+    kernel = has[2:]
+    if math.prod(kernel) == 1:
+        # Some tools write a linear layer as a convolution of one point, others the other way round.
+        down, up = (_reshaped(one, len(has)) for one in (down, up))
+    rank = down.shape[0] if down.dim() else 0
+    if not rank or down.shape != (rank, has[1], *kernel) or up.shape != (has[0], rank, *(1 for _ in kernel)):
+        width = down.shape[1] if down.dim() > 1 else 0
+        about.refuse(
+            f"does not fit this model: its tensors for {layer} are {tuple(down.shape)} and {tuple(up.shape)} "
+            f"({down_key}), and the layer's weight is {tuple(has)}"
+            f"{family_of_width(layer, width)}; use an adapter that was made for this model"
+        )
+    dtype = module.weight.dtype
+    down, up = down.to(dtype), up.to(dtype)
+    for key, tensor in ((down_key, down), (up_key, up)):
+        if not bool(torch.isfinite(tensor).all()):
+            about.refuse(f"has values that are not finite in {layer} ({key}): train or copy it again")
+    return LoraLayer(down.contiguous(), up.contiguous(), _scale(about, layer, rank, parts.get("alpha"), settings))
+
+
+def _with_middle(about: _File, down: torch.Tensor, key: str, mid: torch.Tensor) -> torch.Tensor:
+    """Return the `down` of a plain LoRA that does what `mid` after `down` does (Tucker decomposition, LyCORIS).
+
+    `down` is of one point and `mid` (rank, rank, height, width) has the kernel, so one product folds them.
+    """
+    if mid.dim() != 4 or down.dim() != 4 or down.shape[2:] != (1, 1) or mid.shape[1] != down.shape[0]:
+        about.refuse(f"has a middle layer that does not fit ({key}, {tuple(mid.shape)}): copy it again")
+    return torch.einsum("mnkl,nj->mjkl", mid.float(), down[:, :, 0, 0])
+
+
+def _reshaped(tensor: torch.Tensor, dimensions: int) -> torch.Tensor:
+    if tensor.dim() not in (2, 4) or math.prod(tensor.shape[2:]) != 1:
+        return tensor
+    return tensor.reshape(*tensor.shape[:2], *(1 for _ in range(dimensions - 2)))
+
+
+def _scale(
+    about: _File, layer: str, rank: int, written: tuple[str, torch.Tensor] | None, settings: Mapping[str, Any]
+) -> float:
+    """Return alpha / rank; for rank-stabilised LoRA (Kalajdzievski 2023) alpha / sqrt(rank)."""
+    if written is not None:
+        key, tensor = written
+        if tensor.numel() != 1:
+            about.refuse(f"has the alpha {key} of {tensor.numel()} values, where one is meant: copy it again")
+        alpha = float(tensor)
+    else:
+        patterns = settings.get("alpha_pattern") or {}
+        # PEFT's rule: a pattern is a regular expression that the layer's name ends in, the name being the file's own.
+        ends = (layer, f"text_model.{layer}")
+        pattern = next((one for one in patterns if any(re.match(rf"(.*\.)?({one})$", end) for end in ends)), None)
+        key, alpha = "lora_alpha", float(settings.get("lora_alpha", rank) if pattern is None else patterns[pattern])
+    if not math.isfinite(alpha):
+        about.refuse(f"has an alpha that is not finite ({key} of {layer}): save it in fp32")
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Return what the header says of the file beside its tensors."""
     length = int.from_bytes(content[:_HEADER_LENGTH_BYTES], "little")
     header = json.loads(content[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + length])
-    settings = json.loads(header.get("__metadata__", {}).get(_METADATA) or "{}")
-    return settings if isinstance(settings, dict) else {}
+    metadata: dict[str, str] = header.get("__metadata__") or {}
+    return metadata
 
 
 def _of(network: str, named: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(f"{network}."): value for key, value in named.items() if key.startswith(f"{network}.")}
-
-
-def _in_peft_names(network: str, named: dict[str, Any]) -> dict[str, Any]:
-    """`layer.lora_A.weight` and `layer.lora_B.weight`, as PEFT and newer files have it."""
-    if all(".lora_A." in key or ".lora_B." in key for key in named):
-        return dict(named)
-    converted: dict[str, Any] = _convert(named, UNET_TO_DIFFUSERS if network == UNET else _IN_TEXT)
-    return converted
-
-
-def _fit(
-    file: Path,
-    name: str,
-    named: dict[str, torch.Tensor],
-    scales: _Scales,
-    network: torch.nn.Module,
-) -> dict[str, LoraLayer]:
-    """The layers of one network, each checked against the layer that it is to change."""
-    tensors = _in_peft_names(name, named)
-    if name != UNET and not hasattr(network, "text_model"):
-        # transformers took this level out of one of the two encoders; files still name it.
-        tensors = {key.removeprefix("text_model."): value for key, value in tensors.items()}
-        scales = _Scales(
-            {key.removeprefix("text_model."): value for key, value in scales.alphas.items()}, scales.settings
-        )
-    modules = dict(network.named_modules())
-    layers = {}
-    for key in sorted({key.partition(".lora_")[0] for key in tensors}):
-        down, up = tensors.pop(f"{key}.lora_A.weight", None), tensors.pop(f"{key}.lora_B.weight", None)
-        module = modules.get(key)
-        if not isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            raise LoraUnusable(
-                f"The adapter file {file} does not fit this model: its {name} has no linear layer or convolution {key}."
-            )
-        if down is None or up is None:
-            raise LoraUnusable(f"The adapter file {file} is not whole, it has half of {name}.{key}: copy it again.")
-        _check_shapes(file, f"{name}.{key}", down, up, module)
-        scale = scales.get(key, down.shape[0])
-        weight = module.weight
-        layers[key] = LoraLayer(down.to(weight.dtype), up.to(weight.dtype), scale)
-    if tensors:
-        raise LoraUnusable(f"The adapter file {file} is no plain LoRA: its tensor {next(iter(tensors))} is not known.")
-    return layers
-
-
-def _check_shapes(
-    file: Path, layer: str, down: torch.Tensor, up: torch.Tensor, module: torch.nn.Linear | torch.nn.Conv2d
-) -> None:
-    rank = down.shape[0]
-    has = module.weight.shape
-    kernel = has[2:]
-    if down.shape != (rank, has[1], *kernel) or up.shape != (has[0], rank, *(1 for _ in kernel)):
-        raise LoraUnusable(
-            f"The adapter file {file} does not fit this model: its tensors for {layer} are {tuple(down.shape)} and "
-            f"{tuple(up.shape)}, and the layer's weight is {tuple(has)}; use an adapter that was made for this model."
-        )
-    if not (bool(torch.isfinite(down).all()) and bool(torch.isfinite(up).all())):
-        raise LoraUnusable(
-            f"The adapter file {file} has values that are not finite in {layer}: train or copy it again."
-        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -26,7 +26,7 @@ from inference.sdxl.conditions import TextConditioner, cut_warning, time_ids
 from inference.sdxl.decode import decode_latents
 from inference.sdxl.encode import encode_picture
 from inference.sdxl.load import Components
-from inference.sdxl.lora_file import UNET
+from inference.sdxl.lora_names import UNET
 from inference.sdxl.measure import measure_part
 from inference.sdxl.placement import residence_of
 from inference.sdxl.poses import PoseConditioner

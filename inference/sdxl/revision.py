@@ -19,6 +19,7 @@ from inference.contract import ModelError
 
 _STEMS: Final = ("diffusion_pytorch_model", "model")
 _HALF_VARIANT: Final = "fp16"
+_OTHER_WEIGHTS: Final = frozenset({".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".onnx", ".gguf", ".safetensors"})
 _PLAIN_PARTS: Final = ("tokenizer", "tokenizer_2", "scheduler")
 
 
@@ -36,6 +37,11 @@ class Weights:
     """The file that the network is read from, alone or among others."""
 
     @property
+    def read_from(self) -> tuple[Path, ...]:
+        """The files that hold its tensors."""
+        return self.files if self.single_file is None else (self.single_file,)
+
+    @property
     def place(self) -> Path:
         """What to name where something is wrong with them."""
         return self.single_file or self.folder
@@ -50,8 +56,12 @@ def find_weights(folder: Path, dtype: torch.dtype) -> Weights:
     if half and (dtype is torch.float16 or not plain):
         return Weights(folder, _HALF_VARIANT, half)
     if not plain:
+        others = sorted(file.name for file in folder.glob("*") if file.suffix in _OTHER_WEIGHTS)
+        has = f" (it has {others[0]}, which is not read)" if others else ""
         raise ModelError(
-            f"There are no safetensors weights in {folder}: name a diffusers folder, and convert other formats to it."
+            f"There are no safetensors weights in {folder}{has}: name a diffusers folder with files called "
+            f"{_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors, .fp16 before the ending or not; pickles are "
+            "converted by loading them with diffusers and calling save_pretrained."
         )
     return Weights(folder, None, plain)
 
@@ -65,9 +75,16 @@ def _files(folder: Path, variant: str) -> tuple[Path, ...]:
     return ()
 
 
-def model_revision(path: Path, parts: Mapping[str, Weights], *, zeros_for_no_text: bool) -> str:
-    """`sha256:` and 64 hexadecimal digits over all that decides a picture but the request. Raises `ModelError`."""
+def model_revision(
+    path: Path, parts: Mapping[str, Weights], *, zeros_for_no_text: bool, schedule_changes: Mapping[str, Any]
+) -> str:
+    """Return `sha256:` and 64 hexadecimal digits over all that decides a picture but the request.
+
+    `schedule_changes` are the settings in force that differ from the scheduler's file. Raises `ModelError`.
+    """
     whole = hashlib.sha256(f"force_zeros_for_empty_prompt={zeros_for_no_text}".encode())
+    if schedule_changes:
+        _add(whole, "schedule", json.dumps(schedule_changes, sort_keys=True).encode())
     try:
         for part, weights in sorted(parts.items()):
             _add(whole, f"{part}/config.json", _canonical(weights.folder / "config.json"))

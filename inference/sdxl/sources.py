@@ -2,13 +2,12 @@
 
 A model is a diffusers folder, or a single-file checkpoint in the layout of SDXL's first release, in which one file
 holds UNet, VAE and both text encoders. Such a file says nothing of its architecture and has no tokenizers: those come
-from a diffusers folder whose weights, if it has any, are not read. Nothing here is fetched, and nothing is guessed from
-a name on a hub, as diffusers would without a configuration.
+from a diffusers folder, whose weights are read for the networks alone that the file does not hold. Nothing here is
+fetched, and nothing is guessed from a name on a hub, as diffusers would without a configuration.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,16 @@ from typing import Any, Final
 import torch
 
 from inference.contract import ModelError
+from inference.sdxl.headers import Header, read_headers, read_json
+from inference.sdxl.kinds import check_class, check_tensors
 from inference.sdxl.revision import Weights, find_weights
-from inference.sdxl.single_file import check_checkpoint
+from inference.sdxl.single_file import parts_of, prefix_of
 
 _PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+_PIPELINES: Final = "StableDiffusionXL"
+"""How the classes of SDXL's pipelines begin in diffusers; they share their folders' layout."""
+_SCALING_DEFAULT: Final = 0.18215
+"""Of diffusers' AutoencoderKL: Stable Diffusion 1's."""
 _NETWORKS: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
@@ -52,50 +57,79 @@ class Sources:
     """Its `model_index.json`."""
     parts: Mapping[str, Weights]
     """By network: unet, vae, text_encoder, text_encoder_2 and, where there is one, controlnet."""
+    unet_header: Header
+    """Of the files that hold the UNet: what they say of its parameterisation stands beside its weights."""
 
 
 def find_sources(files: ModelFiles, dtype: torch.dtype) -> Sources:
     """Raises `ModelError` where something is missing, torn at first sight, or of another kind."""
     is_checkpoint = _is_file(files.path)
     base = files.path if not is_checkpoint else files.config_path or files.path.parent
+    held: frozenset[str] = frozenset()
     if is_checkpoint:
-        check_checkpoint(files.path)
+        held = parts_of(files.path, read_headers([files.path]))
         if not (base / "model_index.json").is_file():
             raise ModelError(
                 f"The checkpoint {files.path} needs SDXL's configurations and tokenizers, and {base} has none: name a "
-                "diffusers folder of SDXL in DARKROOM_MODEL__CONFIG_PATH; its weights are not read."
+                "diffusers folder of SDXL in DARKROOM_MODEL__CONFIG_PATH; its weights are read for what the checkpoint "
+                "does not hold alone."
             )
-    index = _read_index(base)
-    if is_checkpoint:
-        parts = {part: Weights(base / part, None, (), single_file=files.path) for part in _NETWORKS}
-        # Its bytes count once for the revision.
-        parts["unet"] = Weights(base / "unet", None, (files.path,), single_file=files.path)
-    else:
-        parts = {part: find_weights(base / part, dtype) for part in _NETWORKS if part != "vae" or not files.vae_path}
-    if files.vae_path is not None:
-        parts["vae"] = _find_part(files.vae_path, base / "vae", dtype)
+    index = _read_index(base, has_vae=files.vae_path is not None)
+    parts: dict[str, Weights] = {}
+    for part in _NETWORKS:
+        if part == "vae" and files.vae_path is not None:
+            parts[part] = _find_part(files.vae_path, base / part, dtype)
+        elif part in held:
+            # The file's bytes count once for the revision.
+            counted = (files.path,) if part == "unet" else ()
+            parts[part] = Weights(base / part, None, counted, single_file=files.path)
+        else:
+            parts[part] = _own(files, base, part, dtype)
     if files.controlnet_path is not None:
         parts["controlnet"] = _find_part(files.controlnet_path, base / "controlnet", dtype)
-    return Sources(base, index, parts)
+    headers = {part: read_headers(weights.read_from) for part, weights in parts.items()}
+    for part, weights in parts.items():
+        config = weights.folder / "config.json"
+        check_class(part, read_json(config), config)
+        check_tensors(part, headers[part].under(prefix_of(part)), weights.place)
+    if files.vae_path is not None and (base / "vae" / "config.json").is_file():
+        _check_scaling(parts["vae"].folder / "config.json", base / "vae" / "config.json")
+    return Sources(base, index, parts, headers["unet"])
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a configuration file. Raises `ModelError`."""
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+def _check_scaling(vae: Path, own: Path) -> None:
+    """Raise `ModelError` for a VAE of other latents: those of SD 1.5 have SDXL's shapes and another scale."""
+    given, wanted = (read_json(file).get("scaling_factor", _SCALING_DEFAULT) for file in (vae, own))
+    if given != wanted:
         raise ModelError(
-            f"{file} cannot be read ({error}): name a diffusers folder of an SDXL model, or copy it again."
+            f"{vae} has the scaling_factor {given} and the model's own VAE {wanted} ({own}), so it was made for other "
+            "latents and would paint other colours: name a VAE of SDXL in DARKROOM_MODEL__VAE_PATH."
+        )
+
+
+def _own(files: ModelFiles, base: Path, part: str, dtype: torch.dtype) -> Weights:
+    """Return the weights of the model's own folder, or of the one that complements a checkpoint."""
+    try:
+        return find_weights(base / part, dtype)
+    except ModelError as error:
+        if base == files.path and part != "vae":
+            raise
+        remedy = "name a folder of SDXL that has them in DARKROOM_MODEL__CONFIG_PATH"
+        if base == files.path:
+            remedy = "copy the model again"
+        if part == "vae":
+            remedy = f"name SDXL's VAE in DARKROOM_MODEL__VAE_PATH, or {remedy}"
+        raise ModelError(
+            f"{files.path} cannot be used, it lacks {part}, and {base / part} has no safetensors weights: {remedy}."
         ) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} does not hold a JSON object: copy the model again.")
-    return content
 
 
 def _find_part(path: Path, fallback: Path, dtype: torch.dtype) -> Weights:
     """One network of its own: a folder, or a file with its configuration beside it or in the model's folder."""
     if not _is_file(path):
         return find_weights(path, dtype)
+    # Before a configuration is asked for, which a network of another kind could not have.
+    check_tensors(fallback.name, read_headers([path]).under(prefix_of(fallback.name)), path)
     for folder in (path.parent, fallback):
         if (folder / "config.json").is_file():
             return Weights(folder, None, (path,), single_file=path)
@@ -113,12 +147,17 @@ def _is_file(path: Path) -> bool:
     return path.is_file()
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def _read_index(path: Path, *, has_vae: bool) -> dict[str, Any]:
+    """`has_vae`: a VAE of its own takes the place of the folder's, which need not be there."""
     index = read_json(path / "model_index.json")
-    missing = [part for part in _PARTS if not (path / part).is_dir()]
+    pipeline = index.get("_class_name")
+    if isinstance(pipeline, str) and not pipeline.startswith(_PIPELINES):
+        raise ModelError(f"{path} is a folder of {pipeline}: name an SDXL base model's (StableDiffusionXLPipeline).")
+    missing = [part for part in _PARTS if not (path / part).is_dir() and not (has_vae and part == "vae")]
     if missing:
+        vae = ", or a VAE in DARKROOM_MODEL__VAE_PATH" if missing == ["vae"] else ""
         raise ModelError(
             f"{path} is not an SDXL pipeline folder, it lacks {', '.join(missing)}: "
-            "name an SDXL base model's folder, or copy it again."
+            f"name an SDXL base model's folder{vae}, or copy it again."
         )
     return index

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from inference.contract import ModelError
 from inference.memory_model import ModelSize
+from inference.sdxl.headers import read_json
 
 _DIFFUSERS: Final[Mapping[str, Any]] = {
     "unet": UNet2DConditionModel,
@@ -31,7 +31,7 @@ def weigh(folders: Mapping[str, Path]) -> ModelSize:
     The parts are unet, controlnet (may be missing), vae, text_encoder and text_encoder_2. Takes a second or two for
     SDXL. Raises `ModelError` for a configuration that is none of theirs.
     """
-    configs = {part: _config(folder) for part, folder in folders.items()}
+    configs = {part: read_json(folder / "config.json") for part, folder in folders.items()}
     parameters = {part: _parameters(part, config, folders[part]) for part, config in configs.items()}
     vae = configs["vae"]
     vae_channels = vae["block_out_channels"]
@@ -65,16 +65,3 @@ def _parameters(part: str, config: Mapping[str, Any], folder: Path) -> int:
             "copy the model again, and check that it is an SDXL model."
         ) from error
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{folder / 'config.json'} cannot be read ({error}): name a diffusers folder of an SDXL model, or copy it "
-            "again."
-        ) from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'config.json'} does not hold a JSON object: copy the model again.")
-    return config

@@ -79,3 +79,21 @@ def test_a_containers_limits_count(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     unbounded = machine(model, tmp_path)
     assert (unbounded.cores, unbounded.memory_bytes) == (bare.cores, bare.memory_bytes)
+
+
+@pytest.mark.render
+def test_refused_adapters_and_the_prediction_are_told(tmp_path: Path) -> None:
+    (tmp_path / "ink drawing (v2).safetensors").write_bytes(b"torn")
+    environment = {**NOWHERE, "DARKROOM_MODEL__ADAPTERS_PATH": str(tmp_path)}
+    ended = CliRunner().invoke(main, ["doctor", "--json"], env=environment)
+    checks = json.loads(ended.stdout)
+    model, adapters = checks["model"], checks["adapters"]
+    assert model["passed"], "a worker starts without it"
+    assert model["prediction"]["kind"] == "epsilon"
+    assert model["prediction"]["timestep_spacing"] == "leading"
+    assert not model["prediction"]["zero_terminal_snr"]
+    assert any(note.startswith("It predicts epsilon") for note in model["notes"])
+    assert not adapters["passed"]
+    assert "ink drawing (v2)" in adapters["says"]
+    assert "is torn" in adapters["refused"]["ink drawing (v2)"]
+    assert adapters["remedy"]

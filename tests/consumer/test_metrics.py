@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.metrics import Metrics
+from consumer.core.core import Core
+from consumer.core.limits import Limits
+from consumer.metrics import Metrics, WorkerGauges
 from consumer.models.cache import ModelCache
 from consumer.models.usage import CacheUsage, disk_of
 from inference.contract import JobRendered
+from inference.engine import LaneEngine
+from inference.simulated import SimulatedDevice
 from inference.utilization import gpu_utilization
 from schemas.settings import load_settings
 
@@ -40,3 +45,11 @@ def test_a_full_model_cache_shows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", ["cpu", "simulated"])
 def test_a_device_that_tells_no_utilization_has_none(device: str) -> None:
     assert gpu_utilization(device) is None
+
+
+def test_refused_adapters_are_counted() -> None:
+    device, registry = SimulatedDevice(0.0), CollectorRegistry()
+    registry.register(WorkerGauges(Core(Limits()), LaneEngine(device, rows_max=1), {}, {}, Metrics(registry)))
+    assert registry.get_sample_value("darkroom_adapters_refused") == 0
+    device._info = replace(device.info, adapters_refused={"ink": "It is torn.", "oil": "It is torn."})
+    assert registry.get_sample_value("darkroom_adapters_refused") == 2

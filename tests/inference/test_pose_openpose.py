@@ -250,6 +250,12 @@ def test_weights_that_are_not_whole_are_named(
         load_detector(file, CPU)
 
 
+def test_weights_of_a_larger_network_are_not_passed_over(tmp_path: Path) -> None:
+    file = saved(tmp_path, flat(0.0) | {"Mconv8_stage7_L1.weight": torch.zeros(3)})
+    with pytest.raises(ModelError, match=r"it has no Mconv8_stage7_L1\.weight"):
+        load_detector(file, CPU)
+
+
 @pytest.mark.parametrize("content", [b"", b"rubbish", b"PK\x03\x04"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_other_files_are_no_weights(tmp_path: Path, content: bytes, suffix: str) -> None:

@@ -17,6 +17,11 @@ PICTURES = st.fixed_dictionaries({"bucket": BUCKETS, "key": KEYS}) | st.binary(m
 )
 
 
+ADAPTER_NAMES = st.text(
+    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/\\."), min_size=1, max_size=40
+)
+
+
 def people(format_name: str, points: int) -> st.SearchStrategy[dict[str, Any]]:
     person = st.lists(POINTS, min_size=points, max_size=points)
     return st.fixed_dictionaries({"people": st.lists(person, min_size=1, max_size=2), "format": st.just(format_name)})
@@ -52,7 +57,7 @@ def request_objects(draw: st.DrawFn) -> dict[str, Any]:
                 "pose": st.none() | POSES,
                 "control_scale": st.floats(0, 2),
                 "adapter": st.none()
-                | st.fixed_dictionaries({"name": IDENTITIES}, optional={"weight": st.floats(-2, 2)}),
+                | st.fixed_dictionaries({"name": ADAPTER_NAMES}, optional={"weight": st.floats(-2, 2)}),
                 "output": st.fixed_dictionaries(
                     {}, optional={"format": st.sampled_from(["png", "webp", "jpeg"]), "quality": st.integers(1, 100)}
                 ),

@@ -1,0 +1,97 @@
+"""Names what a tensor in an adapter file is, where it is not one of a LoRA for this model.
+
+Trainers write relatives of LoRA into files of the same looks, and put further things beside a LoRA. Each has its own
+formula, so leaving one out would paint another picture: it is refused by the tensor that shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+EMBEDDING: Final = "bundle_emb."
+"""How the tensors of an embedding begin that kohya's and OneTrainer's tools bundle with a LoRA."""
+_PLAIN: Final = "use a plain LoRA"
+_MERGE: Final = "merge it into the model's weights, or train a plain LoRA"
+_RELATIVES: Final = (
+    ("dora_scale", "a DoRA, which also scales each output of a layer", _PLAIN),
+    ("lora_magnitude_vector", "a DoRA, which also scales each output of a layer", _PLAIN),
+    ("lokr_", "a LoKr, a Kronecker product", _PLAIN),
+    ("hada_", "a LoHa, a Hadamard product", _PLAIN),
+    ("oft_", "an OFT, a rotation of a layer's outputs", _PLAIN),
+    ("boft_", "a BOFT, a rotation of a layer's outputs", _PLAIN),
+    ("ia3_l", "an IA3, which scales outputs", _PLAIN),
+    (".on_input", "an IA3, which scales outputs", _PLAIN),
+    ("vera_lambda", "a VeRA", _PLAIN),
+    ("lora_controlnet", "a Control-LoRA, which is a kind of ControlNet", _PLAIN),
+    ("lora_embedding_", "a LoRA of an embedding", "train it without the embedding"),
+    ("w_norm", "a trained norm", "train the LoRA without norms"),
+    ("b_norm", "a trained norm", "train the LoRA without norms"),
+    ("lllite_", "a ControlNet-LLLite, which is a kind of ControlNet", _PLAIN),
+    ("to_k_ip.", "an IP-Adapter", _PLAIN),
+    ("ip_adapter.", "an IP-Adapter", _PLAIN),
+)
+_ENDS: Final = (
+    (".diff", "the change of a whole layer", _MERGE),
+    (".diff_b", "the change of a layer's bias", _MERGE),
+    (".set_weight", "a whole layer's new weight", _MERGE),
+    (".reshape_weight", "a whole layer's new shape", _MERGE),
+    (".bias", "a bias", "train the LoRA without biases"),
+    (".a1.weight", "a GLoRA", _PLAIN),
+    (".a2.weight", "a GLoRA", _PLAIN),
+    (".b1.weight", "a GLoRA", _PLAIN),
+    (".b2.weight", "a GLoRA", _PLAIN),
+)
+_WHOLE: Final[Mapping[str, str]] = {
+    "clip_l": "an embedding (textual inversion)",
+    "clip_g": "an embedding (textual inversion)",
+    "emb_params": "an embedding (textual inversion)",
+    "string_to_param": "an embedding (textual inversion)",
+}
+_FAMILIES: Final = (
+    ("double_blocks", "Flux"),
+    ("single_blocks", "Flux"),
+    ("single_transformer_blocks", "Flux"),
+    ("joint_blocks", "Stable Diffusion 3"),
+    ("transformer.transformer_blocks", "a model without a UNet, as Stable Diffusion 3 or Flux"),
+    ("lora_transformer_", "a model without a UNet, as Stable Diffusion 3 or Flux"),
+    ("transformer.", "a model without a UNet"),
+    ("diffusion_model.blocks.", "a model without a UNet, as Wan"),
+    ("lora_unet_blocks_", "a model without a UNet, as Wan"),
+    ("diffusion_model.layers.", "a model without a UNet"),
+    ("diffusion_model.transformer_blocks.", "a model without a UNet, as Qwen-Image"),
+    ("down_blocks_0_attentions", "Stable Diffusion 1 or 2"),
+    ("down_blocks.0.attentions", "Stable Diffusion 1 or 2"),
+    ("lora_unet_input_blocks_1_1_", "Stable Diffusion 1 or 2"),
+    ("lora_te3_", "a model with a third text encoder, as Stable Diffusion 3"),
+    ("text_encoder_3.", "a model with a third text encoder, as Stable Diffusion 3"),
+    ("text_encoders.t5", "a model with a T5 text encoder, as Stable Diffusion 3"),
+)
+_BASES: Final = ("modelspec.architecture", "ss_base_model_version")
+_TEXT_WIDTHS: Final = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "SDXL's refiner", 2048: "SDXL"}
+
+
+def foreign(key: str) -> tuple[str, str] | None:
+    """Return what a tensor is that no LoRA has, and the remedy; None where its name looks like a LoRA's."""
+    for mark, what, remedy in _RELATIVES:
+        if mark in key:
+            return what, remedy
+    for end, what, remedy in _ENDS:
+        if key.endswith(end):
+            return what, remedy
+    return (_WHOLE[key], _PLAIN) if key in _WHOLE else None
+
+
+def family(key: str, metadata: Mapping[str, str]) -> str:
+    """Return for which other model a layer's name says that a LoRA is, as the end of a clause; empty if unknown."""
+    made_for = next((what for mark, what in _FAMILIES if mark in key), None)
+    says = next((metadata[name] for name in _BASES if name in metadata), None)
+    if made_for is not None:
+        return f", and such layers are of {made_for}"
+    return "" if says is None else f", and the file says that it was made for {says[:80]!r}"
+
+
+def family_of_width(layer: str, width: int) -> str:
+    """Return for which model a layer that reads the text embeddings was trained, by their width; empty if unknown."""
+    model = _TEXT_WIDTHS.get(width) if layer.endswith(("attn2.to_k", "attn2.to_v")) else None
+    return "" if model is None else f", it was trained on the text embeddings of {model}"
