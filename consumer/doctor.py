@@ -234,15 +234,19 @@ async def bucket(settings: Settings) -> tuple[Finding, ...]:
     s3 = settings.s3
     try:
         async with MinioObjects(s3) as objects:
-            await objects.try_out()
+            if not await objects.is_there():
+                says = f"{s3.bucket} will be made at {s3.endpoint} by `darkroom init` or `darkroom serve`"
+                return (Finding("bucket", True, says),)
+            deletes = await objects.try_out()
             retention = await objects.retention(s3.retention_days)
     except StoreUnavailable as error:
         return (Finding("bucket", False, error.what, error.remedy or None),)
     where = f"{s3.bucket}/{s3.prefix}" if s3.prefix else s3.bucket
     encryption = "" if s3.sse == "none" else f", encrypted with {s3.sse}"
-    says = f"{where} at {s3.endpoint}: put, get, list and delete work{encryption}; conditional puts hold in a race"
+    says = f"{where} at {s3.endpoint}: put, get and list work{encryption}; conditional puts hold in a race"
+    remedy = "Allow s3:DeleteObject to whoever replays dead letters: these keys may not." if not deletes else None
     return (
-        Finding("bucket", True, says),
+        Finding("bucket", True, says, remedy),
         Finding("retention", True, retention.says, retention.remedy or None),
     )
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def init(config: Path | None, grow_partitions: bool, as_json: bool) -> None:
     """Make the topics and the bucket with its lifecycle rule, and commit initial offsets while no worker runs.
 
-    Whatever is there already is left as it is, the lifecycle rules of a bucket that was there before among it, so this can be repeated. Repeated daily, it also keeps the offsets of a
-    fleet that stays at zero workers from expiring.
+    Whatever is there already is left as it is, so this can be repeated; other people's lifecycle rules are kept to the
+    byte. Repeated daily, it also keeps the offsets of a fleet that stays at zero workers from expiring.
     """
     done = run(_init(settings_of(config), grow_partitions=grow_partitions))
     if as_json:

@@ -57,7 +57,9 @@ def told_by(response: urllib3.BaseHTTPResponse, *, is_object: bool = False) -> T
     """Return what the answer's document says, and for what it leaves out what its status and headers do."""
     body = _body(response)
     values = _of_xml(body) or _of_json(body)
-    code = values.get("code") or values.get("__type", "").rpartition("#")[2]
+    code = (
+        values.get("code") or response.headers.get("x-minio-error-code") or values.get("__type", "").rpartition("#")[2]
+    )
     if not code and response.status == 404:
         code = "NoSuchKey" if is_object else "NoSuchBucket"
     code = code or _BY_STATUS.get(response.status) or f"HTTP {response.status}"

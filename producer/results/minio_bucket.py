@@ -51,7 +51,12 @@ def is_there(client: Minio, sending: Sending, bucket: str, prefix: str) -> bool:
     try:
         return client.bucket_exists(bucket)
     except S3Error:
-        sending.ask("GET", bucket, {"list-type": "2", "max-keys": "1", "prefix": prefix})
+        try:
+            sending.ask("GET", bucket, {"list-type": "2", "max-keys": "1", "prefix": prefix})
+        except S3Error as error:
+            if error.code == "NoSuchBucket":
+                return False
+            raise
         return True
 
 

@@ -78,7 +78,7 @@ def _refusal(error: S3Error) -> Refusal:
     headers = response.headers
     return Refusal(
         response.status,
-        error.code or told.code,
+        told.code if headers.get("x-minio-error-code") else error.code or told.code,
         told.message,
         told.region,
         headers.get("Date", ""),

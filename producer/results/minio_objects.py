@@ -24,7 +24,7 @@ import structlog
 from minio.datatypes import Object
 from minio.error import S3Error
 
-from producer.results.minio_bucket import make_bucket, prove_conditional_puts, race_conditional_puts
+from producer.results.minio_bucket import is_there, make_bucket, prove_conditional_puts, race_conditional_puts
 from producer.results.minio_client import connect, signer
 from producer.results.minio_errors import Doing, is_absent, translated, unavailable
 from producer.results.minio_retention import Retention, keep_for, look_at
@@ -141,13 +141,17 @@ class MinioObjects:
         """
         return await self._run(self._ready_bucket, retention_days, race)
 
-    async def try_out(self) -> None:
-        """Try everything that a worker does in the bucket, which must be there, with objects of its own below the prefix.
+    async def is_there(self) -> bool:
+        """Whether the bucket exists. Asked before anything is put: some stores make a bucket for the first put."""
+        return await self._run(self._is_there)
 
-        Raises `StoreUnavailable` for what the store or the keys' rights do not allow, and `StoreUnsuitable` as
-        `ready_bucket` does.
+    async def try_out(self) -> bool:
+        """Try all that a worker does in the bucket, which must be there, with objects below `.darkroom/`.
+
+        False where the keys may not delete, which only a replay of dead letters has to. Raises `StoreUnavailable` for
+        what the store or the keys' rights do not allow, and `StoreUnsuitable` as `ready_bucket` does.
         """
-        await self._run(self._try_out)
+        return await self._run(self._try_out)
 
     async def retention(self, retention_days: int) -> Retention:
         """What `ready_bucket` would find of rules for old objects. Writes nothing."""
@@ -229,7 +233,11 @@ class MinioObjects:
             race_conditional_puts(self.bucket, self.prefix, self._put_if_absent, self._delete)
         return BucketState(made, retention)
 
-    def _try_out(self) -> None:
+    def _is_there(self) -> bool:
+        with translated(self._s3, self.bucket, Doing.MAKE):
+            return is_there(self._client, self._sending, self.bucket, self.prefix)
+
+    def _try_out(self) -> bool:
         prove_conditional_puts(self.bucket, self.prefix, self._put_if_absent)
         race_conditional_puts(self.bucket, self.prefix, self._put_if_absent, self._delete)
         key, content = (
@@ -241,6 +249,10 @@ class MinioObjects:
             is_listed = list(itertools.islice(self._client.list_objects(self.bucket, prefix=key), 1))
         if self._get(self.bucket, key, len(content)) != content or not is_listed:
             raise unavailable(self._s3, self.bucket, f"{key} was written and is not what is read")
-        self._delete(key)
-        if self._get(self.bucket, key, len(content)) is not None:
-            raise unavailable(self._s3, self.bucket, f"{key} was deleted and is still read")
+        if self._get(self.bucket, f"{key}-not", 0) is not None:  # told from a refusal by a right of its own
+            raise unavailable(self._s3, self.bucket, f"{key}-not was never written and is read")
+        try:
+            self._delete(key)
+        except StoreUnavailable:
+            return False
+        return True

@@ -224,13 +224,16 @@ def _by_setting(s3: S3Settings) -> str:
 
 
 def _by_hand(s3: S3Settings, days: int) -> str:
-    """How the owner sets the rule, or hands the bucket over."""
+    """How the owner sets the rule, or hands the bucket over. A rule for a whole bucket is nothing to be advised."""
     name, value = MADE_BY
-    prefix = f" --prefix {s3.prefix}" if s3.prefix else ""
-    scope = f"<Filter><Prefix>{escape(s3.prefix)}</Prefix></Filter>"
+    rule = (
+        f"Or add the rule yourself: `mc ilm rule add --expire-days {days} --prefix {s3.prefix} ALIAS/{s3.bucket}`, in "
+        f"XML <Rule><ID>{RETENTION_RULE}</ID><Filter><Prefix>{escape(s3.prefix)}</Prefix></Filter>"
+        f"<Status>Enabled</Status><Expiration><Days>{days}</Days></Expiration></Rule>. "
+        if s3.prefix
+        else ""
+    )
     return (
-        f"Or add the rule yourself: `mc ilm rule add --expire-days {days}{prefix} ALIAS/{s3.bucket}`, in XML "
-        f"<Rule><ID>{RETENTION_RULE}</ID>{scope}<Status>Enabled</Status><Expiration><Days>{days}</Days></Expiration>"
-        f"</Rule>. Or, where the whole bucket is Darkroom's, tag it {name}={value} beside the tags it has (`mc tag set "
-        f'ALIAS/{s3.bucket} "{name}={value}"`).'
+        f"{rule}Or, where the whole bucket is Darkroom's, add the tag {name}={value} to those that it has (where it has "
+        f'none: `mc tag set ALIAS/{s3.bucket} "{name}={value}"`), and run `darkroom init`.'
     )

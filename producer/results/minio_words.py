@@ -101,7 +101,7 @@ def _clocks(refusal: Refusal, s3: S3Settings, bucket: str, _: Doing) -> Words | 
 
 
 def _region(refusal: Refusal, s3: S3Settings, bucket: str, _: Doing) -> Words | None:
-    region = refusal.region or _found(r"expecting '?([a-z0-9-]+)'?", refusal.message)
+    region = refusal.region or _found(r"""expecting ["']?([a-z0-9-]+)""", refusal.message)
     is_said = refusal.code in _REGION_CODES or (
         refusal.code == "AuthorizationHeaderMalformed" and re.search("region|scope", refusal.message, re.IGNORECASE)
     )
