@@ -184,7 +184,7 @@ class _Looking:
         if len(self._path) == 2 and self._path[1] == "Rule":
             rule = self.rules[-1]
             at = self._parser.CurrentByteIndex
-            if at == rule.start:
+            if not rule.texts:  # then `at` is not where an end tag begins
                 raise LifecycleUnreadable("it has a rule without content")
             rule.end = self._content.index(b">", at) + 1
             rule.texts = {path: text.strip() if path != "Filter/Prefix" else text for path, text in rule.texts.items()}

@@ -122,7 +122,8 @@ class MinioObjects:
         """Ready the bucket as `ready_bucket` does, without a race, and log where old objects stay. True if made."""
         made, retention = await self.ready_bucket(retention_days, race=False)
         if not retention.is_kept or retention.remedy:
-            log.warning(
+            say = log.warning if retention.is_known else log.info
+            say(
                 "the lifecycle of the bucket is not ours to set: old objects have to be removed by other means",
                 bucket=self.bucket,
                 retention_days=retention_days,

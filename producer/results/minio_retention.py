@@ -50,6 +50,8 @@ class Retention(NamedTuple):
     says: str
     remedy: str = ""
     """What to do; empty where nothing has to be."""
+    is_known: bool = True
+    """False where the keys may not look: whoever runs `darkroom init` may."""
 
 
 def keep_for(sending: Sending, s3: S3Settings, retention_days: int, *, made: bool) -> Retention:
@@ -211,8 +213,9 @@ def _refused(s3: S3Settings, error: S3Error, days: int) -> Retention:
         return Retention(False, says, "Remove old objects by other means, where they take up too much.")
     said = f"{error.code}: {told.message}" if told is not None and told.message else error.code
     says = f"The lifecycle rules of the bucket {s3.bucket} were left as they are ({said})."
+    is_forbidden = error.code == "AccessDenied"
     rights = "Let the keys do s3:GetLifecycleConfiguration and s3:PutLifecycleConfiguration."
-    return Retention(False, says, f"{rights if error.code == 'AccessDenied' else ''} {_by_hand(s3, days)}".strip())
+    return Retention(False, says, f"{rights if is_forbidden else ''} {_by_hand(s3, days)}".strip(), not is_forbidden)
 
 
 def _by_setting(s3: S3Settings) -> str:
@@ -234,6 +237,6 @@ def _by_hand(s3: S3Settings, days: int) -> str:
         else ""
     )
     return (
-        f"{rule}Or, where the whole bucket is Darkroom's, add the tag {name}={value} to those that it has (where it has "
+        f"{rule}Or, where the whole bucket is Darkroom's, add the tag {name}={value} to those it has (where it has "
         f'none: `mc tag set ALIAS/{s3.bucket} "{name}={value}"`), and run `darkroom init`.'
     )
