@@ -36,9 +36,11 @@ def make_bucket(client: Minio, sending: Sending, bucket: str, prefix: str) -> bo
     try:
         client.make_bucket(bucket)
     except S3Error as error:
-        if error.code not in _MADE_ALREADY or not is_there(client, sending, bucket, prefix):
-            raise
-        return False  # another process was quicker
+        if error.code in _MADE_ALREADY:
+            with contextlib.suppress(S3Error):  # then the name is somebody else's, as the first error says
+                if is_there(client, sending, bucket, prefix):
+                    return False  # another process was quicker
+        raise
     return True
 
 

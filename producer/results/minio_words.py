@@ -200,7 +200,12 @@ def _rights(refusal: Refusal, s3: S3Settings, bucket: str, doing: Doing) -> Word
     said = f"; it says: {bounded(refusal.message, _SAID_CHARACTERS_MAX)}" if refusal.message else ""
     policy = ""
     if "explicit deny" in refusal.message or doing is Doing.PUT:
-        policy = " A policy of the bucket's may also deny it: for puts without encryption, see DARKROOM_S3__SSE."
+        policy = (
+            " A policy of the bucket's may also deny it (for puts without encryption, see DARKROOM_S3__SSE), or the "
+            "store is read-only."
+        )
+    if doing is Doing.MAKE:
+        policy = " Where the bucket is somebody else's, let DARKROOM_S3__BUCKET name one of yours."
     return Words(
         f"The object store at {s3.endpoint} refuses us the bucket {bucket} ({refusal.code}{said}).",
         f"The call needs {named or doing.value}: allow it to the user of DARKROOM_S3__ACCESS_KEY and "
@@ -315,13 +320,13 @@ _RULES: Final[tuple[Rule, ...]] = (
     _no_store,
     _keys,
     _full,
+    _torn,
     _object_lock,
     _encryption,
     _rights,
     _bucket,
     _busy,
     _read_only,
-    _torn,
 )
 
 
