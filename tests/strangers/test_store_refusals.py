@@ -1,6 +1,7 @@
 """What stores answer when they refuse, as each product writes it, and the sentence and the remedy that follow.
 
-A scripted server gives the answers; those of SeaweedFS, MinIO and versitygw were taken from the real ones.
+A scripted server gives the answers. Those of SeaweedFS, MinIO and versitygw about keys, clocks, regions and digests were
+taken from the real servers; the others follow the products' documentation.
 """
 
 from __future__ import annotations
