@@ -60,18 +60,18 @@ class StoreBoots:
 
     async def announce(self) -> None:
         """As the protocol says."""
-        place = f".boots/places/{self._take_place()}.json"
+        place = f"{self._objects.prefix}.boots/places/{self._take_place()}.json"
         last = await self._read(place)
         if last is not None and (boot := last.get("boot")) and (await self._state(boot)) == "running":
             log.warning("the worker that was here before ended without a word", boot=boot)
-            await self._write(f".boots/{boot}.json", {"state": "crashed"})
-        await self._write(f".boots/{self._boot}.json", {"state": "running"})
+            await self._write(self._key(boot), {"state": "crashed"})
+        await self._write(self._key(self._boot), {"state": "running"})
         await self._write(place, {"boot": self._boot})
 
     async def ending(self) -> None:
         """As the protocol says."""
         with contextlib.suppress(StoreUnavailable):
-            await self._write(f".boots/{self._boot}.json", {"state": "ended"})
+            await self._write(self._key(self._boot), {"state": "ended"})
 
     async def fates(self, boots: frozenset[Boot], members: frozenset[str]) -> Mapping[Boot, Fate]:
         """As the protocol says. A member's client id ends with its boot."""
@@ -93,8 +93,11 @@ class StoreBoots:
         return {"crashed": Fate.CRASHED, "ended": Fate.ENDED}.get(state or "", Fate.GONE)
 
     async def _state(self, boot: Boot) -> str | None:
-        record = await self._read(f".boots/{boot}.json")
+        record = await self._read(self._key(boot))
         return None if record is None else record.get("state")
+
+    def _key(self, boot: Boot) -> str:
+        return f"{self._objects.prefix}.boots/{boot}.json"
 
     async def _read(self, key: str) -> dict[str, str] | None:
         try:

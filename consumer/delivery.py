@@ -203,6 +203,7 @@ class Delivery:
             self._reason(payload),
             request_id=payload.request_id,
             bucket=self._objects.bucket,
+            prefix=self._objects.prefix,
             record_bytes_max=self._settings.topics.max_message_bytes,
         )
         if letter.stored is not None:
@@ -229,6 +230,7 @@ class Delivery:
                 refs = completions.image_refs(
                     payload.images,
                     bucket=self._objects.bucket,
+                    prefix=self._objects.prefix,
                     tenant=answered.tenant,
                     request_id=answered.request_id,
                 )

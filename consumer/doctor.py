@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -60,7 +59,7 @@ async def examine(settings: Settings) -> list[Finding]:
         ("photos", photos),
         ("kafka", _kafka),
         ("topics", _topics),
-        ("bucket", _bucket),
+        ("bucket", bucket),
         ("clocks", _clocks),
     ]
     findings: list[Finding] = []
@@ -272,23 +271,26 @@ async def _topics(settings: Settings) -> Finding:
     )
 
 
-async def _bucket(settings: Settings) -> Finding:
-    objects = MinioObjects(settings.s3)
-    key = f".darkroom-doctor/{uuid.uuid4()}"
+async def bucket(settings: Settings) -> tuple[Finding, ...]:
+    """Try what a worker does in the bucket, and look at what removes old objects there."""
+    s3 = settings.s3
     try:
-        first = await objects.put_if_absent(key, b"first", "text/plain")
-        second = await objects.put_if_absent(key, b"second", "text/plain")
-        await objects.delete(key)
+        async with MinioObjects(s3) as objects:
+            if not await objects.is_there():
+                says = f"{s3.bucket} will be made at {s3.endpoint} by `darkroom init` or `darkroom serve`"
+                return (Finding("bucket", True, says),)
+            deletes = await objects.try_out()
+            retention = await objects.retention(s3.retention_days)
     except StoreUnavailable as error:
-        return Finding(
-            "bucket", False, str(error), "Start it, or correct DARKROOM_S3__ENDPOINT, the keys or the bucket."
-        )
-    finally:
-        objects.close()
-    if not first or second:
-        says = "the store does not keep to If-None-Match: two workers could both decide one outcome"
-        return Finding("bucket", False, says, "Use a store with conditional puts: MinIO, SeaweedFS, AWS S3.")
-    return Finding("bucket", True, f"{settings.s3.bucket} at {settings.s3.endpoint}, conditional puts work")
+        return (Finding("bucket", False, error.what, error.remedy or None),)
+    where = f"{s3.bucket}/{s3.prefix}" if s3.prefix else s3.bucket
+    encryption = "" if s3.sse == "none" else f", encrypted with {s3.sse}"
+    says = f"{where} at {s3.endpoint}: put, get and list work{encryption}; conditional puts hold in a race"
+    remedy = "Allow s3:DeleteObject to whoever replays dead letters: these keys may not." if not deletes else None
+    return (
+        Finding("bucket", True, says, remedy),
+        Finding("retention", True, retention.says, retention.remedy or None),
+    )
 
 
 async def _clocks(settings: Settings) -> Finding:

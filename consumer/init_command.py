@@ -25,15 +25,19 @@ if TYPE_CHECKING:
 def init(config: Path | None, grow_partitions: bool, as_json: bool) -> None:
     """Make the topics and the bucket with its lifecycle rule, and commit initial offsets while no worker runs.
 
-    Whatever is there already is left as it is, so this can be repeated. Repeated daily, it also keeps the offsets of a
-    fleet that stays at zero workers from expiring.
+    Whatever is there already is left as it is, so this can be repeated; other people's lifecycle rules are kept to the
+    byte. Repeated daily, it also keeps the offsets of a fleet that stays at zero workers from expiring.
     """
     done = run(_init(settings_of(config), grow_partitions=grow_partitions))
     if as_json:
         click.echo(json.dumps(done))
         return
     click.echo(f"topics   {_listed(done['topics_made'])} made; {done['partitions']} partitions of requests")
-    click.echo(f"bucket   {done['bucket']} {'made' if done['bucket_made'] else 'is there'}")
+    where = f"{done['bucket']}/{done['prefix']}" if done["prefix"] else done["bucket"]
+    click.echo(f"bucket   {where} {'made' if done['bucket_made'] else 'is there'}; conditional puts hold in a race")
+    click.echo(f"         {done['retention']['says']}")
+    if done["retention"]["remedy"]:
+        click.echo(f"         {done['retention']['remedy']}")
     for what, places in done["offsets"].items():
         click.echo(f"offsets  {what}: {_listed(places)}")
     for one in done["differences"]:
@@ -52,7 +56,7 @@ async def _init(settings: Settings, *, grow_partitions: bool) -> dict[str, Any]:
         await grow_requests(settings)
     objects = MinioObjects(settings.s3)
     try:
-        bucket_made = await objects.ensure_bucket(retention_days=settings.s3.retention_days)
+        bucket = await objects.ready_bucket(settings.s3.retention_days, race=True)
     finally:
         objects.close()
     offsets = await commit_offsets(settings)
@@ -61,7 +65,9 @@ async def _init(settings: Settings, *, grow_partitions: bool) -> dict[str, Any]:
         "topics_made": list(made),
         "partitions": len(await partitions_of(settings.kafka, [settings.topics.requests])),
         "bucket": settings.s3.bucket,
-        "bucket_made": bucket_made,
+        "prefix": settings.s3.prefix,
+        "bucket_made": bucket.made,
+        "retention": bucket.retention._asdict(),
         "offsets": {
             "committed": list(offsets.committed),
             "refreshed": list(offsets.refreshed),

@@ -1,7 +1,8 @@
 """Every name that two programs have to agree on: topics, event types, headers and object keys.
 
 Nothing here is computed from settings. A deployment that shares a broker with others puts a prefix before the
-topic names (`schemas.settings.TopicSettings.prefix`); everything else is the same everywhere.
+topic names (`schemas.settings.TopicSettings.prefix`), and one that shares a bucket puts one before its keys
+(`schemas.settings.S3Settings.prefix`); everything else is the same everywhere.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ def stand_in_tenant(unusable: str) -> str:
     return f"unusable-{digest[:16]}"
 
 
-def image_key(tenant: str, request_id: str, index: int, sha256: str, extension: str) -> str:
-    """The key of image `index`: `{tenant}/{request_id}/{index}-{first 16 of sha256}.{extension}`.
+def image_key(tenant: str, request_id: str, index: int, sha256: str, extension: str, *, prefix: str = "") -> str:
+    """The key of image `index`: `{prefix}{tenant}/{request_id}/{index}-{first 16 of sha256}.{extension}`.
 
     `sha256` is the 64 hexadecimal digits over the picture's bytes. Because they are in the key, bytes that were
     published can never be replaced by a late writer. Raises `ValueError` for parts that cannot be in a key.
@@ -117,22 +118,22 @@ def image_key(tenant: str, request_id: str, index: int, sha256: str, extension: 
         raise ValueError(f"an image's index is 0 or more, not {index}")
     if not _SHA256.fullmatch(sha256):
         raise ValueError("sha256 must be 64 lower-case hexadecimal digits")
-    return f"{_folder(tenant, request_id)}/{index}-{sha256[:16]}.{_extension(extension)}"
+    return f"{prefix}{_folder(tenant, request_id)}/{index}-{sha256[:16]}.{_extension(extension)}"
 
 
-def result_key(tenant: str, request_id: str) -> str:
+def result_key(tenant: str, request_id: str, *, prefix: str = "") -> str:
     """The key of the decided outcome. Whoever puts it first with `If-None-Match: *` decides the request."""
-    return f"{_folder(tenant, request_id)}/result.json"
+    return f"{prefix}{_folder(tenant, request_id)}/result.json"
 
 
-def request_key(tenant: str, request_id: str) -> str:
+def request_key(tenant: str, request_id: str, *, prefix: str = "") -> str:
     """The key of the gateway's claim: the request as it was accepted over HTTP."""
-    return f"{_folder(tenant, request_id)}/request.json"
+    return f"{prefix}{_folder(tenant, request_id)}/request.json"
 
 
-def pose_key(tenant: str, request_id: str, extension: str) -> str:
+def pose_key(tenant: str, request_id: str, extension: str, *, prefix: str = "") -> str:
     """The key of a pose picture that was uploaded with a request."""
-    return f"{_folder(tenant, request_id)}/pose.{_extension(extension)}"
+    return f"{prefix}{_folder(tenant, request_id)}/pose.{_extension(extension)}"
 
 
 def _folder(tenant: str, request_id: str) -> str:

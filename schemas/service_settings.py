@@ -28,6 +28,17 @@ def _from_commas(value: Any) -> Any:
     return value
 
 
+_FOLDER_NAME: Final = r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
+"""Never `.` or `..`, nor with two dots in a row, which the keys of pose pictures may not have."""
+
+
+def _folder(value: Any) -> Any:
+    """A prefix ends in a slash, whether it was written or not."""
+    return (
+        f"{value.strip()}/" if isinstance(value, str) and value.strip() and not value.strip().endswith("/") else value
+    )
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_from_commas)]
 """A list of names; separated by commas in the environment."""
 
@@ -225,6 +236,14 @@ class S3Settings(BaseModel):
         pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
         description="The bucket written to; 3-63 of a-z0-9.-, as S3 wants names.",
     )
+    prefix: Annotated[str, BeforeValidator(_folder)] = Field(
+        default="",
+        max_length=200,
+        pattern=rf"^({_FOLDER_NAME}(/{_FOLDER_NAME})*/?)?$",
+        description="Put before every key of ours, so that the bucket can be shared ('darkroom/'): names of folders of "
+        "A-Za-z0-9._- with a slash between them and none in front, up to 200 characters. What was stored under another "
+        "prefix is not looked for.",
+    )
     region: str = Field(default="us-east-1", min_length=1, description="The region that requests are signed for.")
     ca_file: Path | None = Field(default=None, description="Certificate authorities to trust; the system's if not set.")
     allowed_buckets: Names = Field(
@@ -244,8 +263,35 @@ class S3Settings(BaseModel):
         description="Tries of one transfer before the store counts as away and the breaker opens.",
     )
     retention_days: int = Field(
-        default=30, ge=1, le=36_500, description="After so long the bucket's lifecycle rule removes objects."
+        default=30,
+        ge=1,
+        le=36_500,
+        description="After so long a lifecycle rule removes our objects. A bucket that Darkroom made has the rule; one "
+        "that was there before gets it where this is set and a prefix keeps it to our objects.",
     )
+    sse: Literal["none", "AES256", "aws:kms"] = Field(
+        default="none",
+        description="The encryption that each put asks for, where the bucket's policy wants one: AES256 with the "
+        "store's keys, aws:kms with sse_kms_key_id.",
+    )
+    sse_kms_key_id: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9:/_.-]{1,2048}$",
+        description="The id or ARN of the key, with sse aws:kms; of A-Za-z0-9:/_.-.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> S3Settings:
+        if self.sse == "aws:kms" and self.sse_kms_key_id is None:
+            raise ValueError("sse aws:kms needs sse_kms_key_id")
+        if self.sse != "aws:kms" and self.sse_kms_key_id is not None:
+            raise ValueError(f"sse_kms_key_id is for sse aws:kms, and sse is {self.sse}")
+        return self
+
+    @property
+    def is_retention_asked_for(self) -> bool:
+        """Whether retention_days was set, and not left at its default."""
+        return "retention_days" in self.model_fields_set
 
     @property
     def secure(self) -> bool:

@@ -2,7 +2,8 @@
 
 It is written under another name, goes on where an interrupted transfer stopped, and gets its name when its size and
 its digest are right: the SHA-256 of the manifest where there is one, else the MD5 that the ETag of an object put in one
-piece is (Amazon S3, "Checking object integrity"). An object put in parts has neither, and its size must do.
+piece is (Amazon S3, "Checking object integrity"). An object put in parts or encrypted with a KMS key has neither, and
+its size must do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _CHUNK_BYTES: Final = 1024 * 1024
 """At most: what has come is written at once, so that a transfer that breaks off has lost nothing."""
 _PARTIAL_CONTENT: Final = 206
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
+_CUSTOMER_KEY: Final = "x-amz-server-side-encryption-customer-algorithm"
 _CHANGED: Final = frozenset({"PreconditionFailed", "NoSuchKey", "NoSuchObject", "InvalidRange"})
 
 
@@ -68,7 +70,7 @@ def fetch_file(
             raise broken or urllib3.exceptions.ProtocolError(f"{file.key} came without its end")
         if failed:
             time.sleep(PAUSE_S * 2 ** (failed - 1))
-    _check(source, file, part)
+    _check(client, source, file, part)
     part.rename(target)
 
 
@@ -91,18 +93,26 @@ def _go_on(client: Minio, source: StorePrefix, file: RemoteFile, part: Path, pro
         response.release_conn()
 
 
-def _check(source: StorePrefix, file: RemoteFile, part: Path) -> None:
+def _check(client: Minio, source: StorePrefix, file: RemoteFile, part: Path) -> None:
     wrong = None
     if part.stat().st_size != file.size_bytes:
         wrong = f"has {part.stat().st_size} bytes instead of {file.size_bytes}"
     elif file.sha256 is not None:
         if _digest(part, "sha256") != file.sha256:
             wrong = "has not the SHA-256 that the manifest names"
-    elif _MD5.fullmatch(file.etag) and _digest(part, "md5") != file.etag:
+    elif _MD5.fullmatch(file.etag) and _digest(part, "md5") != file.etag and _is_md5(client, source, file):
         wrong = "has not the MD5 that its ETag names; where a store's ETags are no MD5, put a SHA256SUMS beside it"
     if wrong is not None:
         part.unlink()
         raise ModelError(f"The object {file.key} of {source} came torn: it {wrong}. Start again, or upload it again.")
+
+
+def _is_md5(client: Minio, source: StorePrefix, file: RemoteFile) -> bool:
+    """Whether the object's ETag is the MD5 of its bytes. Encrypted with KMS or a customer's key it just looks so."""
+    headers = client.stat_object(source.bucket, file.key).metadata or {}
+    named = {str(name).lower(): str(value) for name, value in headers.items()}
+    encryption = named.get("x-amz-server-side-encryption", "")
+    return not encryption.startswith("aws:kms") and _CUSTOMER_KEY not in named
 
 
 def _digest(file: Path, algorithm: str) -> str:

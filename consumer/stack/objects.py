@@ -106,10 +106,16 @@ class ObjectServer:
         }
 
     def is_ready(self, ports: Ports) -> bool:
-        """Whether the bucket is there, made if need be, and takes an object: the port opens long before that."""
+        """Whether the bucket is there, made if need be, and takes an object: the port opens long before that.
+
+        The bucket is tagged as made by Darkroom, so that workers set their lifecycle rule in it.
+        """
         import urllib3
         from minio import Minio
+        from minio.commonconfig import Tags
         from minio.error import MinioException
+
+        from producer.results.minio_retention import MADE_BY
 
         pool = urllib3.PoolManager(retries=False, timeout=_ANSWER_LIMIT_S / 2)
         key, bucket = self._credentials, self._credentials.bucket
@@ -119,6 +125,10 @@ class ObjectServer:
         try:
             if not client.bucket_exists(bucket):
                 client.make_bucket(bucket)
+            if client.get_bucket_tags(bucket) is None:
+                tags = Tags.new_bucket_tags()
+                tags.update([MADE_BY])
+                client.set_bucket_tags(bucket, tags)
             client.put_object(bucket, _PROBE_NAME, io.BytesIO(b"ready"), 5)
             client.remove_object(bucket, _PROBE_NAME)
         except (MinioException, urllib3.exceptions.HTTPError):

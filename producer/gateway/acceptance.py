@@ -87,7 +87,7 @@ class Acceptance:
         picture = submission.upload
         if picture is None:
             return
-        key = pose_key(*_identity(submission.request), picture.extension)
+        key = pose_key(*_identity(submission.request), picture.extension, prefix=self._services.store.prefix)
         store = self._services.store
         if await store.put_if_absent(key, picture.content, picture.content_type):
             return

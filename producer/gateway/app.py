@@ -94,7 +94,7 @@ def _gateway(settings: Settings, services: Services, access: AccessControl, metr
         claims=claims,
         jobs=jobs,
         acceptance=Acceptance(services, claims, jobs, quotas=access.quotas, policy=access.policy, metrics=metrics),
-        submissions=Submissions(settings, uploads, services.store.bucket),
+        submissions=Submissions(settings, uploads, services.store.bucket, services.store.prefix),
         gatekeeper=access.gatekeeper,
         quotas=access.quotas,
         addresses=addresses,

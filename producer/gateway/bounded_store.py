@@ -68,6 +68,11 @@ class BoundedStore:
         """As the protocol says."""
         return self._objects.bucket
 
+    @property
+    def prefix(self) -> str:
+        """As the protocol says."""
+        return self._objects.prefix
+
     def presigned_get(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
         """As the protocol says."""
         return self._objects.presigned_get(key, bucket=bucket, valid_s=valid_s)

@@ -73,7 +73,8 @@ class Claims:
         standing = self._kept.get(claim.identity)
         if standing is not None:
             return standing
-        if await self._store.put_if_absent(request_key(*claim.identity), claim.to_json(), "application/json"):
+        key = request_key(*claim.identity, prefix=self._store.prefix)
+        if await self._store.put_if_absent(key, claim.to_json(), "application/json"):
             self._keep(claim)
             return claim
         standing = await self.find(*claim.identity)
@@ -95,7 +96,7 @@ class Claims:
         if claim is not None:
             self._kept.move_to_end(identity)
             return claim
-        key = request_key(tenant, request_id)
+        key = request_key(tenant, request_id, prefix=self._store.prefix)
         try:
             content = await self._store.get(key, bytes_max=self._bytes_max)
         except ObjectTooLarge as error:

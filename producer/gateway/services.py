@@ -27,7 +27,7 @@ from schemas.settings import Settings
 log = structlog.get_logger(__name__)
 
 PROBE_KEY = ".darkroom/gateway-probe"
-"""An object that need not exist. Tenants never begin with a dot, so it is no request's key."""
+"""An object that need not exist, after the prefix. Tenants never begin with a dot, so it is no request's key."""
 
 
 class Publishing(Protocol):
@@ -132,7 +132,7 @@ class _Probes:
                 # Whoever comes first makes the bucket, a worker or a gateway; both need its conditional puts.
                 await self._objects.ensure_bucket(retention_days=self._settings.s3.retention_days)
                 self._has_bucket = True
-            await self._store.stat(PROBE_KEY)
+            await self._store.stat(f"{self._store.prefix}{PROBE_KEY}")
         except StoreUnavailable as error:
             log.warning("the object store does not do its part", error=str(error))
 

@@ -59,12 +59,13 @@ class Submission:
 class Submissions:
     """Reads them for one deployment. All that is wrong with one is raised as `Problem`."""
 
-    def __init__(self, settings: Settings, uploads: Uploads, bucket: str) -> None:
+    def __init__(self, settings: Settings, uploads: Uploads, bucket: str, prefix: str) -> None:
         self._limits = settings.limits
         self._gateway = settings.gateway
         self._may_read = settings.s3.may_read
         self._uploads = uploads
         self._bucket = bucket
+        self._prefix = prefix
 
     async def read(self, call: Request, principal: Principal) -> Submission:
         """What was posted to /v1/generations."""
@@ -161,7 +162,7 @@ class Submissions:
         picture = await self._uploads.check(files[name])
         if not is_identity(document["request_id"]):
             return None  # the decoder says so in its own words
-        key = pose_key(document["tenant"], document["request_id"], picture.extension)
+        key = pose_key(document["tenant"], document["request_id"], picture.extension, prefix=self._prefix)
         document["pose"] = {_UPLOADS[name]: {"bucket": self._bucket, "key": key}}
         return picture
 
@@ -204,7 +205,7 @@ class Submissions:
 
     def _refuse_what_is_not_theirs(self, picture: StoredPicture, tenant: str) -> None:
         """In the deployment's own bucket a tenant reads what is its own; other allowed buckets are for everyone."""
-        is_theirs = picture.bucket != self._bucket or picture.key.startswith(f"{tenant}/")
+        is_theirs = picture.bucket != self._bucket or picture.key.startswith(f"{self._prefix}{tenant}/")
         if not (is_theirs and self._may_read(picture.bucket)):
             raise Problem(
                 HTTPStatus.FORBIDDEN,

@@ -96,7 +96,9 @@ class Work:
 NO_WORK: Final = Work()
 
 
-def image_refs(images: Sequence[ImageContent], *, bucket: str, tenant: str, request_id: str) -> tuple[ImageRef, ...]:
+def image_refs(
+    images: Sequence[ImageContent], *, bucket: str, prefix: str = "", tenant: str, request_id: str
+) -> tuple[ImageRef, ...]:
     """Where the pictures of a request are to be stored: each under a key that holds its own digest.
 
     Raises `ValueError` for an identity that cannot be part of a key.
@@ -107,7 +109,7 @@ def image_refs(images: Sequence[ImageContent], *, bucket: str, tenant: str, requ
         refs.append(
             ImageRef(
                 bucket=bucket,
-                key=image_key(tenant, request_id, index, sha256, image.extension),
+                key=image_key(tenant, request_id, index, sha256, image.extension, prefix=prefix),
                 width=image.width,
                 height=image.height,
                 seed=image.seed,

@@ -78,13 +78,13 @@ class Origin(NamedTuple):
 
 
 def dead_letter(
-    original: Original, reason: Reason, *, request_id: str | None, bucket: str, record_bytes_max: int
+    original: Original, reason: Reason, *, request_id: str | None, bucket: str, prefix: str = "", record_bytes_max: int
 ) -> DeadLetter:
     """The dead letter of a record.
 
     Its key is the request id where one could be read (the record then also has a completion), else
-    topic-partition-offset. `bucket` is the store's, `record_bytes_max` the topic's `max.message.bytes`. A null value
-    or header is repeated as an empty one.
+    topic-partition-offset. `bucket` and `prefix` are the store's, `record_bytes_max` the topic's
+    `max.message.bytes`. A null value or header is repeated as an empty one.
     """
     source = original.source
     key = (request_id or coordinates(source)).encode()
@@ -96,7 +96,7 @@ def dead_letter(
     headers = [*theirs, *ours, *of_key]
     if _size_bytes(key, value, headers) <= record_bytes_max:
         return DeadLetter(key, value, headers, None)
-    stored = StoredRecord(object_key(source), _whole(original), "application/json")
+    stored = StoredRecord(object_key(source, prefix=prefix), _whole(original), "application/json")
     place = {
         "bucket": bucket,
         "key": stored.key,
@@ -112,9 +112,9 @@ def coordinates(source: Source) -> str:
     return f"{source.topic}-{source.partition}-{source.offset}"
 
 
-def object_key(source: Source) -> str:
+def object_key(source: Source, *, prefix: str = "") -> str:
     """Where a record is stored that is too large to be repeated."""
-    return f".dead-letters/{source.topic}/{source.partition}/{source.offset}.json"
+    return f"{prefix}.dead-letters/{source.topic}/{source.partition}/{source.offset}.json"
 
 
 def origin(headers: Headers) -> Origin | None:

@@ -8,6 +8,7 @@ import urllib3
 from minio import Minio
 from urllib3.util import Retry, Timeout
 
+from producer.results.minio_answers import Reading
 from producer.tls import STORE, client_context
 from schemas.settings import S3Settings
 
@@ -21,7 +22,7 @@ def connect(s3: S3Settings) -> tuple[Minio, urllib3.PoolManager]:
 
     Raises `SettingsError` for authorities to trust that cannot be loaded.
     """
-    http = urllib3.PoolManager(
+    http = Reading(
         num_pools=1,
         maxsize=s3.threads,
         block=False,  # there are as many connections as threads, so none ever waits for one

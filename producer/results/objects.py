@@ -24,6 +24,13 @@ class ObjectsError(Exception):
 class StoreUnavailable(ObjectsError):  # noqa: N818 - named for what happened
     """The store was not reached, timed out, failed, or refused this deployment its own bucket."""
 
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(f"{what} {remedy}".rstrip())
+        self.what = what
+        """What is wrong, as a sentence."""
+        self.remedy = remedy
+        """What to do about it; empty where `what` says it."""
+
 
 class StoreUnsuitable(StoreUnavailable):
     """The store lacks what decides outcomes: a put with `If-None-Match: *` that only the first writer wins."""
@@ -42,10 +49,13 @@ class ObjectTooLarge(ObjectsError):  # noqa: N818 - as above
 class BucketForbidden(ObjectsError):  # noqa: N818 - as above
     """A bucket that is not among the allowed ones, or that the store does not let these credentials read."""
 
-    def __init__(self, bucket: str) -> None:
+    def __init__(self, bucket: str, why: str | None = None) -> None:
+        """`why` is what the store says against reading a bucket that is allowed, as a sentence."""
         super().__init__(
-            f"The bucket {bucket} is not one that this deployment reads from. Put the object in an allowed bucket, or "
-            "add the bucket to DARKROOM_S3__ALLOWED_BUCKETS and let the credentials read it."
+            f"The bucket {bucket} is not one that this deployment reads from. "
+            + (f"{why} " if why else "")
+            + "Put the object in an allowed bucket, or add the bucket to DARKROOM_S3__ALLOWED_BUCKETS and let the "
+            "credentials read it."
         )
         self.bucket = bucket
 
@@ -59,16 +69,29 @@ class ObjectStat:
     """Changes with the content; no digest to rely on."""
 
 
+def inside(prefix: str, key: str) -> str:
+    """Return the key. Raise `ValueError` where it does not begin with the prefix: the object would not be ours."""
+    if not key.startswith(prefix):
+        raise ValueError(f"the key {key!r} is outside of the prefix {prefix!r}")
+    return key
+
+
 class Objects(Protocol):
     """One bucket to write to, and some to read from.
 
-    Keys are those of `schemas.names`. Every method may raise `StoreUnavailable`; after that nothing is known of
+    Keys are those of `schemas.names`, whole: `prefix` is a part of them. Nothing is written, removed or listed, and no
+    object of the own bucket is read by key alone, outside of the prefix: such a key is a mistake of ours, and a
+    `ValueError`. Every method may raise `StoreUnavailable`; after that nothing is known of
     whether a write took place, and repeating it is safe. Cancelling a call may leave its write to be done all the same.
     """
 
     @property
     def bucket(self) -> str:
         """The deployment's own bucket."""
+
+    @property
+    def prefix(self) -> str:
+        """How the key of each object of ours begins: empty, or it ends in a slash."""
 
     async def get(self, key: str, *, bucket: str | None = None, bytes_max: int) -> bytes | None:
         """An object's bytes; None where there is none. `bucket` is the own one unless given.

@@ -49,7 +49,7 @@ class Outcomes:
 
         Raises `OutcomeUnreadable`, and `StoreUnavailable` where the store did not answer.
         """
-        key = result_key(tenant, request_id)
+        key = result_key(tenant, request_id, prefix=self._objects.prefix)
         try:
             content = await self._objects.get(key, bytes_max=RESULT_BYTES_MAX)
         except ObjectTooLarge as error:
@@ -90,7 +90,7 @@ class Outcomes:
         return await self._put(completion)
 
     async def _put(self, completion: Completion) -> Completion:
-        key = result_key(completion.tenant, completion.request_id)
+        key = result_key(completion.tenant, completion.request_id, prefix=self._objects.prefix)
         content = completion.model_dump_json().encode()
         if await self._objects.put_if_absent(key, content, "application/json"):
             return completion

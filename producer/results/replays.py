@@ -150,7 +150,7 @@ class Replayer:
         if standing is None:
             return None, None
         if standing.status is Status.FAILED and standing.source == letter.origin.source:
-            return result_key(*identity), None
+            return result_key(*identity, prefix=self._objects.prefix), None
         decided = f"The request {'/'.join(identity)} is decided as {standing.status.value}"
         return None, f"{decided} by the record {coordinates(standing.source)}. Nothing was done."
 

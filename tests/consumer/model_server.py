@@ -22,6 +22,8 @@ class BreakingServer:
         self.offsets: list[int] = []
         """Where each request for the object's bytes began."""
         self.takes_ranges = True
+        self.headers: dict[str, str] = {}
+        """Further ones of each answer."""
         self.url = ""
 
     def settings(self) -> S3Settings:
@@ -50,6 +52,8 @@ class BreakingServer:
         request.send_header("Content-Length", str(promised))
         request.send_header("Content-Type", "application/xml")
         request.send_header("ETag", f'"{self.etag}"')
+        for name, value in self.headers.items():
+            request.send_header(name, value)
         request.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
         request.end_headers()
         with contextlib.suppress(OSError):

@@ -197,6 +197,13 @@ def test_bytes_that_are_not_the_objects_are_not_used(tmp_path: Path, how: str) -
         assert store(server, tmp_path).fetch(XL).read_bytes() == CONTENT, "the next try begins anew"
 
 
+@pytest.mark.parametrize("encryption", ["aws:kms", "aws:kms:dsse"])
+def test_an_etag_of_what_kms_encrypts_is_not_taken_for_an_md5(tmp_path: Path, encryption: str) -> None:
+    with breaking(CONTENT, bytes_at_once=len(CONTENT), etag="5d41402abc4b2a76b9719d911017c592") as server:
+        server.headers = {"x-amz-server-side-encryption": encryption}
+        assert store(server, tmp_path).fetch(XL).read_bytes() == CONTENT
+
+
 def test_an_object_that_changes_under_the_transfer_is_told(tmp_path: Path) -> None:
     with breaking(CONTENT, bytes_at_once=1000) as server:
         promised = server.etag

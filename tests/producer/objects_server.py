@@ -74,7 +74,10 @@ def serving(*answers: Answer) -> Iterator[ScriptedServer]:
             if answer.status == 0:
                 self.close_connection = True
                 return
-            self.send_response(answer.status)
+            if "Date" in answer.headers:
+                self.send_response_only(answer.status)
+            else:
+                self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(answer.body)))

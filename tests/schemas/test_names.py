@@ -29,6 +29,13 @@ def test_keys_have_the_published_form() -> None:
     assert pose_key("studio", "job-1", "jpg") == "studio/job-1/pose.jpg"
 
 
+def test_a_prefix_stands_before_every_key() -> None:
+    assert image_key("studio", "job-1", 2, SHA256, "png", prefix="a/b/") == f"a/b/studio/job-1/2-{SHA256[:16]}.png"
+    assert result_key("studio", "job-1", prefix="a/b/") == "a/b/studio/job-1/result.json"
+    assert request_key("studio", "job-1", prefix="a/b/") == "a/b/studio/job-1/request.json"
+    assert pose_key("studio", "job-1", "jpg", prefix="a/b/") == "a/b/studio/job-1/pose.jpg"
+
+
 def test_topics_and_types_have_the_published_names() -> None:
     assert [topic.value for topic in Topic] == [
         "generation.requests",

@@ -372,3 +372,26 @@ def test_the_gateways_secrets_come_from_files_and_are_masked(tmp_path: Path) -> 
     assert settings.access.session_secret == SecretStr("s" * 40)
     assert settings.access.loopback_only
     assert "hunter2" not in json.dumps(shown(settings))
+
+
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [("darkroom", "darkroom/"), ("team/darkroom/", "team/darkroom/"), (" a.b/c_d ", "a.b/c_d/"), (".ours", ".ours/")],
+)
+def test_a_prefix_ends_in_a_slash_however_it_is_written(given: str, right: str) -> None:
+    assert load_settings(environ={"DARKROOM_S3__PREFIX": given}).s3.prefix == right
+
+
+@pytest.mark.parametrize(
+    "given", ["/darkroom", "a//b", "../a", "a/./b", "a/..", "team one", "é/", "a..b", "x" * 201, "/"]
+)
+def test_a_prefix_that_is_no_folder_is_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="DARKROOM_S3__PREFIX"):
+        load_settings(environ={"DARKROOM_S3__PREFIX": given})
+
+
+def test_an_encryption_key_belongs_to_kms_alone() -> None:
+    with pytest.raises(SettingsError, match="needs sse_kms_key_id"):
+        load_settings(environ={"DARKROOM_S3__SSE": "aws:kms"})
+    with pytest.raises(SettingsError, match="sse_kms_key_id is for sse aws:kms"):
+        load_settings(environ={"DARKROOM_S3__SSE": "AES256", "DARKROOM_S3__SSE_KMS_KEY_ID": "key"})

@@ -24,6 +24,11 @@ class SimObjects(Objects):
         """As the protocol says."""
         return self._memory.bucket
 
+    @property
+    def prefix(self) -> str:
+        """As the protocol says."""
+        return self._memory.prefix
+
     async def get(self, key: str, *, bucket: str | None = None, bytes_max: int) -> bytes | None:
         """As the protocol says."""
         found: bytes | None = await self._call(lambda: self._memory.get(key, bucket=bucket, bytes_max=bytes_max))

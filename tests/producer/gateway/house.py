@@ -82,8 +82,8 @@ class Counting:
 class FallibleObjects(MemoryObjects):
     """A store that can be away, or slow."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, prefix: str = "") -> None:
+        super().__init__(prefix=prefix)
         self.is_away = False
         self.delay_s = 0.0
         self.calls: defaultdict[str, int] = defaultdict(int)

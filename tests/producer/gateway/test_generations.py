@@ -15,7 +15,7 @@ from schemas.errors import ErrorCode
 from schemas.fingerprints import request_digest
 from schemas.names import request_key
 from schemas.request import GenerationRequest
-from tests.producer.gateway.house import RIVAL, House, Replica, failure_of, png, problem, progress_of
+from tests.producer.gateway.house import RIVAL, FallibleObjects, House, Replica, failure_of, png, problem, progress_of
 
 HELLO = {"request_id": "hello-1", "prompt": "a dancer"}
 JOB = "/v1/generations/hello-1"
@@ -374,3 +374,22 @@ async def test_a_job_is_taken_back_until_it_has_ended(house: House, replica: Rep
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
     assert len(house.kafka.cancelled) == 1
     problem(await replica.client.get(f"{JOB}/images/0"), 409, "no_pictures")
+
+
+async def test_below_a_prefix_claims_and_uploads_are_found_and_a_tenant_reads_its_own() -> None:
+    house = House()
+    house.objects = FallibleObjects(prefix="team/darkroom/")
+    async with house.gateway() as replica:
+        picture = png(48, 64)
+        form = {"data": {"request": json.dumps(HELLO)}, "files": {"pose": ("p.png", picture, "image/png")}}
+        assert (await replica.client.post("/v1/generations", **form)).status_code == 202  # type: ignore[arg-type]
+        assert [key async for key in house.objects.list_keys("team/darkroom/")] == [
+            "team/darkroom/studio/hello-1/pose.png",
+            "team/darkroom/studio/hello-1/request.json",
+        ]
+        pose = {"image": {"bucket": "darkroom", "key": "team/darkroom/studio/hello-1/pose.png"}}
+        assert house.kafka.sent[0].model_dump()["pose"] == pose
+        again = {**HELLO, "request_id": "hello-2", "pose": pose}
+        assert (await replica.post(again)).status_code == 202
+        outside = {"image": {"bucket": "darkroom", "key": "studio/hello-1/pose.png"}}
+        assert (await replica.post({**HELLO, "request_id": "hello-3", "pose": outside})).status_code == 403
