@@ -10,11 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-<<<<<<< HEAD
-from schemas.fields import ASKED, WHOLE, Identity, Labels, OrDefault, Timestamp
-=======
-from schemas.fields import STRICT, AdapterName, Identity, Labels, Timestamp
->>>>>>> models
+from schemas.fields import ASKED, WHOLE, AdapterName, Identity, Labels, OrDefault, Timestamp
 from schemas.names import DEFAULT_TENANT
 from schemas.pose import Pose
 
@@ -59,15 +55,10 @@ class Adapter(BaseModel):
 
     model_config = ASKED
 
-<<<<<<< HEAD
-    name: Identity = Field(description="The adapter's name in the model store: 1-128 of A-Za-z0-9._-, no leading dot.")
-    weight: OrDefault[Annotated[float, Field(ge=-2.0, le=2.0)]] = Field(default=1.0, description="Its weight, -2 to 2.")
-=======
     name: AdapterName = Field(
         description="What the adapter's file is called, without .safetensors: 1-128 characters, no leading dot."
     )
-    weight: float = Field(default=1.0, ge=-2.0, le=2.0, description="Its weight, -2 to 2.")
->>>>>>> models
+    weight: OrDefault[Annotated[float, Field(ge=-2.0, le=2.0)]] = Field(default=1.0, description="Its weight, -2 to 2.")
 
 
 class Output(BaseModel):
