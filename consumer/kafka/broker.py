@@ -7,7 +7,7 @@ What aiokafka makes necessary, each seen to go wrong otherwise:
 - Every rebalance is eager: pause flags vanish and positions go back to the committed offset. So all partitions
   are paused in the callback, and delivered again only from where `resume` seeks to.
 - `getmany` is never cancelled, only given a timeout: cancelling it inside a fetch breaks the poll watchdog.
-- `committed()` drops the metadata, so offsets are read with the admin client.
+- `committed()` drops the metadata, so offsets are read by `producer.groups`, which believes no silence.
 - The sticky assignor keeps its state on the class, so each member has a class of its own.
 """
 
@@ -25,10 +25,10 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from consumer.core.partition_key import PartitionKey
-from consumer.kafka.ownership import members, owns
 from consumer.kafka.writer import PartitionWriter
 from consumer.ports import BrokerUnavailable, Delivery, Noted, Opened, OutgoingRecord, PublicationUnknown, Record
 from producer.connection import kafka_arguments
+from producer.groups import Group, committed_offsets, describe_group
 from schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -48,6 +48,7 @@ class KafkaBroker:
         self._kafka = settings.kafka
         self._topic = topic
         self._client_id = client_id
+        self._answer_s = settings.kafka.request_timeout_ms / 1000
         self._arguments = kafka_arguments(settings.kafka) | {"client_id": client_id}
         self._record_bytes_max = settings.topics.max_message_bytes
         self._consumer = AIOKafkaConsumer(
@@ -115,7 +116,7 @@ class KafkaBroker:
         """As the protocol says."""
         await self.close(partition)
         try:
-            while prove_ownership and not await owns(self._admin, self._kafka.group_id, self._client_id, partition):
+            while prove_ownership and not await self._owns(partition):
                 await asyncio.sleep(OWNERSHIP_POLL_S)
             writer = self._writer(partition)
             await writer.start()
@@ -123,6 +124,17 @@ class KafkaBroker:
             return await self._committed(partition)
         except (KafkaError, OSError) as error:
             raise BrokerUnavailable(f"Partition {partition.partition} could not be opened: {error!r}.") from error
+
+    async def _owns(self, partition: PartitionKey) -> bool:
+        """Return True if the group is stable and gives the partition to this member.
+
+        A member that was fenced may be a zombie: evicted without knowing it. Recreating its writer would then fence the
+        lawful owner, so the group coordinator is asked first.
+        """
+        return (await self._group()).assigns(TopicPartition(*partition), self._client_id)
+
+    async def _group(self) -> Group:
+        return await describe_group(self._admin, self._kafka.group_id, timeout_s=self._answer_s)
 
     def _writer(self, partition: PartitionKey) -> PartitionWriter:
         return PartitionWriter(
@@ -137,10 +149,12 @@ class KafkaBroker:
     async def _committed(self, partition: PartitionKey) -> Opened:
         """Read the offset and its metadata, and hold them against what the topic has."""
         place = TopicPartition(*partition)
-        committed = (await self._admin.list_consumer_group_offsets(self._kafka.group_id, partitions=[place])).get(place)
+        committed = (await committed_offsets(self._admin, self._kafka.group_id, [place], timeout_s=self._answer_s))[
+            place
+        ]
         begin = (await self._consumer.beginning_offsets([place]))[place]
         end = (await self._consumer.end_offsets([place]))[place]
-        if committed is None or committed.offset < 0:
+        if committed is None:
             return Opened(begin, "", fresh=True)
         if begin <= committed.offset <= end:
             return Opened(committed.offset, committed.metadata, fresh=False)
@@ -156,7 +170,7 @@ class KafkaBroker:
     async def members(self) -> frozenset[str]:
         """As the protocol says."""
         try:
-            return await members(self._admin, self._kafka.group_id)
+            return (await self._group()).client_ids
         except (KafkaError, OSError) as error:
             raise BrokerUnavailable(f"The group's members could not be asked for: {error!r}.") from error
 

@@ -16,14 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import (
-    CoordinatorLoadInProgressError,
-    CoordinatorNotAvailableError,
-    NotCoordinatorError,
-)
 from aiokafka.partitioner import DefaultPartitioner
 
 from producer.connection import KafkaUnavailable, administering, kafka_arguments, reaching_kafka
+from producer.groups import committed_offsets
 from producer.reader import GROWTH_CHECK_S, TopicPartition, partitions_of
 
 if TYPE_CHECKING:
@@ -126,11 +122,10 @@ class Queue:
             return self._backlog
 
     async def _committed(self, admin: Any) -> dict[int, int]:
-        try:
-            found = await admin.list_consumer_group_offsets(self._settings.kafka.group_id)
-        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
-            return {}  # a fresh broker makes the offsets topic when it is first asked: nothing was committed
-        return {place.partition: at.offset for place, at in found.items() if place.topic == self._topic}
+        places = [TopicPartition(self._topic, one) for one in self._partitions]
+        timeout_s = self._settings.gateway.kafka_timeout_s
+        found = await committed_offsets(admin, self._settings.kafka.group_id, places, timeout_s=timeout_s)
+        return {place.partition: at.offset for place, at in found.items() if at is not None}
 
     async def partition_of(self, request_id: str) -> int:
         """The partition that this product's producers choose for a request id."""
