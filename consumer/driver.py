@@ -24,7 +24,15 @@ from consumer.core.offset_map import decode_journal
 from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.delivery import Delivery, Payloads, RequestRefused, StoreAway
 from consumer.intake import Intake, Payload
-from consumer.ports import Boots, Broker, BrokerUnavailable, Opened, PublicationUnknown, WriterFenced
+from consumer.ports import (
+    Boots,
+    Broker,
+    BrokerUnavailable,
+    Opened,
+    PublicationRefused,
+    PublicationUnknown,
+    WriterFenced,
+)
 from consumer.ports import Delivery as Delivered
 from consumer.rendering import Rendering
 
@@ -75,6 +83,8 @@ class Driver:
         """Told of every event and what followed from it: metrics, logs."""
         self.joined = False
         """Whether the group was joined, and so Kafka reached."""
+        self.refusals: dict[PartitionKey, PublicationRefused] = {}
+        """Partitions whose last publication the broker refused, and why; until one is accepted."""
         self.delivered: dict[PartitionKey, Delivered] = {}
         """The last poll's word on each partition, for the lag."""
 
@@ -229,10 +239,17 @@ class Driver:
         except WriterFenced as fenced:
             log.warning("fenced", partition=effect.partition.partition, error=str(fenced))
             self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=True))
+        except PublicationRefused as refused:
+            log.warning("publication refused", partition=effect.partition.partition, error=str(refused))
+            self.refusals[effect.partition] = refused
+            if refused.refusal is on.Refusal.SIZE:
+                self._delivery.publish_small(effect.jobs, payloads)
+            self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=False, refusal=refused.refusal))
         except (PublicationUnknown, StoreAway) as unknown:
             log.warning("publication not confirmed", partition=effect.partition.partition, error=str(unknown))
             self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=False))
         else:
+            self.refusals.pop(effect.partition, None)
             self._delivery.published(effect.jobs, payloads)
             self.post(on.Published(effect.partition, effect.epoch))
 
@@ -250,6 +267,7 @@ class Driver:
         if earlier is not None:
             await asyncio.wait({earlier})
         if isinstance(effect, do.ClosePartition):
+            self.refusals.pop(effect.partition, None)
             await self._broker.close(effect.partition)
             return
         try:

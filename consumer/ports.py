@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from consumer.core.events import Refusal
 from consumer.core.journal import Boot, Fate
 from consumer.core.partition_key import PartitionKey
 
@@ -23,6 +24,14 @@ class WriterFenced(Exception):  # noqa: N818 - Kafka's word
 
 class PublicationUnknown(Exception):  # noqa: N818
     """A transaction failed or timed out. It may have been committed all the same: only the broker knows."""
+
+
+class PublicationRefused(PublicationUnknown):
+    """The broker refused a transaction for a reason that stays: one sentence with the remedy."""
+
+    def __init__(self, refusal: Refusal, sentence: str) -> None:
+        super().__init__(sentence)
+        self.refusal = refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +135,8 @@ class Broker(Protocol):
     ) -> None:
         """One transaction: the records, and the group's offset with its metadata.
 
-        Raises `WriterFenced` or `PublicationUnknown`; after either the partition must be opened again.
+        Raises `WriterFenced`, `PublicationRefused` or `PublicationUnknown`; after any of them the partition must be
+        opened again.
         """
 
     async def close(self, partition: PartitionKey) -> None:

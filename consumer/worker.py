@@ -167,6 +167,7 @@ class Worker:
             reasons.append("The object store does not answer; work goes on when it does.")
         if not self._kafka_answers:
             reasons.append("Kafka does not answer; work goes on when it does.")
+        reasons += [str(refused) for refused in list(self.driver.refusals.values())]
         closed = [key.partition for key, one in list(core.partitions.items()) if not one.is_open]
         if closed:
             reasons.append(f"Partitions {closed} are being opened.")

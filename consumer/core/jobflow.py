@@ -22,7 +22,6 @@ from consumer.core.breaker import Breaker
 from consumer.core.deadlines import Deadlines
 from consumer.core.identities import Identities
 from consumer.core.jobs import OPEN_TO_INTERRUPTION, Job, JobFacts, JobState, Verdict, VerdictKind
-from consumer.core.journal import ENTRIES_MAX
 from consumer.core.limits import Limits
 from consumer.core.pace import Pace
 from consumer.core.partition_key import JobKey, PartitionKey
@@ -181,7 +180,7 @@ class JobFlow:
             partition = job.partition
             if named >= enough and job.suspicion is None and self.room.urgency(job) >= first:
                 continue
-            if len(partition.journaled) < ENTRIES_MAX and not partition.is_journaling(job):
+            if not partition.journal_is_full and not partition.is_journaling(job):
                 partition.journal_is_due = True
 
     def _still_unjournaled(self) -> list[Job]:

@@ -6,8 +6,8 @@ org.apache.kafka.common.{resource.ResourceType,acl.AclOperation}.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
