@@ -83,6 +83,10 @@ class Driver:
         """Told of every event and what followed from it: metrics, logs."""
         self.joined = False
         """Whether the group was joined, and so Kafka reached."""
+        self.poll_failed: str | None = None
+        """Why the last poll failed; None where it succeeded."""
+        self.polled_at: float | None = None
+        """When a poll last succeeded, by the core's clock; None before the first."""
         self.refusals: dict[PartitionKey, PublicationRefused] = {}
         """Partitions whose last publication the broker refused, and why; until one is accepted."""
         self.delivered: dict[PartitionKey, Delivered] = {}
@@ -301,8 +305,10 @@ class Driver:
                 deliveries = await self._broker.poll(POLL_S)
             except BrokerUnavailable as unavailable:
                 log.warning("poll failed", error=str(unavailable))
+                self.poll_failed = str(unavailable)
                 await asyncio.sleep(POLL_RETRY_S)
                 continue
+            self.poll_failed, self.polled_at = None, self.now()
             for delivery in deliveries:
                 self._take_in(intake, delivery, epochs.get(delivery.partition))
             await asyncio.sleep(0)

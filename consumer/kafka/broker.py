@@ -37,6 +37,12 @@ OWNERSHIP_POLL_S = 0.5
 """How often the group is asked whose a partition is, after a fence."""
 POSITIONS_S_MAX = 0.2
 """How long the positions may take to be known while a rebalance comes between."""
+POLLS_FAILED_MAX = 3
+"""Polls that fail in a row before the consumer is taken to be dead. One that lost a broker mends itself and raises
+nothing."""
+REBUILD_S_MIN = 1.0
+REBUILD_S_MAX = 10.0
+"""Between two new consumers: each joins the group anew, and so makes everybody rebalance."""
 LEAVE_S_MAX = 10.0
 """How long leaving the group may take; after that the group finds out by the session's time-out."""
 
@@ -51,39 +57,86 @@ class KafkaBroker:
         self._answer_s = settings.kafka.request_timeout_ms / 1000
         self._arguments = kafka_arguments(settings.kafka) | {"client_id": client_id}
         self._record_bytes_max = settings.topics.max_message_bytes
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = self._new_consumer()
+        self._noted: tuple[Noted, Noted] | None = None
+        self._polls_failed = 0
+        """In a row."""
+        self._rebuild_at = 0.0
+        """When the next consumer may be made, by the event loop's clock."""
+        self._rebuilds = 0
+        """Since a poll last succeeded."""
+        self._admin = AIOKafkaAdminClient(**self._arguments)
+        self._writers: dict[PartitionKey, PartitionWriter] = {}
+
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        kafka = self._kafka
+        return AIOKafkaConsumer(
             **self._arguments,
-            group_id=settings.kafka.group_id,
+            group_id=kafka.group_id,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             partition_assignment_strategy=[type("MemberAssignor", (StickyPartitionAssignor,), {})],
-            session_timeout_ms=settings.kafka.session_timeout_ms,
-            heartbeat_interval_ms=settings.kafka.heartbeat_interval_ms,
-            max_poll_interval_ms=settings.kafka.max_poll_interval_ms,
-            rebalance_timeout_ms=settings.kafka.rebalance_timeout_ms,
-            max_poll_records=settings.kafka.max_poll_records,
-            fetch_max_bytes=settings.kafka.fetch_max_bytes,
-            metadata_max_age_ms=settings.kafka.metadata_max_age_ms,
+            session_timeout_ms=kafka.session_timeout_ms,
+            heartbeat_interval_ms=kafka.heartbeat_interval_ms,
+            max_poll_interval_ms=kafka.max_poll_interval_ms,
+            rebalance_timeout_ms=kafka.rebalance_timeout_ms,
+            max_poll_records=kafka.max_poll_records,
+            fetch_max_bytes=kafka.fetch_max_bytes,
+            metadata_max_age_ms=kafka.metadata_max_age_ms,
         )
-        self._admin = AIOKafkaAdminClient(**self._arguments)
-        self._writers: dict[PartitionKey, PartitionWriter] = {}
 
     async def join(self, on_revoked: Noted, on_assigned: Noted) -> None:
         """As the protocol says."""
-        listener = _Listener(self._consumer, on_revoked, on_assigned)
-        self._consumer.subscribe([self._topic], listener=listener)
+        self._noted = (on_revoked, on_assigned)
         try:
             await self._admin.start()
-            await self._consumer.start()
+            await self._start_consumer()
         except (KafkaError, OSError) as error:
             raise BrokerUnavailable(
                 f"Kafka at {self._kafka.bootstrap_servers} was not reached ({error!r}). Check the address and that it "
                 "runs."
             ) from error
 
+    async def _start_consumer(self) -> None:
+        assert self._noted is not None
+        self._consumer.subscribe([self._topic], listener=_Listener(self._consumer, *self._noted))
+        await self._consumer.start()
+
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
         """As the protocol says."""
+        try:
+            deliveries = await self._poll(timeout_s)
+        except KafkaError as error:
+            self._polls_failed += 1
+            if self._polls_failed >= POLLS_FAILED_MAX:
+                await self._rebuild(error)
+            raise BrokerUnavailable(f"Polling Kafka failed: {type(error).__name__}: {error}.") from error
+        self._polls_failed = self._rebuilds = 0
+        return deliveries
+
+    async def _rebuild(self, error: KafkaError) -> None:
+        """Replace a consumer whose polls fail one after the other, at most once a wait that doubles.
+
+        aiokafka 0.14 ends its coordination task for good at an error that it does not expect, such as a right on the
+        group that is missing for a moment, and raises that error from every later poll. The core is told nothing:
+        partitions that come back go on where they were, and the fence guards those that do not.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._rebuild_at:
+            return
+        self._rebuild_at = now + min(REBUILD_S_MAX, REBUILD_S_MIN * 2.0**self._rebuilds)
+        self._rebuilds += 1
+        log.warning("the consumer is dead and is replaced", error=repr(error), replaced=self._rebuilds)
+        dead, self._consumer = self._consumer, self._new_consumer()
+        await _stopped(dead)
+        try:
+            async with asyncio.timeout(self._answer_s):
+                await self._start_consumer()
+        except (KafkaError, OSError, TimeoutError) as again:
+            log.warning("the new consumer did not start", error=repr(again))
+
+    async def _poll(self, timeout_s: float) -> Sequence[Delivery]:
         try:
             batches = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
             delivering = self._consumer.assignment() - self._consumer.paused()
@@ -91,8 +144,6 @@ class KafkaBroker:
                 return [await self._delivery(one, batches.get(one, ())) for one in sorted(delivering)]
         except (IllegalStateError, TimeoutError):
             return []  # a rebalance came between: what was fetched is delivered again
-        except KafkaError as error:
-            raise BrokerUnavailable(f"Polling Kafka failed: {type(error).__name__}: {error}.") from error
 
     async def _delivery(self, partition: TopicPartition, batch: Sequence[Any]) -> Delivery:
         records = tuple(Record(one.offset, one.key, one.value, tuple(one.headers), one.timestamp) for one in batch)
@@ -192,9 +243,15 @@ class KafkaBroker:
     async def leave(self) -> None:
         """As the protocol says."""
         await asyncio.gather(*(self.close(partition) for partition in list(self._writers)))
-        for part in (self._consumer.stop(), self._admin.close()):
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                await asyncio.wait_for(part, LEAVE_S_MAX)
+        await _stopped(self._consumer)
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            await asyncio.wait_for(self._admin.close(), LEAVE_S_MAX)
+
+
+async def _stopped(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer within a limit, whatever its own tasks ended with."""
+    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+        await asyncio.wait_for(consumer.stop(), LEAVE_S_MAX)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

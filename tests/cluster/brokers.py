@@ -27,6 +27,16 @@ START_S_MAX: Final = 90.0
 STOP_S_MAX: Final = 60.0
 POLL_S: Final = 0.1
 HEAP_MB: Final = 256
+APP, APP_PASSWORD = "app", "app-password"
+SASL: Final = {
+    # Brokers and administrators come by the plain listener, as ANONYMOUS; users log in and have what they are granted.
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "super.users": "User:ANONYMOUS",
+    "sasl.enabled.mechanisms": "PLAIN",
+    "listener.name.sasl_plaintext.plain.sasl.jaas.config": (
+        f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{APP}="{APP_PASSWORD}";'
+    ),
+}
 AUTHORIZED: Final = {
     # Everybody is ANONYMOUS on a plain listener. Brokers are that too, so a test denies rights one by one.
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -38,13 +48,21 @@ AUTHORIZED: Final = {
 class Brokers:
     """A KRaft cluster in a folder of its own; every node is broker and controller. A context manager."""
 
-    def __init__(self, folder: Path, count: int = 1, properties: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        count: int = 1,
+        properties: Mapping[str, str] | None = None,
+        *,
+        users_log_in: bool = False,
+    ) -> None:
         self._folder = folder
+        self._users_log_in = users_log_in
         self._settings = load_settings()
         self._java = find_java(self._settings.java)
         self._jars = fetch_kafka(self._settings, lambda _line: None)
-        ports = free_ports(2 * count)
-        self._clients, self._controllers = ports[:count], ports[count:]
+        ports = free_ports(3 * count)
+        self._clients, self._controllers, self._users = ports[:count], ports[count : 2 * count], ports[2 * count :]
         self._properties = dict(properties or {})
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.count = count
@@ -53,6 +71,11 @@ class Brokers:
     def bootstrap_servers(self) -> str:
         """Every broker's address."""
         return ",".join(f"{LOOPBACK}:{port}" for port in self._clients)
+
+    @property
+    def users_bootstrap_servers(self) -> str:
+        """Every broker's address for users who log in (SASL_PLAINTEXT)."""
+        return ",".join(f"{LOOPBACK}:{port}" for port in self._users)
 
     def __enter__(self) -> Self:
         for node in range(self.count):
@@ -112,17 +135,23 @@ class Brokers:
         folder = self._folder / str(node)
         folder.mkdir(parents=True)
         voters = ",".join(f"{one}@{LOOPBACK}:{port}" for one, port in enumerate(self._controllers))
+        advertised = f"PLAINTEXT://{LOOPBACK}:{self._clients[node]}"
+        if self._users_log_in:
+            advertised += f",SASL_PLAINTEXT://{LOOPBACK}:{self._users[node]}"
         replicas = str(self.count)
         synced = str(max(1, self.count - 1))
         properties = {
             "process.roles": "broker,controller",
             "node.id": str(node),
             "controller.quorum.voters": voters,
-            "listeners": f"PLAINTEXT://{LOOPBACK}:{self._clients[node]},CONTROLLER://{LOOPBACK}:{self._controllers[node]}",
-            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self._clients[node]}",
+            "listeners": f"{advertised},CONTROLLER://{LOOPBACK}:{self._controllers[node]}",
+            "advertised.listeners": advertised,
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": (
+                "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT"
+            ),
+            **(SASL if self._users_log_in else {}),
             "log.dirs": str(folder / "data"),
             "auto.create.topics.enable": "false",
             "default.replication.factor": replicas,

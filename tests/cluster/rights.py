@@ -15,9 +15,12 @@ from aiokafka.errors import for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Int8, Int16, Int32, Schema, String
 
+from schemas.rights import Resource, Right
+
 TOPIC, GROUP, CLUSTER, TRANSACTIONAL_ID = 2, 3, 4, 5
 READ, WRITE, CREATE, ALTER, DESCRIBE, DESCRIBE_CONFIGS, IDEMPOTENT_WRITE = 3, 4, 5, 7, 8, 10, 12
-LITERAL, DENY = 3, 2
+LITERAL, PREFIXED = 3, 4
+DENY, ALLOW = 2, 3
 EVERYBODY, EVERYWHERE = "User:ANONYMOUS", "*"
 
 _RULE = (
@@ -83,6 +86,33 @@ class DeleteAcls(Request[DeleteAclsRequestV1]):
 
     def build(self, request_struct_class: type[DeleteAclsRequestV1]) -> DeleteAclsRequestV1:
         return request_struct_class([self._rule])
+
+
+_RESOURCES = {Resource.TOPIC: TOPIC, Resource.GROUP: GROUP, Resource.TRANSACTIONAL_ID: TRANSACTIONAL_ID}
+_OPERATIONS = {
+    "Read": READ,
+    "Write": WRITE,
+    "Create": CREATE,
+    "Alter": ALTER,
+    "Describe": DESCRIBE,
+    "DescribeConfigs": DESCRIBE_CONFIGS,
+}
+
+
+async def grant(admin: AIOKafkaAdminClient, user: str, right: Right) -> None:
+    """Allow a user one thing."""
+    await _change(admin, CreateAcls(_allowing(user, right)))
+
+
+async def withdraw(admin: AIOKafkaAdminClient, user: str, right: Right) -> None:
+    """Take it back."""
+    await _change(admin, DeleteAcls(_allowing(user, right)))
+
+
+def _allowing(user: str, right: Right) -> tuple[Any, ...]:
+    pattern = PREFIXED if right.is_prefix else LITERAL
+    resource, operation = _RESOURCES[right.resource], _OPERATIONS[right.operation]
+    return (resource, right.name, pattern, f"User:{user}", EVERYWHERE, operation, ALLOW)
 
 
 @asynccontextmanager
