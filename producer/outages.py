@@ -55,12 +55,6 @@ def _to_the_log(line: Line) -> None:
 _say: Callable[[Line], None] = _to_the_log
 
 
-def say_by(say: Callable[[Line], None] | None) -> None:
-    """Have the lines of this process's outages shown by `say`; None: by the standard library's logging."""
-    global _say  # noqa: PLW0603 - logging is the process's own as well
-    _say = say or _to_the_log
-
-
 def _as_configured(line: Line) -> None:
     _say(line)
 
@@ -128,6 +122,12 @@ class Outage:
             line = self._due(self._clock())
         self._tell(line)
 
+    def forget(self) -> None:
+        """Be as if nothing had failed yet, and say nothing of it."""
+        with self._lock:
+            self._failing.clear()
+            self._began_at = None
+
     def _tell(self, line: Line | None) -> None:
         if line is not None:
             self._say(line)
@@ -162,6 +162,17 @@ REDIS: Final = Outage("Redis")
 IDENTITY_PROVIDER: Final = Outage("The identity provider")
 KUBERNETES: Final = Outage("The Kubernetes API server")
 EVERY: Final = (KAFKA, STORE, REDIS, IDENTITY_PROVIDER, KUBERNETES)
+
+
+def say_by(say: Callable[[Line], None] | None) -> None:
+    """Have the lines of this process's outages shown by `say`; None: by the standard library's logging.
+
+    An outage that is on begins anew, so that the new log has its first line as well.
+    """
+    global _say  # noqa: PLW0603 - logging is the process's own as well
+    _say = say or _to_the_log
+    for one in EVERY:
+        one.forget()
 
 
 async def watch_outages() -> None:
