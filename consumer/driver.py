@@ -23,7 +23,7 @@ from consumer.core.offset_map import decode_journal
 from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.delivery import Delivery, Payloads, RequestRefused, StoreAway
 from consumer.intake import Intake, Payload
-from consumer.ports import Boots, Broker, BrokerUnavailable, Opened, PublicationUnknown, WriterFenced
+from consumer.ports import Boots, Broker, BrokerGone, BrokerUnavailable, Opened, PublicationUnknown, WriterFenced
 from consumer.ports import Delivery as Delivered
 from consumer.rendering import Rendering
 from producer.outages import KAFKA, STORE
@@ -102,8 +102,8 @@ class Driver:
         """Serve until drained. Returns whether all begun work was finished.
 
         Raises `ModelError` where the model cannot be loaded, `StoreUnavailable` and `BrokerUnavailable` where the store
-        or Kafka is not there at the start, `EngineGone` when the engine ends by itself, and `TaskFailed` when one of
-        this driver's tasks does by an exception that its edge does not declare.
+        or Kafka is not there at the start, `EngineGone` and `BrokerGone` when the engine or the member of the group
+        ends by itself, and `TaskFailed` when a task of this driver does by an exception that its edge does not declare.
         """
         loop = asyncio.get_running_loop()
         self._stopped = loop.create_future()
@@ -304,6 +304,9 @@ class Driver:
                 KAFKA.failed("poll", unavailable)
                 await asyncio.sleep(POLL_RETRY_S)
                 continue
+            except BrokerGone as gone:
+                self._fail(gone)
+                return
             self.poll_error = None
             KAFKA.answered("poll")
             for delivery in deliveries:

@@ -143,7 +143,7 @@ async def run_worker(settings: Settings, make_worker: Callable[..., MadeWorker] 
     from consumer.driver import EngineGone
     from consumer.engines import make_engine
     from consumer.pod_cost import NoCluster
-    from consumer.ports import BrokerUnavailable
+    from consumer.ports import BrokerGone, BrokerUnavailable
     from consumer.worker import Worker
     from inference.contract import ModelError
     from producer.connection import KafkaUnavailable
@@ -185,6 +185,7 @@ async def run_worker(settings: Settings, make_worker: Callable[..., MadeWorker] 
         BrokerUnavailable,
         ModelError,
         EngineGone,
+        BrokerGone,
         NoCluster,
         TaskFailed,
     ) as error:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 
+from producer.client_tasks import ended_task
 from producer.connection import KafkaUnavailable, administering, kafka_arguments, reaching_kafka
 from producer.outages import KAFKA
 
@@ -120,6 +121,8 @@ class TopicReader:
     async def read(self, timeout_s: float) -> list[Any]:
         """The next records (aiokafka's), or none after `timeout_s`. Never cancelled inside of a fetch by itself."""
         with self._reaching("reading"):
+            if (ended := ended_task(self._consumer)) is not None:
+                raise KafkaUnavailable(f"The reader of {' and '.join(self._topics)} cannot go on: {ended}.")
             batches = await self._consumer.getmany(timeout_ms=max(0, int(timeout_s * 1000)))
         return [record for batch in batches.values() for record in batch]
 

@@ -27,7 +27,17 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from consumer.core.partition_key import PartitionKey
 from consumer.kafka.ownership import members, owns
 from consumer.kafka.writer import PartitionWriter
-from consumer.ports import BrokerUnavailable, Delivery, Noted, Opened, OutgoingRecord, PublicationUnknown, Record
+from consumer.ports import (
+    BrokerGone,
+    BrokerUnavailable,
+    Delivery,
+    Noted,
+    Opened,
+    OutgoingRecord,
+    PublicationUnknown,
+    Record,
+)
+from producer.client_tasks import ended_task
 from producer.connection import kafka_arguments
 from schemas.settings import Settings
 
@@ -83,6 +93,11 @@ class KafkaBroker:
 
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
         """As the protocol says."""
+        if (ended := ended_task(self._consumer)) is not None:
+            raise BrokerGone(
+                f"The Kafka client of this worker cannot go on: {ended}. The process ends, so that a restart takes up "
+                "its work; check that the worker's principal may read the group and the topic."
+            )
         try:
             batches = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
             delivering = self._consumer.assignment() - self._consumer.paused()

@@ -15,6 +15,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from producer.client_tasks import ended_task
 from producer.outages import KAFKA
 from schemas.codec import decode_cancellation
 from schemas.errors import EventUnreadable
@@ -58,6 +59,8 @@ class CancellationFollower:
         await self._start(consumer)
         KAFKA.answered("cancellations")
         while True:
+            if (ended := ended_task(consumer)) is not None:
+                raise KafkaError(f"the reader of cancellations cannot go on: {ended}")
             for batch in (await consumer.getmany(timeout_ms=1000)).values():
                 for record in batch:
                     self._positions[TopicPartition(record.topic, record.partition)] = record.offset + 1

@@ -27,9 +27,11 @@ from consumer.serve_command import run_worker
 from consumer.worker import Worker
 from inference.engine import LaneEngine
 from inference.simulated import SimulatedDevice
+from producer.connection import KafkaUnavailable
 from producer.gateway.access.assembly import access_of
 from producer.gateway.app import create_app
 from producer.gateway.metrics import Metrics
+from producer.reader import TopicReader
 from producer.requests.client import Client
 from producer.results.memory_objects import MemoryObjects
 from producer.tasks import Backoff, TaskSupervisor
@@ -298,6 +300,44 @@ async def test_a_task_that_may_not_be_started_again_ends_the_process_with_a_sent
     logged = [json.loads(line) for line in said if line.startswith("{")]
     [traced] = [line for line in logged if line.get("task") == task]
     assert "Traceback" in traced["exception"]
+
+
+@pytest.mark.parametrize("task", ["coordination", "fetching"])
+async def test_a_task_of_kafka_s_client_that_has_ended_ends_the_process_with_a_sentence(
+    stack: Stack, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    settings = deployment_on(stack.environment)(
+        topics__requests_partitions=1, worker__metrics_port=0, simulated__step_ms=0.0
+    )
+    await ensure_topics(settings)
+    members: list[KafkaBroker] = []
+
+    def noted(*arguments: Any, **more: Any) -> KafkaBroker:
+        members.append(KafkaBroker(*arguments, **more))
+        return members[0]
+
+    running = asyncio.create_task(run_worker(settings, partial(Worker, make_broker=noted)))
+    async with asyncio.timeout(2 * LIMIT_S):
+        while not (members and members[0]._consumer.assignment()):
+            await asyncio.sleep(0.05)
+        consumer = members[0]._consumer
+        ending = consumer._fetcher._fetch_task if task == "fetching" else consumer._coordinator._coordination_task
+        ending.cancel()
+        assert await running == 1
+    [sentence] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    assert f"its {task} task ended" in sentence
+
+
+async def test_a_reader_whose_client_has_ended_says_so(stack: Stack) -> None:
+    settings = deployment_on(stack.environment)()
+    await ensure_topics(settings)
+    async with TopicReader(settings.kafka, [settings.topics.completions]) as reader:
+        reader.start_at(await reader.stable_ends())
+        assert await reader.read(0.1) == []
+        reader._consumer._fetcher._fetch_task.cancel()
+        await asyncio.sleep(0)
+        with pytest.raises(KafkaUnavailable, match="its fetching task ended"):
+            await reader.read(0.1)
 
 
 class BentObjects(MemoryObjects):

@@ -40,13 +40,13 @@ def test_what_nobody_foresaw_is_a_sentence_and_its_traceback_is_kept(error: Exce
 
 
 def test_what_is_foreseen_is_its_own_sentence() -> None:
-    with pytest.raises(click.ClickException, match="^Kafka is away\\.$"):
+    with pytest.raises(click.ClickException, match=r"^Kafka is away\.$"):
         run(raising(KafkaUnavailable("Kafka is away.")))
 
 
 @pytest.mark.parametrize(
     "ends",
-    [lambda: click.UsageError("no"), lambda: click.Abort(), BrokenPipeError, lambda: click.exceptions.Exit(3)],
+    [lambda: click.UsageError("no"), click.Abort, BrokenPipeError, lambda: click.exceptions.Exit(3)],
     ids=["usage", "abort", "pipe", "exit"],
 )
 def test_click_s_own_ways_to_end_are_left_to_it(ends: Callable[[], Exception]) -> None:
