@@ -18,6 +18,10 @@ class BrokerUnavailable(Exception):  # noqa: N818 - named as the store's
     """Kafka could not be reached, or refused for a reason that may pass. Nobody's request is at fault."""
 
 
+class BrokerGone(Exception):  # noqa: N818 - named as the engine's end
+    """The member of the group cannot work any more, whatever Kafka does: only a process that is started anew can."""
+
+
 class WriterFenced(Exception):  # noqa: N818 - Kafka's word
     """Another producer took over this partition's transactional id: the partition may be somebody else's now."""
 
@@ -112,7 +116,10 @@ class Broker(Protocol):
         """Join the group. The callbacks only take note. Raises `BrokerUnavailable`."""
 
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
-        """Records of the partitions that are not paused. Must be called at all times. Raises `BrokerUnavailable`."""
+        """Records of the partitions that are not paused. Must be called at all times.
+
+        Raises `BrokerUnavailable`, and `BrokerGone` where no further call will do better.
+        """
 
     def pause(self, partition: PartitionKey) -> None:
         """Deliver no more of a partition. Nothing happens where it is not assigned."""

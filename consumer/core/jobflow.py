@@ -278,7 +278,7 @@ class JobFlow:
         """One job failed by itself: its own fault fails it at once, an unknown one only after some attempts."""
         self._out += self.breaker.succeeded()
         job = self._jobs.get(event.job)
-        if job is None or job.state not in (JobState.PREPARING, JobState.ON_DEVICE, JobState.FINISHING):
+        if job is None or job.state not in _MAY_FAULT:
             return
         self.batcher.remove(job)  # one picture of several may be finished, and fail, while others are still to run
         job.failures += 1
@@ -381,6 +381,8 @@ class JobFlow:
         return job if job is not None and job.state is state else None
 
 
+_MAY_FAULT = (JobState.LOOKING, JobState.PREPARING, JobState.ON_DEVICE, JobState.FINISHING)
+"""States in which something is done for one job alone, and may fail for it alone."""
 _STATE_OF_CALL = {
     do.LookUp: JobState.LOOKING,
     do.Prepare: JobState.PREPARING,

@@ -26,7 +26,17 @@ from aiokafka.errors import IllegalStateError, KafkaError
 
 from consumer.core.partition_key import PartitionKey
 from consumer.kafka.writer import PartitionWriter
-from consumer.ports import BrokerUnavailable, Delivery, Noted, Opened, OutgoingRecord, PublicationUnknown, Record
+from consumer.ports import (
+    BrokerGone,
+    BrokerUnavailable,
+    Delivery,
+    Noted,
+    Opened,
+    OutgoingRecord,
+    PublicationUnknown,
+    Record,
+)
+from producer.client_tasks import ended_task
 from producer.connection import kafka_arguments
 from producer.groups import Group, committed_offsets, describe_group
 from schemas.settings import Settings
@@ -37,12 +47,11 @@ OWNERSHIP_POLL_S = 0.5
 """How often the group is asked whose a partition is, after a fence."""
 POSITIONS_S_MAX = 0.2
 """How long the positions may take to be known while a rebalance comes between."""
-POLLS_FAILED_MAX = 3
-"""Polls that fail in a row before the consumer is taken to be dead. One that lost a broker mends itself and raises
-nothing."""
-REBUILD_S_MIN = 1.0
-REBUILD_S_MAX = 10.0
+REPLACE_S_MIN = 1.0
+REPLACE_S_MAX = 10.0
 """Between two new consumers: each joins the group anew, and so makes everybody rebalance."""
+DEAD_S_MAX = 300.0
+"""How long new consumers are tried. By then whoever watches readiness knows; a fresh process may fare better."""
 LEAVE_S_MAX = 10.0
 """How long leaving the group may take; after that the group finds out by the session's time-out."""
 
@@ -59,12 +68,12 @@ class KafkaBroker:
         self._record_bytes_max = settings.topics.max_message_bytes
         self._consumer = self._new_consumer()
         self._noted: tuple[Noted, Noted] | None = None
-        self._polls_failed = 0
-        """In a row."""
-        self._rebuild_at = 0.0
-        """When the next consumer may be made, by the event loop's clock."""
-        self._rebuilds = 0
-        """Since a poll last succeeded."""
+        self._dead_since: float | None = None
+        """When a consumer was first found dead and no poll has succeeded since, by the event loop's clock."""
+        self._replace_at = 0.0
+        """When the next consumer may be made."""
+        self._replaced = 0
+        """Consumers made since a poll last succeeded."""
         self._admin = AIOKafkaAdminClient(**self._arguments)
         self._writers: dict[PartitionKey, PartitionWriter] = {}
 
@@ -105,36 +114,40 @@ class KafkaBroker:
 
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
         """As the protocol says."""
+        if (ended := ended_task(self._consumer)) is not None:
+            await self._replace_consumer(ended)
         try:
             deliveries = await self._poll(timeout_s)
         except KafkaError as error:
-            self._polls_failed += 1
-            if self._polls_failed >= POLLS_FAILED_MAX:
-                await self._rebuild(error)
             raise BrokerUnavailable(f"Polling Kafka failed: {type(error).__name__}: {error}.") from error
-        self._polls_failed = self._rebuilds = 0
+        self._dead_since, self._replaced = None, 0
         return deliveries
 
-    async def _rebuild(self, error: KafkaError) -> None:
-        """Replace a consumer whose polls fail one after the other, at most once a wait that doubles.
+    async def _replace_consumer(self, ended: str) -> None:
+        """Make a new consumer in place of one whose own task has ended, with waits that double between two of them.
 
-        aiokafka 0.14 ends its coordination task for good at an error that it does not expect, such as a right on the
-        group that is missing for a moment, and raises that error from every later poll. The core is told nothing:
-        partitions that come back go on where they were, and the fence guards those that do not.
+        The core is told nothing: partitions that come back go on where they were, and the writers' fence guards those
+        that do not. Raises `BrokerGone` when nothing was read for `DEAD_S_MAX`.
         """
         now = asyncio.get_running_loop().time()
-        if now < self._rebuild_at:
+        self._dead_since = now if self._dead_since is None else self._dead_since
+        if now - self._dead_since > DEAD_S_MAX:
+            raise BrokerGone(
+                f"The Kafka client of this worker has not read for {DEAD_S_MAX:.0f} s: {ended}. The process ends, so "
+                "that a restart takes up its work; check that the worker's principal may read the group and the topic."
+            )
+        if now < self._replace_at:
             return
-        self._rebuild_at = now + min(REBUILD_S_MAX, REBUILD_S_MIN * 2.0**self._rebuilds)
-        self._rebuilds += 1
-        log.warning("the consumer is dead and is replaced", error=repr(error), replaced=self._rebuilds)
+        self._replace_at = now + min(REPLACE_S_MAX, REPLACE_S_MIN * 2.0**self._replaced)
+        self._replaced += 1
+        log.warning("the consumer is dead and is replaced", ended=ended, replaced=self._replaced)
         dead, self._consumer = self._consumer, self._new_consumer()
         await _stopped(dead)
         try:
             async with asyncio.timeout(self._answer_s):
                 await self._start_consumer()
-        except (KafkaError, OSError, TimeoutError) as again:
-            log.warning("the new consumer did not start", error=repr(again))
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise BrokerUnavailable(f"A new consumer did not start: {type(error).__name__}: {error}.") from error
 
     async def _poll(self, timeout_s: float) -> Sequence[Delivery]:
         try:

@@ -45,11 +45,11 @@ async def test_a_worker_takes_work_again_after_a_right_was_missing(
         first = await producer.put(request())
         await producer.answers({first})
         async with taken_away(settings.kafka.bootstrap_servers, resource, name, READ):
-            await until(lambda: worker.driver.poll_failed is not None, 30, "polls to fail")
+            await until(lambda: worker.driver.poll_error is not None, 30, "polls to fail")
         places = {await producer.put(request()) for _ in range(10)}
         answers = await producer.answers(places)
         assert {place: [one.status for one in found] for place, found in answers.items() if place in places} == {
             place: [Status.SUCCEEDED] for place in places
         }
         await until_no_lag(settings)
-        await until(lambda: worker.driver.poll_failed is None, 30, "polls to succeed")
+        await until(lambda: worker.driver.poll_error is None, 30, "polls to succeed")

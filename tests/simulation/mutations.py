@@ -369,10 +369,10 @@ def a_drain_is_not_noted() -> Iterator[None]:
     """The worker ends before the store has heard that it was told to."""
     end = Driver._end
 
-    async def hasty(self: Driver, polling: Any) -> None:
+    async def hasty(self: Driver) -> None:
         if self._ending is not None:
             self._ending.cancel()
-        await end(self, polling)
+        await end(self)
 
     with replaced(Driver, "_end", hasty):
         yield
