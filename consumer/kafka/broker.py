@@ -47,6 +47,8 @@ OWNERSHIP_POLL_S = 0.5
 """How often the group is asked whose a partition is, after a fence."""
 POSITIONS_S_MAX = 0.2
 """How long the positions may take to be known while a rebalance comes between."""
+POLLS_FAILED_MAX = 3
+"""Polls that fail in a row before the consumer is taken to be dead."""
 REPLACE_S_MIN = 1.0
 REPLACE_S_MAX = 10.0
 """Between two new consumers: each joins the group anew, and so makes everybody rebalance."""
@@ -68,6 +70,10 @@ class KafkaBroker:
         self._record_bytes_max = settings.topics.max_message_bytes
         self._consumer = self._new_consumer()
         self._noted: tuple[Noted, Noted] | None = None
+        self._polls_failed = 0
+        """In a row, by this consumer."""
+        self._repeating: str | None = None
+        """Set where they are too many."""
         self._dead_since: float | None = None
         """When a consumer was first found dead and no poll has succeeded since, by the event loop's clock."""
         self._replace_at = 0.0
@@ -114,17 +120,24 @@ class KafkaBroker:
 
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
         """As the protocol says."""
-        if (ended := ended_task(self._consumer)) is not None:
-            await self._replace_consumer(ended)
+        if (why := ended_task(self._consumer) or self._repeating) is not None:
+            await self._replace_consumer(why)
         try:
             deliveries = await self._poll(timeout_s)
         except KafkaError as error:
+            self._polls_failed += 1
+            if self._polls_failed >= POLLS_FAILED_MAX:
+                self._repeating = f"{self._polls_failed} polls in a row failed, the last with {type(error).__name__}"
             raise BrokerUnavailable(f"Polling Kafka failed: {type(error).__name__}: {error}.") from error
-        self._dead_since, self._replaced = None, 0
+        self._dead_since, self._replaced, self._polls_failed, self._repeating = None, 0, 0, None
         return deliveries
 
-    async def _replace_consumer(self, ended: str) -> None:
-        """Make a new consumer in place of one whose own task has ended, with waits that double between two of them.
+    async def _replace_consumer(self, why: str) -> None:
+        """Make a new consumer in place of one that is dead, with waits that double between two of them.
+
+        aiokafka 0.14 recovers from a lost broker without an error from its polls. After a right on the group was
+        missing for some seconds it raises the refusal from every later poll, for ever, while its tasks run on; after
+        other errors its tasks end.
 
         The core is told nothing: partitions that come back go on where they were, and the writers' fence guards those
         that do not. Raises `BrokerGone` when nothing was read for `DEAD_S_MAX`.
@@ -133,14 +146,15 @@ class KafkaBroker:
         self._dead_since = now if self._dead_since is None else self._dead_since
         if now - self._dead_since > DEAD_S_MAX:
             raise BrokerGone(
-                f"The Kafka client of this worker has not read for {DEAD_S_MAX:.0f} s: {ended}. The process ends, so "
+                f"The Kafka client of this worker has not read for {DEAD_S_MAX:.0f} s: {why}. The process ends, so "
                 "that a restart takes up its work; check that the worker's principal may read the group and the topic."
             )
         if now < self._replace_at:
             return
         self._replace_at = now + min(REPLACE_S_MAX, REPLACE_S_MIN * 2.0**self._replaced)
         self._replaced += 1
-        log.warning("the consumer is dead and is replaced", ended=ended, replaced=self._replaced)
+        log.warning("the consumer is dead and is replaced", why=why, replaced=self._replaced)
+        self._polls_failed, self._repeating = 0, None
         dead, self._consumer = self._consumer, self._new_consumer()
         await _stopped(dead)
         try:
