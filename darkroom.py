@@ -58,6 +58,7 @@ _COMMANDS = {
     "dlq": ("producer.dlq_command", "List, show and replay dead letters."),
     "keys": ("producer.gateway.access.command", "Make, list and revoke the gateway's API keys."),
     "audit": ("consumer.audit_command", "Check that every record has exactly one outcome."),
+    "rights": ("producer.rights_command", "Print the Kafka rights that a role needs."),
     "doctor": ("consumer.doctor_command", "Check what a worker needs, one line a check."),
     "calibrate": ("consumer.calibrate_command", "Measure the device: which batches pay, at which sizes."),
     "plan": ("consumer.plan_command", "Say how many workers a load needs, and what they cost."),

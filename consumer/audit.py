@@ -8,23 +8,21 @@ Another worker's transaction that is still open can hide that outcome from reade
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
 
 from consumer.audit_objects import ObjectChecks
 from consumer.audit_tally import Committed, Tally
 from consumer.core.offset_map import decode_map
 from consumer.core.partition_key import PartitionKey
 from producer.connection import KafkaUnavailable, administering
+from producer.groups import committed_offsets
 from producer.reader import TopicPartition, TopicReader
 from producer.results.dead_letters import origin, replayed
 from producer.results.objects import Objects
@@ -103,7 +101,7 @@ async def audit(
             await _take_completion(tally, checks, record)
 
     async with _readers(settings) as (requests, outcomes):
-        committed = await _committed(settings)
+        committed = await _committed(settings, requests.partitions)
         requests_end = await requests.stable_ends()
         outcomes_stable, outcomes_end = await outcomes.stable_ends(), await outcomes.high_watermarks()
         if settle_s is None:
@@ -142,32 +140,18 @@ async def _readers(settings: Settings) -> AsyncIterator[tuple[TopicReader, Topic
         yield requests, outcomes
 
 
-async def _committed(settings: Settings) -> dict[int, Committed]:
+async def _committed(settings: Settings, partitions: Collection[TopicPartition]) -> dict[int, Committed]:
     """What the group has committed of the request topic, by partition."""
     kafka, topic = settings.kafka, settings.topics.requests
     async with administering(kafka, f"asking for the offsets of the group {kafka.group_id}") as admin:
-        offsets = await _group_offsets(admin, kafka.group_id, deadline_s=kafka.request_timeout_ms / 1000)
+        offsets = await committed_offsets(admin, kafka.group_id, partitions, timeout_s=kafka.request_timeout_ms / 1000)
     committed = {}
     for place, found in offsets.items():
-        if place.topic == topic and found.offset >= 0:
+        if found is not None:
             finished = decode_map(PartitionKey(topic, place.partition), found.offset, found.metadata or "")
             # A map that does not verify means replay: nothing above the offset counts as finished.
             committed[place.partition] = Committed(found.offset, finished or frozenset())
     return committed
-
-
-async def _group_offsets(admin: AIOKafkaAdminClient, group_id: str, *, deadline_s: float) -> Mapping[Any, Any]:
-    """The group's offsets, once its coordinator is up: a fresh broker makes the offsets topic when first asked."""
-    deadline = time.monotonic() + deadline_s
-    while True:
-        try:
-            offsets: Mapping[Any, Any] = await admin.list_consumer_group_offsets(group_id)
-        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.1)
-        else:
-            return offsets
 
 
 async def _read(

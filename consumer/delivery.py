@@ -169,10 +169,17 @@ class Delivery:
             if payload.completion is None or _killed_its_workers(payload.completion):
                 records.append(await self._dead_letter(key, payload))
             if payload.completion is not None:
-                event = encode_completion(payload.completion, traceparent=payload.traceparent)
-                headers = (*event.headers, *self._echoed(payload)[0])
+                published = trimmed(payload.completion) if payload.is_small else payload.completion
+                event = encode_completion(published, traceparent=payload.traceparent)
+                echoed = () if payload.is_small else self._echoed(payload)[0]
+                headers = (*event.headers, *echoed)
                 records.append(OutgoingRecord(self._completions_topic, event.key, event.value, headers))
         return records
+
+    def publish_small(self, keys: Sequence[JobKey], payloads: Payloads) -> None:
+        """Publish these jobs in the smallest form from now on: the broker found one of them too large."""
+        for key in keys:
+            payloads[key].is_small = True
 
     def published(self, keys: Sequence[JobKey], payloads: Payloads) -> None:
         """The transaction with these jobs was committed."""
@@ -204,7 +211,7 @@ class Delivery:
             request_id=payload.request_id,
             bucket=self._objects.bucket,
             prefix=self._objects.prefix,
-            record_bytes_max=self._settings.topics.max_message_bytes,
+            record_bytes_max=0 if payload.is_small else self._settings.topics.max_message_bytes,
         )
         if letter.stored is not None:
             try:
@@ -306,6 +313,12 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
         pose_detector=info.pose_detector,
         adapter_digest=None if request.adapter is None else info.adapters.get(request.adapter.name),
     )
+
+
+def trimmed(completion: Completion) -> Completion:
+    """Return the completion without what only its size matters for: labels and warnings, and says so in their place."""
+    left_out = "labels, warnings and echoed headers were left out: the completions topic takes no larger record"
+    return completion.model_copy(update={"labels": {}, "warnings": (left_out,)})
 
 
 def _killed_its_workers(completion: Completion) -> bool:

@@ -27,6 +27,7 @@ from consumer.demo_requests import sample_requests
 from consumer.stack.stack import Stack
 from producer.requests.client import Client
 from producer.results.minio_objects import MinioObjects
+from producer.tasks import TaskSupervisor
 from schemas.completion import Completion
 from schemas.settings import Settings, load_settings
 
@@ -132,12 +133,9 @@ async def _send_and_wait(settings: Settings, say: Callable[[str], None]) -> dict
     async with Client(settings) as client:
         ids = await client.send(requests)
         say(f"Sent {len(ids)} generation events; waiting for their completions")
-        following = asyncio.create_task(_follow(client, set(ids), say))
-        try:
+        async with TaskSupervisor() as tasks:
+            tasks.keep("progress", lambda: _follow(client, set(ids), say))
             return await client.wait(ids, timeout_s=FINISH_S_MAX)
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
 
 
 async def _follow(client: Client, ids: set[str], say: Callable[[str], None]) -> None:

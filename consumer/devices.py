@@ -110,7 +110,11 @@ class Supervisor:
         backoff_s, refusals = patience.backoff_s_min, 0
         while True:
             began = loop.time()
-            status = await self._run_once(place, command)
+            try:
+                status = await self._run_once(place, command)
+            except OSError as error:  # no memory or no process is left at the moment
+                log.error("a worker could not be started", place=place, error=str(error))  # noqa: TRY400 - its words do
+                status = 1
             if self._ending.is_set() or status == 0:
                 return status == 0
             if loop.time() - began >= patience.established_s:

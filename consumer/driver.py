@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 
@@ -24,9 +23,21 @@ from consumer.core.offset_map import decode_journal
 from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.delivery import Delivery, Payloads, RequestRefused, StoreAway
 from consumer.intake import Intake, Payload
-from consumer.ports import Boots, Broker, BrokerUnavailable, Opened, PublicationUnknown, WriterFenced
+from consumer.ports import (
+    Boots,
+    Broker,
+    BrokerGone,
+    BrokerUnavailable,
+    Opened,
+    PublicationRefused,
+    PublicationUnknown,
+    WriterFenced,
+)
 from consumer.ports import Delivery as Delivered
 from consumer.rendering import Rendering
+from producer.outages import KAFKA, STORE
+from producer.tasks import TaskSupervisor, described
+from schemas.errors import ErrorCode
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +45,8 @@ POLL_S = 0.2
 """The longest wait inside one poll; short, so that a resumed partition and a drain are not held up."""
 POLL_RETRY_S = 1.0
 """The pause after a poll that failed."""
+_NAMES = {do.LookUp: "look_up", do.Prepare: "prepare", do.Settle: "settle"}
+"""The names of the tasks that call the store."""
 
 
 class EngineGone(Exception):  # noqa: N818
@@ -64,7 +77,7 @@ class Driver:
         self._inbox: deque[on.Event] = deque()
         self._pumping = False
         self._wake: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSupervisor(on_failed=self._fail)
         self._openings: dict[PartitionKey, asyncio.Task[None]] = {}
         self._calls: dict[JobKey, tuple[do.StoreCall, asyncio.Task[None]]] = {}
         self._stopped: asyncio.Future[bool] | None = None
@@ -75,6 +88,10 @@ class Driver:
         """Told of every event and what followed from it: metrics, logs."""
         self.joined = False
         """Whether the group was joined, and so Kafka reached."""
+        self.poll_error: str | None = None
+        """Why the last poll failed; None where it did not."""
+        self.refusals: dict[PartitionKey, PublicationRefused] = {}
+        """Partitions whose last publication the broker refused, and why; until one is accepted."""
         self.delivered: dict[PartitionKey, Delivered] = {}
         """The last poll's word on each partition, for the lag."""
 
@@ -96,11 +113,11 @@ class Driver:
         """Serve until drained. Returns whether all begun work was finished.
 
         Raises `ModelError` where the model cannot be loaded, `StoreUnavailable` and `BrokerUnavailable` where the store
-        or Kafka is not there at the start, and `EngineGone` when the engine ends by itself.
+        or Kafka is not there at the start, `EngineGone` and `BrokerGone` when the engine or the member of the group
+        ends by itself, and `TaskFailed` when a task of this driver does by an exception that its edge does not declare.
         """
         loop = asyncio.get_running_loop()
         self._stopped = loop.create_future()
-        polling: asyncio.Task[None] | None = None
         try:
             await self._rendering.start()
             await self._boots.announce()
@@ -113,19 +130,15 @@ class Driver:
                     lambda partitions: self.post(on.PartitionsAssigned(partitions)),
                 )
                 self.joined = True
-                polling = loop.create_task(self._poll(intake))
-                ends: set[asyncio.Future[Any]] = {polling, self._stopped}
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                if polling.done():
-                    polling.result()
+                self._tasks.spawn("poll", self._poll(intake))
             return await self._stopped
         finally:
-            await self._end(polling)
+            await self._end()
 
     def drain(self) -> None:
         """Finish what is on the device and leave. Safe to call twice, and before the model is loaded."""
         if self._ending is None and not self._leaving:
-            self._ending = self._spawn(self._boots.ending())
+            self._ending = self._tasks.spawn("ending", self._boots.ending())
         self.post(on.DrainRequested())
 
     def cancel(self, identity: tuple[str, str]) -> None:
@@ -160,7 +173,7 @@ class Driver:
     def _perform(self, effect: do.Effect) -> None:
         match effect:
             case do.LookUp() | do.Prepare() | do.Settle():
-                self._calls[effect.job] = (effect, self._spawn(self._call_store(effect)))
+                self._calls[effect.job] = (effect, self._tasks.spawn(_NAMES[type(effect)], self._call_store(effect)))
             case do.Admit(rows):
                 self._rendering.admit(rows)
             case do.Leave(job):
@@ -170,7 +183,8 @@ class Driver:
                 self._payloads.pop(job, None)
             case do.Publish():
                 # Taken now: the partition may be lost, and its jobs forgotten, before the task begins.
-                self._spawn(self._publish(effect, {key: self._payloads[key] for key in effect.jobs}))
+                payloads = {key: self._payloads[key] for key in effect.jobs}
+                self._tasks.spawn("publish", self._publish(effect, payloads))
             case do.OpenPartition():
                 self._open(effect)
             case do.ClosePartition(partition):
@@ -201,8 +215,19 @@ class Driver:
         except RequestRefused as refused:
             answer = on.JobFaulted(call.job, on.FaultParty.REQUEST, refused.code, refused.message)
         except StoreAway as away:
-            log.warning("the store did not answer", request_id=payload.request_id, error=str(away))
+            log.debug("the store did not answer", request_id=payload.request_id, error=str(away))
+            STORE.failed("worker", away)
             answer = on.StoreFailed(call)
+        except MemoryError:
+            raise
+        except Exception as unexpected:
+            if isinstance(call, do.Settle):  # what is in the store now is not known: only a restart can tell
+                raise
+            log.exception("a request failed unexpectedly", request_id=payload.request_id)
+            said = f"The worker did not expect this failure while it began the request: {described(unexpected)}."
+            answer = on.JobFaulted(call.job, on.FaultParty.UNKNOWN, ErrorCode.RENDER_FAILED.value, said)
+        else:
+            STORE.answered("worker")
         # The record may have been given up and delivered again meanwhile: then this answers nobody.
         if answer is not None and self._payloads.get(call.job) is payload:
             self.post(answer)
@@ -229,10 +254,20 @@ class Driver:
         except WriterFenced as fenced:
             log.warning("fenced", partition=effect.partition.partition, error=str(fenced))
             self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=True))
+        except PublicationRefused as refused:
+            log.warning("publication refused", partition=effect.partition.partition, error=str(refused))
+            self.refusals[effect.partition] = refused
+            if refused.refusal is on.Refusal.SIZE:
+                self._delivery.publish_small(effect.jobs, payloads)
+            self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=False, refusal=refused.refusal))
         except (PublicationUnknown, StoreAway) as unknown:
-            log.warning("publication not confirmed", partition=effect.partition.partition, error=str(unknown))
+            log.debug("publication not confirmed", partition=effect.partition.partition, error=str(unknown))
+            (STORE if isinstance(unknown, StoreAway) else KAFKA).failed("publish", unknown)
             self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=False))
         else:
+            self.refusals.pop(effect.partition, None)
+            KAFKA.answered("publish")
+            STORE.answered("publish")
             self._delivery.published(effect.jobs, payloads)
             self.post(on.Published(effect.partition, effect.epoch))
 
@@ -241,8 +276,7 @@ class Driver:
         earlier = self._openings.pop(effect.partition, None)
         if earlier is not None:
             earlier.cancel()
-        task = self._spawn(self._open_after(earlier, effect))
-        self._openings[effect.partition] = task
+        self._openings[effect.partition] = self._tasks.spawn("partition", self._open_after(earlier, effect))
 
     async def _open_after(
         self, earlier: asyncio.Task[None] | None, effect: do.OpenPartition | do.ClosePartition
@@ -250,15 +284,18 @@ class Driver:
         if earlier is not None:
             await asyncio.wait({earlier})
         if isinstance(effect, do.ClosePartition):
+            self.refusals.pop(effect.partition, None)
             await self._broker.close(effect.partition)
             return
         try:
             opened = await self._broker.open(effect.partition, prove_ownership=effect.prove_ownership)
             fates = await self._fates(effect.partition, opened)
         except BrokerUnavailable as unavailable:
-            log.warning("partition not opened", partition=effect.partition.partition, error=str(unavailable))
+            log.debug("partition not opened", partition=effect.partition.partition, error=str(unavailable))
+            KAFKA.failed("open", unavailable)
             self.post(on.OpenFailed(effect.partition, effect.epoch))
         else:
+            KAFKA.answered("open")
             self.post(
                 on.PartitionOpened(
                     effect.partition, effect.epoch, opened.base, opened.metadata, fresh=opened.fresh, fates=fates
@@ -282,9 +319,15 @@ class Driver:
             try:
                 deliveries = await self._broker.poll(POLL_S)
             except BrokerUnavailable as unavailable:
-                log.warning("poll failed", error=str(unavailable))
+                self.poll_error = str(unavailable)
+                KAFKA.failed("poll", unavailable)
                 await asyncio.sleep(POLL_RETRY_S)
                 continue
+            except BrokerGone as gone:
+                self._fail(gone)
+                return
+            self.poll_error = None
+            KAFKA.answered("poll")
             for delivery in deliveries:
                 self._take_in(intake, delivery, epochs.get(delivery.partition))
             await asyncio.sleep(0)
@@ -328,26 +371,12 @@ class Driver:
         if wake_at is not None and self._core.phase is not Phase.CLOSED:
             self._wake = asyncio.get_running_loop().call_at(wake_at, lambda: self.post(on.Tick()))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a task of the worker failed; the worker ends", exc_info=error)
-            self._fail(error)
-
-    async def _end(self, polling: asyncio.Task[None] | None) -> None:
+    async def _end(self) -> None:
         self._leaving = True
         if self._wake is not None:
             self._wake.cancel()
-        for task in [*self._tasks, *([polling] if polling else [])]:
-            if task is not self._ending:  # an end that is not noted would be taken for a crash
-                task.cancel()
-        await asyncio.gather(*self._tasks, *([polling] if polling else []), return_exceptions=True)
+        # An end that is not noted would be taken for a crash.
+        await self._tasks.close(sparing=() if self._ending is None else (self._ending,))
         await self._broker.leave()
         await self._rendering.close()
 

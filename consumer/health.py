@@ -1,4 +1,8 @@
-"""`/livez`, `/readyz` and `/metrics` on a thread of their own, so that they answer whatever the event loop does."""
+"""`/livez`, `/readyz` and `/metrics` on a thread of their own, so that they answer whatever the event loop does.
+
+A probe or a metric that cannot be made is a 500 with the reason, and is logged. A server that ends by itself is started
+again; were it not, Kubernetes would find nobody at the port, and restart the process.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,12 @@ import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from producer.tasks import described
+
 log = structlog.get_logger(__name__)
 
+RESTART_S: Final = 1.0
+"""The pause before the server is started again: below the period of a probe."""
 _PATHS: Final = b'{"paths": ["/livez", "/readyz", "/metrics"]}'
 _ALLOW: Final = MappingProxyType({"Allow": "GET, HEAD"})
 
@@ -39,13 +47,17 @@ class HealthServer:
         registry: CollectorRegistry,
         live: Callable[[], Health],
         ready: Callable[[], Health],
+        *,
+        on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         """Bind at once. Port 0 takes a free one. Raises `OSError` where the port is taken."""
         handler = type(
             "_BoundHandler", (_Handler,), {"registry": registry, "probes": {"/livez": live, "/readyz": ready}}
         )
         self._server = _Server((host, port), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="darkroom-health", daemon=True)
+        self._on_restart = on_restart
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="darkroom-health", daemon=True)
 
     @property
     def port(self) -> int:
@@ -58,9 +70,19 @@ class HealthServer:
 
     def close(self) -> None:
         """Answer no more."""
+        self._closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=5)
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._server.serve_forever()
+            except Exception:
+                log.exception("the health server ended unexpectedly and is restarted", task="health")
+                self._closing.wait(RESTART_S)
+                self._on_restart()
 
 
 class _Server(ThreadingHTTPServer):
@@ -71,7 +93,7 @@ class _Server(ThreadingHTTPServer):
         error = sys.exception()
         if isinstance(error, ConnectionError | TimeoutError):
             return
-        log.error("a probe was not answered", error=f"{type(error).__name__}: {error}")
+        log.error("a connection to the health server failed", client=client_address[0], error=repr(error))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -82,15 +104,23 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a probe or a scrape."""
         path = self.path.partition("?")[0]
+        try:
+            answer = self._made(path)
+        except Exception as error:
+            log.exception("a probe cannot be answered", path=path)
+            body = json.dumps({"well": False, "reasons": [f"It cannot be told: {described(error)}."]}).encode()
+            answer = (HTTPStatus.INTERNAL_SERVER_ERROR, "application/json", body)
+        self._answer(*answer)
+
+    def _made(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         if path == "/metrics":
-            self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(self.registry))
-        elif probe := self.probes.get(path):
+            return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(self.registry)
+        if probe := self.probes.get(path):
             health = probe()
             status = HTTPStatus.OK if health.well else HTTPStatus.SERVICE_UNAVAILABLE
             body = json.dumps({"well": health.well, "reasons": health.reasons}).encode()
-            self._answer(status, "application/json", body)
-        else:
-            self._answer(HTTPStatus.NOT_FOUND, "application/json", _PATHS)
+            return status, "application/json", body
+        return HTTPStatus.NOT_FOUND, "application/json", _PATHS
 
     def do_HEAD(self) -> None:
         """Answer with GET's status and headers (RFC 9110, 9.3.2); `_answer` leaves out the content."""

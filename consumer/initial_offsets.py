@@ -12,25 +12,22 @@ before it reads, and what it commits is never taken back.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from consumer.core.partition_key import PartitionKey
-from consumer.kafka.ownership import members
 from consumer.kafka.writer import PartitionWriter
 from consumer.ports import BrokerUnavailable, PublicationUnknown, WriterFenced
 from producer.connection import KafkaUnavailable, administering, kafka_arguments
+from producer.groups import committed_offsets, describe_group
 from producer.reader import TopicPartition, TopicReader
-from schemas.settings import KafkaSettings, Settings
+from schemas.settings import Settings
 
 AT_ONCE: Final = 16
 """Writers at a time: each is two connections."""
-COORDINATOR_POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +43,43 @@ class Offsets:
 
 
 async def commit_offsets(settings: Settings) -> Offsets:
-    """Do it for each partition that there is. Raises `KafkaUnavailable`."""
-    async with TopicReader(settings.kafka, [settings.topics.requests]) as reader:
+    """Commit an offset for each partition that has none and refresh the others. Never lower a committed offset.
+
+    Raises `KafkaUnavailable`, also where the coordinator's answers contradict each other: then nothing is written for
+    that partition.
+    """
+    kafka = settings.kafka
+    async with TopicReader(kafka, [settings.topics.requests]) as reader:
         beginnings = await reader.beginnings()
     places = sorted(beginnings)
-    async with administering(settings.kafka, "looking at the group's offsets") as admin:
-        if await _has_members(admin, settings.kafka):
+    answer_s = kafka.request_timeout_ms / 1000
+    async with administering(kafka, "looking at the group's offsets") as admin:
+        if (await describe_group(admin, kafka.group_id, timeout_s=answer_s)).members:
             return Offsets(left=tuple(place.partition for place in places))
+        before = await committed_offsets(admin, kafka.group_id, places, timeout_s=answer_s)
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def one(place: TopicPartition) -> str:
             async with gate:
-                return await _commit(admin, settings, place, beginnings[place])
+                return await _commit(admin, settings, place, beginnings[place], before[place])
 
         done = await asyncio.gather(*(one(place) for place in places))
     became = list(zip(places, done, strict=True))
     return Offsets(**{what: tuple(place.partition for place, it in became if it == what) for what in set(done)})
 
 
-async def _has_members(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> bool:
-    """On a broker that no group ever used, the first question makes the topic of offsets, and is answered later."""
-    deadline = time.monotonic() + kafka.request_timeout_ms / 1000
-    while True:
-        try:
-            return bool(await members(admin, kafka.group_id))
-        except KafkaError as error:
-            if not error.retriable or time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(COORDINATOR_POLL_S)
+async def _commit(
+    admin: AIOKafkaAdminClient,
+    settings: Settings,
+    place: TopicPartition,
+    beginning: int,
+    before: OffsetAndMetadata | None,
+) -> str:
+    """Write one partition's offset, and return the name of the list in `Offsets` that the partition belongs to.
 
-
-async def _commit(admin: AIOKafkaAdminClient, settings: Settings, place: TopicPartition, beginning: int) -> str:
-    """The name of the list in `Offsets` that the partition belongs to."""
+    `before` is what the group had committed before the writer started. A group's offset never falls while it has no
+    members, so an offset that is lower afterwards, or gone, is an answer not to be acted on.
+    """
     kafka = settings.kafka
     writer = PartitionWriter(
         PartitionKey(*place),
@@ -88,10 +90,17 @@ async def _commit(admin: AIOKafkaAdminClient, settings: Settings, place: TopicPa
     )
     try:
         await writer.start()
-        committed = (await admin.list_consumer_group_offsets(kafka.group_id, partitions=[place])).get(place)
-        if fresh := committed is None or committed.offset < 0:
-            committed = OffsetAndMetadata(beginning, "")
-        await writer.publish([], committed.offset, committed.metadata)
+        committed = await _committed_now(admin, settings, place)
+        if before is not None and (committed is None or committed.offset < before.offset):
+            raise KafkaUnavailable(
+                f"Kafka at {kafka.bootstrap_servers} contradicts itself about the group {kafka.group_id}: partition "
+                f"{place.partition} of {place.topic} was committed at {before.offset}, then "
+                f"{'nowhere' if committed is None else f'at {committed.offset}'}. Nothing was written for it. Run this "
+                "again once the brokers are well; a reset of the offsets meanwhile looks the same."
+            )
+        fresh = committed is None
+        target = OffsetAndMetadata(beginning, "") if committed is None else committed
+        await writer.publish([], target.offset, target.metadata)
     except WriterFenced:
         return "left"
     except (BrokerUnavailable, PublicationUnknown) as error:
@@ -99,3 +108,15 @@ async def _commit(admin: AIOKafkaAdminClient, settings: Settings, place: TopicPa
     finally:
         await writer.stop()
     return "committed" if fresh else "refreshed"
+
+
+async def _committed_now(
+    admin: AIOKafkaAdminClient, settings: Settings, place: TopicPartition
+) -> OffsetAndMetadata | None:
+    """Read the committed offset, twice where the first answer is "none": the coordinator is looked up for each."""
+    answer_s = settings.kafka.request_timeout_ms / 1000
+    for _ in range(2):
+        committed = (await committed_offsets(admin, settings.kafka.group_id, [place], timeout_s=answer_s))[place]
+        if committed is not None:
+            return committed
+    return None

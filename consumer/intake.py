@@ -77,6 +77,8 @@ class Payload:
     images: tuple[RenderedImage, ...] = ()
     completion: Completion | None = None
     """What will be published: made from the outcome that stands."""
+    is_small: bool = False
+    """The broker found what was published for it too large: a letter goes to the store, a completion is trimmed."""
 
     def mark(self, moment: Stopwatch, now: float) -> None:
         """Note when something first happened."""

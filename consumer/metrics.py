@@ -64,6 +64,12 @@ class Metrics:
         self.rebalances = Counter("darkroom_rebalances", "Assignments received.", registry=registry)
         self.fenced = Counter("darkroom_fenced", "Times a partition's writer was fenced.", registry=registry)
         self.model_loads = Counter("darkroom_model_loads", "Models loaded by this process.", registry=registry)
+        self.task_restarts = Counter(
+            "darkroom_task_restarts",
+            "Background tasks that ended unexpectedly and were started again.",
+            ["task"],
+            registry=registry,
+        )
         self.policy_rejections = Counter(
             "darkroom_policy_rejections", "Prompts that the policy rejected.", ["category"], registry=registry
         )

@@ -21,6 +21,8 @@ from typing import Final
 import structlog
 import urllib3
 
+from producer.outages import KUBERNETES
+
 log = structlog.get_logger(__name__)
 
 ANNOTATION: Final = "controller.kubernetes.io/pod-deletion-cost"
@@ -100,7 +102,7 @@ class PodCost:
         self._written = BUSY_COST
 
     async def run(self) -> None:
-        """Until cancelled. Nothing that fails here concerns the worker: it is logged, and tried again."""
+        """Until cancelled. The absence of the API server does not concern the worker: it is logged, and tried again."""
         clock = asyncio.get_running_loop().time
         busy_at = clock()
         while True:
@@ -114,8 +116,10 @@ class PodCost:
             try:
                 await asyncio.to_thread(self._set_cost, wanted)
             except (OSError, urllib3.exceptions.HTTPError) as error:
-                log.warning("the pod's deletion cost was not written", cost=wanted, error=str(error))
+                log.debug("the pod's deletion cost was not written", cost=wanted, error=str(error))
+                KUBERNETES.failed("pod_cost", error)
                 await asyncio.sleep(self._retry_s)
             else:
+                KUBERNETES.answered("pod_cost")
                 self._written = wanted
                 log.debug("the pod's deletion cost was written", cost=wanted)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from consumer.core.events import Refusal
 from consumer.core.journal import Boot, Fate
 from consumer.core.partition_key import PartitionKey
 
@@ -17,12 +18,24 @@ class BrokerUnavailable(Exception):  # noqa: N818 - named as the store's
     """Kafka could not be reached, or refused for a reason that may pass. Nobody's request is at fault."""
 
 
+class BrokerGone(Exception):  # noqa: N818 - named as the engine's end
+    """The member of the group cannot work any more, whatever Kafka does: only a process that is started anew can."""
+
+
 class WriterFenced(Exception):  # noqa: N818 - Kafka's word
     """Another producer took over this partition's transactional id: the partition may be somebody else's now."""
 
 
 class PublicationUnknown(Exception):  # noqa: N818
     """A transaction failed or timed out. It may have been committed all the same: only the broker knows."""
+
+
+class PublicationRefused(PublicationUnknown):
+    """The broker refused a transaction for a reason that stays: one sentence with the remedy."""
+
+    def __init__(self, refusal: Refusal, sentence: str) -> None:
+        super().__init__(sentence)
+        self.refusal = refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +118,10 @@ class Broker(Protocol):
         """Join the group. The callbacks only take note. Raises `BrokerUnavailable`."""
 
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
-        """Records of the partitions that are not paused. Must be called at all times. Raises `BrokerUnavailable`."""
+        """Records of the partitions that are not paused. Must be called at all times.
+
+        Raises `BrokerUnavailable`, and `BrokerGone` where no further call will do better.
+        """
 
     def pause(self, partition: PartitionKey) -> None:
         """Deliver no more of a partition. Nothing happens where it is not assigned."""
@@ -128,7 +144,8 @@ class Broker(Protocol):
     ) -> None:
         """One transaction: the records, and the group's offset with its metadata.
 
-        Raises `WriterFenced` or `PublicationUnknown`; after either the partition must be opened again.
+        Raises `WriterFenced`, `PublicationRefused` or `PublicationUnknown`; after any of them the partition must be
+        opened again.
         """
 
     async def close(self, partition: PartitionKey) -> None:

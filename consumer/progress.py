@@ -21,12 +21,15 @@ from consumer.core.partition_key import JobKey
 from consumer.intake import Payload
 from inference import contract as engine_says
 from inference.contract import EngineEvent, JobId, Preview
+from producer.outages import KAFKA
 from schemas.codec import EncodedEvent, encode_progress
 from schemas.events import Progress, Stage
 from schemas.pose import InlinePicture
 
 log = structlog.get_logger(__name__)
 
+RETRY_S = 5.0
+"""The pause after Kafka refused the connection: progress is a convenience, and the requests go on."""
 INTERVAL_S = 0.2
 """The least time between two events of one request that tell of steps alone: as often as a person can see."""
 QUEUE_MAX = 1000
@@ -115,15 +118,24 @@ class ProgressFeed:
         self._queue.put_nowait(encode_progress(progress, traceparent=payload.traceparent))
 
     async def run(self) -> None:
-        """Send what is queued, until cancelled."""
-        producer = AIOKafkaProducer(**self._arguments, acks=1)
-        await producer.start()
-        try:
-            while True:
-                event = await self._queue.get()
-                try:
-                    await producer.send(self._topic, event.value, key=event.key, headers=event.headers)
-                except KafkaError as error:
-                    log.debug("progress was not sent", error=repr(error))
-        finally:
-            await producer.stop()
+        """Send what is queued, until cancelled. While Kafka is away, what does not fit into the queue is dropped."""
+        while True:
+            producer = AIOKafkaProducer(**self._arguments, acks=1)
+            try:
+                await producer.start()
+                await self._send(producer)
+            except (KafkaError, OSError) as error:
+                KAFKA.failed("progress", repr(error))
+                await asyncio.sleep(RETRY_S)
+            finally:
+                await producer.stop()
+
+    async def _send(self, producer: AIOKafkaProducer) -> None:
+        KAFKA.answered("progress")
+        while True:
+            event = await self._queue.get()
+            try:
+                await producer.send(self._topic, event.value, key=event.key, headers=event.headers)
+            except KafkaError as error:
+                log.debug("progress was not sent", error=repr(error))
+                KAFKA.failed("progress", repr(error), answers=False)

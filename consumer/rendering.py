@@ -20,6 +20,7 @@ from consumer.core.partition_key import JobKey, RowKey
 from consumer.intake import Payload, Stopwatch
 from inference import contract as engine_says
 from inference.contract import Engine, EngineEvent, FaultKind, JobId, RenderJob, RowId
+from producer.tasks import described
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,8 @@ class Rendering:
         self._woken = False
         self._quiet_s = 0.0
         """The time of the steps in the queue, where there is nothing else in it."""
+        self._observer_error = ""
+        """The last failure of an observer that was logged."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self.observers: list[Callable[[EngineEvent], None]] = []
         """Told of every engine event on the event loop: metrics, progress."""
@@ -110,8 +113,27 @@ class Rendering:
         while self._queue:
             event = self._queue.popleft()
             for observe in self.observers:
-                observe(event)
-            self._translate(event)
+                self._tell(observe, event)
+            try:
+                self._translate(event)
+            except Exception as error:
+                # Nobody awaits this callback, and a job whose event is lost would stand for ever.
+                log.exception("an event of the engine was not understood")
+                self._on_stopped(
+                    f"An event of the engine was lost to {described(error)}. The process ends, so that a restart takes "
+                    "up its work; the log has the traceback."
+                )
+                return
+
+    def _tell(self, observe: Callable[[EngineEvent], None], event: EngineEvent) -> None:
+        """Metrics and progress may fail without costing a job its event."""
+        try:
+            observe(event)
+        except Exception as error:
+            said = described(error)
+            if said != self._observer_error:  # one observer can fail at every step
+                log.exception("an observer of the engine failed", event_type=type(event).__name__)
+            self._observer_error = said
 
     def _translate(self, event: EngineEvent) -> None:
         match event:

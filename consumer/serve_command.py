@@ -6,13 +6,17 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from producer.terminal import config_option, settings_of
 from schemas.settings import Settings, shown
+
+if TYPE_CHECKING:
+    from consumer.worker import Worker as MadeWorker
 
 PORTS = 65_536
 DRAIN_MORE_S = 30.0
@@ -58,7 +62,7 @@ def serve(config: Path | None, show_settings: bool, as_json: bool, devices: str 
     if settings.model.path is None and not settings.simulated.is_asked_for:
         click.echo("No model is set (DARKROOM_MODEL__PATH): using the built-in tiny model.", err=True)
     signal.signal(signal.SIGTERM, _end_before_work)
-    sys.exit(asyncio.run(_serve(settings)))
+    sys.exit(asyncio.run(run_worker(settings)))
 
 
 def _end_before_work(*_: object) -> None:
@@ -129,20 +133,24 @@ async def _supervise(commands: list[list[str]], settings: Settings) -> int:
     return await supervisor.run()
 
 
-async def _serve(settings: Settings) -> int:
-    """Run until drained. The exit code: 0 when all begun work was finished, 1 when not or when something failed."""
+async def run_worker(settings: Settings, make_worker: Callable[..., MadeWorker] | None = None) -> int:
+    """Run until drained. Returns the exit code: 0 when all begun work was finished, 1 when not or when it failed.
+
+    `make_worker` takes what `consumer.worker.Worker` takes, and makes that by default.
+    """
     import structlog
 
     from consumer.driver import EngineGone
     from consumer.engines import make_engine
     from consumer.pod_cost import NoCluster
-    from consumer.ports import BrokerUnavailable
+    from consumer.ports import BrokerGone, BrokerUnavailable
     from consumer.worker import Worker
     from inference.contract import ModelError
     from producer.connection import KafkaUnavailable
     from producer.logs import configure
     from producer.results.minio_objects import MinioObjects
     from producer.results.objects import StoreUnavailable
+    from producer.tasks import TaskFailed, described
     from producer.topic_checks import warn_of_topics
     from producer.topics import TopicRefused, ensure_topics
     from schemas.errors import SettingsError
@@ -155,7 +163,7 @@ async def _serve(settings: Settings) -> int:
         await ensure_topics(settings)
         await warn_of_topics(settings)
         await objects.ensure_bucket(retention_days=settings.s3.retention_days)
-        worker = Worker(settings, make_engine(settings), objects)
+        worker = (make_worker or Worker)(settings, make_engine(settings), objects)
         try:
             health = worker.serve_health()
         except OSError as error:
@@ -179,9 +187,16 @@ async def _serve(settings: Settings) -> int:
         BrokerUnavailable,
         ModelError,
         EngineGone,
+        BrokerGone,
         NoCluster,
+        TaskFailed,
     ) as error:
         click.echo(f"Error: {error}", err=True)
+        return 1
+    except Exception as error:
+        log.exception("the worker ended unexpectedly")
+        said = described(error)
+        click.echo(f"Error: The worker ended unexpectedly with {said}. The log has the traceback.", err=True)
         return 1
     finally:
         if objects is not None:

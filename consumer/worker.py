@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -19,8 +19,8 @@ from consumer.driver import Driver
 from consumer.health import Health, HealthServer
 from consumer.idle_time import TimedEngine
 from consumer.intake import Intake
-from consumer.kafka import cancellations
 from consumer.kafka.broker import KafkaBroker
+from consumer.kafka.cancellations import CancellationFollower
 from consumer.metrics import Metrics, WorkerGauges
 from consumer.models.usage import CacheUsage
 from consumer.pod_cost import PodApi, PodCost
@@ -29,8 +29,10 @@ from consumer.progress import ProgressFeed
 from consumer.rendering import Rendering
 from inference.contract import Engine
 from producer.connection import kafka_arguments
+from producer.outages import KAFKA, watch_outages
 from producer.policy_file import PolicyFile
 from producer.results.objects import Objects
+from producer.tasks import TaskSupervisor
 from schemas.events import Cancellation
 from schemas.names import Topic
 from schemas.settings import Settings
@@ -77,9 +79,15 @@ class Worker:
     """One worker process: the driver, its health and metrics, and the small readers and writers beside it."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, objects: Objects, *, make_broker: Callable[..., Broker] = KafkaBroker
+        self,
+        settings: Settings,
+        engine: Engine,
+        objects: Objects,
+        *,
+        make_broker: Callable[..., Broker] = KafkaBroker,
+        make_tasks: Callable[..., TaskSupervisor] = TaskSupervisor,
     ) -> None:
-        """On a running event loop. `make_broker` takes what `KafkaBroker` takes.
+        """On a running event loop. `make_broker` takes what `KafkaBroker` takes, `make_tasks` what its default takes.
 
         Raises `SettingsError` for a policy file that cannot be used.
         """
@@ -107,6 +115,10 @@ class Worker:
         timed = TimedEngine(engine, lambda: core.flow.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
         self._broker: Broker = make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id)
         self._kafka_answers = True
+        self._tasks = make_tasks(
+            on_kept=self.metrics.task_restarts.labels,
+            on_restart=lambda name: self.metrics.task_restarts.labels(name).inc(),
+        )
         self.driver = Driver(
             core=core,
             broker=self._broker,
@@ -148,7 +160,14 @@ class Worker:
     def serve_health(self) -> HealthServer:
         """Start answering probes and scrapes. Raises `OSError` where the port is taken."""
         worker = self.settings.worker
-        server = HealthServer(worker.metrics_host, worker.metrics_port, self.metrics.registry, self._live, self._ready)
+        server = HealthServer(
+            worker.metrics_host,
+            worker.metrics_port,
+            self.metrics.registry,
+            self._live,
+            self._ready,
+            on_restart=self.metrics.task_restarts.labels("health").inc,
+        )
         server.start()
         return server
 
@@ -167,36 +186,35 @@ class Worker:
             reasons.append("The object store does not answer; work goes on when it does.")
         if not self._kafka_answers:
             reasons.append("Kafka does not answer; work goes on when it does.")
+        elif self.driver.poll_error is not None:
+            reasons.append(f"No records come from Kafka; work goes on when they do. {self.driver.poll_error}")
+        reasons += [str(refused) for refused in list(self.driver.refusals.values())]
         closed = [key.partition for key, one in list(core.partitions.items()) if not one.is_open]
         if closed:
             reasons.append(f"Partitions {closed} are being opened.")
+        reasons += self._tasks.unready()
         return Health(not reasons, tuple(reasons))
 
     @contextlib.asynccontextmanager
     async def _beside(self) -> AsyncIterator[None]:
-        """What runs beside the driver and may fail without it."""
+        """What runs beside the driver, and is started again when it fails."""
         self._loop = asyncio.get_running_loop()
+        worker = self.settings.worker
         feed = ProgressFeed(
-            self._topics[Topic.PROGRESS], self._arguments, self.settings.worker.name, self.driver.rendering.payload_of
+            self._topics[Topic.PROGRESS], self._arguments, worker.name, self.driver.rendering.payload_of
         )
         self.driver.rendering.observers.append(feed.on_engine)
-        pod = self.settings.worker.pod_name
-        api = None if pod is None else PodApi(pod, self.settings.worker.pod_credentials_dir)
-        works = [
-            self._watch_loop(),
-            self._watch_kafka(),
-            _keep_trying("progress", feed.run),
-            cancellations.follow(self._topics[Topic.CANCELLATIONS], self._arguments, self._cancel),
-        ]
-        if api is not None:
-            works.append(PodCost(api.set_cost, lambda: bool(self.payloads)).run())
-        tasks = [asyncio.create_task(work) for work in works]
-        try:
+        cancellations = CancellationFollower(self._topics[Topic.CANCELLATIONS], self._arguments, self._cancel)
+        api = None if worker.pod_name is None else PodApi(worker.pod_name, worker.pod_credentials_dir)
+        async with self._tasks as tasks:
+            tasks.keep("outages", watch_outages)
+            tasks.keep("loop_watch", self._watch_loop)
+            tasks.keep("kafka_watch", self._watch_kafka, matters="it is not known whether Kafka answers")
+            tasks.keep("progress", feed.run)
+            tasks.keep("cancellations", cancellations.run, matters="cancellations are read late")
+            if api is not None:
+                tasks.keep("pod_cost", PodCost(api.set_cost, lambda: bool(self.payloads)).run)
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch_loop(self) -> None:
         while True:
@@ -213,15 +231,7 @@ class Worker:
                     async with asyncio.timeout(KAFKA_ANSWER_S_MAX):
                         await self._broker.members()
                     self._kafka_answers = True
-                except (BrokerUnavailable, TimeoutError):
+                    KAFKA.answered("kafka_watch")
+                except (BrokerUnavailable, TimeoutError) as error:
                     self._kafka_answers = False
-
-
-async def _keep_trying(what: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Run something that the worker can do without, and start it again when Kafka took it down."""
-    while True:
-        try:
-            await work()
-        except Exception as error:
-            log.warning("stopped for the moment", what=what, error=repr(error))
-        await asyncio.sleep(cancellations.RETRY_S)
+                    KAFKA.failed("kafka_watch", error)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from producer.send_command import send
-from producer.terminal import config_option, fail, run, settings_of
+from producer.terminal import config_option, fail, run, settings_of, telling_of_outages
 
 if TYPE_CHECKING:
     from producer.results.objects import Objects
@@ -72,6 +72,7 @@ async def _watch(
         completions = await open_.enter_async_context(
             contextlib.aclosing(client.completions(from_beginning=from_beginning))
         )
+        await open_.enter_async_context(telling_of_outages())
         async for completion in completions:
             click.echo(completion.model_dump_json() if as_json else _in_words(completion))
             if objects is not None and save is not None:

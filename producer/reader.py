@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -18,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 
+from producer.client_tasks import ended_task
 from producer.connection import KafkaUnavailable, administering, kafka_arguments, reaching_kafka
+from producer.outages import KAFKA
 
 if TYPE_CHECKING:
     from schemas.settings import KafkaSettings
 
 __all__ = ["TopicPartition", "TopicReader", "partitions_of"]
-
-log = logging.getLogger(__name__)
 
 GROWTH_CHECK_S: Final = 30.0
 """How often partitions that were added are looked for."""
@@ -127,6 +126,8 @@ class TopicReader:
     async def read(self, timeout_s: float) -> list[Any]:
         """The next records (aiokafka's), or none after `timeout_s`. Never cancelled inside of a fetch by itself."""
         with self._reaching("reading"):
+            if (ended := ended_task(self._consumer)) is not None:
+                raise KafkaUnavailable(f"The reader of {' and '.join(self._topics)} cannot go on: {ended}.")
             batches = await self._consumer.getmany(timeout_ms=max(0, int(timeout_s * 1000)))
         return [record for batch in batches.values() for record in batch]
 
@@ -148,8 +149,9 @@ class TopicReader:
         try:
             added = await partitions_of(self._kafka, self._topics) - self._partitions
         except KafkaUnavailable as error:
-            log.warning("partitions that were added cannot be looked for at the moment: %s", error)
+            KAFKA.failed("growth", error)
             return
+        KAFKA.answered("growth")
         if added:
             positions = {one: await self.position(one) for one in self._consumer.assignment()}
             self.start_at(positions | dict.fromkeys(added, 0))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from producer.terminal import config_option, fail, is_watched, run, settings_of
+from producer.terminal import config_option, fail, is_watched, run, settings_of, telling_of_outages
 
 if TYPE_CHECKING:
     from producer.requests.client import Client
@@ -337,7 +337,8 @@ async def _wait(client: Client, sent: set[tuple[str, str]], timeout_s: float) ->
         unsuccessful += completion.status is not Status.SUCCEEDED
         click.echo(completion.model_dump_json())
 
-    missing = await follow(client, sent, on_completion, timeout_s=timeout_s, watched=is_watched())
+    async with telling_of_outages():
+        missing = await follow(client, sent, on_completion, timeout_s=timeout_s, watched=is_watched())
     if missing:
         first = "/".join(min(missing))
         fail(

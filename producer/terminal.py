@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+import tempfile
+import traceback
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -47,19 +50,53 @@ def settings_of(config: Path | None, overrides: Mapping[str, Any] | None = None)
 
 
 def run(work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """Run a command's work to its end, its foreseen failures translated into `click.ClickException`."""
+    """Run a command's work to its end, its failures translated into `click.ClickException`.
+
+    What nobody foresaw is one sentence as well; its traceback is kept in a file for the report.
+    """
     from producer.connection import KafkaUnavailable
     from producer.results.objects import ObjectsError
+    from producer.tasks import described
     from producer.topics import TopicRefused
     from schemas.errors import RequestRejected, SettingsError
 
-    _quiet_libraries()
+    _speak_in_sentences()
     try:
         return asyncio.run(work)
     except (KafkaUnavailable, TopicRefused, ObjectsError, SettingsError) as error:
         raise click.ClickException(str(error)) from error
     except RequestRejected as error:
         raise click.ClickException(error.message) from error
+    except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        raise  # click's own ways to end, and a reader of the output that has seen enough
+    except Exception as error:
+        raise click.ClickException(
+            f"The command ended unexpectedly with {described(error)}. The traceback is in {_kept_traceback(error)}: "
+            "please report it."
+        ) from error
+
+
+def _kept_traceback(error: Exception) -> str:
+    """Write a traceback to a file. Returns its path."""
+    with tempfile.NamedTemporaryFile("w", prefix="darkroom-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write("".join(traceback.format_exception(error)))
+        return file.name
+
+
+@contextlib.asynccontextmanager
+async def telling_of_outages() -> AsyncIterator[None]:
+    """Say on stderr when Kafka or the store goes away and comes back, while a command follows what they have.
+
+    From here on, not from the command's beginning: one that cannot begin ends with a sentence of its own.
+    """
+    from producer.logs import telling_by_libraries
+    from producer.outages import watch_outages
+    from producer.tasks import TaskSupervisor
+
+    async with TaskSupervisor() as tasks:
+        tasks.keep("outages", watch_outages)
+        with telling_by_libraries():
+            yield
 
 
 def fail(sentence: str) -> NoReturn:
@@ -72,7 +109,19 @@ def is_watched() -> bool:
     return sys.stderr.isatty()
 
 
-def _quiet_libraries() -> None:
-    """Whoever reads a command's stderr reads our sentence; the libraries' lines before it say the same worse."""
+def _speak_in_sentences() -> None:
+    """Whoever reads a command's stderr reads sentences of ours; the libraries' lines before them say the same worse."""
     for name in ("aiokafka", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    root = logging.getLogger()
+    if not root.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Sentences())
+        root.addHandler(handler)
+        logging.getLogger("producer.outages").setLevel(logging.INFO)
+
+
+class _Sentences(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message without the traceback that may come with it."""
+        return record.getMessage()

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from producer.tasks import described
 from schemas.errors import SettingsError
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ class WatchedFile(Generic[ContentT]):
         try:
             self._version: _Version | None = self._look()
             self._content = self._read()
-        except (OSError, ValueError) as error:
+        except Exception as error:
             raise SettingsError(f"The file {path} cannot be used: {_reason(error)}. Correct the file.") from error
 
     async def current(self) -> ContentT:
@@ -73,7 +74,7 @@ class WatchedFile(Generic[ContentT]):
         self._version = version
         try:
             self._content = self._read()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever a parser raises, what was read before stays in force
             self._failed(error)
         else:
             log.info("file read again", file=str(self._path))
@@ -97,4 +98,6 @@ class WatchedFile(Generic[ContentT]):
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or "it cannot be read"
-    return "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return str(error) if isinstance(error, ValueError) else described(error)

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from consumer.core.jobs import IN_THE_LANES, Job, JobState
-from consumer.core.journal import ENTRIES_MAX, Boot, Entry, Fate, Journal, lonely_crashes, suspects_of
+from consumer.core.journal import Boot, Entry, Fate, Journal, lonely_crashes, suspects_of
 from consumer.core.ledger import CommitPlan, Ledger
 from consumer.core.limits import Limits
-from consumer.core.offset_map import decode_journal
+from consumer.core.offset_map import METADATA_CHARS_MAX, METADATA_CHARS_MIN, decode_journal, fitting, window_offsets
 from consumer.core.partition_key import JobKey, PartitionKey
 
 
@@ -51,6 +52,10 @@ class Partition:
     """Those of them that it calls alone."""
     journal_is_due: bool = False
     """A job waits for the journal to be committed with it."""
+    journal_is_full: bool = False
+    """The last journal had no room for something that is in the lanes: it is written with the next outcome."""
+    metadata_chars_max: int = METADATA_CHARS_MAX
+    """The most that a commit's metadata may have here; halved when the broker refuses it."""
     suspects: dict[int, Entry] = field(default_factory=dict)
     """By offset: what was in the lanes of a boot that may have crashed, and has no outcome yet."""
     publication: Publication | None = None
@@ -100,7 +105,8 @@ class Partition:
 
     def open(self, base: int, metadata: str, limits: Limits, fates: Mapping[Boot, Fate]) -> list[Job]:
         """Take the committed offset, its map and journal. Returns the jobs that are over or to be received again."""
-        previous, ledger = self.ledger, Ledger(self.key, base, metadata, limits.offset_window)
+        window = min(limits.offset_window, window_offsets(self.metadata_chars_max))
+        previous, ledger = self.ledger, Ledger(self.key, base, metadata, window)
         kept = previous is not None and ledger.adopt(previous)
         gone = [job for key, job in self.jobs.items() if not kept or ledger.is_finished(key.offset)]
         journal = decode_journal(self.key, base, metadata)
@@ -112,6 +118,7 @@ class Partition:
         left_by_another = bool(journal.entries) and journal.boot != limits.boot
         self.journal_is_due = left_by_another or any(job.state is JobState.JOURNALING for job in self.jobs.values())
         self.ledger = ledger
+        self.journal_is_full = False
         self.maps_refused += not ledger.map_verified
         self.is_open = True
         return gone
@@ -136,14 +143,17 @@ class Partition:
         """The transaction to begin now, if there is one. It is the partition's only one until it is answered."""
         if not self.is_open or self.publication is not None:
             return None
-        jobs = tuple(self.decided[: limits.publish_jobs_max])
+        # One that started under a wider window waits until the map can hold it.
+        jobs = tuple(
+            islice((key for key in self.decided if self.account.may_start(key.offset)), limits.publish_jobs_max)
+        )
         if not jobs and not self.journal_is_due and not self._position_is_due(limits, now):
             return None
         finishing = frozenset(key.offset for key in jobs)
         journal = self._journal(limits.boot, finishing)
         self.journal_is_due = False
-        plan = self.account.plan(finishing, journal)
-        self.decided = self.decided[len(jobs) :]
+        plan = self.account.plan(finishing, journal, self.metadata_chars_max)
+        self.decided = [key for key in self.decided if key not in jobs]
         self.commit_at = None
         self.publication = Publication(plan, jobs)
         return self.publication
@@ -157,6 +167,10 @@ class Partition:
         self.publication = None
         self.failures = 0
         return jobs
+
+    def metadata_was_refused(self) -> None:
+        """Ask for half the room from now on: the broker's `offset.metadata.max.bytes` is smaller than Kafka's own."""
+        self.metadata_chars_max = max(METADATA_CHARS_MIN, self.metadata_chars_max // 2)
 
     def is_journaled(self, job: Job) -> bool:
         """Whether the committed journal says of the job what is true: that it is in the lanes, and whether alone."""
@@ -186,8 +200,10 @@ class Partition:
         """What is in the lanes, and the suspects whose turn has not come; the lowest offsets where it is too much."""
         entries = {offset: entry for offset, entry in self.suspects.items() if self.account.may_come(offset)}
         entries |= {job.key.offset: _entry_of(job) for job in self._in_the_lanes()}
-        kept = sorted(entries.keys() - finishing)[:ENTRIES_MAX]
-        return Journal(boot, {offset: entries[offset] for offset in kept})
+        whole = Journal(boot, {offset: entry for offset, entry in entries.items() if offset not in finishing})
+        kept = fitting(whole, self.metadata_chars_max)
+        self.journal_is_full = len(kept.entries) < len(whole.entries)
+        return kept
 
     def _position_is_due(self, limits: Limits, now: float) -> bool:
         """Whether the position is to be committed by itself: nothing is unfinished, and it stood still a while."""

@@ -241,6 +241,8 @@ class Core:
         if partition is None or not partition.is_open:
             return
         partition.failures += 1
+        if event.refusal is on.Refusal.METADATA:
+            partition.metadata_was_refused()
         self._out.append(do.Pause(partition.key))
         wait = self.limits.backoff_s(partition.failures) if partition.failures > 1 else None
         self._reopen(partition, prove_ownership=event.fenced, at=None if wait is None else now + wait)

@@ -161,6 +161,19 @@ class Published:
     epoch: int
 
 
+class Refusal(Enum):
+    """Why a broker refuses a transaction, where the next one like it would be refused too."""
+
+    SIZE = "size"
+    """A record is larger than its topic allows."""
+    METADATA = "metadata"
+    """The commit's metadata is larger than the broker's `offset.metadata.max.bytes`."""
+    RIGHTS = "rights"
+    TOPIC = "topic"
+    """A topic is not there."""
+    OTHER = "other"
+
+
 @dataclass(frozen=True, slots=True)
 class PublishFailed:
     """It was not, or nobody knows: fenced, refused, or timed out. `fenced` asks for proof of ownership first."""
@@ -168,6 +181,8 @@ class PublishFailed:
     partition: PartitionKey
     epoch: int
     fenced: bool
+    refusal: Refusal | None = None
+    """Set where the broker said no: nothing of the transaction was committed."""
 
 
 @dataclass(frozen=True, slots=True)

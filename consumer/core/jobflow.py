@@ -22,7 +22,6 @@ from consumer.core.breaker import Breaker
 from consumer.core.deadlines import Deadlines
 from consumer.core.identities import Identities
 from consumer.core.jobs import OPEN_TO_INTERRUPTION, Job, JobFacts, JobState, Verdict, VerdictKind
-from consumer.core.journal import ENTRIES_MAX
 from consumer.core.limits import Limits
 from consumer.core.pace import Pace
 from consumer.core.partition_key import JobKey, PartitionKey
@@ -181,7 +180,7 @@ class JobFlow:
             partition = job.partition
             if named >= enough and job.suspicion is None and self.room.urgency(job) >= first:
                 continue
-            if len(partition.journaled) < ENTRIES_MAX and not partition.is_journaling(job):
+            if not partition.journal_is_full and not partition.is_journaling(job):
                 partition.journal_is_due = True
 
     def _still_unjournaled(self) -> list[Job]:
@@ -279,7 +278,7 @@ class JobFlow:
         """One job failed by itself: its own fault fails it at once, an unknown one only after some attempts."""
         self._out += self.breaker.succeeded()
         job = self._jobs.get(event.job)
-        if job is None or job.state not in (JobState.PREPARING, JobState.ON_DEVICE, JobState.FINISHING):
+        if job is None or job.state not in _MAY_FAULT:
             return
         self.batcher.remove(job)  # one picture of several may be finished, and fail, while others are still to run
         job.failures += 1
@@ -382,6 +381,8 @@ class JobFlow:
         return job if job is not None and job.state is state else None
 
 
+_MAY_FAULT = (JobState.LOOKING, JobState.PREPARING, JobState.ON_DEVICE, JobState.FINISHING)
+"""States in which something is done for one job alone, and may fail for it alone."""
 _STATE_OF_CALL = {
     do.LookUp: JobState.LOOKING,
     do.Prepare: JobState.PREPARING,

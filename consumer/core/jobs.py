@@ -10,7 +10,7 @@
                +----> PUBLISHING ---> gone
 
 JOURNALING, PREPARING, READY and ON_DEVICE also go to SETTLING when the deadline passes, the request is cancelled or it
-fails; PREPARING, ON_DEVICE and FINISHING go back to WAITING to be tried again.
+fails; LOOKING, PREPARING, ON_DEVICE and FINISHING go back to WAITING to be tried again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _W, _F, _L, _J, _P, _R, _O, _N, _S, _D, _U = JobState
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     _W: frozenset({_F, _L, _D}),
     _F: frozenset({_W}),
-    _L: frozenset({_J, _S, _D}),
+    _L: frozenset({_J, _S, _D, _W}),
     _J: frozenset({_P, _S}),
     _P: frozenset({_R, _S, _W}),
     _R: frozenset({_O, _S}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from consumer.core.journal import NO_JOURNAL, Journal
-from consumer.core.offset_map import decode_map, encode_map
+from consumer.core.offset_map import METADATA_CHARS_MAX, decode_map, encode_map
 from consumer.core.partition_key import PartitionKey
 
 
@@ -90,17 +90,19 @@ class Ledger:
         """Whether the offset's outcome is committed."""
         return offset < self.base or offset in self._finished
 
-    def plan(self, finishing: frozenset[int], journal: Journal = NO_JOURNAL) -> CommitPlan:
-        """What to commit once `finishing` (unfinished offsets) have their outcomes in the same transaction.
+    def plan(
+        self, finishing: frozenset[int], journal: Journal = NO_JOURNAL, metadata_chars_max: int = METADATA_CHARS_MAX
+    ) -> CommitPlan:
+        """Return what to commit once `finishing` (unfinished offsets) have their outcomes in the same transaction.
 
-        `journal` is of unfinished offsets that may start, `finishing` left out.
+        `journal` is of unfinished offsets that may start, `finishing` left out; it fits `metadata_chars_max`.
         """
         unfinished = self._unfinished - finishing
         offset = min(unfinished) if unfinished else max(self.position, self.base)
         while offset in self._finished:  # known from the map, and not delivered again yet
             offset += 1
         above = [done for done in self._finished | finishing if done > offset]
-        metadata = encode_map(self.partition, offset, above, journal)
+        metadata = encode_map(self.partition, offset, above, journal, chars_max=metadata_chars_max)
         return CommitPlan(offset, metadata, finishing, journal)
 
     def apply(self, plan: CommitPlan) -> None:

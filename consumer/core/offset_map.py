@@ -30,20 +30,49 @@ from consumer.core.partition_key import PartitionKey
 MAP_PREFIX: Final = "dr1."
 METADATA_CHARS_MAX: Final = 4096
 """Kafka's `offset.metadata.max.bytes` as it comes; one character above it kills the producer."""
-_BYTES_MAX: Final = (METADATA_CHARS_MAX - len(MAP_PREFIX)) * 3 // 4
+METADATA_CHARS_MIN: Final = 256
+"""The least room that is asked for: a map of hundreds of offsets beside one record with all its trials."""
+_FRAME_BYTES: Final = 4 + 2
+"""Checksum and the bitmap's length."""
 _BOOT_BYTES: Final = 8
 _JOURNAL_BYTES_MAX: Final = 2 + 255 * _BOOT_BYTES // 4 + ENTRIES_MAX * (3 + TRIALS_MAX)
 """Room kept for the journal: a quarter of the boots that one byte could name, and every entry with all its trials."""
 _BOOTS_MAX: Final = 255 // 4
-WINDOW_OFFSETS_MAX: Final = (_BYTES_MAX - 4 - 2 - _JOURNAL_BYTES_MAX) * 8
-"""The widest window whose map is sure to fit beside the fullest journal."""
 
 
-def encode_map(partition: PartitionKey, base: int, finished: Iterable[int], journal: Journal = NO_JOURNAL) -> str:
-    """The metadata for a commit at `base`. Empty where nothing is finished above it and nothing is in the lanes.
+def window_offsets(metadata_chars_max: int) -> int:
+    """Return the widest window whose map is sure to fit beside the fullest journal."""
+    return (_bytes_within(metadata_chars_max) - _FRAME_BYTES - _journal_bytes(metadata_chars_max)) * 8
+
+
+def _bytes_within(chars: int) -> int:
+    """Return how many bytes so many characters of metadata can carry."""
+    return (chars - len(MAP_PREFIX)) * 3 // 4
+
+
+def _journal_bytes(metadata_chars_max: int) -> int:
+    """Return the journal's share: as large a part as it has of Kafka's default."""
+    return _bytes_within(metadata_chars_max) * _JOURNAL_BYTES_MAX // _bytes_within(METADATA_CHARS_MAX)
+
+
+WINDOW_OFFSETS_MAX: Final = window_offsets(METADATA_CHARS_MAX)
+"""The widest window under Kafka's default."""
+
+
+def encode_map(
+    partition: PartitionKey,
+    base: int,
+    finished: Iterable[int],
+    journal: Journal = NO_JOURNAL,
+    *,
+    chars_max: int = METADATA_CHARS_MAX,
+) -> str:
+    """Return the metadata for a commit at `base`: empty where nothing is finished above it and nothing is in the lanes.
 
     Raises `ValueError` for an offset that the map cannot hold; the ledger's window keeps that from happening. Trials
-    of more boots than there is room for are left out, the last records' first.
+    of more boots than there is room for are left out, the last records' first. Offsets beyond `window_offsets` of
+    `chars_max` are left out, which happens where a broker's limit was lowered: after a reopening they are replayed,
+    never skipped. The journal must fit (`fitting`).
     """
     bits = 0
     for offset in finished:
@@ -51,12 +80,29 @@ def encode_map(partition: PartitionKey, base: int, finished: Iterable[int], jour
         if not 0 <= index < WINDOW_OFFSETS_MAX:
             raise ValueError(f"offset {offset} is outside the map of base {base}")
         bits |= 1 << index
+    encoded = _encode_journal(base, journal)
+    room_bytes = _bytes_within(chars_max) - _FRAME_BYTES - len(encoded)
+    bits &= (1 << 8 * max(0, room_bytes)) - 1
     if bits == 0 and not journal.entries:
         return ""
     bitmap = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
-    content = struct.pack(">H", len(bitmap)) + bitmap + _encode_journal(base, journal)
+    content = struct.pack(">H", len(bitmap)) + bitmap + encoded
     body = struct.pack(">I", _checksum(partition, base, content)) + content
     return MAP_PREFIX + base64.urlsafe_b64encode(body).decode("ascii").rstrip("=")
+
+
+def fitting(journal: Journal, chars_max: int) -> Journal:
+    """Return the part of the journal that fits into its share of so many characters: the lowest offsets' entries."""
+    room_bytes = _journal_bytes(chars_max) - 2
+    boots = {journal.boot}
+    kept: dict[int, Entry] = {}
+    for offset, entry in sorted(journal.entries.items())[:ENTRIES_MAX]:
+        boots |= set(entry.trials)
+        room_bytes -= 3 + len(entry.trials)
+        if room_bytes < _BOOT_BYTES * min(len(boots), _BOOTS_MAX):
+            break
+        kept[offset] = entry
+    return Journal(journal.boot, kept)
 
 
 def decode_map(partition: PartitionKey, base: int, metadata: str) -> frozenset[int] | None:

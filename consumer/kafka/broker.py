@@ -7,7 +7,7 @@ What aiokafka makes necessary, each seen to go wrong otherwise:
 - Every rebalance is eager: pause flags vanish and positions go back to the committed offset. So all partitions
   are paused in the callback, and delivered again only from where `resume` seeks to.
 - `getmany` is never cancelled, only given a timeout: cancelling it inside a fetch breaks the poll watchdog.
-- `committed()` drops the metadata, so offsets are read with the admin client.
+- `committed()` drops the metadata, so offsets are read by `producer.groups`, which believes no silence.
 - The sticky assignor keeps its state on the class, so each member has a class of its own.
 """
 
@@ -25,10 +25,20 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from consumer.core.partition_key import PartitionKey
-from consumer.kafka.ownership import members, owns
 from consumer.kafka.writer import PartitionWriter
-from consumer.ports import BrokerUnavailable, Delivery, Noted, Opened, OutgoingRecord, PublicationUnknown, Record
+from consumer.ports import (
+    BrokerGone,
+    BrokerUnavailable,
+    Delivery,
+    Noted,
+    Opened,
+    OutgoingRecord,
+    PublicationUnknown,
+    Record,
+)
+from producer.client_tasks import ended_task
 from producer.connection import kafka_arguments
+from producer.groups import Group, committed_offsets, describe_group
 from schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -37,6 +47,13 @@ OWNERSHIP_POLL_S = 0.5
 """How often the group is asked whose a partition is, after a fence."""
 POSITIONS_S_MAX = 0.2
 """How long the positions may take to be known while a rebalance comes between."""
+POLLS_FAILED_MAX = 3
+"""Polls that fail in a row before the consumer is taken to be dead."""
+REPLACE_S_MIN = 1.0
+REPLACE_S_MAX = 10.0
+"""Between two new consumers: each joins the group anew, and so makes everybody rebalance."""
+DEAD_S_MAX = 300.0
+"""How long new consumers are tried. By then whoever watches readiness knows; a fresh process may fare better."""
 LEAVE_S_MAX = 10.0
 """How long leaving the group may take; after that the group finds out by the session's time-out."""
 
@@ -48,41 +65,105 @@ class KafkaBroker:
         self._kafka = settings.kafka
         self._topic = topic
         self._client_id = client_id
+        self._answer_s = settings.kafka.request_timeout_ms / 1000
         self._arguments = kafka_arguments(settings.kafka) | {"client_id": client_id}
         self._record_bytes_max = settings.topics.max_message_bytes
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = self._new_consumer()
+        self._noted: tuple[Noted, Noted] | None = None
+        self._polls_failed = 0
+        """In a row, by this consumer."""
+        self._repeating: str | None = None
+        """Set where they are too many."""
+        self._dead_since: float | None = None
+        """When a consumer was first found dead and no poll has succeeded since, by the event loop's clock."""
+        self._replace_at = 0.0
+        """When the next consumer may be made."""
+        self._replaced = 0
+        """Consumers made since a poll last succeeded."""
+        self._admin = AIOKafkaAdminClient(**self._arguments)
+        self._writers: dict[PartitionKey, PartitionWriter] = {}
+
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        kafka = self._kafka
+        return AIOKafkaConsumer(
             **self._arguments,
-            group_id=settings.kafka.group_id,
+            group_id=kafka.group_id,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             partition_assignment_strategy=[type("MemberAssignor", (StickyPartitionAssignor,), {})],
-            session_timeout_ms=settings.kafka.session_timeout_ms,
-            heartbeat_interval_ms=settings.kafka.heartbeat_interval_ms,
-            max_poll_interval_ms=settings.kafka.max_poll_interval_ms,
-            rebalance_timeout_ms=settings.kafka.rebalance_timeout_ms,
-            max_poll_records=settings.kafka.max_poll_records,
-            fetch_max_bytes=settings.kafka.fetch_max_bytes,
-            metadata_max_age_ms=settings.kafka.metadata_max_age_ms,
+            session_timeout_ms=kafka.session_timeout_ms,
+            heartbeat_interval_ms=kafka.heartbeat_interval_ms,
+            max_poll_interval_ms=kafka.max_poll_interval_ms,
+            rebalance_timeout_ms=kafka.rebalance_timeout_ms,
+            max_poll_records=kafka.max_poll_records,
+            fetch_max_bytes=kafka.fetch_max_bytes,
+            metadata_max_age_ms=kafka.metadata_max_age_ms,
         )
-        self._admin = AIOKafkaAdminClient(**self._arguments)
-        self._writers: dict[PartitionKey, PartitionWriter] = {}
 
     async def join(self, on_revoked: Noted, on_assigned: Noted) -> None:
         """As the protocol says."""
-        listener = _Listener(self._consumer, on_revoked, on_assigned)
-        self._consumer.subscribe([self._topic], listener=listener)
+        self._noted = (on_revoked, on_assigned)
         try:
             await self._admin.start()
-            await self._consumer.start()
+            await self._start_consumer()
         except (KafkaError, OSError) as error:
             raise BrokerUnavailable(
                 f"Kafka at {self._kafka.bootstrap_servers} was not reached ({error!r}). Check the address and that it "
                 "runs."
             ) from error
 
+    async def _start_consumer(self) -> None:
+        assert self._noted is not None
+        self._consumer.subscribe([self._topic], listener=_Listener(self._consumer, *self._noted))
+        await self._consumer.start()
+
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
         """As the protocol says."""
+        if (why := ended_task(self._consumer) or self._repeating) is not None:
+            await self._replace_consumer(why)
+        try:
+            deliveries = await self._poll(timeout_s)
+        except KafkaError as error:
+            self._polls_failed += 1
+            if self._polls_failed >= POLLS_FAILED_MAX:
+                self._repeating = f"{self._polls_failed} polls in a row failed, the last with {type(error).__name__}"
+            raise BrokerUnavailable(f"Polling Kafka failed: {type(error).__name__}: {error}.") from error
+        self._dead_since, self._replaced, self._polls_failed, self._repeating = None, 0, 0, None
+        return deliveries
+
+    async def _replace_consumer(self, why: str) -> None:
+        """Make a new consumer in place of one that is dead, with waits that double between two of them.
+
+        aiokafka 0.14 recovers from a lost broker without an error from its polls. After a right on the group was
+        missing for some seconds it raises the refusal from every later poll, for ever, while its tasks run on; after
+        other errors its tasks end.
+
+        The core is told nothing: partitions that come back go on where they were, and the writers' fence guards those
+        that do not. Raises `BrokerGone` when nothing was read for `DEAD_S_MAX`.
+        """
+        now = asyncio.get_running_loop().time()
+        self._dead_since = now if self._dead_since is None else self._dead_since
+        if now - self._dead_since > DEAD_S_MAX:
+            raise BrokerGone(
+                f"The Kafka client of this worker has not read for {DEAD_S_MAX:.0f} s: {why}. The process ends, so "
+                "that a restart takes up its work; check that the worker's principal may read the group and the topic."
+            )
+        if now < self._replace_at:
+            return
+        self._replace_at = now + min(REPLACE_S_MAX, REPLACE_S_MIN * 2.0**self._replaced)
+        self._replaced += 1
+        log.warning("the consumer is dead and is replaced", why=why, replaced=self._replaced)
+        self._polls_failed, self._repeating = 0, None
+        dead, self._consumer = self._consumer, self._new_consumer()
+        await _stopped(dead)
+        try:
+            async with asyncio.timeout(self._answer_s):
+                await self._start_consumer()
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise BrokerUnavailable(f"A new consumer did not start: {type(error).__name__}: {error}.") from error
+
+    async def _poll(self, timeout_s: float) -> Sequence[Delivery]:
         try:
             batches = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
             delivering = self._consumer.assignment() - self._consumer.paused()
@@ -90,8 +171,6 @@ class KafkaBroker:
                 return [await self._delivery(one, batches.get(one, ())) for one in sorted(delivering)]
         except (IllegalStateError, TimeoutError):
             return []  # a rebalance came between: what was fetched is delivered again
-        except KafkaError as error:
-            raise BrokerUnavailable(f"Polling Kafka failed: {type(error).__name__}: {error}.") from error
 
     async def _delivery(self, partition: TopicPartition, batch: Sequence[Any]) -> Delivery:
         records = tuple(Record(one.offset, one.key, one.value, tuple(one.headers), one.timestamp) for one in batch)
@@ -115,7 +194,7 @@ class KafkaBroker:
         """As the protocol says."""
         await self.close(partition)
         try:
-            while prove_ownership and not await owns(self._admin, self._kafka.group_id, self._client_id, partition):
+            while prove_ownership and not await self._owns(partition):
                 await asyncio.sleep(OWNERSHIP_POLL_S)
             writer = self._writer(partition)
             await writer.start()
@@ -123,6 +202,17 @@ class KafkaBroker:
             return await self._committed(partition)
         except (KafkaError, OSError) as error:
             raise BrokerUnavailable(f"Partition {partition.partition} could not be opened: {error!r}.") from error
+
+    async def _owns(self, partition: PartitionKey) -> bool:
+        """Return True if the group is stable and gives the partition to this member.
+
+        A member that was fenced may be a zombie: evicted without knowing it. Recreating its writer would then fence the
+        lawful owner, so the group coordinator is asked first.
+        """
+        return (await self._group()).assigns(TopicPartition(*partition), self._client_id)
+
+    async def _group(self) -> Group:
+        return await describe_group(self._admin, self._kafka.group_id, timeout_s=self._answer_s)
 
     def _writer(self, partition: PartitionKey) -> PartitionWriter:
         return PartitionWriter(
@@ -137,10 +227,12 @@ class KafkaBroker:
     async def _committed(self, partition: PartitionKey) -> Opened:
         """Read the offset and its metadata, and hold them against what the topic has."""
         place = TopicPartition(*partition)
-        committed = (await self._admin.list_consumer_group_offsets(self._kafka.group_id, partitions=[place])).get(place)
+        committed = (await committed_offsets(self._admin, self._kafka.group_id, [place], timeout_s=self._answer_s))[
+            place
+        ]
         begin = (await self._consumer.beginning_offsets([place]))[place]
         end = (await self._consumer.end_offsets([place]))[place]
-        if committed is None or committed.offset < 0:
+        if committed is None:
             return Opened(begin, "", fresh=True)
         if begin <= committed.offset <= end:
             return Opened(committed.offset, committed.metadata, fresh=False)
@@ -156,7 +248,7 @@ class KafkaBroker:
     async def members(self) -> frozenset[str]:
         """As the protocol says."""
         try:
-            return await members(self._admin, self._kafka.group_id)
+            return (await self._group()).client_ids
         except (KafkaError, OSError) as error:
             raise BrokerUnavailable(f"The group's members could not be asked for: {error!r}.") from error
 
@@ -178,9 +270,15 @@ class KafkaBroker:
     async def leave(self) -> None:
         """As the protocol says."""
         await asyncio.gather(*(self.close(partition) for partition in list(self._writers)))
-        for part in (self._consumer.stop(), self._admin.close()):
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                await asyncio.wait_for(part, LEAVE_S_MAX)
+        await _stopped(self._consumer)
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            await asyncio.wait_for(self._admin.close(), LEAVE_S_MAX)
+
+
+async def _stopped(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer within a limit, whatever its own tasks ended with."""
+    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+        await asyncio.wait_for(consumer.stop(), LEAVE_S_MAX)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

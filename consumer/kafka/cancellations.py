@@ -12,9 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from producer.client_tasks import ended_task
+from producer.outages import KAFKA
 from schemas.codec import decode_cancellation
 from schemas.errors import EventUnreadable
 from schemas.events import Cancellation
@@ -27,37 +29,57 @@ RETRY_S = 5.0
 """The pause after Kafka failed here; cancelling is a convenience, and the requests go on."""
 
 
-async def follow(topic: str, arguments: dict[str, Any], on_cancelled: Callable[[Cancellation], None]) -> None:
-    """Report each cancellation, until cancelled itself."""
-    while True:
-        consumer = AIOKafkaConsumer(topic, **arguments, isolation_level="read_committed", auto_offset_reset="earliest")
+class CancellationFollower:
+    """Reads the topic. After a failure of any kind `run` goes on from where it was: no cancellation is passed over."""
+
+    def __init__(self, topic: str, arguments: dict[str, Any], on_cancelled: Callable[[Cancellation], None]) -> None:
+        """`arguments` are those of every client, as `producer.connection.kafka_arguments` makes them."""
+        self._topic = topic
+        self._arguments = arguments
+        self._on_cancelled = on_cancelled
+        self._positions: dict[TopicPartition, int] = {}
+        """The next offset to read of each partition, once one was connected to."""
+
+    async def run(self) -> None:
+        """Report each cancellation, until cancelled itself."""
+        while True:
+            consumer = AIOKafkaConsumer(
+                self._topic, **self._arguments, isolation_level="read_committed", auto_offset_reset="earliest"
+            )
+            try:
+                await consumer.start()
+                await self._follow(consumer)
+            except (KafkaError, OSError) as error:
+                KAFKA.failed("cancellations", repr(error))
+                await asyncio.sleep(RETRY_S)
+            finally:
+                await consumer.stop()
+
+    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+        await self._start(consumer)
+        KAFKA.answered("cancellations")
+        while True:
+            if (ended := ended_task(consumer)) is not None:
+                raise KafkaError(f"the reader of cancellations cannot go on: {ended}")
+            for batch in (await consumer.getmany(timeout_ms=1000)).values():
+                for record in batch:
+                    self._positions[TopicPartition(record.topic, record.partition)] = record.offset + 1
+                    self._take(record)
+
+    def _take(self, record: Any) -> None:
         try:
-            await consumer.start()
-            await _follow(consumer, on_cancelled)
-        except (KafkaError, OSError) as error:
-            log.warning("cancellations cannot be read at the moment", error=repr(error))
-            await asyncio.sleep(RETRY_S)
-        finally:
-            await consumer.stop()
+            cancellation = decode_cancellation(record.value, record.headers)
+        except EventUnreadable as error:
+            log.warning("unreadable cancellation", offset=record.offset, error=str(error))
+        else:
+            self._on_cancelled(cancellation)
 
-
-async def _follow(consumer: AIOKafkaConsumer, on_cancelled: Callable[[Cancellation], None]) -> None:
-    await _start_back(consumer)
-    while True:
-        for batch in (await consumer.getmany(timeout_ms=1000)).values():
-            for record in batch:
-                try:
-                    cancellation = decode_cancellation(record.value, record.headers)
-                except EventUnreadable as error:
-                    log.warning("unreadable cancellation", offset=record.offset, error=str(error))
-                else:
-                    on_cancelled(cancellation)
-
-
-async def _start_back(consumer: AIOKafkaConsumer) -> None:
-    partitions = consumer.assignment()
-    # Asked first: what is published between the two questions is behind this end, or found by its time.
-    ends = await consumer.end_offsets(partitions)
-    since = await consumer.offsets_for_times(dict.fromkeys(partitions, int((time.time() - BACK_S) * 1000)))
-    for partition, found in since.items():
-        consumer.seek(partition, ends[partition] if found is None else found.offset)
+    async def _start(self, consumer: AIOKafkaConsumer) -> None:
+        """Go on where this process was; begin an hour back with what it has not read of yet."""
+        partitions = consumer.assignment()
+        # Asked first: what is published between the two questions is behind this end, or found by its time.
+        ends = await consumer.end_offsets(partitions)
+        since = await consumer.offsets_for_times(dict.fromkeys(partitions, int((time.time() - BACK_S) * 1000)))
+        for partition, found in since.items():
+            position = self._positions.setdefault(partition, ends[partition] if found is None else found.offset)
+            consumer.seek(partition, position)

@@ -18,6 +18,7 @@ from aiokafka.errors import InvalidProducerEpoch, KafkaError, OutOfOrderSequence
 from aiokafka.structs import OffsetAndMetadata
 
 from consumer.core.partition_key import PartitionKey
+from consumer.kafka.verdicts import refused
 from consumer.ports import BrokerUnavailable, OutgoingRecord, PublicationUnknown, WriterFenced
 
 log = structlog.get_logger(__name__)
@@ -54,7 +55,10 @@ class PartitionWriter:
             raise
 
     async def publish(self, records: Sequence[OutgoingRecord], offset: int, metadata: str) -> None:
-        """One transaction. Raises `WriterFenced` or `PublicationUnknown`; then the writer is of no further use."""
+        """Commit one transaction.
+
+        Raises `WriterFenced`, `PublicationRefused` or `PublicationUnknown`; then the writer is of no further use.
+        """
         committed = {
             TopicPartition(self._partition.topic, self._partition.partition): OffsetAndMetadata(offset, metadata)
         }
@@ -76,9 +80,19 @@ class PartitionWriter:
         except OutOfOrderSequenceNumber as error:
             raise WriterFenced(f"Partition {self._partition.partition}'s writer lost its sequence.") from error
         except (KafkaError, OSError, TimeoutError) as error:
+            verdict = refused(error, self._partition, self._group_id, missing=self._missing(error, records))
+            if verdict is not None:
+                raise verdict from error
             raise PublicationUnknown(
                 f"Partition {self._partition.partition}'s transaction failed: {_sentence(error)}."
             ) from error
+
+    def _missing(self, error: BaseException, records: Sequence[OutgoingRecord]) -> str | None:
+        """Return a topic of these records that the cluster does not know: the client waits for one until its limit."""
+        if not isinstance(error, TimeoutError):
+            return None
+        known = self._producer.client.cluster.topics()
+        return next((record.topic for record in records if record.topic not in known), None)
 
     async def stop(self) -> None:
         """Close the producer within a limit: with the broker frozen its own `stop` hangs. Never raises."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +25,8 @@ from producer.gateway.refusing import Guard, handle_errors
 from producer.gateway.services import OpenServices, Services, connected
 from producer.gateway.submissions import Submissions
 from producer.gateway.uploads import Uploads
+from producer.outages import watch_outages
+from producer.tasks import TaskSupervisor
 from schemas.describing import described, or_null, readable
 from schemas.request import GenerationRequest
 from schemas.settings import Settings
@@ -34,7 +36,12 @@ _ABOUT = "Jobs in by HTTP, their state and pictures out. Errors are RFC 9457 pro
 
 
 def create_app(
-    settings: Settings, access: AccessControl, metrics: Metrics, *, open_services: OpenServices = connected
+    settings: Settings,
+    access: AccessControl,
+    metrics: Metrics,
+    *,
+    open_services: OpenServices = connected,
+    make_tasks: Callable[..., TaskSupervisor] = TaskSupervisor,
 ) -> FastAPI:
     """The application. Its lifespan opens Kafka and the store; it starts, and says 503, where they are away.
 
@@ -46,9 +53,16 @@ def create_app(
         finished = Finished(access.quotas)
         async with contextlib.AsyncExitStack() as open_:
             open_.push_async_callback(access.close)
-            await open_.enter_async_context(finished.ending())
-            services = await open_.enter_async_context(open_services(settings, finished.note))
-            app.state.gateway = _gateway(settings, services, access, metrics)
+            tasks = await open_.enter_async_context(
+                make_tasks(
+                    on_kept=metrics.task_restarts.labels,
+                    on_restart=lambda name: metrics.task_restarts.labels(name).inc(),
+                )
+            )
+            tasks.keep("outages", watch_outages)
+            tasks.keep("finished", finished.run, matters="the ends of jobs are not counted, so quotas fill")
+            services = await open_.enter_async_context(open_services(settings, finished.note, tasks))
+            app.state.gateway = _gateway(settings, services, access, metrics, tasks)
             metrics.watch(services.hub, lambda: app.state.gateway.streams_open)
             yield
 
@@ -78,7 +92,9 @@ def create_app(
     return app
 
 
-def _gateway(settings: Settings, services: Services, access: AccessControl, metrics: Metrics) -> Gateway:
+def _gateway(
+    settings: Settings, services: Services, access: AccessControl, metrics: Metrics, tasks: TaskSupervisor
+) -> Gateway:
     limits, own = settings.limits, settings.gateway
     addresses = Addresses(own.public_url)
     claims = Claims(services.store, kept_max=own.claims_kept_max, request_bytes_max=limits.request_bytes_max)
@@ -99,6 +115,7 @@ def _gateway(settings: Settings, services: Services, access: AccessControl, metr
         quotas=access.quotas,
         addresses=addresses,
         metrics=metrics,
+        tasks=tasks,
     )
 
 

@@ -84,7 +84,9 @@ def _serve(settings: Settings) -> int:
         server.run(sockets=[listening])
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
-    return 0 if server.started else 1
+    if not server.started:
+        raise click.ClickException("The gateway did not start. The log says why.")
+    return 0
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from producer.gateway.answers import ProgressSeen, progress_seen
 from producer.gateway.gateway import Gateway, gateway_of
 from producer.gateway.generations import PROBLEMS, RequestId
+from producer.gateway.hub import Watch
 from producer.gateway.jobs import Job
 from producer.gateway.principal import Scope as May
 from producer.gateway.problems import Problem
@@ -79,7 +80,7 @@ class EventStream(Response):
         self._gateway.streams_open += 1
         with self._gateway.services.hub.watching(self._job.identity) as watch:
             gone = asyncio.ensure_future(_hang_up(receive))
-            gone.add_done_callback(lambda _: watch.wake())
+            gone.add_done_callback(lambda ended: _look_up(watch, ended))
             try:
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 # What was found before the watch began may be old already.
@@ -91,7 +92,7 @@ class EventStream(Response):
                 gone.cancel()
                 self._gateway.streams_open -= 1
 
-    async def _follow(self, watch: Any, gone: asyncio.Future[None], send: Send) -> None:
+    async def _follow(self, watch: Watch, gone: asyncio.Future[None], send: Send) -> None:
         settings = self._gateway.settings.gateway
         jobs = self._gateway.jobs
         job = self._job
@@ -143,6 +144,13 @@ class _Told:
 def _event(name: str, data: Mapping[str, Any]) -> str:
     """JSON has no line breaks outside of its strings, and escapes those within."""
     return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
+
+
+def _look_up(watch: Watch, ended: asyncio.Future[None]) -> None:
+    """Have the stream look whether its reader has gone. A server that cannot tell any more has lost it."""
+    if not ended.cancelled():
+        ended.exception()
+    watch.wake()
 
 
 async def _hang_up(receive: Receive) -> None:

@@ -10,6 +10,7 @@ import structlog
 
 from producer.connection import KafkaUnavailable
 from producer.gateway.hub import Hub
+from producer.outages import KAFKA
 from producer.reader import TopicPartition, TopicReader
 from schemas.codec import decode_completion, decode_progress
 from schemas.errors import EventUnreadable
@@ -41,7 +42,7 @@ class Feed:
             try:
                 await self._follow()
             except KafkaUnavailable as error:
-                log.warning("completions cannot be followed; trying again", error=str(error))
+                KAFKA.failed("feed", error)
             finally:
                 self._hub.is_following = False
             await asyncio.sleep(AGAIN_S)
@@ -53,6 +54,7 @@ class Feed:
             self._positions = {place: self._positions.get(place, end) for place, end in ends.items()}
             reader.start_at(self._positions)
             self._hub.is_following = True
+            KAFKA.answered("feed")
             while True:
                 await reader.look_for_growth()
                 for record in await reader.read(READ_S):

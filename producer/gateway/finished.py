@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
 from typing import Final
 
 import structlog
@@ -33,23 +31,14 @@ class Finished:
         self._waiting.append((completion.tenant, completion.request_id))
         self._some.set()
 
-    @contextlib.asynccontextmanager
-    async def ending(self) -> AsyncIterator[None]:
-        """While inside, ends are told."""
-        telling = asyncio.create_task(self._tell())
-        try:
-            yield
-        finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
-
-    async def _tell(self) -> None:
+    async def run(self) -> None:
+        """Tell of ends, until cancelled."""
         while True:
-            await self._some.wait()
-            self._some.clear()
             while self._waiting:
                 tenant, request_id = self._waiting.popleft()
                 try:
                     await self._quotas.end_job(tenant, request_id)
                 except Problem as error:
                     log.warning("the end of a job was not counted", job=f"{tenant}/{request_id}", reason=error.detail)
+            self._some.clear()
+            await self._some.wait()

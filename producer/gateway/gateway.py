@@ -14,6 +14,7 @@ from producer.gateway.metrics import Metrics
 from producer.gateway.principal import Gatekeeper, Principal, Quotas, Scope
 from producer.gateway.services import Services
 from producer.gateway.submissions import Submissions
+from producer.tasks import TaskSupervisor
 from schemas.settings import Settings
 
 
@@ -31,9 +32,16 @@ class Gateway:
     quotas: Quotas
     addresses: Addresses
     metrics: Metrics
+    tasks: TaskSupervisor
     streams_open: int = 0
     is_closing: bool = False
     """Whether event streams should end, so that the process can."""
+
+    def unready(self) -> list[str]:
+        """Return the sentences that say why this process should get no calls at the moment."""
+        if self.is_closing:
+            return ["The process is about to end."]
+        return [*self.services.unready(), *self.tasks.unready()]
 
     async def admit(self, call: HTTPConnection, scope: Scope) -> Principal:
         """Who calls, counted. Raises `Problem`."""

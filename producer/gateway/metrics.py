@@ -1,4 +1,7 @@
-"""What a gateway tells Prometheus. All names start with `darkroom_gateway_`; labels are bounded: routes, not paths."""
+"""What a gateway tells Prometheus. Labels are bounded: routes, not paths.
+
+Its names start with `darkroom_gateway_`, except for those that a worker has as well.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,12 @@ class Metrics:
             "darkroom_gateway_repaired", "Claims without an event that were sent later.", registry=registry
         )
         self.refused = Counter("darkroom_gateway_refused", "Problems answered, by code.", ["code"], registry=registry)
+        self.task_restarts = Counter(
+            "darkroom_task_restarts",
+            "Background tasks that ended unexpectedly and were started again.",
+            ["task"],
+            registry=registry,
+        )
         self.streams = Gauge("darkroom_gateway_event_streams", "Event streams open.", registry=registry)
         self.waiting = Gauge("darkroom_gateway_waiting", "Calls and streams that wait for a job.", registry=registry)
         build = Gauge("darkroom_build_info", "The running version.", ["version", "python"], registry=registry)

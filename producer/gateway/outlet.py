@@ -12,17 +12,15 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-import structlog
-
 from producer.connection import KafkaUnavailable
+from producer.outages import KAFKA
 from producer.requests.client import Client
 from producer.topics import TopicRefused, ensure_topics
 from schemas.completion import Source
+from schemas.errors import RequestRejected
 from schemas.names import GATEWAY_SOURCE
 from schemas.request import GenerationRequest
 from schemas.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 AGAIN_S: Final = 1.0
 """Between two tries to connect: soon enough for callers who repeat a request, and no storm on a broker that starts."""
@@ -46,12 +44,13 @@ class Outlet:
                 async with Client(self._settings, follow=False, source=GATEWAY_SOURCE) as client:
                     self._broken.clear()
                     self._client, self.reached_at = client, time.monotonic()
+                    KAFKA.answered("outlet")
                     try:
                         await self._broken.wait()
                     finally:
                         self._client = None
             except (KafkaUnavailable, TopicRefused) as error:
-                log.warning("Kafka cannot be written to; trying again", error=str(error))
+                KAFKA.failed("outlet", error)
             await asyncio.sleep(AGAIN_S)
 
     async def publish(self, request: GenerationRequest, *, traceparent: str | None = None) -> Source:
@@ -79,7 +78,9 @@ class Outlet:
                 f"Kafka at {where} did not answer within {self._settings.gateway.kafka_timeout_s:g} s while {doing}. "
                 "Check that it runs and is reached."
             ) from error
-        except KafkaUnavailable:
+        except RequestRejected:  # of which Kafka knows nothing
+            raise
+        except Exception:  # whatever it was: a client that is made anew is well
             self._broken.set()
             raise
         self.reached_at = time.monotonic()

@@ -34,8 +34,7 @@ async def livez() -> Response:
 )
 async def readyz(call: Request) -> Response:
     """Whether Kafka and the store answered lately, and the process is not about to end."""
-    gateway = gateway_of(call)
-    reasons = ["The process is about to end."] if gateway.is_closing else gateway.services.unready()
+    reasons = gateway_of(call).unready()
     status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
     return answer({"well": not reasons, "reasons": reasons}, status)
 

@@ -14,22 +14,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import (
-    CoordinatorLoadInProgressError,
-    CoordinatorNotAvailableError,
-    NotCoordinatorError,
-)
 from aiokafka.partitioner import DefaultPartitioner
 
 from producer.connection import KafkaUnavailable, administering, kafka_arguments, reaching_kafka
+from producer.groups import committed_offsets
+from producer.outages import KAFKA
 from producer.reader import GROWTH_CHECK_S, TopicPartition, partitions_of
 
 if TYPE_CHECKING:
     from schemas.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 FRESH_S: Final = 1.0
 """How old an answer of Kafka's may be."""
@@ -85,10 +79,11 @@ class Queue:
                 async with AsyncExitStack() as open_:
                     self._connected = await self._connect(open_)
                     self._broken.clear()
+                    KAFKA.answered("queue")
                     while not await self._breaks_within(GROWTH_CHECK_S):
                         self._partitions = await self._look_for_partitions()
             except KafkaUnavailable as error:
-                log.warning("Kafka cannot be asked for the backlog; trying again", error=str(error))
+                KAFKA.failed("queue", error)
             finally:
                 self._connected = None
             await asyncio.sleep(AGAIN_S)
@@ -126,11 +121,10 @@ class Queue:
             return self._backlog
 
     async def _committed(self, admin: Any) -> dict[int, int]:
-        try:
-            found = await admin.list_consumer_group_offsets(self._settings.kafka.group_id)
-        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
-            return {}  # a fresh broker makes the offsets topic when it is first asked: nothing was committed
-        return {place.partition: at.offset for place, at in found.items() if place.topic == self._topic}
+        places = [TopicPartition(self._topic, one) for one in self._partitions]
+        timeout_s = self._settings.gateway.kafka_timeout_s
+        found = await committed_offsets(admin, self._settings.kafka.group_id, places, timeout_s=timeout_s)
+        return {place.partition: at.offset for place, at in found.items() if at is not None}
 
     async def partition_of(self, request_id: str) -> int:
         """The partition that this product's producers choose for a request id."""
@@ -155,7 +149,7 @@ class Queue:
             with reaching_kafka(kafka, "looking at the backlog"):
                 async with asyncio.timeout(self._settings.gateway.kafka_timeout_s):
                     yield self._connected
-        except KafkaUnavailable:
+        except Exception:  # whatever it was: a connection that is made anew is well
             self._broken.set()
             raise
         self.reached_at = time.monotonic()

@@ -20,7 +20,8 @@ from producer.connection import KafkaUnavailable
 from producer.gateway.metrics import Metrics
 from producer.gateway.problems import PROBLEM_CONTENT_TYPE, Problem
 from producer.gateway.routes import methods_at
-from producer.results.objects import ObjectsError
+from producer.outages import KAFKA, STORE
+from producer.results.objects import ObjectsError, StoreUnavailable
 from producer.results.outcomes import OutcomeUnreadable
 from schemas.errors import bounded
 
@@ -53,7 +54,12 @@ def handle_errors(app: FastAPI, metrics: Metrics, retry_after_s: int) -> None:
 
     def away(error: Exception, _call: Request) -> Problem:
         name = "Kafka" if isinstance(error, KafkaUnavailable) else "The object store"
-        log.warning("a call was refused", reason=str(error))
+        if isinstance(error, KafkaUnavailable):
+            KAFKA.failed("calls", error, answers=False)
+        elif isinstance(error, StoreUnavailable):
+            STORE.failed("calls", error, answers=False)
+        else:
+            log.warning("a call was refused", reason=str(error))
         return Problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "kafka_away" if isinstance(error, KafkaUnavailable) else "store_away",

@@ -11,20 +11,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-import structlog
-
 from producer.gateway.bounded_store import BoundedStore, hurried
 from producer.gateway.feed import Feed
 from producer.gateway.hub import Hub
 from producer.gateway.outlet import Outlet
 from producer.gateway.queue import Backlog, Queue
+from producer.outages import STORE
 from producer.results.minio_objects import MinioObjects
 from producer.results.objects import StoreUnavailable
+from producer.tasks import TaskSupervisor
 from schemas.completion import Completion, Source
 from schemas.request import GenerationRequest
 from schemas.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 PROBE_KEY = ".darkroom/gateway-probe"
 """An object that need not exist, after the prefix. Tenants never begin with a dot, so it is no request's key."""
@@ -65,8 +63,8 @@ class Services:
     """The sentences that say why this process should get no calls at the moment; empty when it should."""
 
 
-OpenServices = Callable[[Settings, Callable[[Completion], None]], AbstractAsyncContextManager[Services]]
-"""Opens them, with what is told of each completion."""
+OpenServices = Callable[[Settings, Callable[[Completion], None], TaskSupervisor], AbstractAsyncContextManager[Services]]
+"""Opens them, with what is told of each completion, and with the owner of the tasks that follow and probe."""
 
 
 def new_hub(settings: Settings) -> Hub:
@@ -81,7 +79,9 @@ def new_hub(settings: Settings) -> Hub:
 
 
 @contextlib.asynccontextmanager
-async def connected(settings: Settings, on_completion: Callable[[Completion], None]) -> AsyncIterator[Services]:
+async def connected(
+    settings: Settings, on_completion: Callable[[Completion], None], tasks: TaskSupervisor
+) -> AsyncIterator[Services]:
     """The real ones. Returns at once: what is not reached yet is tried again in the background, and told of.
 
     Raises `SettingsError` for certificates that cannot be loaded.
@@ -91,13 +91,14 @@ async def connected(settings: Settings, on_completion: Callable[[Completion], No
     async with MinioObjects(hurried(settings.s3, settings.gateway.store_timeout_s)) as objects:
         store = BoundedStore(objects, settings.gateway.store_timeout_s)
         probes = _Probes(settings, objects, store=store, outlet=outlet, queue=queue, hub=hub)
-        tasks = [asyncio.create_task(one.run()) for one in (outlet, queue, feed, probes)]
+        tasks.keep("outlet", outlet.run, matters="nothing can be sent to Kafka")
+        tasks.keep("queue", queue.run, matters="it is not known how much waits")
+        tasks.keep("feed", feed.run, matters="completions and progress are not followed")
+        tasks.keep("probes", probes.run, matters="it is not known whether Kafka and the object store answer")
         try:
             yield Services(store, outlet, queue, hub, probes.unready)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await tasks.close()
 
 
 class _Probes:
@@ -134,7 +135,9 @@ class _Probes:
                 self._has_bucket = True
             await self._store.stat(f"{self._store.prefix}{PROBE_KEY}")
         except StoreUnavailable as error:
-            log.warning("the object store does not do its part", error=str(error))
+            STORE.failed("probes", error)
+        else:
+            STORE.answered("probes")
 
     async def _ask_kafka(self) -> None:
         with contextlib.suppress(Exception):  # the queue says and mends it itself

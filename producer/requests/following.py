@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
+from producer.tasks import TaskSupervisor
 from schemas.completion import Completion
 from schemas.events import Progress
 
@@ -85,10 +87,12 @@ async def follow(
     missing = set(waiting)
     if not missing:
         return missing
-    with contextlib.ExitStack() as shown:
-        display = shown.enter_context(Display(len(missing))) if watched else None
-        watcher = None if display is None else asyncio.create_task(_watch(client, missing, display))
-        try:
+    async with contextlib.AsyncExitStack() as open_:
+        display = open_.enter_context(Display(len(missing))) if watched else None
+        if display is not None:
+            tasks = await open_.enter_async_context(TaskSupervisor())
+            tasks.keep("progress_bars", partial(_watch, client, missing, display))
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), contextlib.aclosing(client.completions()) as completions:
                 async for completion in completions:
                     identity = (completion.tenant, completion.request_id)
@@ -100,12 +104,6 @@ async def follow(
                     on_completion(completion)
                     if not missing:
                         break
-        except TimeoutError:
-            pass
-        finally:
-            if watcher is not None:
-                watcher.cancel()
-                await asyncio.gather(watcher, return_exceptions=True)
     return missing
 
 

@@ -16,6 +16,7 @@ from inference.contract import Engine
 from producer.connection import kafka_arguments
 from producer.results.dead_letters import replayed
 from producer.results.minio_objects import MinioObjects
+from producer.tasks import TaskSupervisor
 from schemas.codec import decode_completion
 from schemas.completion import Completion
 from schemas.names import Topic
@@ -28,12 +29,15 @@ Answer = Completion | Any
 
 @contextlib.asynccontextmanager
 async def running_worker(
-    settings: Settings, engine: Engine, make_broker: Callable[..., Broker] = KafkaBroker
+    settings: Settings,
+    engine: Engine,
+    make_broker: Callable[..., Broker] = KafkaBroker,
+    make_tasks: Callable[..., TaskSupervisor] = TaskSupervisor,
 ) -> AsyncIterator[Worker]:
     """A worker that takes records, drained at the end."""
     objects = MinioObjects(settings.s3)
     await objects.ensure_bucket(retention_days=settings.s3.retention_days)
-    worker = Worker(settings, engine, objects, make_broker=make_broker)
+    worker = Worker(settings, engine, objects, make_broker=make_broker, make_tasks=make_tasks)
     running = asyncio.create_task(worker.run())
     try:
         await until(lambda: running.done() or _is_open(worker), 60, "the worker to open its partitions")

@@ -62,6 +62,7 @@ class Faults:
             weather.lost_before, weather.lost_after = rng.choice(shares), rng.choice(shares)
             weather.slow, weather.slow_s = rng.choice(shares), rng.choice((0.5, 6.0))
             weather.ever_rough = bool(weather.lost_before or weather.lost_after or weather.slow)
+        world.cluster.metadata_chars_max = rng.choice((4096, 4096, 4096, 600, 300))
         troubles = world.around.troubles
         troubles.step_fails, troubles.job_fails = rng.choice((0.0, 0.0, 0.05, 0.2)), rng.choice((0.0, 0.0, 0.1))
         troubles.stalls, troubles.stall_s = rng.choice((0.0, 0.0, 0.02)), rng.choice((1.0, 8.0))

@@ -26,6 +26,10 @@ TRANSACTION_S = 5.0
 ASK_AGAIN_S = 0.05
 
 
+class MetadataTooLong(Exception):  # noqa: N818
+    """The commit's metadata is longer than the broker allows."""
+
+
 class Fenced(Exception):  # noqa: N818
     """The producer's epoch is not the newest of its transactional id."""
 
@@ -85,6 +89,8 @@ class Cluster:
         """Share of the polls that take so long that a rebalance may come between."""
         self.sticky = 0.7
         """Share of the rebalances after which who held a partition keeps it."""
+        self.metadata_chars_max = 4096
+        """Kafka's `offset.metadata.max.bytes`."""
         self.on_commit: list[Callable[[Partition, Transaction], None]] = []
         self.hears: Callable[[str], bool] = lambda _client_id: True
         """Whether a member's heartbeat runs now: a frozen one learns nothing."""
@@ -139,6 +145,8 @@ class Cluster:
     def begin(self, key: PartitionKey, epoch: int, transaction: Transaction) -> None:
         """The records and the offset are with the broker; nothing of it is seen yet."""
         partition = self._writing(key, epoch)
+        if len(transaction.metadata) > self.metadata_chars_max:
+            raise MetadataTooLong(f"{len(transaction.metadata)} characters")
         partition.transaction = transaction
         self._loop.outside(TRANSACTION_S, self._time_out, partition, transaction)
 

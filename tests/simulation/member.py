@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 
+from consumer.core.events import Refusal
 from consumer.core.partition_key import PartitionKey
 from consumer.ports import (
     BrokerUnavailable,
@@ -17,12 +18,13 @@ from consumer.ports import (
     Noted,
     Opened,
     OutgoingRecord,
+    PublicationRefused,
     PublicationUnknown,
     Record,
     WriterFenced,
 )
 from tests.simulation.invariants import Invariants
-from tests.simulation.kafka import Assignment, Cluster, Fenced, Transaction
+from tests.simulation.kafka import Assignment, Cluster, Fenced, MetadataTooLong, Transaction
 from tests.simulation.wire import Unanswered, Wire
 
 POLL_RECORDS_MAX = 4
@@ -170,6 +172,8 @@ class SimBroker:
             if self.writers.get(partition) == epoch:  # else it was fenced by this member's own next writer
                 self._invariants.was_fenced(self.client_id, partition)
             raise WriterFenced("the writer was fenced") from error
+        except MetadataTooLong as error:
+            raise PublicationRefused(Refusal.METADATA, "the metadata is too long") from error
         except Unanswered as error:
             raise PublicationUnknown("the transaction was not confirmed") from error
         finally:

@@ -44,8 +44,8 @@ def commit_past_an_unfinished_offset() -> Iterator[None]:
     """The highest finished offset is committed, as if everything before it were finished."""
     plan = Ledger.plan
 
-    def past(self: Ledger, finishing: frozenset[int], *journal: Journal) -> CommitPlan:
-        right = plan(self, finishing, *journal)
+    def past(self: Ledger, finishing: frozenset[int], *more: Any) -> CommitPlan:
+        right = plan(self, finishing, *more)
         highest = max(finishing, default=right.offset - 1) + 1
         if highest <= right.offset:
             return right
@@ -60,8 +60,8 @@ def forget_the_map() -> Iterator[None]:
     """Only the offset is committed: what finished above it is not told."""
     plan = Ledger.plan
 
-    def without(self: Ledger, finishing: frozenset[int], journal: Journal) -> CommitPlan:
-        right = plan(self, finishing, journal)
+    def without(self: Ledger, finishing: frozenset[int], journal: Journal, *more: Any) -> CommitPlan:
+        right = plan(self, finishing, journal, *more)
         empty = offset_map.encode_map(self.partition, right.offset, (), journal)
         return CommitPlan(right.offset, empty, right.finished, journal)
 
@@ -369,10 +369,10 @@ def a_drain_is_not_noted() -> Iterator[None]:
     """The worker ends before the store has heard that it was told to."""
     end = Driver._end
 
-    async def hasty(self: Driver, polling: Any) -> None:
+    async def hasty(self: Driver) -> None:
         if self._ending is not None:
             self._ending.cancel()
-        await end(self, polling)
+        await end(self)
 
     with replaced(Driver, "_end", hasty):
         yield

@@ -13,6 +13,7 @@ import jwt
 import structlog
 
 from producer.gateway.access.refusals import provider_away
+from producer.outages import IDENTITY_PROVIDER
 from schemas.access_settings import AccessSettings
 from schemas.errors import bounded
 
@@ -85,10 +86,11 @@ class ProviderKeys:
                 async with asyncio.timeout(self._settings.oidc_timeout_s):
                     keys = await self._fetch()
             except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ProviderUnreadable) as error:
-                log.warning("the identity provider's keys were not fetched", error=bounded(str(error) or repr(error)))
+                IDENTITY_PROVIDER.failed("keys", f"its keys were not fetched: {bounded(str(error) or repr(error))}")
                 self._failed_at = self._clock()
                 self._on_failure()
                 return
+            IDENTITY_PROVIDER.answered("keys")
             self._keys, self._fetched_at = keys, self._clock()
 
     async def _fetch(self) -> dict[str, ProviderKey]:

@@ -17,14 +17,11 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
-import structlog
-
 from producer.gateway.access.metrics import AccessMetrics
 from producer.gateway.access.refusals import too_many
 from producer.gateway.principal import Principal
+from producer.outages import REDIS
 from schemas.access_settings import AccessSettings
-
-log = structlog.get_logger(__name__)
 
 NAMES_MAX: Final = 10_000
 """Tenants or addresses that are counted at a time; who was not seen for longest is forgotten."""
@@ -158,9 +155,12 @@ class TenantQuotas:
         if self._shared is not None and time.monotonic() >= self._try_shared_at:
             try:
                 async with asyncio.timeout(self._settings.redis_timeout_s):
-                    return await ask(self._shared)
+                    answer = await ask(self._shared)
             except (CountsAway, TimeoutError) as error:
                 self._try_shared_at = time.monotonic() + self._settings.redis_retry_s
                 self._metrics.redis_failures.inc()
-                log.warning("Redis does not count; this process counts alone", error=type(error).__name__)
+                REDIS.failed("quotas", f"this process counts alone: {type(error).__name__}")
+            else:
+                REDIS.answered("quotas")
+                return answer
         return await ask(self._own)

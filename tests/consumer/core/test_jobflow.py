@@ -126,6 +126,17 @@ def test_one_job_s_own_fault_fails_it_at_once_and_an_unknown_one_after_attempts(
         assert bool(of(do.Settle, effects)) == (attempt == LIMITS.attempts_max)
 
 
+def test_a_look_up_that_fails_for_no_known_reason_is_made_again_before_its_request_fails() -> None:
+    core = opened(LIMITS)
+    effects = arrive(core, facts(0))
+    for _ in range(LIMITS.attempts_max - 1):
+        assert [one.job for one in of(do.LookUp, effects)] == [key(0)]
+        effects = core.handle(on.JobFaulted(key(0), on.FaultParty.UNKNOWN, "render_failed", "no"), 0.0)
+        assert of(do.Settle, effects) == []
+    effects = core.handle(on.JobFaulted(key(0), on.FaultParty.UNKNOWN, "render_failed", "no"), 0.0)
+    assert [one.verdict.code for one in of(do.Settle, effects)] == ["render_failed"]
+
+
 def test_a_record_without_a_request_id_is_published_as_it_is() -> None:
     core = opened(LIMITS)
     effects = arrive(core, facts(0, request_id=None))

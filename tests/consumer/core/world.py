@@ -200,6 +200,8 @@ class World:
         assert facts.identity is not None
         if self._goes_wrong():
             self._tell(worker, on.StoreFailed(effect))
+        elif self._goes_wrong():
+            self._tell(worker, on.JobFaulted(effect.job, on.FaultParty.UNKNOWN, "render_failed", "no"))
         elif facts.identity in self.outcomes:
             self._tell(worker, on.OutcomeFound(effect.job))
         else:

@@ -35,6 +35,7 @@ from producer.results.completions import Answered, ImageContent, cancelled, fail
 from producer.results.memory_objects import MemoryObjects
 from producer.results.objects import StoreUnavailable
 from producer.results.outcomes import Outcomes
+from producer.tasks import TaskSupervisor
 from schemas.completion import Completion, Source
 from schemas.errors import ErrorCode
 from schemas.events import Progress
@@ -150,7 +151,7 @@ class House:
 
     @contextlib.asynccontextmanager
     async def _services(
-        self, settings: Settings, on_completion: Callable[[Completion], None]
+        self, settings: Settings, on_completion: Callable[[Completion], None], tasks: TaskSupervisor
     ) -> AsyncIterator[Services]:
         hub = new_hub(settings)
         hub.is_following = True

@@ -1,0 +1,108 @@
+"""Tells a broker's refusal of a transaction, which stays, from a failure that may pass.
+
+What aiokafka 0.14 raises was run on Kafka 4.2 with an authorizer. Some refusals arrive as a bare `KafkaError`
+("Unexpected error during batch delivery") with the broker's answer in `__cause__`, so the whole chain is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from aiokafka import errors
+
+from consumer.core.events import Refusal
+from consumer.core.partition_key import PartitionKey
+from consumer.ports import PublicationRefused
+
+_CHAIN_MAX: Final = 8
+"""Causes looked at; aiokafka nests two."""
+_RIGHTS: Final = (
+    errors.TopicAuthorizationFailedError,
+    errors.GroupAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+    errors.TransactionalIdAuthorizationFailed,
+)
+
+
+def refused(
+    error: BaseException, partition: PartitionKey, group_id: str, *, missing: str | None = None
+) -> PublicationRefused | None:
+    """Return the verdict on a transaction of `partition`; None where the failure may pass.
+
+    `missing` is a topic that the cluster does not know.
+    """
+    what = f"Partition {partition.partition} of {partition.topic} cannot publish"
+    for one in _chain(error):
+        for kinds, refusal, sentence in _VERDICTS:
+            if isinstance(one, kinds):
+                return PublicationRefused(refusal, f"{what}: {sentence(one, partition, group_id)}")
+    if missing is not None:
+        return PublicationRefused(Refusal.TOPIC, f"{what}: {_no_topic(missing)}")
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    at: BaseException | None = error
+    for _ in range(_CHAIN_MAX):
+        if at is None:
+            return
+        yield at
+        at = at.__cause__ or at.__context__
+
+
+def _right(error: BaseException, partition: PartitionKey, group_id: str) -> str:
+    """Return which right is missing on what, as far as the broker says."""
+    about = str(error.args[0]) if error.args else ""
+    if isinstance(error, errors.GroupAuthorizationFailedError):
+        return f"the right Read on the group {group_id} is missing. Grant it to the worker's user."
+    if isinstance(error, errors.TransactionalIdAuthorizationFailed):
+        return (
+            f"the rights Write and Describe on the transactional ids that begin with {group_id}-{partition.topic}- are "
+            "missing. Grant them to the worker's user."
+        )
+    if isinstance(error, errors.ClusterAuthorizationFailedError):
+        return "the right IdempotentWrite on the cluster is missing. Grant it to the worker's user."
+    if about and about != partition.topic:
+        return f"the rights Write and Describe on the topic {about} are missing. Grant them to the worker's user."
+    return f"the right Read on the topic {partition.topic} is missing. Grant it to the worker's user."
+
+
+def _no_topic(topic: str) -> str:
+    return (
+        f"the topic {topic} is not there, or the worker's user may not describe it. Make it with `darkroom init`, or "
+        "grant Describe on it."
+    )
+
+
+def _too_large(_error: BaseException, _partition: PartitionKey, _group_id: str) -> str:
+    return (
+        "a record is larger than its topic allows. Raise max.message.bytes of the completions and dead-letters topics "
+        "to DARKROOM_TOPICS__MAX_MESSAGE_BYTES."
+    )
+
+
+def _too_much_metadata(_error: BaseException, _partition: PartitionKey, _group_id: str) -> str:
+    return (
+        "the broker allows less metadata beside an offset than Kafka's default. The worker makes do with less; raise "
+        "offset.metadata.max.bytes to 4096."
+    )
+
+
+def _topic_gone(error: BaseException, _partition: PartitionKey, _group_id: str) -> str:
+    return _no_topic(str(error.args[0]) if error.args else "that it publishes to")
+
+
+def _refused(error: BaseException, _partition: PartitionKey, _group_id: str) -> str:
+    return f"the broker refuses it ({error})."
+
+
+_VERDICTS: Final[
+    tuple[tuple[tuple[type[BaseException], ...], Refusal, Callable[[BaseException, PartitionKey, str], str]], ...]
+] = (
+    ((errors.MessageSizeTooLargeError, errors.RecordListTooLargeError), Refusal.SIZE, _too_large),
+    ((errors.OffsetMetadataTooLargeError,), Refusal.METADATA, _too_much_metadata),
+    (_RIGHTS, Refusal.RIGHTS, _right),
+    ((errors.UnknownTopicOrPartitionError, errors.InvalidTopicError), Refusal.TOPIC, _topic_gone),
+    ((errors.PolicyViolationError, errors.InvalidRequiredAcksError), Refusal.OTHER, _refused),
+)

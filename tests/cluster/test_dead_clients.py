@@ -1,0 +1,55 @@
+"""Proves that a worker whose client died of a passing refusal takes work again once the refusal is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from inference.engine import LaneEngine
+from producer.topics import ensure_topics
+from schemas.completion import Status
+from tests.cluster.brokers import AUTHORIZED, Brokers
+from tests.cluster.rights import GROUP, READ, TOPIC, taken_away
+from tests.cluster.test_refusals import request
+from tests.integration.by_hand import CountingDevice, until_no_lag
+from tests.integration.fleet import until
+from tests.integration.in_process import Producer, running_worker
+from tests.producer.deployments import deployment_on
+
+if TYPE_CHECKING:
+    from consumer.stack import Stack
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
+    with Brokers(tmp_path_factory.mktemp("brokers"), properties=AUTHORIZED) as started:
+        yield started
+
+
+@pytest.mark.parametrize(("resource", "name"), [(GROUP, "{group}"), (TOPIC, "{prefix}generation.requests")])
+async def test_a_worker_takes_work_again_after_a_right_was_missing(
+    stack: Stack, brokers: Brokers, resource: int, name: str
+) -> None:
+    environment = {**stack.environment, "DARKROOM_KAFKA__BOOTSTRAP_SERVERS": brokers.bootstrap_servers}
+    settings = deployment_on(environment)(
+        topics__requests_partitions=2, kafka__session_timeout_ms=6000, kafka__heartbeat_interval_ms=300
+    )
+    await ensure_topics(settings)
+    name = name.format(prefix=settings.topics.prefix, group=settings.kafka.group_id)
+    engine = LaneEngine(CountingDevice(), rows_max=8)
+    async with running_worker(settings, engine) as worker, Producer(settings) as producer:
+        first = await producer.put(request())
+        await producer.answers({first})
+        async with taken_away(settings.kafka.bootstrap_servers, resource, name, READ):
+            await until(lambda: worker.driver.poll_error is not None, 30, "polls to fail")
+        places = {await producer.put(request()) for _ in range(10)}
+        answers = await producer.answers(places)
+        assert {place: [one.status for one in found] for place, found in answers.items() if place in places} == {
+            place: [Status.SUCCEEDED] for place in places
+        }
+        await until_no_lag(settings)
+        await until(lambda: worker.driver.poll_error is None, 30, "polls to succeed")
