@@ -16,7 +16,7 @@ from inference.contract import ModelInfo, RenderedImage, RenderRequest
 from inference.resolve import resolve
 from schemas.codec import Decoded, decode_request
 from schemas.completion import Completion
-from schemas.errors import RequestRejected
+from schemas.errors import ErrorCode, RequestRejected
 from schemas.fingerprints import raw_digest
 from schemas.names import DEFAULT_TENANT
 from schemas.request import GenerationRequest
@@ -97,6 +97,9 @@ class Intake:
     def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Payload]:
         """The core's facts and the edges' payload of one record. `wall` is the time of day at `now`."""
         key = JobKey(*partition, record.offset)
+        if record.flaw is not None:
+            rejected = RequestRejected(ErrorCode.BATCH_UNREADABLE, record.flaw)
+            return _refused(key, record, rejected, now=now, wall=wall)
         try:
             decoded = decode_request(record.value, record.headers, record.key, max_bytes=self._request_bytes_max)
         except RequestRejected as rejected:
@@ -179,4 +182,6 @@ def _age_s(record: Record, wall: datetime) -> float:
 
 
 def _size_bytes(record: Record) -> int:
-    return len(record.value or b"") + len(record.key or b"") + sum(len(k) + len(v) for k, v in record.headers)
+    return len(record.value or b"") + len(record.key or b"") + sum(
+        len(name) + len(content or b"") for name, content in record.headers
+    )

@@ -32,8 +32,12 @@ class Record:
     offset: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
+    """A name whose bytes are not UTF-8 holds them as lone surrogates (`surrogateescape`)."""
     timestamp_ms: int
+    flaw: str | None = None
+    """Why this is no record but a batch of them that cannot be read: one sentence. The value is the batch's bytes, the
+    offset that of its first record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,8 @@ class OutgoingRecord:
 
     topic: str
     key: bytes | None
-    value: bytes
-    headers: tuple[tuple[str, bytes], ...]
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 Noted = Callable[[frozenset[PartitionKey]], None]

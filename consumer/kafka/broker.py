@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
@@ -29,6 +29,8 @@ from consumer.kafka.ownership import members, owns
 from consumer.kafka.writer import PartitionWriter
 from consumer.ports import BrokerUnavailable, Delivery, Noted, Opened, OutgoingRecord, PublicationUnknown, Record
 from producer.connection import kafka_arguments
+from producer.consuming import RecordConsumer
+from producer.record_batches import UnreadableBatch
 from schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -50,7 +52,7 @@ class KafkaBroker:
         self._client_id = client_id
         self._arguments = kafka_arguments(settings.kafka) | {"client_id": client_id}
         self._record_bytes_max = settings.topics.max_message_bytes
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = RecordConsumer(
             **self._arguments,
             group_id=settings.kafka.group_id,
             enable_auto_commit=False,
@@ -94,7 +96,10 @@ class KafkaBroker:
             raise BrokerUnavailable(f"Polling Kafka failed: {type(error).__name__}: {error}.") from error
 
     async def _delivery(self, partition: TopicPartition, batch: Sequence[Any]) -> Delivery:
-        records = tuple(Record(one.offset, one.key, one.value, tuple(one.headers), one.timestamp) for one in batch)
+        records = tuple(
+            Record(one.offset, one.key, one.value, one.headers, one.timestamp, _flaw(partition, one.value))
+            for one in batch
+        )
         position = await self._consumer.position(partition)
         end = self._consumer.last_stable_offset(partition)
         return Delivery(PartitionKey(*partition), records, position, end)
@@ -183,10 +188,20 @@ class KafkaBroker:
                 await asyncio.wait_for(part, LEAVE_S_MAX)
 
 
+def _flaw(partition: TopicPartition, value: bytes | None) -> str | None:
+    """Say why a value is no record's, where it is a whole batch that cannot be read."""
+    if not isinstance(value, UnreadableBatch):
+        return None
+    return (
+        f"offsets {value.first_offset} to {value.last_offset} of partition {partition.partition} cannot be read: "
+        f"{value.reason}"
+    )
+
+
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     """Pauses and takes note; its exceptions would be swallowed, and its slowness would cost the membership."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, on_revoked: Noted, on_assigned: Noted) -> None:
+    def __init__(self, consumer: RecordConsumer, on_revoked: Noted, on_assigned: Noted) -> None:
         self._consumer = consumer
         self._on_revoked = on_revoked
         self._on_assigned = on_assigned

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
+from producer.consuming import RecordConsumer
 from schemas.codec import decode_cancellation
 from schemas.errors import EventUnreadable
 from schemas.events import Cancellation
@@ -30,7 +30,7 @@ RETRY_S = 5.0
 async def follow(topic: str, arguments: dict[str, Any], on_cancelled: Callable[[Cancellation], None]) -> None:
     """Report each cancellation, until cancelled itself."""
     while True:
-        consumer = AIOKafkaConsumer(topic, **arguments, isolation_level="read_committed", auto_offset_reset="earliest")
+        consumer = RecordConsumer(topic, **arguments, isolation_level="read_committed", auto_offset_reset="earliest")
         try:
             await consumer.start()
             await _follow(consumer, on_cancelled)
@@ -41,7 +41,7 @@ async def follow(topic: str, arguments: dict[str, Any], on_cancelled: Callable[[
             await consumer.stop()
 
 
-async def _follow(consumer: AIOKafkaConsumer, on_cancelled: Callable[[Cancellation], None]) -> None:
+async def _follow(consumer: RecordConsumer, on_cancelled: Callable[[Cancellation], None]) -> None:
     await _start_back(consumer)
     while True:
         for batch in (await consumer.getmany(timeout_ms=1000)).values():
@@ -54,7 +54,7 @@ async def _follow(consumer: AIOKafkaConsumer, on_cancelled: Callable[[Cancellati
                     on_cancelled(cancellation)
 
 
-async def _start_back(consumer: AIOKafkaConsumer) -> None:
+async def _start_back(consumer: RecordConsumer) -> None:
     partitions = consumer.assignment()
     # Asked first: what is published between the two questions is behind this end, or found by its time.
     ends = await consumer.end_offsets(partitions)
