@@ -57,7 +57,7 @@ class TopicReader:
         self._kafka = kafka
         self._topics = tuple(topics)
         self._arguments = kafka_arguments(kafka)
-        self._consumer: RecordConsumer = None
+        self._consumer: Any = None
         self._growth_check_s = growth_check_s
         self._checked_at = 0.0
 

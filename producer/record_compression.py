@@ -65,7 +65,7 @@ def _gzip(content: memoryview) -> bytes:
 
 
 def _snappy(content: memoryview) -> bytes:
-    if content[: len(_XERIAL_HEAD)] != _XERIAL_HEAD:
+    if content[: len(_XERIAL_HEAD)].tobytes() != _XERIAL_HEAD:
         return _snappy_block(content, UNPACKED_BYTES_MAX)
     # The Java client's stream: blocks with their lengths before them.
     parts: list[bytes] = []

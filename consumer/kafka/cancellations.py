@@ -15,6 +15,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from producer.consuming import RecordConsumer
+from producer.passed_over import PassedOver
 from schemas.codec import decode_cancellation
 from schemas.errors import EventUnreadable
 from schemas.events import Cancellation
@@ -29,11 +30,12 @@ RETRY_S = 5.0
 
 async def follow(topic: str, arguments: dict[str, Any], on_cancelled: Callable[[Cancellation], None]) -> None:
     """Report each cancellation, until cancelled itself."""
+    passed_over = PassedOver()
     while True:
         consumer = RecordConsumer(topic, **arguments, isolation_level="read_committed", auto_offset_reset="earliest")
         try:
             await consumer.start()
-            await _follow(consumer, on_cancelled)
+            await _follow(consumer, on_cancelled, passed_over)
         except (KafkaError, OSError) as error:
             log.warning("cancellations cannot be read at the moment", error=repr(error))
             await asyncio.sleep(RETRY_S)
@@ -41,7 +43,9 @@ async def follow(topic: str, arguments: dict[str, Any], on_cancelled: Callable[[
             await consumer.stop()
 
 
-async def _follow(consumer: RecordConsumer, on_cancelled: Callable[[Cancellation], None]) -> None:
+async def _follow(
+    consumer: RecordConsumer, on_cancelled: Callable[[Cancellation], None], passed_over: PassedOver
+) -> None:
     await _start_back(consumer)
     while True:
         for batch in (await consumer.getmany(timeout_ms=1000)).values():
@@ -49,7 +53,8 @@ async def _follow(consumer: RecordConsumer, on_cancelled: Callable[[Cancellation
                 try:
                     cancellation = decode_cancellation(record.value, record.headers)
                 except EventUnreadable as error:
-                    log.warning("unreadable cancellation", offset=record.offset, error=str(error))
+                    if told := passed_over.add(record, error.message):
+                        log.warning(told)
                 else:
                     on_cancelled(cancellation)
 
