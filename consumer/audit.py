@@ -120,7 +120,9 @@ async def audit(
         finally:
             await checks.cancel()
     for topic, number in sorted(unreadable.items()):
-        log.warning("records that are neither completions nor dead letters were passed over", topic=topic, records=number)
+        log.warning(
+            "records that are neither completions nor dead letters were passed over", topic=topic, records=number
+        )
     findings = tally.findings(committed)
     return AuditReport(
         records=findings.records,

@@ -182,6 +182,8 @@ def _age_s(record: Record, wall: datetime) -> float:
 
 
 def _size_bytes(record: Record) -> int:
-    return len(record.value or b"") + len(record.key or b"") + sum(
-        len(name) + len(content or b"") for name, content in record.headers
+    return (
+        len(record.value or b"")
+        + len(record.key or b"")
+        + sum(len(name) + len(content or b"") for name, content in record.headers)
     )

@@ -128,7 +128,9 @@ class Replayer:
             message = f"It was replayed before, as {letter.replayed_as}."
             return Replay(letter, Action.ALREADY_REPLAYED, message, replayed_as=letter.replayed_as)
         if letter.origin.code == ErrorCode.BATCH_UNREADABLE:
-            message = f"It is no record but a batch that cannot be read: `darkroom dlq show {letter.name} --raw` has it."
+            message = (
+                f"It is no record but a batch that cannot be read: `darkroom dlq show {letter.name} --raw` has it."
+            )
             return Replay(letter, Action.FAILED, message)
         try:
             original = await self._log.original(letter)

@@ -16,6 +16,7 @@ import os
 import random
 import tempfile
 import time
+import uuid
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,10 +67,11 @@ class Seen:
 
 
 class Garbage:
-    """Records of all bytes. The same seed gives the same records."""
+    """Records of all bytes. The same seed gives the same records, but for the ids of the good ones."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
+        self._run = uuid.uuid4().hex[:8]
 
     def record(self) -> Raw:
         make = self._random
@@ -79,7 +81,9 @@ class Garbage:
         return Raw(self._maybe(24), self._value(), headers, self._time_ms())
 
     def good(self, number: int) -> Raw:
-        value = json.dumps({"request_id": f"good-{number}", "prompt": f"a figure {number}", "steps": 1}).encode()
+        value = json.dumps(
+            {"request_id": f"good-{self._run}-{number}", "prompt": f"a figure {number}", "steps": 1}
+        ).encode()
         headers = [(self._bytes(12), self._maybe(24)), (b"tenant", None)]
         # A name that says something of the event would change it.
         return Raw(self._maybe(24), value, [one for one in headers if not one[0].lower().startswith(b"c")])
@@ -142,7 +146,7 @@ async def prove(settings: Settings, records: int, *, seed: int = 1) -> Seen:
 def problems(seen: Seen) -> list[str]:
     """What is wrong, in words."""
     wrong = []
-    if not seen.audit.is_clean or seen.audit.pending:
+    if not seen.audit.is_clean or seen.audit.pending or seen.audit.replayed:
         wrong.append(f"the audit is not clean: {seen.audit}")
     if (seen.audit.records, seen.audit.succeeded) != (seen.records, seen.good):
         wrong.append(f"of {seen.records} records, {seen.good} of them good, the audit saw {seen.audit}")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import io
 import struct
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -72,6 +74,43 @@ def batch(
     summed = struct.pack(">hiqqqhii", codec, number - 1, first_ms, max(times), -1, -1, -1, number) + content
     rest = struct.pack(">ibI", -1, 2, calc_crc32c(summed)) + summed
     return struct.pack(">qi", base, len(rest)) + rest
+
+
+def records_in(content: bytes) -> dict[int, Raw]:
+    """The records of whole batches, plain or of gzip, by offset."""
+    found = {}
+    at = 0
+    while at < len(content):
+        base, length = struct.unpack_from(">qi", content, at)
+        codec, _, first_ms, *_, count = struct.unpack_from(">hiqqqhii", content, at + 21)
+        packed = content[at + 61 : at + 12 + length]
+        at += 12 + length
+        if codec & 0x20:
+            continue  # the end of a transaction
+        left = io.BytesIO(gzip.decompress(packed) if codec & 7 else packed)
+        for _ in range(count):
+            _number(left)
+            attributes = left.read(1)[0]
+            moved_ms, index = _number(left), _number(left)
+            key, value = _content(left), _content(left)
+            headers = [(_content(left) or b"", _content(left)) for _ in range(_number(left))]
+            found[base + index] = Raw(key, value, headers, first_ms + moved_ms, attributes)
+    return found
+
+
+def _number(left: io.BytesIO) -> int:
+    value = shift = 0
+    while True:
+        byte = left.read(1)[0]
+        value |= byte % 128 << shift
+        shift += 7
+        if byte < 128:
+            return value // 2 if value % 2 == 0 else -(value // 2) - 1
+
+
+def _content(left: io.BytesIO) -> bytes | None:
+    length = _number(left)
+    return None if length < 0 else left.read(length)
 
 
 class RawKafka:
