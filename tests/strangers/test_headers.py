@@ -95,32 +95,35 @@ async def test_each_has_its_outcome_and_its_dead_letter_gives_it_back(
     settings, topic = fleet.settings, fleet.settings.topics.requests
     await ensure_topics(settings)
     neighbours = [Raw(b"n", asked(f"neighbour-{number}")) for number in range(2)]
-    async with raw_kafka(settings.kafka) as kafka, Producer(settings) as producer:
-        async with running_worker(settings, LaneEngine(SimulatedDevice(0.0), rows_max=4)):
-            first = await kafka.put_all(topic, 0, [neighbours[0], row.given, neighbours[1]])
-            places = {(0, first + number) for number in range(3)}
-            answers = await producer.answers(places)
+    async with (
+        raw_kafka(settings.kafka) as kafka,
+        Producer(settings) as producer,
+        running_worker(settings, LaneEngine(SimulatedDevice(0.0), rows_max=4)),
+    ):
+        first = await kafka.put_all(topic, 0, [neighbours[0], row.given, neighbours[1]])
+        places = {(0, first + number) for number in range(3)}
+        answers = await producer.answers(places)
+        await until_no_lag(settings)
+        [answer] = answers[0, first + 1]
+        for place in (first, first + 2):
+            [neighbour] = answers[0, place]
+            assert neighbour.status.value == PAINTED, "what stands in the same batch is painted"
+        if row.right == PAINTED:
+            assert isinstance(answer, Completion)
+            assert answer.status.value == PAINTED
+        else:
+            name = f"{topic}-0-{first + 1}"
+            environment = fleet.environment
+            assert (await told(environment, "show", name))["header_names_base64"] == [
+                base64.b64encode(header).decode() for header, _ in row.given.headers
+            ]
+            done = await told(environment, "replay", name)
+            offset = int(done["replayed_as"].rpartition("-")[2])
+            back = records_in(await kafka.get(topic, 0, offset))[offset]
+            assert (back.key, back.value) == (row.given.key, row.given.value)
+            assert back.headers == [*row.given.headers, (b"darkroom_replay_of", name.encode())]
+            await producer.answers({(0, offset)})  # it dies again, and is told of again
             await until_no_lag(settings)
-            [answer] = answers[0, first + 1]
-            for place in (first, first + 2):
-                [neighbour] = answers[0, place]
-                assert neighbour.status.value == PAINTED, "what stands in the same batch is painted"
-            if row.right == PAINTED:
-                assert isinstance(answer, Completion)
-                assert answer.status.value == PAINTED
-            else:
-                name = f"{topic}-0-{first + 1}"
-                environment = fleet.environment
-                assert (await told(environment, "show", name))["header_names_base64"] == [
-                    base64.b64encode(header).decode() for header, _ in row.given.headers
-                ]
-                done = await told(environment, "replay", name)
-                offset = int(done["replayed_as"].rpartition("-")[2])
-                back = records_in(await kafka.get(topic, 0, offset))[offset]
-                assert (back.key, back.value) == (row.given.key, row.given.value)
-                assert back.headers == [*row.given.headers, (b"darkroom_replay_of", name.encode())]
-                await producer.answers({(0, offset)})  # it dies again, and is told of again
-                await until_no_lag(settings)
     async with MinioObjects(settings.s3) as objects:
         report = await audit(settings, objects)
     assert report.is_clean
