@@ -4,7 +4,7 @@ Every reader of every topic uses `RecordConsumer`. It never raises for what stan
 given with their bytes (`surrogateescape`), and what cannot be parsed comes as one record whose value is an
 `UnreadableBatch`, so that positions advance and whatever stands before, behind and in other partitions is delivered.
 
-How: one method of aiokafka's fetcher makes the object that takes a fetch apart, by the global name `MemoryRecords`. Each
+How: a method of aiokafka's fetcher makes the object that takes a fetch apart, by the global name `MemoryRecords`. Each
 consumer of this class gets a copy of that method in which the name means `Batches`. Nothing global is patched, since
 whoever embeds the client may have consumers of their own; and a subclass cannot do it, because the fetcher has no seam
 between the broker's answer and its parser. `tests/producer/test_consuming.py` fails when aiokafka's inside moves.
