@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,7 @@ from producer.reader import TopicPartition, TopicReader
 from producer.results.dead_letters import origin, replayed
 from producer.results.objects import Objects
 from schemas.codec import decode_completion
-from schemas.completion import Status
+from schemas.completion import Source, Status
 from schemas.errors import EventUnreadable
 from schemas.settings import Settings
 
@@ -91,14 +92,18 @@ async def audit(
     tally = Tally(topics.requests)
     checks = ObjectChecks(objects, retention=timedelta(days=settings.s3.retention_days), now=now)
 
+    unreadable: Counter[str] = Counter()
+
     async def on_request(record: Any) -> None:
         tally.record(record.partition, record.offset)
 
     async def on_outcome(record: Any) -> None:
         if record.topic == topics.dead_letters:
-            _take_dead_letter(tally, record)
+            is_ours = _take_dead_letter(tally, record, requests_end)
         else:
-            await _take_completion(tally, checks, record)
+            is_ours = await _take_completion(tally, checks, record, requests_end)
+        if not is_ours:
+            unreadable[record.topic] += 1
 
     async with _readers(settings) as (requests, outcomes):
         committed = await _committed(settings, requests.partitions)
@@ -112,6 +117,10 @@ async def audit(
             await checks.finish()
         finally:
             await checks.cancel()
+    for topic, number in sorted(unreadable.items()):
+        log.warning(
+            "records that are neither completions nor dead letters were passed over", topic=topic, records=number
+        )
     findings = tally.findings(committed)
     return AuditReport(
         records=findings.records,
@@ -188,27 +197,33 @@ async def _read(
         )
 
 
-def _take_dead_letter(tally: Tally, record: Any) -> None:
+def _take_dead_letter(tally: Tally, record: Any, ends: Ends) -> bool:
+    """Enter a dead letter. Returns False where it is none."""
     if replayed(record.headers) is not None:
-        return  # the note of a replay
+        return True  # the note of a replay
     found = origin(record.headers)
     if found is None:
-        log.warning("a dead letter does not say what it was", partition=record.partition, offset=record.offset)
-        return
-    tally.dead_letter(found.source.topic, found.source.partition, found.source.offset, found.code)
+        return False
+    if _is_counted(found.source, ends):
+        tally.dead_letter(found.source.topic, found.source.partition, found.source.offset, found.code)
+    return True
 
 
-async def _take_completion(tally: Tally, checks: ObjectChecks, record: Any) -> None:
+async def _take_completion(tally: Tally, checks: ObjectChecks, record: Any, ends: Ends) -> bool:
+    """Enter a completion and check its pictures. Returns False where it is none."""
     try:
         completion = decode_completion(record.value, record.headers)
-    except EventUnreadable as error:
-        log.warning(
-            "an unreadable completion was passed over",
-            partition=record.partition,
-            offset=record.offset,
-            error=error.message,
-        )
-        return
-    tally.completion(completion)
+    except EventUnreadable:
+        return False
+    if _is_counted(completion.source, ends):
+        tally.completion(completion)
     for image in completion.images:
         await checks.submit(image, completion.completed_at)
+    return True
+
+
+def _is_counted(source: Source, ends: Ends) -> bool:
+    """Return whether a record is before where the requests ended. Others came later, or are made up: the book has a
+    page for whatever offset it is told.
+    """
+    return source.offset < ends.get(TopicPartition(source.topic, source.partition), 0)

@@ -17,7 +17,7 @@ from inference.contract import ModelInfo, RenderedImage, RenderRequest
 from inference.resolve import resolve
 from schemas.codec import Decoded, decode_request
 from schemas.completion import Completion
-from schemas.errors import RequestRejected
+from schemas.errors import ErrorCode, RequestRejected
 from schemas.fingerprints import raw_digest
 from schemas.names import DEFAULT_TENANT
 from schemas.prompt_syntax import warnings_of
@@ -108,6 +108,9 @@ class Intake:
     def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Payload]:
         """The core's facts and the edges' payload of one record. `wall` is the time of day at `now`."""
         key = JobKey(*partition, record.offset)
+        if record.flaw is not None:
+            rejected = RequestRejected(ErrorCode.BATCH_UNREADABLE, record.flaw)
+            return _refused(key, record, rejected, now=now, wall=wall)
         try:
             decoded = decode_request(record.value, record.headers, record.key, max_bytes=self._request_bytes_max)
         except RequestRejected as rejected:

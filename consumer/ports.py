@@ -46,9 +46,12 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
-    """A header may have no value; of a name that is not UTF-8 the bytes are lone surrogates (`surrogateescape`)."""
+    """A header may have no value; bytes of a name that are not UTF-8 are lone surrogates (`surrogateescape`)."""
     timestamp_ms: int
     """Milliseconds since 1970 as the producer or the broker wrote them: any number, -1 for none."""
+    flaw: str | None = None
+    """Why this is no record but a batch of them that cannot be read: one sentence. The value is the batch's bytes, the
+    offset that of its first record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class OutgoingRecord:
 
     topic: str
     key: bytes | None
-    value: bytes
+    value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
 
 

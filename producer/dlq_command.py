@@ -139,22 +139,26 @@ def show(name: str, raw: bool, as_json: bool, config: Path | None) -> None:
     if raw and as_json:
         raise click.UsageError("Give --raw or --json, not both.")
     letter, original = run(_show(settings_of(config), name))
-    value = original.value or b""
     if raw:
-        sys.stdout.buffer.write(value)
+        sys.stdout.buffer.write(original.value or b"")
         sys.stdout.buffer.flush()
         return
     if as_json:
-        headers = [[header, _base64(content)] for header, content in original.headers]
-        record = {"key_base64": _base64(original.key), "value_base64": _base64(value), "headers_base64": headers}
+        headers = [[_header(header), _base64(content)] for header, content in original.headers]
+        record = {
+            "key_base64": _base64(original.key),
+            "value_base64": _base64(original.value),
+            "headers_base64": headers,
+            "header_names_base64": [_base64(_name_bytes(header)) for header, _ in original.headers],
+        }
         click.echo(json.dumps(_facts(letter) | record))
         return
     for field, fact in _facts(letter).items():
         click.echo(f"{field}: {'-' if fact is None else _plain(str(fact))}")
     click.echo(f"key: {'-' if original.key is None else _plain(_text(original.key))}")
     for header, content in original.headers:
-        click.echo(f"header {_plain(header)}: {'-' if content is None else _plain(_text(content))}")
-    click.echo(f"\n{_plain(_text(value), keep=chr(10))}")
+        click.echo(f"header {_plain(_header(header))}: {'-' if content is None else _plain(_text(content))}")
+    click.echo("\n(no value)" if original.value is None else f"\n{_plain(_text(original.value), keep=chr(10))}")
 
 
 @dlq.command(
@@ -335,6 +339,15 @@ def _table(letters: Sequence[Letter]) -> list[str]:
     return [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in plain
     ]
+
+
+def _name_bytes(name: str) -> bytes:
+    """Return a header's name as it stands in Kafka: of one that is not UTF-8 the bytes are lone surrogates."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _header(name: str) -> str:
+    return _text(_name_bytes(name))
 
 
 def _text(content: bytes) -> str:

@@ -14,11 +14,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 
 from producer.client_tasks import ended_task
 from producer.connection import KafkaUnavailable, administering, kafka_arguments, reaching_kafka
+from producer.consuming import RecordConsumer
 from producer.outages import KAFKA
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class TopicReader:
         self._kafka = kafka
         self._topics = tuple(topics)
         self._arguments = kafka_arguments(kafka)
-        self._consumer: AIOKafkaConsumer = None
+        self._consumer: Any = None
         self._growth_check_s = growth_check_s
         self._checked_at = 0.0
 
@@ -70,7 +71,7 @@ class TopicReader:
     async def start(self) -> Self:
         """Connect. Nothing is read before `start_at`."""
         self._partitions = await partitions_of(self._kafka, self._topics)
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = RecordConsumer(
             **self._arguments,
             isolation_level="read_committed",
             auto_offset_reset="earliest",  # only where retention overtakes the position
@@ -104,7 +105,7 @@ class TopicReader:
     async def high_watermarks(self) -> dict[TopicPartition, int]:
         """Where each partition ends, records of open transactions included."""
         # A consumer is told the end of what it may read, so one that may read everything has to ask.
-        everything = AIOKafkaConsumer(**self._arguments, enable_auto_commit=False)
+        everything = RecordConsumer(**self._arguments, enable_auto_commit=False)
         with self._reaching("asking for offsets"):
             await _start(everything)
             try:
@@ -172,7 +173,7 @@ class TopicReader:
             await asyncio.wait_for(self._consumer.stop(), STOP_S_MAX)
 
 
-async def _start(consumer: AIOKafkaConsumer) -> None:
+async def _start(consumer: RecordConsumer) -> None:
     """Start, and let the client's own tasks begin: stopping it before that raises CancelledError out of `stop`."""
     try:
         await consumer.start()

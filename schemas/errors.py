@@ -27,6 +27,7 @@ class ErrorCode(StrEnum):
     INVALID_REQUEST = "invalid_request"
     UNSUPPORTED_FIELD = "unsupported_field"
     REQUEST_TOO_LARGE = "request_too_large"
+    BATCH_UNREADABLE = "batch_unreadable"
     REQUEST_ID_CONFLICT = "request_id_conflict"
     POSE_UNREADABLE = "pose_unreadable"
     POSE_NOT_FOUND = "pose_not_found"
@@ -68,6 +69,11 @@ _TEXTS: Final[dict[ErrorCode, ErrorText]] = {
     ErrorCode.REQUEST_TOO_LARGE: ErrorText(
         "The event is larger than a request may be.",
         "Put the pose picture in a bucket and name it by bucket and key instead of sending it inline.",
+        False,
+    ),
+    ErrorCode.BATCH_UNREADABLE: ErrorText(
+        "A batch of records cannot be taken apart: its checksum, its compression or its lengths are wrong.",
+        "`darkroom dlq show --raw` prints its bytes; send its requests again, with a producer that is not at fault.",
         False,
     ),
     ErrorCode.REQUEST_ID_CONFLICT: ErrorText(

@@ -46,6 +46,8 @@ class DeadLetterHeader(StrEnum):
     """Set where the record was too large to be repeated: `bucket/key` of the object that holds its bytes."""
     KEY = "darkroom_source_key"
     """The record's key as it was; left out where it had none, and where the record is in the object."""
+    HEADERS = "darkroom_source_headers"
+    """Set where a header's name is not UTF-8: all headers, as a JSON list of [name, value or null] in base64."""
 
 
 class ReplayHeader(StrEnum):

@@ -33,7 +33,7 @@ DOCUMENT_NAMES: Final = (*EVENTS, "errors", "unsupported-fields", "asyncapi")
 _READ_FROM_OTHERS: Final = (GenerationRequest, Cancellation)
 """Events that other people's serializers write, null for what is unset included."""
 _KAFKA_BINDING_VERSION = "0.5.0"
-_NOT_ON_EVERY_LETTER = (DeadLetterHeader.OBJECT, DeadLetterHeader.KEY)
+_NOT_ON_EVERY_LETTER = (DeadLetterHeader.OBJECT, DeadLetterHeader.KEY, DeadLetterHeader.HEADERS)
 
 _WHAT_WORKERS_DO: Final[Mapping[str, tuple[str, str]]] = {
     "request": ("receive", "Take a request and owe it exactly one completion, or one dead letter."),
@@ -173,6 +173,9 @@ def _dead_letter() -> dict[str, Any]:
                 DeadLetterHeader.WORKER.value: _text("The worker that set it aside."),
                 DeadLetterHeader.OBJECT.value: _text("bucket/key of the bytes, where they are too many for a record."),
                 DeadLetterHeader.KEY.value: _text("The record's key, where it had one and is repeated here."),
+                DeadLetterHeader.HEADERS.value: _text(
+                    "All its headers, where a name is not UTF-8: a JSON list of [name, value or null] in base64."
+                ),
             },
         },
         "payload": {"description": "Whatever the record's value was."},

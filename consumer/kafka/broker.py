@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
@@ -38,7 +38,9 @@ from consumer.ports import (
 )
 from producer.client_tasks import ended_task
 from producer.connection import kafka_arguments
+from producer.consuming import RecordConsumer
 from producer.groups import Group, committed_offsets, describe_group
+from producer.record_batches import UnreadableBatch
 from schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -83,9 +85,9 @@ class KafkaBroker:
         self._admin = AIOKafkaAdminClient(**self._arguments)
         self._writers: dict[PartitionKey, PartitionWriter] = {}
 
-    def _new_consumer(self) -> AIOKafkaConsumer:
+    def _new_consumer(self) -> RecordConsumer:
         kafka = self._kafka
-        return AIOKafkaConsumer(
+        return RecordConsumer(
             **self._arguments,
             group_id=kafka.group_id,
             enable_auto_commit=False,
@@ -173,7 +175,10 @@ class KafkaBroker:
             return []  # a rebalance came between: what was fetched is delivered again
 
     async def _delivery(self, partition: TopicPartition, batch: Sequence[Any]) -> Delivery:
-        records = tuple(Record(one.offset, one.key, one.value, tuple(one.headers), one.timestamp) for one in batch)
+        records = tuple(
+            Record(one.offset, one.key, one.value, one.headers, one.timestamp, _flaw(partition, one.value))
+            for one in batch
+        )
         position = await self._consumer.position(partition)
         end = self._consumer.last_stable_offset(partition)
         return Delivery(PartitionKey(*partition), records, position, end)
@@ -275,16 +280,26 @@ class KafkaBroker:
             await asyncio.wait_for(self._admin.close(), LEAVE_S_MAX)
 
 
-async def _stopped(consumer: AIOKafkaConsumer) -> None:
+async def _stopped(consumer: RecordConsumer) -> None:
     """Stop a consumer within a limit, whatever its own tasks ended with."""
     with contextlib.suppress(KafkaError, OSError, TimeoutError):
         await asyncio.wait_for(consumer.stop(), LEAVE_S_MAX)
 
 
+def _flaw(partition: TopicPartition, value: bytes | None) -> str | None:
+    """Say why a value is no record's, where it is a whole batch that cannot be read."""
+    if not isinstance(value, UnreadableBatch):
+        return None
+    return (
+        f"offsets {value.first_offset} to {value.last_offset} of partition {partition.partition} cannot be read: "
+        f"{value.reason}"
+    )
+
+
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     """Pauses and takes note; its exceptions would be swallowed, and its slowness would cost the membership."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, on_revoked: Noted, on_assigned: Noted) -> None:
+    def __init__(self, consumer: RecordConsumer, on_revoked: Noted, on_assigned: Noted) -> None:
         self._consumer = consumer
         self._on_revoked = on_revoked
         self._on_assigned = on_assigned

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from producer.client_tasks import ended_task
+from producer.consuming import RecordConsumer
 from producer.outages import KAFKA
+from producer.passed_over import PassedOver
 from schemas.codec import decode_cancellation
 from schemas.errors import EventUnreadable
 from schemas.events import Cancellation
@@ -37,13 +39,14 @@ class CancellationFollower:
         self._topic = topic
         self._arguments = arguments
         self._on_cancelled = on_cancelled
+        self._passed_over = PassedOver()
         self._positions: dict[TopicPartition, int] = {}
         """The next offset to read of each partition, once one was connected to."""
 
     async def run(self) -> None:
         """Report each cancellation, until cancelled itself."""
         while True:
-            consumer = AIOKafkaConsumer(
+            consumer = RecordConsumer(
                 self._topic, **self._arguments, isolation_level="read_committed", auto_offset_reset="earliest"
             )
             try:
@@ -55,7 +58,7 @@ class CancellationFollower:
             finally:
                 await consumer.stop()
 
-    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+    async def _follow(self, consumer: RecordConsumer) -> None:
         await self._start(consumer)
         KAFKA.answered("cancellations")
         while True:
@@ -70,11 +73,12 @@ class CancellationFollower:
         try:
             cancellation = decode_cancellation(record.value, record.headers)
         except EventUnreadable as error:
-            log.warning("unreadable cancellation", offset=record.offset, error=str(error))
+            if told := self._passed_over.add(record, error.message):
+                log.warning(told)
         else:
             self._on_cancelled(cancellation)
 
-    async def _start(self, consumer: AIOKafkaConsumer) -> None:
+    async def _start(self, consumer: RecordConsumer) -> None:
         """Go on where this process was; begin an hour back with what it has not read of yet."""
         partitions = consumer.assignment()
         # Asked first: what is published between the two questions is behind this end, or found by its time.

@@ -11,6 +11,7 @@ import structlog
 from producer.connection import KafkaUnavailable
 from producer.gateway.hub import Hub
 from producer.outages import KAFKA
+from producer.passed_over import PassedOver
 from producer.reader import TopicPartition, TopicReader
 from schemas.codec import decode_completion, decode_progress
 from schemas.errors import EventUnreadable
@@ -35,6 +36,7 @@ class Feed:
         self._hub = hub
         self._on_completion = on_completion
         self._positions: dict[TopicPartition, int] = {}
+        self._passed_over = PassedOver()
 
     async def run(self) -> None:
         """Follow. After a failure, on from where it was, so that what was published meanwhile is seen late."""
@@ -70,5 +72,5 @@ class Feed:
                 self._hub.on_completion(completion)
                 self._on_completion(completion)
         except EventUnreadable as error:
-            place = f"{record.topic}-{record.partition}-{record.offset}"
-            log.warning("an unreadable event was passed over", record=place, error=error.message)
+            if told := self._passed_over.add(record, error.message):
+                log.warning(told)

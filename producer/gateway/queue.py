@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.partitioner import DefaultPartitioner
 
 from producer.connection import KafkaUnavailable, administering, kafka_arguments, reaching_kafka
+from producer.consuming import RecordConsumer
 from producer.groups import committed_offsets
 from producer.outages import KAFKA
 from producer.reader import GROWTH_CHECK_S, TopicPartition, partitions_of
@@ -63,7 +63,7 @@ class Queue:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._topic = settings.topics.requests
-        self._connected: tuple[AIOKafkaConsumer, Any] | None = None
+        self._connected: tuple[RecordConsumer, Any] | None = None
         self._broken = asyncio.Event()
         self._asking = asyncio.Lock()
         self._backlog: Backlog | None = None
@@ -98,11 +98,11 @@ class Queue:
     async def _look_for_partitions(self) -> list[int]:
         return sorted(place.partition for place in await partitions_of(self._settings.kafka, (self._topic,)))
 
-    async def _connect(self, open_: AsyncExitStack) -> tuple[AIOKafkaConsumer, Any]:
+    async def _connect(self, open_: AsyncExitStack) -> tuple[RecordConsumer, Any]:
         kafka = self._settings.kafka
         self._partitions = await self._look_for_partitions()
         admin = await open_.enter_async_context(administering(kafka, "connecting to look at the backlog"))
-        consumer = AIOKafkaConsumer(**kafka_arguments(kafka), enable_auto_commit=False)
+        consumer = RecordConsumer(**kafka_arguments(kafka), enable_auto_commit=False)
         open_.push_async_callback(consumer.stop)
         with reaching_kafka(kafka, "connecting to look at the backlog"):
             await consumer.start()
@@ -141,7 +141,7 @@ class Queue:
             return int((await consumer.end_offsets([place]))[place])
 
     @asynccontextmanager
-    async def _reaching(self) -> AsyncIterator[tuple[AIOKafkaConsumer, Any]]:
+    async def _reaching(self) -> AsyncIterator[tuple[RecordConsumer, Any]]:
         kafka = self._settings.kafka
         if self._connected is None:
             raise KafkaUnavailable(f"Kafka at {kafka.bootstrap_servers} is not connected to at the moment.")

@@ -28,6 +28,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from producer.connection import KafkaUnavailable, connecting_to_kafka, kafka_arguments, reaching_kafka
+from producer.passed_over import PassedOver
 from producer.reader import GROWTH_CHECK_S, STOP_S_MAX, TopicPartition, TopicReader
 from producer.requests.arrivals import Arrivals, Identity
 from schemas.codec import (
@@ -97,6 +98,7 @@ class Client:
         self._tenants: OrderedDict[str, str] = OrderedDict()
         self._readers: set[TopicReader] = set()
         self._waited: TopicReader | None = None
+        self._passed_over = PassedOver()
         self._arrivals = Arrivals(self._arrived)
         self._opening = asyncio.Lock()
 
@@ -286,7 +288,7 @@ class Client:
         async with self._opening:
             if self._waited is None:
                 self._waited = await self._open(self._settings.topics.completions, from_beginning=False)
-        return await _read(self._waited, timeout_s, decode_completion)
+        return await self._read(self._waited, timeout_s, decode_completion)
 
     async def _events(
         self, topic: str, decode: Callable[[bytes | None, Any], EventT], *, from_beginning: bool
@@ -294,7 +296,7 @@ class Client:
         reader = await self._open(topic, from_beginning=from_beginning)
         try:
             while True:
-                for event in await _read(reader, READ_S, decode):
+                for event in await self._read(reader, READ_S, decode):
                     yield event
         finally:
             await self._close_reader(reader)
@@ -317,19 +319,15 @@ class Client:
         self._readers.discard(reader)
         await reader.close()
 
-
-async def _read(reader: TopicReader, timeout_s: float, decode: Callable[[bytes | None, Any], EventT]) -> list[EventT]:
-    await reader.look_for_growth()
-    events = []
-    for record in await reader.read(timeout_s):
-        try:
-            events.append(decode(record.value, record.headers))
-        except EventUnreadable as error:
-            log.warning(
-                "an unreadable event was passed over: %s-%d, offset %d: %s",
-                record.topic,
-                record.partition,
-                record.offset,
-                error.message,
-            )
-    return events
+    async def _read(
+        self, reader: TopicReader, timeout_s: float, decode: Callable[[bytes | None, Any], EventT]
+    ) -> list[EventT]:
+        await reader.look_for_growth()
+        events = []
+        for record in await reader.read(timeout_s):
+            try:
+                events.append(decode(record.value, record.headers))
+            except EventUnreadable as error:
+                if told := self._passed_over.add(record, error.message):
+                    log.warning("%s", told)
+        return events

@@ -41,6 +41,11 @@ READ_S: Final = 0.5
 """How long one read waits for records."""
 
 
+_TIMESTAMP_MS_MAX: Final = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp()) * 1000
+"""Of a record: whoever writes to the topic may give any number."""
+_ATTEMPTS_DIGITS_MAX: Final = 9
+
+
 class TooManyLetters(Exception):  # noqa: N818 - named for what was found
     """More letters match than are held at once: one sentence with the remedy."""
 
@@ -213,10 +218,10 @@ def _letter(record: Any, named: dict[str, bytes]) -> Letter | None:
     return Letter(
         origin=found,
         message=named.get(DeadLetterHeader.ERROR_MESSAGE, b"").decode("utf-8", "replace"),
-        attempts=int(attempts) if attempts.isdigit() else 0,
+        attempts=int(attempts) if attempts.isdigit() and len(attempts) <= _ATTEMPTS_DIGITS_MAX else 0,
         worker=named.get(DeadLetterHeader.WORKER, b"").decode("utf-8", "replace"),
         request_id=None if key in ("", coordinates(found.source)) else key,
-        at=datetime.fromtimestamp(max(0, record.timestamp) / 1000, UTC),
+        at=datetime.fromtimestamp(min(max(0, record.timestamp), _TIMESTAMP_MS_MAX) / 1000, UTC),
         size_bytes=len(record.value or b""),
         is_stored=DeadLetterHeader.OBJECT in named,
         place=TopicPartition(record.topic, record.partition),

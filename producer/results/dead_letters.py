@@ -64,8 +64,8 @@ class DeadLetter(NamedTuple):
     """A record for the dead letters topic."""
 
     key: bytes
-    value: bytes
-    headers: list[tuple[str, bytes]]
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
     stored: StoredRecord | None
     """Set where the record is too large to be repeated."""
 
@@ -83,19 +83,25 @@ def dead_letter(
     """The dead letter of a record.
 
     Its key is the request id where one could be read (the record then also has a completion), else
-    topic-partition-offset. `bucket` and `prefix` are the store's, `record_bytes_max` the topic's
-    `max.message.bytes`. A null value or header is repeated as an empty one.
+    topic-partition-offset. `bucket` and `prefix` are the store's, `record_bytes_max` the topic's `max.message.bytes`.
+    What is null in the record is null in its letter. A header whose name is not UTF-8 is left out of the letter's own,
+    since readers on aiokafka could not get past it: where there is one, `darkroom_source_headers` holds all headers, in
+    base64.
     """
     source = original.source
     key = (request_id or coordinates(source)).encode()
     ours = _our_headers(source, reason)
     # A dead letter that is sent again and dies again carries the headers of its first death: these give way.
-    theirs = [(name, value or b"") for name, value in original.headers if name not in _OURS]
-    value = original.value or b""
-    of_key = [] if original.key is None else [(DeadLetterHeader.KEY.value, original.key)]
-    headers = [*theirs, *ours, *of_key]
-    if _size_bytes(key, value, headers) <= record_bytes_max:
-        return DeadLetter(key, value, headers, None)
+    theirs = [(name, value) for name, value in original.headers if name not in _OURS]
+    readable = [(name, value) for name, value in theirs if _is_utf8(name)]
+    headers = [*readable, *ours]
+    if original.key is not None:
+        headers.append((DeadLetterHeader.KEY.value, original.key))
+    if len(readable) < len(theirs):
+        listed = json.dumps([[_text(_name_bytes(name)), _text(value)] for name, value in theirs])
+        headers.append((DeadLetterHeader.HEADERS.value, listed.encode()))
+    if _size_bytes(key, original.value, headers) <= record_bytes_max:
+        return DeadLetter(key, original.value, headers, None)
     stored = StoredRecord(object_key(source, prefix=prefix), _whole(original), "application/json")
     place = {
         "bucket": bucket,
@@ -142,14 +148,16 @@ def replayed(headers: Headers) -> str | None:
 def repeated(key: bytes | None, value: bytes | None, headers: Headers) -> Original:
     """The record that a dead letter of this key, value and headers repeats.
 
-    What was null is empty. A letter without the key's header gives its own key where that is a request id. Raises
-    `LetterUnreadable` where the headers name no record.
+    A letter without the key's header gives its own key where that is a request id. Raises `LetterUnreadable` where the
+    headers name no record.
     """
     found = origin(headers)
     if found is None:
         raise LetterUnreadable("its headers do not say which record it was")
     theirs = [(name, content) for name, content in headers if name not in _OURS]
     named = dict(headers)
+    if (listed := named.get(DeadLetterHeader.HEADERS)) is not None:
+        theirs = _listed(listed)
     if DeadLetterHeader.KEY in named:
         key = named[DeadLetterHeader.KEY]
     elif key == coordinates(found.source).encode():
@@ -179,13 +187,13 @@ def read_stored(content: bytes, *, sha256: str) -> Original:
     try:
         whole = json.loads(content)
         source = Source(topic=whole["topic"], partition=whole["partition"], offset=whole["offset"])
-        headers = [(str(name), _content(text)) for name, text in whole["headers"]]
+        headers = [(_stored_name(name), _content(text)) for name, text in whole["headers"]]
         return Original(source, _content(whole["key"]), _content(whole["value"]), headers)
     except (ValueError, TypeError, KeyError, binascii.Error) as error:  # pydantic's errors are ValueErrors
         raise LetterUnreadable("the stored record is not one of ours") from error
 
 
-def _our_headers(source: Source, reason: Reason) -> list[tuple[str, bytes]]:
+def _our_headers(source: Source, reason: Reason) -> list[tuple[str, bytes | None]]:
     values = {
         DeadLetterHeader.TOPIC: source.topic,
         DeadLetterHeader.PARTITION: str(source.partition),
@@ -198,14 +206,37 @@ def _our_headers(source: Source, reason: Reason) -> list[tuple[str, bytes]]:
     return [(name.value, value.encode()) for name, value in values.items()]
 
 
-def _size_bytes(key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]]) -> int:
+def _size_bytes(key: bytes, value: bytes | None, headers: Headers) -> int:
     """An upper bound on the record's size as a batch of one."""
-    of_headers = sum(len(name.encode()) + len(content) + _HEADER_FRAMING_BYTES for name, content in headers)
-    return RECORD_FRAMING_BYTES + len(key) + len(value) + of_headers
+    of_headers = sum(len(name.encode()) + len(content or b"") + _HEADER_FRAMING_BYTES for name, content in headers)
+    return RECORD_FRAMING_BYTES + len(key) + len(value or b"") + of_headers
+
+
+def _is_utf8(name: str) -> bool:
+    """Return whether a header's name is text; of others the bytes are kept as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _name_bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _listed(listed: bytes) -> list[tuple[str, bytes | None]]:
+    try:
+        return [
+            (base64.b64decode(name, validate=True).decode("utf-8", "surrogateescape"), _content(text))
+            for name, text in json.loads(listed)
+        ]
+    except (ValueError, TypeError) as error:
+        raise LetterUnreadable(f"its header {DeadLetterHeader.HEADERS} does not list the record's headers") from error
 
 
 def _whole(original: Original) -> bytes:
-    """The record as JSON, its bytes in base64, null where they are null."""
+    """The record as JSON, its bytes in base64, null where they are null; a header's name as text where it is text."""
     return json.dumps(
         {
             "topic": original.source.topic,
@@ -213,13 +244,20 @@ def _whole(original: Original) -> bytes:
             "offset": original.source.offset,
             "key": _text(original.key),
             "value": _text(original.value),
-            "headers": [[name, _text(value)] for name, value in original.headers],
+            "headers": [
+                [name if _is_utf8(name) else {"base64": _text(_name_bytes(name))}, _text(value)]
+                for name, value in original.headers
+            ],
         }
     ).encode()
 
 
 def _text(content: bytes | None) -> str | None:
     return None if content is None else base64.b64encode(content).decode()
+
+
+def _stored_name(name: Any) -> str:
+    return name if isinstance(name, str) else (_content(name["base64"]) or b"").decode("utf-8", "surrogateescape")
 
 
 def _content(text: Any) -> bytes | None:

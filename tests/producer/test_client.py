@@ -161,7 +161,7 @@ async def test_a_record_that_is_no_completion_is_passed_over_and_logged(
         await stray.stop()
         await answerer.publish([rendered(record)])
         assert list(await client.wait(["hello-1"], timeout_s=20)) == ["hello-1"]
-    assert f"an unreadable event was passed over: {deployment.topics.completions}-0, offset 0" in caplog.text
+    assert caplog.text.count(f"passed over {deployment.topics.completions}-") == 1, "a line a minute"
 
 
 def progress_event(name: str, steps_done: int) -> Progress:
