@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 from PIL import Image
@@ -364,7 +365,7 @@ def test_a_gateway_with_keys_is_signed_in_to_and_paints_for_the_keys_tenant(
         assert [cookie["httpOnly"] for cookie in cookies] == [True]
         page.click("[data-sign-out]")
         expect(dialog).to_be_visible()
-        assert page.request.get(f"{gateway.url.rstrip('/')}{source}").status == 401
+        assert page.request.get(urljoin(gateway.url, source)).status == 401
         assert problems == []
     finally:
         context.close()
