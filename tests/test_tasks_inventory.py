@@ -32,6 +32,7 @@ KNOWN: dict[str, tuple[Counter[str], str]] = {
     "producer/policy_file.py": (Counter(Thread=1), "one call of a classifier; its result or failure is awaited"),
     "producer/requests/client.py": (Counter(create_task=1, ensure_future=2), AWAITED),
     "producer/results/minio_objects.py": (Counter(ThreadPoolExecutor=1, run_in_executor=1), AWAITED),
+    "producer/results/minio_bucket.py": (Counter(ThreadPoolExecutor=1), AWAITED),
     "consumer/audit_objects.py": (Counter(create_task=1), AWAITED),
     "consumer/devices.py": (Counter(create_task=2), AWAITED),
     "consumer/health.py": (Counter(Thread=1), "begins its server again when it ends, and counts that"),

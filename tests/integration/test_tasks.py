@@ -36,7 +36,7 @@ from producer.requests.client import Client
 from producer.results.memory_objects import MemoryObjects
 from producer.tasks import Backoff, TaskSupervisor
 from producer.topics import ensure_topics
-from schemas.completion import Completion
+from schemas.completion import Completion, Status
 from schemas.request import GenerationRequest
 from schemas.settings import Settings
 from tests.integration.in_process import Producer, running_worker
@@ -303,12 +303,8 @@ async def test_a_task_that_may_not_be_started_again_ends_the_process_with_a_sent
 
 
 @pytest.mark.parametrize("task", ["coordination", "fetching"])
-async def test_a_task_of_kafka_s_client_that_has_ended_ends_the_process_with_a_sentence(
-    stack: Stack, capsys: pytest.CaptureFixture[str], task: str
-) -> None:
-    settings = deployment_on(stack.environment)(
-        topics__requests_partitions=1, worker__metrics_port=0, simulated__step_ms=0.0
-    )
+async def test_a_consumer_whose_own_task_has_ended_is_replaced(stack: Stack, task: str) -> None:
+    settings = deployment_on(stack.environment)(topics__requests_partitions=1, kafka__session_timeout_ms=6000)
     await ensure_topics(settings)
     members: list[KafkaBroker] = []
 
@@ -316,16 +312,15 @@ async def test_a_task_of_kafka_s_client_that_has_ended_ends_the_process_with_a_s
         members.append(KafkaBroker(*arguments, **more))
         return members[0]
 
-    running = asyncio.create_task(run_worker(settings, partial(Worker, make_broker=noted)))
-    async with asyncio.timeout(2 * LIMIT_S):
-        while not (members and members[0]._consumer.assignment()):
-            await asyncio.sleep(0.05)
-        consumer = members[0]._consumer
-        ending = consumer._fetcher._fetch_task if task == "fetching" else consumer._coordinator._coordination_task
+    engine = LaneEngine(SimulatedDevice(0.0), rows_max=8)
+    async with running_worker(settings, engine, make_broker=noted), Producer(settings) as producer:
+        dead = members[0]._consumer
+        ending = dead._fetcher._fetch_task if task == "fetching" else dead._coordinator._coordination_task
         ending.cancel()
-        assert await running == 1
-    [sentence] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
-    assert f"its {task} task ended" in sentence
+        place = await producer.put(b'{"request_id": "after", "prompt": "a figure", "steps": 1}')
+        answers = await producer.answers({place})
+        assert [answer.status for answer in answers[place]] == [Status.SUCCEEDED]
+        assert members[0]._consumer is not dead
 
 
 async def test_a_reader_whose_client_has_ended_says_so(stack: Stack) -> None:

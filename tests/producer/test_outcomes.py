@@ -150,7 +150,7 @@ async def test_the_pictures_must_be_those_that_are_named() -> None:
     [
         (b"not JSON", "JSON"),
         (b"{}", "request_id"),
-        (b"", "JSON"),
+        (b"", "empty"),
         (b"x" * (RESULT_BYTES_MAX + 1), "more than"),
         (success(request_id="another").model_dump_json().encode(), "outcome of studio/another"),
         (success(tenant="mallory").model_dump_json().encode(), "outcome of mallory/hello-1"),
