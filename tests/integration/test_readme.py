@@ -1,4 +1,4 @@
-"""Proves that the commands of README and docs work as written: marked blocks are run, in new folders, as a user would."""
+"""Proves that the commands of README and docs work as written: their marked blocks are run, as a user would."""
 
 from __future__ import annotations
 
