@@ -6,6 +6,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -29,7 +30,10 @@ _CODE = (
     re.compile(r"^ {4}\S.*$", re.MULTILINE),
     re.compile(r"`[^`\n]+`"),
 )
-_COMMAND = re.compile(r"(?:^|[`;|&=]|&& |timeout \d+ )\s*(?:[A-Z_]+=\S+ )*darkroom ([a-z][a-z-]+)", re.MULTILINE)
+_CALLED = r"(?:^|[`;|&=]|&& |timeout \d+ )\s*(?:[A-Z0-9_]+=\S+ )*darkroom "
+_COMMAND = re.compile(_CALLED + r"([a-z][a-z-]+)", re.MULTILINE)
+_CALL = re.compile(_CALLED + r"([a-z][a-z-]+(?: [^`|;&#]*)?)")
+_OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]+")
 _TARGET = re.compile(r"(?:^|[`;])\s*make ([a-z][a-z-]+)", re.MULTILINE)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -75,6 +79,20 @@ def test_settings_exist(page: Path) -> None:
             assert any(one.startswith(name[:-1]) for one in known), f"{page.name} names {name}"
         else:
             assert {name, name.removesuffix("_FILE")} & (known | sections), f"{page.name} names {name}"
+
+
+@pages
+def test_options_of_commands_exist(page: Path) -> None:
+    for line in code_of(page).splitlines():
+        for called in _CALL.findall(line):
+            command: click.Command = darkroom.main
+            words = called.split()
+            while isinstance(command, click.Group) and words:
+                command = command.get_command(click.Context(command), words.pop(0)) or pytest.fail(
+                    f"{page.name}: {line}"
+                )
+            known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+            assert set(_OPTION.findall(called)) <= known, f"{page.name}: {line}"
 
 
 @pages
