@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import darkroom
+from schemas import unsupported
 from schemas.errors import ErrorCode
 from schemas.settings import Settings, shown
 
@@ -126,6 +127,14 @@ def test_errors_that_the_pages_name_exist() -> None:
         text = (ROOT / "docs" / page).read_text()
         named = re.findall(r"(?:ends? as|fails its own request with|refused .{0,80}with) `([a-z_]+)`", text)
         assert set(named) <= codes, page
+
+
+def test_the_pages_count_the_unsupported_fields_rightly() -> None:
+    document = unsupported.table()
+    request = len(document["request"])
+    parts = sum(len(names) for part, names in document.items() if part != "request")
+    page = " ".join((ROOT / "docs" / "records.md").read_text().split())
+    assert f"{request} for the request and {parts} for its parts" in page
 
 
 def test_the_readme_is_short() -> None:
