@@ -1,4 +1,4 @@
-"""Proves that the README's commands work as written: its marked blocks are run, in new folders, as a user would."""
+"""Proves that the commands of README and docs work as written: their marked blocks are run, as a user would."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.stack, pytest.mark.render]
 
 
-def block(mark: str) -> str:
-    [found] = re.findall(rf"<!-- {mark} -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def block(page: str, mark: str) -> str:
+    """Return the commands of the one block of a page that has this mark before it."""
+    [found] = re.findall(rf"<!-- {mark} -->\n```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     return found
 
 
@@ -39,7 +40,7 @@ def run(script: str, folder: Path) -> str:
 
 
 def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:
-    printed = run(block("run"), tmp_path)
+    printed = run(block("README.md", "run"), tmp_path)
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     completions = [line for line in lines if "request_id" in line]
     assert [one["status"] for one in completions] == ["succeeded"] * 4
@@ -52,11 +53,11 @@ def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_with_controlnet_vae_and_lora_is_run_as_written(tmp_path: Path) -> None:
-    """On the tiny model, written in the layouts that the README names; its native size in place of SDXL's."""
+    """On the tiny model, written in the layouts that the page names; its native size in place of SDXL's."""
     models = tmp_path / "models"
     write_models(models)
     (tmp_path / "dancer.json").write_text(json.dumps({"people": [[[0.1 + 0.04 * n, 0.05 * n] for n in range(18)]]}))
-    commands = block("run: sdxl").replace("/models/", f"{models}/").replace("1024x1024", "64x64")
+    commands = block("docs/models.md", "run: sdxl").replace("/models/", f"{models}/").replace("1024x1024", "64x64")
     printed = run(f"darkroom up\n{commands}", tmp_path)
     [completion] = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert completion["status"] == "succeeded"
