@@ -304,7 +304,7 @@ async def test_a_task_that_may_not_be_started_again_ends_the_process_with_a_sent
 
 @pytest.mark.parametrize("task", ["coordination", "fetching"])
 async def test_a_consumer_whose_own_task_has_ended_is_replaced(stack: Stack, task: str) -> None:
-    settings = deployment_on(stack.environment)(topics__requests_partitions=1, kafka__session_timeout_ms=6000)
+    settings = deployment_on(stack.environment)(topics__requests_partitions=1)
     await ensure_topics(settings)
     members: list[KafkaBroker] = []
 
