@@ -15,12 +15,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import OffsetAndMetadata
 
 from consumer.core.partition_key import PartitionKey
 from consumer.kafka.writer import PartitionWriter
 from consumer.ports import BrokerUnavailable, PublicationUnknown, WriterFenced
+from producer.administrator import Administrator
 from producer.connection import KafkaUnavailable, administering, kafka_arguments
 from producer.groups import committed_offsets, describe_group
 from producer.reader import TopicPartition, TopicReader
@@ -69,7 +69,7 @@ async def commit_offsets(settings: Settings) -> Offsets:
 
 
 async def _commit(
-    admin: AIOKafkaAdminClient,
+    admin: Administrator,
     settings: Settings,
     place: TopicPartition,
     beginning: int,
@@ -111,7 +111,7 @@ async def _commit(
 
 
 async def _committed_now(
-    admin: AIOKafkaAdminClient, settings: Settings, place: TopicPartition
+    admin: Administrator, settings: Settings, place: TopicPartition
 ) -> OffsetAndMetadata | None:
     """Read the committed offset, twice where the first answer is "none": the coordinator is looked up for each."""
     answer_s = settings.kafka.request_timeout_ms / 1000

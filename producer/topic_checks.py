@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 
+from producer.administrator import Administrator
 from producer.connection import KafkaUnavailable, administering
 from producer.topics import TopicRefused, retention_ms_of
 from schemas.names import OFFSET_METADATA_BYTES_MAX, Topic
@@ -288,7 +288,7 @@ def _span(milliseconds: int) -> str:
 # --- Reading ----------------------------------------------------------------------------------------------
 
 
-async def _look(admin: AIOKafkaAdminClient, settings: Settings) -> SeenCluster:
+async def _look(admin: Administrator, settings: Settings) -> SeenCluster:
     cluster = await admin.describe_cluster()
     brokers = [broker["node_id"] for broker in cluster["brokers"]]
     # All topics are asked for: a broker may make one that it is asked for by name.
@@ -324,7 +324,7 @@ _NOT_TOLD: Final[Mapping[str, str]] = dict.fromkeys(_TOPIC_CONFIGS, "")
 """In place of a configuration that could not be read at all: that is said once, by `SeenCluster.unread`."""
 
 
-async def _look_at_brokers(admin: AIOKafkaAdminClient, brokers: Sequence[int]) -> tuple[dict[str, int], str | None]:
+async def _look_at_brokers(admin: Administrator, brokers: Sequence[int]) -> tuple[dict[str, int], str | None]:
     """The least value of each setting, and why it is not known of all brokers."""
     asked = [ConfigResource(ConfigResourceType.BROKER, str(one), dict.fromkeys(_BROKER_CONFIGS)) for one in brokers]
     least: dict[str, int] = {}

@@ -11,9 +11,10 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from producer.administrator import Administrator
 from producer.connection import KafkaUnavailable, administering
 from schemas.names import Topic
 from schemas.settings import KafkaSettings, Settings, TopicSettings
@@ -63,7 +64,7 @@ async def grow_requests(settings: Settings) -> int:
     return max(there, wanted)
 
 
-async def _create(admin: AIOKafkaAdminClient, topics: TopicSettings, missing: Sequence[Topic]) -> tuple[str, ...]:
+async def _create(admin: Administrator, topics: TopicSettings, missing: Sequence[Topic]) -> tuple[str, ...]:
     response = await admin.create_topics([_new_topic(topics, topic) for topic in missing])
     created = []
     for name, code, message, *_ in response.topic_errors:
@@ -84,7 +85,7 @@ async def _create(admin: AIOKafkaAdminClient, topics: TopicSettings, missing: Se
 
 
 async def _wait_for_leaders(
-    admin: AIOKafkaAdminClient, kafka: KafkaSettings, created: Sequence[str], partitions_min: int = 1
+    admin: Administrator, kafka: KafkaSettings, created: Sequence[str], partitions_min: int = 1
 ) -> None:
     deadline = time.monotonic() + kafka.request_timeout_ms / 1000
     waiting = list(created)

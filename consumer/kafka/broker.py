@@ -20,7 +20,6 @@ from typing import Any
 
 import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
 
@@ -36,6 +35,7 @@ from consumer.ports import (
     PublicationUnknown,
     Record,
 )
+from producer.administrator import Administrator
 from producer.client_tasks import ended_task
 from producer.connection import kafka_arguments
 from producer.consuming import RecordConsumer
@@ -82,7 +82,7 @@ class KafkaBroker:
         """When the next consumer may be made."""
         self._replaced = 0
         """Consumers made since a poll last succeeded."""
-        self._admin = AIOKafkaAdminClient(**self._arguments)
+        self._admin = Administrator(**self._arguments)
         self._writers: dict[PartitionKey, PartitionWriter] = {}
 
     def _new_consumer(self) -> RecordConsumer:
