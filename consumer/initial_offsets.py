@@ -83,7 +83,7 @@ async def _commit(
     kafka = settings.kafka
     writer = PartitionWriter(
         PartitionKey(*place),
-        kafka.group_id,
+        kafka,
         kafka_arguments(kafka),
         timeout_s=kafka.request_timeout_ms / 1000,
         transaction_timeout_ms=kafka.transaction_timeout_ms,
@@ -110,9 +110,7 @@ async def _commit(
     return "committed" if fresh else "refreshed"
 
 
-async def _committed_now(
-    admin: Administrator, settings: Settings, place: TopicPartition
-) -> OffsetAndMetadata | None:
+async def _committed_now(admin: Administrator, settings: Settings, place: TopicPartition) -> OffsetAndMetadata | None:
     """Read the committed offset, twice where the first answer is "none": the coordinator is looked up for each."""
     answer_s = settings.kafka.request_timeout_ms / 1000
     for _ in range(2):

@@ -58,6 +58,15 @@ def lacks(kafka: KafkaSettings, rights: Sequence[str], *, role: str | None = Non
     return f"{user_of(kafka)} lacks {', '.join(rights)}. Grant {them}; `darkroom rights{option}` prints {what}."
 
 
+def hidden_topic(topic: str, kafka: KafkaSettings) -> str:
+    """Return the sentence for a topic that Kafka does not show, and does not let this user make either."""
+    return (
+        f"Kafka does not show the topic {topic}, and does not let it be made. {user_of(kafka)} lacks Describe (which "
+        f"comes with Read and Write) on the topic {topic}, or Create. Grant it, or let an administrator run `darkroom "
+        "init`; `darkroom rights` prints what each role needs."
+    )
+
+
 def user_of(kafka: KafkaSettings) -> str:
     """Return whom the broker takes us for, as far as the settings tell."""
     if kafka.sasl_username:

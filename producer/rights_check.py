@@ -2,6 +2,7 @@
 
 Resource            Question, and where the answer comes from
 topics              Metadata, version 8: the broker lists what whoever asks may do with each topic (KIP-430).
+topics' settings    DescribeConfigs, which a topic that may not be described answers as well.
 group, Read         Heartbeat of a member that does not exist: Read is checked first, then the member is unknown.
 group, Describe     DescribeGroups.
 transactional ids   EndTxn of a producer that does not exist: Write is checked first, then the producer is unknown.
@@ -12,9 +13,11 @@ checks them before it looks whether it is the coordinator, so any broker can be 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     IncompatibleBrokerVersion,
@@ -37,8 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_rights", "missing_rights"]
 
-OPERATIONS: Final = {"Read": 3, "Write": 4, "Create": 5, "Alter": 7, "Describe": 8, "DescribeConfigs": 10}
-"""The bit of each operation: org.apache.kafka.common.acl.AclOperation."""
+OPERATIONS: Final = {"Read": 3, "Write": 4, "Create": 5, "Alter": 7, "Describe": 8}
+"""The bit of each operation that Metadata tells: org.apache.kafka.common.acl.AclOperation."""
 UNTOLD: Final = -(2**31)
 """In place of the operations, from a broker that does not tell them."""
 NOBODY: Final = "darkroom-doctor"
@@ -54,7 +57,10 @@ async def missing_rights(settings: Settings, role: Role) -> tuple[Right, ...]:
     rights = rights_of(role, prefix=settings.topics.prefix, group_id=settings.kafka.group_id)
     async with administering(settings.kafka, f"asking for the rights of {role.value}") as admin:
         topics = await _of_topics(admin, [one.name for one in rights if one.resource is Resource.TOPIC])
-        return tuple([one for one in rights if not await _is_there(admin, settings, one, topics)])
+        unread = await _with_hidden_settings(admin, [one.name for one in rights if one.operation == "DescribeConfigs"])
+        return tuple(
+            [one for one in rights if _is_hidden(one, unread) or not await _is_there(admin, settings, one, topics)]
+        )
 
 
 async def check_rights(settings: Settings, role: Role) -> None:
@@ -83,9 +89,26 @@ async def _of_topics(admin: Administrator, names: list[str]) -> dict[str, int]:
     return found
 
 
+async def _with_hidden_settings(admin: Administrator, names: list[str]) -> set[str]:
+    """Return the topics whose settings may not be read."""
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name, {"retention.ms": None}) for name in names]
+    answers: Any = await admin.describe_configs(asked) if asked else ()
+    return {
+        name
+        for answer in answers
+        for code, _, _, name, _ in answer.resources
+        if code == TopicAuthorizationFailedError.errno
+    }
+
+
+def _is_hidden(right: Right, unread: set[str]) -> bool:
+    return right.operation == "DescribeConfigs" and right.name in unread
+
+
 async def _is_there(admin: Administrator, settings: Settings, right: Right, topics: dict[str, int]) -> bool:
     if right.resource is Resource.TOPIC:
-        return right.name not in topics or bool(topics[right.name] >> OPERATIONS[right.operation] & 1)
+        told = right.name in topics and right.operation in OPERATIONS
+        return not told or bool(topics[right.name] >> OPERATIONS[right.operation] & 1)
     if right.resource is Resource.TRANSACTIONAL_ID:
         name = f"{right.name}{NOBODY}" if right.is_prefix else right.name
         answer = await admin._send_request(EndTxnRequest(name, -1, -1, False))
@@ -93,10 +116,9 @@ async def _is_there(admin: Administrator, settings: Settings, right: Right, topi
     if right.operation == "Read":
         answer = await admin._send_request(HeartbeatRequest(right.name, -1, NOBODY))
         return bool(answer.error_code != GroupAuthorizationFailedError.errno)
-    try:
-        await describe_group(admin, right.name, timeout_s=settings.kafka.request_timeout_ms / 1000)
-    except GroupAuthorizationFailedError:
-        return False
-    except KafkaError:
-        return True  # something else is wrong with the group, and whoever uses it will say so
+    with contextlib.suppress(KafkaError):  # of which whoever uses the group will hear
+        try:
+            await describe_group(admin, right.name, timeout_s=settings.kafka.request_timeout_ms / 1000)
+        except GroupAuthorizationFailedError:
+            return False
     return True
