@@ -155,9 +155,12 @@ def _new_topic(topics: TopicSettings, topic: Topic) -> NewTopic:
     if topics.replication_factor != BROKERS_DEFAULT:
         # A record is accepted when this many replicas have it; one of three may be away.
         configuration["min.insync.replicas"] = str(max(1, topics.replication_factor - 1))
-    return NewTopic(
+    new = NewTopic(
         name=topics.name(topic),
         num_partitions=topics.requests_partitions if topic is Topic.REQUESTS else topics.completions_partitions,
-        replication_factor=topics.replication_factor,
+        replication_factor=1,
         topic_configs=configuration,
     )
+    # Its constructor refuses -1 (KIP-464), which brokers have taken in every version of the request since Kafka 2.4.
+    new.replication_factor = topics.replication_factor
+    return new
