@@ -1,6 +1,6 @@
-"""Removes every right of every role, one at a time, on a real broker: `python -m tests.cluster.rights_proof`.
+"""Removes every right of every role, one at a time, on a real broker.
 
-Says how long each sentence took. Exit code 1 if a role does not work with all of its rights, works without one of them,
+`python -m tests.cluster.rights_proof [ROLE ...]` says how long each sentence took. Exit code 1 if a role does not work with all of its rights, works without one of them,
 does not name it, or takes too long to.
 """
 
@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from producer.administrator import Administrator
+from producer.reader import TopicReader
 from producer.rights_check import missing_rights
 from schemas.rights import Right, Role
 from schemas.settings import load_settings
@@ -25,6 +26,7 @@ from tests.cluster import roles
 from tests.cluster.brokers import APP, Brokers
 from tests.cluster.rights import grant, withdraw
 from tests.cluster.roles import Ended
+from tests.integration.in_process import Producer
 
 SEEN_S_MAX = 10.0
 """How long a broker may take to act on a rule that it has accepted."""
@@ -39,6 +41,7 @@ class Proof:
         self._folder = folder
         self._open = ExitStack()
         self._granted: set[Right] = set()
+        self._partitions = 2
 
     def __enter__(self) -> Self:
         environment = roles.admin_environment(self._brokers, self._store)
@@ -60,7 +63,11 @@ class Proof:
     def tried(self, role: Role, *, without: Right | None) -> str | None:
         """Do the role's work with all of its rights but one; return what was wrong with what it did, or None."""
         self._have(role, set(self.rights_of(role)) - {without})
-        ended = roles.act(role, roles.user_environment(self._brokers, self._store, role), self._folder)
+        if role is Role.INIT_GROW:
+            self._partitions += 1  # or there would be nothing to grow
+        if role is Role.DLQ_REPLAY:
+            asyncio.run(self._set_a_record_aside())  # or there would be nothing to replay
+        ended = roles.act(role, self._user_environment(role), self._folder)
         if without is None:
             return None if roles.works(role, ended) else f"does not work with all of its rights: {ended}"
         if roles.works(role, ended):
@@ -77,7 +84,7 @@ class Proof:
     def run_with(self, command: tuple[str, ...], *, granted: Sequence[Right]) -> Ended:
         """Run a command while the user has these rights."""
         self._have(Role.WORKER, set(granted))
-        environment = roles.user_environment(self._brokers, self._store, Role.WORKER)
+        environment = self._user_environment(Role.WORKER)
         done = subprocess.run(
             [sys.executable, "-m", "darkroom", *command],
             env=environment,
@@ -90,8 +97,23 @@ class Proof:
         return Ended(done.returncode, done.stdout + done.stderr, 0.0)
 
     def _missing(self, role: Role) -> tuple[Right, ...]:
-        environment = roles.user_environment(self._brokers, self._store, role)
-        return asyncio.run(missing_rights(load_settings(environ=environment), role))
+        return asyncio.run(missing_rights(load_settings(environ=self._user_environment(role)), role))
+
+    def _user_environment(self, role: Role) -> dict[str, str]:
+        return roles.user_environment(self._brokers, self._store, role, self._partitions)
+
+    async def _set_a_record_aside(self) -> None:
+        """Send what is no request, and wait until the worker has made a dead letter of it."""
+        settings = load_settings(environ=roles.admin_environment(self._brokers, self._store))
+        async with (
+            TopicReader(settings.kafka, [settings.topics.dead_letters]) as reader,
+            Producer(settings) as producer,
+        ):
+            before = sum((await reader.stable_ends()).values())
+            await producer.put(b"no request", key=None)
+            async with asyncio.timeout(roles.READY_S_MAX):
+                while sum((await reader.stable_ends()).values()) <= before:
+                    await asyncio.sleep(0.1)
 
     def _have(self, role: Role, wanted: set[Right | None]) -> None:
         """Grant exactly these, and wait until the broker acts on it."""
@@ -135,7 +157,7 @@ def main() -> int:
         open_.callback(stack.down)
         brokers = open_.enter_context(Brokers(folder / "brokers", users_log_in=True))
         proof = open_.enter_context(Proof(brokers, stack.environment, folder))
-        for role in Role:
+        for role in map(Role, sys.argv[1:] or Role):
             for right in (None, *proof.rights_of(role)):
                 begun = time.monotonic()
                 trouble = proof.tried(role, without=right)
