@@ -1,7 +1,7 @@
 """Removes every right of every role, one at a time, on a real broker.
 
-`python -m tests.cluster.rights_proof [ROLE ...]` says how long each sentence took. Exit code 1 if a role does not work with all of its rights, works without one of them,
-does not name it, or takes too long to.
+`python -m tests.cluster.rights_proof [ROLE ...]` says how long each sentence took. Exit code 1 if a role does not work
+with all of its rights, works without one of them, does not name it, or takes too long to.
 """
 
 from __future__ import annotations

@@ -93,9 +93,9 @@ async def test_with_less_metadata_than_kafka_s_default_everything_is_published_o
 @pytest.mark.parametrize(
     ("resource", "name", "operation", "says"),
     [
-        (TOPIC, "{prefix}generation.completions", WRITE, r"Write and Describe on the topic \S+completions are missing"),
-        (GROUP, "{group}", READ, r"Read on the group \S+ is missing"),
-        (TOPIC, "{prefix}generation.requests", READ, r"Read on the topic \S+requests is missing"),
+        (TOPIC, "{prefix}generation.completions", WRITE, r"user ANONYMOUS lacks Write on the topic \S+completions\."),
+        (GROUP, "{group}", READ, r"user ANONYMOUS lacks Read on the group \S+\."),
+        (TOPIC, "{prefix}generation.requests", READ, r"user ANONYMOUS lacks Read on the topic \S+requests\."),
     ],
 )
 async def test_a_right_that_is_taken_away_is_named_and_the_request_is_answered_when_it_is_back(
@@ -113,9 +113,13 @@ async def test_a_right_that_is_taken_away_is_named_and_the_request_is_answered_w
             await until(lambda: bool(worker.driver.refusals), 30, "the publication to be refused")
             (refused,) = worker.driver.refusals.values()
             assert refused.refusal is Refusal.RIGHTS
+            registry = worker.metrics.registry
+            assert registry.get_sample_value("darkroom_publications_refused_total", {"reason": "rights"}) >= 1
+            assert registry.get_sample_value("darkroom_last_publication_timestamp_seconds") == 0
             ready = worker._ready()
             assert not ready.well
             assert any(re.search(says, reason) for reason in ready.reasons), ready.reasons
         answers = await producer.answers({place})
         assert [one.status for one in answers[place]] == [Status.SUCCEEDED]
         await until(lambda: worker._ready().well, 30, "readiness to come back")
+        assert registry.get_sample_value("darkroom_last_publication_timestamp_seconds") > 0
