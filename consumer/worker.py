@@ -185,6 +185,8 @@ class Worker:
         reasons = []
         if core.phase is not Phase.RUNNING:
             reasons.append(f"The worker is {core.phase.value}.")
+        elif not self.driver.joined:
+            reasons.append("Kafka was not reached yet.")
         if core.flow.breaker.is_open:
             reasons.append("The object store does not answer; work goes on when it does.")
         if not self._kafka_answers:
@@ -204,7 +206,7 @@ class Worker:
     def _silent_s(self) -> float:
         """Return for how long no poll has succeeded; 0 before the group was joined."""
         polled_at = self.driver.polled_at
-        return 0.0 if polled_at is None else self.driver.now() - polled_at
+        return 0.0 if polled_at is None else self._loop.time() - polled_at
 
     @contextlib.asynccontextmanager
     async def _beside(self) -> AsyncIterator[None]:
