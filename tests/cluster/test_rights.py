@@ -31,11 +31,9 @@ def proof(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
     ("role", "left_out"),
     [
         (Role.WORKER, ("Write", Resource.TOPIC, "generation.progress")),
-        (Role.WORKER, ("Read", Resource.GROUP, "darkroom")),
         (Role.GATEWAY, ("Write", Resource.TOPIC, "generation.cancellations")),
         (Role.SEND, ("Write", Resource.TOPIC, "generation.requests")),
         (Role.WATCH, ("Read", Resource.TOPIC, "generation.completions")),
-        (Role.AUDIT, ("Describe", Resource.GROUP, "darkroom")),
         (Role.INIT, ("Write", Resource.TRANSACTIONAL_ID, "idle-generation.requests-")),
         (Role.DOCTOR, ("DescribeConfigs", Resource.TOPIC, "generation.dead-letters")),
     ],
