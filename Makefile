@@ -55,7 +55,8 @@ check: setup ## Lint and types: fast.
 	@$(BIN)/mypy
 	@$(BIN)/python -m tests.helm.lint
 
-proofs: setup ## Generate clients from the published documents with seven generators, compile and compare; needs Node, a JDK, Maven.
+proofs: setup ## What takes minutes: every right removed in turn; clients from seven generators (needs Node, a JDK, Maven).
+	@$(BIN)/python -m tests.cluster.rights_proof
 	@$(BIN)/python -m tests.generators
 
 simulate: setup ## Run SEEDS seeds of the simulation (default 1000).

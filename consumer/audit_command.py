@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from producer.terminal import config_option, run, settings_of
+from schemas.rights import Role
 
 if TYPE_CHECKING:
     from consumer.audit import AuditReport
@@ -25,7 +26,8 @@ def audit(context: click.Context, as_json: bool, config: Path | None) -> None:  
     Reads requests and outcomes from their beginning to where they end now, and all pictures that completions name.
     Changes nothing; workers may go on meanwhile. Exit code 1 if anything is missing, duplicated or corrupt.
     """
-    report = run(_audit(settings_of(config)))
+    settings = settings_of(config)
+    report = run(_audit(settings), settings=settings, role=Role.AUDIT)
     click.echo(json.dumps(report.as_dict()))
     if not report.is_clean:
         click.echo(_in_words(report), err=True)

@@ -19,13 +19,17 @@ from inference.contract import ModelInfo, Prediction
 from inference.memory_plan import MEMORY_BYTES_MIN as DEVICE_BYTES_MIN
 from inference.memory_plan import MEMORY_BYTES_RECOMMENDED, MemoryPlan
 from producer.connection import KafkaUnavailable, administering
+from producer.denials import named, user_of
 from producer.results.minio_objects import MinioObjects
 from producer.results.objects import StoreUnavailable
+from producer.rights_check import missing_rights
 from producer.tls import STORE, client_context
 from producer.topic_checks import compare_topics
+from producer.topics import TopicRefused, would_be_made
 from schemas.errors import SettingsError
 from schemas.model_source import StorePrefix
 from schemas.names import Topic
+from schemas.rights import Role
 from schemas.settings import S3Settings, Settings
 
 CLOCK_S_MAX = 30.0
@@ -50,20 +54,27 @@ class Finding:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-async def examine(settings: Settings) -> list[Finding]:
-    """Run every check, whatever the others found."""
+async def examine(settings: Settings, role: Role = Role.WORKER) -> list[Finding]:
+    """Run every check of what `role` uses, whatever the others found."""
+
+    async def rights(settings: Settings) -> Finding:
+        return await _rights(settings, role)
+
     checks: list[tuple[str, Callable[[Settings], Awaitable[Finding | tuple[Finding, ...]]]]] = [
         ("machine", _machine),
         ("device", _device),
         ("model", _model),
         ("photos", photos),
         ("kafka", _kafka),
+        ("rights", rights),
         ("topics", _topics),
         ("bucket", bucket),
         ("clocks", _clocks),
     ]
     findings: list[Finding] = []
     for name, check in checks:
+        if (name in _RENDERING and role is not Role.WORKER) or (name in _STORING and role in _WITHOUT_STORE):
+            continue
         try:
             found = await check(settings)
             findings += found if isinstance(found, tuple) else (found,)
@@ -73,6 +84,11 @@ async def examine(settings: Settings) -> list[Finding]:
             says = f"the check itself failed: {type(error).__name__}: {error}"
             findings.append(Finding(name, False, says, "Report this with the output of `darkroom doctor --json`."))
     return findings
+
+
+_RENDERING = frozenset({"machine", "device", "model", "photos"})
+_STORING = frozenset({"bucket", "clocks"})
+_WITHOUT_STORE = frozenset({Role.CANCEL, Role.WATCH, Role.DOCTOR})
 
 
 async def _machine(settings: Settings) -> Finding:
@@ -245,6 +261,21 @@ async def _kafka(settings: Settings) -> Finding:
     return Finding("kafka", True, f"{where}, {len(cluster['brokers'])} broker(s)")
 
 
+async def _rights(settings: Settings, role: Role) -> Finding:
+    """Try what the role does on Kafka, by questions that change nothing."""
+    try:
+        missing = await missing_rights(settings, role)
+    except KafkaUnavailable:
+        return Finding("rights", False, "Kafka was not reached", "See the check of Kafka.")
+    name = f"'{role.value}'" if " " in role.value else role.value
+    if missing:
+        says = f"{user_of(settings.kafka)} lacks {len(missing)} of the rights of {name}:"
+        remedy = f"Grant them; `darkroom rights --role {name} --format kafka-acls` prints the commands."
+        details = {"missing": [one._asdict() for one in missing]}
+        return Finding("rights", False, says, remedy, notes=tuple(named(one) for one in missing), details=details)
+    return Finding("rights", True, f"{user_of(settings.kafka)} has all that {name} needs")
+
+
 async def _topics(settings: Settings) -> Finding:
     """Compare the topics with the settings: a sentence and its remedy for each thing that differs."""
     try:
@@ -253,6 +284,10 @@ async def _topics(settings: Settings) -> Finding:
         return Finding("topics", False, "Kafka was not reached", "See the check of Kafka.")
     if missing := seen.missing():
         names = ", ".join(settings.topics.name(topic) for topic in missing)
+        try:
+            await would_be_made(settings, missing)
+        except (KafkaUnavailable, TopicRefused) as error:
+            return Finding("topics", False, str(error), "Let an administrator run `darkroom init`.")
         says = f"{names} will be made by `darkroom serve` or `darkroom send`"
     elif requests := seen.topics.get(Topic.REQUESTS):
         says = f"all {len(Topic)} exist; {requests.partitions} partitions of requests bound the workers"

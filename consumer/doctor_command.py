@@ -9,13 +9,23 @@ from pathlib import Path
 import click
 
 from producer.terminal import config_option, run, settings_of
+from schemas.rights import Role
 
 
 @click.command(name="doctor", epilog="Example: darkroom doctor")
 @config_option
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.WORKER.value,
+    show_default=True,
+    help="Whose needs are checked: a process or a command, run with these settings.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, the model's folders and plan included.")
-def doctor(config: Path | None, as_json: bool) -> None:
-    """Check what a worker needs: machine, device, model, Kafka, topics, bucket, clocks. Exit code 1 if one fails.
+def doctor(config: Path | None, role: str, as_json: bool) -> None:
+    """Check what a worker needs: machine, device, model, Kafka, rights, topics, bucket, clocks.
+
+    With --role, what another role needs. Exit code 1 if one check fails. Nothing is changed.
 
     The lines `plan` and `attention` say how the model is run on this device, and why.
     """
@@ -25,7 +35,7 @@ def doctor(config: Path | None, as_json: bool) -> None:
     settings = settings_of(config)
     # Fetching a model can take minutes, and says on stderr how far it is.
     configure(settings.log.model_copy(update={"format": "console"}), worker="doctor")
-    findings = run(examine(settings))
+    findings = run(examine(settings, Role(role)))
     if as_json:
         checks = {
             one.check: {

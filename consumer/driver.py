@@ -8,6 +8,7 @@ real edges as under the simulation.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -92,6 +93,12 @@ class Driver:
         """Why the last poll failed; None where it did not."""
         self.refusals: dict[PartitionKey, PublicationRefused] = {}
         """Partitions whose last publication the broker refused, and why; until one is accepted."""
+        self.open_errors: dict[PartitionKey, str] = {}
+        """Why partitions could not be opened; until they are, or are given up."""
+        self.polled_at: float | None = None
+        """When a poll last succeeded, by the event loop's clock, beginning with when the group was joined."""
+        self.polled_at_time: float = 0.0
+        """The same as a Unix timestamp in seconds, 0 before the group was joined."""
         self.delivered: dict[PartitionKey, Delivered] = {}
         """The last poll's word on each partition, for the lag."""
 
@@ -130,6 +137,7 @@ class Driver:
                     lambda partitions: self.post(on.PartitionsAssigned(partitions)),
                 )
                 self.joined = True
+                self._note_poll()
                 self._tasks.spawn("poll", self._poll(intake))
             return await self._stopped
         finally:
@@ -285,6 +293,7 @@ class Driver:
             await asyncio.wait({earlier})
         if isinstance(effect, do.ClosePartition):
             self.refusals.pop(effect.partition, None)
+            self.open_errors.pop(effect.partition, None)
             await self._broker.close(effect.partition)
             return
         try:
@@ -292,9 +301,11 @@ class Driver:
             fates = await self._fates(effect.partition, opened)
         except BrokerUnavailable as unavailable:
             log.debug("partition not opened", partition=effect.partition.partition, error=str(unavailable))
+            self.open_errors[effect.partition] = str(unavailable)
             KAFKA.failed("open", unavailable)
             self.post(on.OpenFailed(effect.partition, effect.epoch))
         else:
+            self.open_errors.pop(effect.partition, None)
             KAFKA.answered("open")
             self.post(
                 on.PartitionOpened(
@@ -327,10 +338,14 @@ class Driver:
                 self._fail(gone)
                 return
             self.poll_error = None
+            self._note_poll()
             KAFKA.answered("poll")
             for delivery in deliveries:
                 self._take_in(intake, delivery, epochs.get(delivery.partition))
             await asyncio.sleep(0)
+
+    def _note_poll(self) -> None:
+        self.polled_at, self.polled_at_time = self.now(), time.time()
 
     def _take_in(self, intake: Intake, delivery: Delivered, epoch: int | None) -> None:
         partition = self._core.partitions.get(delivery.partition)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from producer.terminal import config_option, run, settings_of
+from schemas.rights import Role
 
 if TYPE_CHECKING:
     from schemas.settings import Settings
@@ -28,7 +29,9 @@ def init(config: Path | None, grow_partitions: bool, as_json: bool) -> None:
     Whatever is there already is left as it is, so this can be repeated; other people's lifecycle rules are kept to the
     byte. Repeated daily, it also keeps the offsets of a fleet that stays at zero workers from expiring.
     """
-    done = run(_init(settings_of(config), grow_partitions=grow_partitions))
+    settings = settings_of(config)
+    role = Role.INIT_GROW if grow_partitions else Role.INIT
+    done = run(_init(settings, grow_partitions=grow_partitions), settings=settings, role=role)
     if as_json:
         click.echo(json.dumps(done))
         return

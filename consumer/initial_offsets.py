@@ -15,12 +15,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import OffsetAndMetadata
 
 from consumer.core.partition_key import PartitionKey
 from consumer.kafka.writer import PartitionWriter
 from consumer.ports import BrokerUnavailable, PublicationUnknown, WriterFenced
+from producer.administrator import Administrator
 from producer.connection import KafkaUnavailable, administering, kafka_arguments
 from producer.groups import committed_offsets, describe_group
 from producer.reader import TopicPartition, TopicReader
@@ -69,7 +69,7 @@ async def commit_offsets(settings: Settings) -> Offsets:
 
 
 async def _commit(
-    admin: AIOKafkaAdminClient,
+    admin: Administrator,
     settings: Settings,
     place: TopicPartition,
     beginning: int,
@@ -83,7 +83,7 @@ async def _commit(
     kafka = settings.kafka
     writer = PartitionWriter(
         PartitionKey(*place),
-        kafka.group_id,
+        kafka,
         kafka_arguments(kafka),
         timeout_s=kafka.request_timeout_ms / 1000,
         transaction_timeout_ms=kafka.transaction_timeout_ms,
@@ -110,9 +110,7 @@ async def _commit(
     return "committed" if fresh else "refreshed"
 
 
-async def _committed_now(
-    admin: AIOKafkaAdminClient, settings: Settings, place: TopicPartition
-) -> OffsetAndMetadata | None:
+async def _committed_now(admin: Administrator, settings: Settings, place: TopicPartition) -> OffsetAndMetadata | None:
     """Read the committed offset, twice where the first answer is "none": the coordinator is looked up for each."""
     answer_s = settings.kafka.request_timeout_ms / 1000
     for _ in range(2):

@@ -63,6 +63,24 @@ class Metrics:
         self.commits = Counter("darkroom_commits", "Transactions committed.", registry=registry)
         self.rebalances = Counter("darkroom_rebalances", "Assignments received.", registry=registry)
         self.fenced = Counter("darkroom_fenced", "Times a partition's writer was fenced.", registry=registry)
+        self.refused = Counter(
+            "darkroom_publications_refused",
+            "Transactions that the broker refused for a reason that stays, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in on.Refusal:
+            self.refused.labels(reason.value)
+        self.last_poll = Gauge(
+            "darkroom_last_poll_timestamp_seconds",
+            "When a poll of Kafka last succeeded, beginning with the joining of the group; 0 before that.",
+            registry=registry,
+        )
+        self.last_publication = Gauge(
+            "darkroom_last_publication_timestamp_seconds",
+            "When a transaction was last committed; 0 before the first.",
+            registry=registry,
+        )
         self.model_loads = Counter("darkroom_model_loads", "Models loaded by this process.", registry=registry)
         self.task_restarts = Counter(
             "darkroom_task_restarts",
@@ -110,8 +128,11 @@ class Metrics:
                 self.rebalances.inc()
             case on.PublishFailed(fenced=True):
                 self.fenced.inc()
+            case on.PublishFailed(refusal=on.Refusal() as refusal):
+                self.refused.labels(refusal.value).inc()
             case on.Published(partition, epoch):
                 self.commits.inc()
+                self.last_publication.set_to_current_time()
                 if started := self._publishing.pop((partition, epoch), None):
                     self.transaction_seconds.observe(time.monotonic() - started)
             case on.StoreFailed():

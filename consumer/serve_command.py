@@ -150,16 +150,19 @@ async def run_worker(settings: Settings, make_worker: Callable[..., MadeWorker] 
     from producer.logs import configure
     from producer.results.minio_objects import MinioObjects
     from producer.results.objects import StoreUnavailable
+    from producer.rights_check import check_rights
     from producer.tasks import TaskFailed, described
     from producer.topic_checks import warn_of_topics
     from producer.topics import TopicRefused, ensure_topics
     from schemas.errors import SettingsError
+    from schemas.rights import Role
 
     configure(settings.log, worker=settings.worker.name)
     log = structlog.get_logger("darkroom.serve")
     objects: MinioObjects | None = None
     try:
         objects = MinioObjects(settings.s3)
+        await check_rights(settings, Role.WORKER)
         await ensure_topics(settings)
         await warn_of_topics(settings)
         await objects.ensure_bucket(retention_days=settings.s3.retention_days)

@@ -71,6 +71,8 @@ def limits_of(settings: Settings, boot: Boot) -> Limits:
 
 KAFKA_CHECK_S = 2.0
 """How often Kafka is asked for the group's members, only to know that it answers: an idle worker has no other need."""
+POLL_SILENT_S_MAX = 10.0
+"""Without a poll that succeeded for so long, the worker is not ready: polls take tenths of a second."""
 KAFKA_ANSWER_S_MAX = 5.0
 """Kafka that takes longer is taken to be away, as far as readiness goes."""
 
@@ -131,6 +133,7 @@ class Worker:
         self.driver.observers.append(self.metrics.on_core)
         self.driver.rendering.observers.append(self.metrics.on_engine)
         self.gauges = WorkerGauges(self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics)
+        self.metrics.last_poll.set_function(lambda: self.driver.polled_at_time)
         self._loop_turned_at = asyncio.get_running_loop().time()
 
     def _intake(self, delivery: Delivery) -> Intake:
@@ -182,18 +185,28 @@ class Worker:
         reasons = []
         if core.phase is not Phase.RUNNING:
             reasons.append(f"The worker is {core.phase.value}.")
+        elif not self.driver.joined:
+            reasons.append("Kafka was not reached yet.")
         if core.flow.breaker.is_open:
             reasons.append("The object store does not answer; work goes on when it does.")
         if not self._kafka_answers:
             reasons.append("Kafka does not answer; work goes on when it does.")
         elif self.driver.poll_error is not None:
             reasons.append(f"No records come from Kafka; work goes on when they do. {self.driver.poll_error}")
+        elif (silent_s := self._silent_s()) > POLL_SILENT_S_MAX:
+            reasons.append(f"No poll of Kafka has succeeded for {silent_s:.0f} s; work goes on when one does.")
         reasons += [str(refused) for refused in list(self.driver.refusals.values())]
         closed = [key.partition for key, one in list(core.partitions.items()) if not one.is_open]
         if closed:
             reasons.append(f"Partitions {closed} are being opened.")
+        reasons += list(self.driver.open_errors.values())
         reasons += self._tasks.unready()
         return Health(not reasons, tuple(reasons))
+
+    def _silent_s(self) -> float:
+        """Return for how long no poll has succeeded; 0 before the group was joined."""
+        polled_at = self.driver.polled_at
+        return 0.0 if polled_at is None else self._loop.time() - polled_at
 
     @contextlib.asynccontextmanager
     async def _beside(self) -> AsyncIterator[None]:

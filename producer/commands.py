@@ -11,6 +11,7 @@ import click
 
 from producer.send_command import send
 from producer.terminal import config_option, fail, run, settings_of, telling_of_outages
+from schemas.rights import Role
 
 if TYPE_CHECKING:
     from producer.results.objects import Objects
@@ -32,7 +33,8 @@ def watch(from_beginning: bool, limit: int | None, save: Path | None, as_json: b
     """Follow everyone's completions until interrupted (Ctrl-C)."""
     settings = settings_of(config)
     with contextlib.suppress(KeyboardInterrupt):  # the way in which watching ends
-        run(_watch(settings, from_beginning=from_beginning, limit=limit, save=save, as_json=as_json))
+        watching = _watch(settings, from_beginning=from_beginning, limit=limit, save=save, as_json=as_json)
+        run(watching, settings=settings, role=Role.WATCH)
 
 
 @click.command(epilog="Example: darkroom cancel hello-1 --reason 'no longer needed'")
@@ -52,7 +54,8 @@ def cancel(request_id: str, tenant: str, reason: str | None, as_json: bool, conf
         raise click.UsageError("A request id and a tenant are 1-128 of A-Za-z0-9._-, not starting with a dot.")
     if reason is not None and len(reason) > 500:
         raise click.UsageError("A reason has at most 500 characters.")
-    run(_cancel(settings_of(config), request_id, tenant, reason))
+    settings = settings_of(config)
+    run(_cancel(settings, request_id, tenant, reason), settings=settings, role=Role.CANCEL)
     done = {"request_id": request_id, "tenant": tenant, "reason": reason}
     click.echo(json.dumps(done) if as_json else f"The cancellation of {tenant}/{request_id} is published.")
 

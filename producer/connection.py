@@ -7,9 +7,10 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from producer.administrator import Administrator
+from producer.denials import denial
 from producer.refusals import refusal
 from producer.tls import KAFKA, client_context
 
@@ -22,6 +23,10 @@ class KafkaUnavailable(Exception):  # noqa: N818 - named for what happened, as t
 
     The cause is infrastructure's. Nothing is wrong with what was to be sent or read.
     """
+
+
+class KafkaDenied(KafkaUnavailable):
+    """Kafka was reached, and a right is missing: one sentence with the right, on what, for whom, and the remedy."""
 
 
 class _Masked(str):
@@ -59,14 +64,17 @@ def kafka_arguments(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def reaching_kafka(kafka: KafkaSettings, doing: str) -> Iterator[None]:
-    """Turn what aiokafka raises while `doing` something into `KafkaUnavailable`.
+def reaching_kafka(kafka: KafkaSettings, doing: str, *, operation: str | None = None) -> Iterator[None]:
+    """Turn what aiokafka raises while `doing` something into `KafkaUnavailable`, a missing right into `KafkaDenied`.
 
-    `doing` is the end of "... failed while": "creating the topics".
+    `doing` is the end of "... failed while": "creating the topics". `operation` is the right on topics that it takes,
+    where that is only one.
     """
     try:
         yield
     except (KafkaError, OSError, TimeoutError) as error:
+        if (denied := denial(error, kafka, operation=operation)) is not None:
+            raise KafkaDenied(f"Kafka at {kafka.bootstrap_servers} refused while {doing}: {denied}") from error
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise KafkaUnavailable(
             f"Kafka at {kafka.bootstrap_servers} did not do its part while {doing} ({said}). Check that it runs and "
@@ -80,6 +88,8 @@ async def connecting_to_kafka(kafka: KafkaSettings, doing: str) -> AsyncIterator
     try:
         with reaching_kafka(kafka, doing):
             yield
+    except KafkaDenied:
+        raise
     except KafkaUnavailable as error:
         trouble = await refusal(kafka, kafka_arguments(kafka))
         if trouble is None:
@@ -90,9 +100,9 @@ async def connecting_to_kafka(kafka: KafkaSettings, doing: str) -> AsyncIterator
 
 
 @contextlib.asynccontextmanager
-async def administering(kafka: KafkaSettings, doing: str) -> AsyncIterator[AIOKafkaAdminClient]:
+async def administering(kafka: KafkaSettings, doing: str) -> AsyncIterator[Administrator]:
     """An admin client that is connected, and closed in the end. `KafkaUnavailable` for all that fails meanwhile."""
-    admin = AIOKafkaAdminClient(**kafka_arguments(kafka))
+    admin = Administrator(**kafka_arguments(kafka))
     try:
         async with connecting_to_kafka(kafka, doing):
             await admin.start()

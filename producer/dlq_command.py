@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from producer.terminal import CommandT, config_option, fail, run, settings_of
+from schemas.rights import Role
 
 if TYPE_CHECKING:
     from producer.results.dead_letter_log import DeadLetterLog, Filter, Letter
@@ -112,7 +113,8 @@ def dlq() -> None:
 @config_option
 def list_(names: tuple[str, ...], limit: int, as_json: bool, config: Path | None, **filters: Any) -> None:
     """Print the dead letters, oldest first: what, when, why, and whether it was replayed."""
-    letters = run(_letters(settings_of(config), _Asked(**filters).filter(names)))
+    settings = settings_of(config)
+    letters = run(_letters(settings, _Asked(**filters).filter(names)), settings=settings, role=Role.DLQ_LIST)
     shown = letters[-limit:]
     if as_json:
         for letter in shown:
@@ -138,7 +140,8 @@ def show(name: str, raw: bool, as_json: bool, config: Path | None) -> None:
     """
     if raw and as_json:
         raise click.UsageError("Give --raw or --json, not both.")
-    letter, original = run(_show(settings_of(config), name))
+    settings = settings_of(config)
+    letter, original = run(_show(settings, name), settings=settings, role=Role.DLQ_LIST)
     if raw:
         sys.stdout.buffer.write(original.value or b"")
         sys.stdout.buffer.flush()
@@ -206,7 +209,8 @@ def replay(
             json.dumps(_outcome(done)) if as_json else f"{done.letter.name}  {done.action.value}  {done.message}"
         )
 
-    counts = run(_replay(settings, asked.filter(names), names, limit, dry_run=dry_run, confirm=confirm, tell=tell))
+    replaying = _replay(settings, asked.filter(names), names, limit, dry_run=dry_run, confirm=confirm, tell=tell)
+    counts = run(replaying, settings=settings, role=Role.DLQ_LIST if dry_run else Role.DLQ_REPLAY)
     if failed := counts.pop(_ACTION_FAILED, 0):
         fail(
             f"{failed} of {failed + sum(counts.values())} dead letters could not be replayed; the lines above say why."

@@ -24,21 +24,19 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import GroupCoordinatorNotAvailableError, IncompatibleBrokerVersion, KafkaError, for_code
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
+from producer.administrator import Administrator
 from producer.protocol import ConsumerGroupDescribeRequest
 
 __all__ = ["Group", "Member", "committed_offsets", "describe_group"]
 
 RETRY_S: Final = 0.2
 """Pause before the coordinator is looked up again: electing and loading one takes tenths of a second to seconds."""
-METADATA_S_MAX: Final = 5.0
-"""How long one refresh of the cluster's brokers may take: a broker that hangs must not use up the time limit."""
 _GROUP_ID_NOT_FOUND: Final = 69
 _NO_PROTOCOL_TYPE: Final = ""
 _CONSUMER: Final = "consumer"
@@ -81,7 +79,7 @@ class AnswerIncompleteError(KafkaError):  # type: ignore[misc]
 
 
 async def committed_offsets(
-    admin: AIOKafkaAdminClient, group_id: str, partitions: Collection[TopicPartition], *, timeout_s: float
+    admin: Administrator, group_id: str, partitions: Collection[TopicPartition], *, timeout_s: float
 ) -> dict[TopicPartition, OffsetAndMetadata | None]:
     """Return what the group has committed for each of `partitions`; None where the coordinator says it has nothing.
 
@@ -108,7 +106,7 @@ async def committed_offsets(
     return await _ask_coordinator(admin, group_id, request, read, timeout_s=timeout_s)
 
 
-async def describe_group(admin: AIOKafkaAdminClient, group_id: str, *, timeout_s: float) -> Group:
+async def describe_group(admin: Administrator, group_id: str, *, timeout_s: float) -> Group:
     """Return the group's state and members, those of the new group protocol (KIP-848) included.
 
     Raises `KafkaError` for an answer that is refused, or that does not come within `timeout_s`, and for a group of
@@ -129,7 +127,7 @@ async def describe_group(admin: AIOKafkaAdminClient, group_id: str, *, timeout_s
     return group
 
 
-async def _describe_new_group(admin: AIOKafkaAdminClient, group_id: str, *, timeout_s: float) -> Group | None:
+async def _describe_new_group(admin: Administrator, group_id: str, *, timeout_s: float) -> Group | None:
     """Return a group that has members of the new protocol. None where there is no such group, or no such protocol."""
 
     def read(response: Any) -> Group | None:
@@ -148,7 +146,7 @@ async def _describe_new_group(admin: AIOKafkaAdminClient, group_id: str, *, time
 
 
 async def _ask_coordinator(
-    admin: AIOKafkaAdminClient, group_id: str, request: Any, read: Callable[[Any], AnswerT], *, timeout_s: float
+    admin: Administrator, group_id: str, request: Any, read: Callable[[Any], AnswerT], *, timeout_s: float
 ) -> AnswerT:
     """Ask the group's coordinator until `read` takes its answer. The coordinator is looked up before each try."""
     deadline = time.monotonic() + timeout_s
@@ -164,17 +162,8 @@ async def _ask_coordinator(
         except KafkaError as error:
             if not getattr(error, "retriable", False) or time.monotonic() + RETRY_S > deadline:
                 raise
-        await _refresh_brokers(admin)
+        await admin.refresh_brokers()  # a coordinator may be one that the client has never heard of
         await asyncio.sleep(RETRY_S)
-
-
-async def _refresh_brokers(admin: AIOKafkaAdminClient) -> None:
-    """Learn of brokers that came and went; a coordinator may be one that the client has never heard of."""
-    try:
-        async with asyncio.timeout(METADATA_S_MAX):
-            await admin._client.force_metadata_update()
-    except (KafkaError, TimeoutError):
-        return  # the next question says what is wrong
 
 
 def _raise_for(code: int, about: str) -> None:

@@ -15,11 +15,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiokafka import TopicPartition
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, TopicAuthorizationFailedError
+from aiokafka.protocol.metadata import MetadataRequest
 
+from producer.administrator import Administrator
 from producer.client_tasks import ended_task
-from producer.connection import KafkaUnavailable, administering, kafka_arguments, reaching_kafka
+from producer.connection import KafkaDenied, KafkaUnavailable, administering, kafka_arguments, reaching_kafka
 from producer.consuming import RecordConsumer
+from producer.denials import lacks
 from producer.outages import KAFKA
 
 if TYPE_CHECKING:
@@ -37,15 +40,16 @@ async def partitions_of(kafka: KafkaSettings, topics: Collection[str]) -> frozen
     """Return all partitions of these topics. Raises `KafkaUnavailable`, also where one of them is not there.
 
     All topics are asked for: aiokafka's question for a topic by its name lets a broker with `auto.create.topics.enable`
-    make it, with the broker's partitions and retention.
+    make it, with the broker's partitions and retention. Raises `KafkaDenied` for one that this user may not see.
     """
     async with administering(kafka, "looking for the topics") as admin:
         described = await admin.describe_topics()
-    wanted = set(topics)
-    found = {one["topic"]: one["partitions"] for one in described if one["topic"] in wanted and one["error_code"] == 0}
-    missing = sorted(set(topics) - found.keys())
-    if missing:
-        raise _missing(missing)
+        wanted = set(topics)
+        found = {
+            one["topic"]: one["partitions"] for one in described if one["topic"] in wanted and one["error_code"] == 0
+        }
+        if missing := sorted(wanted - found.keys()):
+            raise await _missing(admin, kafka, missing)
     return frozenset(TopicPartition(topic, one["partition"]) for topic, all_ in found.items() for one in all_)
 
 
@@ -161,7 +165,7 @@ class TopicReader:
     @contextlib.contextmanager
     def _reaching(self, doing: str) -> Iterator[None]:
         topics = " and ".join(self._topics)
-        with reaching_kafka(self._kafka, f"{doing} of {topics}"):
+        with reaching_kafka(self._kafka, f"{doing} of {topics}", operation="Read"):
             try:
                 yield
             except (ConsumerStoppedError, IllegalStateError) as error:
@@ -183,8 +187,13 @@ async def _start(consumer: RecordConsumer) -> None:
     await asyncio.sleep(0)
 
 
-def _missing(topics: Collection[str]) -> KafkaUnavailable:
-    """The error for topics that are not there."""
+async def _missing(admin: Administrator, kafka: KafkaSettings, topics: Sequence[str]) -> KafkaUnavailable:
+    """Return the error for topics that Kafka does not list: it says of each that is asked for by name why."""
+    # With this, no broker makes a topic that it is asked for.
+    answer = await admin._send_request(MetadataRequest(list(topics), allow_auto_topic_creation=False))
+    codes = {one["topic"]: one["error_code"] for one in answer.to_object()["topics"]}
+    if hidden := [one for one in topics if codes.get(one) == TopicAuthorizationFailedError.errno]:
+        return KafkaDenied(lacks(kafka, [f"Describe (which comes with Read and Write) on the topic {hidden[0]}"]))
     return KafkaUnavailable(
         f"Kafka does not have the topic {' or '.join(topics)}. Start a worker (`darkroom serve`) or send a request "
         "(`darkroom send`): either makes the topics; and check DARKROOM_TOPICS__PREFIX."

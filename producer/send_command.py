@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import click
 
 from producer.terminal import config_option, fail, is_watched, run, settings_of, telling_of_outages
+from schemas.rights import Role
 
 if TYPE_CHECKING:
     from producer.requests.client import Client
@@ -147,7 +148,8 @@ def send(
             options, (pose, pose_size, photo), labels, request_id, settings, progress=wait and is_watched()
         )
         requests: Iterator[GenerationRequest] = _repeated(made, repeat, named=request_id is not None)
-        run(_send(settings, requests, wait=wait, timeout_s=timeout_s, as_json=as_json))
+        sending = _send(settings, requests, wait=wait, timeout_s=timeout_s, as_json=as_json)
+        run(sending, settings=settings, role=Role.SEND_WAIT if wait else Role.SEND)
         return
     given = [name for name, value in options.items() if value is not None]
     if given or pose or pose_size or photo or labels or request_id or repeat != 1:
@@ -155,7 +157,8 @@ def send(
     settings = settings_of(config)
     with _opened(file) as content:
         requests = _from_file(file, content, settings, skip_invalid=skip_invalid)
-        run(_send(settings, requests, wait=wait, timeout_s=timeout_s, as_json=as_json))
+        sending = _send(settings, requests, wait=wait, timeout_s=timeout_s, as_json=as_json)
+        run(sending, settings=settings, role=Role.SEND_WAIT if wait else Role.SEND)
 
 
 def _from_options(

@@ -10,12 +10,16 @@ import tempfile
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from schemas.rights import Role
     from schemas.settings import Settings
+
+ASKING_S_MAX: Final = 5.0
+"""How long a command that failed asks which rights it lacks."""
 
 ResultT = TypeVar("ResultT")
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -49,10 +53,11 @@ def settings_of(config: Path | None, overrides: Mapping[str, Any] | None = None)
     return settings
 
 
-def run(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+def run(work: Coroutine[Any, Any, ResultT], *, settings: Settings | None = None, role: Role | None = None) -> ResultT:
     """Run a command's work to its end, its failures translated into `click.ClickException`.
 
-    What nobody foresaw is one sentence as well; its traceback is kept in a file for the report.
+    Where Kafka is what failed, and the `role` lacks rights on it, the sentence names all of them. What nobody foresaw
+    is one sentence as well; its traceback is kept in a file for the report.
     """
     from producer.connection import KafkaUnavailable
     from producer.results.objects import ObjectsError
@@ -63,7 +68,9 @@ def run(work: Coroutine[Any, Any, ResultT]) -> ResultT:
     _speak_in_sentences()
     try:
         return asyncio.run(work)
-    except (KafkaUnavailable, TopicRefused, ObjectsError, SettingsError) as error:
+    except (KafkaUnavailable, TopicRefused) as error:
+        raise click.ClickException(_lacking(error, settings, role) or str(error)) from error
+    except (ObjectsError, SettingsError) as error:
         raise click.ClickException(str(error)) from error
     except RequestRejected as error:
         raise click.ClickException(error.message) from error
@@ -74,6 +81,27 @@ def run(work: Coroutine[Any, Any, ResultT]) -> ResultT:
             f"The command ended unexpectedly with {described(error)}. The traceback is in {_kept_traceback(error)}: "
             "please report it."
         ) from error
+
+
+def _lacking(error: Exception, settings: Settings | None, role: Role | None) -> str | None:
+    """Return the sentence for the rights that the role lacks; None where it has all, or where that is not known."""
+    from aiokafka.errors import KafkaConnectionError
+
+    from producer.connection import KafkaUnavailable
+    from producer.rights_check import missing_rights, said
+
+    if settings is None or role is None or isinstance(error.__cause__, KafkaConnectionError):
+        return None
+
+    async def ask() -> str | None:
+        async with asyncio.timeout(ASKING_S_MAX):
+            missing = await missing_rights(settings, role)
+        return said(settings, role, missing) if missing else None
+
+    try:
+        return asyncio.run(ask())
+    except (KafkaUnavailable, TimeoutError):
+        return None
 
 
 def _kept_traceback(error: Exception) -> str:

@@ -6,15 +6,16 @@ defaults. Darkroom changes nothing about them; it says what follows from that an
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 
+from producer.administrator import Administrator
 from producer.connection import KafkaUnavailable, administering
 from producer.topics import TopicRefused, retention_ms_of
 from schemas.names import OFFSET_METADATA_BYTES_MAX, Topic
@@ -26,6 +27,8 @@ COMPLETION_BYTES_MAX: Final = 256 * 1024
 """More than the largest completion: 32 warnings, 16 labels, 8 pictures' keys and the echoed headers at their bounds."""
 CLOCKS_APART_MS: Final = 5 * 60_000
 """A broker that refuses times so near to its own refuses producers whose clocks are off by minutes."""
+REPLICAS_MIN: Final = 3
+"""Replicas of which one can be away while a record still has two."""
 BROKERS_MAX: Final = 100
 """Brokers that are asked for their configuration; clusters are rarely larger, and brokers are configured alike."""
 
@@ -163,9 +166,15 @@ def _of_topic(settings: Settings, topic: Topic, seen: SeenTopic, *, brokers: int
             "Add replicas with kafka-reassign-partitions, or lower the setting.",
             is_advice=True,
         )
-    elif seen.replicas_min == 1 < brokers:
+    elif seen.replicas_min < min(brokers, REPLICAS_MIN):
+        has = "one replica" if seen.replicas_min == 1 else f"{seen.replicas_min} replicas"
+        follows = (
+            "its records are gone with one broker's disk"
+            if seen.replicas_min == 1
+            else f"{REPLICAS_MIN} survive a broker that dies while another is restarted"
+        )
         differ(
-            f"has one replica, and the cluster {brokers} brokers: its records are gone with one broker's disk",
+            f"has {has}, and the cluster {brokers} brokers: {follows}",
             "Add replicas with kafka-reassign-partitions; DARKROOM_TOPICS__REPLICATION_FACTOR is for topics to come.",
             is_advice=True,
         )
@@ -288,7 +297,7 @@ def _span(milliseconds: int) -> str:
 # --- Reading ----------------------------------------------------------------------------------------------
 
 
-async def _look(admin: AIOKafkaAdminClient, settings: Settings) -> SeenCluster:
+async def _look(admin: Administrator, settings: Settings) -> SeenCluster:
     cluster = await admin.describe_cluster()
     brokers = [broker["node_id"] for broker in cluster["brokers"]]
     # All topics are asked for: a broker may make one that it is asked for by name.
@@ -324,13 +333,19 @@ _NOT_TOLD: Final[Mapping[str, str]] = dict.fromkeys(_TOPIC_CONFIGS, "")
 """In place of a configuration that could not be read at all: that is said once, by `SeenCluster.unread`."""
 
 
-async def _look_at_brokers(admin: AIOKafkaAdminClient, brokers: Sequence[int]) -> tuple[dict[str, int], str | None]:
+async def _look_at_brokers(admin: Administrator, brokers: Sequence[int]) -> tuple[dict[str, int], str | None]:
     """The least value of each setting, and why it is not known of all brokers."""
     asked = [ConfigResource(ConfigResourceType.BROKER, str(one), dict.fromkeys(_BROKER_CONFIGS)) for one in brokers]
     least: dict[str, int] = {}
     why: str | None = None
-    for response in await admin.describe_configs(asked):
-        for code, _, _, _, entries in response.resources:
+    answers = await asyncio.gather(*(admin.describe_configs([one]) for one in asked), return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            if not isinstance(answer, KafkaError):
+                raise answer
+            why = f"a broker did not answer, {type(answer).__name__}"  # metadata names dead ones for a while
+            continue
+        for code, _, _, _, entries in answer[0].resources:
             if code != 0:
                 why = _reason(for_code(code))
                 continue

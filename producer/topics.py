@@ -11,10 +11,18 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.admin import NewPartitions, NewTopic
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
-from producer.connection import KafkaUnavailable, administering
+from producer.administrator import Administrator
+from producer.connection import KafkaDenied, KafkaUnavailable, administering
+from producer.denials import hidden_topic
 from schemas.names import Topic
 from schemas.settings import KafkaSettings, Settings, TopicSettings
 
@@ -26,6 +34,10 @@ _LEADER_POLL_S: Final = 0.05
 """New partitions have leaders after some tens of milliseconds."""
 
 
+BROKERS_DEFAULT: Final = -1
+"""A replication factor that leaves the choice to the broker's `default.replication.factor`."""
+
+
 class TopicRefused(Exception):  # noqa: N818 - the broker's decision
     """The broker does not make a topic, and would not the next time: one sentence with the remedy."""
 
@@ -34,7 +46,8 @@ async def ensure_topics(settings: Settings) -> tuple[str, ...]:
     """Create what is missing of the five topics and return the created names, in the order of `schemas.names.Topic`.
 
     Returns when every created partition has a leader, so the topics can be used at once. Any number of processes may
-    do this at the same time: each name is returned by one of them. Raises `KafkaUnavailable` and `TopicRefused`.
+    do this at the same time: each name is returned by one of them. Raises `KafkaUnavailable` and `TopicRefused`, and
+    `KafkaDenied` for topics that Kafka neither shows nor lets this user make.
     """
     kafka = settings.kafka
     async with administering(kafka, "looking for the topics") as admin:
@@ -42,7 +55,7 @@ async def ensure_topics(settings: Settings) -> tuple[str, ...]:
         missing = [topic for topic in Topic if settings.topics.name(topic) not in there]
         if not missing:
             return ()
-        created = await _create(admin, settings.topics, missing)
+        created = await _create(admin, kafka, settings.topics, missing)
         await _wait_for_leaders(admin, kafka, created)
         return created
 
@@ -63,8 +76,15 @@ async def grow_requests(settings: Settings) -> int:
     return max(there, wanted)
 
 
-async def _create(admin: AIOKafkaAdminClient, topics: TopicSettings, missing: Sequence[Topic]) -> tuple[str, ...]:
-    response = await admin.create_topics([_new_topic(topics, topic) for topic in missing])
+async def _create(
+    admin: Administrator,
+    kafka: KafkaSettings,
+    topics: TopicSettings,
+    missing: Sequence[Topic],
+    *,
+    validate_only: bool = False,
+) -> tuple[str, ...]:
+    response = await admin.create_topics([_new_topic(topics, topic) for topic in missing], validate_only=validate_only)
     created = []
     for name, code, message, *_ in response.topic_errors:
         error = for_code(code)
@@ -75,6 +95,8 @@ async def _create(admin: AIOKafkaAdminClient, topics: TopicSettings, missing: Se
         elif getattr(error, "retriable", False):
             raise error(message or name)
         else:
+            if error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+                raise KafkaDenied(hidden_topic(name, kafka))
             raise TopicRefused(
                 f"Kafka did not make the topic {name} ({error.__name__}: {message or 'no reason given'}). Correct the "
                 "DARKROOM_TOPICS__* settings (the replication factor is at most the number of brokers), or let an "
@@ -83,8 +105,14 @@ async def _create(admin: AIOKafkaAdminClient, topics: TopicSettings, missing: Se
     return tuple(created)
 
 
+async def would_be_made(settings: Settings, missing: Sequence[Topic]) -> None:
+    """Have the broker judge what `ensure_topics` would ask of it, and make nothing. Raises as `ensure_topics` does."""
+    async with administering(settings.kafka, "asking whether the topics can be made") as admin:
+        await _create(admin, settings.kafka, settings.topics, missing, validate_only=True)
+
+
 async def _wait_for_leaders(
-    admin: AIOKafkaAdminClient, kafka: KafkaSettings, created: Sequence[str], partitions_min: int = 1
+    admin: Administrator, kafka: KafkaSettings, created: Sequence[str], partitions_min: int = 1
 ) -> None:
     deadline = time.monotonic() + kafka.request_timeout_ms / 1000
     waiting = list(created)
@@ -123,12 +151,16 @@ def _new_topic(topics: TopicSettings, topic: Topic) -> NewTopic:
         # Only whole segments are removed: with the broker's week-long ones a retention of minutes would be a week's.
         "segment.ms": str(max(_MINUTE_MS, min(retention_ms, 24 * _HOUR_MS))),
         "max.message.bytes": str(topics.max_message_bytes),
-        # A record is accepted when this many replicas have it; one of three may be away.
-        "min.insync.replicas": str(max(1, topics.replication_factor - 1)),
     }
-    return NewTopic(
+    if topics.replication_factor != BROKERS_DEFAULT:
+        # A record is accepted when this many replicas have it; one of three may be away.
+        configuration["min.insync.replicas"] = str(max(1, topics.replication_factor - 1))
+    new = NewTopic(
         name=topics.name(topic),
         num_partitions=topics.requests_partitions if topic is Topic.REQUESTS else topics.completions_partitions,
-        replication_factor=topics.replication_factor,
+        replication_factor=1,
         topic_configs=configuration,
     )
+    # Its constructor refuses -1 (KIP-464), which brokers have taken in every version of the request since Kafka 2.4.
+    new.replication_factor = topics.replication_factor
+    return new

@@ -160,7 +160,14 @@ class TopicSettings(BaseModel):
     completions_partitions: int = Field(
         default=12, ge=1, le=10_000, description="For completions, progress, cancellations and dead letters alike."
     )
-    replication_factor: int = Field(default=1, ge=1, le=32, description="1 for one broker; 3 in production.")
+    replication_factor: int = Field(
+        default=-1,
+        ge=-1,
+        le=32,
+        json_schema_extra={"not": {"const": 0}},
+        description="Of the topics that Darkroom makes. -1: the broker's default.replication.factor, and its "
+        "min.insync.replicas. 3 in production.",
+    )
     requests_retention_hours: int = Field(
         default=7 * 24, ge=1, le=87_600, description="How long an unanswered request survives: a week's outage."
     )
@@ -182,6 +189,13 @@ class TopicSettings(BaseModel):
         le=64 * MIB,
         description="The largest record: a request of limits.request_bytes_max with key, headers and framing.",
     )
+
+    @field_validator("replication_factor")
+    @classmethod
+    def _is_a_number_of_replicas(cls, factor: int) -> int:
+        if factor == 0:
+            raise ValueError("must be 1 to 32, or -1 for the broker's default")
+        return factor
 
     def name(self, topic: Topic) -> str:
         """A topic's name in this deployment."""

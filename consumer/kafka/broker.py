@@ -20,7 +20,6 @@ from typing import Any
 
 import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
 
@@ -36,9 +35,11 @@ from consumer.ports import (
     PublicationUnknown,
     Record,
 )
+from producer.administrator import Administrator
 from producer.client_tasks import ended_task
 from producer.connection import kafka_arguments
 from producer.consuming import RecordConsumer
+from producer.denials import denial
 from producer.groups import Group, committed_offsets, describe_group
 from producer.record_batches import UnreadableBatch
 from schemas.settings import Settings
@@ -82,7 +83,7 @@ class KafkaBroker:
         """When the next consumer may be made."""
         self._replaced = 0
         """Consumers made since a poll last succeeded."""
-        self._admin = AIOKafkaAdminClient(**self._arguments)
+        self._admin = Administrator(**self._arguments)
         self._writers: dict[PartitionKey, PartitionWriter] = {}
 
     def _new_consumer(self) -> RecordConsumer:
@@ -110,10 +111,16 @@ class KafkaBroker:
             await self._admin.start()
             await self._start_consumer()
         except (KafkaError, OSError) as error:
+            denied = self._denied(error)
             raise BrokerUnavailable(
                 f"Kafka at {self._kafka.bootstrap_servers} was not reached ({error!r}). Check the address and that it "
                 "runs."
+                if denied is None
+                else f"The worker cannot join its group: {denied}"
             ) from error
+
+    def _denied(self, error: BaseException) -> str | None:
+        return denial(error, self._kafka, operation="Read", group_operation="Read")
 
     async def _start_consumer(self) -> None:
         assert self._noted is not None
@@ -130,7 +137,8 @@ class KafkaBroker:
             self._polls_failed += 1
             if self._polls_failed >= POLLS_FAILED_MAX:
                 self._repeating = f"{self._polls_failed} polls in a row failed, the last with {type(error).__name__}"
-            raise BrokerUnavailable(f"Polling Kafka failed: {type(error).__name__}: {error}.") from error
+            said = self._denied(error) or f"{type(error).__name__}: {error}."
+            raise BrokerUnavailable(f"Polling Kafka failed: {said}") from error
         self._dead_since, self._replaced, self._polls_failed, self._repeating = None, 0, 0, None
         return deliveries
 
@@ -163,7 +171,8 @@ class KafkaBroker:
             async with asyncio.timeout(self._answer_s):
                 await self._start_consumer()
         except (KafkaError, OSError, TimeoutError) as error:
-            raise BrokerUnavailable(f"A new consumer did not start: {type(error).__name__}: {error}.") from error
+            said = self._denied(error) or f"{type(error).__name__}: {error}."
+            raise BrokerUnavailable(f"A new consumer did not start: {said}") from error
 
     async def _poll(self, timeout_s: float) -> Sequence[Delivery]:
         try:
@@ -206,7 +215,8 @@ class KafkaBroker:
             self._writers[partition] = writer
             return await self._committed(partition)
         except (KafkaError, OSError) as error:
-            raise BrokerUnavailable(f"Partition {partition.partition} could not be opened: {error!r}.") from error
+            said = self._denied(error) or f"{error!r}."
+            raise BrokerUnavailable(f"Partition {partition.partition} could not be opened: {said}") from error
 
     async def _owns(self, partition: PartitionKey) -> bool:
         """Return True if the group is stable and gives the partition to this member.
@@ -222,7 +232,7 @@ class KafkaBroker:
     def _writer(self, partition: PartitionKey) -> PartitionWriter:
         return PartitionWriter(
             partition,
-            self._kafka.group_id,
+            self._kafka,
             self._arguments,
             timeout_s=self._kafka.request_timeout_ms / 1000,
             transaction_timeout_ms=self._kafka.transaction_timeout_ms,

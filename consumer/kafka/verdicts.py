@@ -6,7 +6,7 @@ What aiokafka 0.14 raises was run on Kafka 4.2 with an authorizer. Some refusals
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from aiokafka import errors
@@ -14,58 +14,33 @@ from aiokafka import errors
 from consumer.core.events import Refusal
 from consumer.core.partition_key import PartitionKey
 from consumer.ports import PublicationRefused
-
-_CHAIN_MAX: Final = 8
-"""Causes looked at; aiokafka nests two."""
-_RIGHTS: Final = (
-    errors.TopicAuthorizationFailedError,
-    errors.GroupAuthorizationFailedError,
-    errors.ClusterAuthorizationFailedError,
-    errors.TransactionalIdAuthorizationFailed,
-)
+from producer.denials import DENIED, chain, denial
+from schemas.settings import KafkaSettings
 
 
 def refused(
-    error: BaseException, partition: PartitionKey, group_id: str, *, missing: str | None = None
+    error: BaseException, partition: PartitionKey, kafka: KafkaSettings, *, missing: str | None = None
 ) -> PublicationRefused | None:
     """Return the verdict on a transaction of `partition`; None where the failure may pass.
 
     `missing` is a topic that the cluster does not know.
     """
     what = f"Partition {partition.partition} of {partition.topic} cannot publish"
-    for one in _chain(error):
+    for one in chain(error):
         for kinds, refusal, sentence in _VERDICTS:
             if isinstance(one, kinds):
-                return PublicationRefused(refusal, f"{what}: {sentence(one, partition, group_id)}")
+                return PublicationRefused(refusal, f"{what}: {sentence(one, partition, kafka)}")
     if missing is not None:
         return PublicationRefused(Refusal.TOPIC, f"{what}: {_no_topic(missing)}")
     return None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    at: BaseException | None = error
-    for _ in range(_CHAIN_MAX):
-        if at is None:
-            return
-        yield at
-        at = at.__cause__ or at.__context__
-
-
-def _right(error: BaseException, partition: PartitionKey, group_id: str) -> str:
+def _right(error: BaseException, partition: PartitionKey, kafka: KafkaSettings) -> str:
     """Return which right is missing on what, as far as the broker says."""
-    about = str(error.args[0]) if error.args else ""
-    if isinstance(error, errors.GroupAuthorizationFailedError):
-        return f"the right Read on the group {group_id} is missing. Grant it to the worker's user."
-    if isinstance(error, errors.TransactionalIdAuthorizationFailed):
-        return (
-            f"the rights Write and Describe on the transactional ids that begin with {group_id}-{partition.topic}- are "
-            "missing. Grant them to the worker's user."
-        )
-    if isinstance(error, errors.ClusterAuthorizationFailedError):
-        return "the right IdempotentWrite on the cluster is missing. Grant it to the worker's user."
-    if about and about != partition.topic:
-        return f"the rights Write and Describe on the topic {about} are missing. Grant them to the worker's user."
-    return f"the right Read on the topic {partition.topic} is missing. Grant it to the worker's user."
+    own = bool(error.args) and error.args[0] == partition.topic
+    said = denial(error, kafka, operation="Read" if own else "Write", group_operation="Read")
+    assert said is not None
+    return said
 
 
 def _no_topic(topic: str) -> str:
@@ -75,34 +50,33 @@ def _no_topic(topic: str) -> str:
     )
 
 
-def _too_large(_error: BaseException, _partition: PartitionKey, _group_id: str) -> str:
+def _too_large(_error: BaseException, _partition: PartitionKey, _kafka: KafkaSettings) -> str:
     return (
         "a record is larger than its topic allows. Raise max.message.bytes of the completions and dead-letters topics "
         "to DARKROOM_TOPICS__MAX_MESSAGE_BYTES."
     )
 
 
-def _too_much_metadata(_error: BaseException, _partition: PartitionKey, _group_id: str) -> str:
+def _too_much_metadata(_error: BaseException, _partition: PartitionKey, _kafka: KafkaSettings) -> str:
     return (
         "the broker allows less metadata beside an offset than Kafka's default. The worker makes do with less; raise "
         "offset.metadata.max.bytes to 4096."
     )
 
 
-def _topic_gone(error: BaseException, _partition: PartitionKey, _group_id: str) -> str:
+def _topic_gone(error: BaseException, _partition: PartitionKey, _kafka: KafkaSettings) -> str:
     return _no_topic(str(error.args[0]) if error.args else "that it publishes to")
 
 
-def _refused(error: BaseException, _partition: PartitionKey, _group_id: str) -> str:
+def _refused(error: BaseException, _partition: PartitionKey, _kafka: KafkaSettings) -> str:
     return f"the broker refuses it ({error})."
 
 
-_VERDICTS: Final[
-    tuple[tuple[tuple[type[BaseException], ...], Refusal, Callable[[BaseException, PartitionKey, str], str]], ...]
-] = (
+_Sentence = Callable[[BaseException, PartitionKey, KafkaSettings], str]
+_VERDICTS: Final[tuple[tuple[tuple[type[BaseException], ...], Refusal, _Sentence], ...]] = (
     ((errors.MessageSizeTooLargeError, errors.RecordListTooLargeError), Refusal.SIZE, _too_large),
     ((errors.OffsetMetadataTooLargeError,), Refusal.METADATA, _too_much_metadata),
-    (_RIGHTS, Refusal.RIGHTS, _right),
+    (DENIED, Refusal.RIGHTS, _right),
     ((errors.UnknownTopicOrPartitionError, errors.InvalidTopicError), Refusal.TOPIC, _topic_gone),
     ((errors.PolicyViolationError, errors.InvalidRequiredAcksError), Refusal.OTHER, _refused),
 )

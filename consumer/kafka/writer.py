@@ -14,12 +14,20 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import InvalidProducerEpoch, KafkaError, OutOfOrderSequenceNumber, ProducerFenced
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
+    TransactionalIdAuthorizationFailed,
+)
 from aiokafka.structs import OffsetAndMetadata
 
 from consumer.core.partition_key import PartitionKey
 from consumer.kafka.verdicts import refused
 from consumer.ports import BrokerUnavailable, OutgoingRecord, PublicationUnknown, WriterFenced
+from producer.denials import denial, lacks
+from schemas.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
 
@@ -28,15 +36,16 @@ class PartitionWriter:
     """Starts once, publishes serially, and is thrown away after its first error: fencing is for good."""
 
     def __init__(
-        self, partition: PartitionKey, group_id: str, arguments: dict[str, Any], *, timeout_s: float, **producer: Any
+        self, partition: PartitionKey, kafka: KafkaSettings, arguments: dict[str, Any], *, timeout_s: float, **more: Any
     ) -> None:
+        """`arguments` are those of every client, as `producer.connection.kafka_arguments` makes them."""
         self._partition = partition
-        self._group_id = group_id
+        self._kafka = kafka
         self._timeout_s = timeout_s
         self._producer = AIOKafkaProducer(
             **arguments,
-            **producer,
-            transactional_id=f"{group_id}-{partition.topic}-{partition.partition}",
+            **more,
+            transactional_id=f"{kafka.group_id}-{partition.topic}-{partition.partition}",
             acks="all",
         )
 
@@ -47,9 +56,12 @@ class PartitionWriter:
                 await self._producer.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await self.stop()
-            raise BrokerUnavailable(
-                f"Partition {self._partition.partition}'s writer did not start: {_sentence(error)}."
-            ) from error
+            name = f"{self._kafka.group_id}-{self._partition.topic}-{self._partition.partition}"
+            if isinstance(error, TransactionalIdAuthorizationFailed):
+                why = lacks(self._kafka, [f"Write on the transactional id {name}"])
+            else:
+                why = denial(error, self._kafka) or f"{_sentence(error)}."
+            raise BrokerUnavailable(f"Partition {self._partition.partition}'s writer did not start: {why}") from error
         except asyncio.CancelledError:
             await self.stop()
             raise
@@ -72,7 +84,7 @@ class PartitionWriter:
                     )
                     sending.add_done_callback(_retrieve)
                     sent.append(sending)
-                await self._producer.send_offsets_to_transaction(committed, self._group_id)
+                await self._producer.send_offsets_to_transaction(committed, self._kafka.group_id)
                 await asyncio.gather(*sent)
                 await self._producer.commit_transaction()
         except (ProducerFenced, InvalidProducerEpoch) as error:
@@ -80,7 +92,7 @@ class PartitionWriter:
         except OutOfOrderSequenceNumber as error:
             raise WriterFenced(f"Partition {self._partition.partition}'s writer lost its sequence.") from error
         except (KafkaError, OSError, TimeoutError) as error:
-            verdict = refused(error, self._partition, self._group_id, missing=self._missing(error, records))
+            verdict = refused(error, self._partition, self._kafka, missing=self._missing(error, records))
             if verdict is not None:
                 raise verdict from error
             raise PublicationUnknown(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from producer.connection import KafkaUnavailable
+from producer.connection import KafkaDenied, KafkaUnavailable
 from producer.gateway.hub import Hub
 from producer.outages import KAFKA
 from producer.passed_over import PassedOver
@@ -37,6 +37,8 @@ class Feed:
         self._on_completion = on_completion
         self._positions: dict[TopicPartition, int] = {}
         self._passed_over = PassedOver()
+        self.denied: str | None = None
+        """The right that was missing when following ended, until it goes on."""
 
     async def run(self) -> None:
         """Follow. After a failure, on from where it was, so that what was published meanwhile is seen late."""
@@ -44,6 +46,7 @@ class Feed:
             try:
                 await self._follow()
             except KafkaUnavailable as error:
+                self.denied = str(error) if isinstance(error, KafkaDenied) else None
                 KAFKA.failed("feed", error)
             finally:
                 self._hub.is_following = False
@@ -55,7 +58,7 @@ class Feed:
             ends = await reader.stable_ends()
             self._positions = {place: self._positions.get(place, end) for place, end in ends.items()}
             reader.start_at(self._positions)
-            self._hub.is_following = True
+            self._hub.is_following, self.denied = True, None
             KAFKA.answered("feed")
             while True:
                 await reader.look_for_growth()

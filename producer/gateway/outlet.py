@@ -12,14 +12,16 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-from producer.connection import KafkaUnavailable
+from producer.connection import KafkaDenied, KafkaUnavailable
 from producer.outages import KAFKA
 from producer.requests.client import Client
+from producer.rights_check import check_rights
 from producer.topics import TopicRefused, ensure_topics
 from schemas.completion import Source
 from schemas.errors import RequestRejected
 from schemas.names import GATEWAY_SOURCE
 from schemas.request import GenerationRequest
+from schemas.rights import Role
 from schemas.settings import Settings
 
 AGAIN_S: Final = 1.0
@@ -33,6 +35,8 @@ class Outlet:
         self._settings = settings
         self._client: Client | None = None
         self._broken = asyncio.Event()
+        self.denied: str | None = None
+        """What Kafka does not let this process do, from a refused connection to the next good one."""
         self.reached_at = float("-inf")
         """When Kafka last took something or was connected to, by the monotonic clock."""
 
@@ -40,8 +44,12 @@ class Outlet:
         """Stay connected, until cancelled."""
         while True:
             try:
+                # All that a gateway needs, whatever it is for: a missing right is said before somebody needs it.
+                await check_rights(self._settings, Role.GATEWAY)
                 await ensure_topics(self._settings)
                 async with Client(self._settings, follow=False, source=GATEWAY_SOURCE) as client:
+                    await client.prepare_to_send()
+                    self.denied = None
                     self._broken.clear()
                     self._client, self.reached_at = client, time.monotonic()
                     KAFKA.answered("outlet")
@@ -50,6 +58,7 @@ class Outlet:
                     finally:
                         self._client = None
             except (KafkaUnavailable, TopicRefused) as error:
+                self.denied = str(error) if isinstance(error, KafkaDenied | TopicRefused) else None
                 KAFKA.failed("outlet", error)
             await asyncio.sleep(AGAIN_S)
 

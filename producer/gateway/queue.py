@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.partitioner import DefaultPartitioner
 
-from producer.connection import KafkaUnavailable, administering, kafka_arguments, reaching_kafka
+from producer.connection import KafkaDenied, KafkaUnavailable, administering, kafka_arguments, reaching_kafka
 from producer.consuming import RecordConsumer
 from producer.groups import committed_offsets
 from producer.outages import KAFKA
@@ -69,6 +69,8 @@ class Queue:
         self._backlog: Backlog | None = None
         self._backlog_at = 0.0
         self._partitions: list[int] = []
+        self.denied: str | None = None
+        """The right that was missing when Kafka was asked last."""
         self.reached_at = float("-inf")
         """When Kafka last answered, by the monotonic clock."""
 
@@ -149,7 +151,9 @@ class Queue:
             with reaching_kafka(kafka, "looking at the backlog"):
                 async with asyncio.timeout(self._settings.gateway.kafka_timeout_s):
                     yield self._connected
-        except Exception:  # whatever it was: a connection that is made anew is well
+        except Exception as error:  # whatever it was: a connection that is made anew is well
+            self.denied = str(error) if isinstance(error, KafkaDenied) else self.denied
             self._broken.set()
             raise
+        self.denied = None
         self.reached_at = time.monotonic()

@@ -90,7 +90,7 @@ async def connected(
     outlet, queue, feed = Outlet(settings), Queue(settings), Feed(settings, hub, on_completion)
     async with MinioObjects(hurried(settings.s3, settings.gateway.store_timeout_s)) as objects:
         store = BoundedStore(objects, settings.gateway.store_timeout_s)
-        probes = _Probes(settings, objects, store=store, outlet=outlet, queue=queue, hub=hub)
+        probes = _Probes(settings, objects, store=store, outlet=outlet, queue=queue, feed=feed, hub=hub)
         tasks.keep("outlet", outlet.run, matters="nothing can be sent to Kafka")
         tasks.keep("queue", queue.run, matters="it is not known how much waits")
         tasks.keep("feed", feed.run, matters="completions and progress are not followed")
@@ -112,6 +112,7 @@ class _Probes:
         store: BoundedStore,
         outlet: Outlet,
         queue: Queue,
+        feed: Feed,
         hub: Hub,
     ) -> None:
         self._settings = settings
@@ -119,6 +120,7 @@ class _Probes:
         self._store = store
         self._outlet = outlet
         self._queue = queue
+        self._feed = feed
         self._hub = hub
         self._has_bucket = False
 
@@ -152,6 +154,8 @@ class _Probes:
             reasons.append("The object store has not answered lately.")
         if not self._hub.is_following or max(self._queue.reached_at, self._outlet.reached_at) < old:
             reasons.append("Kafka has not answered lately.")
+        denied = (self._outlet.denied, self._queue.denied, self._feed.denied)
+        reasons += [why for why in dict.fromkeys(denied) if why is not None]
         if self._outlet.reached_at == float("-inf"):
             reasons.append("Kafka was not connected to yet, so nothing can be sent.")
         return reasons

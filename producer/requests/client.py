@@ -76,8 +76,8 @@ class SendInterrupted(KafkaUnavailable):
 class Client:
     """Publishes requests and follows their outcomes. An async context manager, for one event loop.
 
-    `follow=False` leaves out what only following needs; then what is followed begins when it is asked for. `source`
-    is the `ce_source` of what it publishes.
+    `follow=False` leaves out what only following needs; then what is followed begins when it is asked for. What only
+    sending needs is left out until something is sent. `source` is the `ce_source` of what it publishes.
     Partitions that are added to a topic are taken in within `growth_check_s` seconds. Every method raises
     `KafkaUnavailable` where Kafka is not reached or has no topics yet (`producer.topics` makes them).
     """
@@ -101,10 +101,32 @@ class Client:
         self._passed_over = PassedOver()
         self._arrivals = Arrivals(self._arrived)
         self._opening = asyncio.Lock()
+        self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
+        if self._follow:
+            topics = self._settings.topics
+            async with TopicReader(self._settings.kafka, (topics.completions, topics.progress)) as reader:
+                self._since = await reader.stable_ends()
+        return self
+
+    async def prepare_to_send(self) -> None:
+        """Connect what sends, which the first `send` or `cancel` does otherwise: whoever only reads has no need of it.
+
+        Opening a producer takes the right to write, which readers may not have.
+        """
+        await self._opened_producer()
+
+    async def _opened_producer(self) -> AIOKafkaProducer:
+        async with self._starting:
+            if self._producer is None:
+                self._producer = await self._start_producer()
+            return self._producer
+
+    async def _start_producer(self) -> AIOKafkaProducer:
         kafka = self._settings.kafka
-        self._producer = AIOKafkaProducer(
+        producer = AIOKafkaProducer(
             **kafka_arguments(kafka),
             acks="all",
             enable_idempotence=True,
@@ -115,15 +137,11 @@ class Client:
         try:
             async with connecting_to_kafka(kafka, "starting to send"):
                 async with asyncio.timeout(kafka.request_timeout_ms / 1000):  # it asks for a producer id without limit
-                    await self._producer.start()
-            if self._follow:
-                topics = self._settings.topics
-                async with TopicReader(kafka, (topics.completions, topics.progress)) as reader:
-                    self._since = await reader.stable_ends()
+                    await producer.start()
         except BaseException:
-            await self._close()
+            await _stop(producer)
             raise
-        return self
+        return producer
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -131,11 +149,11 @@ class Client:
         await self._close()
 
     async def _close(self) -> None:
-        """Nothing that was accepted waits here, so a Kafka that does not answer is left after some seconds."""
+        """Close what is open. A Kafka that does not answer is left after some seconds."""
         for reader in tuple(self._readers):
             await self._close_reader(reader)
-        with contextlib.suppress(TimeoutError, KafkaError):
-            await asyncio.wait_for(self._producer.stop(), STOP_S_MAX)
+        if self._producer is not None:
+            await _stop(self._producer)
 
     # --- Publishing --------------------------------------------------------------------------------------
 
@@ -162,8 +180,9 @@ class Client:
         """Publish one request and return where it stands, once all of Kafka's replicas have it. Raises as `send`."""
         event = self._encoded(request, traceparent)
         self._remember_tenant(request)
-        with reaching_kafka(self._settings.kafka, "sending a request"):
-            place = await self._producer.send_and_wait(
+        producer = await self._opened_producer()
+        with reaching_kafka(self._settings.kafka, "sending a request", operation="Write"):
+            place = await producer.send_and_wait(
                 self._settings.topics.requests, event.value, key=event.key, headers=event.headers
             )
         return Source(topic=place.topic, partition=place.partition, offset=place.offset)
@@ -177,8 +196,9 @@ class Client:
         event = encode_cancellation(
             cancellation, event_id=str(uuid.uuid4()), time=datetime.now(UTC), source=self._source
         )
-        with reaching_kafka(self._settings.kafka, "sending a cancellation"):
-            await self._producer.send_and_wait(
+        producer = await self._opened_producer()
+        with reaching_kafka(self._settings.kafka, "sending a cancellation", operation="Write"):
+            await producer.send_and_wait(
                 self._settings.topics.cancellations, event.value, key=event.key, headers=event.headers
             )
 
@@ -203,17 +223,16 @@ class Client:
 
     async def _publish_portion(self, events: Sequence[EncodedEvent], ids: Sequence[str], accepted: list[str]) -> None:
         """Publish events side by side, and add the ids of those that were acknowledged to `accepted`."""
+        producer = await self._opened_producer()
         topic = self._settings.topics.requests
-        sending = (
-            self._producer.send_and_wait(topic, event.value, key=event.key, headers=event.headers) for event in events
-        )
+        sending = (producer.send_and_wait(topic, event.value, key=event.key, headers=event.headers) for event in events)
         results = await asyncio.gather(*sending, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         accepted += [one for one, result in zip(ids, results, strict=True) if not isinstance(result, BaseException)]
         if not failures:
             return
         try:
-            with reaching_kafka(self._settings.kafka, "sending requests"):
+            with reaching_kafka(self._settings.kafka, "sending requests", operation="Write"):
                 raise failures[0]
         except KafkaUnavailable as error:
             message = f"{error} {len(accepted)} requests were accepted; the others can be sent again as they are."
@@ -331,3 +350,9 @@ class Client:
                 if told := self._passed_over.add(record, error.message):
                     log.warning("%s", told)
         return events
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    """Stop a producer within a limit: nothing that was accepted waits in it."""
+    with contextlib.suppress(TimeoutError, KafkaError):
+        await asyncio.wait_for(producer.stop(), STOP_S_MAX)

@@ -13,6 +13,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from consumer.core.events import Refusal
 from consumer.core.offset_map import METADATA_CHARS_MAX
+from consumer.worker import Worker
 from inference.engine import LaneEngine
 from producer.results.dead_letter_log import DeadLetterLog
 from producer.results.minio_objects import MinioObjects
@@ -47,6 +48,12 @@ def environment(stack: Stack, brokers: Brokers) -> dict[str, str]:
 
 def request(**fields: Any) -> bytes:
     return json.dumps({"request_id": f"r-{uuid.uuid4().hex}", "prompt": "a figure", "steps": 2, **fields}).encode()
+
+
+def sample(worker: Worker, name: str, **labels: str) -> float:
+    value = worker.metrics.registry.get_sample_value(name, labels)
+    assert value is not None
+    return value
 
 
 async def test_a_letter_larger_than_its_topic_goes_to_the_store_and_holds_nobody_up(
@@ -93,9 +100,9 @@ async def test_with_less_metadata_than_kafka_s_default_everything_is_published_o
 @pytest.mark.parametrize(
     ("resource", "name", "operation", "says"),
     [
-        (TOPIC, "{prefix}generation.completions", WRITE, r"Write and Describe on the topic \S+completions are missing"),
-        (GROUP, "{group}", READ, r"Read on the group \S+ is missing"),
-        (TOPIC, "{prefix}generation.requests", READ, r"Read on the topic \S+requests is missing"),
+        (TOPIC, "{prefix}generation.completions", WRITE, r"user ANONYMOUS lacks Write on the topic \S+completions\."),
+        (GROUP, "{group}", READ, r"user ANONYMOUS lacks Read on the group \S+\."),
+        (TOPIC, "{prefix}generation.requests", READ, r"user ANONYMOUS lacks Read on the topic \S+requests\."),
     ],
 )
 async def test_a_right_that_is_taken_away_is_named_and_the_request_is_answered_when_it_is_back(
@@ -113,9 +120,12 @@ async def test_a_right_that_is_taken_away_is_named_and_the_request_is_answered_w
             await until(lambda: bool(worker.driver.refusals), 30, "the publication to be refused")
             (refused,) = worker.driver.refusals.values()
             assert refused.refusal is Refusal.RIGHTS
+            assert sample(worker, "darkroom_publications_refused_total", reason="rights") >= 1
+            published_at = sample(worker, "darkroom_last_publication_timestamp_seconds")
             ready = worker._ready()
             assert not ready.well
             assert any(re.search(says, reason) for reason in ready.reasons), ready.reasons
         answers = await producer.answers({place})
         assert [one.status for one in answers[place]] == [Status.SUCCEEDED]
         await until(lambda: worker._ready().well, 30, "readiness to come back")
+        assert sample(worker, "darkroom_last_publication_timestamp_seconds") > published_at

@@ -57,7 +57,7 @@ async def until_offsets_are(settings: Settings, expected: Mapping[int, OffsetAnd
 
 async def commit(settings: Settings, partition: int, offset: int, metadata: str) -> None:
     key = PartitionKey(settings.topics.requests, partition)
-    writer = PartitionWriter(key, settings.kafka.group_id, kafka_arguments(settings.kafka), timeout_s=20)
+    writer = PartitionWriter(key, settings.kafka, kafka_arguments(settings.kafka), timeout_s=20)
     await writer.start()
     await writer.publish([], offset, metadata)
     await writer.stop()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 import urllib3
 
+from consumer.kafka.broker import KafkaBroker
+from consumer.ports import Delivery
 from consumer.worker import Worker
 from inference.engine import LaneEngine
 from inference.simulated import SimulatedDevice
@@ -72,4 +75,39 @@ async def test_kafka_and_the_store_away(stack: Stack) -> None:
         [answer] = (await producer.answers({place}))[place]
         assert answer.status.value == "succeeded"
         await until_ready_says(worker, health.port, None)
+        health.close()
+
+
+class HeldBroker(KafkaBroker):
+    """Kafka whose polls do not return while `held` is set: what a poll inside of a library can come to."""
+
+    held = asyncio.Event()
+
+    async def poll(self, timeout_s: float) -> Sequence[Delivery]:
+        """As the protocol says, once it is not held."""
+        while self.held.is_set():
+            await asyncio.sleep(0.01)
+        return await super().poll(timeout_s)
+
+
+async def test_a_worker_whose_polls_do_not_return_is_not_ready_and_its_metric_stands_still(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.worker.POLL_SILENT_S_MAX", 1.0)
+    settings = deployment_on(stack.environment)(topics__requests_partitions=1, worker__metrics_port=0)
+    await ensure_topics(settings)
+    engine = LaneEngine(SimulatedDevice(0.0), rows_max=1)
+    async with running_worker(settings, engine, HeldBroker) as worker:
+        health = worker.serve_health()
+        await until_ready_says(worker, health.port, None)
+        HeldBroker.held.set()
+        await until_ready_says(worker, health.port, "No poll of Kafka has succeeded for")
+        polled_at = worker.metrics.registry.get_sample_value("darkroom_last_poll_timestamp_seconds")
+        assert polled_at is not None
+        assert polled_at > 0
+        HeldBroker.held.clear()
+        await until_ready_says(worker, health.port, None)
+        later = worker.metrics.registry.get_sample_value("darkroom_last_poll_timestamp_seconds")
+        assert later is not None
+        assert later > polled_at
         health.close()

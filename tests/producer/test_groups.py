@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from consumer.initial_offsets import Offsets, commit_offsets
+from producer.administrator import Administrator
 from producer.connection import KafkaUnavailable, kafka_arguments
 from producer.groups import committed_offsets, describe_group
 from producer.topics import ensure_topics
@@ -111,8 +111,8 @@ def settings(stack: Stack, coordinator: Coordinator) -> Settings:
 
 
 @asynccontextmanager
-async def administered(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**kafka_arguments(settings.kafka))
+async def administered(settings: Settings) -> AsyncIterator[Administrator]:
+    admin = Administrator(**kafka_arguments(settings.kafka))
     await admin.start()
     try:
         yield admin

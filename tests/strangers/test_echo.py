@@ -238,7 +238,7 @@ async def test_a_header_without_a_value_is_published_as_one(stack: Stack, tmp_pa
     await ensure_topics(settings)
     headers = (("correlationId", None), ("correlationId", b""))
     key = PartitionKey(settings.topics.requests, 0)
-    writer = PartitionWriter(key, settings.kafka.group_id, kafka_arguments(settings.kafka), timeout_s=20)
+    writer = PartitionWriter(key, settings.kafka, kafka_arguments(settings.kafka), timeout_s=20)
     await writer.start()
     await writer.publish([OutgoingRecord(settings.topics.completions, b"k", b"{}", headers)], 0, "")
     await writer.stop()
