@@ -127,8 +127,16 @@ class Delivery:
         picture = pose.image if isinstance(pose, SkeletonPose) else pose.photo
         if not isinstance(picture, StoredPicture):
             return
-        if picture.bucket not in {self._objects.bucket, *self._settings.s3.allowed_buckets}:
+        s3 = self._settings.s3
+        if not s3.may_read(picture.bucket):
             raise RequestRefused(ErrorCode.POSE_FORBIDDEN, str(BucketForbidden(picture.bucket)))
+        if not s3.may_show(picture.bucket, picture.key):
+            raise RequestRefused(
+                ErrorCode.POSE_FORBIDDEN,
+                f"Of the bucket {picture.bucket} only what is below {s3.prefix} is read as a pose picture. Put the "
+                "picture below it or in an allowed bucket, or add this bucket to DARKROOM_S3__ALLOWED_BUCKETS, which "
+                "lets every request name any object in it.",
+            )
         bytes_max = self._settings.limits.pose_picture_bytes_max
         try:
             content = await self._objects.get(picture.key, bucket=picture.bucket, bytes_max=bytes_max)
