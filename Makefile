@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/bench/.installed
+MINIO := v0.0.0-20260212201848-7aac2a2c5b7c
 SEEDS ?= 1000
 SEED ?= 1
 MINUTES ?= 10
@@ -55,9 +56,15 @@ check: setup ## Lint and types: fast.
 	@$(BIN)/mypy
 	@$(BIN)/python -m tests.helm.lint
 
-proofs: setup ## What takes minutes: every right removed in turn; clients from seven generators (needs Node, a JDK, Maven).
+proofs: setup $(BIN)/minio ## What takes minutes: each Kafka right removed in turn, clients of six generators, a third S3 server; needs Node, a JDK, Maven, Go.
 	@$(BIN)/python -m tests.cluster.rights_proof
 	@$(BIN)/python -m tests.generators
+	@$(BIN)/python -m pytest tests/strangers/test_buckets.py tests/strangers/test_foreign_bucket.py tests/strangers/test_s3_rights.py
+
+$(BIN)/minio: | $(STAMP)
+	@command -v go >/dev/null || { echo "Go 1.24 or newer is needed to build MinIO"; exit 2; }
+	@echo "== Building MinIO: once, five minutes of processor time"
+	@GOBIN=$(abspath $(BIN)) go install github.com/minio/minio@$(MINIO)
 
 simulate: setup ## Run SEEDS seeds of the simulation (default 1000).
 	@$(BIN)/python -m tests.simulation --seeds 0..$(SEEDS) --processes 2

@@ -127,8 +127,16 @@ class Delivery:
         picture = pose.image if isinstance(pose, SkeletonPose) else pose.photo
         if not isinstance(picture, StoredPicture):
             return
-        if picture.bucket not in {self._objects.bucket, *self._settings.s3.allowed_buckets}:
+        s3 = self._settings.s3
+        if not s3.may_read(picture.bucket):
             raise RequestRefused(ErrorCode.POSE_FORBIDDEN, str(BucketForbidden(picture.bucket)))
+        if not s3.may_show(picture.bucket, picture.key):
+            raise RequestRefused(
+                ErrorCode.POSE_FORBIDDEN,
+                f"Of the bucket {picture.bucket} only what is below {s3.prefix} is read as a pose picture. Put the "
+                "picture below it or in an allowed bucket, or add this bucket to DARKROOM_S3__ALLOWED_BUCKETS, which "
+                "lets every request name any object in it.",
+            )
         bytes_max = self._settings.limits.pose_picture_bytes_max
         try:
             content = await self._objects.get(picture.key, bucket=picture.bucket, bytes_max=bytes_max)
@@ -148,12 +156,22 @@ class Delivery:
         """Store the pictures and decide the outcome. The payload's completion is made from the one that stands."""
         answered = self._answered(key, payload)
         images = payload.images if verdict.kind is VerdictKind.RENDERED else ()
+        proposed = self._proposed(answered, payload, verdict)
         try:
-            standing = await self._outcomes.decide(self._proposed(answered, payload, verdict), images)
+            standing = await self._outcomes.decide(proposed, images)
         except StoreUnavailable as error:
             raise StoreAway(str(error)) from error
         except OutcomeUnreadable as unreadable:
             payload.completion = self._unreadable(key, payload, unreadable)
+            return
+        except MemoryError:
+            raise
+        except Exception:
+            if not _is_everybodys(payload, verdict):
+                raise  # ends the process; after some such ends the verdict is that of a crash
+            # Else the record would end every worker, and hold its partition, for ever.
+            log.exception("an outcome is published that could not be stored", request_id=payload.request_id)
+            payload.completion = proposed
             return
         payload.completion = completions.for_record(standing, answered, now=datetime.now(UTC))
         payload.images = ()
@@ -319,6 +337,12 @@ def trimmed(completion: Completion) -> Completion:
     """Return the completion without what only its size matters for: labels and warnings, and says so in their place."""
     left_out = "labels, warnings and echoed headers were left out: the completions topic takes no larger record"
     return completion.model_copy(update={"labels": {}, "warnings": (left_out,)})
+
+
+def _is_everybodys(payload: Payload, verdict: Verdict) -> bool:
+    """Whether every worker comes to this verdict at each start: by the record itself, the clock, or the crashes."""
+    is_crash = verdict.code == ErrorCode.WORKER_CRASH.value
+    return payload.refusal is not None or is_crash or verdict.kind is VerdictKind.EXPIRED
 
 
 def _killed_its_workers(completion: Completion) -> bool:

@@ -261,7 +261,10 @@ class S3Settings(BaseModel):
     region: str = Field(default="us-east-1", min_length=1, description="The region that requests are signed for.")
     ca_file: Path | None = Field(default=None, description="Certificate authorities to trust; the system's if not set.")
     allowed_buckets: Names = Field(
-        default=(), max_length=100, description="Further buckets that pose pictures are read from."
+        default=(),
+        max_length=100,
+        description="Further buckets that pose pictures are read from, each as a whole. With a prefix, pictures in the "
+        "own bucket have to lie below it; naming the own bucket here opens all of it.",
     )
     threads: int = Field(
         default=16, ge=1, le=256, description="Transfers at a time; small objects gain up to 16 and not beyond."
@@ -318,5 +321,14 @@ class S3Settings(BaseModel):
         return self.endpoint.partition("://")[2].rstrip("/")
 
     def may_read(self, bucket: str) -> bool:
-        """Whether pose pictures may be read from `bucket`."""
+        """Whether some of the bucket's objects may be read."""
         return bucket == self.bucket or bucket in self.allowed_buckets
+
+    def may_show(self, bucket: str, key: str) -> bool:
+        """Whether a request may name this object as its pose picture.
+
+        All of an allowed bucket may be shown. Of the own bucket only what is below the prefix: the rest of a shared
+        bucket belongs to others, and whoever may write a request has not been let in there. Where the own bucket is
+        itself among the allowed ones, its owner has opened all of it.
+        """
+        return bucket in self.allowed_buckets or (bucket == self.bucket and key.startswith(self.prefix))

@@ -1,5 +1,8 @@
 """Reads the cancellations topic: every worker, all of it, without a group, from an hour back.
 
+Kafka finds the place by the records' times, which producers write as they like. So the reading begins some records
+further back, and of these counts those whose time cannot be meant: seconds where milliseconds belong, zero, none.
+
 A request and its cancellation are in different topics, so either may be read first; a cancellation that comes
 before its request is remembered by the core. Nothing is committed: what matters is only what is recent.
 """
@@ -15,6 +18,7 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from consumer.intake import EARLIEST_MS
 from producer.client_tasks import ended_task
 from producer.consuming import RecordConsumer
 from producer.outages import KAFKA
@@ -27,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 BACK_S = 3600
 """How far back a starting worker reads: longer than a request usually waits."""
+STRAYS_MAX = 1_000
+"""How many records before that, of each partition, are looked at for such times. A cancellation has about 100 bytes."""
 RETRY_S = 5.0
 """The pause after Kafka failed here; cancelling is a convenience, and the requests go on."""
 
@@ -42,6 +48,8 @@ class CancellationFollower:
         self._passed_over = PassedOver()
         self._positions: dict[TopicPartition, int] = {}
         """The next offset to read of each partition, once one was connected to."""
+        self._recent: dict[TopicPartition, int] = {}
+        """From where on the records of each partition are an hour old or younger, or have a time that is not one."""
 
     async def run(self) -> None:
         """Report each cancellation, until cancelled itself."""
@@ -70,6 +78,9 @@ class CancellationFollower:
                     self._take(record)
 
     def _take(self, record: Any) -> None:
+        is_before = record.offset < self._recent[TopicPartition(record.topic, record.partition)]
+        if is_before and record.timestamp >= EARLIEST_MS:
+            return
         try:
             cancellation = decode_cancellation(record.value, record.headers)
         except EventUnreadable as error:
@@ -79,11 +90,13 @@ class CancellationFollower:
             self._on_cancelled(cancellation)
 
     async def _start(self, consumer: RecordConsumer) -> None:
-        """Go on where this process was; begin an hour back with what it has not read of yet."""
+        """Go on where this process was; begin with what it has not read of yet an hour and some records back."""
         partitions = consumer.assignment()
         # Asked first: what is published between the two questions is behind this end, or found by its time.
         ends = await consumer.end_offsets(partitions)
         since = await consumer.offsets_for_times(dict.fromkeys(partitions, int((time.time() - BACK_S) * 1000)))
+        beginnings = await consumer.beginning_offsets(partitions)
         for partition, found in since.items():
-            position = self._positions.setdefault(partition, ends[partition] if found is None else found.offset)
-            consumer.seek(partition, position)
+            recent = self._recent.setdefault(partition, ends[partition] if found is None else found.offset)
+            back = max(beginnings[partition], recent - STRAYS_MAX)
+            consumer.seek(partition, self._positions.setdefault(partition, back))

@@ -54,7 +54,7 @@ class ModelStore:
         except BucketForbidden as error:
             raise ModelError(
                 f"The model {source} could not be fetched: the store's keys may not read the bucket {source.bucket}. "
-                "Let them, or correct the setting."
+                "Let them do s3:ListBucket on it and s3:GetObject on its objects, or correct the setting."
             ) from error
         except ObjectsError as error:
             raise ModelError(f"The model {source} could not be fetched. {error}") from error

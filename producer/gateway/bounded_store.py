@@ -77,6 +77,10 @@ class BoundedStore:
         """As the protocol says."""
         return self._objects.presigned_get(key, bucket=bucket, valid_s=valid_s)
 
+    def presigned_head(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
+        """As the protocol says."""
+        return self._objects.presigned_head(key, bucket=bucket, valid_s=valid_s)
+
     @contextlib.asynccontextmanager
     async def _bounded(self) -> AsyncIterator[None]:
         try:

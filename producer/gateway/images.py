@@ -68,7 +68,8 @@ async def image(
     settings = gateway.settings.gateway
     store = gateway.services.store
     if settings.images == "redirect":
-        url = store.presigned_get(picture.key, bucket=picture.bucket, valid_s=settings.image_url_s)
+        sign = store.presigned_head if call.method == "HEAD" else store.presigned_get
+        url = sign(picture.key, bucket=picture.bucket, valid_s=settings.image_url_s)
         # A kept redirect must not outlive the address.
         return RedirectResponse(url, headers={"Cache-Control": f"private, max-age={settings.image_url_s // 2}"})
     try:

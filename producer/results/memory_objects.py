@@ -65,6 +65,10 @@ class MemoryObjects:
         self._objects(bucket)
         return f"memory://{bucket or self._bucket}/{quote(key)}?X-Amz-Expires={valid_s}"
 
+    def presigned_head(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
+        """As the protocol says; an address that leads nowhere."""
+        return f"{self.presigned_get(key, bucket=bucket, valid_s=valid_s)}&method=HEAD"
+
     async def delete(self, key: str) -> None:
         """As the protocol says."""
         self._objects(None).pop(inside(self._prefix, key), None)

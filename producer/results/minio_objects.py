@@ -103,9 +103,11 @@ class MinioObjects:
 
     def presigned_get(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
         """As the protocol says; at `s3.public_endpoint` where one is set."""
-        name = self._readable(key, bucket)
-        with translated(self._s3, name):
-            return self._signer.presigned_get_object(name, key, timedelta(seconds=valid_s))
+        return self._presigned("GET", key, bucket, valid_s)
+
+    def presigned_head(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
+        """As the protocol says; at `s3.public_endpoint` where one is set."""
+        return self._presigned("HEAD", key, bucket, valid_s)
 
     async def delete(self, key: str) -> None:
         """As the protocol says."""
@@ -166,6 +168,11 @@ class MinioObjects:
         except RuntimeError as error:  # the threads take no more work
             raise StoreUnavailable("The object store's client was closed. Nothing more can be sent.") from error
         return await answer
+
+    def _presigned(self, method: str, key: str, bucket: str | None, valid_s: int) -> str:
+        name = self._readable(key, bucket)
+        with translated(self._s3, name):
+            return self._signer.get_presigned_url(method, name, key, timedelta(seconds=valid_s))
 
     def _readable(self, key: str, bucket: str | None) -> str:
         if bucket is None:

@@ -118,6 +118,9 @@ class Objects(Protocol):
         Signed here, without asking the store. Raises `BucketForbidden`.
         """
 
+    def presigned_head(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
+        """The same for what the store says of the object: a signature holds for one method alone."""
+
     async def delete(self, key: str) -> None:
         """Remove an object of the own bucket. Nothing happens where there is none."""
 

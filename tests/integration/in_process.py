@@ -77,11 +77,12 @@ class Producer:
         key: bytes | None = b"k",
         headers: Sequence[tuple[str, bytes | None]] = (),
         timestamp_ms: int | None = None,
+        topic: Topic = Topic.REQUESTS,
     ) -> tuple[int, int]:
         """Returns the record's partition and offset."""
-        topic = self._prefix + Topic.REQUESTS.value
+        name = self._prefix + topic.value
         sent = await self._producer.send_and_wait(
-            topic, value, key=key, headers=list(headers), timestamp_ms=timestamp_ms
+            name, value, key=key, headers=list(headers), timestamp_ms=timestamp_ms
         )
         return sent.partition, sent.offset
 

@@ -300,6 +300,10 @@ async def test_a_signed_address_is_the_picture(settings: Settings) -> None:
         url = objects.presigned_get("default/one/0-a.png", valid_s=60)
         answer = await asyncio.to_thread(urllib3.request, "GET", url)
         assert (answer.status, answer.data) == (200, b"picture")
+        asked = await asyncio.to_thread(
+            urllib3.request, "HEAD", objects.presigned_head("default/one/0-a.png", valid_s=60), retries=False
+        )
+        assert (asked.status, asked.headers["Content-Length"]) == (200, "7")
         nobodys = await asyncio.to_thread(urllib3.request, "GET", url.replace("0-a.png", "0-b.png"))
         assert nobodys.status == 403, "it is signed for one object"
 

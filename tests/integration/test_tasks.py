@@ -12,6 +12,7 @@ import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,13 @@ import httpx
 import pytest
 import urllib3
 
-from consumer.core.partition_key import PartitionKey
+from consumer.core.jobs import Verdict, VerdictKind
+from consumer.core.partition_key import JobKey, PartitionKey
+from consumer.delivery import Delivery as RequestDelivery
 from consumer.health import Health, HealthServer
+from consumer.intake import Intake
 from consumer.kafka.broker import KafkaBroker
-from consumer.ports import Delivery, Opened, OutgoingRecord
+from consumer.ports import Delivery, Opened, OutgoingRecord, Record
 from consumer.serve_command import run_worker
 from consumer.worker import Worker
 from inference.engine import LaneEngine
@@ -38,7 +42,7 @@ from producer.tasks import Backoff, TaskSupervisor
 from producer.topics import ensure_topics
 from schemas.completion import Completion, Status
 from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from schemas.settings import Settings, load_settings
 from tests.integration.in_process import Producer, running_worker
 from tests.producer.deployments import deployment_on
 
@@ -372,6 +376,66 @@ async def test_a_request_whose_look_up_fails_unexpectedly_has_an_outcome_and_the
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+class StubbornObjects(MemoryObjects):
+    """A store in which deciding some requests' outcomes raises what no port declares."""
+
+    async def put_if_absent(self, key: str, content: bytes, content_type: str) -> bool:
+        if "/bent-" in key:
+            raise TypeError(BENT)
+        return await super().put_if_absent(key, content, content_type)
+
+
+async def test_what_every_worker_would_decide_alike_is_published_where_deciding_fails_unexpectedly(
+    stack: Stack,
+) -> None:
+    settings = deployment_on(stack.environment)(topics__requests_partitions=1)
+    await ensure_topics(settings)
+    engine = LaneEngine(SimulatedDevice(0.0), rows_max=settings.batch.max_rows)
+    worker = Worker(settings, engine, StubbornObjects())
+    running = asyncio.create_task(worker.run())
+    sent: dict[str, dict[str, Any]] = {
+        "bent-refused": {"steps": 9_999},
+        "bent-late": {"deadline": "2026-01-01T00:00:00Z"},
+        "well": {"steps": 2},
+    }
+    try:
+        async with Producer(settings) as producer:
+            places = {}
+            for name, more in sent.items():
+                value = {"request_id": name, "prompt": "a figure", **more}
+                places[name] = await producer.put(json.dumps(value).encode())
+            answers = await producer.answers(set(places.values()))
+        statuses = {name: [answer.status.value for answer in answers[place]] for name, place in places.items()}
+        assert statuses == {"bent-refused": ["failed"], "bent-late": ["expired"], "well": ["succeeded"]}
+        worker.drain()
+        assert await asyncio.wait_for(running, LIMIT_S)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("is_crash", [True, False], ids=["workers died of it", "it failed once"])
+async def test_the_verdict_of_a_crash_is_published_where_deciding_fails_unexpectedly(is_crash: bool) -> None:
+    settings = load_settings(environ={})
+    delivery = RequestDelivery(settings, StubbornObjects(), lambda _: None)
+    value = json.dumps({"request_id": "bent-1", "prompt": "a figure"}).encode()
+    partition = PartitionKey(settings.topics.requests, 0)
+    key = JobKey(*partition, 7)
+    intake = Intake(SimulatedDevice(0.0).info, settings.limits, request_bytes_max=len(value))
+    _, payload = intake.take(partition, Record(7, None, value, (), -1), now=0.0, wall=datetime.now(UTC))
+    verdict = Verdict(VerdictKind.FAILED, "worker_crash" if is_crash else "render_failed", "2 workers died")
+    if not is_crash:
+        with pytest.raises(TypeError, match=BENT):
+            await delivery.settle(key, payload, verdict)
+        return
+    await delivery.settle(key, payload, verdict)
+    assert payload.completion is not None
+    assert payload.completion.error is not None
+    assert payload.completion.error.code.value == "worker_crash"
+    records = await delivery.records([key], {key: payload})
+    assert {record.topic for record in records} == {settings.topics.completions, settings.topics.dead_letters}
 
 
 async def test_a_probe_that_cannot_be_made_is_an_answer_and_the_server_goes_on() -> None:

@@ -49,8 +49,10 @@ async def test_an_address_is_signed_for_one_object_of_a_bucket_that_may_be_read(
     assert f"{objects.bucket}/studio/one/0-abc.png?" in url
     assert "X-Amz-Expires=60" in url
     assert f"/{THEIRS}/pose.png?" in objects.presigned_get("pose.png", bucket=THEIRS, valid_s=60)
-    with pytest.raises(BucketForbidden):
-        objects.presigned_get("pose.png", bucket="nobodys", valid_s=60)
+    assert objects.presigned_head("studio/one/0-abc.png", valid_s=60) != url, "a signature holds for one method"
+    for sign in (objects.presigned_get, objects.presigned_head):
+        with pytest.raises(BucketForbidden):
+            sign("pose.png", bucket="nobodys", valid_s=60)
 
 
 async def test_a_large_object_is_put_whole(objects: Objects) -> None:

@@ -111,9 +111,28 @@ def test_derived_values() -> None:
     assert settings.s3.may_read("darkroom")
     assert settings.s3.may_read("poses")
     assert not settings.s3.may_read("payroll")
+    assert settings.s3.may_show("darkroom", "anything.png")
     topics = settings.topics
     names = [topics.requests, topics.completions, topics.progress, topics.cancellations, topics.dead_letters]
     assert names == [topics.name(topic) for topic in Topic] == [topic.value for topic in Topic]
+
+
+@pytest.mark.parametrize(
+    ("bucket", "key", "opened", "is_shown"),
+    [
+        ("shared", "team/darkroom/studio/one/pose.png", (), True),
+        ("shared", "team/darkroom-old/pose.png", (), False),
+        ("shared", "models/sdxl.safetensors", (), False),
+        ("shared", "models/sdxl.safetensors", ("shared",), True),
+        ("poses", "any/where.png", ("poses",), True),
+        ("poses", "team/darkroom/pose.png", (), False),
+    ],
+)
+def test_in_a_shared_bucket_a_request_names_what_is_below_the_prefix(
+    bucket: str, key: str, opened: tuple[str, ...], is_shown: bool
+) -> None:
+    given = {"s3.bucket": "shared", "s3.prefix": "team/darkroom", "s3.allowed_buckets": opened}
+    assert load_settings(overrides=given, environ={}).s3.may_show(bucket, key) is is_shown
 
 
 def test_settings_do_not_change() -> None:

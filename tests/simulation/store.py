@@ -53,6 +53,10 @@ class SimObjects(Objects):
         """As the protocol says: nothing is asked over the wire."""
         return self._memory.presigned_get(key, bucket=bucket, valid_s=valid_s)
 
+    def presigned_head(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
+        """As the protocol says: nothing is asked over the wire."""
+        return self._memory.presigned_head(key, bucket=bucket, valid_s=valid_s)
+
     async def delete(self, key: str) -> None:
         """As the protocol says."""
         await self._call(lambda: self._memory.delete(key))

@@ -10,16 +10,11 @@ import base64
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
-from minio import Minio
-from minio.commonconfig import ENABLED, Tags
-from minio.versioningconfig import VersioningConfig
 from structlog.testing import capture_logs
 
 from consumer.audit import audit
@@ -27,15 +22,14 @@ from consumer.engines import make_engine
 from consumer.init_command import init
 from producer.requests.saving import save_images
 from producer.results.lifecycle import NO_RULES, RETENTION_RULE, LifecycleUnreadable, read_lifecycle
-from producer.results.minio_client import connect
 from producer.results.minio_objects import MinioObjects
 from producer.results.minio_retention import MADE_BY
-from producer.results.minio_sending import Sending
 from schemas.request import GenerationRequest
 from schemas.settings import Settings, load_settings
 from tests.integration.in_process import Producer, running_worker
 from tests.producer.objects_server import Answer, s3_error, serving
-from tests.strangers.second_store import MISSING, minio_program, minio_server
+from tests.strangers.conftest import Place
+from tests.strangers.foreign_bucket import LOCK, ForeignBucket, differences
 from tests.strangers.table import Stranger, rows
 
 if TYPE_CHECKING:
@@ -212,78 +206,14 @@ async def test_somebody_who_comes_between_is_told_of_with_what_stood_before() ->
 # --- On real servers ---------------------------------------------------------------------------------------
 
 
-class Place(NamedTuple):
-    """A server, and the variables that reach it."""
-
-    name: str
-    environment: dict[str, str]
-
-
-@pytest.fixture(scope="module", params=["seaweedfs", "minio"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """The embedded server, and a second one where it is installed."""
-    if request.param == "seaweedfs":
-        stack: Stack = request.getfixturevalue("stack")
-        yield Place("seaweedfs", dict(stack.environment))
-        return
-    if minio_program() is None:
-        pytest.skip(MISSING)
-    with minio_server(tmp_path_factory.mktemp("minio")) as environment:
-        yield Place("minio", environment)
-
-
-@dataclass
-class Foreign:
-    """A bucket of somebody else's, with everything in it that an owner may have set."""
-
-    settings: Settings
-
-    def __post_init__(self) -> None:
-        self.client, http = connect(self.settings.s3)
-        self.sending = Sending(self.settings.s3, self.client, http)
-        self.bucket = self.settings.s3.bucket
-
-    def fill(self) -> None:
-        """Rules, tags, versions and objects of its owner."""
-        self.client.make_bucket(self.bucket)
-        self.client.set_bucket_versioning(self.bucket, VersioningConfig(ENABLED))
-        tags = Tags.new_bucket_tags()
-        tags.update({"team": "vision"})
-        self.client.set_bucket_tags(self.bucket, tags)
-        self.sending.ask(
-            "PUT",
-            self.bucket,
-            {"lifecycle": ""},
-            document(
-                OLD_LOGS, DATED.replace("</ID><Filter><Prefix>tmp/</Prefix></Filter>", "</ID><Prefix>tmp/</Prefix>")
-            ),
-        )
-        for key, content in (("models/sdxl.safetensors", b"1"), ("models/sdxl.safetensors", b"2"), ("logs/a", b"3")):
-            _put(self.client, self.bucket, key, content)
-        self.client.remove_object(self.bucket, "logs/a")
-
-    def rules(self) -> bytes:
-        """The lifecycle document."""
-        return self.sending.ask("GET", self.bucket, {"lifecycle": ""}).data
-
-    def state(self, prefix: str) -> dict[str, Any]:
-        """All that is not below the prefix, with the bytes of every version."""
-        listed = self.client.list_objects(self.bucket, recursive=True, include_version=True)
-        versions = sorted(
-            (one.object_name or "", one.version_id or "", one.is_delete_marker, one.etag or "", one.size or 0)
-            for one in listed
-            if not (one.object_name or "").startswith(prefix)
-        )
-        return {
-            "rules": self.rules(),
-            "tags": dict(self.client.get_bucket_tags(self.bucket) or {}),
-            "versioning": self.client.get_bucket_versioning(self.bucket).status,
-            "versions": versions,
-        }
+OF_AN_OWNER = document(
+    OLD_LOGS, DATED.replace("</ID><Filter><Prefix>tmp/</Prefix></Filter>", "</ID><Prefix>tmp/</Prefix>")
+)
+OURS = (".darkroom/",)
 
 
 def settings_on(place: Place, **more: Any) -> Settings:
-    """A bucket of a name that nobody has."""
+    """Settings of a bucket whose name nobody has."""
     overrides = {
         "s3.bucket": f"theirs-{uuid.uuid4().hex[:8]}",
         **{key.replace("__", "."): value for key, value in more.items()},
@@ -309,11 +239,11 @@ async def ready_all(settings: Settings) -> str:
 )
 async def test_the_rules_of_a_bucket_that_was_there_stay_to_the_byte(place: Place, more: dict[str, Any]) -> None:
     settings = settings_on(place, **more)
-    theirs = Foreign(settings)
-    theirs.fill()
-    before = theirs.state(settings.s3.prefix or ".darkroom/")
+    theirs = ForeignBucket(settings)
+    theirs.fill(OF_AN_OWNER)
+    before = theirs.state((settings.s3.prefix,) if settings.s3.prefix else OURS)
     said = await ready_all(settings)
-    assert theirs.state(settings.s3.prefix or ".darkroom/") == before
+    assert differences(before, theirs.state((settings.s3.prefix,) if settings.s3.prefix else OURS)) == {}
     assert "was there before" in said
     wanted = {
         "DARKROOM_S3__PREFIX": not settings.s3.prefix,
@@ -325,19 +255,20 @@ async def test_the_rules_of_a_bucket_that_was_there_stay_to_the_byte(place: Plac
 @pytest.mark.stack
 async def test_a_rule_that_is_asked_for_and_confined_stands_beside_those_of_others(place: Place) -> None:
     settings = settings_on(place, s3__prefix="team/darkroom", s3__retention_days=9)
-    theirs = Foreign(settings)
-    theirs.fill()
-    before, state = read_lifecycle(theirs.rules()), theirs.state(settings.s3.prefix)
+    theirs = ForeignBucket(settings)
+    theirs.fill(OF_AN_OWNER)
+    rules, state = theirs.rules(), theirs.state((settings.s3.prefix,))
+    before = read_lifecycle(rules)
     said = await ready_all(settings)
     after = read_lifecycle(theirs.rules())
     assert after.others(settings.s3.prefix) == before.others("")
     ours = after.retention_rule("team/darkroom/")
     assert ours is not None
     assert (ours.id, ours.days, ours.is_enabled) == (RETENTION_RULE, 9, True)
-    assert {**theirs.state(settings.s3.prefix), "rules": None} == {**state, "rules": None}
+    assert differences(state, theirs.state((settings.s3.prefix,))).keys() == {"lifecycle"}
     assert "below team/darkroom/" in said
     if place.name == "seaweedfs":  # which keeps the very bytes
-        assert theirs.rules().replace(OURS_OLD.replace("d/", "team/darkroom/", 1).encode(), b"") == state["rules"]
+        assert theirs.rules().replace(OURS_OLD.replace("d/", "team/darkroom/", 1).encode(), b"") == rules
 
 
 @pytest.mark.stack
@@ -348,7 +279,7 @@ async def test_a_bucket_that_we_made_is_known_by_its_tag_and_follows_the_setting
     changed = settings.s3.model_copy(update={"retention_days": 9})
     async with MinioObjects(changed) as objects:
         state = await objects.ready_bucket(9, race=False)
-    theirs = Foreign(settings)
+    theirs = ForeignBucket(settings)
     rule = read_lifecycle(theirs.rules()).retention_rule("")
     assert (state.made, rule and rule.days) == (False, 9)
     assert dict(theirs.client.get_bucket_tags(theirs.bucket) or {}) == dict([MADE_BY])
@@ -357,13 +288,9 @@ async def test_a_bucket_that_we_made_is_known_by_its_tag_and_follows_the_setting
 @pytest.mark.stack
 async def test_puts_go_into_a_bucket_with_object_lock(place: Place) -> None:
     settings = settings_on(place)
-    theirs = Foreign(settings)
+    theirs = ForeignBucket(settings)
     theirs.client.make_bucket(theirs.bucket, object_lock=True)
-    rule = (
-        b"<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>"
-        b"<Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>"
-    )
-    theirs.sending.ask("PUT", theirs.bucket, {"object-lock": ""}, rule)
+    theirs.sending.ask("PUT", theirs.bucket, {"object-lock": ""}, LOCK)
     async with MinioObjects(settings.s3) as objects:
         await objects.ensure_bucket(30)
         await objects.put("a/b/0.png", b"picture", "image/png")
@@ -381,7 +308,7 @@ async def test_the_encryption_that_is_asked_for_is_what_objects_have(place: Plac
         await objects.put("a/one", b"picture", "image/png")
         await objects.put_if_absent("a/two", b"picture", "image/png")
         assert await objects.get("a/one", bytes_max=100) == b"picture"
-    theirs = Foreign(settings)
+    theirs = ForeignBucket(settings)
     for key in ("a/one", "a/two"):
         headers = theirs.client.stat_object(theirs.bucket, key).metadata or {}
         assert headers["x-amz-server-side-encryption"] == "AES256"
@@ -399,9 +326,9 @@ async def test_a_worker_with_a_prefix_leaves_a_foreign_bucket_as_it_is(stack: St
         simulated__step_ms=0,
         **{k.replace(".", "__"): v for k, v in overrides.items()},
     )
-    theirs = Foreign(settings)
-    theirs.fill()
-    before = theirs.state(settings.s3.prefix)
+    theirs = ForeignBucket(settings)
+    theirs.fill(OF_AN_OWNER)
+    before = theirs.state((settings.s3.prefix,))
     variables = {
         **stack.environment,
         "DARKROOM_S3__BUCKET": settings.s3.bucket,
@@ -416,7 +343,14 @@ async def test_a_worker_with_a_prefix_leaves_a_foreign_bucket_as_it_is(stack: St
     async with running_worker(settings, make_engine(settings)), Producer(settings) as producer:
         sent = await producer.put(request.model_dump_json().encode(), key=b"order-1")
         broken = await producer.put(b"\xff", key=b"nobody")
-        answers = await producer.answers({sent, broken})
+        names = {"bucket": settings.s3.bucket, "key": "models/sdxl.safetensors"}
+        curious = GenerationRequest.model_validate({"request_id": "order-2", "prompt": "p", "pose": {"image": names}})
+        not_theirs = await producer.put(curious.model_dump_json().encode(), key=b"order-2")
+        answers = await producer.answers({sent, broken, not_theirs})
+    [refused] = answers[not_theirs]
+    assert refused.error is not None
+    assert refused.error.code.value == "pose_forbidden"
+    assert "only what is below team/darkroom/" in refused.error.message
     [completion] = answers[sent]
     assert completion.status.value == "succeeded"
     assert [image.key.startswith("team/darkroom/default/order-1/0-") for image in completion.images] == [True]
@@ -431,10 +365,4 @@ async def test_a_worker_with_a_prefix_leaves_a_foreign_bucket_as_it_is(stack: St
         with pytest.raises(ValueError, match="outside of the prefix"):
             await objects.delete("models/sdxl.safetensors")
     assert {key.removeprefix("team/darkroom/").split("/")[0] for key in keys} == {"default", ".boots", ".darkroom"}
-    assert theirs.state(settings.s3.prefix) == before
-
-
-def _put(client: Minio, bucket: str, key: str, content: bytes) -> None:
-    import io
-
-    client.put_object(bucket, key, io.BytesIO(content), len(content))
+    assert differences(before, theirs.state((settings.s3.prefix,))) == {}

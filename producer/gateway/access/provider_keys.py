@@ -126,8 +126,13 @@ def _key(entry: dict[str, Any]) -> ProviderKey:
         if entry.get("alg", algorithm) in (algorithm, "Ed25519"):
             try:
                 key[algorithm] = jwt.PyJWK(entry, algorithm)
-            except jwt.PyJWTError as error:
-                log.warning("a key of the identity provider is unusable", error=type(error).__name__)
+            except Exception as error:  # PyJWT checks neither the members' types nor what they hold
+                log.warning(
+                    "a key of the identity provider is unusable: its tokens are refused",
+                    key_id=bounded(str(entry["kid"])),
+                    algorithm=algorithm,
+                    error=f"{type(error).__name__}: {bounded(str(error))}",
+                )
     return key
 
 

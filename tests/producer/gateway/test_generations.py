@@ -280,6 +280,12 @@ async def test_pictures_by_redirect_are_signed(house: House) -> None:
         answer = await replica.client.get(f"{JOB}/images/0")
         assert answer.status_code == 307
         assert answer.headers["location"].startswith("memory://darkroom/studio/hello-1/0-")
+        assert not answer.headers["location"].endswith("&method=HEAD")
+        asked = await replica.client.head(f"{JOB}/images/0")
+        assert asked.status_code == 307
+        assert asked.headers["location"].endswith("&method=HEAD"), (
+            "followed with HEAD, which a signature for GET refuses"
+        )
 
 
 async def test_a_completion_that_came_in_is_answered_without_the_store(house: House, replica: Replica) -> None:

@@ -259,13 +259,20 @@ async def test_what_is_no_jwks_is_as_good_as_none(provider: Provider, jwks: Any)
 async def test_unusable_and_symmetric_keys_are_passed_over(provider: Provider) -> None:
     secret = {"kty": "oct", "kid": "secret", "k": "c2VjcmV0", "alg": "HS256"}
     broken = {"kty": "RSA", "kid": "broken", "n": "!", "e": "AQAB"}
+    odd: list[Any] = [
+        {"kty": "RSA", "kid": "odd", "n": 7, "e": None},
+        {"kty": ["RSA"], "kid": "odd", "n": "AQAB", "e": {}},
+        {"kty": "EC", "kid": "odd", "crv": ["P-256"], "x": 7, "y": "AA"},
+        {"kty": "OKP", "kid": "odd", "crv": {"a": 1}, "x": []},
+        {"kty": "RSA", "kid": "odd", "n": "AQAB", "e": "AQAB", "d": 7, "oth": 3},
+    ]
     encrypting = jwk(RSA, "encrypting") | {"use": "enc"}
-    provider.jwks = {"keys": [secret, broken, encrypting, jwk(RSA, "rsa", alg="RS256"), 7]}
+    provider.jwks = {"keys": [secret, broken, *odd, encrypting, jwk(RSA, "rsa", alg="RS256"), 7]}
     keys = ProviderKeys(provider.settings().access)
     usable = await keys.find("rsa")
     assert usable is not None
     assert set(usable) == {"RS256"}
-    assert [await keys.find(kid) or {} for kid in ("secret", "broken", "encrypting")] == [{}, {}, {}]
+    assert [await keys.find(kid) or {} for kid in ("secret", "broken", "odd", "encrypting")] == [{}] * 4
 
 
 @pytest.mark.parametrize("discovery", [{"issuer": "https://evil.example"}, {"jwks_uri": 7}])
