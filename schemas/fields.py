@@ -37,8 +37,8 @@ _ISO8601 = re.compile(
     re.ASCII,
 )
 """ISO 8601 in its extended and basic forms. It allows what RFC 3339 does not: no seconds, a comma before the fraction,
-offsets without a colon or without minutes. Ruby and C's `%Z` write the zone as a name, of which two are no local time's.
-RFC 3339 (5.6) adds the space for the T. RFC 9557 adds suffixes in brackets,
+offsets without a colon or without minutes. Ruby and C's `%Z` write a zone's name, of which UTC and GMT are offsets. RFC
+3339 (5.6) adds the space for the T. RFC 9557 adds suffixes in brackets,
 which never change the moment that the offset names (Java's ZonedDateTime writes one)."""
 _TIMESTAMP_CHARACTERS_MAX = 256
 _YEAR_MIN, _YEAR_MAX = 1970, 9998

@@ -175,7 +175,7 @@ def _fetched(value: bytes, headers: tuple[tuple[str, bytes], ...], time_ms: int,
             batch_size=1 << 30,
         )
         for at in range(batch):
-            builder.append(at, time_ms, b"order-7781", value, headers)
+            builder.append(at, time_ms, b"order-7781", value, list(headers))
         built = builder.build()
         built[:8] = base.to_bytes(8, "big")
         fetched += built
