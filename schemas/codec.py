@@ -229,7 +229,7 @@ def _validated(model: type[EventT], event: Unwrapped) -> EventT:
         return model.model_validate(value, extra="ignore")
     except ValidationError as error:
         members = value if isinstance(value, dict) else {}
-        wrapper = wrapper_of(members) if "request_id" not in members else None
+        wrapper = None if {"request_id", "prompt"} <= members.keys() else wrapper_of(members)
         explained = _explain(error, members)
         raise EventUnreadable(explained if wrapper is None else f"{explained}; {wrapper}") from error
 

@@ -140,7 +140,7 @@ def wrapper_of(members: dict[str, Any]) -> str | None:
             "event router with table.expand.json.payload=true"
         )
     for _, (name, part) in zip(range(_MEMBERS_SEARCHED_MAX), members.items(), strict=False):
-        inside = isinstance(part, dict) and "request_id" in part
+        inside = isinstance(part, dict) and ("request_id" in part or "prompt" in part)
         if inside or (isinstance(part, str) and part[:1] == "{" and '"request_id"' in part):
             return (
                 f"a request seems to stand in its member '{bounded(name, 60)}', so the producer wraps what it sends in "
