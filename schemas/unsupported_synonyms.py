@@ -49,8 +49,8 @@ _GROUPS: Final[Mapping[str, str]] = {
     "num_images": "number_results sample_count",
     "size": "img_height img_width megapixels side_length",
     "controlnet_conditioning_scale": "condition_scale control_alpha",
-    "control_guidance_start": "controlnet_start start_percent",
-    "control_guidance_end": "controlnet_end end_percent",
+    "control_guidance_start": "start_percent",
+    "control_guidance_end": "end_percent",
 }
 
 SYNONYMS: Final[Mapping[str, str]] = MappingProxyType(
