@@ -179,8 +179,9 @@ def _payload(key: JobKey, record: Record, decoded: Decoded, wall: datetime) -> P
 
 def _about_prompts(request: GenerationRequest) -> tuple[str, ...]:
     """Warnings of what another tool would not have read as text."""
-    negative = request.negative_prompt or ""
-    return (*warnings_of(request.prompt), *warnings_of(negative, "negative_prompt"))
+    warnings = warnings_of(request.prompt)
+    negative = request.negative_prompt
+    return (*warnings, *warnings_of(negative, "negative_prompt")) if negative else warnings
 
 
 def _verdict(rejected: RequestRejected | None) -> Verdict | None:

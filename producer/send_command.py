@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 import click
 
@@ -265,11 +265,22 @@ def _from_file(file: str, content: BinaryIO, settings: Settings, *, skip_invalid
 
     Ends the command where a line is invalid, unless such are to be skipped, and where no line is valid.
     """
-    from producer.requests.request_files import lines
+    from producer.requests.request_files import is_one_text, lines
 
     name = "<stdin>" if file == "-" else file
     bytes_max = settings.limits.request_bytes_max
-    if not _checked(lines(name, content, bytes_max=bytes_max), skip_invalid=skip_invalid):
+    looked_at = _checked(lines(name, content, bytes_max=bytes_max))
+    if looked_at.invalid and not looked_at.valid and is_one_text(content, bytes_max=bytes_max):
+        fail(
+            f"{name} is one JSON text, and a file has one request a line, so nothing was sent. Make lines of it with "
+            f"`jq -c . {name}`, and of an array with `jq -c '.[]' {name}`."
+        )
+    if looked_at.invalid and not skip_invalid:
+        fail(
+            f"{looked_at.invalid} of {looked_at.valid + looked_at.invalid} lines are no requests, so nothing was sent. "
+            "Correct them, or use --skip-invalid."
+        )
+    if not looked_at.valid:
         fail(
             f"{name} has no request. Write one JSON object a line; `darkroom schemas --only request` prints the schema."
         )
@@ -277,8 +288,13 @@ def _from_file(file: str, content: BinaryIO, settings: Settings, *, skip_invalid
     return (line.request for line in lines(name, content, bytes_max=bytes_max) if line.request is not None)
 
 
-def _checked(lines: Iterator[Line], *, skip_invalid: bool) -> int:
-    """Say on stderr what is wrong with which line. Returns the number of valid ones."""
+class _LookedAt(NamedTuple):
+    valid: int
+    invalid: int
+
+
+def _checked(lines: Iterator[Line]) -> _LookedAt:
+    """Say on stderr what is wrong with which line. Return the numbers of valid and invalid ones."""
     valid = invalid = told = 0
     for line in lines:
         if line.problem is None:
@@ -289,12 +305,7 @@ def _checked(lines: Iterator[Line], *, skip_invalid: bool) -> int:
         for text in wrong[: PROBLEMS_SHOWN_MAX - told]:
             click.echo(f"{line.place}: {text}", err=True)
             told += 1
-    if invalid and not skip_invalid:
-        fail(
-            f"{invalid} of {valid + invalid} lines are no requests, so nothing was sent. Correct them, or use "
-            "--skip-invalid."
-        )
-    return valid
+    return _LookedAt(valid, invalid)
 
 
 async def _send(

@@ -26,7 +26,7 @@ from schemas.names import CLIENT_SOURCE, DEFAULT_TENANT, WORKER_SOURCE, EventTyp
 from schemas.pose import TAGS
 from schemas.request import GenerationRequest
 from schemas.strictjson import Document
-from schemas.unsupported import refusal_of
+from schemas.unsupported import refusal_of, spelt_otherwise
 
 REQUEST_BYTES_MAX: Final = 1024 * 1024
 """The size of a record's value that is still read: Kafka's own default bound on a batch of records."""
@@ -228,17 +228,21 @@ def _validated(model: type[EventT], event: Unwrapped) -> EventT:
         # What is unknown is reported or refused by name, not by the model.
         return model.model_validate(value, extra="ignore")
     except ValidationError as error:
-        wrapper = wrapper_of(value) if isinstance(value, dict) and "request_id" not in value else None
-        raise EventUnreadable(_explain(error) if wrapper is None else f"{_explain(error)}; {wrapper}") from error
+        members = value if isinstance(value, dict) else {}
+        wrapper = None if {"request_id", "prompt"} <= members.keys() else wrapper_of(members)
+        explained = _explain(error, members)
+        raise EventUnreadable(explained if wrapper is None else f"{explained}; {wrapper}") from error
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, members: dict[str, Any]) -> str:
     """The first errors with the paths of their fields, without the input: it may be long, or private."""
     found = error.errors(include_url=False, include_context=False)
     parts = []
     for item in found[:_ERRORS_SHOWN_MAX]:
         message = _message(item)
         path = _path(item["loc"])
+        if item["type"] == "missing" and (other := spelt_otherwise(path, members)) is not None:
+            message = f"{message}, and '{other}' stands there: it is spelt {path}"
         parts.append(f"{path}: {message}" if path else message)
     if len(found) > _ERRORS_SHOWN_MAX:
         parts.append(f"and {len(found) - _ERRORS_SHOWN_MAX} more")

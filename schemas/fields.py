@@ -32,12 +32,13 @@ _ISO8601 = re.compile(
     r"(?P<year>\d{4})(?P<dash>-?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)"
     r"[Tt ](?P<hour>\d\d)(?P<colon>:?)(?P<minute>\d\d)"
     r"(?:(?P=colon)(?P<second>\d\d)(?:[.,](?P<fraction>\d{1,30}))?)?"
-    r"(?P<zone> ?(?:[Zz]|(?P<sign>[+-])(?P<hours>\d\d)(?::?(?P<minutes>\d\d))?))?"
+    r"(?P<zone> ?(?:[Zz]|UTC|GMT|(?P<sign>[+-])(?P<hours>\d\d)(?::?(?P<minutes>\d\d))?))?"
     r"(?:\[[A-Za-z0-9_/+:.=-]{1,64}\])*",
     re.ASCII,
 )
 """ISO 8601 in its extended and basic forms. It allows what RFC 3339 does not: no seconds, a comma before the fraction,
-offsets without a colon or without minutes. RFC 3339 (5.6) adds the space for the T. RFC 9557 adds suffixes in brackets,
+offsets without a colon or without minutes. Ruby and C's `%Z` write a zone's name, of which UTC and GMT are offsets. RFC
+3339 (5.6) adds the space for the T. RFC 9557 adds suffixes in brackets,
 which never change the moment that the offset names (Java's ZonedDateTime writes one)."""
 _TIMESTAMP_CHARACTERS_MAX = 256
 _YEAR_MIN, _YEAR_MAX = 1970, 9998
@@ -92,12 +93,12 @@ def _from_text(value: Any) -> Any:
         return read_timestamp(value)
     if isinstance(value, datetime):
         return value
+    kind = "a list" if isinstance(value, list) else "a number" if type(value) in (int, float) else None
     # ValueError, since pydantic makes a sentence of no other exception.
-    is_list = isinstance(value, list)
     raise ValueError(
-        f"is a list, as Jackson writes dates with WRITE_DATES_AS_TIMESTAMPS: it {_NOT_A_TIME}"
-        if is_list
-        else _NOT_A_TIME
+        _NOT_A_TIME
+        if kind is None
+        else f"is {kind}, as Jackson writes dates with WRITE_DATES_AS_TIMESTAMPS on: it {_NOT_A_TIME}"
     )
 
 

@@ -6,6 +6,7 @@ that names the format saves a search in a hex dump. Every function is total.
 
 from __future__ import annotations
 
+import codecs
 import re
 import zlib
 from typing import Any, Final
@@ -50,6 +51,11 @@ _MAGIC: Final[tuple[tuple[bytes, str, str], ...]] = (
 
 _TEXTS: Final[tuple[tuple[re.Pattern[bytes], str, str], ...]] = (
     (re.compile(rb"\s*<"), "XML", _JSON_SERIALIZER),
+    (
+        re.compile(rb"\s*(?:\[object |undefined\s*$)"),
+        "a JavaScript value that became text by itself",
+        "publish JSON.stringify(...) of it",
+    ),
     (
         re.compile(rb"eyJ[A-Za-z0-9+/_-]+=*\s*$"),
         "base64",
@@ -134,7 +140,7 @@ def wrapper_of(members: dict[str, Any]) -> str | None:
             "event router with table.expand.json.payload=true"
         )
     for _, (name, part) in zip(range(_MEMBERS_SEARCHED_MAX), members.items(), strict=False):
-        inside = isinstance(part, dict) and "request_id" in part
+        inside = isinstance(part, dict) and ("request_id" in part or "prompt" in part)
         if inside or (isinstance(part, str) and part[:1] == "{" and '"request_id"' in part):
             return (
                 f"a request seems to stand in its member '{bounded(name, 60)}', so the producer wraps what it sends in "
@@ -168,7 +174,18 @@ def _by_range(value: bytes) -> tuple[str, str] | None:
 def _by_text(text: bytes) -> tuple[str, str] | None:
     if any(byte < 0x20 and byte not in b"\t\n\r" for byte in text):
         return "a binary format such as Avro or Protobuf", f"{_JSON_SERIALIZER}; {_CONNECT}"
+    if text.lstrip()[:1] == b"{" and not _is_utf8(text):
+        return "text in another encoding than UTF-8, such as Latin-1 or Windows-1252", _UTF8
     return next(((name, remedy) for pattern, name, remedy in _TEXTS if pattern.match(text)), None)
+
+
+def _is_utf8(text: bytes) -> bool:
+    """Return False for bytes that are not UTF-8. A character that the end cuts in two is none of them."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(text)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _begins_json(value: bytes, at: int) -> bool:

@@ -26,6 +26,10 @@ _LETTER = re.compile(r"[^\W\d_]")
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 """A backslash takes a bracket its meaning in A1111 and ComfyUI."""
 
+_MARKS = re.compile(r"[<()\[{]|__|--|::|AND|BREAK|ADD|[gG]:")
+"""What every piece that is looked for has in it (`[gG]:` of `embedding:`): most prompts have none, and each record's
+prompt is looked at before it is queued."""
+
 # None of the patterns can look at a character more than a fixed number of times: repeats are possessive or bounded, or
 # cannot begin within each other.
 _TAG = re.compile(
@@ -51,8 +55,7 @@ _PART = re.compile(r"(?<=\S)::[+-]?\d{0,3}(?:\.\d{1,3})?(?=\s|,|\Z)")
 
 def warnings_of(prompt: str, field: str = "prompt") -> tuple[str, ...]:
     """Return a sentence where `prompt` has syntax of another tool, which quotes it; else nothing. Takes linear time."""
-    found = sorted(set(_pieces(prompt)))
-    if not found:
+    if _MARKS.search(prompt) is None or not (found := sorted(set(_pieces(prompt)))):
         return ()
     shown = ", ".join(bounded(piece, _PIECE_CHARACTERS_MAX) for _, piece in found[:SHOWN_MAX])
     more = f" and {len(found) - SHOWN_MAX} more" if len(found) > SHOWN_MAX else ""

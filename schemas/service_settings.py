@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -22,8 +24,11 @@ MIB: Final = 1024 * 1024
 
 
 def _from_commas(value: Any) -> Any:
-    """Lists are written `a,b` in the environment."""
+    """Lists are written `a,b` in the environment, or `["a", "b"]` as other programs' settings have them."""
     if isinstance(value, str):
+        if value.lstrip()[:1] == "[":
+            with contextlib.suppress(ValueError):
+                return tuple(json.loads(value))
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
 

@@ -3,8 +3,9 @@
 A request that has one of them is refused: it would be painted, and be another picture than the one that was asked for.
 Unknown fields that are not listed change no picture (`webhook`, `save_images`); the codec reports those.
 
-`schemas.unsupported_names` is the list. Case, hyphens, underscores and blanks do not matter, so `initImage`
-and `init-image` are `init_image`, and SwarmUI's `initimage` is too.
+`schemas.unsupported_names` is the list, and `schemas.unsupported_synonyms` adds further names for the same things.
+Case, hyphens, underscores and blanks do not matter, so `initImage` and `init-image` are `init_image`, and SwarmUI's
+`initimage` is too. Neither do numbers that count: `controlnet_1_image` and `lora2` are `controlnet_image` and `lora`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 from schemas.errors import bounded
 from schemas.pose import FIELDS as POSE_FIELDS
 from schemas.unsupported_names import CALLED_OTHERWISE, IN_PARTS, NOT_HONOURED
+from schemas.unsupported_synonyms import SYNONYMS
 
 FIELDS_NAMED_MAX: Final = 5
 """The most fields that one message names: five with their remedies fit into an error message's 500 characters."""
@@ -78,7 +80,12 @@ def _plain(name: str) -> str:
     return "".join(one for one in name.lower() if one.isalnum())
 
 
-_SPELT: Final[Mapping[str, str]] = {_plain(name): name for name in (*NOT_HONOURED, *CALLED_OTHERWISE)}
+_SPELT: Final[Mapping[str, str]] = {
+    **{_plain(name): name for name in (*NOT_HONOURED, *CALLED_OTHERWISE)},
+    **{_plain(name): listed for name, listed in SYNONYMS.items()},
+}
+_COUNTED_CHARACTERS_MIN: Final = 4
+"""Letters that a name has at least, of which another number only makes another one of the same: `lora2`, not `n2`."""
 _SPELT_IN_PARTS: Final[Mapping[str, Mapping[str, str]]] = {
     part: {_plain(name): remedy for name, remedy in table.items()} for part, table in IN_PARTS.items()
 }
@@ -86,10 +93,22 @@ _SPELT_IN_PARTS: Final[Mapping[str, Mapping[str, str]]] = {
 
 def remedy_of(name: str) -> str | None:
     """Return what to do in place of a top-level field of this name, however it is spelt; None if it is not listed."""
-    listed = _SPELT.get(_plain(name)) if len(name) <= _NAME_CHARACTERS_MAX else None
+    listed = _listed(name)
     if listed is None:
         return None
     return NOT_HONOURED.get(listed) or f"use {CALLED_OTHERWISE[listed]}"
+
+
+def _listed(name: str) -> str | None:
+    """Return the name that the list has for this one, None for a name of nothing that is listed."""
+    if len(name) > _NAME_CHARACTERS_MAX:
+        return None
+    plain = _plain(name)
+    listed = _SPELT.get(plain)
+    if listed is None:
+        counted = "".join(one for one in plain if not one.isdigit())
+        listed = _SPELT.get(counted) if len(counted) >= _COUNTED_CHARACTERS_MIN else None
+    return listed
 
 
 def unsupported_fields(model: type[BaseModel], document: Mapping[str, Any]) -> Iterator[UnsupportedField]:
@@ -120,6 +139,7 @@ def refusal_of(model: type[BaseModel], document: Mapping[str, Any]) -> str | Non
 def table() -> dict[str, dict[str, str]]:
     """Return the whole list for people: remedies by name, one table for the request and one for each object in it."""
     request = {**NOT_HONOURED, **{name: f"use {field}" for name, field in CALLED_OTHERWISE.items()}}
+    request |= {name: request[listed] for name, listed in SYNONYMS.items()}
     return {"request": dict(sorted(request.items())), **{part: dict(names) for part, names in IN_PARTS.items()}}
 
 
@@ -147,6 +167,12 @@ _KNOWN_IN_PARTS: Final[Mapping[str, frozenset[str]]] = {
 """What those objects have for fields; a test holds it against the models."""
 
 
+def spelt_otherwise(field: str, document: Mapping[str, Any]) -> str | None:
+    """Return the name by which a document has a field that is spelt otherwise (`requestId`); None where it has none."""
+    plain = _plain(field)
+    return next((name for name in document if len(name) <= _NAME_CHARACTERS_MAX and _plain(name) == plain), None)
+
+
 def _remedy(name: str, own: Mapping[str, str], own_is: str) -> str | None:
     if len(name) > _NAME_CHARACTERS_MAX:
         return None
@@ -158,7 +184,7 @@ def _asks_nothing(name: str, value: Any) -> bool:
     """Whether a field of this value leaves the picture as it is."""
     if value is None or value is False or value in ([], {}):
         return True
-    listed = _SPELT.get(_plain(name)) if len(name) <= _NAME_CHARACTERS_MAX else None
+    listed = _listed(name)
     if isinstance(value, str):
         text = value.strip().lower()
         return text in _NOTHING_WORDS or text in _SAME_ANYWAY.get(listed or "", ())

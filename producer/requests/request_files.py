@@ -56,6 +56,19 @@ def lines(name: str, file: BinaryIO, *, bytes_max: int) -> Iterator[Line]:
             yield _line(place, raw.strip(), bytes_max)
 
 
+def is_one_text(file: BinaryIO, *, bytes_max: int) -> bool:
+    """Return whether a file is an array or one JSON text over several lines, as `json.dump(..., indent=2)` writes it.
+
+    A file of more than `bytes_max` bytes is not looked at. The file is read from its beginning.
+    """
+    file.seek(0)
+    content = file.read(bytes_max + 1)
+    if len(content) > bytes_max:
+        return False
+    document = read_json(content)
+    return document.flaw is None and (isinstance(document.value, list) or b"\n" in content.strip())
+
+
 def request_of(fields: Mapping[str, Any], *, bytes_max: int) -> GenerationRequest:
     """A request of these fields; those that are None are left out. Raises `RequestUnreadable`."""
     document = {name: value for name, value in fields.items() if value is not None}

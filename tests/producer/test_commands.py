@@ -200,6 +200,17 @@ def test_one_bad_line_keeps_all_from_being_sent_unless_such_are_skipped(
     assert [request.request_id for request in sent(settings)] == ["a"]
 
 
+def test_send_says_how_to_make_lines_of_one_json_text(tmp_path: Path, environment: dict[str, str]) -> None:
+    file = tmp_path / "pretty.json"
+    for value in ({"prompt": "a dancer"}, [{"prompt": "a dancer"}, {"prompt": "a tree"}]):
+        file.write_text(json.dumps(value, indent=2))
+        refused = invoke(send, environment, "--skip-invalid", str(file))
+        assert refused.exit_code == 1
+        assert f"Make lines of it with `jq -c . {file}`" in " ".join(refused.stderr.split())
+    file.write_text(json.dumps({"prompt": "a dancer", "steps": 1000}))
+    assert "1 of 1 lines are no requests" in invoke(send, environment, str(file)).stderr
+
+
 def test_a_file_without_a_request_is_an_error(environment: dict[str, str]) -> None:
     result = invoke(send, environment, "-", stdin=b"\n \n")
     assert result.exit_code == 1

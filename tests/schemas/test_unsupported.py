@@ -14,8 +14,9 @@ from schemas.errors import MESSAGE_CHARACTERS_MAX, ErrorCode, RequestRejected
 from schemas.request import Adapter, GenerationRequest, Output
 from schemas.unsupported import refusal_of, remedy_of
 from schemas.unsupported_names import CALLED_OTHERWISE, IN_PARTS, NOT_HONOURED
+from schemas.unsupported_synonyms import SYNONYMS
 
-NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE)
+NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE, *SYNONYMS)
 RESERVED = (
     "schedule", "guidance_start", "guidance_end", "guidance_rescale", "prompt_syntax", "clip_skip", "adapters",
     "recipe", "fidelity", "controls", "init", "mask", "reference", "upscale", "fit", "model",
@@ -72,6 +73,17 @@ def test_every_listed_name_is_refused_with_its_remedy(name: str) -> None:
     assert error.message == f"{name}: {remedy_of(name)}"
     for field in set(CALLED_OTHERWISE.get(name, "").split("`")[1::2]):
         assert field.split(".")[0] in GenerationRequest.model_fields
+
+
+def test_synonyms_stand_for_listed_names() -> None:
+    assert set(SYNONYMS.values()) <= {*NOT_HONOURED, *CALLED_OTHERWISE}
+    assert remedy_of("use_lora_model") == remedy_of("loras")
+
+
+def test_numbers_that_count_do_not_matter() -> None:
+    for name in ("lora_2", "lora2", "controlnet_1_image", "image3"):
+        assert refused(**{name: "x"}).message.startswith(f"{name}: ")
+    assert [remedy_of(name) for name in ("n2", "p95", "base64", "sha256", "utf8", "order_3")] == [None] * 6
 
 
 @pytest.mark.parametrize(

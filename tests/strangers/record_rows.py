@@ -233,6 +233,26 @@ NOT_JSON: list[Stranger[Sent, Answer]] = [
             lambda r, v: v.decode().encode("utf-16-be"),
             "UTF-16",
         ),
+        (
+            "latin-1",
+            "kafka-clients 4.1 with getBytes(ISO_8859_1)",
+            lambda r, v: '{"request_id": "order-99", "prompt": "café"}'.encode("latin-1"),
+            "Latin-1",
+        ),
+        ("object-as-text", "kafkajs 2.2.4 with String(request)", lambda r, v: b"[object Object]", "JSON.stringify"),
+        ("nothing-as-text", "kafkajs 2.2.4 with `${request}`", lambda r, v: b"undefined", "JSON.stringify"),
+        (
+            "camel-case",
+            "Jackson 2.20, a bean without a naming strategy",
+            lambda r, v: b'{"requestId": "order-99", "prompt": "a dancer"}',
+            "'requestId' stands there: it is spelt request_id",
+        ),
+        (
+            "pascal-case",
+            "System.Text.Json 10",
+            lambda r, v: b'{"RequestId": "order-99", "Prompt": "a dancer"}',
+            "'Prompt' stands there: it is spelt prompt",
+        ),
         ("python-repr", "kafka-python 2.3 with str()", lambda r, v: repr({**r, "seed": None}).encode(), "json.dumps"),
         (
             "java-map",
@@ -314,6 +334,7 @@ DIALECTS: list[Stranger[Sent, Answer]] = [
             None,
         ),
         ("sql-time", "PostgreSQL 18", lambda r, v: text({**r, "deadline": "2027-01-31 12:00:00.5+00"}), None),
+        ("named-zone", "Ruby 3.4 Time#to_s", lambda r, v: text({**r, "deadline": "2027-01-31 12:00:00 UTC"}), None),
         (
             "local-time",
             "Java 21 LocalDateTime.toString()",
@@ -326,7 +347,7 @@ DIALECTS: list[Stranger[Sent, Answer]] = [
             lambda r, v: text({**r, "deadline": [2027, 1, 31, 12, 0]}),
             "WRITE_DATES_AS_TIMESTAMPS",
         ),
-        ("unix-time", "Jackson 2.20 Instant", lambda r, v: text({**r, "deadline": 1801396800.0}), "RFC 3339"),
+        ("unix-time", "Jackson 2.20 Instant", lambda r, v: text({**r, "deadline": 1801396800.0}), "WRITE_DATES"),
         ("fraction", "pandas 3.0", lambda r, v: text({**r, "steps": 7.5}), "not a fraction"),
         ("digits-in-text", "CSV readers, papaparse 5.5", lambda r, v: text({**r, "steps": "22"}), "integer, not text"),
         ("true-for-one", "PHP 8.5", lambda r, v: text({**r, "count": True}), "not true or false"),

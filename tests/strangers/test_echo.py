@@ -289,4 +289,6 @@ def test_a_requester_cannot_replace_what_a_completion_says_of_itself(name: str, 
 def test_the_setting_replaces_the_list() -> None:
     settings = load_settings(environ={"DARKROOM_KAFKA__ECHO_HEADERS": "x-order, X-Shop"})
     assert settings.kafka.echo_headers == ("x-order", "X-Shop")
+    as_json = load_settings(environ={"DARKROOM_KAFKA__ECHO_HEADERS": '["x-order", "X-Shop"]'})
+    assert as_json.kafka.echo_headers == settings.kafka.echo_headers
     assert load_settings(environ={}).kafka.echo_headers == ECHOED_BY_DEFAULT

@@ -137,6 +137,33 @@ TABLE: tuple[Stranger[Fields, set[str]], ...] = (
         {"cfg_rescale_multiplier", "denoising_start", "ip_adapter", "t2i_adapter", "seamless_x"},
     ),
     Stranger(
+        "hosted-sdxl",
+        "fal.ai fal-ai/fast-sdxl, November 2026",
+        {"image_size": "square_hd", "num_inference_steps": 25, "expand_prompt": True, "sync_mode": True,
+         "enable_safety_checker": True, "format": "png", "num_images": 1},
+        {"image_size", "num_inference_steps", "expand_prompt"},
+    ),
+    Stranger(
+        "several-controls",
+        "Replicate fofr/sdxl-multi-controlnet-lora, November 2026",
+        {"controlnet_1": "edge_canny", "controlnet_1_image": "https://example.org/a.png", "controlnet_1_start": 0.1,
+         "controlnet_2": "none", "sizing_strategy": "width_height", "apply_watermark": False},
+        {"controlnet_1", "controlnet_1_image", "controlnet_1_start", "sizing_strategy"},
+    ),
+    Stranger(
+        "render",
+        "Easy Diffusion 3.5 (render task)",
+        {"use_lora_model": "ink", "lora_alpha": 0.6, "use_face_correction": "GFPGANv1.4", "upscale_amount": 4,
+         "num_outputs": 1, "stream_progress_updates": True},
+        {"use_lora_model", "lora_alpha", "use_face_correction", "upscale_amount"},
+    ),
+    Stranger(
+        "generation",
+        "Leonardo REST v1, November 2026",
+        {"alchemy": True, "presetStyle": "ANIME", "photoReal": False, "init_image_id": "abc", "public": False},
+        {"alchemy", "presetStyle", "init_image_id"},
+    ),
+    Stranger(
         "adapter-as-others-weigh-it",
         "ComfyUI 0.3 (LoraLoader's inputs)",
         {"adapter": {"name": "ink", "strength_model": 0.4, "strength_clip": 0.4}},
