@@ -101,7 +101,7 @@ def test_of_a_crowd_the_clearest_are_kept_and_the_requester_is_told() -> None:
     found = find_people(photo(64, 64), Seer(*crowd), PictureLimits())
     assert found.pose is not None
     assert [one[1] for one in found.pose.people] == [(number / 20, 0.25) for number in range(3, PEOPLE_MAX + 3)]
-    assert found.warning == "The pose's photo shows 11 people: the 8 that are clearest were used."
+    assert found.warning == "The pose's photo shows 11 people: the 8 largest were used."
 
 
 def test_nobody_is_no_pose() -> None:
