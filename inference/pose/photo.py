@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from PIL import Image
 
 from inference.contract import FaultKind, RenderFault
+from inference.pose.control import unlike_a_skeleton
 from inference.pose.picture import PictureLimits, decode_picture
 from schemas.keypoints import Keypoint
 from schemas.pose import PEOPLE_MAX, FoundPerson, PeoplePose
@@ -36,6 +37,10 @@ NO_DETECTOR: Final = (
 NOBODY_FOUND: Final = (
     "Nobody was found in the pose's photo: send one with a whole person well in view, or keypoints. A drawn skeleton "
     "goes as `image`."
+)
+SKELETON_AS_PHOTO: Final = (
+    "the pose's photo looks like an OpenPose skeleton on black, and people were looked for in it: send a skeleton as "
+    "`image`"
 )
 
 
@@ -93,31 +98,36 @@ class PhotoPeople:
     """How many there were. More than `PEOPLE_MAX` are not all in `pose`."""
     found: tuple[FoundPerson, ...] = ()
     """The people of `pose`, in its order, for the requester."""
+    is_drawing: bool = False
+    """Whether it looks like a skeleton on black, not like a photo."""
 
     @property
     def warning(self) -> str | None:
-        """The sentence for the requester where somebody was left out, else None."""
+        """The sentence for the requester where somebody was left out or the photo is none, else None."""
+        if self.is_drawing:
+            return SKELETON_AS_PHOTO
         if self.seen <= PEOPLE_MAX:
             return None
         return f"The pose's photo shows {self.seen} people: the {PEOPLE_MAX} largest were used."
 
 
 def find_people(content: bytes, detector: PoseDetector, limits: PictureLimits) -> PhotoPeople:
-    """Find the people in an encoded photo, the largest first, at most `PEOPLE_MAX` of them.
+    """Find the people in an encoded photo, at most the `PEOPLE_MAX` largest: the largest first, equals from the left.
 
     Raises `RenderFault` as `decode_picture` and the detector do.
     """
     photo = decode_picture(content, limits)
     size = detector.size(*photo.size)
     looked_at = photo if size == photo.size else photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    found = sorted(detector.find(looked_at), key=lambda person: (-person.extent, -person.score, _leftmost(person)))
-    kept = found[:PEOPLE_MAX]
+    found = sorted(detector.find(looked_at), key=lambda person: (-person.extent, -person.score))
+    kept = sorted(found[:PEOPLE_MAX], key=lambda person: (-person.extent, _leftmost(person)))
     if not kept:
         return PhotoPeople(None, 0)
     return PhotoPeople(
         PeoplePose(people=tuple(person.points for person in kept)),
         len(found),
         tuple(person.as_found() for person in kept),
+        is_drawing=unlike_a_skeleton(looked_at) is None,
     )
 
 

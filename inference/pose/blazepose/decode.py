@@ -9,7 +9,7 @@ the middle of the first pixel is at 0.5.
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,8 @@ PRESENCE_MIN: Final = 0.5
 """`threshold` of ThresholdingCalculator, of the score that there is a person."""
 CERTAINTY_MIN: Final = 0.5
 """Measured: people have 0.52 and more, what is nobody has 0.46 and less (docs/photos.md)."""
+NOSES_APART_MIN: Final = 0.45
+"""Of the width of the shoulders: people who stand behind each other have their noses further apart."""
 KERNEL: Final = 7
 """`kernel_size` of RefineLandmarksFromHeatmapCalculator, in cells of the heatmap."""
 HEAT_MIN: Final = 0.5
@@ -155,13 +157,13 @@ def landmarks(raw: npt.ArrayLike, presence: float, heatmap: npt.ArrayLike, matri
     a probability already; `heatmap` is (cells, cells, 39) of logits.
     """
     points = np.asarray(raw, np.float64).reshape(LANDMARKS, 5)
-    heat = _probability(np.asarray(heatmap, np.float64))
-    places = refined(points[:, :2] / LANDMARK_SIDE_PX, heat) * LANDMARK_SIDE_PX
+    logits = np.asarray(heatmap)
+    places = refined(points[:, :2] / LANDMARK_SIDE_PX, logits) * LANDMARK_SIDE_PX
     placed = places @ matrix[:, :2].T + matrix[:, 2]
     seen = np.minimum(_probability(points[:, 3]), _probability(points[:, 4]))
     return Body(
         points=np.column_stack([placed, seen])[:JOINTS],
-        heat=heat.max(axis=(0, 1))[:JOINTS],
+        heat=_probability(logits.max(axis=(0, 1)).astype(np.float64))[:JOINTS],
         place=Candidate(presence, placed[JOINTS], placed[JOINTS + 1]),
     )
 
@@ -176,13 +178,13 @@ def certainty(body: Body, width: int, height: int) -> float:
     return float(body.heat[inside].mean()) if inside.any() else 0.0
 
 
-def refined(places: Floats, heat: Floats) -> Floats:
+def refined(places: Floats, heatmap: npt.NDArray[Any]) -> Floats:
     """Move each point (n, 2), fractions of the square, to the mean of its heatmap's cells around it.
 
-    As RefineLandmarksFromHeatmapCalculator: within `KERNEL` cells, weighted by their probabilities `heat`
-    (rows, columns, n), where the largest of them is at least `HEAT_MIN`. Points outside of the square stay.
+    As RefineLandmarksFromHeatmapCalculator: within `KERNEL` cells, weighted by their probabilities, where the largest
+    of them is at least `HEAT_MIN`. `heatmap` is (rows, columns, n) of logits. Points outside of the square stay.
     """
-    rows, columns, _ = heat.shape
+    rows, columns, _ = heatmap.shape
     moved = places.copy()
     reach = (KERNEL - 1) // 2
     for index, (x, y) in enumerate(places):
@@ -190,7 +192,7 @@ def refined(places: Floats, heat: Floats) -> Floats:
             continue
         column, row = int(x * columns), int(y * rows)
         left, top = max(0, column - reach), max(0, row - reach)
-        around = heat[top : row + reach + 1, left : column + reach + 1, index]
+        around = _probability(heatmap[top : row + reach + 1, left : column + reach + 1, index].astype(np.float64))
         if around.max() < HEAT_MIN:
             continue
         total = around.sum()
@@ -225,7 +227,7 @@ def is_near(one: Candidate, other: Candidate) -> bool:
 def is_same(one: Floats, other: Floats) -> bool:
     """Return whether two findings, (33, 3) each, are one person: noses or most of the joints lie on each other."""
     reach = max(_reach(one), _reach(other))
-    if np.hypot(*(one[0, :2] - other[0, :2])) < 0.6 * reach:
+    if np.hypot(*(one[0, :2] - other[0, :2])) < NOSES_APART_MIN * reach:
         return True
     extent = max(np.ptp(one[11:, 0]), np.ptp(one[11:, 1]), 1.0)
     apart = np.hypot(*(one[:, :2] - other[:, :2]).T)
@@ -250,5 +252,6 @@ def _reach(points: Floats) -> float:
 
 
 def _probability(logits: Floats) -> Floats:
-    result: Floats = 1 / (1 + np.exp(-logits))
+    # By tanh, which overflows for no logit.
+    result: Floats = 0.5 * (1 + np.tanh(0.5 * logits))
     return result
