@@ -24,8 +24,8 @@ from PIL import Image, ImageDraw
 
 from consumer.audit import AuditReport, audit
 from consumer.demo_requests import sample_requests
-from inference.pose.blazepose.detector import is_installed
 from consumer.stack.stack import Stack
+from inference.pose.blazepose.detector import is_installed
 from producer.requests.client import Client
 from producer.results.minio_objects import MinioObjects
 from producer.tasks import TaskSupervisor

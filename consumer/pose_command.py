@@ -47,7 +47,7 @@ class Seen:
 
 
 @click.command(
-    epilog="Examples: darkroom pose dancer.jpg --draw found.png    darkroom pose keypoints.json --size 1280x720 --json    "
+    epilog="Examples: darkroom pose dancer.jpg --draw found.png    darkroom pose keypoints.json --size 1280x720    "
     "darkroom pose dancer.jpg --json > pose.json; darkroom send --prompt 'a dancer' --pose pose.json"
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -171,7 +171,8 @@ def _in_words(seen: Seen) -> str:
         present = [point for point in points if point is not None]
         left, right = min(point[0] for point in present), max(point[0] for point in present)
         top, bottom = min(point[1] for point in present), max(point[1] for point in present)
-        line = f"{number}: {len(present)} of {len(points)} points, x {left:.2f} to {right:.2f}, y {top:.2f} to {bottom:.2f}"
+        line = f"{number}: {len(present)} of {len(points)} points, "
+        line += f"x {left:.2f} to {right:.2f}, y {top:.2f} to {bottom:.2f}"
         lines.append(line + (f", score {seen.found[number - 1]['score']:.2f}" if seen.found else ""))
     return "\n".join(lines)
 
