@@ -30,9 +30,9 @@ DETECTOR_BYTES: Final = 512 * 1024 * 1024
 
 NO_DETECTOR: Final = (
     "A photo needs a detector of people, which this worker does not have: send keypoints or a skeleton picture "
-    "instead. To have one, install darkroom[photos] (BlazePose, Apache-2.0). Or install darkroom[pose] (OpenPose, whose "
-    "licence allows non-commercial use only), fetch body_pose_model.pth of lllyasviel/ControlNet (annotator/ckpts), and "
-    "set DARKROOM_MODEL__POSE_DETECTOR_PATH to it."
+    "instead. To have one, install darkroom[photos] (BlazePose, Apache-2.0). Or install darkroom[pose] (OpenPose, "
+    "whose licence allows non-commercial use only), fetch body_pose_model.pth of lllyasviel/ControlNet "
+    "(annotator/ckpts), and set DARKROOM_MODEL__POSE_DETECTOR_PATH to it."
 )
 NOBODY_FOUND: Final = (
     "Nobody was found in the pose's photo: send one with a whole person well in view, or keypoints. A drawn skeleton "

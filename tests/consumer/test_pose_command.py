@@ -38,13 +38,19 @@ def test_a_photo_gives_a_pose_that_can_be_sent(tmp_path: Path) -> None:
 
 
 def test_the_drawing_lies_over_the_photo(tmp_path: Path) -> None:
-    done = CliRunner().invoke(pose, [str(PHOTO), "--draw", str(tmp_path / "out.png")])
+    assert "1 person" in CliRunner().invoke(pose, [str(PHOTO)]).output
+    done = CliRunner().invoke(pose, [str(PHOTO), "--json", "--draw", str(tmp_path / "out.png")])
     assert done.exit_code == 0, done.output
-    assert "1 person" in done.output
+    x, y = json.loads(done.stdout)["pose"]["people"][0][0]
     with Image.open(tmp_path / "out.png") as drawn:
         assert (drawn.size, drawn.format) == ((384, 384), "PNG")
-        nose = drawn.convert("RGB").getpixel((round(SEEN[0][0] * 384), round(SEEN[0][1] * 384)))
+        nose = drawn.convert("RGB").getpixel((int(x * 384), int(y * 384)))
+        corner = drawn.convert("RGB").getpixel((383, 0))
+    with Image.open(PHOTO) as photo:
+        undimmed = photo.getpixel((383, 0))
     assert isinstance(nose, tuple)
+    assert isinstance(undimmed, tuple)
+    assert corner == pytest.approx([level // 2 for level in undimmed], abs=2), "the photo, darker"
     assert nose[0] > 200 > 60 > nose[2], "the nose's disc is red"
 
 

@@ -43,12 +43,13 @@ def found_in(picture: Image.Image, blazepose: BlazePoseDetector, **how: object) 
 
 def assert_seen(person: DetectedPerson, *, within: float, turned: int = 0) -> None:
     """`turned`: counterclockwise, in quarters."""
-    for index, (x, y) in SEEN.items():
+    for index, upright in SEEN.items():
+        place = upright
         for _ in range(turned):
-            x, y = y, 1 - x
+            place = (place[1], 1 - place[0])
         point = person.points[index]
         assert point is not None, index
-        assert math.dist(point, (x, y)) < within, (index, point, (x, y))
+        assert math.dist(point, place) < within, (index, point, place)
 
 
 # --- The numbers ----------------------------------------------------------------------------------------

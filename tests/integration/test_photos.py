@@ -1,4 +1,4 @@
-"""Proves that a worker that was told of no detector finds the people in photos, and that its completions tell of them."""
+"""Proves that a worker that was told of no detector finds people in photos, and that completions tell of them."""
 
 from __future__ import annotations
 

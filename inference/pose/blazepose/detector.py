@@ -190,7 +190,7 @@ class BlazePoseDetector(PoseDetector):
 
 
 def views(width: int, height: int) -> Iterator[_View]:
-    """Give the parts of a picture that are looked at: the whole, then square tiles that overlap, four of them in a square."""
+    """Give the parts of a picture that are looked at: the whole, then square tiles that overlap (four of a square)."""
     yield _View(0, 0, width, height, is_whole=True)
     side = max(TILE_PX_MIN, round(TILE_SHARE * max(width, height)))
     if side >= max(width, height):
