@@ -247,6 +247,6 @@ def _interpreter(name: str) -> Any:
     except ImportError as error:
         raise ModelError(f"Photos need LiteRT, which cannot be imported ({error}): {INSTALL}") from error
     # One thread: a request waits for the device anyway, and the cores are for the lanes.
-    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter = Interpreter(model_path=str(file), num_threads=1)
     interpreter.allocate_tensors()
     return interpreter
