@@ -53,6 +53,7 @@ _COMMANDS = {
     "serve": ("consumer.serve_command", "Run a worker: requests in, pictures and completions out."),
     "gateway": ("producer.gateway.command", "Serve the HTTP API and the web page."),
     "send": ("producer.commands", "Send requests, and wait for their completions if asked to."),
+    "pose": ("consumer.pose_command", "Show the people in a photo or in a file of keypoints."),
     "watch": ("producer.commands", "Follow completions."),
     "cancel": ("producer.commands", "Take a request back."),
     "dlq": ("producer.dlq_command", "List, show and replay dead letters."),

@@ -313,6 +313,7 @@ class Delivery:
             attempts=payload.attempts,
             batch=BatchSeen(rows_min=payload.rows_shared[0], rows_max=payload.rows_shared[1]) if rendered else None,
             model=ModelRef(name=info.name, revision=info.revision),
+            found=payload.found,
             render_digest=_render_digest(payload, payload.request, info) if rendered else None,
             cost=completions.cost(payload.device_seconds, self._settings.worker.usd_per_device_hour),
         )
@@ -334,9 +335,12 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
 
 
 def trimmed(completion: Completion) -> Completion:
-    """Return the completion without what only its size matters for: labels and warnings, and says so in their place."""
-    left_out = "labels, warnings and echoed headers were left out: the completions topic takes no larger record"
-    return completion.model_copy(update={"labels": {}, "warnings": (left_out,)})
+    """Return the completion without what can be left out: labels, warnings, people found. Say so in their place."""
+    left_out = (
+        "labels, warnings, the people found in the photo and echoed headers were left out: the completions topic takes "
+        "no larger record"
+    )
+    return completion.model_copy(update={"labels": {}, "warnings": (left_out,), "found": ()})
 
 
 def _is_everybodys(payload: Payload, verdict: Verdict) -> bool:

@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw
 from consumer.audit import AuditReport, audit
 from consumer.demo_requests import sample_requests
 from consumer.stack.stack import Stack
+from inference.pose.blazepose.detector import is_installed
 from producer.requests.client import Client
 from producer.results.minio_objects import MinioObjects
 from producer.tasks import TaskSupervisor
@@ -129,7 +130,7 @@ def _is_ready(port: int) -> bool:
 
 async def _send_and_wait(settings: Settings, say: Callable[[str], None]) -> dict[str, Completion]:
     """Send all samples, follow their progress, and wait for their completions."""
-    requests = sample_requests(str(int(time.time())))
+    requests = sample_requests(str(int(time.time())), with_photo=is_installed())
     async with Client(settings) as client:
         ids = await client.send(requests)
         say(f"Sent {len(ids)} generation events; waiting for their completions")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
+from typing import Any, Final
+
 from schemas.request import GenerationRequest
 
 STANDING = [
@@ -24,8 +28,18 @@ DANCING = [
 """A person on one leg."""
 
 
-def sample_requests(serial: str) -> list[GenerationRequest]:
-    """Twelve requests of mixed steps, guidance and poses, the last without one. `serial` makes their ids new."""
+PHOTO: Final = Path(__file__).with_name("demo_photo.jpg")
+"""An astronaut; demo_photo.txt says whose."""
+
+
+def sample_requests(serial: str, *, with_photo: bool) -> list[GenerationRequest]:
+    """Return twelve requests of mixed steps, guidance and poses, the last without one. `serial` makes their ids new.
+
+    `with_photo`: the tenth's pose is a photo, for which the worker needs a detector.
+    """
+    posed: dict[int, Any] = {11: None}
+    if with_photo:
+        posed[9] = {"photo": {"inline": base64.b64encode(PHOTO.read_bytes()).decode()}}
     poses = [{"people": [person]} for person in (CHEERING, STANDING, DANCING)]
     # The built-in model speaks the small language that it was trained with, and nothing else.
     prompts = (
@@ -39,7 +53,7 @@ def sample_requests(serial: str) -> list[GenerationRequest]:
             {
                 "request_id": f"demo-{serial}-{number:02}",
                 "prompt": prompts[number % len(prompts)],
-                "pose": None if number == 11 else poses[number % len(poses)],
+                "pose": posed.get(number, poses[number % len(poses)]),
                 "steps": (20, 25, 30, 40)[number % 4],
                 "guidance_scale": (5.0, 1.0, 7.5)[number % 3],
                 "count": 2 if number == 5 else 1,

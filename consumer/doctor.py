@@ -213,17 +213,17 @@ def _plan(plan: MemoryPlan | None) -> tuple[Finding, ...]:
 
 
 async def photos(settings: Settings) -> Finding:
-    """Whether poses may be photos. That they are refused is no failure: few deployments want them."""
+    """Say which detector finds the people in photos. That photos are refused is no failure: not all deployments want
+    them."""
     from inference.contract import ModelError
-    from inference.pose.photo import NO_DETECTOR
 
     source = settings.model.pose_detector_path
     if settings.simulated.is_asked_for:
         return Finding("photos", True, "the simulated device takes photos and looks for nobody in them")
-    if source is None:
-        return Finding("photos", True, f"refused: {NO_DETECTOR}")
     if settings.model.path is not None and settings.model.controlnet_path is None:
         return Finding("photos", True, "refused, as every pose: the model is loaded without a ControlNet")
+    if source is None:
+        return await asyncio.to_thread(_blazepose)
     try:
         digest = await asyncio.to_thread(_detector_digest, settings, source)
     except ImportError as error:
@@ -232,6 +232,22 @@ async def photos(settings: Settings) -> Finding:
         remedy = "Correct DARKROOM_MODEL__POSE_DETECTOR_PATH, or unset it: a worker does not start so."
         return Finding("photos", False, str(error), remedy)
     says = f"OpenPose body detector from {source}, {digest}; its licence allows non-commercial use only"
+    return Finding("photos", True, says, details={"digest": digest})
+
+
+def _blazepose() -> Finding:
+    """Load what finds people where no weights are named, as a worker would."""
+    from inference.contract import ModelError
+    from inference.pose.blazepose.detector import BlazePoseDetector, is_installed
+    from inference.pose.photo import NO_DETECTOR
+
+    if not is_installed():
+        return Finding("photos", True, f"refused: {NO_DETECTOR}")
+    try:
+        digest = BlazePoseDetector().digest
+    except ModelError as error:
+        return Finding("photos", False, str(error), "Install Darkroom again: a worker does not start so.")
+    says = f"BlazePose, carried by the package (Apache-2.0), on the CPU, {digest}"
     return Finding("photos", True, says, details={"digest": digest})
 
 

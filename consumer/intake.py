@@ -20,6 +20,7 @@ from schemas.completion import Completion
 from schemas.errors import ErrorCode, RequestRejected
 from schemas.fingerprints import raw_digest
 from schemas.names import DEFAULT_TENANT
+from schemas.pose import FoundPerson
 from schemas.prompt_syntax import warnings_of
 from schemas.request import GenerationRequest
 from schemas.settings import LimitSettings
@@ -67,6 +68,8 @@ class Payload:
     """Seconds of the core's clock."""
     pose_picture: bytes | None = None
     """The stored picture that the pose names, from its fetching to the outcome."""
+    found: tuple[FoundPerson, ...] = ()
+    """The people in the pose's photo."""
     prepare_ms: float | None = None
     denoise_ms: float | None = None
     decode_ms: float | None = None

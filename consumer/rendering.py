@@ -162,6 +162,7 @@ class Rendering:
                 payload.mark(Stopwatch.PREPARED, self._clock())
                 payload.prepare_ms = event.prepare_ms
                 payload.warnings += tuple(one for one in event.warnings if one not in payload.warnings)
+                payload.found = event.found
                 self._post(on.Prepared(key, event.batch_key, event.cap))
             case engine_says.JobRendered():
                 payload.images = event.images

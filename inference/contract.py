@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol,
 
 from inference.timing import Timed
 from inference.turns import Series
-from schemas.pose import Pose
+from schemas.pose import FoundPerson, Pose
 
 if TYPE_CHECKING:
     from inference.memory_plan import MemoryPlan
@@ -197,6 +197,8 @@ class JobPrepared:
     batch_key: BatchKey
     prepare_ms: float
     warnings: tuple[str, ...] = ()
+    found: tuple[FoundPerson, ...] = ()
+    """The people in the pose's photo, the largest first; empty where the pose is none."""
     cap: int | None = None
     """Rows of the batch key that pay together on this device, at the most. None where the engine does not say."""
 
@@ -355,6 +357,8 @@ class Prepared(Generic[RowT]):
     """In order of their images; `steps_done` is 0."""
     warnings: tuple[str, ...] = ()
     """For the requester: the prompt was cut at 77 tokens, say."""
+    found: tuple[FoundPerson, ...] = ()
+    """For the requester: the people in the pose's photo, the largest first."""
 
 
 class Device(Timed, Protocol[RowT]):

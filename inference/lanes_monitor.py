@@ -157,7 +157,9 @@ class LaneMonitor(Generic[RowT]):
             held.receive(outcome.rows)
             batch_key = outcome.rows[0].batch_key
             cap = self._batch.cap(batch_key)
-            self._tell(JobPrepared(held.job.job_id, batch_key, seconds * 1000, outcome.warnings, cap))
+            self._tell(
+                JobPrepared(held.job.job_id, batch_key, seconds * 1000, outcome.warnings, found=outcome.found, cap=cap)
+            )
 
     # --- The denoise lane ------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from schemas.errors import MESSAGE_CHARACTERS_MAX, ErrorCode, bounded, describe
 from schemas.fields import STRICT, WHOLE, Digest, Identity, Labels, OrDefault, Timestamp, Warnings
+from schemas.pose import PEOPLE_MAX, FoundPerson
 from schemas.request import COUNT_MAX, SEED_MAX
 
 Milliseconds = Annotated[float, Field(ge=0.0)]
@@ -205,6 +206,10 @@ class Completion(BaseModel):
         default=False, description="Whether this repeats the outcome of an earlier record with the same request id."
     )
     warnings: OrDefault[Warnings] = Field(default=(), description="What was odd about the request without stopping it.")
+    found: OrDefault[Annotated[tuple[FoundPerson, ...], Strict(False), Field(max_length=PEOPLE_MAX)]] = Field(
+        default=(),
+        description="The people that were found in the pose's photo, the largest first; empty where the pose is none.",
+    )
     request_digest: Digest | None = Field(
         default=None, description="The digest of what was asked; of the record's bytes where it was no request."
     )

@@ -24,7 +24,7 @@ from pydantic import (
 )
 from typing_extensions import TypeAliasType
 
-from schemas.fields import ASKED, OrDefault
+from schemas.fields import ASKED, STRICT, OrDefault
 from schemas.keypoints import coco17_to_coco18, is_in_picture
 
 INLINE_BYTES_MAX: Final = 512 * 1024
@@ -179,6 +179,32 @@ def _foreign_words(people: Any) -> str | None:
 
 def _is_pixel(point: list[Any]) -> bool:
     return any(isinstance(value, int | float) and 4 < abs(value) < 100_000 for value in point)
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+FoundPoint = Annotated[
+    tuple[Share, Share, Share],
+    Strict(False),
+    WithJsonSchema(
+        {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}, "minItems": 3, "maxItems": 3}
+    ),
+]
+
+
+class FoundPerson(BaseModel):
+    """One person as the detector found them in a photo."""
+
+    model_config = STRICT
+
+    points: Annotated[
+        tuple[FoundPoint | None, ...],
+        Strict(False),
+        Field(min_length=POINTS["coco18"], max_length=POINTS["coco18"]),
+    ] = Field(
+        description="18 points in coco18's order: x and y as fractions of the photo, and the detector's score of the "
+        "point, 0 to 1; null where it is not seen. Their x and y are what a request's `people` takes."
+    )
+    score: Share = Field(description="The detector's score of the person, 0 to 1.")
 
 
 class PeoplePose(BaseModel):

@@ -45,7 +45,7 @@ class ModelSettings(BaseModel):
     pose_detector_path: ModelSource | None = Field(
         default=None,
         description="Weights of the OpenPose body detector, body_pose_model.pth or .safetensors or their folder, for "
-        "poses that are photos; without them photos are refused. Needs darkroom[pose], for non-commercial use only.",
+        "poses that are photos, in place of BlazePose. Needs darkroom[pose], for non-commercial use only.",
     )
     vae_path: ModelSource | None = Field(
         default=None,

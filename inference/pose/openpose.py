@@ -58,13 +58,18 @@ class OpenPoseDetector(PoseDetector):
     def find(self, picture: Image.Image) -> Sequence[DetectedPerson]:
         """As `PoseDetector.find`. Fault: `pose_unreadable` where there are more people than can be told apart."""
         found = self._detector.detect_poses(np.asarray(picture))
-        return [
-            DetectedPerson(
-                points=tuple(None if point is None else (float(point.x), float(point.y)) for point in body.keypoints),
-                score=float(body.total_score),
-            )
-            for body in (pose.body for pose in found)
-        ]
+        return [_person(pose.body.keypoints) for pose in found]
+
+
+def _person(keypoints: Sequence[Any]) -> DetectedPerson:
+    """Return a person of controlnet-aux. Its own score grows with the points; the mean of theirs does not."""
+    scores = tuple(0.0 if point is None else float(point.score) for point in keypoints)
+    seen = [score for point, score in zip(keypoints, scores, strict=True) if point is not None]
+    return DetectedPerson(
+        points=tuple(None if point is None else (float(point.x), float(point.y)) for point in keypoints),
+        score=sum(seen) / len(seen) if seen else 0.0,
+        scores=scores,
+    )
 
 
 class _BoundedNetwork(torch.nn.Module):

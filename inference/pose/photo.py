@@ -1,7 +1,8 @@
 """From a photo to the keypoints of the people in it.
 
-The detector itself stands behind a protocol, because it needs torch and an optional extra (`inference.pose.openpose`):
-what is bounded, counted and refused here is the same for any. What is found is a pose like one that was sent as
+The detector itself stands behind a protocol, because each needs an optional extra: `inference.pose.blazepose` is the
+default, `inference.pose.openpose` needs torch and weights of its own. What is bounded, counted and refused here is the
+same for any. What is found is a pose like one that was sent as
 keypoints and goes the same way from here on, so that photos, keypoints and training agree on every line drawn.
 """
 
@@ -14,9 +15,10 @@ from typing import Final, Protocol
 from PIL import Image
 
 from inference.contract import FaultKind, RenderFault
+from inference.pose.control import unlike_a_skeleton
 from inference.pose.picture import PictureLimits, decode_picture
 from schemas.keypoints import Keypoint
-from schemas.pose import PEOPLE_MAX, PeoplePose
+from schemas.pose import PEOPLE_MAX, FoundPerson, PeoplePose
 
 SHORT_SIDE_PX: Final = 512
 """The resolution that OpenPose's ControlNet detector works at. Photos are brought to it, up or down."""
@@ -27,12 +29,18 @@ DETECTOR_BYTES: Final = 512 * 1024 * 1024
 """What a memory plan sets aside on the device: 200 MiB of weights, and what lies between the network's layers."""
 
 NO_DETECTOR: Final = (
-    "A photo needs the OpenPose body detector, which this worker does not have: send keypoints or a skeleton picture "
-    "instead. To have it, install darkroom[pose] (CMU's licence of the detector allows non-commercial use only), fetch "
-    "body_pose_model.pth of lllyasviel/ControlNet (annotator/ckpts), and set DARKROOM_MODEL__POSE_DETECTOR_PATH to it."
+    "A photo needs a detector of people, which this worker does not have: send keypoints or a skeleton picture "
+    "instead. To have one, install darkroom[photos] (BlazePose, Apache-2.0). Or install darkroom[pose] (OpenPose, "
+    "whose licence allows non-commercial use only), fetch body_pose_model.pth of lllyasviel/ControlNet "
+    "(annotator/ckpts), and set DARKROOM_MODEL__POSE_DETECTOR_PATH to it."
 )
 NOBODY_FOUND: Final = (
-    "The OpenPose detector found nobody in the pose's photo: send one with a whole person well in view, or keypoints."
+    "Nobody was found in the pose's photo: send one with a whole person well in view, or keypoints. A drawn skeleton "
+    "goes as `image`."
+)
+SKELETON_AS_PHOTO: Final = (
+    "the pose's photo looks like an OpenPose skeleton on black, and people were looked for in it: send a skeleton as "
+    "`image`"
 )
 
 
@@ -43,7 +51,26 @@ class DetectedPerson:
     points: tuple[Keypoint, ...]
     """18 points (coco18), as fractions of the picture."""
     score: float
-    """How sure the detector is of the whole person: more for more and clearer points."""
+    """How sure the detector is of the whole person, 0 to 1."""
+    scores: tuple[float, ...] | None = None
+    """How sure it is of each of the points, 0 to 1; None where it does not say."""
+
+    @property
+    def extent(self) -> float:
+        """The longer side of the box about the points, as a fraction of the picture, to a thousandth."""
+        seen = [point for point in self.points if point is not None]
+        return max((round(max(axis) - min(axis), 3) for axis in zip(*seen, strict=True)), default=0.0)
+
+    def as_found(self) -> FoundPerson:
+        """Return what the requester is told: four decimals are a tenth of a pixel of 1,024."""
+        scores = self.scores or (1.0,) * len(self.points)
+        return FoundPerson(
+            points=tuple(
+                None if point is None else (round(point[0], 4), round(point[1], 4), round(min(max(sure, 0.0), 1.0), 3))
+                for point, sure in zip(self.points, scores, strict=True)
+            ),
+            score=round(min(max(self.score, 0.0), 1.0), 3),
+        )
 
 
 class PoseDetector(Protocol):
@@ -52,6 +79,10 @@ class PoseDetector(Protocol):
     @property
     def digest(self) -> str:
         """`sha256:` and 64 hexadecimal digits over all that decides what it finds in a given picture."""
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height in pixels at which a photo of `width` x `height` is looked at."""
+        return detection_size(width, height)
 
     def find(self, picture: Image.Image) -> Sequence[DetectedPerson]:
         """Everybody in an RGB picture, in any order. Raises `RenderFault` of the request where it cannot tell."""
@@ -65,27 +96,39 @@ class PhotoPeople:
     """The people to be drawn; None for nobody."""
     seen: int
     """How many there were. More than `PEOPLE_MAX` are not all in `pose`."""
+    found: tuple[FoundPerson, ...] = ()
+    """The people of `pose`, in its order, for the requester."""
+    is_drawing: bool = False
+    """Whether it looks like a skeleton on black, not like a photo."""
 
     @property
     def warning(self) -> str | None:
-        """The sentence for the requester where somebody was left out, else None."""
+        """The sentence for the requester where somebody was left out or the photo is none, else None."""
+        if self.is_drawing:
+            return SKELETON_AS_PHOTO
         if self.seen <= PEOPLE_MAX:
             return None
-        return f"The pose's photo shows {self.seen} people: the {PEOPLE_MAX} that are clearest were used."
+        return f"The pose's photo shows {self.seen} people: the {PEOPLE_MAX} largest were used."
 
 
 def find_people(content: bytes, detector: PoseDetector, limits: PictureLimits) -> PhotoPeople:
-    """The people in an encoded photo, from left to right; of more than `PEOPLE_MAX` the detector's surest.
+    """Find the people in an encoded photo, at most the `PEOPLE_MAX` largest: the largest first, equals from the left.
 
     Raises `RenderFault` as `decode_picture` and the detector do.
     """
     photo = decode_picture(content, limits)
-    found = detector.find(photo.resize(detection_size(*photo.size), Image.Resampling.LANCZOS))
-    kept = sorted(found, key=lambda person: person.score, reverse=True)[:PEOPLE_MAX]
-    kept.sort(key=_leftmost)
+    size = detector.size(*photo.size)
+    looked_at = photo if size == photo.size else photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    found = sorted(detector.find(looked_at), key=lambda person: (-person.extent, -person.score))
+    kept = sorted(found[:PEOPLE_MAX], key=lambda person: (-person.extent, _leftmost(person)))
     if not kept:
         return PhotoPeople(None, 0)
-    return PhotoPeople(PeoplePose(people=tuple(person.points for person in kept)), len(found))
+    return PhotoPeople(
+        PeoplePose(people=tuple(person.points for person in kept)),
+        len(found),
+        tuple(person.as_found() for person in kept),
+        is_drawing=unlike_a_skeleton(looked_at) is None,
+    )
 
 
 def detection_size(width: int, height: int) -> tuple[int, int]:

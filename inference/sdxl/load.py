@@ -213,9 +213,14 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _detector(weights: Path | None, device: torch.device) -> PoseDetector | None:
-    """Before any photo comes: the first one would hold up the prepare lane, and the denoise lane behind it."""
+    """Load it before any photo comes: the first one would hold up the prepare lane, and the denoise lane behind it.
+
+    Without weights of its own that is BlazePose, where the extra `photos` is installed.
+    """
     if weights is None:
-        return None
+        from inference.pose.blazepose.detector import BlazePoseDetector, is_installed
+
+        return BlazePoseDetector() if is_installed() else None
     from inference.pose.openpose import load_detector
 
     return load_detector(weights, device)

@@ -29,7 +29,7 @@ from inference.sdxl.load import Components
 from inference.sdxl.lora_names import UNET
 from inference.sdxl.measure import measure_part
 from inference.sdxl.placement import residence_of
-from inference.sdxl.poses import PoseConditioner
+from inference.sdxl.poses import Conditioning, PoseConditioner
 from inference.sdxl.projection import Projection, fit_projection
 from inference.sdxl.rows import Control, SdxlRow, draw_noise
 from inference.sdxl.schedule import Schedule, Schedules
@@ -110,10 +110,10 @@ class LoadedModel:
         negative = None
         if request.guidance_scale > 1:
             negative = self.texts.embed_negative(request.negative_prompt, text, adapter)
-        control, pose_warning = self._control(job)
+        control, conditioning = self._control(job)
         ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
         warnings = [cut_warning("prompt", text), None if negative is None else cut_warning("negative prompt", negative)]
-        warnings.append(pose_warning)
+        warnings.append(None if conditioning is None else conditioning.warning)
         rows = []
         for index in range(request.count):
             generator = torch.Generator("cpu").manual_seed(request.seed + index)
@@ -134,7 +134,11 @@ class LoadedModel:
                     adapter=adapter,
                 )
             )
-        return Prepared(rows=tuple(rows), warnings=tuple(warning for warning in warnings if warning))
+        return Prepared(
+            rows=tuple(rows),
+            warnings=tuple(warning for warning in warnings if warning),
+            found=() if conditioning is None else conditioning.found,
+        )
 
     def step(self, rows: Sequence[SdxlRow]) -> None:
         """One denoising step of rows of one size."""
@@ -190,8 +194,8 @@ class LoadedModel:
                 ready.synchronize()
         return torch.cat([latents for latents, _ in parts]).to(vae_device)
 
-    def _control(self, job: RenderJob) -> tuple[Control | None, str | None]:
-        """What the pose does to the job's rows, and the sentence for the requester where there is one."""
+    def _control(self, job: RenderJob) -> tuple[Control | None, Conditioning | None]:
+        """Return what the pose does to the job's rows, and what it was made of."""
         request = job.request
         if request.pose is None:
             return None, None
@@ -202,10 +206,8 @@ class LoadedModel:
                 "The request has a pose and this worker's model has no ControlNet: "
                 "leave the pose out, or send it to workers that were started with one.",
             )
-        embedding, warning = self.poses.embed(
-            request.pose, job.pose_picture, width=request.width, height=request.height
-        )
-        return Control(embedding, request.control_scale, request.control_start, request.control_end), warning
+        made = self.poses.embed(request.pose, job.pose_picture, width=request.width, height=request.height)
+        return Control(made.embedding, request.control_scale, request.control_start, request.control_end), made
 
     def _first_latents(self, request: RenderRequest, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
         """(1, channels, height, width): noise, rounded to the model's dtype and then scaled, as diffusers draws it."""

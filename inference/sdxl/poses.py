@@ -21,10 +21,11 @@ from inference.pose.control import ControlPicture, control_picture, picture_cont
 from inference.pose.photo import PhotoPeople, PoseDetector, find_people, no_detector, nobody_found
 from inference.pose.picture import PictureLimits
 from inference.sdxl.cache import ByteCache
-from schemas.pose import PEOPLE_MAX, PhotoPose, Pose
+from schemas.pose import PEOPLE_MAX, FoundPerson, PhotoPose, Pose
 
-_PEOPLE_BYTES: Final = PEOPLE_MAX * 18 * 128
-"""What the keypoints of a photo take at most: two numbers and what Python needs around them."""
+_PEOPLE_BYTES: Final = PEOPLE_MAX * 18 * 288
+"""What the keypoints of a photo take at most: two numbers to be drawn, three to be told, and what Python needs around
+them."""
 
 
 class _PoseKey(NamedTuple):
@@ -39,6 +40,8 @@ class Conditioning(NamedTuple):
     embedding: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
     warning: str | None
+    found: tuple[FoundPerson, ...] = ()
+    """The people in a photo, the largest first."""
 
 
 class PoseConditioner:
@@ -62,7 +65,7 @@ class PoseConditioner:
         self._device = device
         self._dtype = dtype
         self._limits = limits
-        # Keypoints are small: by default this is for the people of nine hundred photos.
+        # Keypoints are small: by default this is for the people of four hundred photos.
         people_bytes_max = cache_bytes_max // 16
         # In fp16 an embedding of SDXL's ControlNet takes 3.3 times its picture's bytes.
         pictures_bytes_max = (cache_bytes_max - people_bytes_max) // 4
@@ -79,12 +82,12 @@ class PoseConditioner:
 
         Raises `RenderFault` as `control_picture` and `find_people` do, `pose_not_found` for a photo without people.
         """
-        found_warning = None
+        found_warning, found = None, ()
         if isinstance(pose, PhotoPose):
             people = self._people_of(pose, stored)
             if people.pose is None:
                 raise nobody_found()
-            pose, found_warning = people.pose, people.warning
+            pose, found_warning, found = people.pose, people.warning, people.found
         drawn = pose
         picture, drawn_warning = self._pictures.get_or_make(
             _PoseKey(pose_digest(drawn, stored), width, height),
@@ -92,7 +95,7 @@ class PoseConditioner:
         )
         content = hashlib.sha256(picture.tobytes()).hexdigest()
         embedding = self._embeddings.get_or_make(_PoseKey(content, width, height), lambda: self._encode(picture))
-        return Conditioning(embedding, found_warning or drawn_warning)
+        return Conditioning(embedding, found_warning or drawn_warning, found)
 
     def counts(self) -> Mapping[str, CacheCounts]:
         """Of `photo`, the people found, `pose`, the drawn and decoded pictures, and `control`, their embeddings."""

@@ -30,6 +30,7 @@ from schemas.completion import (
 )
 from schemas.errors import MESSAGE_CHARACTERS_MAX, ErrorCode, bounded, describe
 from schemas.names import image_key
+from schemas.pose import FoundPerson
 
 WARNINGS_MAX: Final = 32
 """The schema's bound on warnings: a request that is odder than that has been told enough."""
@@ -89,6 +90,8 @@ class Work:
     """How often rendering was begun."""
     batch: BatchSeen | None = None
     model: ModelRef | None = None
+    found: tuple[FoundPerson, ...] = ()
+    """The people in the pose's photo."""
     render_digest: str | None = None
     cost: Cost | None = None
 
@@ -207,6 +210,7 @@ def _completion(
         worker=answered.worker,
         attempts=work.attempts,
         warnings=_bounded(answered.warnings),
+        found=work.found,
         request_digest=answered.request_digest,
         render_digest=work.render_digest,
         cost=work.cost,

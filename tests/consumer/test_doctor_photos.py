@@ -10,10 +10,26 @@ from consumer.doctor import photos
 from schemas.settings import ModelSettings, Settings, SimulatedSettings
 
 
-async def test_that_photos_are_refused_is_said_with_the_way_to_have_them() -> None:
+async def test_without_a_setting_blazepose_finds_the_people() -> None:
+    from inference.pose.blazepose.detector import blazepose_digest
+
     found = await photos(Settings())
     assert found.passed
-    for said in ("refused", "darkroom[pose]", "non-commercial", "DARKROOM_MODEL__POSE_DETECTOR_PATH"):
+    assert "BlazePose" in found.says
+    assert found.details == {"digest": blazepose_digest()}
+
+
+async def test_that_photos_are_refused_is_said_with_the_way_to_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.pose.blazepose.detector.is_installed", lambda: False)
+    found = await photos(Settings())
+    assert found.passed
+    for said in (
+        "refused",
+        "darkroom[photos]",
+        "darkroom[pose]",
+        "non-commercial",
+        "DARKROOM_MODEL__POSE_DETECTOR_PATH",
+    ):
         assert said in found.says
 
 
@@ -25,6 +41,8 @@ async def test_the_simulated_device_takes_them() -> None:
 async def test_without_a_controlnet_a_detector_is_of_no_use(tmp_path: Path) -> None:
     found = await photos(Settings(model=ModelSettings(path=tmp_path, pose_detector_path=tmp_path)))
     assert found.passed
+    assert "without a ControlNet" in found.says
+    found = await photos(Settings(model=ModelSettings(path=tmp_path)))
     assert "without a ControlNet" in found.says
 
 

@@ -369,7 +369,7 @@ def test_a_crowd_is_a_warning_to_the_requester(tiny: TinyModel) -> None:
     try:
         device._loaded().poses._detector = Seer(*(person(number / 20) for number in range(9)))
         prepared = device.prepare(RenderJob("job", replace(PLAIN, pose=PHOTO), photo(64, 64)))
-        assert prepared.warnings == ("The pose's photo shows 9 people: the 8 that are clearest were used.",)
+        assert prepared.warnings == ("The pose's photo shows 9 people: the 8 largest were used.",)
     finally:
         device.close()
 

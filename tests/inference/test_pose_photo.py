@@ -101,7 +101,30 @@ def test_of_a_crowd_the_clearest_are_kept_and_the_requester_is_told() -> None:
     found = find_people(photo(64, 64), Seer(*crowd), PictureLimits())
     assert found.pose is not None
     assert [one[1] for one in found.pose.people] == [(number / 20, 0.25) for number in range(3, PEOPLE_MAX + 3)]
-    assert found.warning == "The pose's photo shows 11 people: the 8 that are clearest were used."
+    assert found.warning == "The pose's photo shows 11 people: the 8 largest were used."
+
+
+def test_the_largest_come_first_and_are_kept() -> None:
+    sizes = [0.02 * (1 + number * 7 % 10) for number in range(PEOPLE_MAX + 2)]
+    crowd = []
+    for size in sizes:
+        points: list[Keypoint] = [None] * 18
+        points[1], points[8] = (0.5, 0.1), (0.5, 0.1 + size)
+        crowd.append(DetectedPerson(tuple(points), score=1 - size))
+    found = find_people(photo(64, 64), Seer(*crowd), PictureLimits())
+    lengths = [one.points[8][1] - 0.1 for one in found.found if one.points[8] is not None]
+    assert lengths == pytest.approx(sorted(sizes, reverse=True)[:PEOPLE_MAX])
+    assert found.seen == PEOPLE_MAX + 2
+
+
+def test_what_was_found_is_told_with_its_scores() -> None:
+    points: list[Keypoint] = [None] * 18
+    points[1], points[2] = (0.5, 0.25), (0.61, 1 / 3)
+    scores = (0.0, 0.75, 0.5, *(0.0,) * 15)
+    found = find_people(photo(64, 64), Seer(DetectedPerson(tuple(points), 1.2, scores)), PictureLimits())
+    [told] = found.found
+    assert told.points[:4] == (None, (0.5, 0.25, 0.75), (0.61, 0.3333, 0.5), None)
+    assert told.score == 1
 
 
 def test_nobody_is_no_pose() -> None:

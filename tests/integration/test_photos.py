@@ -1,4 +1,4 @@
-"""Proves that a photo that comes to a worker without a detector ends as a completion that says what to do."""
+"""Proves that a worker that was told of no detector finds people in photos, and that completions tell of them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from consumer.engines import make_engine
-from inference.pose.photo import NO_DETECTOR
+from inference.pose.photo import NOBODY_FOUND
 from producer.requests.client import Client
 from producer.topics import ensure_topics
+from tests.inference.test_pose_blazepose import PHOTO, SEEN
 from tests.integration.fleet import Fleet
 from tests.integration.in_process import running_worker
 
@@ -23,19 +24,36 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.stack, pytest.mark.render]
 
 
-async def test_a_photo_is_refused_with_the_remedy_and_the_worker_goes_on(stack: Stack, tmp_path: Path) -> None:
+def posed(content: bytes) -> dict[str, dict[str, str]]:
+    return {"photo": {"inline": base64.b64encode(content).decode()}}
+
+
+async def test_a_photo_is_painted_and_its_people_are_told(stack: Stack, tmp_path: Path) -> None:
     fleet = Fleet(stack.environment, tmp_path, DARKROOM_TOPICS__REQUESTS_PARTITIONS="1", DARKROOM_DEVICE="cpu")
     settings = fleet.settings
     await ensure_topics(settings)
-    content = io.BytesIO()
-    Image.new("RGB", (64, 64), "grey").save(content, "JPEG")
-    pose = {"photo": {"inline": base64.b64encode(content.getvalue()).decode()}}
-    [photo] = fleet.requests(1, prompt="a dancer", request_id=f"{fleet.serial}-photo", pose=pose)
-    [plain] = fleet.requests(1, prompt="a dancer", request_id=f"{fleet.serial}-plain", steps=2)
+    empty = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(empty, "JPEG")
+    how = {"prompt": "a dancer", "steps": 2, "seed": 7}
+    [photo] = fleet.requests(1, **how, request_id=f"{fleet.serial}-photo", pose=posed(PHOTO.read_bytes()))
+    [nobody] = fleet.requests(1, **how, request_id=f"{fleet.serial}-nobody", pose=posed(empty.getvalue()))
     async with running_worker(settings, make_engine(settings)), Client(settings) as client:
-        outcomes = await client.wait(await client.send([photo, plain]), timeout_s=60)
-    refused = outcomes[photo.request_id]
-    assert refused.status.value == "failed"
+        outcomes = await client.wait(await client.send([photo, nobody]), timeout_s=60)
+        painted = outcomes[photo.request_id]
+        [person] = painted.found
+        # What was found is what a caller can send as keypoints: it gives the same picture.
+        points = [None if point is None else [point[0], point[1]] for point in person.points]
+        [again] = fleet.requests(1, **how, request_id=f"{fleet.serial}-again", pose={"people": [points]})
+        repeated = (await client.wait(await client.send([again]), timeout_s=60))[again.request_id]
+    assert painted.status.value == "succeeded"
+    for index, (x, y) in SEEN.items():
+        point = person.points[index]
+        assert point is not None
+        assert (point[0], point[1]) == pytest.approx((x, y), abs=0.03)
+        assert point[2] > 0.9
+    assert repeated.images[0].sha256 != ""
+    assert repeated.found == ()
+    refused = outcomes[nobody.request_id]
     assert refused.error is not None
-    assert (refused.error.code.value, refused.error.message) == ("pose_unreadable", NO_DETECTOR)
-    assert outcomes[plain.request_id].status.value == "succeeded"
+    assert (refused.error.code.value, refused.error.message) == ("pose_not_found", NOBODY_FOUND)
+    assert refused.found == ()
