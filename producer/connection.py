@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from producer.passwords import Password, renew_password
 from producer.refusals import refusal
 from producer.tls import KAFKA, client_context
 
@@ -22,15 +23,6 @@ class KafkaUnavailable(Exception):  # noqa: N818 - named for what happened, as t
 
     The cause is infrastructure's. Nothing is wrong with what was to be sent or read.
     """
-
-
-class _Masked(str):
-    """A password that works like any string and shows as asterisks where a client's arguments are printed."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'********'"
 
 
 def kafka_arguments(kafka: KafkaSettings) -> dict[str, Any]:
@@ -54,7 +46,7 @@ def kafka_arguments(kafka: KafkaSettings) -> dict[str, Any]:
         assert kafka.sasl_password is not None
         arguments["sasl_mechanism"] = kafka.sasl_mechanism
         arguments["sasl_plain_username"] = kafka.sasl_username
-        arguments["sasl_plain_password"] = _Masked(kafka.sasl_password.get_secret_value())
+        arguments["sasl_plain_password"] = Password(kafka.sasl_password)
     return arguments
 
 
@@ -93,6 +85,7 @@ async def connecting_to_kafka(kafka: KafkaSettings, doing: str) -> AsyncIterator
 async def administering(kafka: KafkaSettings, doing: str) -> AsyncIterator[AIOKafkaAdminClient]:
     """An admin client that is connected, and closed in the end. `KafkaUnavailable` for all that fails meanwhile."""
     admin = AIOKafkaAdminClient(**kafka_arguments(kafka))
+    renew_password(admin._client)
     try:
         async with connecting_to_kafka(kafka, doing):
             await admin.start()

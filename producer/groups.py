@@ -17,7 +17,6 @@ without an error. ConsumerGroupDescribe (API key 69, Kafka 3.7 and newer) then t
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -151,10 +150,11 @@ async def _ask_coordinator(
     admin: AIOKafkaAdminClient, group_id: str, request: Any, read: Callable[[Any], AnswerT], *, timeout_s: float
 ) -> AnswerT:
     """Ask the group's coordinator until `read` takes its answer. The coordinator is looked up before each try."""
-    deadline = time.monotonic() + timeout_s
+    now = asyncio.get_running_loop().time
+    deadline = now() + timeout_s
     while True:
         try:
-            async with asyncio.timeout(max(RETRY_S, deadline - time.monotonic())):
+            async with asyncio.timeout(max(RETRY_S, deadline - now())):
                 node = await admin.find_coordinator(group_id)
                 return read(await admin._send_request(request, node))
         except TimeoutError as error:
@@ -162,7 +162,7 @@ async def _ask_coordinator(
                 f"the coordinator of the group {group_id} did not answer within {timeout_s:.0f} s"
             ) from error
         except KafkaError as error:
-            if not getattr(error, "retriable", False) or time.monotonic() + RETRY_S > deadline:
+            if not getattr(error, "retriable", False) or now() + RETRY_S > deadline:
                 raise
         await _refresh_brokers(admin)
         await asyncio.sleep(RETRY_S)

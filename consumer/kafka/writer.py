@@ -20,6 +20,7 @@ from aiokafka.structs import OffsetAndMetadata
 from consumer.core.partition_key import PartitionKey
 from consumer.kafka.verdicts import refused
 from consumer.ports import BrokerUnavailable, OutgoingRecord, PublicationUnknown, WriterFenced
+from producer.passwords import renew_password
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +40,7 @@ class PartitionWriter:
             transactional_id=f"{group_id}-{partition.topic}-{partition.partition}",
             acks="all",
         )
+        renew_password(self._producer.client)
 
     async def start(self) -> None:
         """Take over the transactional id. Raises `BrokerUnavailable`: `InitProducerId` retries for ever by itself."""
