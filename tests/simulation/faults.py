@@ -6,6 +6,7 @@ Few kinds at a time and often finds more than all kinds and seldom (swarm testin
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -123,7 +124,7 @@ class Faults:
         self.active = False
         for weather in (world.kafka, world.store):
             weather.clear(world.loop.time())
-        world.cluster.moving_until = world.cluster.guest_until = world.cluster.refused_until = 0.0
+        world.cluster.moving_until = world.cluster.refused_until = 0.0
         troubles = world.around.troubles
         troubles.step_fails = troubles.job_fails = troubles.stalls = 0.0
         for process in world.alive:
@@ -226,8 +227,10 @@ class Faults:
         cluster.rebalance()
 
     def _guest(self) -> None:
+        """For a while, or for good: a guest is no fault."""
         self._world.tell("a guest of the new protocol is in the group")
-        self._world.cluster.guest_until = self._world.loop.time() + self._world.rng.random() * 5
+        stays_s = self._world.rng.choice((1.0, 5.0, math.inf))
+        self._world.cluster.guest_until = self._world.loop.time() + stays_s
 
     def _consumer_dies(self) -> None:
         """As after a right that was missing: every poll fails. Now and then no new consumer does better."""
