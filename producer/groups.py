@@ -25,7 +25,13 @@ from typing import Any, Final, TypeVar
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
-from aiokafka.errors import GroupCoordinatorNotAvailableError, IncompatibleBrokerVersion, KafkaError, for_code
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    IncompatibleBrokerVersion,
+    KafkaError,
+    UnsupportedVersionError,
+    for_code,
+)
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
@@ -142,8 +148,10 @@ async def _describe_new_group(admin: AIOKafkaAdminClient, group_id: str, *, time
     request = ConsumerGroupDescribeRequest([group_id])
     try:
         return await _ask_coordinator(admin, group_id, request, read, timeout_s=timeout_s)
-    except (IncompatibleBrokerVersion, NotImplementedError):
-        return None  # a broker without the new protocol has no groups of it
+    except (IncompatibleBrokerVersion, NotImplementedError, UnsupportedVersionError):
+        # A broker without the new protocol has no groups of it. Kafka 3.7 to 3.9 know the question and refuse it as an
+        # unsupported version while the protocol is off, as it is by default there; newer ones do where it is off.
+        return None
 
 
 async def _ask_coordinator(
