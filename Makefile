@@ -55,8 +55,9 @@ check: setup ## Lint and types: fast.
 	@$(BIN)/mypy
 	@$(BIN)/python -m tests.helm.lint
 
-proofs: setup ## Generate clients from the published documents with seven generators, compile and compare; needs Node, a JDK, Maven.
+proofs: setup ## Clients from the published documents (Node, a JDK, Maven), then MINUTES minutes of rolling restarts of three brokers.
 	@$(BIN)/python -m tests.generators
+	@$(BIN)/python -m tests.cluster --minutes $(MINUTES)
 
 simulate: setup ## Run SEEDS seeds of the simulation (default 1000).
 	@$(BIN)/python -m tests.simulation --seeds 0..$(SEEDS) --processes 2
