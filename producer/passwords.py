@@ -17,7 +17,7 @@ __all__ = ["Password", "renew_password"]
 class Password(str):
     """A password that works like any string and shows as asterisks where a client's arguments are printed."""
 
-    __slots__ = ("_secret",)
+    _secret: SecretStr
 
     def __new__(cls, secret: SecretStr) -> Password:
         """Hold the secret as it is now."""

@@ -6,8 +6,8 @@ from typing import Final
 
 import urllib3
 from minio import Minio
-from minio.credentials import Provider
 from minio.credentials.credentials import Credentials
+from minio.credentials.providers import Provider
 from urllib3.util import Retry, Timeout
 
 from producer.results.minio_answers import Reading

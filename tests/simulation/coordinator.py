@@ -97,10 +97,10 @@ class Asking:
     def _described_anew(self, error: int) -> Any:
         if not error and not self._cluster.has_guest():
             error = GROUP_ID_NOT_FOUND
-        members = [
-            (name, None, None, 0, name, "", [], None, ([(b"", topic, numbers, {}) for topic, numbers in held],), None)
-            for name, held in ((name, _by_topic(held)) for name, held in self._members())
-        ]
+        members = []
+        for name, held in self._members():
+            assigned = ([(b"", topic, numbers, {}) for topic, numbers in _by_topic(held)],)
+            members.append((name, None, None, 0, name, "", [], None, assigned, None))
         return SimpleNamespace(groups=[(error, "", GROUP, self._state(), 0, 0, "", members)])
 
     def _state(self) -> str:
