@@ -88,6 +88,8 @@ class PartitionWriter:
             raise PublicationUnknown(
                 f"Partition {self._partition.partition}'s transaction failed: {_sentence(error)}."
             ) from error
+        finally:
+            self._retrieve_transaction()
 
     def _missing(self, error: BaseException, records: Sequence[OutgoingRecord]) -> str | None:
         """Return a topic of these records that the cluster does not know: the client waits for one until its limit."""
@@ -104,6 +106,17 @@ class PartitionWriter:
             stopping.cancel()
         with contextlib.suppress(KafkaError, OSError, asyncio.CancelledError, RuntimeError):
             await stopping
+        self._retrieve_transaction()
+
+    def _retrieve_transaction(self) -> None:
+        """Take note of the transaction's own error, for which aiokafka keeps a future that nobody waits for here.
+
+        It would be logged with a traceback for every transaction that fails before its commit. A producer whose sender
+        ends has a new such future, so this is done at the stop again.
+        """
+        waiter = self._producer._txn_manager._transaction_waiter
+        if waiter is not None:
+            waiter.add_done_callback(_retrieve)
 
 
 def _retrieve(sending: asyncio.Future[Any]) -> None:
