@@ -56,6 +56,12 @@ STORE: Final = TlsSettings(
     authorities="DARKROOM_S3__CA_FILE",
     protection="whether DARKROOM_S3__ENDPOINT begins with http or https",
 )
+API_SERVER: Final = TlsSettings(
+    peer="Kubernetes",
+    address="KUBERNETES_SERVICE_HOST",
+    authorities="the service account's ca.crt",
+    protection="that KUBERNETES_SERVICE_PORT is its API's",
+)
 
 
 class Trouble(NamedTuple):
