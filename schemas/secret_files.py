@@ -37,6 +37,14 @@ class SecretInFile(SecretStr):
             pass
         return self._secret_value
 
+    def __eq__(self, other: object) -> bool:
+        """Compare with any secret, wherever that one stands."""
+        return isinstance(other, SecretStr) and self.get_secret_value() == other.get_secret_value()
+
+    def __hash__(self) -> int:
+        """As the base class: of what the file has now."""
+        return hash(self.get_secret_value())
+
 
 def _look(path: Path) -> _Version:
     found = path.stat()
