@@ -97,9 +97,9 @@ class Asking:
     def _described_anew(self, error: int) -> Any:
         if not error and not self._cluster.has_guest():
             error = GROUP_ID_NOT_FOUND
-        members = []
+        members: list[tuple[Any, ...]] = []
         for name, held in self._members():
-            assigned = ([(b"", topic, numbers, {}) for topic, numbers in _by_topic(held)],)
+            assigned: Any = ([(b"", topic, numbers, {}) for topic, numbers in _by_topic(held)],)
             members.append((name, None, None, 0, name, "", [], None, assigned, None))
         return SimpleNamespace(groups=[(error, "", GROUP, self._state(), 0, 0, "", members)])
 
