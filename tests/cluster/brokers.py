@@ -80,11 +80,15 @@ class Brokers:
         return ",".join(f"{LOOPBACK}:{port}" for port in self._users)
 
     def __enter__(self) -> Self:
-        for node in range(self.count):
-            self._format(node)
-            self.start(node)
-        for node in range(self.count):
-            self.wait_until_ready(node)
+        try:
+            for node in range(self.count):
+                self._format(node)
+                self.start(node)
+            for node in range(self.count):
+                self.wait_until_ready(node)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
