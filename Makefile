@@ -56,10 +56,11 @@ check: setup ## Lint and types: fast.
 	@$(BIN)/mypy
 	@$(BIN)/python -m tests.helm.lint
 
-proofs: setup $(BIN)/minio ## What takes minutes: each Kafka right removed in turn, clients of six generators, a third S3 server; needs Node, a JDK, Maven, Go.
+proofs: setup $(BIN)/minio ## What takes long: rights, rolling restarts for MINUTES, generated clients, a third S3 server; needs Node, a JDK, Maven, Go.
 	@$(BIN)/python -m tests.cluster.rights_proof
 	@$(BIN)/python -m tests.generators
 	@$(BIN)/python -m pytest tests/strangers/test_buckets.py tests/strangers/test_foreign_bucket.py tests/strangers/test_s3_rights.py
+	@$(BIN)/python -m tests.cluster --minutes $(MINUTES)
 
 $(BIN)/minio: | $(STAMP)
 	@command -v go >/dev/null || { echo "Go 1.24 or newer is needed to build MinIO"; exit 2; }

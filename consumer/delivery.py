@@ -187,9 +187,10 @@ class Delivery:
             if payload.completion is None or _killed_its_workers(payload.completion):
                 records.append(await self._dead_letter(key, payload))
             if payload.completion is not None:
-                published = trimmed(payload.completion) if payload.is_small else payload.completion
+                published, echoed = payload.completion, self._echoed(payload)[0]
+                if payload.is_small and (echoed or published.labels or published.warnings):
+                    published, echoed = trimmed(published), ()
                 event = encode_completion(published, traceparent=payload.traceparent)
-                echoed = () if payload.is_small else self._echoed(payload)[0]
                 headers = (*event.headers, *echoed)
                 records.append(OutgoingRecord(self._completions_topic, event.key, event.value, headers))
         return records

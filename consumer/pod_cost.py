@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -22,6 +21,8 @@ import structlog
 import urllib3
 
 from producer.outages import KUBERNETES
+from producer.tls import API_SERVER, client_context
+from schemas.errors import SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -53,8 +54,8 @@ class PodApi:
             raise NoCluster("KUBERNETES_SERVICE_HOST is not set: this process is in no pod. Unset the pod's name.")
         try:
             namespace = (credentials / "namespace").read_text().strip()
-            context = ssl.create_default_context(cafile=credentials / "ca.crt")
-        except OSError as error:  # ssl.SSLError is one
+            context = client_context(API_SERVER, credentials / "ca.crt")
+        except (OSError, SettingsError) as error:
             raise NoCluster(
                 f"The service account in {credentials} cannot be read ({error}): mount it, or unset the pod's name."
             ) from error

@@ -22,6 +22,7 @@ from consumer.intake import Payload
 from inference import contract as engine_says
 from inference.contract import EngineEvent, JobId, Preview
 from producer.outages import KAFKA
+from producer.passwords import renew_password
 from schemas.codec import EncodedEvent, encode_progress
 from schemas.events import Progress, Stage
 from schemas.pose import InlinePicture
@@ -121,6 +122,7 @@ class ProgressFeed:
         """Send what is queued, until cancelled. While Kafka is away, what does not fit into the queue is dropped."""
         while True:
             producer = AIOKafkaProducer(**self._arguments, acks=1)
+            renew_password(producer.client)
             try:
                 await producer.start()
                 await self._send(producer)

@@ -20,6 +20,8 @@ from aiokafka.errors import (
     StaleMetadata,
 )
 
+from producer.passwords import renew_password
+
 __all__ = ["Administrator"]
 
 RETRY_S: Final = 0.2
@@ -33,6 +35,11 @@ _AWAY: Final = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError, S
 
 class Administrator(AIOKafkaAdminClient):  # type: ignore[misc]
     """`AIOKafkaAdminClient` for a cluster some of whose brokers are down. Every question ends within its time limit."""
+
+    def __init__(self, **arguments: Any) -> None:
+        """Take what `producer.connection.kafka_arguments` makes; a password in a file is read anew when it changes."""
+        super().__init__(**arguments)
+        renew_password(self._client)
 
     async def _send_request(self, request: Any, node_id: int | None = None) -> Any:
         """Ask one broker, or, without a `node_id`, one after the other until one answers.

@@ -13,12 +13,14 @@ from producer.tasks import described
 
 
 def ended_task(consumer: Any) -> str | None:
-    """Say which background task of a started `AIOKafkaConsumer` has ended, and by what; None while all of them run.
+    """Say which background task of an `AIOKafkaConsumer` has ended, and by what; None while all of them run.
 
-    None also for a consumer that was stopped: it says so itself.
+    A consumer whose start failed has none of them. None also for a consumer that was stopped: it says so itself.
     """
     if consumer._closed:
         return None
+    if consumer._fetcher is None:
+        return "it is not started"
     tasks = {
         "coordination": getattr(consumer._coordinator, "_coordination_task", None),
         "fetching": consumer._fetcher._fetch_task,

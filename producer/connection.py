@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 
 from producer.administrator import Administrator
 from producer.denials import denial
+from producer.passwords import Password
 from producer.refusals import refusal
 from producer.tls import KAFKA, client_context
 
@@ -27,15 +28,6 @@ class KafkaUnavailable(Exception):  # noqa: N818 - named for what happened, as t
 
 class KafkaDenied(KafkaUnavailable):
     """Kafka was reached, and a right is missing: one sentence with the right, on what, for whom, and the remedy."""
-
-
-class _Masked(str):
-    """A password that works like any string and shows as asterisks where a client's arguments are printed."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'********'"
 
 
 def kafka_arguments(kafka: KafkaSettings) -> dict[str, Any]:
@@ -59,7 +51,7 @@ def kafka_arguments(kafka: KafkaSettings) -> dict[str, Any]:
         assert kafka.sasl_password is not None
         arguments["sasl_mechanism"] = kafka.sasl_mechanism
         arguments["sasl_plain_username"] = kafka.sasl_username
-        arguments["sasl_plain_password"] = _Masked(kafka.sasl_password.get_secret_value())
+        arguments["sasl_plain_password"] = Password(kafka.sasl_password)
     return arguments
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer import fetcher as fetching
 
+from producer.passwords import renew_password
 from producer.record_batches import Batches, Doubted
 
 __all__ = ["RecordConsumer"]
@@ -28,6 +29,10 @@ class RecordConsumer(AIOKafkaConsumer):  # type: ignore[misc]
     """`AIOKafkaConsumer` for records of strangers."""
 
     _made_fetcher: Any = None
+
+    def __init__(self, *topics: str, **arguments: Any) -> None:
+        super().__init__(*topics, **arguments)
+        renew_password(self._client)
 
     @property
     def _fetcher(self) -> Any:

@@ -17,7 +17,6 @@ without an error. ConsumerGroupDescribe (API key 69, Kafka 3.7 and newer) then t
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -25,7 +24,13 @@ from typing import Any, Final, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
-from aiokafka.errors import GroupCoordinatorNotAvailableError, IncompatibleBrokerVersion, KafkaError, for_code
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    IncompatibleBrokerVersion,
+    KafkaError,
+    UnsupportedVersionError,
+    for_code,
+)
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
@@ -141,18 +146,21 @@ async def _describe_new_group(admin: Administrator, group_id: str, *, timeout_s:
     request = ConsumerGroupDescribeRequest([group_id])
     try:
         return await _ask_coordinator(admin, group_id, request, read, timeout_s=timeout_s)
-    except (IncompatibleBrokerVersion, NotImplementedError):
-        return None  # a broker without the new protocol has no groups of it
+    except (IncompatibleBrokerVersion, NotImplementedError, UnsupportedVersionError):
+        # A broker without the new protocol has no groups of it. Kafka 3.7 to 3.9 know the question and refuse it as an
+        # unsupported version while the protocol is off, as it is by default there; newer ones do where it is off.
+        return None
 
 
 async def _ask_coordinator(
     admin: Administrator, group_id: str, request: Any, read: Callable[[Any], AnswerT], *, timeout_s: float
 ) -> AnswerT:
     """Ask the group's coordinator until `read` takes its answer. The coordinator is looked up before each try."""
-    deadline = time.monotonic() + timeout_s
+    now = asyncio.get_running_loop().time
+    deadline = now() + timeout_s
     while True:
         try:
-            async with asyncio.timeout(max(RETRY_S, deadline - time.monotonic())):
+            async with asyncio.timeout(max(RETRY_S, deadline - now())):
                 node = await admin.find_coordinator(group_id)
                 return read(await admin._send_request(request, node))
         except TimeoutError as error:
@@ -160,7 +168,7 @@ async def _ask_coordinator(
                 f"the coordinator of the group {group_id} did not answer within {timeout_s:.0f} s"
             ) from error
         except KafkaError as error:
-            if not getattr(error, "retriable", False) or time.monotonic() + RETRY_S > deadline:
+            if not getattr(error, "retriable", False) or now() + RETRY_S > deadline:
                 raise
         await admin.refresh_brokers()  # a coordinator may be one that the client has never heard of
         await asyncio.sleep(RETRY_S)

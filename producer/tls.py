@@ -9,9 +9,13 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
+
+import structlog
 
 from schemas.errors import SettingsError
+
+log = structlog.get_logger(__name__)
 
 _WRONG_NAME: Final = frozenset({62, 63, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH, _EMAIL_MISMATCH and _IP_ADDRESS_MISMATCH, of OpenSSL's x509_vfy.h."""
@@ -52,6 +56,12 @@ STORE: Final = TlsSettings(
     authorities="DARKROOM_S3__CA_FILE",
     protection="whether DARKROOM_S3__ENDPOINT begins with http or https",
 )
+API_SERVER: Final = TlsSettings(
+    peer="Kubernetes",
+    address="KUBERNETES_SERVICE_HOST",
+    authorities="the service account's ca.crt",
+    protection="that KUBERNETES_SERVICE_PORT is its API's",
+)
 
 
 class Trouble(NamedTuple):
@@ -66,9 +76,70 @@ def client_context(
 ) -> ssl.SSLContext:
     """TLS that verifies the server's certificate and name, by the system's authorities unless others are given.
 
-    All files are PEM. Raises `SettingsError` for one that cannot be used, a key with a password among them: nobody
-    is there to type it.
+    All files are PEM, and are read again for the next connection once one of them has changed: certificates end, and
+    what renews them writes the files in place. Connections that stand are left as they are.
+
+    Raises `SettingsError` for a file that cannot be used, a key with a password among them: nobody is there to type it.
     """
+    return _Renewed(names, authorities, certificate, key)
+
+
+class _Renewed(ssl.SSLContext):
+    """A context that makes each connection with what its files hold then.
+
+    A new context is made inside for every change, since one context can be given further authorities and can never be
+    relieved of any. Files that cannot be used, half written or not yet belonging together, leave in force what was read
+    before; that is logged once for each change.
+    """
+
+    def __new__(cls, *_: object) -> Self:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(
+        self, names: TlsSettings, authorities: Path | None, certificate: Path | None, key: Path | None
+    ) -> None:
+        self._made_of = names, authorities, certificate, key
+        self._files = [file for file in (authorities, certificate, key) if file is not None]
+        self._versions = self._look()
+        self._inner = _context(*self._made_of)
+
+    def wrap_bio(self, *arguments: Any, **named: Any) -> ssl.SSLObject:
+        """As the base class, on files as they are now: what asyncio calls for every connection."""
+        return self._current().wrap_bio(*arguments, **named)
+
+    def wrap_socket(self, *arguments: Any, **named: Any) -> ssl.SSLSocket:
+        """As the base class, on files as they are now: what urllib3 calls for every connection."""
+        return self._current().wrap_socket(*arguments, **named)
+
+    def _current(self) -> ssl.SSLContext:
+        versions = self._look()
+        if versions != self._versions:
+            self._versions = versions
+            files = [str(file) for file in self._files]
+            try:
+                self._inner = _context(*self._made_of)
+            except SettingsError as error:
+                # A sentence is all there is to say: a traceback would tell of OpenSSL's inside.
+                log.error("certificates not read again: the old ones stay", files=files, error=str(error))  # noqa: TRY400
+            else:
+                log.info("certificates read again", files=files)
+        return self._inner
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_version(file) for file in self._files)
+
+
+def _version(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _context(
+    names: TlsSettings, authorities: Path | None, certificate: Path | None, key: Path | None
+) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=authorities)
     except OSError as error:  # ssl.SSLError is one

@@ -17,12 +17,12 @@ from pydantic import BaseModel
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from schemas.errors import SettingsError
+from schemas.secret_files import SecretInFile
 
 ENV_PREFIX: Final = "DARKROOM_"
 STACK_DIR_VARIABLE: Final = "DARKROOM_STACK_DIR"
 ADDRESSES: Final = (("kafka", "bootstrap_servers"), ("s3", "endpoint"))
 """The settings that say which Kafka and which store; where one is set, no stack is looked for."""
-_SECRET_CHARACTERS_MAX: Final = 65_536
 
 
 class Layer(NamedTuple):
@@ -156,15 +156,15 @@ def _sections(settings: type[BaseSettings]) -> Iterator[tuple[str, type[BaseMode
             yield name, field.annotation
 
 
-def _secret_in(path: Path, variable: str) -> str:
+def _secret_in(path: Path, variable: str) -> SecretInFile:
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_SECRET_CHARACTERS_MAX + 1).strip()
+        return SecretInFile(path)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{variable} names {path}, which cannot be read. Check the path and its rights.") from error
-    if not text or len(text) > _SECRET_CHARACTERS_MAX:
-        raise SettingsError(f"{variable} names {path}, which does not hold a secret. Write the secret alone into it.")
-    return text
+    except ValueError as error:
+        raise SettingsError(
+            f"{variable} names {path}, which does not hold a secret. Write the secret alone into it."
+        ) from error
 
 
 class _Variables(EnvSettingsSource):

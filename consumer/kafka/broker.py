@@ -160,7 +160,7 @@ class KafkaBroker:
                 "that a restart takes up its work; check that the worker's principal may read the group and the topic."
             )
         if now < self._replace_at:
-            return
+            raise BrokerUnavailable(f"The Kafka client of this worker is dead and is replaced in a moment: {why}.")
         self._replace_at = now + min(REPLACE_S_MAX, REPLACE_S_MIN * 2.0**self._replaced)
         self._replaced += 1
         log.warning("the consumer is dead and is replaced", why=why, replaced=self._replaced)
@@ -189,20 +189,32 @@ class KafkaBroker:
             for one in batch
         )
         position = await self._consumer.position(partition)
+        if not self._holds(partition):  # a rebalance came between
+            raise IllegalStateError(f"{partition} is not assigned")
         end = self._consumer.last_stable_offset(partition)
         return Delivery(PartitionKey(*partition), records, position, end)
 
+    def _holds(self, partition: TopicPartition) -> bool:
+        """Return True if the consumer has the partition: aiokafka asserts it, and a new consumer has none for a while.
+
+        Whatever is not done to a partition meanwhile, the core says again when the partition is assigned.
+        """
+        return partition in self._consumer.assignment()
+
     def pause(self, partition: PartitionKey) -> None:
         """As the protocol says."""
-        with contextlib.suppress(IllegalStateError):
-            self._consumer.pause(TopicPartition(*partition))
+        place = TopicPartition(*partition)
+        if self._holds(place):
+            self._consumer.pause(place)
 
     def resume(self, partition: PartitionKey, seek_to: int | None = None) -> None:
         """As the protocol says."""
-        with contextlib.suppress(IllegalStateError):
-            if seek_to is not None:
-                self._consumer.seek(TopicPartition(*partition), seek_to)
-            self._consumer.resume(TopicPartition(*partition))
+        place = TopicPartition(*partition)
+        if not self._holds(place):
+            return
+        if seek_to is not None:
+            self._consumer.seek(place, seek_to)
+        self._consumer.resume(place)
 
     async def open(self, partition: PartitionKey, *, prove_ownership: bool) -> Opened:
         """As the protocol says."""
@@ -245,8 +257,11 @@ class KafkaBroker:
         committed = (await committed_offsets(self._admin, self._kafka.group_id, [place], timeout_s=self._answer_s))[
             place
         ]
-        begin = (await self._consumer.beginning_offsets([place]))[place]
-        end = (await self._consumer.end_offsets([place]))[place]
+        consumer = self._consumer
+        if consumer._fetcher is None:
+            raise BrokerUnavailable("A new consumer is being started in place of a dead one.")
+        begin = (await consumer.beginning_offsets([place]))[place]
+        end = (await consumer.end_offsets([place]))[place]
         if committed is None:
             return Opened(begin, "", fresh=True)
         if begin <= committed.offset <= end:

@@ -27,6 +27,7 @@ from consumer.core.partition_key import PartitionKey
 from consumer.kafka.verdicts import refused
 from consumer.ports import BrokerUnavailable, OutgoingRecord, PublicationUnknown, WriterFenced
 from producer.denials import denial, lacks
+from producer.passwords import renew_password
 from schemas.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
@@ -48,6 +49,7 @@ class PartitionWriter:
             transactional_id=f"{kafka.group_id}-{partition.topic}-{partition.partition}",
             acks="all",
         )
+        renew_password(self._producer.client)
 
     async def start(self) -> None:
         """Take over the transactional id. Raises `BrokerUnavailable`: `InitProducerId` retries for ever by itself."""
@@ -98,6 +100,8 @@ class PartitionWriter:
             raise PublicationUnknown(
                 f"Partition {self._partition.partition}'s transaction failed: {_sentence(error)}."
             ) from error
+        finally:
+            self._retrieve_transaction()
 
     def _missing(self, error: BaseException, records: Sequence[OutgoingRecord]) -> str | None:
         """Return a topic of these records that the cluster does not know: the client waits for one until its limit."""
@@ -114,6 +118,17 @@ class PartitionWriter:
             stopping.cancel()
         with contextlib.suppress(KafkaError, OSError, asyncio.CancelledError, RuntimeError):
             await stopping
+        self._retrieve_transaction()
+
+    def _retrieve_transaction(self) -> None:
+        """Take note of the transaction's own error, for which aiokafka keeps a future that nobody waits for here.
+
+        It would be logged with a traceback for every transaction that fails before its commit. A producer whose sender
+        ends has a new such future, so this is done at the stop again.
+        """
+        waiter = self._producer._txn_manager._transaction_waiter
+        if waiter is not None:
+            waiter.add_done_callback(_retrieve)
 
 
 def _retrieve(sending: asyncio.Future[Any]) -> None:

@@ -29,6 +29,7 @@ from aiokafka.errors import KafkaError
 
 from producer.connection import KafkaUnavailable, connecting_to_kafka, kafka_arguments, reaching_kafka
 from producer.passed_over import PassedOver
+from producer.passwords import renew_password
 from producer.reader import GROWTH_CHECK_S, STOP_S_MAX, TopicPartition, TopicReader
 from producer.requests.arrivals import Arrivals, Identity
 from schemas.codec import (
@@ -134,6 +135,7 @@ class Client:
             # aiokafka's five minutes would keep partitions that were added without requests for so long.
             metadata_max_age_ms=kafka.metadata_max_age_ms,
         )
+        renew_password(self._producer.client)
         try:
             async with connecting_to_kafka(kafka, "starting to send"):
                 async with asyncio.timeout(kafka.request_timeout_ms / 1000):  # it asks for a producer id without limit

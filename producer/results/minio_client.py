@@ -6,6 +6,8 @@ from typing import Final
 
 import urllib3
 from minio import Minio
+from minio.credentials.credentials import Credentials
+from minio.credentials.providers import Provider
 from urllib3.util import Retry, Timeout
 
 from producer.results.minio_answers import Reading
@@ -15,6 +17,19 @@ from schemas.settings import S3Settings
 PAUSE_S: Final = 0.1
 """Doubles with each try, as urllib3's `backoff_factor` does."""
 TRY_AGAIN: Final = (429, 500, 502, 503, 504)
+
+
+class _Keys(Provider):
+    """The keys as the settings have them at each request: those that stand in files are renewed there."""
+
+    def __init__(self, s3: S3Settings) -> None:
+        assert s3.access_key is not None
+        assert s3.secret_key is not None
+        self._access_key, self._secret_key = s3.access_key, s3.secret_key
+
+    def retrieve(self) -> Credentials:
+        """As the base class."""
+        return Credentials(self._access_key.get_secret_value(), self._secret_key.get_secret_value())
 
 
 def connect(s3: S3Settings) -> tuple[Minio, urllib3.PoolManager]:
@@ -51,8 +66,7 @@ def _client(s3: S3Settings, endpoint: str, http: urllib3.PoolManager) -> Minio:
     scheme, _, address = endpoint.partition("://")
     return Minio(
         address.rstrip("/"),
-        access_key=None if s3.access_key is None else s3.access_key.get_secret_value(),
-        secret_key=None if s3.secret_key is None else s3.secret_key.get_secret_value(),
+        credentials=_Keys(s3) if s3.access_key is not None and s3.secret_key is not None else None,
         secure=scheme == "https",
         region=s3.region,
         http_client=http,

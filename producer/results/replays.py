@@ -24,6 +24,7 @@ from aiokafka.errors import InvalidProducerEpoch, KafkaError, MessageSizeTooLarg
 from aiokafka.partitioner import DefaultPartitioner
 
 from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
+from producer.passwords import renew_password
 from producer.record_batches import Headers, SingleRecordBatch
 from producer.results.dead_letter_log import DeadLetterLog, Filter, Letter
 from producer.results.dead_letters import LetterUnreadable, Original, coordinates
@@ -102,6 +103,7 @@ class Replayer:
             transactional_id=f"{self._settings.topics.dead_letters}-replay",
             transaction_timeout_ms=kafka.transaction_timeout_ms,
         )
+        renew_password(self._producer.client)
         try:
             with reaching_kafka(kafka, "starting a replay"):
                 async with asyncio.timeout(kafka.request_timeout_ms / 1000):  # it asks for its epoch without limit

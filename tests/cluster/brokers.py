@@ -55,12 +55,14 @@ class Brokers:
         properties: Mapping[str, str] | None = None,
         *,
         users_log_in: bool = False,
+        jars: Path | None = None,
     ) -> None:
+        """`jars` is a folder with another version of Kafka than the embedded one."""
         self._folder = folder
         self._users_log_in = users_log_in
         self._settings = load_settings()
         self._java = find_java(self._settings.java)
-        self._jars = fetch_kafka(self._settings, lambda _line: None)
+        self._jars = jars or fetch_kafka(self._settings, lambda _line: None)
         ports = free_ports(3 * count)
         self._clients, self._controllers, self._users = ports[:count], ports[count : 2 * count], ports[2 * count :]
         self._properties = dict(properties or {})
@@ -78,11 +80,15 @@ class Brokers:
         return ",".join(f"{LOOPBACK}:{port}" for port in self._users)
 
     def __enter__(self) -> Self:
-        for node in range(self.count):
-            self._format(node)
-            self.start(node)
-        for node in range(self.count):
-            self.wait_until_ready(node)
+        try:
+            for node in range(self.count):
+                self._format(node)
+                self.start(node)
+            for node in range(self.count):
+                self.wait_until_ready(node)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

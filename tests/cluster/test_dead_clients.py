@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
+from consumer.core.partition_key import PartitionKey
+from consumer.kafka.broker import KafkaBroker
+from consumer.ports import BrokerUnavailable
 from inference.engine import LaneEngine
 from producer.topics import ensure_topics
 from schemas.completion import Status
@@ -53,3 +57,40 @@ async def test_a_worker_takes_work_again_after_a_right_was_missing(
         }
         await until_no_lag(settings)
         await until(lambda: worker.driver.poll_error is None, 30, "polls to succeed")
+
+
+async def test_a_consumer_that_has_no_partitions_yet_is_told_of_some_and_nothing_ends(
+    stack: Stack, brokers: Brokers
+) -> None:
+    """While a dead consumer is replaced, the core goes on with the partitions that the worker's writers hold."""
+    environment = {**stack.environment, "DARKROOM_KAFKA__BOOTSTRAP_SERVERS": brokers.bootstrap_servers}
+    settings = deployment_on(environment)(topics__requests_partitions=1)
+    await ensure_topics(settings)
+    topic, none_noted = settings.topics.requests, lambda _partitions: None
+    broker = KafkaBroker(settings, topic=topic, client_id="replaced")
+    key = PartitionKey(topic, 0)
+    try:
+        broker.pause(key)
+        broker.resume(key, seek_to=0)
+        await broker.join(none_noted, none_noted)
+        await broker._consumer.stop()
+        broker._consumer = broker._new_consumer()  # as it is between a dead one and the start of the next
+        broker.pause(key)
+        broker.resume(key, seek_to=0)
+        with pytest.raises(BrokerUnavailable):
+            await broker.open(key, prove_ownership=False)
+        await until_read(broker)
+    finally:
+        await broker.leave()
+
+
+async def until_read(broker: KafkaBroker) -> None:
+    """Poll until a poll succeeds, as the driver does."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await broker.poll(0.1)
+            except BrokerUnavailable:
+                await asyncio.sleep(0.2)
+            else:
+                return

@@ -163,6 +163,23 @@ def test_secrets_from_files(tmp_path: Path) -> None:
     assert above.s3.secret_key == SecretStr("stronger")
 
 
+def test_a_secret_in_a_file_is_the_one_that_the_file_has_now(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("hunter2", encoding="utf-8")
+    secret = load_settings(environ={"DARKROOM_S3__SECRET_KEY_FILE": str(file)}).s3.secret_key
+    assert secret is not None
+    file.write_text("a longer one\n", encoding="utf-8")
+    assert secret.get_secret_value() == "a longer one"
+    for unusable in ("", "x" * 100_000):
+        file.write_text(unusable, encoding="utf-8")
+        assert secret.get_secret_value() == "a longer one"
+    file.unlink()
+    assert secret.get_secret_value() == "a longer one"
+    file.write_text("the last", encoding="utf-8")
+    assert secret.get_secret_value() == "the last"
+    assert "the last" not in f"{secret} {secret!r}"
+
+
 def test_secret_files_that_are_no_use(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.write_text(" \n", encoding="utf-8")

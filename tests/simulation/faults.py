@@ -6,10 +6,12 @@ Few kinds at a time and often finds more than all kinds and seldom (swarm testin
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from consumer.core.events import Refusal
 from tests.simulation.clock import Run
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 DAMAGED_MAPS = ("", "dr1.", "dr0.AAAA", "not a map", "dr1.AAAAAAAAAA")
+SMALL_RECORD_BYTES = 2_000
+"""Above every completion here, and below the dead letter of a large record."""
 PROCESSES_MAX = 5
 PARTITIONS_MAX = 5
 
@@ -27,6 +31,9 @@ class Focus(Enum):
     REBALANCES = "rebalances"
     DRAINS = "drains"
     MAPS = "damaged maps"
+    MOVES = "coordinators that move while partitions are opened"
+    DEAD_CLIENTS = "consumers that read no more"
+    REFUSALS = "publications that are refused"
 
 
 class Faults:
@@ -53,6 +60,10 @@ class Faults:
             self._cancel,
             self._engine_stops,
             self._damage_map,
+            self._coordinator_moves,
+            self._guest,
+            self._consumer_dies,
+            self._refuse,
         ]
         self._kinds = rng.sample(kinds, rng.randrange(0, 6))
         self._pause_s = rng.choice((0.4, 1.0, 3.0))
@@ -63,6 +74,7 @@ class Faults:
             weather.slow, weather.slow_s = rng.choice(shares), rng.choice((0.5, 6.0))
             weather.ever_rough = bool(weather.lost_before or weather.lost_after or weather.slow)
         world.cluster.metadata_chars_max = rng.choice((4096, 4096, 4096, 600, 300))
+        world.cluster.record_bytes_max = rng.choice((1 << 20, 1 << 20, SMALL_RECORD_BYTES))
         troubles = world.around.troubles
         troubles.step_fails, troubles.job_fails = rng.choice((0.0, 0.0, 0.05, 0.2)), rng.choice((0.0, 0.0, 0.1))
         troubles.stalls, troubles.stall_s = rng.choice((0.0, 0.0, 0.02)), rng.choice((1.0, 8.0))
@@ -83,6 +95,14 @@ class Faults:
         elif focus is Focus.MAPS:
             self._kinds = [self._damage_map, self._damage_map_and_rebalance]
             self._world.cluster.sticky = 0.0
+        elif focus is Focus.MOVES:
+            self._kinds = [self._coordinator_moves, self._guest, self._rebalance]
+            self._world.cluster.sticky = 0.0
+        elif focus is Focus.DEAD_CLIENTS:
+            self._kinds = [self._consumer_dies]
+        elif focus is Focus.REFUSALS:
+            self._kinds = [self._refuse]
+            self._world.cluster.record_bytes_max = SMALL_RECORD_BYTES
         elif focus is Focus.DRAINS:
             self._kinds = [self._drain, self._rolling_restart]
             store.lost_before = store.lost_after = store.slow = 0.0
@@ -104,6 +124,7 @@ class Faults:
         self.active = False
         for weather in (world.kafka, world.store):
             weather.clear(world.loop.time())
+        world.cluster.moving_until = world.cluster.refused_until = 0.0
         troubles = world.around.troubles
         troubles.step_fails = troubles.job_fails = troubles.stalls = 0.0
         for process in world.alive:
@@ -197,6 +218,33 @@ class Faults:
         if process is not None and not process.has_suspects:
             context = self._world.loop.in_process(process.gate)
             self._world.loop.call_soon(process.engine.stop_by_itself, context=context)
+
+    def _coordinator_moves(self) -> None:
+        """And everybody joins again."""
+        cluster = self._world.cluster
+        self._world.tell("the coordinator moves")
+        cluster.moving_until = self._world.loop.time() + self._world.rng.random() * 4
+        cluster.rebalance()
+
+    def _guest(self) -> None:
+        """For a while, or for good: a guest is no fault."""
+        self._world.tell("a guest of the new protocol is in the group")
+        stays_s = self._world.rng.choice((1.0, 5.0, math.inf))
+        self._world.cluster.guest_until = self._world.loop.time() + stays_s
+
+    def _consumer_dies(self) -> None:
+        """As after a right that was missing: every poll fails. Now and then no new consumer does better."""
+        process = self._some()
+        if process is not None and not process.has_suspects:
+            self._world.tell(f"{process.gate.name}'s consumer is dead")
+            process.broker.consumer_is_dead = True
+            process.broker.gone = self._world.rng.random() < 0.2
+
+    def _refuse(self) -> None:
+        cluster = self._world.cluster
+        cluster.refusal = self._world.rng.choice((Refusal.RIGHTS, Refusal.TOPIC, Refusal.OTHER))
+        self._world.tell(f"publications are refused: {cluster.refusal.value}")
+        cluster.refused_until = self._world.loop.time() + self._world.rng.random() * 6
 
     def _damage_map_and_rebalance(self) -> None:
         """So that somebody reads it before the next commit takes its place."""

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from consumer.core.events import Refusal
 from consumer.core.partition_key import PartitionKey
 from consumer.ports import OutgoingRecord, Record
 from tests.simulation.clock import VirtualLoop
@@ -28,6 +29,14 @@ ASK_AGAIN_S = 0.05
 
 class MetadataTooLong(Exception):  # noqa: N818
     """The commit's metadata is longer than the broker allows."""
+
+
+class Refused(Exception):  # noqa: N818
+    """The broker takes no publication of this kind, however often it is tried."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.value)
+        self.refusal = refusal
 
 
 class Fenced(Exception):  # noqa: N818
@@ -91,6 +100,15 @@ class Cluster:
         """Share of the rebalances after which who held a partition keeps it."""
         self.metadata_chars_max = 4096
         """Kafka's `offset.metadata.max.bytes`."""
+        self.record_bytes_max = 1 << 20
+        """A topic's `max.message.bytes`."""
+        self.moving_until = 0.0
+        """Until when the group's coordinator is on its way to another broker."""
+        self.guest_until = 0.0
+        """Until when a member of the new protocol is in the group."""
+        self.refused_until = 0.0
+        """Until when a right is missing, or a topic."""
+        self.refusal = Refusal.RIGHTS
         self.on_commit: list[Callable[[Partition, Transaction], None]] = []
         self.hears: Callable[[str], bool] = lambda _client_id: True
         """Whether a member's heartbeat runs now: a frozen one learns nothing."""
@@ -147,6 +165,10 @@ class Cluster:
         partition = self._writing(key, epoch)
         if len(transaction.metadata) > self.metadata_chars_max:
             raise MetadataTooLong(f"{len(transaction.metadata)} characters")
+        if any(len(record.value or b"") > self.record_bytes_max for record in transaction.records):
+            raise Refused(Refusal.SIZE)
+        if self._loop.time() < self.refused_until:
+            raise Refused(self.refusal)
         partition.transaction = transaction
         self._loop.outside(TRANSACTION_S, self._time_out, partition, transaction)
 
@@ -185,6 +207,14 @@ class Cluster:
         partition.committed = (offset, metadata)
         for listener in self.on_commit:
             listener(partition, Transaction(writer, (), offset, metadata))
+
+    def coordinator_is_moving(self) -> bool:
+        """Whether the group's coordinator cannot tell anything now."""
+        return self._loop.time() < self.moving_until
+
+    def has_guest(self) -> bool:
+        """Whether a member of the new protocol is in the group, which makes it look empty to the old question."""
+        return self._loop.time() < self.guest_until
 
     # --- The group -----------------------------------------------------------------------------------------
 

@@ -10,9 +10,12 @@ import asyncio
 import random
 from collections.abc import Sequence
 
+from aiokafka.errors import KafkaError
+
 from consumer.core.events import Refusal
 from consumer.core.partition_key import PartitionKey
 from consumer.ports import (
+    BrokerGone,
     BrokerUnavailable,
     Delivery,
     Noted,
@@ -23,13 +26,18 @@ from consumer.ports import (
     Record,
     WriterFenced,
 )
+from producer import groups
+from producer.reader import TopicPartition
+from tests.simulation.coordinator import GROUP, Asking
 from tests.simulation.invariants import Invariants
-from tests.simulation.kafka import Assignment, Cluster, Fenced, MetadataTooLong, Transaction
+from tests.simulation.kafka import Assignment, Cluster, Fenced, MetadataTooLong, Refused, Transaction
 from tests.simulation.wire import Unanswered, Wire
 
 POLL_RECORDS_MAX = 4
 OWNERSHIP_POLL_S = 0.5
 JOIN_S_MAX = 10.0
+ANSWER_S_MAX = 3.0
+REPLACE_S = 1.0
 
 
 class SimBroker:
@@ -52,11 +60,18 @@ class SimBroker:
         self._rebalancing = True
         """From a rebalance's beginning to its end nothing is delivered."""
         self._coordinating: asyncio.Task[None] | None = None
+        self._asking = Asking(cluster, wire, rng)
+        self._noted: tuple[Noted, Noted] | None = None
+        self.consumer_is_dead = False
+        """Every poll fails until the consumer is replaced."""
+        self.gone = False
+        """No consumer works any more: only another process does."""
 
     async def join(self, on_revoked: Noted, on_assigned: Noted) -> None:
         """As the protocol says."""
         if self._wire.is_away:
             raise BrokerUnavailable("Kafka is away")
+        self._noted = (on_revoked, on_assigned)
         self._coordinating = asyncio.get_running_loop().create_task(self._coordinate(on_revoked, on_assigned))
 
     async def _coordinate(self, on_revoked: Noted, on_assigned: Noted) -> None:
@@ -82,24 +97,52 @@ class SimBroker:
 
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
         """As the protocol says."""
+        if self.gone:
+            raise BrokerGone("no consumer reads any more")
+        if self.consumer_is_dead:
+            await asyncio.sleep(REPLACE_S)
+            await self._replace_consumer()
+            raise BrokerUnavailable("the consumer was dead")
         if self._wire.is_away:
             await asyncio.sleep(timeout_s)
             if self._rng.random() < 0.3:
                 raise BrokerUnavailable("polling failed")
             return []
+        before = dict(self._positions)
         fetched = self._fetch()
+        after = dict(self._positions)
         late = self._rng.random() < self._cluster.late_polls
         if any(fetched.values()):
             await asyncio.sleep(self._cluster.late_s if late else 0.004)
         else:
             await asyncio.sleep(timeout_s)
+            before = dict(self._positions)
             fetched = self._fetch()
-        while self._rebalancing:
+            after = dict(self._positions)
+        while self._rebalancing and not self.consumer_is_dead:
             await asyncio.sleep(timeout_s)
+        for key in fetched.keys() & self._paused & self._assigned:
+            # Paused meanwhile: aiokafka fetches it again later, since only what it returns moves the position.
+            if self._positions[key] == after[key]:
+                self._positions[key] = before[key]
         return [
             Delivery(key, tuple(fetched.get(key, ())), self._positions[key], len(self._cluster.partitions[key].log))
             for key in sorted(self._assigned - self._paused)
         ]
+
+    async def _replace_consumer(self) -> None:
+        """Leave the group and join it anew. The core is told nothing until the new member is assigned partitions."""
+        assert self._coordinating is not None
+        assert self._noted is not None
+        self._coordinating.cancel()
+        self._assigned, self._rebalancing = frozenset(), False
+        try:
+            await self._wire.call(lambda: self._cluster.leave(self.client_id))
+        except Unanswered:
+            return  # tried again by the next poll
+        self.consumer_is_dead = False
+        self._rebalancing = True
+        self._coordinating = asyncio.get_running_loop().create_task(self._coordinate(*self._noted))
 
     def _fetch(self) -> dict[PartitionKey, list[Record]]:
         fetched: dict[PartitionKey, list[Record]] = {}
@@ -129,11 +172,11 @@ class SimBroker:
                 await self._prove_ownership(partition)
             await self._fence(partition)
             return await self._committed(partition)
-        except Unanswered as error:
+        except (Unanswered, KafkaError) as error:
             raise BrokerUnavailable("the partition was not opened") from error
 
     async def _prove_ownership(self, partition: PartitionKey) -> None:
-        while await self._wire.call(lambda: self._cluster.owner(partition)) != self.client_id:
+        while not (await self._group()).assigns(TopicPartition(*partition), self.client_id):
             await asyncio.sleep(OWNERSHIP_POLL_S)
         self._invariants.proved(self.client_id, partition)
 
@@ -142,19 +185,21 @@ class SimBroker:
         self.writers[partition] = await self._wire.call(lambda: self._cluster.init_writer(partition))
 
     async def _committed(self, partition: PartitionKey) -> Opened:
-        committed = await self._wire.call(lambda: self._cluster.partitions[partition].committed)
+        place = TopicPartition(*partition)
+        committed = (await groups.committed_offsets(self._asking, GROUP, [place], timeout_s=ANSWER_S_MAX))[place]
         if committed is None:
             return Opened(0, "", fresh=True)
-        offset, metadata = committed
-        return Opened(offset, metadata, fresh=False)
+        return Opened(committed.offset, committed.metadata, fresh=False)
+
+    async def _group(self) -> groups.Group:
+        return await groups.describe_group(self._asking, GROUP, timeout_s=ANSWER_S_MAX)
 
     async def members(self) -> frozenset[str]:
         """As the protocol says."""
         try:
-            names: frozenset[str] = await self._wire.call(lambda: frozenset(self._cluster.members))
-        except Unanswered as error:
+            return (await self._group()).client_ids
+        except KafkaError as error:
             raise BrokerUnavailable("the members could not be asked for") from error
-        return names
 
     async def publish(
         self, partition: PartitionKey, records: Sequence[OutgoingRecord], offset: int, metadata: str
@@ -174,6 +219,8 @@ class SimBroker:
             raise WriterFenced("the writer was fenced") from error
         except MetadataTooLong as error:
             raise PublicationRefused(Refusal.METADATA, "the metadata is too long") from error
+        except Refused as error:
+            raise PublicationRefused(error.refusal, "the broker refuses it") from error
         except Unanswered as error:
             raise PublicationUnknown("the transaction was not confirmed") from error
         finally:

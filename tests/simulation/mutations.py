@@ -10,6 +10,9 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.structs import OffsetAndMetadata
+
 from consumer.core import assignment, offset_map
 from consumer.core import effects as do
 from consumer.core import events as on
@@ -26,8 +29,9 @@ from consumer.core.partition_key import JobKey, PartitionKey
 from consumer.delivery import Delivery
 from consumer.driver import Driver
 from consumer.intake import Intake, Payload
-from consumer.ports import BrokerUnavailable, Opened
+from consumer.ports import BrokerGone, BrokerUnavailable, Opened
 from consumer.ports import Delivery as Delivered
+from producer import groups
 from producer.results.outcomes import Outcomes
 from schemas.completion import Completion
 from schemas.names import result_key
@@ -375,4 +379,94 @@ def a_drain_is_not_noted() -> Iterator[None]:
         await end(self)
 
     with replaced(Driver, "_end", hasty):
+        yield
+
+
+# --- What a broker did not say, and what it refuses --------------------------------------------------------------
+
+
+@mutation("one_outcome_per_record", "committed_offset_never_falls", "map_names_what_was_published", focus=Focus.MOVES)
+def believe_silence() -> Iterator[None]:
+    """A coordinator that moves is taken to say that the group has committed nothing."""
+
+    async def believing(admin: Any, group_id: str, partitions: Any, *, timeout_s: float) -> Any:
+        by_topic = [(place.topic, [place.partition]) for place in partitions]
+        answer = await admin._send_request(OffsetFetchRequest(group_id, by_topic), 0)
+        found = {
+            (topic, number): OffsetAndMetadata(offset, metadata)
+            for topic, answers in answer.topics
+            for number, offset, metadata, _ in answers
+            if offset >= 0
+        }
+        return {place: found.get(tuple(place)) for place in partitions}
+
+    with replaced(groups, "committed_offsets", believing):
+        yield
+
+
+@mutation("everything_ends", focus=Focus.MOVES)
+def believe_that_a_group_is_empty() -> Iterator[None]:
+    """A group with a guest of the new protocol is taken to have no members, for as long as the guest stays."""
+
+    async def believing(*_: Any, **__: Any) -> None:
+        return None
+
+    with replaced(groups, "_describe_new_group", believing):
+        yield
+
+
+@mutation("committed_offset_never_falls", "map_names_what_was_published", "one_outcome_per_record", "everything_ends")
+def lower_an_offset() -> Iterator[None]:
+    """What is committed is one less than what was committed before."""
+    plan = Ledger.plan
+
+    def lower(self: Ledger, finishing: frozenset[int], journal: Journal, *more: Any) -> CommitPlan:
+        right = plan(self, finishing, journal, *more)
+        return CommitPlan(max(0, self.base - 1), right.metadata, right.finished, right.journal)
+
+    with replaced(Ledger, "plan", lower):
+        yield
+
+
+@mutation("everything_ends", focus=Focus.DEAD_CLIENTS)
+def retry_a_dead_client() -> Iterator[None]:
+    """A consumer of which every poll fails is asked again and again."""
+
+    async def again(self: SimBroker) -> None:
+        pass
+
+    with replaced(SimBroker, "_replace_consumer", again):
+        yield
+
+
+@mutation("everything_ends", focus=Focus.DEAD_CLIENTS)
+def outlive_the_last_consumer() -> Iterator[None]:
+    """The process goes on although it can read no more."""
+    fail = Driver._fail
+
+    def going_on(self: Driver, error: BaseException) -> None:
+        if not isinstance(error, BrokerGone):
+            fail(self, error)
+
+    with replaced(Driver, "_fail", going_on):
+        yield
+
+
+@mutation("everything_ends", focus=Focus.REFUSALS)
+def give_up_on_a_refused_publication() -> Iterator[None]:
+    """What the broker refuses once is never tried again."""
+    failed = Core._on_publish_failed
+
+    def giving_up(self: Core, event: on.PublishFailed, now: float) -> None:
+        if event.refusal is None:
+            failed(self, event, now)
+
+    with handler(on.PublishFailed, giving_up):
+        yield
+
+
+@mutation("everything_ends", focus=Focus.REFUSALS)
+def too_large_for_ever() -> Iterator[None]:
+    """A record that its topic does not take is published again as it is."""
+    with replaced(Delivery, "publish_small", lambda *_: None):
         yield

@@ -20,7 +20,7 @@ from consumer.core.partition_key import PartitionKey
 from consumer.delivery import Delivery, Payloads
 from consumer.driver import Driver, EngineGone
 from consumer.intake import Intake, Payload
-from consumer.ports import BrokerUnavailable, Record
+from consumer.ports import BrokerGone, BrokerUnavailable, Record
 from consumer.rendering import Rendering
 from inference.contract import RenderJob
 from producer.results.objects import Objects, StoreUnavailable
@@ -161,7 +161,7 @@ class Process:
         self.ended = True
         invariants, now = self._around.invariants, self._around.loop.time()
         error = None if main.cancelled() else main.exception()
-        says = isinstance(error, BrokerUnavailable | StoreUnavailable | EngineGone) or error is None
+        says = isinstance(error, BrokerUnavailable | BrokerGone | StoreUnavailable | EngineGone) or error is None
         invariants.check("the_worker_fails_only_as_it_says", says and not main.cancelled(), lambda: f"{error!r}")
         if error is None and not main.cancelled():
             self.clean = main.result()

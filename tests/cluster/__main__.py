@@ -1,0 +1,61 @@
+"""`python -m tests.cluster --minutes 20`: rolling restarts of three brokers, and whether anything is missing.
+
+Exit code 0 only when every record had its one outcome and readiness said in time what was the matter. `--kafka 3.9.2`
+runs that version instead of the embedded one; Maven fetches it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from consumer.stack import Stack
+from producer.logs import configure
+from schemas.settings import LogSettings
+from tests.cluster.jars import jars_of
+from tests.cluster.proof import Plan, run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0, help="how long restarts go on")
+    parser.add_argument("--kafka", help="another version than the embedded one, fetched by Maven: 3.9.2")
+    parser.add_argument("--rate", type=float, default=10.0, help="requests a second on average")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1, help="of the requests")
+    parser.add_argument("--keep", type=Path, help="a folder for the logs, kept; else they are kept only when bad")
+    arguments = parser.parse_args()
+    configure(LogSettings(level="error"), worker="proof")
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    folder = arguments.keep or Path(tempfile.mkdtemp(prefix="darkroom-cluster-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = Plan(
+        seconds=arguments.minutes * 60,
+        rate_per_s=arguments.rate,
+        workers=arguments.workers,
+        seed=arguments.seed,
+        jars=None if arguments.kafka is None else jars_of(arguments.kafka, folder / "jars"),
+    )
+    stack = Stack(folder / "stack")
+    good = False
+    try:
+        stack.up(lambda line: print(line, file=sys.stderr))
+        outcome = asyncio.run(run(plan, dict(stack.environment), folder))
+        print(outcome.table(), flush=True)
+        good = outcome.is_good
+    finally:
+        stack.down()
+        if good and arguments.keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            print(f"the logs are in {folder}", file=sys.stderr)
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
