@@ -148,8 +148,8 @@ def _draw(seen: Seen, ground: Image.Image | None, canvas: tuple[float, float] | 
 
     pose = PeoplePose.model_validate(seen.pose)
     people = [coco17_to_coco18(person) if pose.format == "coco17" else person for person in pose.people]
-    width, height = canvas or (DRAWN_SIDE_PX, DRAWN_SIDE_PX)
-    width, height = ground.size if ground is not None else (round(width), round(height))
+    wanted = canvas or (DRAWN_SIDE_PX, DRAWN_SIDE_PX)
+    width, height = ground.size if ground is not None else (round(wanted[0]), round(wanted[1]))
     if width * height > DRAWN_PIXELS_MAX:
         raise click.ClickException(
             f"{width} x {height} is too large to be drawn: give --size of at most {DRAWN_PIXELS_MAX} pixels."
