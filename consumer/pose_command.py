@@ -87,7 +87,7 @@ def pose(*, file: Path, draw: Path | None, as_json: bool, size: str | None) -> N
         click.echo(f"{file}: {note}", err=True)
 
 
-def _look(file: Path, canvas: tuple[int, int] | None) -> tuple[Seen, Image.Image | None]:
+def _look(file: Path, canvas: tuple[float, float] | None) -> tuple[Seen, Image.Image | None]:
     """Return what is in a file, and the photo where it is one. Raises `click.ClickException`."""
     from producer.requests.pose_files import pose_of
     from producer.requests.request_files import RequestUnreadable
@@ -104,7 +104,7 @@ def _look(file: Path, canvas: tuple[int, int] | None) -> tuple[Seen, Image.Image
         raise click.ClickException(
             f"{file} is a request's pose that names a picture, and holds no keypoints. Give the picture itself."
         )
-    width, height = canvas or (None, None)
+    width, height = (None, None) if canvas is None else (round(canvas[0]), round(canvas[1]))
     return Seen(str(file), "keypoints", width, height, len(people), [], read.pose, read.notes), None
 
 
@@ -138,7 +138,7 @@ def _photo(file: Path, content: bytes) -> tuple[Seen, Image.Image]:
     return Seen(str(file), "photo", photo.width, photo.height, people.seen, found, pose, notes), photo
 
 
-def _draw(seen: Seen, ground: Image.Image | None, canvas: tuple[int, int] | None, out: Path) -> None:
+def _draw(seen: Seen, ground: Image.Image | None, canvas: tuple[float, float] | None, out: Path) -> None:
     """Write the skeletons as a PNG. Raises `click.ClickException`."""
     from PIL import Image
 
@@ -148,7 +148,8 @@ def _draw(seen: Seen, ground: Image.Image | None, canvas: tuple[int, int] | None
 
     pose = PeoplePose.model_validate(seen.pose)
     people = [coco17_to_coco18(person) if pose.format == "coco17" else person for person in pose.people]
-    width, height = (ground.size if ground is not None else None) or canvas or (DRAWN_SIDE_PX, DRAWN_SIDE_PX)
+    wanted = canvas or (DRAWN_SIDE_PX, DRAWN_SIDE_PX)
+    width, height = ground.size if ground is not None else (round(wanted[0]), round(wanted[1]))
     if width * height > DRAWN_PIXELS_MAX:
         raise click.ClickException(
             f"{width} x {height} is too large to be drawn: give --size of at most {DRAWN_PIXELS_MAX} pixels."

@@ -82,7 +82,8 @@ class PoseConditioner:
 
         Raises `RenderFault` as `control_picture` and `find_people` do, `pose_not_found` for a photo without people.
         """
-        found_warning, found = None, ()
+        found_warning: str | None = None
+        found: tuple[FoundPerson, ...] = ()
         if isinstance(pose, PhotoPose):
             people = self._people_of(pose, stored)
             if people.pose is None:

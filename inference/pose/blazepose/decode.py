@@ -121,7 +121,8 @@ def overlaps(corners: Floats, others: Floats) -> Floats:
     shared = np.maximum(width, 0) * np.maximum(height, 0)
     areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
     union = (corners[2] - corners[0]) * (corners[3] - corners[1]) + areas - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    shares: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return shares
 
 
 def region(candidate: Candidate) -> Floats:

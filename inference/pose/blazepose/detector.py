@@ -139,7 +139,7 @@ class BlazePoseDetector(PoseDetector):
         left, top = (square.width - seen.width) // 2, (square.height - seen.height) // 2
         square.paste(seen, (left, top))
         # -1 to 1: `output_tensor_float_range`.
-        outputs = self._run("pose_detection.tflite", np.asarray(square, np.float32) / 127.5 - 1)
+        outputs = self._run("pose_detection.tflite", np.asarray(square, np.float32) / np.float32(127.5) - np.float32(1))
         boxes, logits = outputs[decode.BOXES, 12], outputs[decode.BOXES, 1][:, 0]
         corner = np.array([view.left - left / scale, view.top - top / scale])
         return [
@@ -173,7 +173,7 @@ class BlazePoseDetector(PoseDetector):
         matrix = decode.region(place)
         side = decode.LANDMARK_SIDE_PX
         crop = picture.transform((side, side), Image.Transform.AFFINE, tuple(matrix.ravel()), Image.Resampling.BILINEAR)
-        outputs = self._run("pose_landmark_full.tflite", np.asarray(crop, np.float32) / 255)
+        outputs = self._run("pose_landmark_full.tflite", np.asarray(crop, np.float32) / np.float32(255))
         presence = float(outputs[(1,)][0])
         body = decode.landmarks(outputs[(decode.LANDMARKS * 5,)], presence, outputs[64, 64, decode.LANDMARKS], matrix)
         return body if np.isfinite(body.points).all() and np.isfinite(body.place.rim).all() else None
