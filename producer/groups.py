@@ -20,7 +20,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
@@ -35,7 +35,6 @@ from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from producer.administrator import Administrator
 from producer.protocol import ConsumerGroupDescribeRequest
 
 __all__ = ["Group", "Member", "committed_offsets", "describe_group"]
@@ -47,6 +46,19 @@ _NO_PROTOCOL_TYPE: Final = ""
 _CONSUMER: Final = "consumer"
 
 AnswerT = TypeVar("AnswerT")
+
+
+class Questions(Protocol):
+    """What is asked of: `producer.administrator.Administrator`, or a simulated cluster."""
+
+    async def find_coordinator(self, group_id: str, /) -> int:
+        """Return the node that coordinates a group. Raises `KafkaError`."""
+
+    async def refresh_brokers(self) -> None:
+        """Learn of brokers that came and went. Never raises."""
+
+    async def _send_request(self, request: Any, node_id: int, /) -> Any:
+        """Return a node's answer to a request. Raises `KafkaError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +96,7 @@ class AnswerIncompleteError(KafkaError):  # type: ignore[misc]
 
 
 async def committed_offsets(
-    admin: Administrator, group_id: str, partitions: Collection[TopicPartition], *, timeout_s: float
+    admin: Questions, group_id: str, partitions: Collection[TopicPartition], *, timeout_s: float
 ) -> dict[TopicPartition, OffsetAndMetadata | None]:
     """Return what the group has committed for each of `partitions`; None where the coordinator says it has nothing.
 
@@ -111,7 +123,7 @@ async def committed_offsets(
     return await _ask_coordinator(admin, group_id, request, read, timeout_s=timeout_s)
 
 
-async def describe_group(admin: Administrator, group_id: str, *, timeout_s: float) -> Group:
+async def describe_group(admin: Questions, group_id: str, *, timeout_s: float) -> Group:
     """Return the group's state and members, those of the new group protocol (KIP-848) included.
 
     Raises `KafkaError` for an answer that is refused, or that does not come within `timeout_s`, and for a group of
@@ -132,7 +144,7 @@ async def describe_group(admin: Administrator, group_id: str, *, timeout_s: floa
     return group
 
 
-async def _describe_new_group(admin: Administrator, group_id: str, *, timeout_s: float) -> Group | None:
+async def _describe_new_group(admin: Questions, group_id: str, *, timeout_s: float) -> Group | None:
     """Return a group that has members of the new protocol. None where there is no such group, or no such protocol."""
 
     def read(response: Any) -> Group | None:
@@ -153,7 +165,7 @@ async def _describe_new_group(admin: Administrator, group_id: str, *, timeout_s:
 
 
 async def _ask_coordinator(
-    admin: Administrator, group_id: str, request: Any, read: Callable[[Any], AnswerT], *, timeout_s: float
+    admin: Questions, group_id: str, request: Any, read: Callable[[Any], AnswerT], *, timeout_s: float
 ) -> AnswerT:
     """Ask the group's coordinator until `read` takes its answer. The coordinator is looked up before each try."""
     now = asyncio.get_running_loop().time

@@ -135,7 +135,7 @@ class Client:
             # aiokafka's five minutes would keep partitions that were added without requests for so long.
             metadata_max_age_ms=kafka.metadata_max_age_ms,
         )
-        renew_password(self._producer.client)
+        renew_password(producer.client)
         try:
             async with connecting_to_kafka(kafka, "starting to send"):
                 async with asyncio.timeout(kafka.request_timeout_ms / 1000):  # it asks for a producer id without limit

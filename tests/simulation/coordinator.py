@@ -45,9 +45,8 @@ class Asking:
         self._cluster = cluster
         self._wire = wire
         self._rng = rng
-        self._client = self
 
-    async def force_metadata_update(self) -> None:
+    async def refresh_brokers(self) -> None:
         """There is one cluster, and it is known."""
 
     async def find_coordinator(self, _group_id: str) -> int:
