@@ -138,14 +138,14 @@ TABLE: tuple[Stranger[Fields, set[str]], ...] = (
     ),
     Stranger(
         "hosted-sdxl",
-        "fal.ai fal-ai/fast-sdxl, November 2026",
+        "fal.ai fal-ai/fast-sdxl, request names of 2026, not called",
         {"image_size": "square_hd", "num_inference_steps": 25, "expand_prompt": True, "sync_mode": True,
          "enable_safety_checker": True, "format": "png", "num_images": 1},
         {"image_size", "num_inference_steps", "expand_prompt"},
     ),
     Stranger(
         "several-controls",
-        "Replicate fofr/sdxl-multi-controlnet-lora, November 2026",
+        "Replicate fofr/sdxl-multi-controlnet-lora, request names of 2026, not called",
         {"controlnet_1": "edge_canny", "controlnet_1_image": "https://example.org/a.png", "controlnet_1_start": 0.1,
          "controlnet_2": "none", "sizing_strategy": "width_height", "apply_watermark": False},
         {"controlnet_1", "controlnet_1_image", "controlnet_1_start", "sizing_strategy"},
@@ -159,7 +159,7 @@ TABLE: tuple[Stranger[Fields, set[str]], ...] = (
     ),
     Stranger(
         "generation",
-        "Leonardo REST v1, November 2026",
+        "Leonardo REST v1, request names of 2026, not called",
         {"alchemy": True, "presetStyle": "ANIME", "photoReal": False, "init_image_id": "abc", "public": False},
         {"alchemy", "presetStyle", "init_image_id"},
     ),
