@@ -35,7 +35,7 @@ NO_DETECTOR: Final = (
     "(annotator/ckpts), and set DARKROOM_MODEL__POSE_DETECTOR_PATH to it."
 )
 NOBODY_FOUND: Final = (
-    "Nobody was found in the pose's photo: send one with a whole person well in view, or keypoints. A drawn skeleton "
+    "The detector found nobody in the pose's photo: send one with a whole person well in view, or keypoints. A drawn skeleton "
     "goes as `image`."
 )
 SKELETON_AS_PHOTO: Final = (
