@@ -35,8 +35,8 @@ NO_DETECTOR: Final = (
     "(annotator/ckpts), and set DARKROOM_MODEL__POSE_DETECTOR_PATH to it."
 )
 NOBODY_FOUND: Final = (
-    "Nobody was found in the pose's photo: send one with a whole person well in view, or keypoints. A drawn skeleton "
-    "goes as `image`."
+    "The detector found nobody in the pose's photo: send one with a whole person well in view, or keypoints. A drawn "
+    "skeleton goes as `image`."
 )
 SKELETON_AS_PHOTO: Final = (
     "the pose's photo looks like an OpenPose skeleton on black, and people were looked for in it: send a skeleton as "

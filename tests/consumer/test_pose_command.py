@@ -71,7 +71,7 @@ def test_what_cannot_be_shown_is_one_sentence_with_a_remedy(tmp_path: Path) -> N
     heic.write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
     broken.write_bytes(PHOTO.read_bytes()[:500])
     for file, said in (
-        (grey, "Nobody was found"),
+        (grey, "found nobody"),
         (heic, "HEIC"),
         (broken, "save it anew"),
         (openpose(tmp_path), "size"),

@@ -343,9 +343,12 @@ def seeing(tiny: TinyModel, weights: Path) -> SdxlDevice:
     return device
 
 
-def test_a_device_with_weights_looks_at_photos(tiny: TinyModel, tmp_path: Path) -> None:
+def test_a_device_with_weights_looks_at_photos(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = saved(tmp_path, flat(0.0))
     device = seeing(tiny, file)
+    monkeypatch.setattr("inference.pose.blazepose.detector.is_installed", lambda: False)
     plain = load(tiny)
     try:
         assert device.info.pose_detector == load_detector(file, CPU).digest
