@@ -1,7 +1,7 @@
 """Decodes the outputs of BlazePose's two networks: where people are, and where their joints are.
 
 Numbers named after an option are those of MediaPipe 0.10.21's graphs (google-ai-edge/mediapipe, mediapipe/modules):
-pose_detection/pose_detection_cpu.pbtxt, pose_landmark/pose_detection_to_roi.pbtxt and
+pose_detection/pose_detection_cpu.pbtxt and
 pose_landmark/tensors_to_pose_landmarks_and_segmentation.pbtxt. Pure: numpy in, numpy out. Coordinates are continuous:
 the middle of the first pixel is at 0.5.
 """
@@ -38,7 +38,8 @@ LANDMARKS: Final = 39
 """`num_landmarks`: 33 joints, two points that say where the person is, and four that are not used."""
 JOINTS: Final = 33
 REGION_SCALE: Final = 1.25
-"""`scale_x`, `scale_y` of RectTransformationCalculator: the margin that the network was trained with."""
+"""The margin around the circle of the detector's full-body points, 0 and 1. An earlier pose_detection_to_roi.pbtxt has
+1.5 around the upper body's points, 2 and 3; the photos of docs/photos.md were measured with this one."""
 PRESENCE_MIN: Final = 0.5
 """`threshold` of ThresholdingCalculator, of the score that there is a person."""
 CERTAINTY_MIN: Final = 0.5
