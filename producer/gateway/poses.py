@@ -26,7 +26,7 @@ _BODY: Final[dict[str, Any]] = {
         "required": True,
         "description": "A file of keypoints, of up to 4 MiB: a request's pose, or JSON of OpenPose, COCO, MMPose, "
         "Ultralytics, rtmlib, TensorFlow.js, MediaPipe or Label Studio.",
-        "content": {"application/json": {"schema": {"type": ["object", "array"]}}},
+        "content": {"application/json": {"schema": {}}},
     }
 }
 
