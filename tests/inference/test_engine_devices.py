@@ -30,6 +30,7 @@ from inference.resolve import batch_key
 from schemas.pose import InlinePicture, PhotoPose, SkeletonPose, StoredPicture
 from tests.inference.devices import EVERY, PAINTING, SAME, difference, finished, make_device, opened
 from tests.inference.scripted import request as asked
+from tests.inference.test_pose_blazepose import PHOTO
 
 
 @pytest.fixture(scope="module", params=EVERY)
@@ -208,7 +209,7 @@ def test_a_photo_is_taken_where_the_device_says_so(painter: Device[Any]) -> None
             prepare(painter, photo, skeleton("white"))
         assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_unreadable")
         return
-    assert prepare(painter, photo, skeleton("white"))
+    assert prepare(painter, photo, PHOTO.read_bytes())
     with pytest.raises(RenderFault) as caught:
         prepare(painter, photo, b"not a picture")
     assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_unreadable")

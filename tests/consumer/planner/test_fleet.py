@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -123,4 +124,5 @@ def test_the_same_seed_is_the_same_run() -> None:
 
 def test_the_planner_s_data_travel_with_the_package() -> None:
     root = Path(__file__).resolve().parents[3]
-    assert 'consumer = ["planner/*.toml"]' in (root / "pyproject.toml").read_text()
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    assert "planner/*.toml" in project["tool"]["setuptools"]["package-data"]["consumer"]
