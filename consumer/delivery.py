@@ -195,10 +195,22 @@ class Delivery:
                 records.append(OutgoingRecord(self._completions_topic, event.key, event.value, headers))
         return records
 
-    def publish_small(self, keys: Sequence[JobKey], payloads: Payloads) -> None:
-        """Publish these jobs in the smallest form from now on: the broker found one of them too large."""
-        for key in keys:
-            payloads[key].is_small = True
+    async def publish_smaller(self, keys: Sequence[JobKey], payloads: Payloads) -> None:
+        """Publish the largest of these jobs in its smallest form from now on: the broker found one too large.
+
+        Only the largest, since the broker does not say which one it was and the others lose nothing for it. Where that
+        was not enough the broker says so again, and the next one follows.
+        """
+        try:
+            sizes = {
+                key: max(_size_bytes(record) for record in await self.records([key], payloads))
+                for key in keys
+                if not payloads[key].is_small
+            }
+        except StoreAway:
+            return  # the broker refuses it once more, and the store is asked again
+        for key, size_bytes in sizes.items():
+            payloads[key].is_small = size_bytes == max(sizes.values())
 
     def published(self, keys: Sequence[JobKey], payloads: Payloads) -> None:
         """The transaction with these jobs was committed."""
@@ -333,6 +345,10 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
         pose_detector=info.pose_detector,
         adapter_digest=None if request.adapter is None else info.adapters.get(request.adapter.name),
     )
+
+
+def _size_bytes(record: OutgoingRecord) -> int:
+    return len(record.value or b"") + sum(len(name) + len(value or b"") for name, value in record.headers)
 
 
 def trimmed(completion: Completion) -> Completion:

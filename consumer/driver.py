@@ -266,7 +266,7 @@ class Driver:
             log.warning("publication refused", partition=effect.partition.partition, error=str(refused))
             self.refusals[effect.partition] = refused
             if refused.refusal is on.Refusal.SIZE:
-                self._delivery.publish_small(effect.jobs, payloads)
+                await self._delivery.publish_smaller(effect.jobs, payloads)
             self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=False, refusal=refused.refusal))
         except (PublicationUnknown, StoreAway) as unknown:
             log.debug("publication not confirmed", partition=effect.partition.partition, error=str(unknown))

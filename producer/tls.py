@@ -6,16 +6,15 @@ both edges, into a sentence that names the setting to change.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-import structlog
-
 from schemas.errors import SettingsError
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 _WRONG_NAME: Final = frozenset({62, 63, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH, _EMAIL_MISMATCH and _IP_ADDRESS_MISMATCH, of OpenSSL's x509_vfy.h."""
@@ -120,9 +119,9 @@ class _Renewed(ssl.SSLContext):
                 self._inner = _context(*self._made_of)
             except SettingsError as error:
                 # A sentence is all there is to say: a traceback would tell of OpenSSL's inside.
-                log.error("certificates not read again: the old ones stay", files=files, error=str(error))  # noqa: TRY400
+                log.error("certificates are not read again, the old ones stay: %s (%s)", files, error)  # noqa: TRY400
             else:
-                log.info("certificates read again", files=files)
+                log.info("certificates were read again: %s", files)
         return self._inner
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:

@@ -95,7 +95,11 @@ class Batcher:
         """The rows to hand to the device now. They count as on the device from here on."""
         self._linger_until = None
         if self._apart:
-            return self._choose_apart()
+            if self._on_device:
+                return ()
+            if apart := self._choose_apart():
+                return apart
+            # Nobody of those groups is left, and no event may come that asks again: the others are chosen now.
         key = self._device_key if self._on_device else self._key_to_run()
         joining = self._joining(key, now)
         if not joining or self._lingers(joining, key, now, more_is_coming=more_is_coming):
@@ -141,8 +145,7 @@ class Batcher:
         return True
 
     def _choose_apart(self) -> tuple[RowKey, ...]:
-        if self._on_device:
-            return ()
+        """Hand over the next group that still has rows. Empty, and no group is left, where none has."""
         ready = {RowKey(job.key, index): job for job in self._ready for index in job.rows_ready}
         while self._apart:
             group = [row for row in self._apart.popleft() if row in ready]

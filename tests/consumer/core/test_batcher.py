@@ -144,3 +144,12 @@ def test_a_fault_of_nobody_known_is_bisected_until_the_culprit_runs_alone() -> N
     assert [one.job for one in failed] == [key(1)]
     assert failed[0].verdict.code == "render_failed"
     assert core.flow.batcher.rows_on_device == 0
+
+
+def test_a_group_that_was_to_run_apart_and_is_over_holds_up_nobody() -> None:
+    core = opened(LIMITS)
+    fill(core, 0, 1)
+    core.handle(on.StepFaulted((row(0), row(1)), FaultParty.UNKNOWN, "render_failed", "a step failed"), 0.0)
+    assert fill(core, 2) == [], "the suspects run first, each by itself"
+    core.handle(on.CancellationArrived(facts(1).identity), 0.0)
+    assert admitted(core.handle(on.StepBoundary((row(0),)), 0.0)) == [row(2)]
