@@ -7,6 +7,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,10 +134,14 @@ async def test_each_has_its_outcome_and_its_dead_letter_gives_it_back(
 
 
 async def told(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
-    """What `darkroom dlq ...` printed of one letter, in a thread, as it has an event loop of its own."""
-    result = await asyncio.to_thread(CliRunner().invoke, dlq, [*arguments, "--json"], env=environment)
-    assert result.exit_code == 0, result.output
-    found: dict[str, Any] = json.loads(result.stdout)
+    """Return what `darkroom dlq ...` prints of one letter; a process, since the worker beside it logs to our stdout."""
+    command = [sys.executable, "-m", "darkroom", "dlq", *arguments, "--json"]
+    process = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    found: dict[str, Any] = json.loads(out)
     return found
 
 
