@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.stack
 
-METADATA_BYTES_MAX = 300
+METADATA_BYTES_MAX = 260
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ async def test_with_less_metadata_than_kafka_s_default_everything_is_published_o
     await ensure_topics(settings)
     engine = LaneEngine(CountingDevice(step_ms=50), rows_max=8)
     async with running_worker(settings, engine) as worker, Producer(settings) as producer:
-        places = {await producer.put(request(priority=number % 10, steps=1 + number % 5)) for number in range(120)}
+        places = {await producer.put(request(priority=number % 10, steps=1 + number % 5)) for number in range(200)}
         answers = await producer.answers(places)
         assert all(len(found) == 1 for found in answers.values())
         assert {found[0].status for found in answers.values()} == {Status.SUCCEEDED}
