@@ -21,7 +21,7 @@ from typing import Final
 from consumer.stack.errors import StackError
 from consumer.stack.jars import DOWNLOAD_BYTES, KAFKA_JARS, KAFKA_VERSION, Jar
 from consumer.stack.lock import held
-from consumer.stack.settings import StackSettings
+from consumer.stack.settings import StackSettings, remote_repositories
 
 CONNECTIONS: Final = 8
 ATTEMPTS: Final = 3
@@ -59,7 +59,7 @@ def _fetch(folder: Path, jars: Sequence[Jar], settings: StackSettings, report: R
         return
     report(
         f"resolving Kafka {KAFKA_VERSION} (first time only): {len(jars)} jars of {DOWNLOAD_BYTES / 1e6:.0f} MB "
-        f"from {settings.maven_url.host}"
+        f"from {_source(settings)}"
     )
     begun = time.monotonic()
     for left_over in folder.glob(f"{_PART}*"):
@@ -81,7 +81,8 @@ class _Fetching:
 
     def __init__(self, folder: Path, settings: StackSettings, *, end: float) -> None:
         self._folder = folder
-        self._url = str(settings.maven_url).rstrip("/")
+        self._repositories = remote_repositories(settings.maven_url)
+        self._source = _source(settings)
         self._limit_s = settings.download_limit_s
         self._end = end
         self.given_up = threading.Event()
@@ -111,7 +112,7 @@ class _Fetching:
         context = MavenContext(
             resolver=PythonResolver(progress_callback=self._watch),
             repo_cache=part,
-            remote_repos={"maven": self._url},
+            remote_repos=self._repositories,
             timeout=_ANSWER_LIMIT_S,
         )
         path = Path(context.create_dependency(jar.coordinates).artifact.resolve())
@@ -132,10 +133,14 @@ class _Fetching:
 
     def _failed(self, jar: Jar, error: Exception) -> StackError:
         return StackError(
-            f"Kafka {KAFKA_VERSION} cannot be fetched from {self._url} ({jar.file_name}: {_reason(error)}). Check the "
-            "network, set DARKROOM_STACK_MAVEN_URL to a mirror of Maven Central that can be reached from here, or copy "
-            f"{self._folder} from a machine where `darkroom up` has run."
+            f"Kafka {KAFKA_VERSION} cannot be fetched from {self._source} ({jar.file_name}: {_reason(error)}). Check "
+            "the network, set DARKROOM_STACK_MAVEN_URL to a mirror of Maven Central that can be reached from here, or "
+            f"copy {self._folder} from a machine where `darkroom up` has run."
         )
+
+
+def _source(settings: StackSettings) -> str:
+    return "Maven Central" if settings.maven_url is None else str(settings.maven_url).rstrip("/")
 
 
 def _reason(error: Exception) -> str:

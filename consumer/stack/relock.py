@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from consumer.stack.errors import StackError
 from consumer.stack.jars import Jar
-from consumer.stack.settings import StackSettings, load_settings
+from consumer.stack.settings import StackSettings, load_settings, remote_repositories
 
 _ANSWER_LIMIT_S: Final = 30
 
@@ -27,7 +27,7 @@ def relock(version: str, settings: StackSettings) -> list[Jar]:
     with tempfile.TemporaryDirectory() as folder:
         context = MavenContext(
             repo_cache=Path(folder),
-            remote_repos={"maven": str(settings.maven_url).rstrip("/")},
+            remote_repos=remote_repositories(settings.maven_url),
             timeout=_ANSWER_LIMIT_S,
         )
 
@@ -49,7 +49,7 @@ def relock(version: str, settings: StackSettings) -> list[Jar]:
             ]
         except (OSError, RuntimeError, KeyError) as error:
             raise StackError(
-                f"Kafka {version} cannot be resolved from {settings.maven_url}: {error}. Check version and network."
+                f"Kafka {version} cannot be resolved by Maven: {error}. Check version and network."
             ) from error
     return sorted(jars)
 

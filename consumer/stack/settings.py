@@ -26,6 +26,11 @@ def user_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "darkroom"
 
 
+def remote_repositories(maven_url: HttpUrl | None) -> dict[str, str] | None:
+    """Return what jgo takes as the repositories to fetch from; None for its own default, Maven Central."""
+    return None if maven_url is None else {"maven": str(maven_url).rstrip("/")}
+
+
 class StackSettings(BaseSettings):
     """Where the parts come from, and the limits. Each field is also a variable: `DARKROOM_STACK_JAVA`."""
 
@@ -34,9 +39,8 @@ class StackSettings(BaseSettings):
     java: Path | None = Field(
         default=None, description="The java program, 17 or newer. When not set: the installed package's, then JAVA_HOME"
     )
-    maven_url: HttpUrl = Field(
-        default=HttpUrl("https://repo.maven.apache.org/maven2"),
-        description="The Maven repository that Kafka is fetched from: Maven Central, or a mirror of it.",
+    maven_url: HttpUrl | None = Field(
+        default=None, description="A mirror of Maven Central to fetch Kafka from. When not set: Maven Central itself."
     )
     cache_dir: Path = Field(
         default_factory=user_cache, description="Where Kafka is kept once it is fetched, for all data folders."
