@@ -188,7 +188,7 @@ class Delivery:
                 records.append(await self._dead_letter(key, payload))
             if payload.completion is not None:
                 published, echoed = payload.completion, self._echoed(payload)[0]
-                if payload.is_small and (echoed or published.labels or published.warnings):
+                if payload.is_small and (echoed or published.labels or published.warnings or published.found):
                     published, echoed = trimmed(published), ()
                 event = encode_completion(published, traceparent=payload.traceparent)
                 headers = (*event.headers, *echoed)
