@@ -10,7 +10,7 @@ MINIO := v0.0.0-20260212201848-7aac2a2c5b7c
 SEEDS ?= 1000
 SEED ?= 1
 MINUTES ?= 10
-CODE := darkroom.py schemas inference producer consumer tests
+CODE := setup.py darkroom schemas inference producer consumer tools tests
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-chart test-autoscale test-operations control-plane check proofs simulate chaos bench \
@@ -21,13 +21,16 @@ help: ## List the targets.
 
 setup: $(STAMP) ## Make .venv and install everything, pinned by requirements.lock.
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml setup.py
 	@echo "== Setting up $(VENV): about 6 GB, most of it torch; minutes on a slow connection"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@mkdir -p $(VENV)/typing/darkroom
+	@for part in darkroom/__init__.py darkroom/__main__.py darkroom/py.typed schemas inference producer consumer tools; do \
+		ln -sfn $(CURDIR)/$$part $(VENV)/typing/darkroom/$$(basename $$part); done
 	@touch $(STAMP)
 	@echo "== $(VENV) is ready"
 
@@ -86,7 +89,7 @@ bench-gpu: setup ## SDXL at full size with random weights on a GPU; writes bench
 	@$(BIN)/python -m tests.bench.gpu --out bench-out
 
 quality: setup ## Measure what the built-in model paints; writes quality-out/contact-sheet.png.
-	@$(BIN)/python -m inference.tiny.quality --out quality-out
+	@$(BIN)/python -m darkroom.tools.tiny.quality --out quality-out
 
 schemas: setup ## Write the published JSON Schemas, AsyncAPI and the chart's schema of settings again.
 	@$(BIN)/darkroom schemas --write schemas/published

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-from inference.timing import Timed
-from inference.turns import Series
-from schemas.pose import FoundPerson, Pose
+from darkroom.inference.engine.turns import Series
+from darkroom.inference.planning.timing import Timed
+from darkroom.schemas.events.pose import FoundPerson, Pose
 
 if TYPE_CHECKING:
-    from inference.memory_plan import MemoryPlan
-    from inference.profile import DeviceProfile
+    from darkroom.inference.planning.memory_plan import MemoryPlan
+    from darkroom.inference.planning.profile import DeviceProfile
 
 Progress = Literal["none", "steps", "previews"]
 """What is told of a job on its way: nothing, its steps, or its steps and small pictures of its first image."""
@@ -105,7 +105,7 @@ class AdapterUse(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RenderRequest:
-    """A request with nothing left to default. Made by `inference.resolve`."""
+    """A request with nothing left to default. Made by `darkroom.inference.resolve`."""
 
     prompt: str
     negative_prompt: str | None
@@ -173,7 +173,7 @@ class FaultKind(Enum):
 
 
 class RenderFault(Exception):  # noqa: N818 - a fault is the field's word for it here
-    """An error with the party at fault and a code of `schemas.errors`."""
+    """An error with the party at fault and a code of `darkroom.schemas.errors`."""
 
     def __init__(self, kind: FaultKind, code: str, message: str) -> None:
         super().__init__(message)

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from inference.contract import AdapterUse, BatchKey, ModelInfo, RenderRequest
-from inference.pose.photo import NO_DETECTOR
-from schemas.errors import ErrorCode, RequestRejected
-from schemas.fingerprints import derived_seed, raw_digest
-from schemas.pose import NOBODY_IN_PICTURE, InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
-from schemas.request import GenerationRequest, effective_steps
+from darkroom.inference.contract import AdapterUse, BatchKey, ModelInfo, RenderRequest
+from darkroom.inference.pose.photo import NO_DETECTOR
+from darkroom.schemas.errors import ErrorCode, RequestRejected
+from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
+from darkroom.schemas.events.request import GenerationRequest, effective_steps
+from darkroom.schemas.wire.digests import derived_seed, raw_digest
 
 _ADAPTERS_NAMED_MAX = 5
 
 if TYPE_CHECKING:
     # Only its numbers are read here: whoever resolves has loaded the settings already.
-    from schemas.settings import LimitSettings
+    from darkroom.schemas.settings import LimitSettings
 
 
 def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) -> RenderRequest:

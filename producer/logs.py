@@ -1,7 +1,7 @@
 """Configures logging: structlog, one JSON object a line on stderr, or readable lines for a person.
 
 Client libraries log every attempt of theirs, hundreds a second while a server is away. Below level debug, their lines
-are bounded here: those that tell of a lost connection count as failures of that server's `producer.outages.Outage`, and
+are bounded here: those that tell of a lost connection count as failures of that server's `darkroom.producer.outages.Outage`, and
 of all others the first is shown at once and then how many more there were, once a minute.
 """
 
@@ -20,14 +20,14 @@ from typing import Final
 
 import structlog
 
-from producer import outages
-from producer.outages import Line, Outage
-from schemas.settings import LogSettings
+from darkroom.producer import outages
+from darkroom.producer.outages import Line, Outage
+from darkroom.schemas.settings import LogSettings
 
 OURS: Final = frozenset({"consumer", "producer", "inference", "schemas", "darkroom"})
 """The first parts of our own loggers' names: their lines are never bounded."""
 FIELDS: Final = ("task", "error", "in_s", "restarts")
-"""What `producer.tasks` adds to its lines."""
+"""What `darkroom.producer.tasks` adds to its lines."""
 REPEAT_S: Final = 60.0
 """Between two lines of a library about the same thing."""
 KEYS_MAX: Final = 500

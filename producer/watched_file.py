@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from producer.tasks import described
-from schemas.errors import SettingsError
+from darkroom.producer.tasks import described
+from darkroom.schemas.errors import SettingsError
 
 log = structlog.get_logger(__name__)
 

@@ -28,7 +28,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from schemas.errors import ErrorCode
+from darkroom.schemas.errors import ErrorCode
 
 DIALECT: Final = "http://json-schema.org/draft-07/schema#"
 INT32_MAX: Final = 2**31 - 1

@@ -6,7 +6,7 @@ this package:
     Exception
     ├── RequestRejected     a record that is not a request; ends as a `failed` completion or a dead letter
     ├── EventUnreadable     bytes that are not the completion, progress or cancellation they should be
-    └── SettingsError       a setting that cannot be used (`schemas.settings` raises it)
+    └── SettingsError       a setting that cannot be used (`darkroom.schemas.settings` raises it)
 """
 
 from __future__ import annotations

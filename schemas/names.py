@@ -1,8 +1,8 @@
 """Every name that two programs have to agree on: topics, event types, headers and object keys.
 
 Nothing here is computed from settings. A deployment that shares a broker with others puts a prefix before the
-topic names (`schemas.settings.TopicSettings.prefix`), and one that shares a bucket puts one before its keys
-(`schemas.settings.S3Settings.prefix`); everything else is the same everywhere.
+topic names (`darkroom.schemas.settings.TopicSettings.prefix`), and one that shares a bucket puts one before its keys
+(`darkroom.schemas.settings.S3Settings.prefix`); everything else is the same everywhere.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ WORKER_SOURCE: Final = "/darkroom/worker"
 """The `ce_source` of events that a worker publishes."""
 
 OFFSET_METADATA_BYTES_MAX: Final = 4096
-"""The most that a worker writes beside an offset (`consumer.core.offset_map`): Kafka's default bound."""
+"""The most that a worker writes beside an offset (`darkroom.consumer.core.offset_map`): Kafka's default bound."""
 
 DEFAULT_TENANT: Final = "default"
 """The tenant of a request that names none."""

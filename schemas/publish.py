@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from schemas import unsupported
-from schemas.completion import Completion
-from schemas.describing import DIALECT, described
-from schemas.errors import ErrorCode, describe
-from schemas.events import Cancellation, Progress
-from schemas.names import IDENTITY_PATTERN, DeadLetterHeader, EventType, ReplayHeader, Topic
-from schemas.request import GenerationRequest
+from darkroom.schemas.describing import DIALECT, described
+from darkroom.schemas.errors import ErrorCode, describe
+from darkroom.schemas.events import unsupported
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.progress import Cancellation, Progress
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.names import IDENTITY_PATTERN, DeadLetterHeader, EventType, ReplayHeader, Topic
 
 EVENTS: Final[Mapping[str, tuple[type[BaseModel], EventType, Topic]]] = {
     "request": (GenerationRequest, EventType.REQUESTED, Topic.REQUESTS),

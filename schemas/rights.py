@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from schemas.names import Topic
+from darkroom.schemas.names import Topic
 
 
 class Role(StrEnum):

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The running stack. `stack.environment` has the variables that reach it."""
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
     kept = os.environ.get("DARKROOM_TEST_STACK_DIR")
     shared = Stack(Path(kept) if kept else tmp_path_factory.mktemp("shared-stack"))

@@ -14,7 +14,7 @@ from aiokafka.errors import for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 
-from producer.protocol import Uuid
+from darkroom.producer.kafka.protocol import Uuid
 
 JOIN_EPOCH, LEAVE_EPOCH = 0, -1
 REBALANCE_MS = 45_000

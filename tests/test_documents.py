@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 import darkroom
-from schemas import unsupported
-from schemas.errors import ErrorCode
-from schemas.settings import Settings, shown
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events import unsupported
+from darkroom.schemas.settings import Settings, shown
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -64,7 +64,7 @@ def test_the_core_is_pure() -> None:
             top = name.partition(".")[0]
             assert top in CORE_MAY_IMPORT, f"{path.relative_to(ROOT)} imports {name}"
             if top == "consumer":
-                assert name.startswith("consumer.core"), f"{path.relative_to(ROOT)} imports {name}"
+                assert name.startswith("darkroom.consumer.core"), f"{path.relative_to(ROOT)} imports {name}"
 
 
 def test_the_core_is_synchronous() -> None:
@@ -77,11 +77,11 @@ def test_the_core_is_synchronous() -> None:
     "modules_to_import",
     [
         "darkroom",
-        "producer.commands",
-        "producer.gateway.app",
-        "producer.requests.client",
-        "consumer.audit_command",
-        "consumer.stack.commands",
+        "darkroom.producer.cli.following",
+        "darkroom.producer.gateway.app",
+        "darkroom.producer.client.client",
+        "darkroom.consumer.cli.audit",
+        "darkroom.consumer.cli.stack",
     ],
 )
 def test_what_does_not_render_does_not_load_torch(modules_to_import: str) -> None:

@@ -1,6 +1,6 @@
 """Proves that every task and thread of the product has an owner: each place that begins one is known, with a reason.
 
-A place that is not in the table fails the test. Begin it with `producer.tasks.TaskSupervisor`, or, where whoever
+A place that is not in the table fails the test. Begin it with `darkroom.producer.tasks.TaskSupervisor`, or, where whoever
 begins it also awaits it, add it here and say so.
 """
 
@@ -28,17 +28,20 @@ BEGINS = {
 AWAITED = "whoever begins it awaits it, and takes its exception"
 KNOWN: dict[str, tuple[Counter[str], str]] = {
     "producer/tasks.py": (Counter(create_task=2), "the owner itself"),
-    "producer/gateway/events.py": (Counter(ensure_future=1), "waits for the reader to hang up; wakes its stream"),
-    "producer/policy_file.py": (Counter(Thread=1), "one call of a classifier; its result or failure is awaited"),
-    "producer/requests/client.py": (Counter(create_task=1, ensure_future=2), AWAITED),
-    "producer/results/minio_objects.py": (Counter(ThreadPoolExecutor=1, run_in_executor=1), AWAITED),
-    "producer/results/minio_bucket.py": (Counter(ThreadPoolExecutor=1), AWAITED),
-    "consumer/audit_objects.py": (Counter(create_task=1), AWAITED),
-    "consumer/devices.py": (Counter(create_task=2), AWAITED),
-    "consumer/health.py": (Counter(Thread=1), "begins its server again when it ends, and counts that"),
+    "producer/gateway/routes/events.py": (
+        Counter(ensure_future=1),
+        "waits for the reader to hang up; wakes its stream",
+    ),
+    "producer/policy/policy_file.py": (Counter(Thread=1), "one call of a classifier; its result or failure is awaited"),
+    "producer/client/client.py": (Counter(create_task=1, ensure_future=2), AWAITED),
+    "producer/store/s3_objects.py": (Counter(ThreadPoolExecutor=1, run_in_executor=1), AWAITED),
+    "producer/store/s3_bucket.py": (Counter(ThreadPoolExecutor=1), AWAITED),
+    "consumer/audit/pictures.py": (Counter(create_task=1), AWAITED),
+    "consumer/worker/devices.py": (Counter(create_task=2), AWAITED),
+    "consumer/worker/health.py": (Counter(Thread=1), "begins its server again when it ends, and counts that"),
     "consumer/kafka/writer.py": (Counter(ensure_future=1), AWAITED),
     "consumer/stack/download.py": (Counter(ThreadPoolExecutor=1), AWAITED),
-    "inference/engine.py": (Counter(Thread=1), "a lane says `EngineStopped` however it ends, and the worker ends"),
+    "inference/engine/loop.py": (Counter(Thread=1), "a lane says `EngineStopped` however it ends, and the worker ends"),
 }
 """By module: the calls that begin something, and who owns what they begin."""
 
@@ -86,4 +89,4 @@ def test_exceptions_are_thrown_away_only_of_tasks_that_were_cancelled() -> None:
         for path in sorted((ROOT / package).rglob("*.py"))
         if (lines := swallowed(path))
     }
-    assert places == {"producer/tasks.py": 1, "consumer/audit_objects.py": 1, "producer/requests/client.py": 1}
+    assert places == {"producer/tasks.py": 1, "consumer/audit/pictures.py": 1, "producer/client/client.py": 1}

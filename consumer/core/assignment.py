@@ -16,12 +16,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from consumer.core.jobs import IN_THE_LANES, Job, JobState
-from consumer.core.journal import Boot, Entry, Fate, Journal, lonely_crashes, suspects_of
-from consumer.core.ledger import CommitPlan, Ledger
-from consumer.core.limits import Limits
-from consumer.core.offset_map import METADATA_CHARS_MAX, METADATA_CHARS_MIN, decode_journal, fitting, window_offsets
-from consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.core.jobs import IN_THE_LANES, Job, JobState
+from darkroom.consumer.core.journal import Boot, Entry, Fate, Journal, lonely_crashes, suspects_of
+from darkroom.consumer.core.ledger import CommitPlan, Ledger
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.offset_map import (
+    METADATA_CHARS_MAX,
+    METADATA_CHARS_MIN,
+    decode_journal,
+    fitting,
+    window_offsets,
+)
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 
 
 @dataclass(slots=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-from consumer.core.assignment import Partition
-from consumer.core.limits import Limits
-from consumer.core.partition_key import PartitionKey
-from consumer.core.waiting import WaitingRoom
+from darkroom.consumer.core.assignment import Partition
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.core.waiting import WaitingRoom
 
 
 class Flow(Enum):

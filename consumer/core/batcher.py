@@ -3,7 +3,7 @@
 Objective: as many rows on the device as still pay, and no more. The cap for a shape is the smallest batch
 whose measured throughput is at least 95% of the best; beyond it a join only slows the rows that are there. The
 engine says it with each prepared job (`Prepared.cap`); where it does not, and above it, the setting
-`batch.max_rows` bounds the batch. Running out of memory lowers it for a time (`consumer.core.ceilings`).
+`batch.max_rows` bounds the batch. Running out of memory lowers it for a time (`darkroom.consumer.core.ceilings`).
 
 Rules:
 
@@ -24,10 +24,10 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from itertools import chain
 
-from consumer.core.ceilings import Ceilings
-from consumer.core.jobs import Job
-from consumer.core.limits import Limits
-from consumer.core.partition_key import RowKey
+from darkroom.consumer.core.ceilings import Ceilings
+from darkroom.consumer.core.jobs import Job
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import RowKey
 
 
 class Batcher:

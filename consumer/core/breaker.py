@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from consumer.core.limits import Limits
+from darkroom.consumer.core.limits import Limits
 
 CallT = TypeVar("CallT")
 

@@ -15,15 +15,15 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.assignment import Partition
-from consumer.core.backpressure import Backpressure, Flow
-from consumer.core.jobflow import JobFlow
-from consumer.core.jobs import JobState
-from consumer.core.lifecycle import Phase, Signal, after
-from consumer.core.limits import Limits
-from consumer.core.partition_key import PartitionKey
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.assignment import Partition
+from darkroom.consumer.core.backpressure import Backpressure, Flow
+from darkroom.consumer.core.jobflow import JobFlow
+from darkroom.consumer.core.jobs import JobState
+from darkroom.consumer.core.lifecycle import Phase, Signal, after
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import PartitionKey
 
 _FINISHED_IN_A_DRAIN = (
     JobState.ON_DEVICE,

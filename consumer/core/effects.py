@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consumer.core.jobs import Verdict
-from consumer.core.partition_key import JobKey, PartitionKey, RowKey
+from darkroom.consumer.core.jobs import Verdict
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from consumer.core.effects import StoreCall
-from consumer.core.jobs import Identity, JobFacts
-from consumer.core.journal import Boot, Fate
-from consumer.core.partition_key import JobKey, PartitionKey, RowKey
+from darkroom.consumer.core.effects import StoreCall
+from darkroom.consumer.core.jobs import Identity, JobFacts
+from darkroom.consumer.core.journal import Boot, Fate
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from consumer.core.jobs import Identity, Job
+from darkroom.consumer.core.jobs import Identity, Job
 
 
 class Identities:

@@ -14,19 +14,19 @@ import heapq
 from collections.abc import Mapping
 from itertools import count
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.assignment import Partition
-from consumer.core.batcher import Batcher
-from consumer.core.breaker import Breaker
-from consumer.core.deadlines import Deadlines
-from consumer.core.identities import Identities
-from consumer.core.jobs import OPEN_TO_INTERRUPTION, Job, JobFacts, JobState, Verdict, VerdictKind
-from consumer.core.limits import Limits
-from consumer.core.pace import Pace
-from consumer.core.partition_key import JobKey, PartitionKey
-from consumer.core.retry import FailRow, RunApart, SmallerBatch, remedy_for
-from consumer.core.waiting import TURN_S, WaitingRoom
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.assignment import Partition
+from darkroom.consumer.core.batcher import Batcher
+from darkroom.consumer.core.breaker import Breaker
+from darkroom.consumer.core.deadlines import Deadlines
+from darkroom.consumer.core.identities import Identities
+from darkroom.consumer.core.jobs import OPEN_TO_INTERRUPTION, Job, JobFacts, JobState, Verdict, VerdictKind
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.pace import Pace
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.core.retry import FailRow, RunApart, SmallerBatch, remedy_for
+from darkroom.consumer.core.waiting import TURN_S, WaitingRoom
 
 _COMPANY = (
     JobState.LOOKING,

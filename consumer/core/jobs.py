@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from consumer.core.journal import Entry
-from consumer.core.partition_key import JobKey
+from darkroom.consumer.core.journal import Entry
+from darkroom.consumer.core.partition_key import JobKey
 
 if TYPE_CHECKING:
-    from consumer.core.assignment import Partition
+    from darkroom.consumer.core.assignment import Partition
 
 Identity = tuple[str, str]
 """Tenant and request id: what a decided outcome belongs to."""

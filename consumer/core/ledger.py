@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consumer.core.journal import NO_JOURNAL, Journal
-from consumer.core.offset_map import METADATA_CHARS_MAX, decode_map, encode_map
-from consumer.core.partition_key import PartitionKey
+from darkroom.consumer.core.journal import NO_JOURNAL, Journal
+from darkroom.consumer.core.offset_map import METADATA_CHARS_MAX, decode_map, encode_map
+from darkroom.consumer.core.partition_key import PartitionKey
 
 
 @dataclass(frozen=True, slots=True)

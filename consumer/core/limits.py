@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consumer.core.journal import Boot
+from darkroom.consumer.core.journal import Boot
 
 
 @dataclass(frozen=True, slots=True)

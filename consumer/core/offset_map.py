@@ -2,7 +2,7 @@
 
 Work finishes out of order inside a partition, and Kafka keeps one committed offset. The map tells which offsets above
 it are finished too, so that whoever opens the partition next renders none of them again. The journal tells which
-records were in the lanes, so that one that kills its worker is known (`consumer.core.journal`).
+records were in the lanes, so that one that kills its worker is known (`darkroom.consumer.core.journal`).
 
 Text form: `dr1.` and the unpadded URL-safe base64 of these bytes, numbers big endian:
 
@@ -24,8 +24,8 @@ import zlib
 from collections.abc import Iterable
 from typing import Final
 
-from consumer.core.journal import ENTRIES_MAX, NO_JOURNAL, TRIALS_MAX, Entry, Journal
-from consumer.core.partition_key import PartitionKey
+from darkroom.consumer.core.journal import ENTRIES_MAX, NO_JOURNAL, TRIALS_MAX, Entry, Journal
+from darkroom.consumer.core.partition_key import PartitionKey
 
 MAP_PREFIX: Final = "dr1."
 METADATA_CHARS_MAX: Final = 4096

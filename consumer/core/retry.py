@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consumer.core.events import FaultParty
-from consumer.core.partition_key import RowKey
+from darkroom.consumer.core.events import FaultParty
+from darkroom.consumer.core.partition_key import RowKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ import heapq
 from collections import deque
 from itertools import count
 
-from consumer.core.assignment import Partition
-from consumer.core.jobs import Job
-from consumer.core.limits import Limits
-from consumer.core.partition_key import PartitionKey
+from darkroom.consumer.core.assignment import Partition
+from darkroom.consumer.core.jobs import Job
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import PartitionKey
 
 TURN_S = 0.5
 """Records that came so close together are taken to have come together: about a burst, and little to wait for a turn."""

@@ -7,7 +7,7 @@ What aiokafka makes necessary, each seen to go wrong otherwise:
 - Every rebalance is eager: pause flags vanish and positions go back to the committed offset. So all partitions
   are paused in the callback, and delivered again only from where `resume` seeks to.
 - `getmany` is never cancelled, only given a timeout: cancelling it inside a fetch breaks the poll watchdog.
-- `committed()` drops the metadata, so offsets are read by `producer.groups`, which believes no silence.
+- `committed()` drops the metadata, so offsets are read by `darkroom.producer.kafka.groups`, which believes no silence.
 - The sticky assignor keeps its state on the class, so each member has a class of its own.
 """
 
@@ -23,9 +23,9 @@ from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
 
-from consumer.core.partition_key import PartitionKey
-from consumer.kafka.writer import PartitionWriter
-from consumer.ports import (
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.kafka.writer import PartitionWriter
+from darkroom.consumer.worker.ports import (
     BrokerGone,
     BrokerUnavailable,
     Delivery,
@@ -35,14 +35,14 @@ from consumer.ports import (
     PublicationUnknown,
     Record,
 )
-from producer.administrator import Administrator
-from producer.client_tasks import ended_task
-from producer.connection import kafka_arguments
-from producer.consuming import RecordConsumer
-from producer.denials import denial
-from producer.groups import Group, committed_offsets, describe_group
-from producer.record_batches import UnreadableBatch
-from schemas.settings import Settings
+from darkroom.producer.kafka.administrator import Administrator
+from darkroom.producer.kafka.client_tasks import ended_task
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.kafka.consuming import RecordConsumer
+from darkroom.producer.kafka.denials import denial
+from darkroom.producer.kafka.groups import Group, committed_offsets, describe_group
+from darkroom.producer.kafka.record_batches import UnreadableBatch
+from darkroom.schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +62,7 @@ LEAVE_S_MAX = 10.0
 
 
 class KafkaBroker:
-    """`consumer.ports.Broker` on aiokafka."""
+    """`darkroom.consumer.worker.ports.Broker` on aiokafka."""
 
     def __init__(self, settings: Settings, *, topic: str, client_id: str) -> None:
         self._kafka = settings.kafka

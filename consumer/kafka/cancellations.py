@@ -18,14 +18,14 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from consumer.intake import EARLIEST_MS
-from producer.client_tasks import ended_task
-from producer.consuming import RecordConsumer
-from producer.outages import KAFKA
-from producer.passed_over import PassedOver
-from schemas.codec import decode_cancellation
-from schemas.errors import EventUnreadable
-from schemas.events import Cancellation
+from darkroom.consumer.worker.intake import EARLIEST_MS
+from darkroom.producer.kafka.client_tasks import ended_task
+from darkroom.producer.kafka.consuming import RecordConsumer
+from darkroom.producer.kafka.passed_over import PassedOver
+from darkroom.producer.outages import KAFKA
+from darkroom.schemas.errors import EventUnreadable
+from darkroom.schemas.events.progress import Cancellation
+from darkroom.schemas.wire.codec import decode_cancellation
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class CancellationFollower:
     """Reads the topic. After a failure of any kind `run` goes on from where it was: no cancellation is passed over."""
 
     def __init__(self, topic: str, arguments: dict[str, Any], on_cancelled: Callable[[Cancellation], None]) -> None:
-        """`arguments` are those of every client, as `producer.connection.kafka_arguments` makes them."""
+        """`arguments` are those of every client, as `darkroom.producer.kafka.connection.kafka_arguments` makes them."""
         self._topic = topic
         self._arguments = arguments
         self._on_cancelled = on_cancelled

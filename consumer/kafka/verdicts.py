@@ -11,11 +11,11 @@ from typing import Final
 
 from aiokafka import errors
 
-from consumer.core.events import Refusal
-from consumer.core.partition_key import PartitionKey
-from consumer.ports import PublicationRefused
-from producer.denials import DENIED, chain, denial
-from schemas.settings import KafkaSettings
+from darkroom.consumer.core.events import Refusal
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.worker.ports import PublicationRefused
+from darkroom.producer.kafka.denials import DENIED, chain, denial
+from darkroom.schemas.settings import KafkaSettings
 
 
 def refused(

@@ -23,12 +23,12 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata
 
-from consumer.core.partition_key import PartitionKey
-from consumer.kafka.verdicts import refused
-from consumer.ports import BrokerUnavailable, OutgoingRecord, PublicationUnknown, WriterFenced
-from producer.denials import denial, lacks
-from producer.passwords import renew_password
-from schemas.settings import KafkaSettings
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.kafka.verdicts import refused
+from darkroom.consumer.worker.ports import BrokerUnavailable, OutgoingRecord, PublicationUnknown, WriterFenced
+from darkroom.producer.kafka.denials import denial, lacks
+from darkroom.producer.kafka.passwords import renew_password
+from darkroom.schemas.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ class PartitionWriter:
     def __init__(
         self, partition: PartitionKey, kafka: KafkaSettings, arguments: dict[str, Any], *, timeout_s: float, **more: Any
     ) -> None:
-        """`arguments` are those of every client, as `producer.connection.kafka_arguments` makes them."""
+        """`arguments` are those of every client, as `darkroom.producer.kafka.connection.kafka_arguments` makes them."""
         self._partition = partition
         self._kafka = kafka
         self._timeout_s = timeout_s

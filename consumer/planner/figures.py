@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from statistics import stdev
 from typing import Any, Final
 
-from consumer.planner.fleet import Fleet, FleetRun, Moment, Spec
-from consumer.planner.scenario import Scenario, Window
+from darkroom.consumer.planner.fleet import Fleet, FleetRun, Moment, Spec
+from darkroom.consumer.planner.scenario import Scenario, Window
 
 AUTOSCALED_S_MIN: Final = 600.0
 """Of a window, where replicas come and go: some of the minutes that an autoscaler and a loading model take."""

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from consumer.core.limits import Limits
-from consumer.planner.assignor import shares
-from consumer.planner.autoscaler import Autoscaler, Autoscaling
-from consumer.planner.member import Member
-from consumer.planner.topic import Topic
-from consumer.simulate import Arrival, Delays
-from consumer.virtual import VirtualClock
-from inference.profile import DeviceProfile
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.planner.assignor import shares
+from darkroom.consumer.planner.autoscaler import Autoscaler, Autoscaling
+from darkroom.consumer.planner.member import Member
+from darkroom.consumer.planner.simulate import Arrival, Delays
+from darkroom.consumer.planner.topic import Topic
+from darkroom.consumer.planner.virtual import VirtualClock
+from darkroom.inference.planning.profile import DeviceProfile
 
 SAMPLE_S = 5.0
 """Between two points of a run's history, at the least."""

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from inference.profile import GUIDED_SLOTS, DeviceProfile, Ended, ProfileKey, ShapeProfile
-from inference.profile_store import FILE_BYTES_MAX, ProfileError, decode_profile
-from inference.step_curve import CurveError, StepCurve, read_curve
-from schemas.errors import bounded
+from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile, Ended, ProfileKey, ShapeProfile
+from darkroom.inference.planning.profile_store import FILE_BYTES_MAX, ProfileError, decode_profile
+from darkroom.inference.planning.step_curve import CurveError, StepCurve, read_curve
+from darkroom.schemas.errors import bounded
 
 TERMS: Final = ("on_demand", "reserved", "spot")
 PUBLISHED_ROWS: Final = 4

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from consumer.simulate import Arrival
-from inference.contract import BatchKey, RenderRequest
-from schemas.pose import PeoplePose
+from darkroom.consumer.planner.simulate import Arrival
+from darkroom.inference.contract import BatchKey, RenderRequest
+from darkroom.schemas.events.pose import PeoplePose
 
 ARRIVALS_MAX: Final = 2_000_000
 LATENT_FACTOR: Final = 8

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from consumer.planner.load import ARRIVALS_MAX, DEFAULT_MIX, LATENT_FACTOR, LoadError, Mix
+from darkroom.consumer.planner.load import ARRIVALS_MAX, DEFAULT_MIX, LATENT_FACTOR, LoadError, Mix
 
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 """A million requests, one line each."""

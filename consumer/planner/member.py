@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.core import Core
-from consumer.core.limits import Limits
-from consumer.core.offset_map import decode_journal
-from consumer.core.partition_key import JobKey, PartitionKey, RowKey
-from consumer.planner.topic import TOPIC, Topic
-from consumer.simulate import Delays
-from consumer.virtual import Alarm, DeviceListener, VirtualClock, VirtualDevice
-from inference.contract import BatchKey, RowId
-from inference.profile import DeviceProfile
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.offset_map import decode_journal
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
+from darkroom.consumer.planner.simulate import Delays
+from darkroom.consumer.planner.topic import TOPIC, Topic
+from darkroom.consumer.planner.virtual import Alarm, DeviceListener, VirtualClock, VirtualDevice
+from darkroom.inference.contract import BatchKey, RowId
+from darkroom.inference.planning.profile import DeviceProfile
 
 PICTURE_BYTES = 1_500_000
 """A PNG of a megapixel; only `Limits.unsettled_bytes_max` looks at it."""

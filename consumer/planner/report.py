@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from consumer.planner.search import Answer, Question
+from darkroom.consumer.planner.search import Answer, Question
 
 if TYPE_CHECKING:
     from rich.table import Table

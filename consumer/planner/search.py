@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from consumer.core.limits import Limits
-from consumer.planner.autoscaler import Autoscaling
-from consumer.planner.figures import Figures, figures_of
-from consumer.planner.fleet import Spec
-from consumer.planner.gpus import Machine
-from consumer.planner.load import LATENT_FACTOR, Mix
-from consumer.planner.scenario import Scenario
-from consumer.simulate import Delays
-from inference.profile import DeviceProfile
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.planner.autoscaler import Autoscaling
+from darkroom.consumer.planner.figures import Figures, figures_of
+from darkroom.consumer.planner.fleet import Spec
+from darkroom.consumer.planner.gpus import Machine
+from darkroom.consumer.planner.load import LATENT_FACTOR, Mix
+from darkroom.consumer.planner.scenario import Scenario
+from darkroom.consumer.planner.simulate import Delays
+from darkroom.inference.planning.profile import DeviceProfile
 
 SEARCH_REQUESTS: Final = 1_500
 """Simulated for each fleet that is tried."""

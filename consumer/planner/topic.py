@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from consumer.core.jobs import JobFacts
-from consumer.core.journal import Boot, Fate
-from consumer.core.partition_key import JobKey
-from consumer.simulate import Arrival
+from darkroom.consumer.core.jobs import JobFacts
+from darkroom.consumer.core.journal import Boot, Fate
+from darkroom.consumer.core.partition_key import JobKey
+from darkroom.consumer.planner.simulate import Arrival
 
 TOPIC = "generation.requests"
 RECORD_BYTES = 1_000

@@ -3,11 +3,11 @@
 Two processes in one data folder, on loopback only. Nothing here knows what Darkroom sends through them.
 """
 
-from consumer.stack.errors import StackError
-from consumer.stack.settings import DEFAULT_DIRECTORY, DIRECTORY_VARIABLE, StackSettings
-from consumer.stack.stack import ServerStatus, Stack, StackStatus
-from consumer.stack.state import StackState
-from consumer.stack.tls import TlsListeners
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.settings import DEFAULT_DIRECTORY, DIRECTORY_VARIABLE, StackSettings
+from darkroom.consumer.stack.stack import ServerStatus, Stack, StackStatus
+from darkroom.consumer.stack.state import StackState
+from darkroom.consumer.stack.tls import TlsListeners
 
 __all__ = [
     "DEFAULT_DIRECTORY",

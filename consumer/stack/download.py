@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from consumer.stack.errors import StackError
-from consumer.stack.jars import DOWNLOAD_BYTES, KAFKA_JARS, KAFKA_VERSION, Jar
-from consumer.stack.lock import held
-from consumer.stack.settings import StackSettings, remote_repositories
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.jars import DOWNLOAD_BYTES, KAFKA_JARS, KAFKA_VERSION, Jar
+from darkroom.consumer.stack.lock import held
+from darkroom.consumer.stack.settings import StackSettings, remote_repositories
 
 CONNECTIONS: Final = 8
 ATTEMPTS: Final = 3

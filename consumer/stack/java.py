@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from consumer.stack.errors import StackError
+from darkroom.consumer.stack.errors import StackError
 
 JAVA_VERSION_MIN: Final = 17
 """Kafka 4's brokers need Java 17."""

@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from consumer.stack.download import fetch_kafka
-from consumer.stack.errors import StackError
-from consumer.stack.jars import KAFKA_VERSION
-from consumer.stack.java import find_java
-from consumer.stack.lock import held
-from consumer.stack.ports import LOOPBACK, free_ports
-from consumer.stack.server import Ports, Report
-from consumer.stack.settings import StackSettings
-from consumer.stack.tls import TlsListeners
+from darkroom.consumer.stack.download import fetch_kafka
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.jars import KAFKA_VERSION
+from darkroom.consumer.stack.java import find_java
+from darkroom.consumer.stack.lock import held
+from darkroom.consumer.stack.ports import LOOPBACK, free_ports
+from darkroom.consumer.stack.server import Ports, Report
+from darkroom.consumer.stack.settings import StackSettings
+from darkroom.consumer.stack.tls import TlsListeners
 
 _ANSWER_LIMIT_S: Final = 1.0
 _FORMAT_LIMIT_S: Final = 60.0

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from consumer.stack import process
-from consumer.stack.errors import StackError
-from consumer.stack.process import ProcessId
-from consumer.stack.server import Ports, Report, Server
+from darkroom.consumer.stack import process
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.process import ProcessId
+from darkroom.consumer.stack.server import Ports, Report, Server
 
 _POLL_S: Final = 0.03
 _TAIL_LINES: Final = 12

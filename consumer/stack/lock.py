@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from consumer.stack.errors import StackError
+from darkroom.consumer.stack.errors import StackError
 
 _POLL_S: Final = 0.05
 

@@ -10,11 +10,11 @@ import sysconfig
 from pathlib import Path
 from typing import Final
 
-from consumer.stack.errors import StackError
-from consumer.stack.ports import LOOPBACK, free_ports
-from consumer.stack.server import Ports, Report
-from consumer.stack.state import Credentials
-from consumer.stack.tls import S3_HTTPS, TlsListeners
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.ports import LOOPBACK, free_ports
+from darkroom.consumer.stack.server import Ports, Report
+from darkroom.consumer.stack.state import Credentials
+from darkroom.consumer.stack.tls import S3_HTTPS, TlsListeners
 
 _PORTS: Final = (
     "s3.port",
@@ -115,7 +115,7 @@ class ObjectServer:
         from minio.commonconfig import Tags
         from minio.error import MinioException
 
-        from producer.results.minio_retention import MADE_BY
+        from darkroom.producer.store.s3_retention import MADE_BY
 
         pool = urllib3.PoolManager(retries=False, timeout=_ANSWER_LIMIT_S / 2)
         key, bucket = self._credentials, self._credentials.bucket

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from consumer.stack.errors import StackError
+from darkroom.consumer.stack.errors import StackError
 
 LOOPBACK: Final = "127.0.0.1"
 _FIRST: Final = 10_240

@@ -16,7 +16,7 @@ from typing import Final
 
 import psutil
 
-from consumer.stack.errors import StackError
+from darkroom.consumer.stack.errors import StackError
 
 KILL_LIMIT_S: Final = 10.0
 """SIGKILL needs no help from the process; what is still there then hangs in the kernel."""

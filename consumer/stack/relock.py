@@ -1,4 +1,4 @@
-"""Makes the list in `jars.py` for another version of Kafka: `python -m consumer.stack.relock 4.3.1` prints it."""
+"""Makes the list in `jars.py` for another version of Kafka: `python -m darkroom.consumer.stack.relock 4.3.1` prints it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from consumer.stack.errors import StackError
-from consumer.stack.jars import Jar
-from consumer.stack.settings import StackSettings, load_settings, remote_repositories
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.jars import Jar
+from darkroom.consumer.stack.settings import StackSettings, load_settings, remote_repositories
 
 _ANSWER_LIMIT_S: Final = 30
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from consumer.stack.errors import StackError
-from consumer.stack.ports import is_free
-from consumer.stack.server import Report, Server
-from consumer.stack.state import ServerRecord
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.ports import is_free
+from darkroom.consumer.stack.server import Report, Server
+from darkroom.consumer.stack.state import ServerRecord
 
 
 def next_record(server: Server, last: ServerRecord | None, report: Report) -> ServerRecord:

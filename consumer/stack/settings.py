@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import Field, HttpUrl, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from consumer.stack.errors import StackError
+from darkroom.consumer.stack.errors import StackError
 
 ENV_PREFIX: Final = "DARKROOM_STACK_"
 DIRECTORY_VARIABLE: Final = f"{ENV_PREFIX}DIR"

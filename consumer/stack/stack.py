@@ -14,18 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from consumer.stack import process, state
-from consumer.stack.errors import StackError
-from consumer.stack.kafka import KafkaServer
-from consumer.stack.launch import Start, launch
-from consumer.stack.lock import held
-from consumer.stack.objects import ObjectServer
-from consumer.stack.process import ProcessId
-from consumer.stack.restart import check_ports, check_version, next_record
-from consumer.stack.server import Report, Server
-from consumer.stack.settings import DEFAULT_DIRECTORY, StackSettings, load_settings
-from consumer.stack.state import ServerRecord, StackState, StateUnreadable
-from consumer.stack.tls import TlsListeners
+from darkroom.consumer.stack import process, state
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.kafka import KafkaServer
+from darkroom.consumer.stack.launch import Start, launch
+from darkroom.consumer.stack.lock import held
+from darkroom.consumer.stack.objects import ObjectServer
+from darkroom.consumer.stack.process import ProcessId
+from darkroom.consumer.stack.restart import check_ports, check_version, next_record
+from darkroom.consumer.stack.server import Report, Server
+from darkroom.consumer.stack.settings import DEFAULT_DIRECTORY, StackSettings, load_settings
+from darkroom.consumer.stack.state import ServerRecord, StackState, StateUnreadable
+from darkroom.consumer.stack.tls import TlsListeners
 
 KAFKA: Final = "kafka"
 S3: Final = "s3"

@@ -15,8 +15,8 @@ from typing import Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from consumer.stack.errors import StackError
-from consumer.stack.process import ProcessId
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.process import ProcessId
 
 FORMAT: Final = 1
 UP: Final = "stack.json"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
-from consumer.stack.server import Ports
+from darkroom.consumer.stack.server import Ports
 
 SASL_SSL: Final = "sasl_ssl"
 """The name of Kafka's port for those who log in with a password, over TLS."""

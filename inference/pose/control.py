@@ -1,6 +1,6 @@
 """One pose, one control picture: RGB at the output's size, whatever the pose was given as.
 
-A pose is drawn, or decoded and stretched; a photo becomes keypoints first (`inference.pose.photo`) and is drawn like
+A pose is drawn, or decoded and stretched; a photo becomes keypoints first (`darkroom.inference.pose.photo`) and is drawn like
 any others. What two poses must agree on to give the same picture is their content digest, so that it can stand in a
 cache's key before any drawing is done.
 """
@@ -12,11 +12,11 @@ from typing import Final, NamedTuple
 
 from PIL import Image
 
-from inference.contract import FaultKind, RenderFault
-from inference.pose.picture import PictureLimits, decode_picture
-from inference.pose.skeleton import draw_people
-from schemas.keypoints import coco17_to_coco18
-from schemas.pose import InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
+from darkroom.inference.contract import FaultKind, RenderFault
+from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.inference.pose.skeleton import draw_people
+from darkroom.schemas.events.keypoints import coco17_to_coco18
+from darkroom.schemas.events.pose import InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
 
 DARK_LEVEL: Final = 24
 """Levels of 255 below this are ground, JPEG's noise on it included."""

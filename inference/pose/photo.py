@@ -1,7 +1,7 @@
 """From a photo to the keypoints of the people in it.
 
-The detector itself stands behind a protocol, because each needs an optional extra: `inference.pose.blazepose` is the
-default, `inference.pose.openpose` needs torch and weights of its own. What is bounded, counted and refused here is the
+The detector itself stands behind a protocol, because each needs an optional extra: `darkroom.inference.pose.blazepose` is the
+default, `darkroom.inference.pose.openpose` needs torch and weights of its own. What is bounded, counted and refused here is the
 same for any. What is found is a pose like one that was sent as
 keypoints and goes the same way from here on, so that photos, keypoints and training agree on every line drawn.
 """
@@ -14,11 +14,11 @@ from typing import Final, Protocol
 
 from PIL import Image
 
-from inference.contract import FaultKind, RenderFault
-from inference.pose.control import unlike_a_skeleton
-from inference.pose.picture import PictureLimits, decode_picture
-from schemas.keypoints import Keypoint
-from schemas.pose import PEOPLE_MAX, FoundPerson, PeoplePose
+from darkroom.inference.contract import FaultKind, RenderFault
+from darkroom.inference.pose.control import unlike_a_skeleton
+from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.schemas.events.keypoints import Keypoint
+from darkroom.schemas.events.pose import PEOPLE_MAX, FoundPerson, PeoplePose
 
 SHORT_SIDE_PX: Final = 512
 """The resolution that OpenPose's ControlNet detector works at. Photos are brought to it, up or down."""

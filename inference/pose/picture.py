@@ -12,8 +12,8 @@ from typing import Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from inference.contract import FaultKind, RenderFault
-from schemas.pictures import PICTURE_FORMATS, foreign_format, foreign_remedy, jpeg_reduction
+from darkroom.inference.contract import FaultKind, RenderFault
+from darkroom.schemas.events.pictures import PICTURE_FORMATS, foreign_format, foreign_remedy, jpeg_reduction
 
 _LEVELS_16: Final = 65_536
 _SIXTEENTH_OF_EIGHT: Final = 257

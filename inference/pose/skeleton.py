@@ -15,7 +15,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw
 
-from schemas.keypoints import LIMBS, Keypoint
+from darkroom.schemas.events.keypoints import LIMBS, Keypoint
 
 DRAWN_SHORT_SIDE_PX: Final = 512
 DRAWN_LONG_SIDE_PX_MAX: Final = 4096

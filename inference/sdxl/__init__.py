@@ -6,12 +6,12 @@ import os
 # asks the network for a model, a tokenizer or a newer version of one.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from inference.sdxl.xformers_import import xformers_ops
+from darkroom.inference.sdxl.denoise.xformers_import import xformers_ops
 
 # Before diffusers is imported, which would fail with a broken xformers.
 xformers_ops()
 
-from inference.sdxl.device import SdxlDevice  # noqa: E402 - only now
-from inference.sdxl.sources import ModelFiles  # noqa: E402 - as above
+from darkroom.inference.sdxl.device import SdxlDevice  # noqa: E402 - only now
+from darkroom.inference.sdxl.loading.sources import ModelFiles  # noqa: E402 - as above
 
 __all__ = ["ModelFiles", "SdxlDevice"]

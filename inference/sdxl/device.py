@@ -1,4 +1,4 @@
-"""The SDXL device: one loaded model behind `inference.contract.Device`.
+"""The SDXL device: one loaded model behind `darkroom.inference.contract.Device`.
 
 Three lanes call it at once, and each has its own part of the model: `prepare` the tokenizers, the text encoders
 and the pose encoder, `step` the UNet and the ControlNet, `finish` the VAE. Weights are only read, so nothing here is
@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 import torch
 
-from inference.contract import (
+from darkroom.inference.contract import (
     CacheCounts,
     Device,
     FaultKind,
@@ -32,21 +32,21 @@ from inference.contract import (
     RenderFault,
     RenderJob,
 )
-from inference.memory_plan import MemoryPlan
-from inference.pose.photo import DETECTOR_BYTES
-from inference.pose.picture import PictureLimits
-from inference.sdxl.adapter_store import ADAPTER_CACHE_BYTES_MAX
-from inference.sdxl.faults import device_faults
-from inference.sdxl.load import load_components
-from inference.sdxl.measure import measured_on
-from inference.sdxl.model import LoadedModel
-from inference.sdxl.placement import Placement, Wishes, place, placed
-from inference.sdxl.regions import Backend
-from inference.sdxl.rows import SdxlRow
-from inference.sdxl.sources import ModelFiles
-from inference.sdxl.warm_up import compile_regions, warm_up
-from inference.timing import Part
-from inference.turns import Series
+from darkroom.inference.engine.turns import Series
+from darkroom.inference.planning.memory_plan import MemoryPlan
+from darkroom.inference.planning.timing import Part
+from darkroom.inference.pose.photo import DETECTOR_BYTES
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.sdxl.denoise.regions import Backend
+from darkroom.inference.sdxl.denoise.rows import SdxlRow
+from darkroom.inference.sdxl.faults import device_faults
+from darkroom.inference.sdxl.loading.components import load_components
+from darkroom.inference.sdxl.loading.placement import Placement, Wishes, place, placed
+from darkroom.inference.sdxl.loading.sources import ModelFiles
+from darkroom.inference.sdxl.measure import measured_on
+from darkroom.inference.sdxl.model import LoadedModel
+from darkroom.inference.sdxl.prepare.adapter_store import ADAPTER_CACHE_BYTES_MAX
+from darkroom.inference.sdxl.warm_up import compile_regions, warm_up
 
 PROMPT_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Two hundred of SDXL's prompts in fp16, on the device."""

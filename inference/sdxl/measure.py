@@ -18,14 +18,14 @@ from typing import Any, Final
 
 import torch
 
-from inference.contract import BatchKey, RenderRequest, RowId
-from inference.sdxl.conditions import TextEmbedding, time_ids
-from inference.sdxl.load import Components
-from inference.sdxl.placement import Placement
-from inference.sdxl.rows import SdxlRow, draw_noise
-from inference.sdxl.schedule import SAMPLERS, Schedules
-from inference.sdxl.step import Networks, Stepper
-from inference.timing import Part
+from darkroom.inference.contract import BatchKey, RenderRequest, RowId
+from darkroom.inference.planning.timing import Part
+from darkroom.inference.sdxl.denoise.rows import SdxlRow, draw_noise
+from darkroom.inference.sdxl.denoise.schedule import SAMPLERS, Schedules
+from darkroom.inference.sdxl.denoise.step import Networks, Stepper
+from darkroom.inference.sdxl.loading.components import Components
+from darkroom.inference.sdxl.loading.placement import Placement
+from darkroom.inference.sdxl.prepare.conditions import TextEmbedding, time_ids
 
 RUNS_MAX: Final = 5
 """Counted runs, of which the fastest is taken: whatever else the machine does only ever adds."""
@@ -50,7 +50,7 @@ def measured_on(networks: Networks, placement: Placement) -> Mapping[str, str]:
 def measure_part(  # noqa: PLR0917 - the protocol's order
     part: Part, components: Components, networks: Networks, height: int, width: int, count: int
 ) -> float:
-    """Seconds of a part as `inference.contract.Device.measure` defines it. Latent sizes; in inference mode."""
+    """Seconds of a part as `darkroom.inference.contract.Device.measure` defines it. Latent sizes; in inference mode."""
     if part is Part.CONTROLNET and networks.controlnet is None:
         return 0.0
     if part is Part.DECODE:
@@ -129,7 +129,7 @@ def _rest_of_a_step(
 
 def _decoding(components: Components, height: int, width: int, pictures: int) -> Callable[[], object]:
     vae, placement = components.vae, components.placement
-    # As `inference.sdxl.model` decodes: tiles by the picture's size alone.
+    # As `darkroom.inference.sdxl.model` decodes: tiles by the picture's size alone.
     vae.use_tiling = height * width * components.info.latent_factor**2 > placement.plan.vae_tiled_above_pixels
     latents = draw_noise(_seeded(), (pictures, vae.config.latent_channels, height, width))
     on_device = latents.to(placement.vae_device, vae.dtype)

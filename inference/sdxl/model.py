@@ -8,7 +8,7 @@ import structlog
 import torch
 from PIL import Image
 
-from inference.contract import (
+from darkroom.inference.contract import (
     FaultKind,
     Prepared,
     Preview,
@@ -18,25 +18,25 @@ from inference.contract import (
     RenderRequest,
     RowId,
 )
-from inference.pose.picture import PictureLimits
-from inference.preview import encode_preview
-from inference.resolve import batch_key
-from inference.sdxl.adapters import AdapterBank
-from inference.sdxl.conditions import TextConditioner, cut_warning, time_ids
-from inference.sdxl.decode import decode_latents
-from inference.sdxl.encode import encode_picture
-from inference.sdxl.load import Components
-from inference.sdxl.lora_names import UNET
-from inference.sdxl.measure import measure_part
-from inference.sdxl.placement import residence_of
-from inference.sdxl.poses import Conditioning, PoseConditioner
-from inference.sdxl.projection import Projection, fit_projection
-from inference.sdxl.rows import Control, SdxlRow, draw_noise
-from inference.sdxl.schedule import Schedule, Schedules
-from inference.sdxl.step import Networks, Stepper
-from inference.sdxl.streams import LaneStream
-from inference.timing import Part
-from inference.turns import Lane, Series
+from darkroom.inference.engine.turns import Lane, Series
+from darkroom.inference.planning.timing import Part
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.preview import encode_preview
+from darkroom.inference.resolve import batch_key
+from darkroom.inference.sdxl.denoise.adapters import AdapterBank
+from darkroom.inference.sdxl.denoise.rows import Control, SdxlRow, draw_noise
+from darkroom.inference.sdxl.denoise.schedule import Schedule, Schedules
+from darkroom.inference.sdxl.denoise.step import Networks, Stepper
+from darkroom.inference.sdxl.finish.decode import decode_latents
+from darkroom.inference.sdxl.finish.encode import encode_picture
+from darkroom.inference.sdxl.finish.projection import Projection, fit_projection
+from darkroom.inference.sdxl.loading.components import Components
+from darkroom.inference.sdxl.loading.lora_names import UNET
+from darkroom.inference.sdxl.loading.placement import residence_of
+from darkroom.inference.sdxl.measure import measure_part
+from darkroom.inference.sdxl.prepare.conditions import TextConditioner, cut_warning, time_ids
+from darkroom.inference.sdxl.prepare.poses import Conditioning, PoseConditioner
+from darkroom.inference.sdxl.streams import LaneStream
 
 _log = structlog.get_logger(__name__)
 

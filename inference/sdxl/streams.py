@@ -70,7 +70,7 @@ class Staging:
     """Host memory from which a GPU fetches what every step needs anew, without holding up anybody.
 
     Two pinned buffers a name, used in turn: the step before the last is complete before a step is laid out
-    (`inference.sdxl.step`), and so its buffer is free. On a CPU nothing is copied.
+    (`darkroom.inference.sdxl.denoise.step`), and so its buffer is free. On a CPU nothing is copied.
     """
 
     def __init__(self, device: torch.device) -> None:

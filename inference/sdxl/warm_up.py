@@ -11,14 +11,14 @@ from typing import Final
 
 import structlog
 
-from inference.contract import ModelInfo, RenderJob, RenderRequest
-from inference.sdxl.faults import is_out_of_memory
-from inference.sdxl.model import LoadedModel
-from inference.sdxl.regions import Backend, CompiledRegions
-from inference.sdxl.rows import SdxlRow
-from inference.sdxl.schedule import SAMPLERS
-from inference.sdxl.shapes import StaticShapes, slot_buckets
-from schemas.pose import PeoplePose
+from darkroom.inference.contract import ModelInfo, RenderJob, RenderRequest
+from darkroom.inference.sdxl.denoise.regions import Backend, CompiledRegions
+from darkroom.inference.sdxl.denoise.rows import SdxlRow
+from darkroom.inference.sdxl.denoise.schedule import SAMPLERS
+from darkroom.inference.sdxl.denoise.shapes import StaticShapes, slot_buckets
+from darkroom.inference.sdxl.faults import is_out_of_memory
+from darkroom.inference.sdxl.model import LoadedModel
+from darkroom.schemas.events.pose import PeoplePose
 
 _log = structlog.get_logger(__name__)
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from inference.contract import ModelError
-from inference.tiny.spec import SPEC
+from darkroom.inference.contract import ModelError
+from darkroom.inference.tiny.spec import SPEC
 
 _BUILDING = threading.Lock()
 
@@ -66,7 +66,7 @@ def build(target: Path) -> None:
 
     Raises `ModelError` where that cannot be written.
     """
-    from inference.tiny.weights import write_model
+    from darkroom.inference.tiny.weights import write_model
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

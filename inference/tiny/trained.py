@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inference.contract import ModelError
-from inference.tiny.folder import TinyModel
+from darkroom.inference.contract import ModelError
+from darkroom.inference.tiny.folder import TinyModel
 
 FOLDER = Path(__file__).parent / "trained"
 

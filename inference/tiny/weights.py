@@ -16,8 +16,8 @@ import torch
 import transformers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from inference.sdxl.quiet import no_progress_bars
-from inference.tiny.spec import SPEC
+from darkroom.inference.sdxl.loading.quiet import no_progress_bars
+from darkroom.inference.tiny.spec import SPEC
 
 # Both libraries make their classes by rules that a type checker cannot follow.
 _DIFFUSERS: Final[Any] = diffusers

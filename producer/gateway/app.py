@@ -11,25 +11,25 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
-from producer.gateway import events, generate, generations, images, poses, probes
-from producer.gateway.acceptance import Acceptance
-from producer.gateway.access.assembly import AccessControl
-from producer.gateway.answers import Addresses, ProblemBody
-from producer.gateway.claims import Claims
-from producer.gateway.finished import Finished
-from producer.gateway.gateway import Gateway
-from producer.gateway.jobs import Jobs
-from producer.gateway.metrics import Metrics
-from producer.gateway.pages import Page, router_of
-from producer.gateway.refusing import Guard, handle_errors
-from producer.gateway.services import OpenServices, Services, connected
-from producer.gateway.submissions import Submissions
-from producer.gateway.uploads import Uploads
-from producer.outages import watch_outages
-from producer.tasks import TaskSupervisor
-from schemas.describing import described, or_null, readable
-from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from darkroom.producer.gateway.access.assembly import AccessControl
+from darkroom.producer.gateway.gateway import Gateway
+from darkroom.producer.gateway.jobs.acceptance import Acceptance
+from darkroom.producer.gateway.jobs.answers import Addresses, ProblemBody
+from darkroom.producer.gateway.jobs.claims import Claims
+from darkroom.producer.gateway.jobs.finished import Finished
+from darkroom.producer.gateway.jobs.jobs import Jobs
+from darkroom.producer.gateway.jobs.submissions import Submissions
+from darkroom.producer.gateway.jobs.uploads import Uploads
+from darkroom.producer.gateway.metrics import Metrics
+from darkroom.producer.gateway.refusing import Guard, handle_errors
+from darkroom.producer.gateway.routes import events, generate, generations, images, poses, probes
+from darkroom.producer.gateway.routes.pages import Page, router_of
+from darkroom.producer.gateway.services import OpenServices, Services, connected
+from darkroom.producer.outages import watch_outages
+from darkroom.producer.tasks import TaskSupervisor
+from darkroom.schemas.describing import described, or_null, readable
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings
 
 _SCHEMAS = "#/components/schemas/"
 _ABOUT = "Jobs in by HTTP, their state and pictures out. Errors are RFC 9457 problem details."

@@ -7,8 +7,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
-from producer.results.objects import Objects, ObjectStat, StoreUnavailable
-from schemas.settings import S3Settings
+from darkroom.producer.store.objects import Objects, ObjectStat, StoreUnavailable
+from darkroom.schemas.settings import S3Settings
 
 
 def hurried(s3: S3Settings, timeout_s: float) -> S3Settings:
@@ -23,7 +23,7 @@ def hurried(s3: S3Settings, timeout_s: float) -> S3Settings:
 
 
 class BoundedStore:
-    """`producer.results.objects.Objects`, each call with a limit; `StoreUnavailable` when it has passed.
+    """`darkroom.producer.store.objects.Objects`, each call with a limit; `StoreUnavailable` when it has passed.
 
     A call that is given up may end all the same: every write of the gateway's may be repeated.
     """

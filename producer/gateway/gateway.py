@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection, Request
 
-from producer.gateway.acceptance import Acceptance
-from producer.gateway.answers import Addresses
-from producer.gateway.claims import Claims
-from producer.gateway.jobs import Job, Jobs
-from producer.gateway.metrics import Metrics
-from producer.gateway.principal import Gatekeeper, Principal, Quotas, Scope
-from producer.gateway.services import Services
-from producer.gateway.submissions import Submissions
-from producer.tasks import TaskSupervisor
-from schemas.settings import Settings
+from darkroom.producer.gateway.jobs.acceptance import Acceptance
+from darkroom.producer.gateway.jobs.answers import Addresses
+from darkroom.producer.gateway.jobs.claims import Claims
+from darkroom.producer.gateway.jobs.jobs import Job, Jobs
+from darkroom.producer.gateway.jobs.submissions import Submissions
+from darkroom.producer.gateway.metrics import Metrics
+from darkroom.producer.gateway.principal import Gatekeeper, Principal, Quotas, Scope
+from darkroom.producer.gateway.services import Services
+from darkroom.producer.tasks import TaskSupervisor
+from darkroom.schemas.settings import Settings
 
 
 @dataclass(slots=True)

@@ -16,14 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer.connection import KafkaUnavailable
-from producer.gateway.metrics import Metrics
-from producer.gateway.problems import PROBLEM_CONTENT_TYPE, Problem
-from producer.gateway.routes import methods_at
-from producer.outages import KAFKA, STORE
-from producer.results.objects import ObjectsError, StoreUnavailable
-from producer.results.outcomes import OutcomeUnreadable
-from schemas.errors import bounded
+from darkroom.producer.gateway.metrics import Metrics
+from darkroom.producer.gateway.problems import PROBLEM_CONTENT_TYPE, Problem
+from darkroom.producer.gateway.routes.methods import methods_at
+from darkroom.producer.kafka.connection import KafkaUnavailable
+from darkroom.producer.outages import KAFKA, STORE
+from darkroom.producer.outcomes.outcomes import OutcomeUnreadable
+from darkroom.producer.store.objects import ObjectsError, StoreUnavailable
+from darkroom.schemas.errors import bounded
 
 log = structlog.get_logger(__name__)
 

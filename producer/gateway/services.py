@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from producer.gateway.bounded_store import BoundedStore, hurried
-from producer.gateway.feed import Feed
-from producer.gateway.hub import Hub
-from producer.gateway.outlet import Outlet
-from producer.gateway.queue import Backlog, Queue
-from producer.outages import STORE
-from producer.results.minio_objects import MinioObjects
-from producer.results.objects import StoreUnavailable
-from producer.tasks import TaskSupervisor
-from schemas.completion import Completion, Source
-from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from darkroom.producer.gateway.bounded_store import BoundedStore, hurried
+from darkroom.producer.gateway.jobs.feed import Feed
+from darkroom.producer.gateway.jobs.hub import Hub
+from darkroom.producer.gateway.jobs.outlet import Outlet
+from darkroom.producer.gateway.jobs.queue import Backlog, Queue
+from darkroom.producer.outages import STORE
+from darkroom.producer.store.objects import StoreUnavailable
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.producer.tasks import TaskSupervisor
+from darkroom.schemas.events.completion import Completion, Source
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings
 
 PROBE_KEY = ".darkroom/gateway-probe"
 """An object that need not exist, after the prefix. Tenants never begin with a dot, so it is no request's key."""

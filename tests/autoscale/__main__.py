@@ -17,9 +17,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from consumer.stack import Stack, StackError
-from producer.logs import configure
-from schemas.settings import LogSettings
+from darkroom.consumer.stack import Stack, StackError
+from darkroom.producer.logs import configure
+from darkroom.schemas.settings import LogSettings
 from tests.autoscale import binaries, findings
 from tests.autoscale.api import ApiError
 from tests.autoscale.binaries import Binaries, Missing

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from consumer.stack.settings import user_cache
+from darkroom.consumer.stack.settings import user_cache
 
 VARIABLE: Final = "DARKROOM_CONTROL_PLANE_DIR"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from schemas.settings import Settings, load_settings
+from darkroom.schemas.settings import Settings, load_settings
 from tests.autoscale.api import MERGE, Api, ApiError, Json, Manifests
 from tests.autoscale.binaries import Binaries
 from tests.autoscale.helm import Helm

@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from producer.requests.client import Client
-from schemas.request import GenerationRequest
+from darkroom.producer.client.client import Client
+from darkroom.schemas.events.request import GenerationRequest
 from tests.autoscale.api import Json
 from tests.autoscale.case import LOOK_S, Case, TooLong, wait_until
 from tests.autoscale.deployment import Deployment

@@ -15,8 +15,8 @@ from typing import Final
 import urllib3
 from aiokafka import AIOKafkaProducer
 
-from producer.connection import kafka_arguments
-from schemas.request import GenerationRequest
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.schemas.events.request import GenerationRequest
 from tests.autoscale.case import Case, wait_until
 from tests.autoscale.deployment import Deployment
 from tests.autoscale.kubelet import Kubelet

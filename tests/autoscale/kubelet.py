@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from consumer.stack.ports import LOOPBACK
+from darkroom.consumer.stack.ports import LOOPBACK
 from tests.autoscale.api import MERGE, Api, ApiError, Json
 from tests.autoscale.pod import UNSTARTABLE, Ending, Image, Pod
 from tests.autoscale.pod_spec import Kind, Lookup, Spec, Unsupported

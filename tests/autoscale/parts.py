@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from consumer.stack.ports import LOOPBACK
+from darkroom.consumer.stack.ports import LOOPBACK
 
 KEDA_NAMESPACE: Final = "keda"
 HPA_SYNC_S: Final = 3

@@ -15,9 +15,9 @@ from typing import Final
 
 import yaml
 
-from consumer.stack import process
-from consumer.stack.ports import LOOPBACK, free_ports
-from consumer.stack.process import ProcessId
+from darkroom.consumer.stack import process
+from darkroom.consumer.stack.ports import LOOPBACK, free_ports
+from darkroom.consumer.stack.process import ProcessId
 from tests.autoscale import parts
 from tests.autoscale.api import ApiError, KubeApi, Manifests
 from tests.autoscale.binaries import Binaries

@@ -16,12 +16,12 @@ from typing import Final
 
 from aiokafka import AIOKafkaProducer
 
-from consumer.audit import audit
-from producer.connection import kafka_arguments
-from producer.requests.client import Client
-from producer.results.minio_objects import MinioObjects
-from schemas.completion import Completion
-from schemas.request import GenerationRequest
+from darkroom.consumer.audit.audit import audit
+from darkroom.producer.client.client import Client
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
 from tests.autoscale.case import wait_until
 from tests.autoscale.deployment import Deployment
 from tests.autoscale.kubelet import Kubelet

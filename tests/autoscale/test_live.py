@@ -21,7 +21,7 @@ from tests.autoscale.kubelet import Kubelet
 from tests.autoscale.plane import Plane
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
 PROMETHEUS_OPERATOR = "monitoring.coreos.com/"

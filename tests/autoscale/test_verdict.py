@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from consumer.audit import AuditReport
-from producer.results import completions
-from producer.results.completions import Answered
-from schemas.completion import Completion, ImageRef, Source
-from schemas.errors import ErrorCode
+from darkroom.consumer.audit.audit import AuditReport
+from darkroom.producer.outcomes import completions
+from darkroom.producer.outcomes.completions import Answered
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.completion import Completion, ImageRef, Source
 from tests.autoscale.case import Case
 from tests.autoscale.pod import Ending
 from tests.autoscale.report import table

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-from consumer.audit import AuditReport
-from schemas.completion import Completion, Status
+from darkroom.consumer.audit.audit import AuditReport
+from darkroom.schemas.events.completion import Completion, Status
 from tests.autoscale.case import Case
 from tests.autoscale.pod import Ending, Pod
 

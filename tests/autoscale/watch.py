@@ -13,9 +13,9 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from producer.connection import administering, kafka_arguments
-from producer.reader import TopicPartition, partitions_of
-from schemas.settings import Settings
+from darkroom.producer.kafka.connection import administering, kafka_arguments
+from darkroom.producer.kafka.reader import TopicPartition, partitions_of
+from darkroom.schemas.settings import Settings
 from tests.autoscale.api import ApiError
 from tests.autoscale.case import TooLong
 from tests.autoscale.deployment import Deployment

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from consumer.stack import Stack
-from producer.logs import configure
-from schemas.settings import LogSettings
+from darkroom.consumer.stack import Stack
+from darkroom.producer.logs import configure
+from darkroom.schemas.settings import LogSettings
 from tests.bench import report
 from tests.bench.decoding import decoding
 from tests.bench.engine import engine

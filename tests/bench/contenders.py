@@ -19,7 +19,7 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from PIL import Image
 
-from inference.contract import (
+from darkroom.inference.contract import (
     Device,
     EngineEvent,
     EngineStopped,
@@ -32,10 +32,10 @@ from inference.contract import (
     StepDone,
     StepFailed,
 )
-from inference.engine import LaneEngine
-from inference.sdxl.encode import encode_picture
-from inference.sdxl.quiet import no_progress_bars
-from inference.tiny import TinyModel
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.sdxl.finish.encode import encode_picture
+from darkroom.inference.sdxl.loading.quiet import no_progress_bars
+from darkroom.inference.tiny import TinyModel
 
 Pictures = list[bytes]
 WAIT_S = 300.0

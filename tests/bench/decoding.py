@@ -134,12 +134,12 @@ def _in_process(folder: Path) -> dict[str, float]:
 
 def _measure() -> dict[str, Any]:
     """Return the figures of the packages that this process imports, whichever tree's they are."""
-    import schemas.names
-    from consumer.core.partition_key import PartitionKey
-    from consumer.intake import Intake
-    from consumer.ports import Record
-    from inference.simulated import SimulatedDevice
-    from schemas.settings import LimitSettings
+    import darkroom.schemas.names
+    from darkroom.consumer.core.partition_key import PartitionKey
+    from darkroom.consumer.worker.intake import Intake
+    from darkroom.consumer.worker.ports import Record
+    from darkroom.inference.simulated.device import SimulatedDevice
+    from darkroom.schemas.settings import LimitSettings
 
     intake = Intake(SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20)
     partition, wall = PartitionKey("generation.requests", 0), datetime.now(UTC)
@@ -156,7 +156,7 @@ def _measure() -> dict[str, Any]:
                     assert facts.refusal is None, f"{kind}: {facts.refusal}"
                 best = min(best, time.process_time() - began)
             us[f"{kind}, {batch} a batch"] = best / RECORDS * 1e6
-    return {"us": us, "schemas": schemas.names.__file__}
+    return {"us": us, "schemas": darkroom.schemas.names.__file__}
 
 
 def _fetched(value: bytes, headers: tuple[tuple[str, bytes], ...], time_ms: int, batch: int) -> bytes:
@@ -189,7 +189,7 @@ def _polled(fetched: bytes) -> list[Any]:
     from aiokafka.structs import TopicPartition
 
     try:
-        from producer.record_batches import Batches, Doubted
+        from darkroom.producer.kafka.record_batches import Batches, Doubted
     except ImportError:  # a tree that reads with the library's own parser
         records = MemoryRecords(fetched)
     else:

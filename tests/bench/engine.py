@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from inference.contract import Device
+    from darkroom.inference.contract import Device
     from tests.bench.contenders import OurEngine, Pipeline, Took
 
 ROWS = (1, 2, 4, 8, 16)
@@ -46,8 +46,8 @@ def engine(*, quick: bool) -> dict[str, Any]:
 def measure(quick: bool) -> dict[str, Any]:
     import torch
 
-    from inference.sdxl import SdxlDevice
-    from inference.tiny import ensure_tiny_model
+    from darkroom.inference.sdxl import SdxlDevice
+    from darkroom.inference.tiny import ensure_tiny_model
     from tests.bench.contenders import OurEngine, Pipeline
     from tests.bench.overhead import overhead
 

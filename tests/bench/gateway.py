@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 from aiokafka import AIOKafkaProducer
 
-from producer.connection import kafka_arguments
-from producer.results.minio_objects import MinioObjects
-from schemas.settings import Settings
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.settings import Settings
 from tests.integration.fleet import Fleet
 from tests.integration.gateways import GatewayProcess
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
-from consumer.core.partition_key import PartitionKey
-from consumer.kafka.broker import KafkaBroker
-from consumer.ports import Opened, OutgoingRecord
-from producer.connection import kafka_arguments
-from producer.results.minio_objects import MinioObjects
-from schemas.settings import Settings
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.kafka.broker import KafkaBroker
+from darkroom.consumer.worker.ports import Opened, OutgoingRecord
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.settings import Settings
 from tests.bench.throughput import ROWS_MAX, mixed_load, worker_under_backlog
 from tests.integration.fleet import Fleet
 

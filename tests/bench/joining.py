@@ -1,7 +1,7 @@
 """What a third worker's joining costs two busy ones: how long their devices stand still, by their own account.
 
 Real processes under a backlog. A worker logs each time its device waited although rows were there, measured on the
-engine's own threads (`consumer.idle_time`).
+engine's own threads (`darkroom.consumer.worker.idle_time`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from consumer.idle_time import LOGGED_S_MIN
-from producer.requests.client import Client
+from darkroom.consumer.worker.idle_time import LOGGED_S_MIN
+from darkroom.producer.client.client import Client
 from tests.bench.throughput import ROWS_MAX, STEP_MS, mixed_load
 from tests.integration.fleet import Fleet, WorkerProcess, until, wait_until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from producer.requests.client import Client
+from darkroom.producer.client.client import Client
 from tests.bench.throughput import mixed_load
 from tests.integration.fleet import Fleet, until
 

@@ -8,9 +8,9 @@ import random
 from collections.abc import Sequence
 from itertools import count
 
-from inference.contract import RenderRequest
-from inference.pose.skeleton import draw_people
-from schemas.pose import InlinePicture, SkeletonPose
+from darkroom.inference.contract import RenderRequest
+from darkroom.inference.pose.skeleton import draw_people
+from darkroom.schemas.events.pose import InlinePicture, SkeletonPose
 
 BATCH = 8
 """Rows that may share a step, and requests in one call of the pipeline."""

@@ -19,9 +19,18 @@ from typing import Any
 
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from inference.contract import CacheCounts, Device, ModelInfo, Prepared, Preview, RenderedImage, RenderFault, RenderJob
-from inference.timing import Part
-from inference.turns import Series
+from darkroom.inference.contract import (
+    CacheCounts,
+    Device,
+    ModelInfo,
+    Prepared,
+    Preview,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+)
+from darkroom.inference.engine.turns import Series
+from darkroom.inference.planning.timing import Part
 from tests.bench.contenders import OurEngine
 from tests.bench.offline import BATCH, requests
 

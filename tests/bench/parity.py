@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from inference.tiny import ensure_tiny_model
+from darkroom.inference.tiny import ensure_tiny_model
 from tests.inference.painting import Oracle, load
 from tests.inference.parity import TOLERANCES, distances, promised
 

@@ -20,16 +20,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from consumer.core.limits import Limits
-from consumer.planner.figures import quantile
-from consumer.planner.fleet import Fleet as PlannedFleet
-from consumer.planner.fleet import Spec
-from consumer.planner.gpus import profile_of_curve
-from consumer.planner.load import DEFAULT_MIX, arrivals_at
-from consumer.planner.search import device_seconds
-from consumer.simulate import Delays
-from producer.requests.client import Client
-from schemas.request import GenerationRequest
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.planner.figures import quantile
+from darkroom.consumer.planner.fleet import Fleet as PlannedFleet
+from darkroom.consumer.planner.fleet import Spec
+from darkroom.consumer.planner.gpus import profile_of_curve
+from darkroom.consumer.planner.load import DEFAULT_MIX, arrivals_at
+from darkroom.consumer.planner.search import device_seconds
+from darkroom.consumer.planner.simulate import Delays
+from darkroom.producer.client.client import Client
+from darkroom.schemas.events.request import GenerationRequest
 from tests.integration.fleet import Fleet, until
 
 CURVE: Final = {1: 60.0, 2: 72.0, 4: 102.0, 8: 180.0}
@@ -228,9 +228,9 @@ def main() -> None:
     """This comparison alone: `python -m tests.bench.planner`."""
     import tempfile
 
-    from consumer.stack import Stack
-    from producer.logs import configure
-    from schemas.settings import LogSettings
+    from darkroom.consumer.stack import Stack
+    from darkroom.producer.logs import configure
+    from darkroom.schemas.settings import LogSettings
 
     configure(LogSettings(level="warning"), worker="bench")
     with tempfile.TemporaryDirectory(prefix="darkroom-bench-") as folder:

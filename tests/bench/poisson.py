@@ -16,16 +16,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Final
 
-from consumer.core.limits import Limits
-from consumer.simulate import Run, poisson, simulate
-from inference.calibration import measure_shape
-from inference.contract import (
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.planner.simulate import Run, poisson, simulate
+from darkroom.inference.contract import (
     BatchKey,
     RenderJob,
     RenderRequest,
 )
-from inference.profile import DeviceProfile, ProfileKey
-from schemas.pose import PeoplePose
+from darkroom.inference.planning.calibration import measure_shape
+from darkroom.inference.planning.profile import DeviceProfile, ProfileKey
+from darkroom.schemas.events.pose import PeoplePose
 from tests.bench.queues import first_come_first_served, request_batches
 from tests.bench.real_time import ROWS_MAX, WholeRequests, darkroom
 
@@ -79,8 +79,8 @@ def latencies_under_load(seed: int, scale: int = 1) -> dict[str, Any]:
 
 @contextmanager
 def _tiny_device() -> Iterator[Any]:
-    from inference.sdxl import SdxlDevice
-    from inference.tiny import ensure_tiny_model
+    from darkroom.inference.sdxl import SdxlDevice
+    from darkroom.inference.tiny import ensure_tiny_model
 
     tiny = ensure_tiny_model()
     device = SdxlDevice(tiny.path, tiny.controlnet_path, device="cpu", cpu_threads=1)

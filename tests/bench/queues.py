@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from consumer.simulate import Arrival, Run
-from inference.profile import GUIDED_SLOTS, DeviceProfile
+from darkroom.consumer.planner.simulate import Arrival, Run
+from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
 
 
 def first_come_first_served(profile: DeviceProfile, arrivals: Sequence[Arrival]) -> Run:

@@ -14,9 +14,9 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Final
 
-from consumer.core.limits import Limits
-from consumer.simulate import Arrival, CoreRun, Delays, Run
-from inference.contract import (
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.planner.simulate import Arrival, CoreRun, Delays, Run
+from darkroom.inference.contract import (
     BatchKey,
     EngineEvent,
     JobPrepared,
@@ -26,8 +26,8 @@ from inference.contract import (
     RowId,
     StepDone,
 )
-from inference.engine import LaneEngine
-from inference.profile import DeviceProfile
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.planning.profile import DeviceProfile
 from tests.bench.queues import take_together
 
 ROWS_MAX: Final = 8

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from inference.sdxl.load import load_components
-from inference.sdxl.sources import ModelFiles
-from inference.tiny import TinyModel, ensure_tiny_model
+from darkroom.inference.sdxl.loading.components import load_components
+from darkroom.inference.sdxl.loading.sources import ModelFiles
+from darkroom.inference.tiny import TinyModel, ensure_tiny_model
 from tests.bench.gpu.__main__ import main
 from tests.bench.gpu.full_size import predict_unit_noise, write_folders
 from tests.bench.gpu.gaps import busy_spans, gaps_between
@@ -124,7 +124,7 @@ def test_folders_of_drawn_parts_load_and_predict_noise(tmp_path: Path, monkeypat
 
 
 class _Parts:
-    """The tiny model's parts, in the shape of `inference.sdxl.full_size.FullSize`."""
+    """The tiny model's parts, in the shape of `darkroom.inference.sdxl.loading.full_size.FullSize`."""
 
     def __init__(self, tiny: TinyModel) -> None:
         import diffusers

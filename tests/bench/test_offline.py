@@ -45,8 +45,8 @@ def test_batches_are_as_they_come() -> None:
 
 
 def test_both_contenders_paint_the_same_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from inference.sdxl import SdxlDevice
-    from inference.tiny import ensure_tiny_model
+    from darkroom.inference.sdxl import SdxlDevice
+    from darkroom.inference.tiny import ensure_tiny_model
     from tests.bench.contenders import OurEngine, Pipeline
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -71,8 +71,8 @@ def _pixels(content: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
 
 def test_the_share_outside_of_the_networks_is_a_part_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    from inference.sdxl import SdxlDevice
-    from inference.tiny import ensure_tiny_model
+    from darkroom.inference.sdxl import SdxlDevice
+    from darkroom.inference.tiny import ensure_tiny_model
     from tests.bench.overhead import overhead
 
     model = ensure_tiny_model()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from inference.profile_store import encode_profile
-from schemas.request import GenerationRequest
+from darkroom.inference.planning.profile_store import encode_profile
+from darkroom.schemas.events.request import GenerationRequest
 from tests.bench.peers.contenders import BATCH, DARKROOM, ENDPOINT, PLAIN, Kind, Worked
 from tests.bench.peers.goals import Goal
 from tests.bench.peers.kill_page import Fates, fates
@@ -22,7 +22,7 @@ from tests.bench.peers.stand_in import StandInControlNetPipeline, StandInPipelin
 from tests.inference.profiles import profile, shape
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 
 # --- Loads --------------------------------------------------------------------------------------------------------

@@ -17,24 +17,24 @@ import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.kafka.broker import KafkaBroker
-from consumer.ports import Broker
-from consumer.worker import Worker
-from inference.contract import EngineEvent, JobPrepared, JobRendered, RenderJob, RowId
-from inference.engine import LaneEngine
-from inference.resolve import resolve
-from inference.simulated import SimulatedDevice
-from producer.connection import kafka_arguments
-from producer.requests.client import Client
-from producer.results.memory_objects import MemoryObjects
-from producer.results.minio_objects import MinioObjects
-from producer.results.objects import Objects
-from producer.topics import ensure_topics
-from schemas.completion import Completion
-from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.kafka.broker import KafkaBroker
+from darkroom.consumer.worker.ports import Broker
+from darkroom.consumer.worker.worker import Worker
+from darkroom.inference.contract import EngineEvent, JobPrepared, JobRendered, RenderJob, RowId
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.resolve import resolve
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.client.client import Client
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.store.memory_objects import MemoryObjects
+from darkroom.producer.store.objects import Objects
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings
 from tests.integration.fleet import Fleet
 
 ROWS_MAX = 8

@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
     from tests.browser.site import Site, Watch
 
 STEP_MS = 30

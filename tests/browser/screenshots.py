@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect
 
-from consumer.stack import Stack
+from darkroom.consumer.stack import Stack
 from tests.browser.site import NO_CHROMIUM, Site, browsing, chromium
 
 DONE = (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from producer.gateway.access.keys import new_key
+from darkroom.producer.gateway.access.keys import new_key
 from tests.browser.site import SEEN_MS_MAX, GatewayProcess, Site
 from tests.integration.fleet import wait_until
 from tests.loopback import QuietHandler, served

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.pose import control
-from inference.pose.skeleton import COLOURS, DRAWN_SHORT_SIDE_PX, LIMB_BRIGHTNESS, STICK_PX
-from schemas.keypoints import LIMBS
-from schemas.request import COUNT_MAX, PRESET_STEPS, STEPS_MAX
+from darkroom.inference.pose import control
+from darkroom.inference.pose.skeleton import COLOURS, DRAWN_SHORT_SIDE_PX, LIMB_BRIGHTNESS, STICK_PX
+from darkroom.schemas.events.keypoints import LIMBS
+from darkroom.schemas.events.request import COUNT_MAX, PRESET_STEPS, STEPS_MAX
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "producer" / "gateway" / "page"

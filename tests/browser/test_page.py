@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 
-from schemas.request import SEED_MAX
+from darkroom.schemas.events.request import SEED_MAX
 from tests.browser.site import SEEN_MS_MAX, GatewayProcess, Site, Watch
 from tests.integration.fleet import wait_until
 

@@ -12,7 +12,7 @@ from tests.browser.site import Site, Watch
 from tests.browser.test_page import picture_is_shown, write
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 PAINTED_MS_MAX = 100_000
 """Seconds on a quiet machine; a busy one gives torch little."""

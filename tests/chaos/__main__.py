@@ -18,9 +18,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from consumer.stack import Stack
-from producer.logs import configure
-from schemas.settings import LogSettings
+from darkroom.consumer.stack import Stack
+from darkroom.producer.logs import configure
+from darkroom.schemas.settings import LogSettings
 from tests.chaos.run import Plan, run
 from tests.chaos.schedule import schedule
 

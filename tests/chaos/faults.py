@@ -16,10 +16,10 @@ import psutil
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.errors import InvalidPartitionsError, KafkaError
 
-from consumer.stack import Stack
-from producer.connection import KafkaUnavailable, kafka_arguments
-from producer.reader import partitions_of
-from schemas.settings import Settings
+from darkroom.consumer.stack import Stack
+from darkroom.producer.kafka.connection import KafkaUnavailable, kafka_arguments
+from darkroom.producer.kafka.reader import partitions_of
+from darkroom.schemas.settings import Settings
 from tests.chaos.crew import Crew, Place
 from tests.chaos.proxy import Link, Proxy
 from tests.chaos.schedule import Fault, Kind

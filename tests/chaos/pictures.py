@@ -13,14 +13,14 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from inference.resolve import resolve
-from inference.sdxl import SdxlDevice
-from inference.tiny import ensure_tiny_model
-from producer.results.minio_objects import MinioObjects
-from schemas.codec import decode_request
-from schemas.completion import Completion
-from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from darkroom.inference.resolve import resolve
+from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.tiny import ensure_tiny_model
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.wire.codec import decode_request
 from tests.chaos.watch import Book
 from tests.inference.painting import TOLERANCE, Pixels, distance, paint
 

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from consumer.audit import audit
-from consumer.stack import Stack
-from inference.tiny import ensure_tiny_model
-from producer.results.minio_objects import MinioObjects
-from producer.topics import ensure_topics
-from schemas.settings import Settings, load_settings
+from darkroom.consumer.audit.audit import audit
+from darkroom.consumer.stack import Stack
+from darkroom.inference.tiny import ensure_tiny_model
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.settings import Settings, load_settings
 from tests.chaos.crew import Crew
 from tests.chaos.faults import Inflictor, thaw
 from tests.chaos.schedule import SESSION_S, Fault, together

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.stack import Stack
+from darkroom.consumer.stack import Stack
 from tests.chaos.run import Plan, run
 from tests.chaos.schedule import SESSION_S, Fault, Kind
 

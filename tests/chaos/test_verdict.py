@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from consumer.audit import AuditReport
-from producer.results import completions
-from producer.results.completions import Answered
-from schemas.completion import Completion, ImageRef, Source, Status
-from schemas.errors import ErrorCode
+from darkroom.consumer.audit.audit import AuditReport
+from darkroom.producer.outcomes import completions
+from darkroom.producer.outcomes.completions import Answered
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.completion import Completion, ImageRef, Source, Status
 from tests.chaos.traffic import SUCCEEDED, Ending, Sent
 from tests.chaos.verdict import Verdict, judge, recovered
 from tests.chaos.watch import Book, Spot

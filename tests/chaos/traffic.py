@@ -23,12 +23,12 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from producer.connection import kafka_arguments
-from schemas.codec import encode_cancellation
-from schemas.completion import Completion, Status
-from schemas.errors import ErrorCode
-from schemas.events import Cancellation
-from schemas.settings import Settings
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.completion import Completion, Status
+from darkroom.schemas.events.progress import Cancellation
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.wire.codec import encode_cancellation
 from tests.chaos.watch import Book, Spot
 
 Headers = Sequence[tuple[str, bytes]]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from consumer.audit import AuditReport
-from schemas.completion import Status
-from schemas.errors import ErrorCode
+from darkroom.consumer.audit.audit import AuditReport
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.completion import Status
 from tests.chaos.traffic import CANCELLED, CONFLICTED, SUCCEEDED, Ending, Sent
 from tests.chaos.watch import Book
 

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from producer.connection import KafkaUnavailable
-from producer.reader import TopicPartition, TopicReader
-from producer.results.dead_letters import origin
-from schemas.codec import decode_completion
-from schemas.completion import Completion
-from schemas.settings import Settings
+from darkroom.producer.kafka.connection import KafkaUnavailable
+from darkroom.producer.kafka.reader import TopicPartition, TopicReader
+from darkroom.producer.outcomes.dead_letters import origin
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.wire.codec import decode_completion
 
 READ_S = 0.1
 RETRY_S = 0.2

@@ -14,9 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from consumer.stack import Stack
-from producer.logs import configure
-from schemas.settings import LogSettings
+from darkroom.consumer.stack import Stack
+from darkroom.producer.logs import configure
+from darkroom.schemas.settings import LogSettings
 from tests.cluster.jars import jars_of
 from tests.cluster.proof import Plan, run
 

@@ -18,10 +18,10 @@ from typing import Final, Self
 
 import psutil
 
-from consumer.stack.download import fetch_kafka
-from consumer.stack.java import find_java
-from consumer.stack.ports import LOOPBACK, free_ports
-from consumer.stack.settings import load_settings
+from darkroom.consumer.stack.download import fetch_kafka
+from darkroom.consumer.stack.java import find_java
+from darkroom.consumer.stack.ports import LOOPBACK, free_ports
+from darkroom.consumer.stack.settings import load_settings
 
 START_S_MAX: Final = 90.0
 STOP_S_MAX: Final = 60.0

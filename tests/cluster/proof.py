@@ -26,12 +26,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
-from consumer.audit import audit
-from consumer.init_command import _init
-from producer.connection import KafkaUnavailable
-from producer.results.minio_objects import MinioObjects
-from schemas.rights import Resource, Right, Role, rights_of
-from schemas.settings import Settings, load_settings
+from darkroom.consumer.audit.audit import audit
+from darkroom.consumer.cli.init import _init
+from darkroom.producer.kafka.connection import KafkaUnavailable
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.rights import Resource, Right, Role, rights_of
+from darkroom.schemas.settings import Settings, load_settings
 from tests.chaos.traffic import Mix, Traffic
 from tests.chaos.verdict import Verdict, judge
 from tests.chaos.watch import Book, Watcher

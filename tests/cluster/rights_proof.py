@@ -17,11 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from producer.administrator import Administrator
-from producer.reader import TopicReader
-from producer.rights_check import missing_rights
-from schemas.rights import Right, Role
-from schemas.settings import load_settings
+from darkroom.producer.kafka.administrator import Administrator
+from darkroom.producer.kafka.reader import TopicReader
+from darkroom.producer.kafka.rights_check import missing_rights
+from darkroom.schemas.rights import Right, Role
+from darkroom.schemas.settings import load_settings
 from tests.cluster import roles
 from tests.cluster.brokers import APP, Brokers
 from tests.cluster.rights import grant, withdraw
@@ -147,7 +147,7 @@ async def _change(admin: Any, taken: set[Right], given: set[Right]) -> None:
 
 def main() -> int:
     """Remove every right, and return the exit code."""
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
     wrong = 0
     with tempfile.TemporaryDirectory() as name, ExitStack() as open_:

@@ -1,4 +1,4 @@
-"""What each role does with exactly the rights of `schemas.rights`, and what it says when one of them is missing.
+"""What each role does with exactly the rights of `darkroom.schemas.rights`, and what it says when one of them is missing.
 
 Every act is a process of its own, as a user who logs in and has only what is granted; a worker and a topic's first
 records are there already, made by an administrator. `make proofs` runs all of it, `make test` a part.
@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from consumer.stack.ports import free_ports
-from producer.denials import named
-from schemas.rights import Right, Role, rights_of
+from darkroom.consumer.stack.ports import free_ports
+from darkroom.producer.kafka.denials import named
+from darkroom.schemas.rights import Right, Role, rights_of
 from tests.cluster.brokers import APP, APP_PASSWORD, Brokers
 
 GROUP: Final = "darkroom"

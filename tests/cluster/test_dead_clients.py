@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumer.core.partition_key import PartitionKey
-from consumer.kafka.broker import KafkaBroker
-from consumer.ports import BrokerUnavailable
-from inference.engine import LaneEngine
-from producer.topics import ensure_topics
-from schemas.completion import Status
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.kafka.broker import KafkaBroker
+from darkroom.consumer.worker.ports import BrokerUnavailable
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.events.completion import Status
 from tests.cluster.brokers import AUTHORIZED, Brokers
 from tests.cluster.rights import GROUP, READ, TOPIC, taken_away
 from tests.cluster.test_refusals import request
@@ -23,7 +23,7 @@ from tests.integration.in_process import Producer, running_worker
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

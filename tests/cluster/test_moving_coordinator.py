@@ -17,16 +17,16 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
-from consumer.initial_offsets import commit_offsets
-from producer.connection import KafkaUnavailable, administering
-from producer.groups import committed_offsets
-from producer.topics import ensure_topics
-from schemas.settings import Settings
+from darkroom.consumer.kafka.initial_offsets import commit_offsets
+from darkroom.producer.kafka.connection import KafkaUnavailable, administering
+from darkroom.producer.kafka.groups import committed_offsets
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.settings import Settings
 from tests.cluster.brokers import Brokers
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

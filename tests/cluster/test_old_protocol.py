@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumer.initial_offsets import commit_offsets
-from producer.connection import administering
-from producer.groups import describe_group
-from producer.topics import ensure_topics
+from darkroom.consumer.kafka.initial_offsets import commit_offsets
+from darkroom.producer.kafka.connection import administering
+from darkroom.producer.kafka.groups import describe_group
+from darkroom.producer.kafka.topics import ensure_topics
 from tests.cluster.brokers import Brokers
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

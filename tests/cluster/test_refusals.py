@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from consumer.core.events import Refusal
-from consumer.core.offset_map import METADATA_CHARS_MAX
-from consumer.worker import Worker
-from inference.engine import LaneEngine
-from producer.results.dead_letter_log import DeadLetterLog
-from producer.results.minio_objects import MinioObjects
-from producer.topics import ensure_topics
-from schemas.completion import Status
+from darkroom.consumer.core.events import Refusal
+from darkroom.consumer.core.offset_map import METADATA_CHARS_MAX
+from darkroom.consumer.worker.worker import Worker
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.outcomes.dead_letter_log import DeadLetterLog
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Status
 from tests.cluster.brokers import AUTHORIZED, Brokers
 from tests.cluster.rights import GROUP, READ, TOPIC, WRITE, taken_away
 from tests.integration.by_hand import CountingDevice, admin, until_no_lag
@@ -27,7 +27,7 @@ from tests.integration.in_process import Producer, running_worker
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from schemas.rights import Resource, Role
+from darkroom.schemas.rights import Resource, Role
 from tests.cluster.brokers import Brokers
 from tests.cluster.rights_proof import Proof
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.proof import Plan, run
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

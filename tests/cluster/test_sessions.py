@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from inference.engine import LaneEngine
-from producer.topics import ensure_topics
-from schemas.completion import Status
-from schemas.rights import Role, rights_of
-from schemas.settings import Settings
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.events.completion import Status
+from darkroom.schemas.rights import Role, rights_of
+from darkroom.schemas.settings import Settings
 from tests.cluster.brokers import APP, APP_PASSWORD, Brokers
 from tests.cluster.rights import grant
 from tests.cluster.test_refusals import request
@@ -23,7 +23,7 @@ from tests.integration.in_process import Producer, running_worker
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

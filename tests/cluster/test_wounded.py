@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from darkroom import main
-from schemas.rights import Role
+from darkroom.schemas.rights import Role
 from tests.cluster import roles
 from tests.cluster.brokers import Brokers
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

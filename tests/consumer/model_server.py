@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from schemas.settings import S3Settings
+from darkroom.schemas.settings import S3Settings
 from tests.loopback import QuietHandler, served
 
 

@@ -14,27 +14,27 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from click.testing import CliRunner
 
-from consumer import audit_command
-from consumer.audit import AuditReport, audit
-from consumer.core.offset_map import encode_map
-from consumer.core.partition_key import PartitionKey
-from producer.connection import KafkaUnavailable, kafka_arguments
-from producer.requests.client import Client
-from producer.results import completions
-from producer.results.dead_letters import DeadLetter, Original, Reason, dead_letter
-from producer.results.memory_objects import MemoryObjects
-from producer.results.minio_objects import MinioObjects
-from producer.results.objects import StoreUnavailable
-from producer.topics import ensure_topics
-from schemas.completion import Completion
-from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from darkroom.consumer.audit.audit import AuditReport, audit
+from darkroom.consumer.cli import audit as audit_command
+from darkroom.consumer.core.offset_map import encode_map
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.producer.client.client import Client
+from darkroom.producer.kafka.connection import KafkaUnavailable, kafka_arguments
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.outcomes import completions
+from darkroom.producer.outcomes.dead_letters import DeadLetter, Original, Reason, dead_letter
+from darkroom.producer.store.memory_objects import MemoryObjects
+from darkroom.producer.store.objects import StoreUnavailable
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings
 from tests.producer.answering import Answerer, answered_of, answering, rendered, source_of
 from tests.producer.deployments import MakeSettings, deployment_on
 from tests.producer.examples import NOON
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -8,10 +8,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.audit_tally import LISTED_MAX, PAGE_OFFSETS, Committed, Tally
-from producer.results import completions
-from schemas.completion import Completion, Status
-from schemas.errors import ErrorCode
+from darkroom.consumer.audit.tally import LISTED_MAX, PAGE_OFFSETS, Committed, Tally
+from darkroom.producer.outcomes import completions
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.completion import Completion, Status
 from tests.producer.examples import NOON, answered, source, success
 
 TOPIC = "generation.requests"

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.backlog import MeanSeconds, backlog_seconds
-from consumer.core import events as on
-from consumer.core.limits import Limits
-from consumer.intake import Payload
-from consumer.metrics import Metrics, WorkerGauges
-from consumer.ports import Delivery, Record
-from inference.calibration import Calibration
-from inference.contract import JobRendered, RenderRequest
-from inference.engine import LaneEngine
-from inference.profile_store import ProfileStore
-from inference.simulated import SimulatedDevice
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.worker.backlog import MeanSeconds, backlog_seconds
+from darkroom.consumer.worker.intake import Payload
+from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
+from darkroom.consumer.worker.ports import Delivery, Record
+from darkroom.inference.contract import JobRendered, RenderRequest
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.planning.calibration import Calibration
+from darkroom.inference.planning.profile_store import ProfileStore
+from darkroom.inference.simulated.device import SimulatedDevice
 from tests.consumer.core.builders import P0, arrive, facts, key, opened
 from tests.inference.profiles import flat, gaining, profile, shape
 from tests.inference.scripted import INFO, job

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from consumer.boots import StoreBoots
-from consumer.core.journal import Fate
-from producer.results.memory_objects import MemoryObjects
+from darkroom.consumer.core.journal import Fate
+from darkroom.consumer.worker.boots import StoreBoots
+from darkroom.producer.store.memory_objects import MemoryObjects
 
 NOBODY: frozenset[str] = frozenset()
 PLACE = f".boots/places/host-{hashlib.sha256(b'one').hexdigest()[:12]}-0.json"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from consumer.calibrate import calibrate_device
-from consumer.engines import make_engine
-from inference.contract import ModelError
-from inference.profile_store import decode_profile, encode_profile
-from inference.step_curve import read_curve
-from schemas.settings import Settings, SettingsError, load_settings
+from darkroom.consumer.planner.calibrate import calibrate_device
+from darkroom.consumer.worker.engines import make_engine
+from darkroom.inference.contract import ModelError
+from darkroom.inference.planning.profile_store import decode_profile, encode_profile
+from darkroom.inference.planning.step_curve import read_curve
+from darkroom.schemas.settings import Settings, SettingsError, load_settings
 from tests.inference.profiles import profile, shape
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from consumer.core.partition_key import JobKey
-from consumer.delivery import Delivery
-from consumer.intake import Payload
-from consumer.ports import OutgoingRecord, Record
-from producer.results.memory_objects import MemoryObjects
-from schemas.codec import decode_completion
-from schemas.completion import Completion
-from schemas.pose import FoundPerson
-from schemas.settings import Settings
+from darkroom.consumer.core.partition_key import JobKey
+from darkroom.consumer.worker.delivery import Delivery
+from darkroom.consumer.worker.intake import Payload
+from darkroom.consumer.worker.ports import OutgoingRecord, Record
+from darkroom.producer.store.memory_objects import MemoryObjects
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.pose import FoundPerson
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.wire.codec import decode_completion
 from tests.producer.examples import success
 
 LABELS = {"campaign": "spring"}

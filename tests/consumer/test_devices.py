@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from consumer.devices import Patience, Supervisor, devices_of
-from consumer.serve_command import _children, serve
 from darkroom import main
-from schemas.settings import load_settings
+from darkroom.consumer.cli.serve import _children, serve
+from darkroom.consumer.worker.devices import Patience, Supervisor, devices_of
+from darkroom.schemas.settings import load_settings
 
 QUICK = Patience(backoff_s_min=0.01, backoff_s_max=0.02, drain_s=10.0)
 WAIT_S = 20.0

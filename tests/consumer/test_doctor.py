@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from consumer.doctor import memory_advice
-from consumer.machine import Machine, machine
 from darkroom import main
-from schemas.settings import Settings, load_settings
+from darkroom.consumer.doctor.doctor import memory_advice
+from darkroom.consumer.worker.machine import Machine, machine
+from darkroom.schemas.settings import Settings, load_settings
 
 GB = 10**9
 NOWHERE = {"DARKROOM_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9", "DARKROOM_S3__ENDPOINT": "http://127.0.0.1:9"}

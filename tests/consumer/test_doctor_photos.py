@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from consumer.doctor import photos
-from schemas.settings import ModelSettings, Settings, SimulatedSettings
+from darkroom.consumer.doctor.doctor import photos
+from darkroom.schemas.settings import ModelSettings, Settings, SimulatedSettings
 
 
 async def test_without_a_setting_blazepose_finds_the_people() -> None:
-    from inference.pose.blazepose.detector import blazepose_digest
+    from darkroom.inference.pose.blazepose.detector import blazepose_digest
 
     found = await photos(Settings())
     assert found.passed
@@ -20,7 +20,7 @@ async def test_without_a_setting_blazepose_finds_the_people() -> None:
 
 
 async def test_that_photos_are_refused_is_said_with_the_way_to_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference.pose.blazepose.detector.is_installed", lambda: False)
+    monkeypatch.setattr("darkroom.inference.pose.blazepose.detector.is_installed", lambda: False)
     found = await photos(Settings())
     assert found.passed
     for said in (

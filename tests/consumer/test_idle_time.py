@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.idle_time import TimedEngine
-from inference.contract import BatchKey, Engine, FaultKind, Listener, RenderFault, RowId, StepDone, StepFailed
-from schemas.errors import ErrorCode
+from darkroom.consumer.worker.idle_time import TimedEngine
+from darkroom.inference.contract import BatchKey, Engine, FaultKind, Listener, RenderFault, RowId, StepDone, StepFailed
+from darkroom.schemas.errors import ErrorCode
 
 KEY, ROW = BatchKey(8, 8, "r"), RowId("j", 0)
 

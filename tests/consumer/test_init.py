@@ -13,18 +13,18 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import OffsetAndMetadata
 from click.testing import CliRunner
 
-from consumer.core.offset_map import encode_map
-from consumer.core.partition_key import PartitionKey
-from consumer.initial_offsets import Offsets, commit_offsets
-from consumer.kafka.writer import PartitionWriter
 from darkroom import main
-from producer.connection import kafka_arguments
-from producer.topics import ensure_topics
-from schemas.settings import Settings
+from darkroom.consumer.core.offset_map import encode_map
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.kafka.initial_offsets import Offsets, commit_offsets
+from darkroom.consumer.kafka.writer import PartitionWriter
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.settings import Settings
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.core.jobs import JobFacts
-from consumer.core.partition_key import PartitionKey
-from consumer.intake import AGE_S_MAX, EARLIEST, Intake, Payload
-from consumer.ports import Record
-from inference.simulated import SimulatedDevice
-from schemas.settings import LimitSettings
+from darkroom.consumer.core.jobs import JobFacts
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.worker.intake import AGE_S_MAX, EARLIEST, Intake, Payload
+from darkroom.consumer.worker.ports import Record
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.schemas.settings import LimitSettings
 
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
 P0 = PartitionKey("requests", 0)

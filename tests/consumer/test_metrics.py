@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.core.core import Core
-from consumer.core.limits import Limits
-from consumer.metrics import Metrics, WorkerGauges
-from consumer.models.cache import ModelCache
-from consumer.models.usage import CacheUsage, disk_of
-from inference.contract import JobRendered
-from inference.engine import LaneEngine
-from inference.simulated import SimulatedDevice
-from inference.utilization import gpu_utilization
-from schemas.settings import load_settings
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.weights.cache import ModelCache
+from darkroom.consumer.weights.usage import CacheUsage, disk_of
+from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
+from darkroom.inference.contract import JobRendered
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.inference.utilization import gpu_utilization
+from darkroom.schemas.settings import load_settings
 
 
 def test_cost_per_image_can_be_charted() -> None:

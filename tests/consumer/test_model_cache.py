@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from consumer.models import ModelStore
-from consumer.models.cache import ModelCache
-from inference.contract import ModelError
-from schemas.model_source import StorePrefix
-from schemas.settings import ModelSettings
+from darkroom.consumer.weights import ModelStore
+from darkroom.consumer.weights.cache import ModelCache
+from darkroom.inference.contract import ModelError
+from darkroom.schemas.settings import ModelSettings
+from darkroom.schemas.settings.model_source import StorePrefix
 from tests.consumer.model_server import BreakingServer, breaking
 
 XL = StorePrefix("models", "xl.safetensors")

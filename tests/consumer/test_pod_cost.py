@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.pod_cost import ANNOTATION, BUSY_COST, IDLE_COST, NoCluster, PodApi, PodCost
+from darkroom.consumer.worker.pod_cost import ANNOTATION, BUSY_COST, IDLE_COST, NoCluster, PodApi, PodCost
 from tests.consumer.api_server import ApiServer, api_server_in
 
 

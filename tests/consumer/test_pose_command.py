@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from consumer.pose_command import pose
-from producer.requests.pose_files import pose_of
+from darkroom.consumer.cli.pose import pose
+from darkroom.producer.poses.files import pose_of
 from tests.inference.test_pose_blazepose import PHOTO, SEEN
 
 PERSON = [[10.0 + 3 * index, 20.0 + 5 * index, 0.9] for index in range(18)]
@@ -86,7 +86,7 @@ def test_what_cannot_be_shown_is_one_sentence_with_a_remedy(tmp_path: Path) -> N
 
 def test_no_torch_is_loaded_and_nothing_is_said_on_stderr() -> None:
     program = (
-        "import sys; from consumer.pose_command import pose; "
+        "import sys; from darkroom.consumer.cli.pose import pose; "
         f"pose([{str(PHOTO)!r}], standalone_mode=False); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -6,16 +6,16 @@ import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
-from consumer.core import events as on
-from consumer.intake import Payload
-from consumer.ports import Record
-from consumer.rendering import QUIET_S, Rendering
-from inference.calibration import Calibration
-from inference.contract import BatchKey, EngineEvent, Listener, RowId, StepDone
-from inference.engine import LaneEngine
-from inference.profile_store import ProfileStore
-from inference.simulated import SimulatedDevice
-from schemas.request import GenerationRequest
+from darkroom.consumer.core import events as on
+from darkroom.consumer.worker.intake import Payload
+from darkroom.consumer.worker.ports import Record
+from darkroom.consumer.worker.rendering import QUIET_S, Rendering
+from darkroom.inference.contract import BatchKey, EngineEvent, Listener, RowId, StepDone
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.planning.calibration import Calibration
+from darkroom.inference.planning.profile_store import ProfileStore
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.schemas.events.request import GenerationRequest
 from tests.consumer.core.builders import key
 from tests.inference.scripted import WAIT_S, job
 

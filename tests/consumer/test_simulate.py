@@ -12,10 +12,10 @@ from statistics import mean
 
 import pytest
 
-from consumer.core.limits import Limits
-from consumer.simulate import Arrival, Delays, Run, poisson, simulate
-from inference.contract import BatchKey
-from inference.profile import DeviceProfile
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.planner.simulate import Arrival, Delays, Run, poisson, simulate
+from darkroom.inference.contract import BatchKey
+from darkroom.inference.planning.profile import DeviceProfile
 from tests.bench.queues import first_come_first_served, request_batches
 from tests.inference.profiles import flat, gaining, profile, shape
 from tests.inference.scripted import job

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from schemas import publish
+from darkroom.schemas import publish
 from tests.generators.clients import CLIENTS, Client, Documents
 from tests.generators.orders import REQUESTS, wrong_with
 from tests.generators.packages import StepFailedError, Tools, install, missing

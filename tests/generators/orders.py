@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from schemas.codec import decode_request
-from schemas.errors import RequestRejected
+from darkroom.schemas.errors import RequestRejected
+from darkroom.schemas.wire.codec import decode_request
 
 POINTS: Final = 17
 REQUESTS: Final[dict[str, dict[str, Any]]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.names import Topic
+from darkroom.schemas.names import Topic
 from tests.helm.chart import EXAMPLES, one, render, values_of, with_values
 
 FLEET = values_of(next(one for one in EXAMPLES if one.stem == "fleet"))

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 import yaml
 
-from schemas.settings import load_settings
+from darkroom.schemas.settings import load_settings
 from tests.helm.chart import ROOT, WORKLOADS, pod_of, render, values_of
 from tests.helm.lint import CHART, chart_findings, dockerfile_findings, hadolint
 

@@ -15,16 +15,16 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from consumer.core.core import Core
-from consumer.core.limits import Limits
-from consumer.intake import Payload
-from consumer.metrics import Metrics, WorkerGauges
-from consumer.models.usage import CacheUsage
-from inference.engine import LaneEngine
-from inference.simulated import SimulatedDevice
-from producer.gateway.access.assembly import access_of
-from producer.gateway.metrics import Metrics as GatewayMetrics
-from schemas.settings import load_settings
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.weights.usage import CacheUsage
+from darkroom.consumer.worker.intake import Payload
+from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.gateway.access.assembly import access_of
+from darkroom.producer.gateway.metrics import Metrics as GatewayMetrics
+from darkroom.schemas.settings import load_settings
 from tests.helm.chart import CHART, EXAMPLES, one, render, values_of, with_values
 from tests.producer.gateway.house import House
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from schemas.settings import Settings, load_settings
+from darkroom.schemas.settings import Settings, load_settings
 from tests.helm.chart import (
     CHART,
     EXAMPLES,

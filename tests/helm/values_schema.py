@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from schemas.settings import Settings
+from darkroom.schemas.settings import Settings
 
 FILE = Path(__file__).resolve().parents[2] / "helm" / "darkroom" / "values.schema.json"
 OURS = {

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from inference.tiny import TinyModel, ensure_tiny_model
+from darkroom.inference.tiny import TinyModel, ensure_tiny_model
 from tests.inference.scripted import ScriptedDevice, Starter, starting
 
 if TYPE_CHECKING:
-    from inference.sdxl import SdxlDevice
+    from darkroom.inference.sdxl import SdxlDevice
     from tests.inference.painting import Oracle
 
 

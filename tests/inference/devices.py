@@ -1,4 +1,4 @@
-"""The devices that must keep `inference.contract.Device`, by name, and how to look at their pictures."""
+"""The devices that must keep `darkroom.inference.contract.Device`, by name, and how to look at their pictures."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import pytest
 from PIL import Image, ImageChops
 
-from inference.contract import Device, RenderedImage, RenderFault
-from inference.simulated import SimulatedDevice
+from darkroom.inference.contract import Device, RenderedImage, RenderFault
+from darkroom.inference.simulated.device import SimulatedDevice
 from tests.inference.scripted import ScriptedDevice
 
 if TYPE_CHECKING:
-    from inference.tiny import TinyModel
+    from darkroom.inference.tiny import TinyModel
 
 PAINTING = ["simulated", pytest.param("sdxl", marks=pytest.mark.render)]
 """Devices whose pictures are pictures."""
@@ -29,7 +29,7 @@ def make_device(name: str, request: pytest.FixtureRequest) -> Device[Any]:
         return SimulatedDevice(0)
     import torch
 
-    from inference.sdxl import SdxlDevice
+    from darkroom.inference.sdxl import SdxlDevice
 
     torch.set_num_threads(1)
     tiny: TinyModel = request.getfixturevalue("tiny")

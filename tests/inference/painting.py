@@ -21,13 +21,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from inference.contract import RenderedImage, RenderJob, RenderRequest
-from inference.pose.control import control_picture
-from inference.pose.picture import PictureLimits
-from inference.sdxl import SdxlDevice
-from inference.sdxl.rows import SdxlRow
-from inference.tiny import TinyModel
-from schemas.pose import PeoplePose, PhotoPose
+from darkroom.inference.contract import RenderedImage, RenderJob, RenderRequest
+from darkroom.inference.pose.control import control_picture
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.sdxl.denoise.rows import SdxlRow
+from darkroom.inference.tiny import TinyModel
+from darkroom.schemas.events.pose import PeoplePose, PhotoPose
 from tests.inference.devices import finished
 
 Pixels = npt.NDArray[np.int16]

@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from inference.contract import RenderRequest
-from inference.sdxl import SdxlDevice
+from darkroom.inference.contract import RenderRequest
+from darkroom.inference.sdxl import SdxlDevice
 from tests.inference.painting import PLAIN, POSED, SITTING, Oracle, Pixels, paint, paint_together
 
 COMPARISONS: Final = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from inference.profile import DeviceProfile, Ended, ProfileKey, ShapeProfile
-from inference.step_curve import StepCurve
+from darkroom.inference.planning.profile import DeviceProfile, Ended, ProfileKey, ShapeProfile
+from darkroom.inference.planning.step_curve import StepCurve
 
 KEY = ProfileKey("sha256:" + "0" * 64, "float32", "1", (("hardware", "made up"),))
 

@@ -1,6 +1,6 @@
 """A device that does what a test says, and a listener that a test can wait on.
 
-`ScriptedDevice` implements the whole of `inference.contract.Device` and checks the engine's side of it while it
+`ScriptedDevice` implements the whole of `darkroom.inference.contract.Device` and checks the engine's side of it while it
 is driven: what it finds wrong is in `broken`, which every test looks at.
 """
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from inference.contract import (
+from darkroom.inference.contract import (
     BatchKey,
     CacheCounts,
     Device,
@@ -30,10 +30,10 @@ from inference.contract import (
     RowId,
     StepDone,
 )
-from inference.engine import LaneEngine
-from inference.resolve import batch_key
-from inference.timing import Part
-from inference.turns import Lane, Series
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine.turns import Lane, Series
+from darkroom.inference.planning.timing import Part
+from darkroom.inference.resolve import batch_key
 
 WAIT_S = 20.0
 """How long a test waits for what must happen: far above what it takes on a busy machine."""

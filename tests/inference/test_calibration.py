@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from inference.calibration import Calibration, NotMeasurableError, measure_shape, with_shape
-from inference.contract import DeviceLost, FaultKind, JobPrepared, ModelError, RenderFault, RowId, StepDone
-from inference.engine import LaneEngine
-from inference.profile import DeviceProfile, Ended, ProfileKey
-from inference.profile_store import ProfileStore
-from inference.simulated import SimulatedDevice
-from inference.timing import Part
+from darkroom.inference.contract import DeviceLost, FaultKind, JobPrepared, ModelError, RenderFault, RowId, StepDone
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.planning.calibration import Calibration, NotMeasurableError, measure_shape, with_shape
+from darkroom.inference.planning.profile import DeviceProfile, Ended, ProfileKey
+from darkroom.inference.planning.profile_store import ProfileStore
+from darkroom.inference.planning.timing import Part
+from darkroom.inference.simulated.device import SimulatedDevice
 from tests.inference.devices import EVERY, make_device
 from tests.inference.profiles import flat, gaining
 from tests.inference.scripted import EventLog, FakeClock, ScriptedDevice, job

@@ -1,4 +1,4 @@
-"""Who may share the next step: `inference.lanes` alone, without threads.
+"""Who may share the next step: `darkroom.inference.engine.step_batch` alone, without threads.
 
 Every (stage, move) pair is walked, and random admissions, drops and steps keep the four invariants that the
 docstring of `StepBatch` lists.
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.contract import BatchKey, Progress, RenderedImage, RowId
-from inference.lanes import NEXT_STAGE, HeldJob, HeldRow, Move, Stage, StepBatch
+from darkroom.inference.contract import BatchKey, Progress, RenderedImage, RowId
+from darkroom.inference.engine.step_batch import NEXT_STAGE, HeldJob, HeldRow, Move, Stage, StepBatch
 from tests.inference.scripted import ScriptedRow, job
 
 SMALL, LARGE = BatchKey(8, 8, "r"), BatchKey(16, 16, "r")

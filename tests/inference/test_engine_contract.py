@@ -1,4 +1,4 @@
-"""What every `inference.contract.Engine` must do, over every device there is."""
+"""What every `darkroom.inference.contract.Engine` must do, over every device there is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from inference.contract import (
+from darkroom.inference.contract import (
     Device,
     Engine,
     FaultKind,
@@ -19,9 +19,9 @@ from inference.contract import (
     RowId,
     StepDone,
 )
-from inference.engine import LaneEngine
-from inference.resolve import batch_key
-from schemas.pose import SkeletonPose, StoredPicture
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.resolve import batch_key
+from darkroom.schemas.events.pose import SkeletonPose, StoredPicture
 from tests.inference.devices import EVERY, PAINTING, SAME, difference, make_device
 from tests.inference.scripted import EventLog, job, rows_of
 

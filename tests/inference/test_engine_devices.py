@@ -1,4 +1,4 @@
-"""What every `inference.contract.Device` must do, whatever it paints with.
+"""What every `darkroom.inference.contract.Device` must do, whatever it paints with.
 
 The fakes of the other tests are held to it as well as the devices that are shipped.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from inference.contract import (
+from darkroom.inference.contract import (
     PREVIEW_BYTES_MAX,
     PREVIEW_SIDE_PX_MAX,
     Device,
@@ -26,8 +26,8 @@ from inference.contract import (
     Row,
     RowId,
 )
-from inference.resolve import batch_key
-from schemas.pose import InlinePicture, PhotoPose, SkeletonPose, StoredPicture
+from darkroom.inference.resolve import batch_key
+from darkroom.schemas.events.pose import InlinePicture, PhotoPose, SkeletonPose, StoredPicture
 from tests.inference.devices import EVERY, PAINTING, SAME, difference, finished, make_device, opened
 from tests.inference.scripted import request as asked
 from tests.inference.test_pose_blazepose import PHOTO

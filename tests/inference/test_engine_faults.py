@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from inference.contract import (
+from darkroom.inference.contract import (
     DeviceLost,
     EngineEvent,
     EngineStopped,
@@ -26,8 +26,8 @@ from inference.contract import (
     StepDone,
     StepFailed,
 )
-from inference.engine import LaneEngine
-from schemas.errors import MESSAGE_CHARACTERS_MAX
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.schemas.errors import MESSAGE_CHARACTERS_MAX
 from tests.inference.scripted import (
     EventLog,
     Gate,

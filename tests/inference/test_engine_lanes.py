@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from inference.contract import JobPrepared, JobRendered, RowId, StepDone
-from inference.engine import EngineFullError, LaneEngine
+from darkroom.inference.contract import JobPrepared, JobRendered, RowId, StepDone
+from darkroom.inference.engine.loop import EngineFullError, LaneEngine
 from tests.inference.scripted import (
     FakeClock,
     Gate,

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from inference.contract import (
+from darkroom.inference.contract import (
     EngineEvent,
     FaultKind,
     JobFailed,
@@ -33,9 +33,9 @@ from inference.contract import (
     StepDone,
     StepFailed,
 )
-from inference.engine import LaneEngine
-from inference.lanes import HeldJob, HeldRow
-from inference.lanes_monitor import FinishedRows, LaneMonitor
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine.monitor import FinishedRows, LaneMonitor
+from darkroom.inference.engine.step_batch import HeldJob, HeldRow
 from tests.inference.scripted import WAIT_S, FakeClock, ScriptedDevice, ScriptedRow, job
 
 NAMES = ["a", "b", "c", "d"]

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from inference.contract import (
+from darkroom.inference.contract import (
     BatchKey,
     EngineEvent,
     JobPrepared,
@@ -19,8 +19,8 @@ from inference.contract import (
     StepDone,
     StepFailed,
 )
-from inference.engine import LaneEngine
-from inference.turns import Lane, Series
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine.turns import Lane, Series
 from tests.inference.scripted import (
     EventLog,
     Gate,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from inference.contract import ModelError
-from inference.memory_model import (
+from darkroom.inference.contract import ModelError
+from darkroom.inference.planning.memory_model import (
     CONTROL_NUMBERS,
     DECODE_NUMBERS,
     POSE_NUMBERS,
@@ -18,8 +18,8 @@ from inference.memory_model import (
     SLOT_NUMBERS,
     ModelSize,
 )
-from inference.sdxl.full_size import FULL_SIZE, FullSize, full_size_components
-from inference.sdxl.weigh import weigh
+from darkroom.inference.sdxl.loading.full_size import FULL_SIZE, FullSize, full_size_components
+from darkroom.inference.sdxl.loading.weigh import weigh
 from tests.inference.live_bytes import peak_bytes
 
 pytestmark = pytest.mark.render
@@ -44,7 +44,7 @@ def parameters(network: Any) -> int:
 
 
 def step(sdxl: FullSize, slots: int, side: int, *, control: bool) -> Any:
-    """A step's forwards, as `inference.sdxl.step` makes them."""
+    """A step's forwards, as `darkroom.inference.sdxl.denoise.step` makes them."""
     latent = side // 8
     half = {"device": "meta", "dtype": torch.float16}
     sample, timestep = torch.empty(slots, 4, latent, latent, **half), torch.empty(slots, device="meta")

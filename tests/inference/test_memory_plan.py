@@ -9,11 +9,17 @@ from typing import Any
 
 import pytest
 
-from inference.contract import ModelError
-from inference.memory_layout import Place
-from inference.memory_model import TILED_ABOVE_PIXELS, USABLE_SHARE, ModelSize, decode_bytes, step_bytes
-from inference.memory_plan import Attention, AttentionProbe, MemoryPlan, plan_memory
-from inference.turns import Series
+from darkroom.inference.contract import ModelError
+from darkroom.inference.engine.turns import Series
+from darkroom.inference.planning.memory_layout import Place
+from darkroom.inference.planning.memory_model import (
+    TILED_ABOVE_PIXELS,
+    USABLE_SHARE,
+    ModelSize,
+    decode_bytes,
+    step_bytes,
+)
+from darkroom.inference.planning.memory_plan import Attention, AttentionProbe, MemoryPlan, plan_memory
 
 SDXL = ModelSize(unet=2_567_463_684, controlnet=1_251_014_160, text_encoders=817_720_320, vae=83_653_863)
 SDPA = AttentionProbe(sdpa_ms=1.0, xformers_ms=None)

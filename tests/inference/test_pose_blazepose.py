@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-import consumer
-from inference.contract import ModelError
-from inference.pose.blazepose import decode, detector
-from inference.pose.blazepose.detector import BlazePoseDetector, blazepose_digest, views
-from inference.pose.photo import SKELETON_AS_PHOTO, DetectedPerson, PhotoPeople, find_people
-from inference.pose.picture import PictureLimits
-from inference.pose.skeleton import draw_people
+from darkroom.inference.contract import ModelError
+from darkroom.inference.pose.blazepose import decode, detector
+from darkroom.inference.pose.blazepose.detector import BlazePoseDetector, blazepose_digest, views
+from darkroom.inference.pose.photo import SKELETON_AS_PHOTO, DetectedPerson, PhotoPeople, find_people
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.pose.skeleton import draw_people
 
 PHOTO = Path(consumer.__file__).with_name("demo_photo.jpg")
 """An astronaut, from the head to the lap."""

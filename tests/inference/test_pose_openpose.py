@@ -21,15 +21,15 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from inference.contract import FaultKind, ModelError, RenderFault, RenderJob
-from inference.pose.openpose import CANDIDATES_MAX, OpenPoseDetector, load_detector, most_candidates
-from inference.pose.photo import find_people
-from inference.pose.picture import PictureLimits
-from inference.sdxl import ModelFiles, SdxlDevice
-from inference.sdxl.poses import PoseConditioner
-from inference.tiny import TinyModel
-from schemas.keypoints import LIMBS, Keypoint
-from schemas.pose import PeoplePose, PhotoPose, StoredPicture
+from darkroom.inference.contract import FaultKind, ModelError, RenderFault, RenderJob
+from darkroom.inference.pose.openpose import CANDIDATES_MAX, OpenPoseDetector, load_detector, most_candidates
+from darkroom.inference.pose.photo import find_people
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.sdxl import ModelFiles, SdxlDevice
+from darkroom.inference.sdxl.prepare.poses import PoseConditioner
+from darkroom.inference.tiny import TinyModel
+from darkroom.schemas.events.keypoints import LIMBS, Keypoint
+from darkroom.schemas.events.pose import PeoplePose, PhotoPose, StoredPicture
 from tests.inference.painting import PLAIN, SITTING, WAVING, load
 from tests.inference.test_pose_photo import Seer, person, photo
 
@@ -348,7 +348,7 @@ def test_a_device_with_weights_looks_at_photos(
 ) -> None:
     file = saved(tmp_path, flat(0.0))
     device = seeing(tiny, file)
-    monkeypatch.setattr("inference.pose.blazepose.detector.is_installed", lambda: False)
+    monkeypatch.setattr("darkroom.inference.pose.blazepose.detector.is_installed", lambda: False)
     plain = load(tiny)
     try:
         assert device.info.pose_detector == load_detector(file, CPU).digest

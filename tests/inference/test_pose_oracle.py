@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from inference.pose.control import control_picture
-from inference.pose.picture import PictureLimits
-from inference.pose.skeleton import COLOURS, LIMB_BRIGHTNESS, draw_people
-from schemas.keypoints import LIMBS, Keypoint
-from schemas.pose import PeoplePose
+from darkroom.inference.pose.control import control_picture
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.pose.skeleton import COLOURS, LIMB_BRIGHTNESS, draw_people
+from darkroom.schemas.events.keypoints import LIMBS, Keypoint
+from darkroom.schemas.events.pose import PeoplePose
 from tests.inference.painting import SITTING, WAVING
 
 pytestmark = pytest.mark.render

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 from PIL import Image
 
-from inference.contract import FaultKind, RenderFault
-from inference.pose.control import picture_content, pose_digest
-from inference.pose.photo import (
+from darkroom.inference.contract import FaultKind, RenderFault
+from darkroom.inference.pose.control import picture_content, pose_digest
+from darkroom.inference.pose.photo import (
     LONG_SIDE_PX_MAX,
     NO_DETECTOR,
     SHORT_SIDE_PX,
@@ -21,10 +21,10 @@ from inference.pose.photo import (
     no_detector,
     nobody_found,
 )
-from inference.pose.picture import PictureLimits
-from schemas.errors import MESSAGE_CHARACTERS_MAX
-from schemas.keypoints import Keypoint
-from schemas.pose import PEOPLE_MAX, PhotoPose, StoredPicture
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.schemas.errors import MESSAGE_CHARACTERS_MAX
+from darkroom.schemas.events.keypoints import Keypoint
+from darkroom.schemas.events.pose import PEOPLE_MAX, PhotoPose, StoredPicture
 
 PHOTO = PhotoPose(photo=StoredPicture(bucket="darkroom", key="photo.jpg"))
 
@@ -160,7 +160,7 @@ def test_without_a_detector_the_sentence_says_what_to_do() -> None:
 
 
 def test_a_photo_is_told_from_a_skeleton_of_the_same_bytes() -> None:
-    from schemas.pose import SkeletonPose
+    from darkroom.schemas.events.pose import SkeletonPose
 
     skeleton = SkeletonPose(image=PHOTO.photo)
     assert pose_digest(PHOTO, b"bytes") != pose_digest(skeleton, b"bytes")

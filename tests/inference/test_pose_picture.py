@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.contract import FaultKind, RenderFault
-from inference.pose.control import control_picture, pose_digest
-from inference.pose.picture import PictureLimits, decode_picture
-from schemas.pose import InlinePicture, SkeletonPose, StoredPicture
+from darkroom.inference.contract import FaultKind, RenderFault
+from darkroom.inference.pose.control import control_picture, pose_digest
+from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.schemas.events.pose import InlinePicture, SkeletonPose, StoredPicture
 
 LIMITS = PictureLimits(bytes_max=200_000, pixels_max=10_000)
 STORED = SkeletonPose(image=StoredPicture(bucket="darkroom", key="pose.png"))

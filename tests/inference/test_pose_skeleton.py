@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from inference.pose.control import control_picture, pose_digest
-from inference.pose.picture import PictureLimits
-from inference.pose.skeleton import (
+from darkroom.inference.pose.control import control_picture, pose_digest
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.pose.skeleton import (
     COLOURS,
     DRAWN_LONG_SIDE_PX_MAX,
     STICK_PX,
     draw_people,
     drawn_size,
 )
-from schemas.keypoints import LIMBS, Keypoint, coco17_to_coco18
-from schemas.pose import PeoplePose
+from darkroom.schemas.events.keypoints import LIMBS, Keypoint, coco17_to_coco18
+from darkroom.schemas.events.pose import PeoplePose
 
 Levels = npt.NDArray[np.int16]
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.profile import GOOD_SHARE, DeviceProfile, padded
-from inference.step_curve import StepCurve
+from darkroom.inference.planning.profile import GOOD_SHARE, DeviceProfile, padded
+from darkroom.inference.planning.step_curve import StepCurve
 from tests.inference.profiles import KEY, flat, gaining, profile, shape
 
 

@@ -10,8 +10,14 @@ from typing import Any
 
 import pytest
 
-from inference.profile_store import FILE_BYTES_MAX, ProfileError, ProfileStore, decode_profile, encode_profile
-from inference.step_curve import StepCurve
+from darkroom.inference.planning.profile_store import (
+    FILE_BYTES_MAX,
+    ProfileError,
+    ProfileStore,
+    decode_profile,
+    encode_profile,
+)
+from darkroom.inference.planning.step_curve import StepCurve
 from tests.inference.profiles import KEY, flat, gaining, profile, shape
 
 KEPT = profile(

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.contract import AdapterUse, BatchKey, ModelInfo
-from inference.resolve import batch_key, resolve
-from schemas.errors import ErrorCode, RequestRejected
-from schemas.fingerprints import derived_seed, raw_digest
-from schemas.request import GenerationRequest
-from schemas.settings import LimitSettings
+from darkroom.inference.contract import AdapterUse, BatchKey, ModelInfo
+from darkroom.inference.resolve import batch_key, resolve
+from darkroom.schemas.errors import ErrorCode, RequestRejected
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import LimitSettings
+from darkroom.schemas.wire.digests import derived_seed, raw_digest
 
 INFO = ModelInfo(
     name="model",

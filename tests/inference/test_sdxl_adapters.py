@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from inference.contract import AdapterUse, ModelError, RenderRequest
-from inference.sdxl import ModelFiles, SdxlDevice
-from inference.tiny import TinyModel
+from darkroom.inference.contract import AdapterUse, ModelError, RenderRequest
+from darkroom.inference.sdxl import ModelFiles, SdxlDevice
+from darkroom.inference.tiny import TinyModel
 from tests.inference import loras
 from tests.inference.painting import (
     PLAIN,

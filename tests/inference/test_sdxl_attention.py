@@ -20,11 +20,11 @@ import pytest
 import torch
 from diffusers.models import attention_processor
 
-from inference.memory_plan import Attention
-from inference.sdxl import SdxlDevice
-from inference.sdxl.attention import probe_attention
-from inference.sdxl.xformers_import import xformers_ops
-from inference.tiny import TinyModel
+from darkroom.inference.planning.memory_plan import Attention
+from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.sdxl.denoise.attention import probe_attention
+from darkroom.inference.sdxl.denoise.xformers_import import xformers_ops
+from darkroom.inference.tiny import TinyModel
 from tests.inference.painting import POSED, TOLERANCE, Oracle, distance, load, paint
 
 pytestmark = pytest.mark.render
@@ -138,7 +138,7 @@ def test_a_torn_xformers_keeps_no_model_from_loading(tmp_path: Path) -> None:
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: xformers\nVersion: 0.0.35\n")
     program = (
-        "import torch; from inference.sdxl.attention import probe_attention;"
+        "import torch; from darkroom.inference.sdxl.denoise.attention import probe_attention;"
         "print(probe_attention(torch.device('cpu'), torch.float32))"
     )
     root = Path(__file__).resolve().parents[2]

@@ -16,11 +16,11 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch._dynamo.utils import counters
 
-from inference.sdxl import SdxlDevice
-from inference.sdxl.regions import CompiledRegions
-from inference.sdxl.shapes import Padded, StaticShapes, slot_buckets
-from inference.timing import Part
-from inference.tiny import TinyModel
+from darkroom.inference.planning.timing import Part
+from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.sdxl.denoise.regions import CompiledRegions
+from darkroom.inference.sdxl.denoise.shapes import Padded, StaticShapes, slot_buckets
+from darkroom.inference.tiny import TinyModel
 from tests.inference.painting import PLAIN, POSED, SITTING, TOLERANCE, Oracle, distance, load, paint_together
 
 pytestmark = pytest.mark.render

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.contract import FaultKind, RenderFault
-from inference.sdxl import SdxlDevice
-from inference.sdxl.decode import decode_latents, vae_dtype
-from inference.sdxl.encode import encode_picture
+from darkroom.inference.contract import FaultKind, RenderFault
+from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.sdxl.finish.decode import decode_latents, vae_dtype
+from darkroom.inference.sdxl.finish.encode import encode_picture
 from tests.inference.devices import finished
 from tests.inference.painting import PLAIN, pixels, prepare
 

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
 
-from inference.contract import AdapterUse, FaultKind, ModelError, RenderFault
-from inference.sdxl import ModelFiles, SdxlDevice
-from inference.sdxl.adapter_store import AdapterStore
-from inference.sdxl.lora_file import LoraUnusable, parse_lora
-from inference.sdxl.lora_names import LayerNames
-from schemas.request import Adapter
+from darkroom.inference.contract import AdapterUse, FaultKind, ModelError, RenderFault
+from darkroom.inference.sdxl import ModelFiles, SdxlDevice
+from darkroom.inference.sdxl.loading.lora_file import LoraUnusable, parse_lora
+from darkroom.inference.sdxl.loading.lora_names import LayerNames
+from darkroom.inference.sdxl.prepare.adapter_store import AdapterStore
+from darkroom.schemas.events.request import Adapter
 from tests.inference import loras
 from tests.inference.painting import PLAIN, prepare
 

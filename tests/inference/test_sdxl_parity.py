@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from inference.contract import RenderRequest
-from inference.sdxl import SdxlDevice
-from inference.tiny import TinyModel
+from darkroom.inference.contract import RenderRequest
+from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.tiny import TinyModel
 from tests.inference.painting import (
     PLAIN,
     POSED,

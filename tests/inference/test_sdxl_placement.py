@@ -15,17 +15,17 @@ import pytest
 import torch
 from torch import nn
 
-from inference.contract import JobPrepared, JobRendered, ModelError, RenderJob, RowId
-from inference.engine import LaneEngine
-from inference.memory_layout import Layout, Place
-from inference.memory_plan import Attention, AttentionProbe, MemoryPlan, plan_memory
-from inference.sdxl import SdxlDevice
-from inference.sdxl.attention import fuse_projections
-from inference.sdxl.placement import HOST, Wishes, place, placed
-from inference.sdxl.residence import Residence, WeightMover
-from inference.timing import Part
-from inference.tiny import TinyModel
-from inference.turns import Lane, Series
+from darkroom.inference.contract import JobPrepared, JobRendered, ModelError, RenderJob, RowId
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine.turns import Lane, Series
+from darkroom.inference.planning.memory_layout import Layout, Place
+from darkroom.inference.planning.memory_plan import Attention, AttentionProbe, MemoryPlan, plan_memory
+from darkroom.inference.planning.timing import Part
+from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.sdxl.denoise.attention import fuse_projections
+from darkroom.inference.sdxl.loading.placement import HOST, Wishes, place, placed
+from darkroom.inference.sdxl.loading.residence import Residence, WeightMover
+from darkroom.inference.tiny import TinyModel
 from tests.inference.painting import PLAIN, POSED, TOLERANCE, Oracle, distance, load, paint, paint_together, pixels
 from tests.inference.scripted import EventLog
 

@@ -13,17 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.contract import CacheCounts, DeviceLost, FaultKind, RenderFault, RenderJob
-from inference.pose.picture import PictureLimits
-from inference.pose.skeleton import draw_people
-from inference.sdxl import SdxlDevice
-from inference.sdxl.cache import ByteCache
-from inference.sdxl.faults import device_faults
-from inference.sdxl.load import load_components
-from inference.sdxl.poses import PoseConditioner, control_tensor
-from inference.sdxl.sources import ModelFiles
-from inference.tiny import TinyModel
-from schemas.pose import PeoplePose, SkeletonPose, StoredPicture
+from darkroom.inference.contract import CacheCounts, DeviceLost, FaultKind, RenderFault, RenderJob
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.pose.skeleton import draw_people
+from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.sdxl.faults import device_faults
+from darkroom.inference.sdxl.loading.components import load_components
+from darkroom.inference.sdxl.loading.sources import ModelFiles
+from darkroom.inference.sdxl.prepare.cache import ByteCache
+from darkroom.inference.sdxl.prepare.poses import PoseConditioner, control_tensor
+from darkroom.inference.tiny import TinyModel
+from darkroom.schemas.events.pose import PeoplePose, SkeletonPose, StoredPicture
 from tests.inference.painting import PLAIN, POSED, SITTING, WAVING, load, prepare
 
 pytestmark = pytest.mark.render

@@ -18,16 +18,23 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from inference.contract import PREVIEW_BYTES_MAX, PREVIEW_SIDE_PX_MAX, Preview, RenderedImage, RenderJob, RenderRequest
-from inference.pose.picture import PictureLimits
-from inference.preview import encode_preview
-from inference.sdxl import SdxlDevice
-from inference.sdxl.load import load_components
-from inference.sdxl.model import LoadedModel
-from inference.sdxl.projection import fit_projection
-from inference.sdxl.rows import SdxlRow
-from inference.sdxl.sources import ModelFiles
-from inference.tiny import TinyModel
+from darkroom.inference.contract import (
+    PREVIEW_BYTES_MAX,
+    PREVIEW_SIDE_PX_MAX,
+    Preview,
+    RenderedImage,
+    RenderJob,
+    RenderRequest,
+)
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.preview import encode_preview
+from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.sdxl.denoise.rows import SdxlRow
+from darkroom.inference.sdxl.finish.projection import fit_projection
+from darkroom.inference.sdxl.loading.components import load_components
+from darkroom.inference.sdxl.loading.sources import ModelFiles
+from darkroom.inference.sdxl.model import LoadedModel
+from darkroom.inference.tiny import TinyModel
 from tests.inference.painting import PLAIN, POSED
 
 pytestmark = pytest.mark.render

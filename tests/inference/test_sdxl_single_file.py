@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from inference.contract import ModelError
-from inference.sdxl import ModelFiles, SdxlDevice
-from inference.tiny import TinyModel
+from darkroom.inference.contract import ModelError
+from darkroom.inference.sdxl import ModelFiles, SdxlDevice
+from darkroom.inference.tiny import TinyModel
 from tests.inference.checkpoints import Tensors, vae_tensors, write_checkpoint
 from tests.inference.painting import PLAIN, POSED, TOLERANCE, Oracle, distance, load, paint, variant
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.step_curve import FILE_BYTES_MAX, CurveError, StepCurve, read_curve
+from darkroom.inference.planning.step_curve import FILE_BYTES_MAX, CurveError, StepCurve, read_curve
 
 
 def test_points_lines_between_them_and_the_last_line_beyond() -> None:

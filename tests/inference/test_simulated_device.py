@@ -20,8 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inference.calibration import measure_shape
-from inference.contract import (
+from darkroom.inference.contract import (
     FaultKind,
     JobFailed,
     JobPrepared,
@@ -31,12 +30,13 @@ from inference.contract import (
     StepDone,
     StepFailed,
 )
-from inference.engine import LaneEngine
-from inference.pose.picture import PictureLimits
-from inference.simulated import CRASH_EXIT_CODE, SimulatedDevice, SimulatedRow
-from inference.step_curve import CurveError
-from inference.wallpaper import SHOWN_BYTES, wallpaper
-from schemas.pose import PeoplePose, SkeletonPose, StoredPicture
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.planning.calibration import measure_shape
+from darkroom.inference.planning.step_curve import CurveError
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.simulated.device import CRASH_EXIT_CODE, SimulatedDevice, SimulatedRow
+from darkroom.inference.simulated.wallpaper import SHOWN_BYTES, wallpaper
+from darkroom.schemas.events.pose import PeoplePose, SkeletonPose, StoredPicture
 from tests.inference.profiles import flat, gaining, profile, shape
 from tests.inference.scripted import EventLog, job, request, rows_of
 
@@ -236,7 +236,7 @@ def test_markers_are_text_like_any_other_unless_obeyed() -> None:
 @pytest.mark.parametrize("stage", ["", " prepare", " step", " finish"])
 def test_crash_ends_the_process(stage: str) -> None:
     program = f"""
-from inference.simulated import SimulatedDevice
+from darkroom.inference.simulated.device import SimulatedDevice
 from tests.inference.scripted import job
 device = SimulatedDevice(0, obey_markers=True)
 rows = device.prepare(job("job", steps=1, prompt="[[simulate:crash{stage}]]")).rows

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.contract import ModelError
-from inference.tiny import TinyModel, ensure_tiny_model
-from inference.tiny.folder import build, default_root
+from darkroom.inference.contract import ModelError
+from darkroom.inference.tiny import TinyModel, ensure_tiny_model
+from darkroom.inference.tiny.folder import build, default_root
 
 pytestmark = pytest.mark.render
 

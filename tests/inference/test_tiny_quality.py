@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from inference.tiny.quality.looking import adherence, figure_mask, overlap, right_colours
-from inference.tiny.quality.painting import Ask, request
-from inference.tiny.quality.sheet import contact_sheet
-from inference.tiny.quality.table import colours, fresh_scenes, posture
-from inference.tiny.training.drawn import shard_size
-from inference.tiny.training.figures import picture
-from inference.tiny.training.grammar import COLOURS
+from darkroom.tools.tiny.quality.looking import adherence, figure_mask, overlap, right_colours
+from darkroom.tools.tiny.quality.painting import Ask, request
+from darkroom.tools.tiny.quality.sheet import contact_sheet
+from darkroom.tools.tiny.quality.table import colours, fresh_scenes, posture
+from darkroom.tools.tiny.training.drawn import shard_size
+from darkroom.tools.tiny.training.figures import picture
+from darkroom.tools.tiny.training.grammar import COLOURS
 
 pytestmark = pytest.mark.render
 

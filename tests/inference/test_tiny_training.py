@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from inference.pose.skeleton import draw_people
-from inference.tiny.training.bodies import RIGHT_ARM, random_people
-from inference.tiny.training.figures import (
+from darkroom.inference.pose.skeleton import draw_people
+from darkroom.tools.tiny.training.bodies import RIGHT_ARM, random_people
+from darkroom.tools.tiny.training.figures import (
     BEHIND,
     FIGURE,
     TROUSERS,
@@ -24,7 +24,7 @@ from inference.tiny.training.figures import (
     skeleton,
     tint,
 )
-from inference.tiny.training.grammar import SETTINGS, STYLES, Look, caption, random_look, words
+from darkroom.tools.tiny.training.grammar import SETTINGS, STYLES, Look, caption, random_look, words
 
 pytestmark = pytest.mark.render
 
@@ -96,7 +96,7 @@ def test_the_same_lots_draw_the_same_scene() -> None:
 
 
 def test_every_word_is_one_token_and_any_text_is_taken() -> None:
-    from inference.tiny.training.blueprint import make_tokenizers
+    from darkroom.tools.tiny.training.blueprint import make_tokenizers
 
     for tokenizer in make_tokenizers():
         assert all(len(tokenizer.tokenize(word)) == 1 for word in words())
@@ -109,8 +109,8 @@ def test_every_stage_trains_and_goes_on_after_it_was_killed(tmp_path: Path) -> N
     """Two calls of a few steps: the second draws nothing, keeps the VAE and continues the denoiser's count."""
     import torch
 
-    from inference.sdxl import SdxlDevice
-    from inference.tiny.training.run import Plan, train
+    from darkroom.inference.sdxl import SdxlDevice
+    from darkroom.tools.tiny.training.run import Plan, train
 
     plan = Plan(
         shards=2, pairs_per_shard=4, vae_minutes=0.5, denoiser_minutes=5, threads=1, vae_steps_max=2,
@@ -141,9 +141,9 @@ def test_the_finished_vae_gives_white_latents() -> None:
     """The statistics that training kept are folded into the weights, in both directions."""
     import torch
 
-    from inference.tiny.training.autoencoding import encode, finished_vae, vae_stage, whitening
-    from inference.tiny.training.blueprint import LATENT_CHANNELS, SCALING_FACTOR
-    from inference.tiny.training.drawn import to_levels
+    from darkroom.tools.tiny.training.autoencoding import encode, finished_vae, vae_stage, whitening
+    from darkroom.tools.tiny.training.blueprint import LATENT_CHANNELS, SCALING_FACTOR
+    from darkroom.tools.tiny.training.drawn import to_levels
 
     torch.manual_seed(0)
     stage = vae_stage(Path("no-such-checkpoint.pt"), 60.0)

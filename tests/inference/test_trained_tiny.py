@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.tiny.quality.looking import Pixels
-from inference.tiny.quality.painting import Ask, Painter
-from inference.tiny.quality.table import colours, fresh_scenes, posture
-from inference.tiny.trained import FOLDER, trained_model
+from darkroom.inference.tiny.trained import FOLDER, trained_model
+from darkroom.tools.tiny.quality.looking import Pixels
+from darkroom.tools.tiny.quality.painting import Ask, Painter
+from darkroom.tools.tiny.quality.table import colours, fresh_scenes, posture
 
 pytestmark = pytest.mark.render
 

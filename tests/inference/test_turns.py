@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.turns import _CALLS_MAX, Lane, Series, Turns
+from darkroom.inference.engine.turns import _CALLS_MAX, Lane, Series, Turns
 
 EVERYTHING = dict.fromkeys(Lane, True)
 WORK = st.fixed_dictionaries(dict.fromkeys(Lane, st.booleans()))

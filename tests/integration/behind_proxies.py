@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from schemas.settings import Settings
+from darkroom.schemas.settings import Settings
 from tests.chaos.proxy import Link, Proxy
 
 

@@ -14,10 +14,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata
 
-from inference.contract import Prepared, RenderJob
-from inference.simulated import SimulatedDevice, SimulatedRow
-from producer.connection import kafka_arguments
-from schemas.settings import Settings
+from darkroom.inference.contract import Prepared, RenderJob
+from darkroom.inference.simulated.device import SimulatedDevice, SimulatedRow
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.schemas.settings import Settings
 
 LIMIT_S = 60.0
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import urllib3
 
-from consumer.audit import AuditReport, audit
-from producer.results.minio_objects import MinioObjects
-from producer.topics import ensure_topics
-from schemas.request import GenerationRequest
-from schemas.settings import Settings, load_settings
+from darkroom.consumer.audit.audit import AuditReport, audit
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings, load_settings
 
 READY_S_MAX = 120.0
 

@@ -9,18 +9,18 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from consumer.kafka.broker import KafkaBroker
-from consumer.ports import Broker
-from consumer.worker import Worker
-from inference.contract import Engine
-from producer.connection import kafka_arguments
-from producer.results.dead_letters import replayed
-from producer.results.minio_objects import MinioObjects
-from producer.tasks import TaskSupervisor
-from schemas.codec import decode_completion
-from schemas.completion import Completion
-from schemas.names import Topic
-from schemas.settings import Settings
+from darkroom.consumer.kafka.broker import KafkaBroker
+from darkroom.consumer.worker.ports import Broker
+from darkroom.consumer.worker.worker import Worker
+from darkroom.inference.contract import Engine
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.outcomes.dead_letters import replayed
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.producer.tasks import TaskSupervisor
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.names import Topic
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.wire.codec import decode_completion
 from tests.integration.fleet import until
 
 Answer = Completion | Any

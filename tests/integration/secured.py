@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
-from consumer.stack import Stack, TlsListeners
-from consumer.stack.tls import S3_HTTPS, SASL_SSL, SSL
+from darkroom.consumer.stack import Stack, TlsListeners
+from darkroom.consumer.stack.tls import S3_HTTPS, SASL_SSL, SSL
 from tests.integration.certificates import Authority
 
 HOST = "127.0.0.1"

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumer.kafka.cancellations import BACK_S, STRAYS_MAX, CancellationFollower
-from producer.connection import kafka_arguments
-from producer.topics import ensure_topics
-from schemas.codec import encode_cancellation
-from schemas.events import Cancellation
-from schemas.names import Topic
+from darkroom.consumer.kafka.cancellations import BACK_S, STRAYS_MAX, CancellationFollower
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.events.progress import Cancellation
+from darkroom.schemas.names import Topic
+from darkroom.schemas.wire.codec import encode_cancellation
 from tests.integration.in_process import Producer
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 LIMIT_S = 60.0
 LAST = "now"

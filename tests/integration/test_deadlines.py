@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from consumer.worker import Worker
-from inference.engine import LaneEngine
-from producer.commands import cancel
-from producer.topics import ensure_topics
-from schemas.completion import Completion
-from schemas.settings import Settings
+from darkroom.consumer.worker.worker import Worker
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.producer.cli.following import cancel
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.settings import Settings
 from tests.integration.by_hand import LIMIT_S, CountingDevice
 from tests.integration.fleet import until
 from tests.integration.in_process import Producer, running_worker
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

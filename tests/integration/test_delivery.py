@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumer.audit import AuditReport
-from producer.requests.client import Client
+from darkroom.consumer.audit.audit import AuditReport
+from darkroom.producer.client.client import Client
 from tests.integration.fleet import Fleet, until
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 STEP_MS = "20"

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from producer.requests.client import Client
+from darkroom.producer.client.client import Client
 from tests.integration.fleet import Fleet, until
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 START_S_MAX = 120.0

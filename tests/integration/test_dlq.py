@@ -20,22 +20,22 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner, Result
 
-from consumer.audit import audit
-from inference.engine import LaneEngine
-from producer.connection import kafka_arguments
-from producer.dlq_command import dlq
-from producer.reader import TopicReader
-from producer.results import completions
-from producer.results.dead_letter_log import DeadLetterLog, Filter
-from producer.results.dead_letters import DeadLetter, Original, Reason, dead_letter
-from producer.results.minio_objects import MinioObjects
-from producer.results.outcomes import Outcomes
-from producer.results.replays import Action, Replayer, ReplayFenced
-from producer.topics import ensure_topics
-from schemas.completion import Completion
-from schemas.names import ReplayHeader, result_key
-from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from darkroom.consumer.audit.audit import audit
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.producer.cli.dlq import dlq
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.kafka.reader import TopicReader
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.outcomes import completions
+from darkroom.producer.outcomes.dead_letter_log import DeadLetterLog, Filter
+from darkroom.producer.outcomes.dead_letters import DeadLetter, Original, Reason, dead_letter
+from darkroom.producer.outcomes.outcomes import Outcomes
+from darkroom.producer.outcomes.replays import Action, Replayer, ReplayFenced
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.names import ReplayHeader, result_key
+from darkroom.schemas.settings import Settings
 from tests.integration.by_hand import CountingDevice
 from tests.integration.in_process import Producer, running_worker
 from tests.producer.answering import Answerer, answered_of, source_of
@@ -43,7 +43,7 @@ from tests.producer.deployments import deployment_on
 from tests.producer.examples import NOON, answered, success
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

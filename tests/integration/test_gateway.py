@@ -18,14 +18,14 @@ import pytest
 import urllib3
 from PIL import Image
 
-from producer.gateway.access.assembly import access_of
-from producer.gateway.app import create_app
-from producer.gateway.claims import Claim
-from producer.gateway.metrics import Metrics
-from producer.results.minio_objects import MinioObjects
-from schemas.fingerprints import request_digest
-from schemas.names import request_key
-from schemas.settings import Settings
+from darkroom.producer.gateway.access.assembly import access_of
+from darkroom.producer.gateway.app import create_app
+from darkroom.producer.gateway.jobs.claims import Claim
+from darkroom.producer.gateway.metrics import Metrics
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.names import request_key
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.wire.digests import request_digest
 from tests.chaos.proxy import Link
 from tests.integration.behind_proxies import kafka_behind_a_proxy, store_behind_a_proxy
 from tests.integration.fleet import Fleet
@@ -33,7 +33,7 @@ from tests.integration.gateways import GatewayProcess
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -15,25 +15,25 @@ from uuid import uuid4
 
 import pytest
 
-from consumer.doctor import Finding, examine
-from consumer.engines import make_engine
-from consumer.models import ModelStore
-from inference.contract import ModelError
-from inference.resolve import resolve
-from inference.tiny import TinyModel, ensure_tiny_model
-from producer.requests.client import Client
-from producer.results.minio_client import connect
-from producer.results.minio_objects import MinioObjects
-from producer.topics import ensure_topics
-from schemas.model_source import StorePrefix
-from schemas.settings import ModelSettings, Settings, load_settings
+from darkroom.consumer.doctor.doctor import Finding, examine
+from darkroom.consumer.weights import ModelStore
+from darkroom.consumer.worker.engines import make_engine
+from darkroom.inference.contract import ModelError
+from darkroom.inference.resolve import resolve
+from darkroom.inference.tiny import TinyModel, ensure_tiny_model
+from darkroom.producer.client.client import Client
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.store.s3_client import connect
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.settings import ModelSettings, Settings, load_settings
+from darkroom.schemas.settings.model_source import StorePrefix
 from tests.integration.fleet import Fleet
 from tests.integration.in_process import running_worker
 
 if TYPE_CHECKING:
     from minio import Minio
 
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 
@@ -147,7 +147,7 @@ async def test_a_worker_paints_with_a_model_and_adapters_from_the_store(
 ) -> None:
     import torch
 
-    from inference.sdxl import SdxlDevice
+    from darkroom.inference.sdxl import SdxlDevice
     from tests.inference import loras
     from tests.inference.painting import TOLERANCE, WAVING, Oracle, distance, pixels
 

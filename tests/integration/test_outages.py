@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from consumer.stack import Stack
-from producer.requests.client import Client
-from schemas.request import GenerationRequest
+from darkroom.consumer.stack import Stack
+from darkroom.producer.client.client import Client
+from darkroom.schemas.events.request import GenerationRequest
 from tests.integration.fleet import Fleet, wait_until
 from tests.integration.gateways import GatewayProcess
 

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consumer.engines import make_engine
-from inference.pose.photo import NOBODY_FOUND
-from producer.requests.client import Client
-from producer.results.minio_objects import MinioObjects
-from producer.topics import ensure_topics
-from schemas.completion import Completion
-from schemas.settings import Settings
+from darkroom.consumer.worker.engines import make_engine
+from darkroom.inference.pose.photo import NOBODY_FOUND
+from darkroom.producer.client.client import Client
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.settings import Settings
 from tests.inference.test_pose_blazepose import PHOTO, SEEN
 from tests.integration.fleet import Fleet
 from tests.integration.in_process import running_worker
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.render]
 

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka.admin import NewTopic
 
-from consumer.core.offset_map import encode_map
-from consumer.core.partition_key import PartitionKey
-from consumer.worker import Worker
-from inference.engine import LaneEngine
-from producer.results.minio_objects import MinioObjects
-from producer.results.outcomes import Outcomes
-from producer.topics import ensure_topics
-from schemas.completion import Completion
-from schemas.settings import Settings
+from darkroom.consumer.core.offset_map import encode_map
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.worker.worker import Worker
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.outcomes.outcomes import Outcomes
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.settings import Settings
 from tests.integration.by_hand import (
     LIMIT_S,
     CountingDevice,
@@ -42,7 +42,7 @@ from tests.integration.in_process import Answer, Producer, running_worker
 from tests.producer.deployments import MakeSettings, deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 
@@ -139,7 +139,7 @@ async def test_compacted_gaps_are_passed_over(make: MakeSettings) -> None:
 
 
 async def _until_compacted(settings: Settings, *, first_kept: int) -> None:
-    from producer.reader import TopicReader
+    from darkroom.producer.kafka.reader import TopicReader
 
     async with asyncio.timeout(LIMIT_S), TopicReader(settings.kafka, (settings.topics.requests,)) as reader:
         while True:

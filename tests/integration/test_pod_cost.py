@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumer.pod_cost import ANNOTATION
-from inference.engine import LaneEngine
-from inference.simulated import SimulatedDevice
-from producer.topics import ensure_topics
+from darkroom.consumer.worker.pod_cost import ANNOTATION
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.kafka.topics import ensure_topics
 from tests.consumer.api_server import api_server_in
 from tests.integration.fleet import until
 from tests.integration.in_process import Producer, running_worker
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from producer.reader import TopicReader
-from producer.requests.client import Client
-from schemas.codec import decode_request
+from darkroom.producer.client.client import Client
+from darkroom.producer.kafka.reader import TopicReader
+from darkroom.schemas.wire.codec import decode_request
 from tests.integration.fleet import Fleet
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 DEATHS_MAX = 1 + 3

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from inference.engine import LaneEngine
-from inference.simulated import SimulatedDevice
-from producer.topics import ensure_topics
-from schemas.completion import Completion
-from schemas.errors import ErrorCode
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.completion import Completion
 from tests.integration.fleet import Fleet
 from tests.integration.in_process import Producer, running_worker
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -13,18 +13,18 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from consumer.engines import make_engine
-from inference.contract import PREVIEW_BYTES_MAX
-from producer.requests.client import Client
-from producer.results.minio_objects import MinioObjects
-from producer.topics import ensure_topics
-from schemas.events import Progress
-from schemas.request import GenerationRequest
+from darkroom.consumer.worker.engines import make_engine
+from darkroom.inference.contract import PREVIEW_BYTES_MAX
+from darkroom.producer.client.client import Client
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.progress import Progress
+from darkroom.schemas.events.request import GenerationRequest
 from tests.integration.in_process import running_worker
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

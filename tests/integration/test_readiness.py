@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 import pytest
 import urllib3
 
-from consumer.kafka.broker import KafkaBroker
-from consumer.ports import Delivery
-from consumer.worker import Worker
-from inference.engine import LaneEngine
-from inference.simulated import SimulatedDevice
-from producer.topics import ensure_topics
+from darkroom.consumer.kafka.broker import KafkaBroker
+from darkroom.consumer.worker.ports import Delivery
+from darkroom.consumer.worker.worker import Worker
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.kafka.topics import ensure_topics
 from tests.chaos.proxy import Link
 from tests.integration.behind_proxies import kafka_behind_a_proxy, store_behind_a_proxy
 from tests.integration.in_process import Producer, running_worker
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 
@@ -93,7 +93,7 @@ class HeldBroker(KafkaBroker):
 async def test_a_worker_whose_polls_do_not_return_is_not_ready_and_its_metric_stands_still(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumer.worker.POLL_SILENT_S_MAX", 1.0)
+    monkeypatch.setattr("darkroom.consumer.worker.worker.POLL_SILENT_S_MAX", 1.0)
     settings = deployment_on(stack.environment)(topics__requests_partitions=1, worker__metrics_port=0)
     await ensure_topics(settings)
     engine = LaneEngine(SimulatedDevice(0.0), rows_max=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from diffusers import UNet2DConditionModel
 
-from inference.tiny import ensure_tiny_model
+from darkroom.inference.tiny import ensure_tiny_model
 from tests.inference import checkpoints, loras
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,10 +11,10 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from producer.connection import kafka_arguments
-from producer.results.minio_objects import MinioObjects
-from producer.results.objects import StoreUnavailable
-from schemas.settings import load_settings
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.store.objects import StoreUnavailable
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.settings import load_settings
 from tests.integration.secured import Secured
 
 pytestmark = pytest.mark.stack

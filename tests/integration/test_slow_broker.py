@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumer.core.partition_key import PartitionKey
-from consumer.kafka.broker import KafkaBroker
-from consumer.ports import Opened
-from consumer.worker import Worker
-from inference.engine import LaneEngine
-from producer.topics import ensure_topics
-from schemas.settings import Settings
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.kafka.broker import KafkaBroker
+from darkroom.consumer.worker.ports import Opened
+from darkroom.consumer.worker.worker import Worker
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.settings import Settings
 from tests.chaos.proxy import Link
 from tests.integration.behind_proxies import kafka_behind_a_proxy
 from tests.integration.by_hand import CountingDevice, until_no_lag
@@ -27,7 +27,7 @@ from tests.integration.in_process import Producer, running_worker
 from tests.producer.deployments import MakeSettings, deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -20,34 +20,34 @@ import httpx
 import pytest
 import urllib3
 
-from consumer.core.jobs import Verdict, VerdictKind
-from consumer.core.partition_key import JobKey, PartitionKey
-from consumer.delivery import Delivery as RequestDelivery
-from consumer.health import Health, HealthServer
-from consumer.intake import Intake
-from consumer.kafka.broker import KafkaBroker
-from consumer.ports import Delivery, Opened, OutgoingRecord, Record
-from consumer.serve_command import run_worker
-from consumer.worker import Worker
-from inference.engine import LaneEngine
-from inference.simulated import SimulatedDevice
-from producer.connection import KafkaUnavailable
-from producer.gateway.access.assembly import access_of
-from producer.gateway.app import create_app
-from producer.gateway.metrics import Metrics
-from producer.reader import TopicReader
-from producer.requests.client import Client
-from producer.results.memory_objects import MemoryObjects
-from producer.tasks import Backoff, TaskSupervisor
-from producer.topics import ensure_topics
-from schemas.completion import Completion, Status
-from schemas.request import GenerationRequest
-from schemas.settings import Settings, load_settings
+from darkroom.consumer.cli.serve import run_worker
+from darkroom.consumer.core.jobs import Verdict, VerdictKind
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.kafka.broker import KafkaBroker
+from darkroom.consumer.worker.delivery import Delivery as RequestDelivery
+from darkroom.consumer.worker.health import Health, HealthServer
+from darkroom.consumer.worker.intake import Intake
+from darkroom.consumer.worker.ports import Delivery, Opened, OutgoingRecord, Record
+from darkroom.consumer.worker.worker import Worker
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.client.client import Client
+from darkroom.producer.gateway.access.assembly import access_of
+from darkroom.producer.gateway.app import create_app
+from darkroom.producer.gateway.metrics import Metrics
+from darkroom.producer.kafka.connection import KafkaUnavailable
+from darkroom.producer.kafka.reader import TopicReader
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.store.memory_objects import MemoryObjects
+from darkroom.producer.tasks import Backoff, TaskSupervisor
+from darkroom.schemas.events.completion import Completion, Status
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings, load_settings
 from tests.integration.in_process import Producer, running_worker
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 
@@ -144,7 +144,7 @@ async def ends_and_recovers(
             await asyncio.sleep(0.02)
         while await reasons():
             await asyncio.sleep(0.02)
-    [line] = [one for one in caplog.records if one.name == "producer.tasks" and one.levelno == logging.ERROR]
+    [line] = [one for one in caplog.records if one.name == "darkroom.producer.tasks" and one.levelno == logging.ERROR]
     assert line.__dict__["task"] == name
     assert BENT in line.__dict__["error"]
     assert line.exc_info is not None

@@ -23,16 +23,16 @@ from typing import NamedTuple
 import pytest
 from click.testing import CliRunner
 
-from consumer.stack.tls import SASL_SSL, SSL
 from darkroom import main
-from inference.engine import LaneEngine
-from inference.simulated import SimulatedDevice
-from producer.connection import KafkaUnavailable
-from producer.requests.client import Client
-from producer.results.minio_objects import MinioObjects
-from producer.results.objects import StoreUnavailable
-from producer.topics import ensure_topics
-from schemas.settings import SettingsError, load_settings
+from darkroom.consumer.stack.tls import SASL_SSL, SSL
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.client.client import Client
+from darkroom.producer.kafka.connection import KafkaUnavailable
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.store.objects import StoreUnavailable
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.settings import SettingsError, load_settings
 from tests.integration.fleet import Fleet
 from tests.integration.in_process import running_worker
 from tests.integration.secured import WAYS_IN, Secured, found_in

@@ -18,12 +18,12 @@ from typing import Final, NamedTuple
 
 from PIL import Image
 
-from inference.pose.blazepose.detector import BlazePoseDetector
-from inference.pose.photo import find_people
-from inference.pose.picture import PictureLimits
-from inference.tiny.training.figures import picture, random_scene
-from schemas.keypoints import Keypoint
-from schemas.pose import FoundPerson
+from darkroom.inference.pose.blazepose.detector import BlazePoseDetector
+from darkroom.inference.pose.photo import find_people
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.schemas.events.keypoints import Keypoint
+from darkroom.schemas.events.pose import FoundPerson
+from darkroom.tools.tiny.training.figures import picture, random_scene
 from tests.photos_quality.catalogue import PHOTOS, Photo, Place
 
 NOSE_WITHIN: Final = 0.06

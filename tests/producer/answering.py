@@ -12,14 +12,14 @@ from typing import Any, Self
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
-from producer.connection import kafka_arguments
-from producer.reader import TopicReader
-from producer.results.completions import Answered
-from producer.results.dead_letters import DeadLetter
-from schemas.codec import EncodedEvent, decode_request, encode_completion, encode_progress
-from schemas.completion import Completion, Source
-from schemas.events import Progress
-from schemas.settings import Settings
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.kafka.reader import TopicReader
+from darkroom.producer.outcomes.completions import Answered
+from darkroom.producer.outcomes.dead_letters import DeadLetter
+from darkroom.schemas.events.completion import Completion, Source
+from darkroom.schemas.events.progress import Progress
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.wire.codec import EncodedEvent, decode_request, encode_completion, encode_progress
 from tests.producer.examples import success
 
 LIMIT_S = 30.0

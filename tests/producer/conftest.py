@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from schemas.settings import Settings
+from darkroom.schemas.settings import Settings
 from tests.producer.deployments import MakeSettings, deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from schemas.settings import Settings, load_settings
+from darkroom.schemas.settings import Settings, load_settings
 
 MakeSettings = Callable[..., Settings]
 

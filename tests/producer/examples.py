@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from producer.results.completions import Answered, Work, image_refs, succeeded
-from schemas.completion import BatchSeen, Completion, Cost, ModelRef, Source, Timings
+from darkroom.producer.outcomes.completions import Answered, Work, image_refs, succeeded
+from darkroom.schemas.events.completion import BatchSeen, Completion, Cost, ModelRef, Source, Timings
 
 NOON = datetime(2027, 1, 31, 12, 0, 0, tzinfo=UTC)
 DIGEST = "sha256:" + hashlib.sha256(b"what was asked").hexdigest()

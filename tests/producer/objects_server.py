@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from schemas.settings import S3Settings
+from darkroom.schemas.settings import S3Settings
 from tests.loopback import QuietHandler, served
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from producer.requests import arrivals
-from producer.requests.arrivals import Arrivals
-from schemas.completion import Completion
+from darkroom.producer.client import arrivals
+from darkroom.producer.client.arrivals import Arrivals
+from darkroom.schemas.events.completion import Completion
 from tests.producer.examples import success
 
 

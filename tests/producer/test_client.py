@@ -16,17 +16,17 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from pydantic import ValidationError
 
-from producer.connection import KafkaUnavailable, kafka_arguments
-from producer.reader import TopicReader
-from producer.requests.client import SEND_AHEAD_MAX, Client, SendInterrupted
-from producer.topics import ensure_topics
-from schemas.codec import decode_cancellation, decode_request
-from schemas.completion import Completion
-from schemas.errors import ErrorCode, RequestRejected
-from schemas.events import Progress
-from schemas.pose import InlinePicture, SkeletonPose
-from schemas.request import GenerationRequest
-from schemas.settings import Settings, load_settings
+from darkroom.producer.client.client import SEND_AHEAD_MAX, Client, SendInterrupted
+from darkroom.producer.kafka.connection import KafkaUnavailable, kafka_arguments
+from darkroom.producer.kafka.reader import TopicReader
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.errors import ErrorCode, RequestRejected
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.pose import InlinePicture, SkeletonPose
+from darkroom.schemas.events.progress import Progress
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings, load_settings
+from darkroom.schemas.wire.codec import decode_cancellation, decode_request
 from tests.producer.answering import Answerer, answering, rendered
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ async def test_leaving_ends_what_still_follows(deployment: Settings) -> None:
 
 
 def test_the_client_loads_nothing_that_it_does_not_need() -> None:
-    program = "import sys, producer.requests.client; print(*{name.partition('.')[0] for name in sys.modules})"
+    program = "import sys, darkroom.producer.client.client; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {"torch", "numpy", "minio", "rich", "structlog", "click", "pydantic_settings"}
 

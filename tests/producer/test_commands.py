@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner, Result
 
-from producer.commands import cancel, send, watch
-from producer.reader import TopicReader
-from producer.results import completions
-from producer.results.minio_objects import MinioObjects
-from producer.topics import ensure_topics
-from schemas.codec import decode_cancellation, decode_request
-from schemas.completion import Completion
-from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from darkroom.producer.cli.following import cancel, send, watch
+from darkroom.producer.kafka.reader import TopicReader
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.outcomes import completions
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.wire.codec import decode_cancellation, decode_request
 from tests.producer.answering import Answerer, answered_of, answering, rendered
 from tests.producer.examples import NOON, Picture, success
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 PIXEL = base64.b64decode(

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from producer.results import completions
-from schemas.codec import decode_completion, encode_completion
-from schemas.completion import Completion, Status, Timings
-from schemas.errors import ErrorCode
+from darkroom.producer.outcomes import completions
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.completion import Completion, Status, Timings
+from darkroom.schemas.wire.codec import decode_completion, encode_completion
 from tests.producer.examples import DIGEST, NOON, OTHER_DIGEST, Picture, answered, source, success, work
 
 LATER = NOON + timedelta(minutes=5)

@@ -11,9 +11,9 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslHandShakeRequest
 
-from producer.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
-from schemas.errors import SettingsError
-from schemas.settings import KafkaSettings
+from darkroom.producer.kafka.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
+from darkroom.schemas.errors import SettingsError
+from darkroom.schemas.settings import KafkaSettings
 
 SASL = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "worker", "sasl_password": "very-secret"}
 

@@ -21,8 +21,8 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer import record_compression
-from producer.record_batches import Batches, Doubted, SingleRecordBatch, UnreadableBatch
+from darkroom.producer.kafka import record_compression
+from darkroom.producer.kafka.record_batches import Batches, Doubted, SingleRecordBatch, UnreadableBatch
 from tests.strangers.raw_records import Raw, batch, body, field, varint
 
 PLACE = TopicPartition("requests", 3)

@@ -12,9 +12,10 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.connection import kafka_arguments
-from producer.reader import TopicReader
-from producer.results.dead_letters import (
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.kafka.reader import TopicReader
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.outcomes.dead_letters import (
     DeadLetter,
     LetterUnreadable,
     Original,
@@ -27,13 +28,12 @@ from producer.results.dead_letters import (
     replayed,
     stored_place,
 )
-from producer.topics import ensure_topics
-from schemas.errors import ErrorCode
-from schemas.names import DeadLetterHeader, ReplayHeader
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.names import DeadLetterHeader, ReplayHeader
 from tests.producer.examples import source
 
 if TYPE_CHECKING:
-    from schemas.settings import Settings
+    from darkroom.schemas.settings import Settings
 
 REASON = Reason(ErrorCode.INVALID_REQUEST, "the record has no value", 0, "worker-0")
 LIMIT = 65_536

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from producer.requests.client import Client
-from producer.requests.following import BARS_MAX, Display, follow
-from producer.topics import ensure_topics
-from schemas.completion import Completion
-from schemas.events import Progress
-from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from darkroom.producer.client.client import Client
+from darkroom.producer.client.following import BARS_MAX, Display, follow
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.progress import Progress
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings
 from tests.producer.answering import Answerer, rendered
 from tests.producer.examples import success
 

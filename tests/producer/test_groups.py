@@ -14,19 +14,19 @@ from aiokafka import TopicPartition
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
-from consumer.initial_offsets import Offsets, commit_offsets
-from producer.administrator import Administrator
-from producer.connection import KafkaUnavailable, kafka_arguments
-from producer.groups import committed_offsets, describe_group
-from producer.topics import ensure_topics
-from schemas.settings import Settings
+from darkroom.consumer.kafka.initial_offsets import Offsets, commit_offsets
+from darkroom.producer.kafka.administrator import Administrator
+from darkroom.producer.kafka.connection import KafkaUnavailable, kafka_arguments
+from darkroom.producer.kafka.groups import committed_offsets, describe_group
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.settings import Settings
 from tests.chaos.proxy import Proxy
 from tests.consumer.test_init import commit, offsets_of
 from tests.new_protocol_member import joined_by_new_protocol
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -13,9 +13,9 @@ import pytest
 import structlog
 from aiokafka.errors import KafkaConnectionError
 
-from producer import outages
-from producer.logs import REPEAT_S, LibraryLines, configure
-from schemas.settings import LogSettings
+from darkroom.producer import outages
+from darkroom.producer.logs import REPEAT_S, LibraryLines, configure
+from darkroom.schemas.settings import LogSettings
 
 
 @pytest.fixture(autouse=True)
@@ -130,13 +130,15 @@ def test_different_exceptions_under_one_template_are_all_shown() -> None:
 def test_our_own_lines_are_never_bounded() -> None:
     log = Log()
     for _ in range(50):
-        structlog.get_logger("consumer.delivery").info("published")
-        logging.getLogger("producer.requests.client").warning("an unreadable event was passed over")
+        structlog.get_logger("darkroom.consumer.worker.delivery").info("published")
+        logging.getLogger("darkroom.producer.client.client").warning("an unreadable event was passed over")
     assert len(log.text) == 100
 
 
 def test_a_supervisor_s_line_has_its_fields() -> None:
     log = Log()
-    logging.getLogger("producer.tasks").error("a task ended", extra={"task": "feed", "error": "TypeError", "in_s": 0.5})
+    logging.getLogger("darkroom.producer.tasks").error(
+        "a task ended", extra={"task": "feed", "error": "TypeError", "in_s": 0.5}
+    )
     [line] = log.lines
     assert (line["task"], line["error"], line["in_s"], line["worker"]) == ("feed", "TypeError", 0.5, "w")

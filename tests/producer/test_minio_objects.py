@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from producer.results.lifecycle import RETENTION_RULE
-from producer.results.minio_bucket import PROBE_KEY
-from producer.results.minio_objects import MinioObjects
-from producer.results.objects import BucketForbidden, ObjectTooLarge, StoreUnavailable, StoreUnsuitable
-from schemas.settings import S3Settings
+from darkroom.producer.store.lifecycle import RETENTION_RULE
+from darkroom.producer.store.objects import BucketForbidden, ObjectTooLarge, StoreUnavailable, StoreUnsuitable
+from darkroom.producer.store.s3_bucket import PROBE_KEY
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.settings import S3Settings
 from tests.producer.objects_server import Answer, s3_error, serving
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from producer.results.memory_objects import MemoryObjects
-from producer.results.minio_objects import MinioObjects
-from producer.results.objects import BucketForbidden, Objects, ObjectTooLarge
+from darkroom.producer.store.memory_objects import MemoryObjects
+from darkroom.producer.store.objects import BucketForbidden, Objects, ObjectTooLarge
+from darkroom.producer.store.s3_objects import MinioObjects
 
 if TYPE_CHECKING:
     from tests.producer.deployments import MakeSettings

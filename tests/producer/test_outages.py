@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer import outages
-from producer.outages import QUIET_S, REPEAT_S, RETRY_S_MAX, SETTLE_S, Line, Outage
+from darkroom.producer import outages
+from darkroom.producer.outages import QUIET_S, REPEAT_S, RETRY_S_MAX, SETTLE_S, Line, Outage
 
 
 class Clock:
@@ -145,7 +145,7 @@ def said_by_the_library() -> Iterator[None]:
 
 @pytest.mark.usefixtures("said_by_the_library")
 def test_a_program_that_configured_nothing_gets_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="producer.outages")
+    caplog.set_level(logging.INFO, logger="darkroom.producer.outages")
     clock = Clock()
     outage = Outage("Kafka", clock=clock)
     outage.failed("growth", "refused")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from producer.results import completions
-from producer.results.memory_objects import MemoryObjects
-from producer.results.minio_objects import MinioObjects
-from producer.results.objects import Objects, StoreUnavailable
-from producer.results.outcomes import RESULT_BYTES_MAX, Outcomes, OutcomeUnreadable
-from schemas.completion import Completion
-from schemas.names import result_key
+from darkroom.producer.outcomes import completions
+from darkroom.producer.outcomes.outcomes import RESULT_BYTES_MAX, Outcomes, OutcomeUnreadable
+from darkroom.producer.store.memory_objects import MemoryObjects
+from darkroom.producer.store.objects import Objects, StoreUnavailable
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.names import result_key
 from tests.producer.examples import NOON, Picture, answered, source, success
 
 if TYPE_CHECKING:

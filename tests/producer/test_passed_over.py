@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from producer.passed_over import TELL_S, PassedOver
+from darkroom.producer.kafka.passed_over import TELL_S, PassedOver
 
 
 def test_a_line_a_minute_says_how_many() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from producer.policy_file import CLASSIFIER_FAILED, PolicyFile
-from schemas.errors import SettingsError
-from schemas.policy import Rejection
-from schemas.policy_settings import PolicySettings
+from darkroom.producer.policy.policy_file import CLASSIFIER_FAILED, PolicyFile
+from darkroom.schemas.errors import SettingsError
+from darkroom.schemas.prompts.policy import Rejection
+from darkroom.schemas.settings.policy import PolicySettings
 
 BLOCK = '\n[[block]]\ncategory = "sexual"\nwords = ["{}"]\n'
 CLASSIFIER = """

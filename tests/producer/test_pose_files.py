@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from producer.requests.pose_files import Size, photo_of, pose_of, size_of
-from producer.requests.request_files import RequestUnreadable, request_of
-from schemas.keypoints import coco17_to_coco18
-from schemas.pose import PeoplePose, PhotoPose, Pose, SkeletonPose
+from darkroom.producer.client.request_files import RequestUnreadable, request_of
+from darkroom.producer.poses.files import Size, photo_of, pose_of, size_of
+from darkroom.schemas.events.keypoints import coco17_to_coco18
+from darkroom.schemas.events.pose import PeoplePose, PhotoPose, Pose, SkeletonPose
 
 BYTES_MAX = 1024 * 1024
 PERSON = [[0.5, 0.1 + index / 20] if index % 3 else None for index in range(18)]

@@ -6,10 +6,10 @@ import io
 
 import pytest
 
-from producer.requests.request_files import Line, RequestUnreadable, lines, new_request_id, request_of
-from schemas.fingerprints import request_digest
-from schemas.names import is_identity
-from schemas.request import GenerationRequest
+from darkroom.producer.client.request_files import Line, RequestUnreadable, lines, new_request_id, request_of
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.names import is_identity
+from darkroom.schemas.wire.digests import request_digest
 
 BYTES_MAX = 1024 * 1024
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from producer.requests.saving import PictureUnusable, fetch, save_images
-from producer.results.memory_objects import MemoryObjects
-from schemas.completion import Completion
+from darkroom.producer.client.saving import PictureUnusable, fetch, save_images
+from darkroom.producer.store.memory_objects import MemoryObjects
+from darkroom.schemas.events.completion import Completion
 from tests.producer.examples import Picture, success
 
 

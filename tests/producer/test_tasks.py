@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from producer.tasks import Backoff, TaskFailed, TaskSupervisor, described
+from darkroom.producer.tasks import Backoff, TaskFailed, TaskSupervisor, described
 
 HASTY = Backoff(s_min=0.01, s_max=0.04, proven_s=0.05, steady_s=60.0)
 LIMIT_S = 10.0
@@ -57,7 +57,7 @@ class Faulty:
 async def test_a_kept_task_is_started_again_however_it_ends(
     error: BaseException | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="producer.tasks")
+    caplog.set_level(logging.INFO, logger="darkroom.producer.tasks")
     restarts: Counter[str] = Counter()
     kept: list[str] = []
     work = Faulty(error)

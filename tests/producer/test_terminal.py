@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from producer.connection import KafkaUnavailable
-from producer.terminal import run
+from darkroom.producer.cli.terminal import run
+from darkroom.producer.kafka.connection import KafkaUnavailable
 
 
 async def raising(error: BaseException) -> None:

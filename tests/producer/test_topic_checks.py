@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from producer.topic_checks import SeenCluster, SeenTopic, differences
-from schemas.names import Topic
-from schemas.settings import load_settings
+from darkroom.producer.kafka.topic_checks import SeenCluster, SeenTopic, differences
+from darkroom.schemas.names import Topic
+from darkroom.schemas.settings import load_settings
 
 
 @pytest.mark.parametrize(

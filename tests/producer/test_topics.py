@@ -9,11 +9,11 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from producer.connection import KafkaUnavailable, kafka_arguments
-from producer.reader import partitions_of
-from producer.topics import TopicRefused, ensure_topics
-from schemas.names import Topic
-from schemas.settings import Settings, load_settings
+from darkroom.producer.kafka.connection import KafkaUnavailable, kafka_arguments
+from darkroom.producer.kafka.reader import partitions_of
+from darkroom.producer.kafka.topics import TopicRefused, ensure_topics
+from darkroom.schemas.names import Topic
+from darkroom.schemas.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from tests.producer.deployments import MakeSettings

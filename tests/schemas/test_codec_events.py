@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from schemas.codec import (
+from darkroom.schemas.errors import EventUnreadable
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.progress import Cancellation, Progress
+from darkroom.schemas.publish import document
+from darkroom.schemas.wire.codec import (
     EncodedEvent,
     decode_cancellation,
     decode_completion,
@@ -17,10 +21,6 @@ from schemas.codec import (
     encode_completion,
     encode_progress,
 )
-from schemas.completion import Completion
-from schemas.errors import EventUnreadable
-from schemas.events import Cancellation, Progress
-from schemas.publish import document
 
 TIME = datetime(2027, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

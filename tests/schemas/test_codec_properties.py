@@ -14,7 +14,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from schemas.codec import (
+from darkroom.schemas.errors import EventUnreadable, RequestRejected
+from darkroom.schemas.names import is_identity
+from darkroom.schemas.publish import document
+from darkroom.schemas.wire.codec import (
     Decoded,
     decode_cancellation,
     decode_completion,
@@ -22,9 +25,6 @@ from schemas.codec import (
     decode_request,
     encode_request,
 )
-from schemas.errors import EventUnreadable, RequestRejected
-from schemas.names import is_identity
-from schemas.publish import document
 from tests.schemas.strategies import ANY_JSON, HEADERS, as_bytes, mutated_requests, request_objects
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])

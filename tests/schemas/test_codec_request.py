@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from schemas.codec import Decoded, decode_request, encode_request
-from schemas.errors import ErrorCode, RequestRejected
-from schemas.fingerprints import request_digest
-from schemas.names import EventType, stand_in_tenant
-from schemas.request import GenerationRequest
+from darkroom.schemas.errors import ErrorCode, RequestRejected
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.names import EventType, stand_in_tenant
+from darkroom.schemas.wire.codec import Decoded, decode_request, encode_request
+from darkroom.schemas.wire.digests import request_digest
 
 TYPE = EventType.REQUESTED.value
 TIME = datetime(2027, 1, 31, 12, tzinfo=UTC)

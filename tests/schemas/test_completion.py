@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from schemas.completion import Completion, CompletionError, ImageRef, Source, Status
-from schemas.errors import ErrorCode
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.completion import Completion, CompletionError, ImageRef, Source, Status
 
 IMAGE = ImageRef(
     bucket="darkroom",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import ErrorCode, EventUnreadable, RequestRejected, bounded, describe
+from darkroom.schemas.errors import ErrorCode, EventUnreadable, RequestRejected, bounded, describe
 
 PROMISED = {
     "invalid_request",

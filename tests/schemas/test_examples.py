@@ -13,8 +13,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from schemas import publish
-from schemas.codec import decode_request
+from darkroom.schemas import publish
+from darkroom.schemas.wire.codec import decode_request
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PUBLISHED = Path(publish.__file__).parent / "published" / "request.json"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.fingerprints import DERIVED_SEED_MAX, derived_seed, raw_digest, render_digest, request_digest
-from schemas.request import SEED_MAX, GenerationRequest, effective_steps
+from darkroom.schemas.events.request import SEED_MAX, GenerationRequest, effective_steps
+from darkroom.schemas.wire.digests import DERIVED_SEED_MAX, derived_seed, raw_digest, render_digest, request_digest
 from tests.schemas.strategies import IDENTITIES, request_objects
 
 PERSON: list[Any] = [[0.5, 0.25]] * 18

@@ -14,12 +14,14 @@ def modules_after(statement: str) -> set[str]:
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["schemas.names", "schemas.errors", "schemas.commands"])
+@pytest.mark.parametrize(
+    "module", ["darkroom.schemas.names", "darkroom.schemas.errors", "darkroom.producer.cli.schemas"]
+)
 def test_light_modules_load_no_models(module: str) -> None:
     assert modules_after(f"import {module}").isdisjoint({"pydantic", "pydantic_settings", "asyncio"})
 
 
 def test_events_load_neither_settings_nor_anything_that_renders_or_talks() -> None:
-    loaded = modules_after("import schemas.codec, schemas.publish")
+    loaded = modules_after("import darkroom.schemas.wire.codec, darkroom.schemas.publish")
     assert loaded.isdisjoint({"pydantic_settings", "torch", "numpy", "aiokafka", "minio", "inference", "producer"})
     assert "pydantic" in loaded

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.model_source import StorePrefix
-from schemas.settings import SettingsError, load_settings, shown
+from darkroom.schemas.settings import SettingsError, load_settings, shown
+from darkroom.schemas.settings.model_source import StorePrefix
 
 
 def path_of(value: str) -> object:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.names import (
+from darkroom.schemas.names import (
     EventType,
     Topic,
     image_key,

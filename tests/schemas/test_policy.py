@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schemas.lookalikes import _LOOKS_LIKE, _READINGS, plain, readings
-from schemas.policy import PolicyUnreadable, PromptPolicy, Rejection, parse_policy
+from darkroom.schemas.prompts.lookalikes import _LOOKS_LIKE, _READINGS, plain, readings
+from darkroom.schemas.prompts.policy import PolicyUnreadable, PromptPolicy, Rejection, parse_policy
 
 BLOCKED = {
     "nude": "sexual", "penis": "sexual", "ass": "sexual", "sex": "sexual", "porn*": "sexual", "child bride": "minors",

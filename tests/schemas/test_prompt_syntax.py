@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.prompt_syntax import SHOWN_MAX, warnings_of
+from darkroom.schemas.prompts.syntax import SHOWN_MAX, warnings_of
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 
-from schemas import publish
-from schemas.codec import decode_cancellation, decode_completion, decode_progress, decode_request
-from schemas.commands import schemas as command
-from schemas.describing import or_null
-from schemas.errors import ErrorCode, RequestRejected
-from schemas.names import DeadLetterHeader, EventType, Topic
+from darkroom.producer.cli.schemas import schemas as command
+from darkroom.schemas import publish
+from darkroom.schemas.describing import or_null
+from darkroom.schemas.errors import ErrorCode, RequestRejected
+from darkroom.schemas.names import DeadLetterHeader, EventType, Topic
+from darkroom.schemas.wire.codec import decode_cancellation, decode_completion, decode_progress, decode_request
 from tests.producer.gateway.house import House
 from tests.schemas.strategies import request_objects
 

@@ -10,8 +10,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from schemas.pose import INLINE_BYTES_MAX, InlinePicture, PeoplePose, PhotoPose, SkeletonPose, StoredPicture
-from schemas.request import GenerationRequest, effective_steps
+from darkroom.schemas.events.pose import (
+    INLINE_BYTES_MAX,
+    InlinePicture,
+    PeoplePose,
+    PhotoPose,
+    SkeletonPose,
+    StoredPicture,
+)
+from darkroom.schemas.events.request import GenerationRequest, effective_steps
 
 PERSON18: list[Any] = [[0.5, 0.25]] * 16 + [None, None]
 PERSON17: list[Any] = [[0.5, 0.25]] * 17

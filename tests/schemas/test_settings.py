@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from schemas.names import Topic
-from schemas.settings import Settings, SettingsError, load_settings, shown
+from darkroom.schemas.names import Topic
+from darkroom.schemas.settings import Settings, SettingsError, load_settings, shown
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,14 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from schemas import publish, unsupported
-from schemas.codec import decode_request
-from schemas.errors import MESSAGE_CHARACTERS_MAX, ErrorCode, RequestRejected
-from schemas.request import Adapter, GenerationRequest, Output
-from schemas.unsupported import refusal_of, remedy_of
-from schemas.unsupported_names import CALLED_OTHERWISE, IN_PARTS, NOT_HONOURED
-from schemas.unsupported_synonyms import SYNONYMS
+from darkroom.schemas import publish
+from darkroom.schemas.errors import MESSAGE_CHARACTERS_MAX, ErrorCode, RequestRejected
+from darkroom.schemas.events import unsupported
+from darkroom.schemas.events.request import Adapter, GenerationRequest, Output
+from darkroom.schemas.events.unsupported import refusal_of, remedy_of
+from darkroom.schemas.events.unsupported_names import CALLED_OTHERWISE, IN_PARTS, NOT_HONOURED
+from darkroom.schemas.events.unsupported_synonyms import SYNONYMS
+from darkroom.schemas.wire.codec import decode_request
 
 NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE, *SYNONYMS)
 RESERVED = (

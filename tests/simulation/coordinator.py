@@ -1,4 +1,4 @@
-"""The group coordinator's answers as they are on the wire, and a client that asks it: `producer.groups` reads them.
+"""The group coordinator's answers as they are on the wire, and a client that asks it: `darkroom.producer.kafka.groups` reads them.
 
 A coordinator that moves to another broker, or has not loaded its group yet, answers with an error at the top of an
 OffsetFetch or inside it, or leaves out what it was asked for. While a guest of the new protocol (KIP-848) is in the
@@ -17,8 +17,8 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetFetchRequest
 
-from consumer.core.partition_key import PartitionKey
-from producer.protocol import ConsumerGroupDescribeRequest
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.producer.kafka.protocol import ConsumerGroupDescribeRequest
 from tests.simulation.kafka import Cluster
 from tests.simulation.wire import Unanswered, Wire
 
@@ -39,7 +39,7 @@ TROUBLES = tuple(Trouble)
 
 
 class Asking:
-    """What `producer.groups` needs of an admin client, over a wire to the simulated cluster."""
+    """What `darkroom.producer.kafka.groups` needs of an admin client, over a wire to the simulated cluster."""
 
     def __init__(self, cluster: Cluster, wire: Wire, rng: random.Random) -> None:
         self._cluster = cluster

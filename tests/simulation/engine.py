@@ -1,4 +1,4 @@
-"""A simulated engine: the real lanes' decisions (`inference.lanes_monitor`) on the virtual clock, and a device that
+"""A simulated engine: the real lanes' decisions (`darkroom.inference.engine.monitor`) on the virtual clock, and a device that
 does what the prompts say.
 
 The lanes are timers instead of threads, so a freeze stops them and a crash ends them between any two callbacks.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from inference.contract import (
+from darkroom.inference.contract import (
     BatchKey,
     CacheCounts,
     FaultKind,
@@ -24,9 +24,9 @@ from inference.contract import (
     RenderJob,
     RowId,
 )
-from inference.lanes import HeldJob
-from inference.lanes_monitor import FinishedRows, LaneMonitor
-from inference.resolve import batch_key
+from darkroom.inference.engine.monitor import FinishedRows, LaneMonitor
+from darkroom.inference.engine.step_batch import HeldJob
+from darkroom.inference.resolve import batch_key
 from tests.simulation.clock import VirtualLoop
 from tests.simulation.requests import Kind, kind_of
 
@@ -88,7 +88,7 @@ class Surroundings(Protocol):
 
 
 class SimEngine:
-    """`inference.contract.Engine` on the virtual clock."""
+    """`darkroom.inference.contract.Engine` on the virtual clock."""
 
     def __init__(self, world: Surroundings, rows_max: int) -> None:
         self._world = world

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from consumer.core.events import Refusal
+from darkroom.consumer.core.events import Refusal
 from tests.simulation.clock import Run
 
 if TYPE_CHECKING:

@@ -28,18 +28,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 
-from consumer.core.core import Core
-from consumer.core.journal import Entry
-from consumer.core.limits import Limits
-from consumer.core.offset_map import METADATA_CHARS_MAX, decode_journal, decode_map
-from consumer.core.partition_key import JobKey, PartitionKey
-from consumer.delivery import Payloads
-from consumer.ports import OutgoingRecord
-from producer.results.dead_letters import origin
-from producer.results.memory_objects import MemoryObjects
-from schemas.codec import decode_completion
-from schemas.completion import Completion
-from schemas.names import Topic, result_key
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.journal import Entry
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.offset_map import METADATA_CHARS_MAX, decode_journal, decode_map
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.worker.delivery import Payloads
+from darkroom.consumer.worker.ports import OutgoingRecord
+from darkroom.producer.outcomes.dead_letters import origin
+from darkroom.producer.store.memory_objects import MemoryObjects
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.names import Topic, result_key
+from darkroom.schemas.wire.codec import decode_completion
 from tests.simulation.kafka import TOPIC, Partition, Transaction
 from tests.simulation.requests import CONFLICT, CRASHED, Ending, Requests, Sent
 from tests.simulation.wire import at_once

@@ -13,9 +13,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from consumer.core.events import Refusal
-from consumer.core.partition_key import PartitionKey
-from consumer.ports import OutgoingRecord, Record
+from darkroom.consumer.core.events import Refusal
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.worker.ports import OutgoingRecord, Record
 from tests.simulation.clock import VirtualLoop
 from tests.simulation.requests import Sent
 

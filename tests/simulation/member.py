@@ -1,4 +1,4 @@
-"""The worker's side of Kafka: `consumer.ports.Broker` as one member of the simulated group.
+"""The worker's side of Kafka: `darkroom.consumer.worker.ports.Broker` as one member of the simulated group.
 
 Behaves as aiokafka does where that matters: every rebalance is eager, positions go back to what is committed, what a
 poll had fetched before a rebalance may still be returned after it, and a fence is for good.
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from aiokafka.errors import KafkaError
 
-from consumer.core.events import Refusal
-from consumer.core.partition_key import PartitionKey
-from consumer.ports import (
+from darkroom.consumer.core.events import Refusal
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.worker.ports import (
     BrokerGone,
     BrokerUnavailable,
     Delivery,
@@ -26,8 +26,8 @@ from consumer.ports import (
     Record,
     WriterFenced,
 )
-from producer import groups
-from producer.reader import TopicPartition
+from darkroom.producer.kafka import groups
+from darkroom.producer.kafka.reader import TopicPartition
 from tests.simulation.coordinator import GROUP, Asking
 from tests.simulation.invariants import Invariants
 from tests.simulation.kafka import Assignment, Cluster, Fenced, MetadataTooLong, Refused, Transaction

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from consumer.core.core import Core
-from consumer.core.jobflow import JobFlow
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.jobflow import JobFlow
 from tests.simulation.faults import Focus
 
 

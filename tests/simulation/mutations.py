@@ -13,28 +13,28 @@ from typing import Any
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from consumer.core import assignment, offset_map
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.assignment import Partition
-from consumer.core.breaker import Breaker
-from consumer.core.core import Core
-from consumer.core.identities import Identities
-from consumer.core.jobflow import JobFlow
-from consumer.core.jobs import Job, JobState, Verdict, VerdictKind
-from consumer.core.journal import Boot, Entry, Fate, Journal, suspects_of
-from consumer.core.ledger import CommitPlan, Ledger
-from consumer.core.limits import Limits
-from consumer.core.partition_key import JobKey, PartitionKey
-from consumer.delivery import Delivery
-from consumer.driver import Driver
-from consumer.intake import Intake, Payload
-from consumer.ports import BrokerGone, BrokerUnavailable, Opened
-from consumer.ports import Delivery as Delivered
-from producer import groups
-from producer.results.outcomes import Outcomes
-from schemas.completion import Completion
-from schemas.names import result_key
+from darkroom.consumer.core import assignment, offset_map
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.assignment import Partition
+from darkroom.consumer.core.breaker import Breaker
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.identities import Identities
+from darkroom.consumer.core.jobflow import JobFlow
+from darkroom.consumer.core.jobs import Job, JobState, Verdict, VerdictKind
+from darkroom.consumer.core.journal import Boot, Entry, Fate, Journal, suspects_of
+from darkroom.consumer.core.ledger import CommitPlan, Ledger
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.worker.delivery import Delivery
+from darkroom.consumer.worker.driver import Driver
+from darkroom.consumer.worker.intake import Intake, Payload
+from darkroom.consumer.worker.ports import BrokerGone, BrokerUnavailable, Opened
+from darkroom.consumer.worker.ports import Delivery as Delivered
+from darkroom.producer.kafka import groups
+from darkroom.producer.outcomes.outcomes import Outcomes
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.names import result_key
 from tests.simulation.faults import Focus
 from tests.simulation.member import SimBroker
 from tests.simulation.mutating import flow_handler, handler, mutation, replaced

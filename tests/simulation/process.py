@@ -8,23 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from consumer.boots import StoreBoots
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.core import Core
-from consumer.core.jobs import JobFacts
-from consumer.core.journal import Boot, Fate
-from consumer.core.lifecycle import Phase
-from consumer.core.limits import Limits
-from consumer.core.partition_key import PartitionKey
-from consumer.delivery import Delivery, Payloads
-from consumer.driver import Driver, EngineGone
-from consumer.intake import Intake, Payload
-from consumer.ports import BrokerGone, BrokerUnavailable, Record
-from consumer.rendering import Rendering
-from inference.contract import RenderJob
-from producer.results.objects import Objects, StoreUnavailable
-from schemas.settings import Settings
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.jobs import JobFacts
+from darkroom.consumer.core.journal import Boot, Fate
+from darkroom.consumer.core.lifecycle import Phase
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.worker.boots import StoreBoots
+from darkroom.consumer.worker.delivery import Delivery, Payloads
+from darkroom.consumer.worker.driver import Driver, EngineGone
+from darkroom.consumer.worker.intake import Intake, Payload
+from darkroom.consumer.worker.ports import BrokerGone, BrokerUnavailable, Record
+from darkroom.consumer.worker.rendering import Rendering
+from darkroom.inference.contract import RenderJob
+from darkroom.producer.store.objects import Objects, StoreUnavailable
+from darkroom.schemas.settings import Settings
 from tests.simulation.clock import Gate, Run, VirtualLoop
 from tests.simulation.engine import INFO, SimEngine, SimRow, Troubles
 from tests.simulation.invariants import Invariants, job_key

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 
-from schemas.codec import encode_request
-from schemas.errors import ErrorCode
-from schemas.pose import SkeletonPose, StoredPicture
-from schemas.request import GenerationRequest, Output
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.pose import SkeletonPose, StoredPicture
+from darkroom.schemas.events.request import GenerationRequest, Output
+from darkroom.schemas.wire.codec import encode_request
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 """The time of day at virtual time 0."""

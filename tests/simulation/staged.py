@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from consumer.core.jobs import JobState
+from darkroom.consumer.core.jobs import JobState
 from tests.simulation.clock import Run
 from tests.simulation.process import Process
 from tests.simulation.requests import Ending, Kind

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from producer.results.memory_objects import MemoryObjects
-from producer.results.objects import Objects, ObjectStat, StoreUnavailable
+from darkroom.producer.store.memory_objects import MemoryObjects
+from darkroom.producer.store.objects import Objects, ObjectStat, StoreUnavailable
 from tests.simulation.invariants import Invariants
 from tests.simulation.wire import Unanswered, Wire, at_once
 
 
 class SimObjects(Objects):
-    """`producer.results.objects.Objects` over a wire. What was sent is done, whatever becomes of the caller."""
+    """`darkroom.producer.store.objects.Objects` over a wire. What was sent is done, whatever becomes of the caller."""
 
     def __init__(self, memory: MemoryObjects, wire: Wire, invariants: Invariants) -> None:
         self._memory = memory

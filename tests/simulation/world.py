@@ -10,9 +10,9 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.limits import Limits
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.limits import Limits
 from tests.simulation.clock import Run, VirtualLoop
 from tests.simulation.engine import Troubles
 from tests.simulation.faults import Faults, Focus

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from consumer.stack import Stack
-from consumer.stack.commands import down, status, up
+from darkroom.consumer.cli.stack import down, status, up
+from darkroom.consumer.stack import Stack
 
 
 @pytest.mark.parametrize("command", [up, down, status])

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from consumer.stack.jars import KAFKA_VERSION
-from schemas.settings import Settings, load_settings
+from darkroom.consumer.stack.jars import KAFKA_VERSION
+from darkroom.schemas.settings import Settings, load_settings
 
 OURS = {"init", "worker", "gateway"}
 FILE = Path(__file__).resolve().parents[2] / "compose.yaml"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from pydantic import HttpUrl
 
-from consumer.stack.download import fetch_kafka
-from consumer.stack.errors import StackError
-from consumer.stack.jars import DOWNLOAD_BYTES, KAFKA_JARS, KAFKA_VERSION, Jar, parse
-from consumer.stack.relock import relock
-from consumer.stack.settings import StackSettings
+from darkroom.consumer.stack.download import fetch_kafka
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.jars import DOWNLOAD_BYTES, KAFKA_JARS, KAFKA_VERSION, Jar, parse
+from darkroom.consumer.stack.relock import relock
+from darkroom.consumer.stack.settings import StackSettings
 from tests.stack.fake_maven import FakeMaven, content, jar
 
 COORDINATES = tuple(f"org.example:part-{number}:1.{number}" for number in range(12))

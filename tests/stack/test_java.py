@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from consumer.stack.errors import StackError
-from consumer.stack.java import find_java
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.java import find_java
 
 
 def a_java(folder: Path, answer: str) -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from consumer.stack.errors import StackError
-from consumer.stack.ports import LOOPBACK, free_ports, is_free
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.ports import LOOPBACK, free_ports, is_free
 
 
 def test_a_port_on_which_something_listens_is_not_free() -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from consumer.stack import process
-from consumer.stack.errors import StackError
-from consumer.stack.process import ProcessId
+from darkroom.consumer.stack import process
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.process import ProcessId
 
 Starter = Callable[..., ProcessId]
 LIMIT_S = 20.0
@@ -59,7 +59,7 @@ def test_a_process_has_its_own_session_its_folder_its_environment_and_its_log(st
 
 def test_a_process_outlives_its_starter(tmp_path: Path) -> None:
     starter = (
-        "import sys; from pathlib import Path; from consumer.stack import process; folder = Path(sys.argv[1]);"
+        "import sys; from pathlib import Path; from darkroom.consumer.stack import process; folder = Path(sys.argv[1]);"
         "started = process.start([sys.executable, '-c', 'import time; time.sleep(60)'],"
         " environment={}, directory=folder, log=folder / 'log'); print(started.pid, started.started_s)"
     )

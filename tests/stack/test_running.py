@@ -8,7 +8,7 @@ import psutil
 import pytest
 import urllib3
 
-from consumer.stack import Stack
+from darkroom.consumer.stack import Stack
 from tests.stack.clients import first_value, make_topic, produce, s3_client
 
 pytestmark = pytest.mark.stack

@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from consumer.stack import Stack, StackError, StackSettings, process, state
-from consumer.stack.state import ServerRecord
+from darkroom.consumer.stack import Stack, StackError, StackSettings, process, state
+from darkroom.consumer.stack.state import ServerRecord
 from tests.stack.clients import first_value, get, make_topic, produce, put
 
 pytestmark = pytest.mark.stack
-PROGRAM = "from consumer.stack.commands import up; up()"
+PROGRAM = "from darkroom.consumer.cli.stack import up; up()"
 LIMIT_S = 120
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from consumer.stack import state
-from consumer.stack.errors import StackError
-from consumer.stack.process import ProcessId
-from consumer.stack.state import ServerRecord, StackState, StateUnreadable
+from darkroom.consumer.stack import state
+from darkroom.consumer.stack.errors import StackError
+from darkroom.consumer.stack.process import ProcessId
+from darkroom.consumer.stack.state import ServerRecord, StackState, StateUnreadable
 
 
 def a_state() -> StackState:

@@ -22,24 +22,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consumer.audit import AuditReport, audit
-from inference.engine import LaneEngine
-from inference.simulated import SimulatedDevice
-from producer.gateway.feed import Feed
-from producer.gateway.hub import Hub
-from producer.requests.client import Client
-from producer.results.dead_letter_log import LETTERS_MAX, DeadLetterLog
-from producer.results.minio_objects import MinioObjects
-from producer.topics import ensure_topics
-from schemas.completion import Completion
+from darkroom.consumer.audit.audit import AuditReport, audit
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.client.client import Client
+from darkroom.producer.gateway.jobs.feed import Feed
+from darkroom.producer.gateway.jobs.hub import Hub
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.outcomes.dead_letter_log import LETTERS_MAX, DeadLetterLog
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
 from tests.integration.by_hand import committed, ends
 from tests.integration.fleet import Fleet
 from tests.integration.in_process import running_worker
 from tests.strangers.raw_records import Raw, RawKafka, raw_kafka
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
-    from schemas.settings import Settings
+    from darkroom.consumer.stack import Stack
+    from darkroom.schemas.settings import Settings
 
 PARTITIONS = 3
 GOOD_OF = 40
@@ -210,7 +210,7 @@ def settings_on(stack: Stack, folder: Path) -> Settings:
 
 
 def main() -> None:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=100_000, metavar="N", help="on the request topic")

@@ -10,7 +10,7 @@ import pytest
 from tests.strangers.second_store import MISSING, minio_program, minio_server, moto_server
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 
 class Place(NamedTuple):

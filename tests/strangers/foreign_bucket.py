@@ -13,9 +13,9 @@ from minio.commonconfig import ENABLED, Tags
 from minio.error import S3Error
 from minio.versioningconfig import VersioningConfig
 
-from producer.results.minio_client import connect
-from producer.results.minio_sending import Sending
-from schemas.settings import Settings
+from darkroom.producer.store.s3_client import connect
+from darkroom.producer.store.s3_sending import Sending
+from darkroom.schemas.settings import Settings
 
 _OF_A_BUCKET: Final = (
     "lifecycle",

@@ -20,8 +20,8 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.util import calc_crc32c
 
-from producer.connection import kafka_arguments
-from schemas.settings import KafkaSettings
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.schemas.settings import KafkaSettings
 
 FETCH_BYTES = 4 * 1024 * 1024
 NOT_YET = {3, 5, 6}

@@ -18,7 +18,7 @@ from typing import Final
 
 import urllib3
 
-from consumer.stack.ports import LOOPBACK, free_ports
+from darkroom.consumer.stack.ports import LOOPBACK, free_ports
 
 ROOT: Final = Path(__file__).parents[2]
 READY_S_MAX: Final = 30.0

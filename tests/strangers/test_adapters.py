@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from inference.sdxl import SdxlDevice
-from inference.sdxl.adapter_store import AdapterStore
-from inference.sdxl.full_size import FULL_SIZE, full_size_components
-from inference.sdxl.lora_file import Lora, parse_lora
-from inference.sdxl.lora_names import LayerNames, Place
-from inference.tiny import TinyModel, ensure_tiny_model
+from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.sdxl.loading.full_size import FULL_SIZE, full_size_components
+from darkroom.inference.sdxl.loading.lora_file import Lora, parse_lora
+from darkroom.inference.sdxl.loading.lora_names import LayerNames, Place
+from darkroom.inference.sdxl.prepare.adapter_store import AdapterStore
+from darkroom.inference.tiny import TinyModel, ensure_tiny_model
 from tests.inference.painting import load
 from tests.strangers.table import Stranger, rows
 
@@ -378,9 +378,9 @@ REFUSE = """
 import sys
 from pathlib import Path
 import torch
-from inference.sdxl.adapter_store import AdapterStore
+from darkroom.inference.sdxl.prepare.adapter_store import AdapterStore
 from tests.inference.painting import load
-from inference.tiny import TinyModel
+from darkroom.inference.tiny import TinyModel
 path = Path(sys.argv[1])
 components = load(TinyModel("tiny", path, path.parent / "controlnet"))._loaded().components
 names = ("unet", "text_encoder", "text_encoder_2")

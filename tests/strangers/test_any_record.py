@@ -10,7 +10,7 @@ import pytest
 from tests.strangers.any_record import problems, prove, settings_on
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -17,15 +17,15 @@ import pytest
 from click.testing import CliRunner
 from structlog.testing import capture_logs
 
-from consumer.audit import audit
-from consumer.engines import make_engine
-from consumer.init_command import init
-from producer.requests.saving import save_images
-from producer.results.lifecycle import NO_RULES, RETENTION_RULE, LifecycleUnreadable, read_lifecycle
-from producer.results.minio_objects import MinioObjects
-from producer.results.minio_retention import MADE_BY
-from schemas.request import GenerationRequest
-from schemas.settings import Settings, load_settings
+from darkroom.consumer.audit.audit import audit
+from darkroom.consumer.cli.init import init
+from darkroom.consumer.worker.engines import make_engine
+from darkroom.producer.client.saving import save_images
+from darkroom.producer.store.lifecycle import NO_RULES, RETENTION_RULE, LifecycleUnreadable, read_lifecycle
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.producer.store.s3_retention import MADE_BY
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings, load_settings
 from tests.integration.in_process import Producer, running_worker
 from tests.producer.objects_server import Answer, s3_error, serving
 from tests.strangers.conftest import Place
@@ -33,7 +33,7 @@ from tests.strangers.foreign_bucket import LOCK, ForeignBucket, differences
 from tests.strangers.table import Stranger, rows
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 XMLNS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 OLD_LOGS = (

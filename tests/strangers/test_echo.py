@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from consumer.core.partition_key import PartitionKey
-from consumer.kafka.writer import PartitionWriter
-from consumer.ports import OutgoingRecord
-from producer.connection import kafka_arguments
-from producer.topics import ensure_topics
-from schemas.echo import ECHOED_BY_DEFAULT, ECHOED_BYTES_MAX, ECHOED_HEADERS_MAX, echoed
-from schemas.settings import Settings, SettingsError, load_settings
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.kafka.writer import PartitionWriter
+from darkroom.consumer.worker.ports import OutgoingRecord
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.settings import Settings, SettingsError, load_settings
+from darkroom.schemas.wire.echo import ECHOED_BY_DEFAULT, ECHOED_BYTES_MAX, ECHOED_HEADERS_MAX, echoed
 from tests.integration.fleet import Fleet
 from tests.strangers.table import Stranger, rows
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 LIMIT_S = 60
 Headers = Sequence[tuple[str, bytes | None]]

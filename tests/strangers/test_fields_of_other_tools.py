@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from consumer.core.partition_key import PartitionKey
-from consumer.intake import Intake
-from consumer.ports import Record
-from inference.simulated import SimulatedDevice
-from producer.send_command import send
-from schemas.codec import decode_request
-from schemas.errors import ErrorCode, RequestRejected
-from schemas.settings import LimitSettings
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.worker.intake import Intake
+from darkroom.consumer.worker.ports import Record
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.cli.send import send
+from darkroom.schemas.errors import ErrorCode, RequestRejected
+from darkroom.schemas.settings import LimitSettings
+from darkroom.schemas.wire.codec import decode_request
 from tests.consumer.test_intake import NOON
 from tests.producer.gateway.house import STUDIO, House, Replica, png, problem
 from tests.strangers.table import Stranger, rows

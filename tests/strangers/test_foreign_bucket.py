@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from consumer.stack import Stack
-from producer.results.lifecycle import read_lifecycle
-from schemas.settings import load_settings
+from darkroom.consumer.stack import Stack
+from darkroom.producer.store.lifecycle import read_lifecycle
+from darkroom.schemas.settings import load_settings
 from tests.integration.fleet import WorkerProcess
 from tests.integration.gateways import GatewayProcess
 from tests.strangers.conftest import Place

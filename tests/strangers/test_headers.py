@@ -17,13 +17,13 @@ import pytest
 from aiokafka.codec import zstd_encode
 from click.testing import CliRunner
 
-from consumer.audit import audit
-from inference.engine import LaneEngine
-from inference.simulated import SimulatedDevice
-from producer.dlq_command import dlq
-from producer.results.minio_objects import MinioObjects
-from producer.topics import ensure_topics
-from schemas.completion import Completion
+from darkroom.consumer.audit.audit import audit
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.cli.dlq import dlq
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
 from tests.integration.by_hand import until_no_lag
 from tests.integration.fleet import Fleet
 from tests.integration.in_process import Producer, running_worker
@@ -31,7 +31,7 @@ from tests.strangers.raw_records import Raw, batch, body, raw_kafka, records_in
 from tests.strangers.table import Stranger, rows
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 
@@ -151,8 +151,8 @@ async def test_a_batch_that_cannot_be_read_is_set_aside_whole(
     """A broker lets none in that this version of it cannot read, but a disk spoils one, and other brokers check less:
     what is packed here beyond the limit is the one way of having one on a real broker.
     """
-    monkeypatch.setattr("producer.record_compression.UNPACKED_BYTES_MAX", 64 * 1024)
-    monkeypatch.setattr("producer.record_compression._ROOM_BYTES", (64 * 1024,))
+    monkeypatch.setattr("darkroom.producer.kafka.record_compression.UNPACKED_BYTES_MAX", 64 * 1024)
+    monkeypatch.setattr("darkroom.producer.kafka.record_compression._ROOM_BYTES", (64 * 1024,))
     fleet = Fleet(stack.environment, tmp_path, DARKROOM_TOPICS__REQUESTS_PARTITIONS="1")
     settings, topic = fleet.settings, fleet.settings.topics.requests
     await ensure_topics(settings)

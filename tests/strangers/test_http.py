@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 import pytest
 
-from producer.gateway.access.keys import new_key
+from darkroom.producer.gateway.access.keys import new_key
 from tests.integration.fleet import Fleet
 from tests.integration.gateways import GatewayProcess
 from tests.producer.gateway.house import png
@@ -24,7 +24,7 @@ from tests.strangers.prefixed import behind_a_prefix
 from tests.strangers.table import Stranger, rows
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -20,18 +20,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.contract import RenderFault, RenderJob, RenderRequest
-from inference.pose.control import unlike_a_skeleton
-from inference.pose.picture import PictureLimits, decode_picture
-from inference.pose.skeleton import draw_people
-from inference.resolve import resolve
-from inference.simulated import SimulatedDevice
-from producer.gateway.problems import Problem
-from producer.gateway.uploads import read_picture
-from schemas.errors import ErrorCode, RequestRejected
-from schemas.pose import InlinePicture, SkeletonPose
-from schemas.request import GenerationRequest
-from schemas.settings import LimitSettings
+from darkroom.inference.contract import RenderFault, RenderJob, RenderRequest
+from darkroom.inference.pose.control import unlike_a_skeleton
+from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.inference.pose.skeleton import draw_people
+from darkroom.inference.resolve import resolve
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.gateway.jobs.uploads import read_picture
+from darkroom.producer.gateway.problems import Problem
+from darkroom.schemas.errors import ErrorCode, RequestRejected
+from darkroom.schemas.events.pose import InlinePicture, SkeletonPose
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import LimitSettings
 from tests.producer.gateway.house import House, problem
 from tests.strangers.table import Stranger, rows
 
@@ -202,7 +202,7 @@ def test_a_telephones_photo_keeps_the_bound_on_memory(size: tuple[int, int], tmp
     script = f"""
         import re
         from pathlib import Path
-        from inference.pose.picture import PictureLimits, decode_picture
+        from darkroom.inference.pose.picture import PictureLimits, decode_picture
         content = Path({str(file)!r}).read_bytes()
         def peak_kib():
             return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

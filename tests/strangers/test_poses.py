@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.requests.pose_documents import PoseJsonRefused
-from producer.requests.pose_files import pose_of
-from producer.requests.pose_json import read_pose
-from producer.requests.request_files import RequestUnreadable, request_of
+from darkroom.producer.client.request_files import RequestUnreadable, request_of
+from darkroom.producer.poses.documents import PoseJsonRefused
+from darkroom.producer.poses.files import pose_of
+from darkroom.producer.poses.keypoints import read_pose
 from tests.producer.gateway.house import House
 from tests.strangers.table import Stranger, rows
 

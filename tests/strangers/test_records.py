@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka.admin import NewTopic
 
-from inference.engine import LaneEngine
-from inference.simulated import SimulatedDevice
-from producer.topics import ensure_topics
-from schemas.codec import Decoded, decode_cancellation, decode_request
-from schemas.completion import Completion
-from schemas.errors import RequestRejected
-from schemas.request import GenerationRequest
+from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.errors import RequestRejected
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.wire.codec import Decoded, decode_cancellation, decode_request
 from tests.integration.by_hand import admin
 from tests.integration.fleet import Fleet
 from tests.integration.in_process import Producer, running_worker
@@ -28,7 +28,7 @@ from tests.strangers.records import ENVELOPE, Answer, Sent, text
 from tests.strangers.table import Stranger, rows
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 FIGURE_MS_MAX = 600_000
 """No record of this test waits longer: a larger figure was made from a time that nobody meant."""

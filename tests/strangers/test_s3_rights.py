@@ -16,12 +16,12 @@ import pytest
 from minio import Minio, MinioAdmin
 from minio.credentials import StaticProvider
 
-from consumer.models.store import ModelStore
-from inference.contract import ModelError
-from producer.results.minio_objects import MinioObjects
-from producer.results.objects import StoreUnavailable
-from schemas.model_source import StorePrefix
-from schemas.settings import Settings, load_settings
+from darkroom.consumer.weights.store import ModelStore
+from darkroom.inference.contract import ModelError
+from darkroom.producer.store.objects import StoreUnavailable
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.settings import Settings, load_settings
+from darkroom.schemas.settings.model_source import StorePrefix
 from tests.strangers.second_store import KEYS, MISSING, minio_program, minio_server
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "s3-rights.md"

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
-from consumer.doctor import bucket as doctor_bucket
-from producer.results.minio_objects import MinioObjects
-from producer.results.objects import BucketForbidden, StoreUnavailable, StoreUnsuitable
-from schemas.settings import load_settings
+from darkroom.consumer.doctor.doctor import bucket as doctor_bucket
+from darkroom.producer.store.objects import BucketForbidden, StoreUnavailable, StoreUnsuitable
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.settings import load_settings
 from tests.producer.objects_server import Answer, s3_error, serving
 from tests.strangers.table import Stranger, rows
 

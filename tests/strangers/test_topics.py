@@ -14,19 +14,19 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from click.testing import CliRunner
 
-from consumer.core.offset_map import METADATA_CHARS_MAX
 from darkroom import main
-from producer.connection import kafka_arguments
-from producer.topic_checks import SeenCluster, SeenTopic, compare_topics, differences
-from producer.topics import ensure_topics
-from schemas.names import OFFSET_METADATA_BYTES_MAX, Topic
-from schemas.settings import Settings, load_settings
+from darkroom.consumer.core.offset_map import METADATA_CHARS_MAX
+from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.kafka.topic_checks import SeenCluster, SeenTopic, compare_topics, differences
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.schemas.names import OFFSET_METADATA_BYTES_MAX, Topic
+from darkroom.schemas.settings import Settings, load_settings
 from tests.integration.fleet import Fleet, wait_until
 from tests.integration.gateways import GatewayProcess
 from tests.strangers.table import Stranger, rows
 
 if TYPE_CHECKING:
-    from consumer.stack import Stack
+    from darkroom.consumer.stack import Stack
 
 
 @contextlib.asynccontextmanager
@@ -195,7 +195,7 @@ def test_a_worker_that_could_publish_nothing_does_not_start(stack: Stack, tmp_pa
 @pytest.fixture
 def generous_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """A broker that makes a topic for whoever asks for it, as Kafka's brokers do by default."""
-    from consumer.stack import Stack, kafka
+    from darkroom.consumer.stack import Stack, kafka
 
     properties = kafka._PROPERTIES.replace("auto.create.topics.enable=false\nnum.partitions=12", "num.partitions=1")
     assert "auto.create" not in properties

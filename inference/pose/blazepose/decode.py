@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from schemas.keypoints import FROM_COCO17
+from darkroom.schemas.events.keypoints import FROM_COCO17
 
 Floats = npt.NDArray[np.float64]
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from inference.contract import ModelError
-from inference.pose.blazepose import decode
-from inference.pose.blazepose.decode import Body, Candidate
-from inference.pose.photo import DetectedPerson, PoseDetector
-from schemas.keypoints import LIMBS
+from darkroom.inference.contract import ModelError
+from darkroom.inference.pose.blazepose import decode
+from darkroom.inference.pose.blazepose.decode import Body, Candidate
+from darkroom.inference.pose.photo import DetectedPerson, PoseDetector
+from darkroom.schemas.events.keypoints import LIMBS
 
 WEIGHTS: Final = {
     "pose_detection.tflite": "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",

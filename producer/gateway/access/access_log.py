@@ -10,9 +10,9 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer.gateway.access.gatekeeper import PRINCIPAL_STATE
-from producer.gateway.principal import Principal
-from schemas.errors import bounded
+from darkroom.producer.gateway.access.gatekeeper import PRINCIPAL_STATE
+from darkroom.producer.gateway.principal import Principal
+from darkroom.schemas.errors import bounded
 
 log = structlog.get_logger(__name__)
 

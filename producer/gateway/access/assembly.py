@@ -14,24 +14,24 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from producer.gateway.access.access_log import CALL_ID_HEADER, AccessLog
-from producer.gateway.access.bodies import InputLimits
-from producer.gateway.access.cookies import CookieSigner
-from producer.gateway.access.gatekeeper import CredentialGatekeeper, LoopbackGatekeeper
-from producer.gateway.access.keys import KEYS_BYTES_MAX, KeyRing, parse_keys
-from producer.gateway.access.metrics import AccessMetrics
-from producer.gateway.access.protection import SecurityHeaders
-from producer.gateway.access.provider_keys import ProviderKeys
-from producer.gateway.access.quotas import LocalCounts, TenantQuotas
-from producer.gateway.access.sessions import Sessions
-from producer.gateway.access.tokens import TokenReader
-from producer.gateway.principal import Gatekeeper, Quotas
-from producer.gateway.problems import Problem
-from producer.policy_file import PolicyFile
-from producer.watched_file import WatchedFile
-from schemas.errors import ErrorCode, describe
-from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from darkroom.producer.gateway.access.access_log import CALL_ID_HEADER, AccessLog
+from darkroom.producer.gateway.access.bodies import InputLimits
+from darkroom.producer.gateway.access.cookies import CookieSigner
+from darkroom.producer.gateway.access.gatekeeper import CredentialGatekeeper, LoopbackGatekeeper
+from darkroom.producer.gateway.access.keys import KEYS_BYTES_MAX, KeyRing, parse_keys
+from darkroom.producer.gateway.access.metrics import AccessMetrics
+from darkroom.producer.gateway.access.protection import SecurityHeaders
+from darkroom.producer.gateway.access.provider_keys import ProviderKeys
+from darkroom.producer.gateway.access.quotas import LocalCounts, TenantQuotas
+from darkroom.producer.gateway.access.sessions import Sessions
+from darkroom.producer.gateway.access.tokens import TokenReader
+from darkroom.producer.gateway.principal import Gatekeeper, Quotas
+from darkroom.producer.gateway.problems import Problem
+from darkroom.producer.policy.policy_file import PolicyFile
+from darkroom.producer.watched_file import WatchedFile
+from darkroom.schemas.errors import ErrorCode, describe
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -127,7 +127,7 @@ def quotas_of(settings: Settings, metrics: AccessMetrics) -> TenantQuotas:
     """How much a tenant may ask for."""
     shared = None
     if settings.access.redis_url is not None:
-        from producer.gateway.access.redis_counts import RedisCounts
+        from darkroom.producer.gateway.access.redis_counts import RedisCounts
 
         shared = RedisCounts(settings.access)
     return TenantQuotas(settings.access, LocalCounts(settings.access), shared, metrics)

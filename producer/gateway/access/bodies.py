@@ -12,9 +12,9 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer.gateway.access.sending import send_problem
-from producer.gateway.problems import Problem
-from schemas.access_settings import AccessSettings
+from darkroom.producer.gateway.access.sending import send_problem
+from darkroom.producer.gateway.problems import Problem
+from darkroom.schemas.settings.access import AccessSettings
 
 
 class _Interrupted(HTTPException):

@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
-from producer.gateway.access.keys import ApiKey
+from darkroom.producer.gateway.access.keys import ApiKey
 
 COOKIE_CHARACTERS_MAX: Final = 1024
 

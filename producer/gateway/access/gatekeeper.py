@@ -11,10 +11,10 @@ from typing import Final
 
 from starlette.requests import HTTPConnection
 
-from producer.gateway.access.cookies import CookieSigner
-from producer.gateway.access.keys import ApiKey, KeyRing, looks_like_key
-from producer.gateway.access.origins import changes_something, is_local, same_origin
-from producer.gateway.access.refusals import (
+from darkroom.producer.gateway.access.cookies import CookieSigner
+from darkroom.producer.gateway.access.keys import ApiKey, KeyRing, looks_like_key
+from darkroom.producer.gateway.access.origins import changes_something, is_local, same_origin
+from darkroom.producer.gateway.access.refusals import (
     cross_site,
     cross_site_without_keys,
     nobody,
@@ -22,10 +22,10 @@ from producer.gateway.access.refusals import (
     scope_missing,
     unknown_credential,
 )
-from producer.gateway.access.tokens import TokenReader
-from producer.gateway.principal import ALL_SCOPES, Principal, Scope
-from producer.watched_file import WatchedFile
-from schemas.names import DEFAULT_TENANT
+from darkroom.producer.gateway.access.tokens import TokenReader
+from darkroom.producer.gateway.principal import ALL_SCOPES, Principal, Scope
+from darkroom.producer.watched_file import WatchedFile
+from darkroom.schemas.names import DEFAULT_TENANT
 
 COOKIE_NAME: Final = "darkroom_session"
 SECURE_COOKIE_NAME: Final = "__Host-darkroom_session"

@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from schemas.errors import bounded
-from schemas.names import is_identity
+from darkroom.schemas.errors import bounded
+from darkroom.schemas.names import is_identity
 
 KEYS_MAX: Final = 10_000
 KEYS_BYTES_MAX: Final = 4 * 1024 * 1024
 SCOPES: Final = ("submit", "read", "cancel")
-"""As `producer.gateway.principal.Scope`, whose module needs the gateway's libraries and this one does not."""
+"""As `darkroom.producer.gateway.principal.Scope`, whose module needs the gateway's libraries and this one does not."""
 _KEY: Final = re.compile(r"dk_([a-z0-9]{4,32})_([A-Za-z0-9_-]{43})")
 _ID: Final = re.compile(r"[a-z0-9]{4,32}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")

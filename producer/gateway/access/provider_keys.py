@@ -12,10 +12,10 @@ import httpx
 import jwt
 import structlog
 
-from producer.gateway.access.refusals import provider_away
-from producer.outages import IDENTITY_PROVIDER
-from schemas.access_settings import AccessSettings
-from schemas.errors import bounded
+from darkroom.producer.gateway.access.refusals import provider_away
+from darkroom.producer.outages import IDENTITY_PROVIDER
+from darkroom.schemas.errors import bounded
+from darkroom.schemas.settings.access import AccessSettings
 
 log = structlog.get_logger(__name__)
 

@@ -17,11 +17,11 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
-from producer.gateway.access.metrics import AccessMetrics
-from producer.gateway.access.refusals import too_many
-from producer.gateway.principal import Principal
-from producer.outages import REDIS
-from schemas.access_settings import AccessSettings
+from darkroom.producer.gateway.access.metrics import AccessMetrics
+from darkroom.producer.gateway.access.refusals import too_many
+from darkroom.producer.gateway.principal import Principal
+from darkroom.producer.outages import REDIS
+from darkroom.schemas.settings.access import AccessSettings
 
 NAMES_MAX: Final = 10_000
 """Tenants or addresses that are counted at a time; who was not seen for longest is forgotten."""
@@ -116,7 +116,7 @@ class LocalCounts:
 
 
 class TenantQuotas:
-    """`producer.gateway.principal.Quotas` over shared counts where there are any, and this process's own."""
+    """`darkroom.producer.gateway.principal.Quotas` over shared counts where there are any, and this process's own."""
 
     def __init__(self, settings: AccessSettings, own: Counts, shared: Counts | None, metrics: AccessMetrics) -> None:
         self._settings = settings

@@ -16,8 +16,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from producer.gateway.access.quotas import CountsAway
-from schemas.access_settings import AccessSettings
+from darkroom.producer.gateway.access.quotas import CountsAway
+from darkroom.schemas.settings.access import AccessSettings
 
 PREFIX: Final = "darkroom"
 # KEYS: the tenant's jobs. ARGV: now, the time before which jobs are forgotten, the most there may be, the job, for
@@ -34,7 +34,7 @@ return 1
 
 
 class RedisCounts:
-    """`producer.gateway.access.quotas.Counts` in Redis. Connects when it is first asked."""
+    """`darkroom.producer.gateway.access.quotas.Counts` in Redis. Connects when it is first asked."""
 
     def __init__(self, settings: AccessSettings) -> None:
         assert settings.redis_url is not None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from producer.gateway.principal import Principal, Scope
-from producer.gateway.problems import Problem
+from darkroom.producer.gateway.principal import Principal, Scope
+from darkroom.producer.gateway.problems import Problem
 
 _BEARER = 'Bearer realm="darkroom"'
 

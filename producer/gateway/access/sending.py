@@ -6,7 +6,7 @@ import json
 
 from starlette.types import Send
 
-from producer.gateway.problems import PROBLEM_CONTENT_TYPE, Problem
+from darkroom.producer.gateway.problems import PROBLEM_CONTENT_TYPE, Problem
 
 
 async def send_problem(problem: Problem, send: Send) -> None:

@@ -11,20 +11,20 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request, Response
 
-from producer.gateway.access.cookies import CookieSigner
-from producer.gateway.access.gatekeeper import (
+from darkroom.producer.gateway.access.cookies import CookieSigner
+from darkroom.producer.gateway.access.gatekeeper import (
     COOKIE_NAME,
     SECURE_COOKIE_NAME,
     CredentialGatekeeper,
     LoopbackGatekeeper,
 )
-from producer.gateway.access.origins import same_origin
-from producer.gateway.access.quotas import CallLimit
-from producer.gateway.access.refusals import cross_site, too_many, unknown_credential
-from producer.gateway.principal import Principal
-from producer.gateway.problems import Problem
-from producer.gateway.routes import reads
-from schemas.access_settings import AccessSettings
+from darkroom.producer.gateway.access.origins import same_origin
+from darkroom.producer.gateway.access.quotas import CallLimit
+from darkroom.producer.gateway.access.refusals import cross_site, too_many, unknown_credential
+from darkroom.producer.gateway.principal import Principal
+from darkroom.producer.gateway.problems import Problem
+from darkroom.producer.gateway.routes.methods import reads
+from darkroom.schemas.settings.access import AccessSettings
 
 SIGN_IN_BYTES_MAX: Final = 4096
 

@@ -7,12 +7,12 @@ from typing import Any, Final
 import jwt
 import structlog
 
-from producer.gateway.access.provider_keys import ALGORITHMS, ProviderKeys
-from producer.gateway.access.refusals import no_tenant, unknown_credential
-from producer.gateway.principal import Principal, Scope
-from schemas.access_settings import AccessSettings
-from schemas.errors import bounded
-from schemas.names import is_identity
+from darkroom.producer.gateway.access.provider_keys import ALGORITHMS, ProviderKeys
+from darkroom.producer.gateway.access.refusals import no_tenant, unknown_credential
+from darkroom.producer.gateway.principal import Principal, Scope
+from darkroom.schemas.errors import bounded
+from darkroom.schemas.names import is_identity
+from darkroom.schemas.settings.access import AccessSettings
 
 log = structlog.get_logger(__name__)
 

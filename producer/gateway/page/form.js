@@ -9,7 +9,7 @@ const SIDE_MAX = 4096;
 const SIDE_MULTIPLE = 8;
 const PROMPT_CHARACTERS_MAX = 2000;
 
-// Each number field: whether it may be empty, whole, and its bounds; they are those of schemas/request.py.
+// Each number field: whether it may be empty, whole, and its bounds; they are those of schemas/events/request.py.
 const NUMBERS = {
   steps: { empty: true, whole: true, min: 1, max: 150 },
   guidance_scale: { min: 0, max: 30 },

@@ -16,10 +16,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
-from consumer.stack import StackError
-from producer.connection import KafkaUnavailable
-from producer.logs import configure
-from schemas.settings import LogSettings
+from darkroom.consumer.stack import StackError
+from darkroom.producer.kafka.connection import KafkaUnavailable
+from darkroom.producer.logs import configure
+from darkroom.schemas.settings import LogSettings
 from tests.autoscale import binaries
 from tests.autoscale.api import ApiError
 from tests.autoscale.binaries import Missing

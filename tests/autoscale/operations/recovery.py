@@ -12,11 +12,11 @@ from typing import Final
 import yaml
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
-from producer.connection import administering
-from producer.requests.client import Client
-from schemas.completion import Completion
-from schemas.names import Topic
-from schemas.request import GenerationRequest
+from darkroom.producer.client.client import Client
+from darkroom.producer.kafka.connection import administering
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.names import Topic
 from tests.autoscale.case import wait_until
 from tests.autoscale.operations.site import Site, expect
 from tests.autoscale.operations.upkeep import ANSWER_S_MAX, ask, run

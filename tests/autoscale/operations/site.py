@@ -12,10 +12,10 @@ from typing import Any, Final
 import urllib3
 import yaml
 
-from consumer.audit import AuditReport, audit
-from consumer.stack import Stack
-from producer.results.minio_objects import MinioObjects
-from schemas.settings import Settings
+from darkroom.consumer.audit.audit import AuditReport, audit
+from darkroom.consumer.stack import Stack
+from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.settings import Settings
 from tests.autoscale.api import ApiError, Json
 from tests.autoscale.binaries import Binaries, Clients
 from tests.autoscale.case import wait_until

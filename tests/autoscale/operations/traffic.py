@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from producer.requests.client import Client
-from schemas.completion import Completion
-from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from darkroom.producer.client.client import Client
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings
 from tests.autoscale.api import ApiError
 from tests.autoscale.case import TooLong
 from tests.autoscale.verdict import unlike_one_success

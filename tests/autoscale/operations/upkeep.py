@@ -9,10 +9,10 @@ from typing import Final
 
 from safetensors.torch import load_file, save_file
 
-from inference.tiny import ensure_tiny_model
-from producer.requests.client import Client
-from schemas.completion import Completion
-from schemas.request import GenerationRequest
+from darkroom.inference.tiny import ensure_tiny_model
+from darkroom.producer.client.client import Client
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
 from tests.autoscale.case import wait_until
 from tests.autoscale.operations.runbook import filled
 from tests.autoscale.operations.site import NODES, WORKERS, Site, expect

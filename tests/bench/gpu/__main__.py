@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from inference.tiny import TinyModel, ensure_tiny_model
+from darkroom.inference.tiny import TinyModel, ensure_tiny_model
 from tests.bench.gpu import page
 from tests.bench.gpu.measure import Plan, measure
 

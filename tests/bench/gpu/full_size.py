@@ -10,8 +10,8 @@ from typing import Any
 import diffusers
 import torch
 
-from inference.sdxl.quiet import no_progress_bars
-from inference.tiny import TinyModel, ensure_tiny_model
+from darkroom.inference.sdxl.loading.quiet import no_progress_bars
+from darkroom.inference.tiny import TinyModel, ensure_tiny_model
 
 SEED = 20261124
 
@@ -23,7 +23,7 @@ def write_full_size(folder: Path, device: torch.device, dtype: torch.dtype) -> T
     The tokenizers are the tiny model's: their ids are within the large vocabulary, and which words they stand for is
     nothing to random weights.
     """
-    from inference.sdxl.full_size import FULL_SIZE, full_size_components
+    from darkroom.inference.sdxl.loading.full_size import FULL_SIZE, full_size_components
 
     torch.manual_seed(SEED)
     parts = full_size_components(device, dtype)
@@ -32,7 +32,7 @@ def write_full_size(folder: Path, device: torch.device, dtype: torch.dtype) -> T
 
 
 def write_folders(folder: Path, parts: Any, scheduler: Mapping[str, Any]) -> TinyModel:
-    """The parts of `inference.sdxl.full_size.FullSize` as `folder/model` and `folder/controlnet`."""
+    """The parts of `darkroom.inference.sdxl.loading.full_size.FullSize` as `folder/model` and `folder/controlnet`."""
     tiny = ensure_tiny_model()
     model, controlnet = folder / "model", folder / "controlnet"
     shutil.copytree(tiny.path, model, ignore=shutil.ignore_patterns("*.safetensors", "unet", "vae", "text_encoder*"))

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from consumer.stack import Stack
-from producer.logs import configure
-from schemas.settings import LogSettings
+from darkroom.consumer.stack import Stack
+from darkroom.producer.logs import configure
+from darkroom.schemas.settings import LogSettings
 from tests.bench.peers import page
 from tests.bench.peers.cold_page import cold
 from tests.bench.peers.contenders import RAY, installed

@@ -12,7 +12,7 @@ def main() -> None:
     at_s = {"began": time.time()}
     import torch
 
-    from inference.tiny import trained_model
+    from darkroom.inference.tiny import trained_model
     from tests.bench.contenders import load_pipelines
     from tests.bench.offline import skeleton
 

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from schemas.names import Topic
-from schemas.request import GenerationRequest
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.names import Topic
 from tests.bench.peers.contenders import Contender, Place
 from tests.bench.peers.loads import Load
 

@@ -16,9 +16,9 @@ from typing import Any
 import urllib3
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.stack.ports import free_ports
-from schemas.names import Topic
-from schemas.settings import Settings, load_settings
+from darkroom.consumer.stack.ports import free_ports
+from darkroom.schemas.names import Topic
+from darkroom.schemas.settings import Settings, load_settings
 from tests.bench.peers.usage import kill_tree
 from tests.integration.fleet import WorkerProcess, wait_until
 

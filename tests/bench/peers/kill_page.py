@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from consumer.audit import audit
-from producer.results.minio_objects import MinioObjects
+from darkroom.consumer.audit.audit import audit
+from darkroom.producer.store.s3_objects import MinioObjects
 from tests.bench.peers.client import reading, send
 from tests.bench.peers.contenders import DARKROOM, KINDS, Contender, Kind, NotStarted, Place, installed
 from tests.bench.peers.loads import alone_s, backlog, curve, curve_file, mixed

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.profile import GUIDED_SLOTS, DeviceProfile
-from inference.profile_store import read_profile
-from schemas.pose import SkeletonPose
-from schemas.request import GenerationRequest
+from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
+from darkroom.inference.planning.profile_store import read_profile
+from darkroom.schemas.events.pose import SkeletonPose
+from darkroom.schemas.events.request import GenerationRequest
 from tests.bench.offline import skeleton
 from tests.bench.throughput import mixed_load
 

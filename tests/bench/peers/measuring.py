@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from inference.profile import DeviceProfile
-from producer.results.minio_objects import MinioObjects
-from producer.topics import ensure_topics
+from darkroom.inference.planning.profile import DeviceProfile
+from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.store.s3_objects import MinioObjects
 from tests.bench.peers.client import Answers, reading, send
 from tests.bench.peers.contenders import Contender, Kind, Place
 from tests.bench.peers.loads import Load, alone_s, backlog, uniform

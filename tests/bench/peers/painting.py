@@ -55,7 +55,7 @@ class Painter:
             return cls(sleeping, sleeping_posed, None, Path(calls) if calls else None)
         import torch
 
-        from inference.tiny import trained_model
+        from darkroom.inference.tiny import trained_model
         from tests.bench.contenders import load_pipelines
 
         torch.set_num_threads(1)

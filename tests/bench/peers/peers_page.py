@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.profile import DeviceProfile
+from darkroom.inference.planning.profile import DeviceProfile
 from tests.bench.peers.contenders import KINDS, WIDE_BATCH, Kind, NotStarted, installed
 from tests.bench.peers.loads import (
     CURVES,

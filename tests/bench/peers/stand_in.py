@@ -1,6 +1,6 @@
 """Stand-ins for diffusers' pipelines: their call, and a device that sleeps what a measured profile says.
 
-The steps are those of `inference.simulated.SimulatedDevice`, the same object that Darkroom's engine has under it, so
+The steps are those of `darkroom.inference.simulated.device.SimulatedDevice`, the same object that Darkroom's engine has under it, so
 that a batch of so many slots takes everybody as long. The parameters are diffusers' own, in their order and with their
 defaults, so that whoever calls a stand-in could call the pipeline. What only a model could heed is ignored.
 """
@@ -16,12 +16,12 @@ from typing import Any, Self
 
 from PIL import Image
 
-from inference.contract import RenderRequest, RowId
-from inference.profile_store import read_profile
-from inference.resolve import batch_key
-from inference.simulated import SimulatedDevice, SimulatedRow
-from inference.wallpaper import wallpaper
-from schemas.pose import PeoplePose
+from darkroom.inference.contract import RenderRequest, RowId
+from darkroom.inference.planning.profile_store import read_profile
+from darkroom.inference.resolve import batch_key
+from darkroom.inference.simulated.device import SimulatedDevice, SimulatedRow
+from darkroom.inference.simulated.wallpaper import wallpaper
+from darkroom.schemas.events.pose import PeoplePose
 
 _POSED = PeoplePose(people=((*((0.5, 0.05 * point) for point in range(18)),),))
 """That there is one: what it shows takes no time."""

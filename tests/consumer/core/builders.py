@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.core import Core
-from consumer.core.jobs import JobFacts, Verdict
-from consumer.core.limits import Limits
-from consumer.core.partition_key import JobKey, PartitionKey, RowKey
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.jobs import JobFacts, Verdict
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 
 P0 = PartitionKey("requests", 0)
 P1 = PartitionKey("requests", 1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from consumer.core import effects as do
-from consumer.core.core import Core
-from consumer.core.jobs import JobFacts
-from consumer.core.journal import Boot
-from consumer.core.limits import Limits
-from consumer.core.partition_key import JobKey, PartitionKey, RowKey
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.jobs import JobFacts
+from darkroom.consumer.core.journal import Boot
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 
 TOPIC = "requests"
 ROWS_MAX = 3

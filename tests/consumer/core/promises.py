@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from consumer.core.offset_map import decode_map
+from darkroom.consumer.core.offset_map import decode_map
 from tests.consumer.core.cast import LIMITS, ROWS_MAX
 
 if TYPE_CHECKING:

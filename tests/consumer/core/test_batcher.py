@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.core import Core
-from consumer.core.events import FaultParty
-from consumer.core.limits import Limits
-from consumer.core.partition_key import RowKey
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.events import FaultParty
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import RowKey
 from tests.consumer.core.builders import arrive, facts, journal, key, of, opened, to_ready
 
 LIMITS = Limits(batch_rows_max=3, ahead_rows_max=1, prepare_ahead_rows_max=20, linger_s=0.01, key_switch_s=2.0)

@@ -1,11 +1,11 @@
-"""Proves the invariants of `consumer.core.ceilings`, each by its name."""
+"""Proves the invariants of `darkroom.consumer.core.ceilings`, each by its name."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.ceilings import PROBE_DOUBLINGS_MAX, Ceilings
+from darkroom.consumer.core.ceilings import PROBE_DOUBLINGS_MAX, Ceilings
 
 PROBE_S = 10.0
 CAP = 8

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.core import Core
-from consumer.core.lifecycle import Phase
-from consumer.core.limits import Limits
-from consumer.core.partition_key import RowKey
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.lifecycle import Phase
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import RowKey
 from tests.consumer.core.builders import P0, P1, arrive, facts, key, of, opened, to_decided, to_ready
 
 LIMITS = Limits(batch_rows_max=4, prepare_ahead_rows_max=2, offset_window=8, waiting_rows_max=20)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.jobs import JobState, Verdict, VerdictKind
-from consumer.core.limits import Limits
-from consumer.core.partition_key import RowKey
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.jobs import JobState, Verdict, VerdictKind
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import RowKey
 from tests.consumer.core.builders import P0, P1, arrive, facts, journal, key, of, opened, to_decided, to_ready
 
 LIMITS = Limits(batch_rows_max=2, ahead_rows_max=1, prepare_ahead_rows_max=4, backoff_s_min=1.0, jitter=1.0)

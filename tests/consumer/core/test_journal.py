@@ -8,14 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.core import Core
-from consumer.core.jobs import JobFacts
-from consumer.core.journal import ENTRIES_MAX, TRIALS_MAX, Entry, Fate, Journal, lonely_crashes, suspects_of
-from consumer.core.limits import Limits
-from consumer.core.offset_map import METADATA_CHARS_MAX, WINDOW_OFFSETS_MAX, decode_journal, decode_map, encode_map
-from consumer.core.partition_key import RowKey
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.jobs import JobFacts
+from darkroom.consumer.core.journal import ENTRIES_MAX, TRIALS_MAX, Entry, Fate, Journal, lonely_crashes, suspects_of
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.offset_map import (
+    METADATA_CHARS_MAX,
+    WINDOW_OFFSETS_MAX,
+    decode_journal,
+    decode_map,
+    encode_map,
+)
+from darkroom.consumer.core.partition_key import RowKey
 from tests.consumer.core.builders import P0, arrive, facts, journal, key, of, opened, to_ready
 
 OURS, THEIRS, EARLIER = (f"{number:016x}" for number in (1, 2, 3))

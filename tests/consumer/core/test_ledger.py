@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.core.ledger import Ledger
-from consumer.core.offset_map import decode_map
-from consumer.core.partition_key import PartitionKey
+from darkroom.consumer.core.ledger import Ledger
+from darkroom.consumer.core.offset_map import decode_map
+from darkroom.consumer.core.partition_key import PartitionKey
 
 P = PartitionKey("generation.requests", 0)
 WINDOW = 16

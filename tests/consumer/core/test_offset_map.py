@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.offset_map import (
+from darkroom.consumer.core.offset_map import (
     MAP_PREFIX,
     METADATA_CHARS_MAX,
     WINDOW_OFFSETS_MAX,
@@ -18,7 +18,7 @@ from consumer.core.offset_map import (
     decode_map,
     encode_map,
 )
-from consumer.core.partition_key import PartitionKey
+from darkroom.consumer.core.partition_key import PartitionKey
 
 P = PartitionKey("generation.requests", 3)
 bases = st.integers(0, 2**53)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consumer.core.pace import COVER_S, MEMORY_S, Pace
+from darkroom.consumer.core.pace import COVER_S, MEMORY_S, Pace
 
 
 def test_a_steady_pace_is_measured_and_forgotten() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.limits import Limits
-from consumer.core.partition_key import JobKey
-from consumer.core.waiting import TURN_S
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition_key import JobKey
+from darkroom.consumer.core.waiting import TURN_S
 from tests.consumer.core.builders import P0, P1, arrive, facts, of, opened
 
 

@@ -12,13 +12,13 @@ from collections import Counter
 from dataclasses import replace
 from itertools import count
 
-from consumer.core import effects as do
-from consumer.core import events as on
-from consumer.core.core import Core
-from consumer.core.jobs import JobFacts, Verdict, VerdictKind
-from consumer.core.journal import Boot, Fate
-from consumer.core.offset_map import decode_journal
-from consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.jobs import JobFacts, Verdict, VerdictKind
+from darkroom.consumer.core.journal import Boot, Fate
+from darkroom.consumer.core.offset_map import decode_journal
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from tests.consumer.core.cast import LIMITS, ROWS_MAX, TOPIC, Partition, Worker
 from tests.consumer.core.promises import check
 

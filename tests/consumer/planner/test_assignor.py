@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.planner.assignor import shares
+from darkroom.consumer.planner.assignor import shares
 
 
 def test_a_third_member_takes_four_of_twelve_and_moves_no_more() -> None:

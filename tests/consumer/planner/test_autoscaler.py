@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.planner.autoscaler import Autoscaler, Autoscaling, AutoscalingError, asked_for, reported_lag
+from darkroom.consumer.planner.autoscaler import Autoscaler, Autoscaling, AutoscalingError, asked_for, reported_lag
 
 FREE = Autoscaling(
     min_replicas=1,

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.core.partition_key import JobKey
-from consumer.planner.autoscaler import Autoscaling, AutoscalingError
-from consumer.planner.fleet import UnansweredError
-from consumer.planner.load import DEFAULT_MIX, arrivals_at, bursts, times_of
-from consumer.planner.topic import TOPIC, Topic
-from consumer.simulate import simulate
+from darkroom.consumer.core.partition_key import JobKey
+from darkroom.consumer.planner.autoscaler import Autoscaling, AutoscalingError
+from darkroom.consumer.planner.fleet import UnansweredError
+from darkroom.consumer.planner.load import DEFAULT_MIX, arrivals_at, bursts, times_of
+from darkroom.consumer.planner.simulate import simulate
+from darkroom.consumer.planner.topic import TOPIC, Topic
 from tests.consumer.planner.loads import DELAYS, LIMITS, ONE_S, poisson_times, run, spec
 
 SCALED = Autoscaling(

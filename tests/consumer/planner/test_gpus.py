@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from consumer.planner.gpus import Catalogue, GpuError, profile_of_curve, published, read_profile
-from inference.profile_store import encode_profile
+from darkroom.consumer.planner.gpus import Catalogue, GpuError, profile_of_curve, published, read_profile
+from darkroom.inference.planning.profile_store import encode_profile
 from tests.inference.profiles import profile
 
 

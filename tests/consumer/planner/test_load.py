@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from consumer.planner.load import DEFAULT_MIX, LoadError, arrivals_at, bursts, daily, steady, times_of
-from consumer.planner.load_files import read_mix, read_trace
-from consumer.planner.scenario import Scenario
+from darkroom.consumer.planner.load import DEFAULT_MIX, LoadError, arrivals_at, bursts, daily, steady, times_of
+from darkroom.consumer.planner.load_files import read_mix, read_trace
+from darkroom.consumer.planner.scenario import Scenario
 
 
 def test_a_process_has_its_rate_and_its_seed() -> None:

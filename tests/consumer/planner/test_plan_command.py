@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from consumer.plan_command import plan
+from darkroom.consumer.cli.plan import plan
 
 
 def run(*arguments: str) -> Result:

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from consumer.planner.figures import figures_of
-from consumer.planner.gpus import Catalogue, Machine
-from consumer.planner.load import DEFAULT_MIX, Rate, bursts, steady
-from consumer.planner.scenario import Scenario
-from consumer.planner.search import Question, Target, answer, at_price, device_seconds
+from darkroom.consumer.planner.figures import figures_of
+from darkroom.consumer.planner.gpus import Catalogue, Machine
+from darkroom.consumer.planner.load import DEFAULT_MIX, Rate, bursts, steady
+from darkroom.consumer.planner.scenario import Scenario
+from darkroom.consumer.planner.search import Question, Target, answer, at_price, device_seconds
 from tests.consumer.planner.loads import DELAYS, LIMITS, ONE_S, spec
 
 MACHINE = replace(Catalogue().machine("g5.2xlarge", "on_demand"), profile=ONE_S, speed_status="measured")

@@ -19,29 +19,29 @@ from PIL import Image
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
-from producer.connection import KafkaUnavailable
-from producer.gateway.access.assembly import AccessControl
-from producer.gateway.access.bodies import InputLimits
-from producer.gateway.app import create_app
-from producer.gateway.bounded_store import BoundedStore
-from producer.gateway.gateway import Gateway
-from producer.gateway.metrics import Metrics
-from producer.gateway.principal import ALL_SCOPES, Principal, Scope
-from producer.gateway.problems import Problem
-from producer.gateway.queue import Backlog
-from producer.gateway.server import Server
-from producer.gateway.services import Services, new_hub
-from producer.results.completions import Answered, ImageContent, cancelled, failed, image_refs, succeeded
-from producer.results.memory_objects import MemoryObjects
-from producer.results.objects import StoreUnavailable
-from producer.results.outcomes import Outcomes
-from producer.tasks import TaskSupervisor
-from schemas.completion import Completion, Source
-from schemas.errors import ErrorCode
-from schemas.events import Progress
-from schemas.fingerprints import request_digest
-from schemas.request import GenerationRequest
-from schemas.settings import Settings
+from darkroom.producer.gateway.access.assembly import AccessControl
+from darkroom.producer.gateway.access.bodies import InputLimits
+from darkroom.producer.gateway.app import create_app
+from darkroom.producer.gateway.bounded_store import BoundedStore
+from darkroom.producer.gateway.gateway import Gateway
+from darkroom.producer.gateway.jobs.queue import Backlog
+from darkroom.producer.gateway.metrics import Metrics
+from darkroom.producer.gateway.principal import ALL_SCOPES, Principal, Scope
+from darkroom.producer.gateway.problems import Problem
+from darkroom.producer.gateway.server import Server
+from darkroom.producer.gateway.services import Services, new_hub
+from darkroom.producer.kafka.connection import KafkaUnavailable
+from darkroom.producer.outcomes.completions import Answered, ImageContent, cancelled, failed, image_refs, succeeded
+from darkroom.producer.outcomes.outcomes import Outcomes
+from darkroom.producer.store.memory_objects import MemoryObjects
+from darkroom.producer.store.objects import StoreUnavailable
+from darkroom.producer.tasks import TaskSupervisor
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.completion import Completion, Source
+from darkroom.schemas.events.progress import Progress
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.wire.digests import request_digest
 from tests.producer.examples import Picture, work
 
 KEYS = {"studio-key": "studio", "rival-key": "rival"}

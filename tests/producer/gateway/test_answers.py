@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from schemas.request import GenerationRequest
+from darkroom.schemas.events.request import GenerationRequest
 from tests.producer.gateway.house import House, Replica, problem
 
 HELLO = {"request_id": "hello-1", "prompt": "a dancer"}

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from schemas.request import GenerationRequest
+from darkroom.schemas.events.request import GenerationRequest
 from tests.producer.gateway.house import STUDIO, House, Replica, problem, progress_of
 
 HELLO = GenerationRequest(request_id="hello-1", tenant="studio", prompt="a dancer")

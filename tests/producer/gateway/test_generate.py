@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from schemas.errors import ErrorCode
-from schemas.request import GenerationRequest
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.request import GenerationRequest
 from tests.producer.gateway.house import House, Replica, failure_of, png, problem
 
 LIMIT_S = 20
@@ -64,7 +64,7 @@ async def test_a_failure_is_a_problem_of_its_code(house: House, replica: Replica
 
 
 async def test_every_code_has_a_status(house: House) -> None:
-    from producer.gateway.generate import _failed
+    from darkroom.producer.gateway.routes.generate import _failed
 
     request = GenerationRequest(request_id="hello-1", prompt="a dancer")
     for code in set(ErrorCode) - {ErrorCode.DEADLINE_PASSED}:

@@ -9,12 +9,12 @@ from http import HTTPStatus
 
 import pytest
 
-from producer.gateway.claims import Claim
-from producer.gateway.problems import Problem
-from schemas.errors import ErrorCode
-from schemas.fingerprints import request_digest
-from schemas.names import request_key
-from schemas.request import GenerationRequest
+from darkroom.producer.gateway.jobs.claims import Claim
+from darkroom.producer.gateway.problems import Problem
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.names import request_key
+from darkroom.schemas.wire.digests import request_digest
 from tests.producer.gateway.house import RIVAL, FallibleObjects, House, Replica, failure_of, png, problem, progress_of
 
 HELLO = {"request_id": "hello-1", "prompt": "a dancer"}

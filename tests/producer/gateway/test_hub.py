@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from producer.gateway.hub import ACTIVE_S, RATE_WINDOW_S, Hub
-from schemas.completion import Completion
-from schemas.errors import ErrorCode
-from schemas.request import GenerationRequest
+from darkroom.producer.gateway.jobs.hub import ACTIVE_S, RATE_WINDOW_S, Hub
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
 from tests.producer.examples import Picture
 from tests.producer.gateway.house import failure_of, progress_of, success_of
 

@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from producer.gateway.pages import FOLDER
+from darkroom.producer.gateway.routes.pages import FOLDER
 from tests.producer.gateway.house import Replica, problem
 
 

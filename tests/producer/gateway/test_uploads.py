@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from producer.gateway.problems import Problem
-from producer.gateway.uploads import Uploads, read_picture
+from darkroom.producer.gateway.jobs.uploads import Uploads, read_picture
+from darkroom.producer.gateway.problems import Problem
 from tests.producer.gateway.house import png
 
 PIXELS_MAX = 1_000_000

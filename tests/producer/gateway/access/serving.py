@@ -15,11 +15,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 
-from producer.gateway.access.assembly import access_of
-from producer.gateway.principal import Scope
-from producer.gateway.problems import PROBLEM_CONTENT_TYPE, Problem
-from schemas.request import GenerationRequest
-from schemas.settings import Settings, load_settings
+from darkroom.producer.gateway.access.assembly import access_of
+from darkroom.producer.gateway.principal import Scope
+from darkroom.producer.gateway.problems import PROBLEM_CONTENT_TYPE, Problem
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.settings import Settings, load_settings
 
 LOCAL = ("127.0.0.1", 40000)
 ELSEWHERE = ("198.51.100.7", 40000)

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 from prometheus_client import CollectorRegistry
 
-from producer.gateway.access.assembly import gatekeeper_of
-from producer.gateway.access.cookies import CookieSigner
-from producer.gateway.access.keys import SCOPES, KeyRing, new_key, parse_keys
-from producer.gateway.access.metrics import AccessMetrics
-from producer.gateway.principal import Scope
-from schemas.errors import SettingsError
+from darkroom.producer.gateway.access.assembly import gatekeeper_of
+from darkroom.producer.gateway.access.cookies import CookieSigner
+from darkroom.producer.gateway.access.keys import SCOPES, KeyRing, new_key, parse_keys
+from darkroom.producer.gateway.access.metrics import AccessMetrics
+from darkroom.producer.gateway.principal import Scope
+from darkroom.schemas.errors import SettingsError
 from tests.producer.gateway.access.serving import ELSEWHERE, app_of, calling, settings_with, write_keys
 
 NOW = datetime(2030, 6, 1, tzinfo=UTC)
@@ -211,6 +211,6 @@ def test_the_command_loads_nothing_of_the_gateway() -> None:
     import subprocess
     import sys
 
-    program = "import sys, producer.gateway.access.command; print(*{name.partition('.')[0] for name in sys.modules})"
+    program = "import sys, darkroom.producer.cli.keys; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()).isdisjoint({"fastapi", "starlette", "jwt", "httpx", "limits", "redis", "pydantic"})

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer.gateway.access.assembly import quotas_of
-from producer.gateway.access.keys import new_key
-from producer.gateway.access.metrics import AccessMetrics
-from producer.gateway.access.quotas import NAMES_MAX, CallLimit, Counts, LocalCounts
-from producer.gateway.access.redis_counts import RedisCounts
-from producer.gateway.principal import ALL_SCOPES, Principal
-from producer.gateway.problems import Problem
-from schemas.settings import Settings
+from darkroom.producer.gateway.access.assembly import quotas_of
+from darkroom.producer.gateway.access.keys import new_key
+from darkroom.producer.gateway.access.metrics import AccessMetrics
+from darkroom.producer.gateway.access.quotas import NAMES_MAX, CallLimit, Counts, LocalCounts
+from darkroom.producer.gateway.access.redis_counts import RedisCounts
+from darkroom.producer.gateway.principal import ALL_SCOPES, Principal
+from darkroom.producer.gateway.problems import Problem
+from darkroom.schemas.settings import Settings
 from tests.producer.gateway.access.serving import app_of, calling, settings_with, write_keys
 from tests.producer.gateway.access.test_keys import NOW
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from producer.gateway.access.cookies import CookieSigner
-from producer.gateway.access.keys import ApiKey, new_key
+from darkroom.producer.gateway.access.cookies import CookieSigner
+from darkroom.producer.gateway.access.keys import ApiKey, new_key
 from tests.producer.gateway.access.serving import ELSEWHERE, app_of, calling, settings_with, write_keys
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from producer.gateway.access.provider_keys import FAILURE_PAUSE_S, UNKNOWN_KEY_PAUSE_S, ProviderKeys
-from producer.gateway.access.tokens import TOKEN_CHARACTERS_MAX, TokenReader
-from producer.gateway.principal import Principal, Scope
-from producer.gateway.problems import Problem
+from darkroom.producer.gateway.access.provider_keys import FAILURE_PAUSE_S, UNKNOWN_KEY_PAUSE_S, ProviderKeys
+from darkroom.producer.gateway.access.tokens import TOKEN_CHARACTERS_MAX, TokenReader
+from darkroom.producer.gateway.principal import Principal, Scope
+from darkroom.producer.gateway.problems import Problem
 from tests.loopback import QuietHandler, served
 from tests.producer.gateway.access.serving import ELSEWHERE, app_of, calling, settings_with
 

@@ -1,0 +1,53 @@
+"""The command `audit`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from darkroom.producer.cli.terminal import config_option, run, settings_of
+from darkroom.schemas.rights import Role
+
+if TYPE_CHECKING:
+    from darkroom.consumer.audit.audit import AuditReport
+    from darkroom.schemas.settings import Settings
+
+
+@click.command(epilog="Example: darkroom audit | python -m json.tool")
+@click.option("--json", "as_json", is_flag=True, help="The same: the report is always one JSON object.")
+@config_option
+@click.pass_context
+def audit(context: click.Context, as_json: bool, config: Path | None) -> None:  # noqa: ARG001 - every command has --json
+    """Check that every record has exactly one outcome, and that every picture is in the bucket.
+
+    Reads requests and outcomes from their beginning to where they end now, and all pictures that completions name.
+    Changes nothing; workers may go on meanwhile. Exit code 1 if anything is missing, duplicated or corrupt.
+    """
+    settings = settings_of(config)
+    report = run(_audit(settings), settings=settings, role=Role.AUDIT)
+    click.echo(json.dumps(report.as_dict()))
+    if not report.is_clean:
+        click.echo(_in_words(report), err=True)
+        context.exit(1)
+
+
+async def _audit(settings: Settings) -> AuditReport:
+    from darkroom.consumer.audit.audit import audit as perform
+    from darkroom.producer.store.s3_objects import MinioObjects
+
+    async with MinioObjects(settings.s3) as objects:
+        return await perform(settings, objects)
+
+
+def _in_words(report: AuditReport) -> str:
+    wrong = {
+        "records have no outcome although they are committed": report.missing,
+        "records have more than one": report.duplicated,
+        "pictures are not in the bucket": report.objects_missing,
+        "pictures are not the ones that were published": report.objects_corrupt,
+    }
+    found = [f"{len(entries)} {what}, such as {entries[0]}" for what, entries in wrong.items() if entries]
+    return f"The audit failed: {'; '.join(found)}. The lists of the report name each."

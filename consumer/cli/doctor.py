@@ -1,0 +1,58 @@
+"""The command `darkroom doctor`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from darkroom.producer.cli.terminal import config_option, run, settings_of
+from darkroom.schemas.rights import Role
+
+
+@click.command(name="doctor", epilog="Example: darkroom doctor")
+@config_option
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.WORKER.value,
+    show_default=True,
+    help="Whose needs are checked: a process or a command, run with these settings.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, the model's folders and plan included.")
+def doctor(config: Path | None, role: str, as_json: bool) -> None:
+    """Check what a worker needs: machine, device, model, Kafka, rights, topics, bucket, clocks.
+
+    With --role, what another role needs. Exit code 1 if one check fails. Nothing is changed.
+
+    The lines `plan` and `attention` say how the model is run on this device, and why.
+    """
+    from darkroom.consumer.doctor.doctor import examine
+    from darkroom.producer.logs import configure
+
+    settings = settings_of(config)
+    # Fetching a model can take minutes, and says on stderr how far it is.
+    configure(settings.log.model_copy(update={"format": "console"}), worker="doctor")
+    findings = run(examine(settings, Role(role)))
+    if as_json:
+        checks = {
+            one.check: {
+                "passed": one.passed,
+                "says": one.says,
+                "remedy": one.remedy,
+                "notes": list(one.notes),
+                **one.details,
+            }
+            for one in findings
+        }
+        click.echo(json.dumps(checks))
+    else:
+        for one in findings:
+            click.echo(f"{'ok  ' if one.passed else 'FAIL'} {one.check:9} {one.says}")
+            for note in one.notes:
+                click.echo(f"     {'':9} - {note}")
+            if one.remedy is not None:
+                click.echo(f"     {'':9} -> {one.remedy}")
+    sys.exit(0 if all(one.passed for one in findings) else 1)

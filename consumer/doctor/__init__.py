@@ -1,0 +1,1 @@
+"""Checks what a worker needs before it is started."""

@@ -1,0 +1,120 @@
+"""Gives a group without members an offset for every partition, and keeps the ones that it has from expiring.
+
+What scales workers by lag reads the group's offsets. A partition without one has no lag for it, so a fleet of zero
+would never be woken; and the offsets of a group that stays at zero expire after the broker's
+`offsets.retention.minutes`.
+
+The writer is the workers' own, one transactional producer a partition, and it goes about it as they do: it is started,
+which fences every earlier one, and only then the offset is read. So a worker that comes meanwhile fences this writer
+before it reads, and what it commits is never taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from aiokafka.structs import OffsetAndMetadata
+
+from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.kafka.writer import PartitionWriter
+from darkroom.consumer.worker.ports import BrokerUnavailable, PublicationUnknown, WriterFenced
+from darkroom.producer.kafka.administrator import Administrator
+from darkroom.producer.kafka.connection import KafkaUnavailable, administering, kafka_arguments
+from darkroom.producer.kafka.groups import committed_offsets, describe_group
+from darkroom.producer.kafka.reader import TopicPartition, TopicReader
+from darkroom.schemas.settings import Settings
+
+AT_ONCE: Final = 16
+"""Writers at a time: each is two connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offsets:
+    """What became of the partitions of the request topic."""
+
+    committed: tuple[int, ...] = ()
+    """Had no offset, and have their beginning now."""
+    refreshed: tuple[int, ...] = ()
+    """Have the offset and the metadata that they had, written anew."""
+    left: tuple[int, ...] = ()
+    """A worker came and holds them, or the group has members: workers commit what they hold themselves."""
+
+
+async def commit_offsets(settings: Settings) -> Offsets:
+    """Commit an offset for each partition that has none and refresh the others. Never lower a committed offset.
+
+    Raises `KafkaUnavailable`, also where the coordinator's answers contradict each other: then nothing is written for
+    that partition.
+    """
+    kafka = settings.kafka
+    async with TopicReader(kafka, [settings.topics.requests]) as reader:
+        beginnings = await reader.beginnings()
+    places = sorted(beginnings)
+    answer_s = kafka.request_timeout_ms / 1000
+    async with administering(kafka, "looking at the group's offsets") as admin:
+        if (await describe_group(admin, kafka.group_id, timeout_s=answer_s)).members:
+            return Offsets(left=tuple(place.partition for place in places))
+        before = await committed_offsets(admin, kafka.group_id, places, timeout_s=answer_s)
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(place: TopicPartition) -> str:
+            async with gate:
+                return await _commit(admin, settings, place, beginnings[place], before[place])
+
+        done = await asyncio.gather(*(one(place) for place in places))
+    became = list(zip(places, done, strict=True))
+    return Offsets(**{what: tuple(place.partition for place, it in became if it == what) for what in set(done)})
+
+
+async def _commit(
+    admin: Administrator,
+    settings: Settings,
+    place: TopicPartition,
+    beginning: int,
+    before: OffsetAndMetadata | None,
+) -> str:
+    """Write one partition's offset, and return the name of the list in `Offsets` that the partition belongs to.
+
+    `before` is what the group had committed before the writer started. A group's offset never falls while it has no
+    members, so an offset that is lower afterwards, or gone, is an answer not to be acted on.
+    """
+    kafka = settings.kafka
+    writer = PartitionWriter(
+        PartitionKey(*place),
+        kafka,
+        kafka_arguments(kafka),
+        timeout_s=kafka.request_timeout_ms / 1000,
+        transaction_timeout_ms=kafka.transaction_timeout_ms,
+    )
+    try:
+        await writer.start()
+        committed = await _committed_now(admin, settings, place)
+        if before is not None and (committed is None or committed.offset < before.offset):
+            raise KafkaUnavailable(
+                f"Kafka at {kafka.bootstrap_servers} contradicts itself about the group {kafka.group_id}: partition "
+                f"{place.partition} of {place.topic} was committed at {before.offset}, then "
+                f"{'nowhere' if committed is None else f'at {committed.offset}'}. Nothing was written for it. Run this "
+                "again once the brokers are well; a reset of the offsets meanwhile looks the same."
+            )
+        fresh = committed is None
+        target = OffsetAndMetadata(beginning, "") if committed is None else committed
+        await writer.publish([], target.offset, target.metadata)
+    except WriterFenced:
+        return "left"
+    except (BrokerUnavailable, PublicationUnknown) as error:
+        raise KafkaUnavailable(f"{error} Run this again once Kafka is well.") from error
+    finally:
+        await writer.stop()
+    return "committed" if fresh else "refreshed"
+
+
+async def _committed_now(admin: Administrator, settings: Settings, place: TopicPartition) -> OffsetAndMetadata | None:
+    """Read the committed offset, twice where the first answer is "none": the coordinator is looked up for each."""
+    answer_s = settings.kafka.request_timeout_ms / 1000
+    for _ in range(2):
+        committed = (await committed_offsets(admin, settings.kafka.group_id, [place], timeout_s=answer_s))[place]
+        if committed is not None:
+            return committed
+    return None

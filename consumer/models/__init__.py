@@ -1,5 +1,0 @@
-"""Models from the object store: fetched whole into a bounded folder of this machine, and shared by its workers."""
-
-from consumer.models.store import ModelStore
-
-__all__ = ["ModelStore"]

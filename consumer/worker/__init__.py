@@ -1,0 +1,1 @@
+"""The worker process: settings in, a driver between the core and the real edges out."""

@@ -1,0 +1,380 @@
+"""What a job needs of the store and what is published of it: look up, fetch the pose, settle, and the records.
+
+Outcome first, then publication. A terminal outcome is decided by the conditional put of `result.json`; whoever
+loses adopts what stands, and only what stands is ever published.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from darkroom.consumer.core.jobs import Verdict, VerdictKind
+from darkroom.consumer.core.partition_key import JobKey
+from darkroom.consumer.worker.intake import Payload, Stopwatch
+from darkroom.consumer.worker.ports import OutgoingRecord
+from darkroom.inference.contract import ModelInfo
+from darkroom.producer.outcomes import completions
+from darkroom.producer.outcomes.completions import Answered, Work
+from darkroom.producer.outcomes.dead_letters import Original, Reason, dead_letter
+from darkroom.producer.outcomes.outcomes import Outcomes, OutcomeUnreadable
+from darkroom.producer.policy.policy_file import PolicyFile
+from darkroom.producer.store.objects import BucketForbidden, Objects, ObjectTooLarge, StoreUnavailable
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.completion import BatchSeen, Completion, ModelRef, Source, Timings
+from darkroom.schemas.events.pose import PeoplePose, SkeletonPose, StoredPicture
+from darkroom.schemas.events.progress import Cancellation
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.names import Topic
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.wire.codec import encode_completion
+from darkroom.schemas.wire.digests import render_digest
+from darkroom.schemas.wire.echo import echoed
+
+log = structlog.get_logger(__name__)
+
+Payloads = dict[JobKey, Payload]
+
+REASONS_MAX = 10_000
+"""Reasons of cancellations that are remembered, of at most 500 characters each."""
+
+
+class StoreAway(Exception):  # noqa: N818 - nothing is wrong with the job
+    """The store did not answer. The call is to be made again."""
+
+
+class RequestRefused(Exception):  # noqa: N818 - as above
+    """A request that is not rendered after all, for its prompt or its pose picture, with its error code."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code.value
+        self.message = message
+
+
+class Delivery:
+    """Makes completions and puts them where they belong. Holds no job's state: that is in its payload."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        objects: Objects,
+        on_published: Callable[[Completion | None], None],
+        policy: PolicyFile | None = None,
+    ) -> None:
+        """Without a policy every prompt is painted."""
+        self._settings = settings
+        self._objects = objects
+        self._policy = policy
+        self._outcomes = Outcomes(objects)
+        self._on_published = on_published
+        self._info: ModelInfo | None = None
+        self._reasons: OrderedDict[tuple[str, str], str] = OrderedDict()
+        prefix = settings.topics.prefix
+        self._completions_topic = prefix + Topic.COMPLETIONS.value
+        self._dead_letters_topic = prefix + Topic.DEAD_LETTERS.value
+
+    def loaded(self, info: ModelInfo) -> None:
+        """The model that completions name from now on."""
+        self._info = info
+
+    def cancelled(self, cancellation: Cancellation) -> None:
+        """Remember why, for the completion. The oldest reasons are forgotten first, and a completion says less then."""
+        if cancellation.reason is None:
+            return
+        identity = (cancellation.tenant, cancellation.request_id)
+        self._reasons[identity] = cancellation.reason
+        self._reasons.move_to_end(identity)
+        if len(self._reasons) > REASONS_MAX:
+            self._reasons.popitem(last=False)
+
+    async def look_up(self, key: JobKey, payload: Payload) -> bool:
+        """Whether the request's outcome was decided before; then the payload's completion is made from it."""
+        assert payload.request_id is not None
+        payload.taken_at = payload.taken_at or datetime.now(UTC)
+        try:
+            standing = await self._outcomes.find(payload.tenant, payload.request_id)
+        except StoreUnavailable as error:
+            raise StoreAway(str(error)) from error
+        except OutcomeUnreadable as unreadable:
+            payload.completion = self._unreadable(key, payload, unreadable)
+            return True
+        if standing is None:
+            return False
+        payload.completion = completions.for_record(standing, self._answered(key, payload), now=datetime.now(UTC))
+        return True
+
+    async def judge_prompt(self, payload: Payload) -> None:
+        """Ask the policy in force. Raises `RequestRefused`.
+
+        Here and not where records are taken in: a classifier takes time, and an outcome that was decided before stands
+        under any later policy.
+        """
+        if self._policy is None or payload.request is None:
+            return
+        rejection = await self._policy.judge(payload.request.prompt, payload.request.negative_prompt)
+        if rejection is not None:
+            raise RequestRefused(ErrorCode.PROMPT_REJECTED, str(rejection))
+
+    async def fetch_pose(self, payload: Payload) -> None:
+        """Put the bytes of a pose picture that the request names by bucket and key into its payload."""
+        pose = payload.request.pose if payload.request is not None else None
+        if pose is None or isinstance(pose, PeoplePose):
+            return
+        picture = pose.image if isinstance(pose, SkeletonPose) else pose.photo
+        if not isinstance(picture, StoredPicture):
+            return
+        s3 = self._settings.s3
+        if not s3.may_read(picture.bucket):
+            raise RequestRefused(ErrorCode.POSE_FORBIDDEN, str(BucketForbidden(picture.bucket)))
+        if not s3.may_show(picture.bucket, picture.key):
+            raise RequestRefused(
+                ErrorCode.POSE_FORBIDDEN,
+                f"Of the bucket {picture.bucket} only what is below {s3.prefix} is read as a pose picture. Put the "
+                "picture below it or in an allowed bucket, or add this bucket to DARKROOM_S3__ALLOWED_BUCKETS, which "
+                "lets every request name any object in it.",
+            )
+        bytes_max = self._settings.limits.pose_picture_bytes_max
+        try:
+            content = await self._objects.get(picture.key, bucket=picture.bucket, bytes_max=bytes_max)
+        except BucketForbidden as error:
+            raise RequestRefused(ErrorCode.POSE_FORBIDDEN, str(error)) from error
+        except ObjectTooLarge as error:
+            raise RequestRefused(ErrorCode.IMAGE_TOO_LARGE, str(error)) from error
+        except StoreUnavailable as error:
+            raise StoreAway(str(error)) from error
+        if content is None:
+            raise RequestRefused(
+                ErrorCode.POSE_NOT_FOUND, f"There is no object {picture.key} in the bucket {picture.bucket}."
+            )
+        payload.pose_picture = content
+
+    async def settle(self, key: JobKey, payload: Payload, verdict: Verdict) -> None:
+        """Store the pictures and decide the outcome. The payload's completion is made from the one that stands."""
+        answered = self._answered(key, payload)
+        images = payload.images if verdict.kind is VerdictKind.RENDERED else ()
+        proposed = self._proposed(answered, payload, verdict)
+        try:
+            standing = await self._outcomes.decide(proposed, images)
+        except StoreUnavailable as error:
+            raise StoreAway(str(error)) from error
+        except OutcomeUnreadable as unreadable:
+            payload.completion = self._unreadable(key, payload, unreadable)
+            return
+        except MemoryError:
+            raise
+        except Exception:
+            if not _is_everybodys(payload, verdict):
+                raise  # ends the process; after some such ends the verdict is that of a crash
+            # Else the record would end every worker, and hold its partition, for ever.
+            log.exception("an outcome is published that could not be stored", request_id=payload.request_id)
+            payload.completion = proposed
+            return
+        payload.completion = completions.for_record(standing, answered, now=datetime.now(UTC))
+        payload.images = ()
+        payload.pose_picture = None
+
+    async def records(self, keys: Sequence[JobKey], payloads: Payloads) -> list[OutgoingRecord]:
+        """The records of decided jobs: a completion each, or a dead letter where no request id could be read; both
+        where the request killed its workers.
+        """
+        records = []
+        for key in keys:
+            payload = payloads[key]
+            if payload.completion is None or _killed_its_workers(payload.completion):
+                records.append(await self._dead_letter(key, payload))
+            if payload.completion is not None:
+                published, echoed = payload.completion, self._echoed(payload)[0]
+                if payload.is_small and (echoed or published.labels or published.warnings or published.found):
+                    published, echoed = trimmed(published), ()
+                event = encode_completion(published, traceparent=payload.traceparent)
+                headers = (*event.headers, *echoed)
+                records.append(OutgoingRecord(self._completions_topic, event.key, event.value, headers))
+        return records
+
+    async def publish_smaller(self, keys: Sequence[JobKey], payloads: Payloads) -> None:
+        """Publish the largest of these jobs in its smallest form from now on: the broker found one too large.
+
+        Only the largest, since the broker does not say which one it was and the others lose nothing for it. Where that
+        was not enough the broker says so again, and the next one follows.
+        """
+        try:
+            sizes = {
+                key: max(_size_bytes(record) for record in await self.records([key], payloads))
+                for key in keys
+                if not payloads[key].is_small
+            }
+        except StoreAway:
+            return  # the broker refuses it once more, and the store is asked again
+        for key, size_bytes in sizes.items():
+            payloads[key].is_small = size_bytes == max(sizes.values())
+
+    def published(self, keys: Sequence[JobKey], payloads: Payloads) -> None:
+        """The transaction with these jobs was committed."""
+        for key in keys:
+            payload = payloads.get(key)
+            if payload is None:
+                continue
+            completion = payload.completion
+            self._on_published(completion)
+            if completion is None:
+                log.warning("dead letter", source=_coordinates(key), error=str(payload.refusal))
+                continue
+            log.info(
+                "published",
+                request_id=completion.request_id,
+                tenant=completion.tenant,
+                status=completion.status.value,
+                code=completion.error.code.value if completion.error else None,
+                replayed=completion.replayed,
+                total_ms=completion.timings_ms.total,
+                source=_coordinates(key),
+            )
+
+    async def _dead_letter(self, key: JobKey, payload: Payload) -> OutgoingRecord:
+        record = payload.record
+        letter = dead_letter(
+            Original(_source(key), record.key, record.value, record.headers),
+            self._reason(payload),
+            request_id=payload.request_id,
+            bucket=self._objects.bucket,
+            prefix=self._objects.prefix,
+            record_bytes_max=0 if payload.is_small else self._settings.topics.max_message_bytes,
+        )
+        if letter.stored is not None:
+            try:
+                await self._objects.put(letter.stored.key, letter.stored.content, letter.stored.content_type)
+            except StoreUnavailable as error:
+                raise StoreAway(str(error)) from error
+        return OutgoingRecord(self._dead_letters_topic, letter.key, letter.value, tuple(letter.headers))
+
+    def _reason(self, payload: Payload) -> Reason:
+        worker = self._settings.worker.name
+        if payload.completion is not None and payload.completion.error is not None:
+            error = payload.completion.error
+            return Reason(error.code.value, error.message, self._settings.worker.max_attempts, worker)
+        assert payload.refusal is not None
+        return Reason(payload.refusal.code.value, payload.refusal.message, payload.attempts, worker)
+
+    def _proposed(self, answered: Answered, payload: Payload, verdict: Verdict) -> Completion:
+        now = datetime.now(UTC)
+        work = self._work(payload)
+        identity = (answered.tenant, answered.request_id)
+        match verdict.kind:
+            case VerdictKind.RENDERED:
+                refs = completions.image_refs(
+                    payload.images,
+                    bucket=self._objects.bucket,
+                    prefix=self._objects.prefix,
+                    tenant=answered.tenant,
+                    request_id=answered.request_id,
+                )
+                return completions.succeeded(answered, refs, work, completed_at=now)
+            case VerdictKind.EXPIRED:
+                return completions.expired(answered, work, completed_at=now)
+            case VerdictKind.CANCELLED:
+                return completions.cancelled(answered, self._reasons.get(identity), work, completed_at=now)
+            case VerdictKind.FAILED:
+                code, message = verdict.code or ErrorCode.RENDER_FAILED, verdict.message or ""
+                return completions.failed(answered, code, message, work, completed_at=now)
+
+    def _unreadable(self, key: JobKey, payload: Payload, unreadable: OutcomeUnreadable) -> Completion:
+        """The one outcome that is not in the store, since something else stands in its place."""
+        log.error("an outcome cannot be read", request_id=payload.request_id, error=str(unreadable))
+        return completions.failed(
+            self._answered(key, payload),
+            ErrorCode.OUTCOME_UNREADABLE,
+            str(unreadable),
+            self._work(payload),
+            completed_at=datetime.now(UTC),
+        )
+
+    def _answered(self, key: JobKey, payload: Payload) -> Answered:
+        assert payload.request_id is not None
+        _, left_out = self._echoed(payload)
+        return Answered(
+            request_id=payload.request_id,
+            tenant=payload.tenant,
+            event_id=payload.event_id,
+            source=_source(key),
+            request_digest=payload.request_digest,
+            worker=self._settings.worker.name,
+            requested_at=payload.requested_at,
+            labels=payload.request.labels if payload.request is not None else {},
+            warnings=payload.warnings if left_out is None else (left_out, *payload.warnings),
+        )
+
+    def _echoed(self, payload: Payload) -> tuple[tuple[tuple[str, bytes | None], ...], str | None]:
+        """The record's own headers that its completion has too, and a warning where not all do."""
+        return echoed(payload.record.headers, self._settings.kafka.echo_headers)
+
+    def _work(self, payload: Payload) -> Work:
+        info, rendered = self._info, payload.denoise_ms is not None
+        if info is None or payload.request is None or payload.attempts == 0:
+            return Work()
+        return Work(
+            timings=Timings(
+                queued=payload.queued_ms(),
+                prepare=payload.prepare_ms,
+                waited=payload.between_ms(Stopwatch.PREPARED, Stopwatch.JOINED),
+                denoise=payload.denoise_ms,
+                decode=payload.decode_ms,
+            ),
+            attempts=payload.attempts,
+            batch=BatchSeen(rows_min=payload.rows_shared[0], rows_max=payload.rows_shared[1]) if rendered else None,
+            model=ModelRef(name=info.name, revision=info.revision),
+            found=payload.found,
+            render_digest=_render_digest(payload, payload.request, info) if rendered else None,
+            cost=completions.cost(payload.device_seconds, self._settings.worker.usd_per_device_hour),
+        )
+
+
+def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo) -> str:
+    """With the native size filled in: two requests that get the same picture have the same digest."""
+    sized = request
+    if payload.render is not None:
+        sized = request.model_copy(update={"width": payload.render.width, "height": payload.render.height})
+    return render_digest(
+        sized,
+        info.revision,
+        info.sampler_version,
+        pose_picture=payload.pose_picture,
+        pose_detector=info.pose_detector,
+        adapter_digest=None if request.adapter is None else info.adapters.get(request.adapter.name),
+    )
+
+
+def _size_bytes(record: OutgoingRecord) -> int:
+    return len(record.value or b"") + sum(len(name) + len(value or b"") for name, value in record.headers)
+
+
+def trimmed(completion: Completion) -> Completion:
+    """Return the completion without what can be left out: labels, warnings, people found. Say so in their place."""
+    left_out = (
+        "labels, warnings, the people found in the photo and echoed headers were left out: the completions topic takes "
+        "no larger record"
+    )
+    return completion.model_copy(update={"labels": {}, "warnings": (left_out,), "found": ()})
+
+
+def _is_everybodys(payload: Payload, verdict: Verdict) -> bool:
+    """Whether every worker comes to this verdict at each start: by the record itself, the clock, or the crashes."""
+    is_crash = verdict.code == ErrorCode.WORKER_CRASH.value
+    return payload.refusal is not None or is_crash or verdict.kind is VerdictKind.EXPIRED
+
+
+def _killed_its_workers(completion: Completion) -> bool:
+    """Whether the record is set aside as well. By the outcome, which also a worker publishes that did not decide it."""
+    error = completion.error
+    return error is not None and error.code is ErrorCode.WORKER_CRASH and not completion.replayed
+
+
+def _source(key: JobKey) -> Source:
+    return Source(topic=key.topic, partition=key.partition, offset=key.offset)
+
+
+def _coordinates(key: JobKey) -> str:
+    return f"{key.topic}-{key.partition}-{key.offset}"

@@ -1,0 +1,400 @@
+"""Performs what the core decides, and tells it what came of it. The only place where effects become actions.
+
+One event at a time goes into the core; its effects are performed in order, none of them waiting: what takes
+time becomes a task that posts the next event. So the loop below is the whole of the worker's control flow, on
+real edges as under the simulation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+import structlog
+
+from darkroom.consumer.core import effects as do
+from darkroom.consumer.core import events as on
+from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.journal import Boot, Fate
+from darkroom.consumer.core.lifecycle import Phase
+from darkroom.consumer.core.offset_map import decode_journal
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.worker.delivery import Delivery, Payloads, RequestRefused, StoreAway
+from darkroom.consumer.worker.intake import Intake, Payload
+from darkroom.consumer.worker.ports import (
+    Boots,
+    Broker,
+    BrokerGone,
+    BrokerUnavailable,
+    Opened,
+    PublicationRefused,
+    PublicationUnknown,
+    WriterFenced,
+)
+from darkroom.consumer.worker.ports import Delivery as Delivered
+from darkroom.consumer.worker.rendering import Rendering
+from darkroom.producer.outages import KAFKA, STORE
+from darkroom.producer.tasks import TaskSupervisor, described
+from darkroom.schemas.errors import ErrorCode
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 0.2
+"""The longest wait inside one poll; short, so that a resumed partition and a drain are not held up."""
+POLL_RETRY_S = 1.0
+"""The pause after a poll that failed."""
+_NAMES = {do.LookUp: "look_up", do.Prepare: "prepare", do.Settle: "settle"}
+"""The names of the tasks that call the store."""
+
+
+class EngineGone(Exception):  # noqa: N818
+    """The engine ended: the process must end too, and be started anew."""
+
+
+class Driver:
+    """Runs one worker from its start to its `Stop`."""
+
+    def __init__(
+        self,
+        *,
+        core: Core,
+        broker: Broker,
+        boots: Boots,
+        rendering: Callable[[Callable[[on.Event], None], Callable[[str], None]], Rendering],
+        delivery: Delivery,
+        intake: Callable[[], Intake],
+        payloads: Payloads,
+    ) -> None:
+        self._core = core
+        self._broker = broker
+        self._boots = boots
+        self._rendering = rendering(self.post, self._engine_stopped)
+        self._delivery = delivery
+        self._make_intake = intake
+        self._payloads = payloads
+        self._inbox: deque[on.Event] = deque()
+        self._pumping = False
+        self._wake: asyncio.TimerHandle | None = None
+        self._tasks = TaskSupervisor(on_failed=self._fail)
+        self._openings: dict[PartitionKey, asyncio.Task[None]] = {}
+        self._calls: dict[JobKey, tuple[do.StoreCall, asyncio.Task[None]]] = {}
+        self._stopped: asyncio.Future[bool] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._leaving = False
+        """At the end: what the group or the engine still says begins nothing any more."""
+        self.observers: list[Callable[[on.Event, tuple[do.Effect, ...]], None]] = []
+        """Told of every event and what followed from it: metrics, logs."""
+        self.joined = False
+        """Whether the group was joined, and so Kafka reached."""
+        self.poll_error: str | None = None
+        """Why the last poll failed; None where it did not."""
+        self.refusals: dict[PartitionKey, PublicationRefused] = {}
+        """Partitions whose last publication the broker refused, and why; until one is accepted."""
+        self.open_errors: dict[PartitionKey, str] = {}
+        """Why partitions could not be opened; until they are, or are given up."""
+        self.polled_at: float | None = None
+        """When a poll last succeeded, by the event loop's clock, beginning with when the group was joined."""
+        self.polled_at_time: float = 0.0
+        """The same as a Unix timestamp in seconds, 0 before the group was joined."""
+        self.delivered: dict[PartitionKey, Delivered] = {}
+        """The last poll's word on each partition, for the lag."""
+
+    @property
+    def core(self) -> Core:
+        """The core, to look at."""
+        return self._core
+
+    @property
+    def rendering(self) -> Rendering:
+        """The engine's side."""
+        return self._rendering
+
+    def now(self) -> float:
+        """The core's clock: the event loop's."""
+        return asyncio.get_running_loop().time()
+
+    async def run(self) -> bool:
+        """Serve until drained. Returns whether all begun work was finished.
+
+        Raises `ModelError` where the model cannot be loaded, `StoreUnavailable` and `BrokerUnavailable` where the store
+        or Kafka is not there at the start, `EngineGone` and `BrokerGone` when the engine or the member of the group
+        ends by itself, and `TaskFailed` when a task of this driver does by an exception that its edge does not declare.
+        """
+        loop = asyncio.get_running_loop()
+        self._stopped = loop.create_future()
+        try:
+            await self._rendering.start()
+            await self._boots.announce()
+            intake = self._make_intake()
+            if self._core.phase is Phase.STARTING:
+                self.post(on.Started())
+            if not self._stopped.done():
+                await self._broker.join(
+                    lambda partitions: self.post(on.PartitionsRevoked(partitions)),
+                    lambda partitions: self.post(on.PartitionsAssigned(partitions)),
+                )
+                self.joined = True
+                self._note_poll()
+                self._tasks.spawn("poll", self._poll(intake))
+            return await self._stopped
+        finally:
+            await self._end()
+
+    def drain(self) -> None:
+        """Finish what is on the device and leave. Safe to call twice, and before the model is loaded."""
+        if self._ending is None and not self._leaving:
+            self._ending = self._tasks.spawn("ending", self._boots.ending())
+        self.post(on.DrainRequested())
+
+    def cancel(self, identity: tuple[str, str]) -> None:
+        """The requester of (tenant, request id) does not want the outcome any more."""
+        self.post(on.CancellationArrived(identity))
+
+    def post(self, event: on.Event) -> None:
+        """Tell the core, now or as soon as it is done with the event before. On the event loop only."""
+        if self._leaving:
+            return
+        self._inbox.append(event)
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._inbox:
+                event = self._inbox.popleft()
+                effects = self._core.handle(event, self.now())
+                for observe in self.observers:
+                    observe(event, effects)
+                for effect in effects:
+                    self._perform(effect)
+        except Exception as error:
+            self._fail(error)
+            raise
+        finally:
+            self._pumping = False
+        self._set_alarm()
+
+    # --- Effects -----------------------------------------------------------------------------------------
+
+    def _perform(self, effect: do.Effect) -> None:
+        match effect:
+            case do.LookUp() | do.Prepare() | do.Settle():
+                self._calls[effect.job] = (effect, self._tasks.spawn(_NAMES[type(effect)], self._call_store(effect)))
+            case do.Admit(rows):
+                self._rendering.admit(rows)
+            case do.Leave(job):
+                self._leave(job)
+            case do.Forget(job):
+                self._leave(job)
+                self._payloads.pop(job, None)
+            case do.Publish():
+                # Taken now: the partition may be lost, and its jobs forgotten, before the task begins.
+                payloads = {key: self._payloads[key] for key in effect.jobs}
+                self._tasks.spawn("publish", self._publish(effect, payloads))
+            case do.OpenPartition():
+                self._open(effect)
+            case do.ClosePartition(partition):
+                self._open(effect)
+                self.delivered.pop(partition, None)
+            case do.Pause(partition):
+                self._broker.pause(partition)
+            case do.Resume(partition, seek_to):
+                self._broker.resume(partition, seek_to)
+            case do.Stop(clean):
+                if self._stopped is not None and not self._stopped.done():
+                    self._stopped.set_result(clean)
+
+    def _leave(self, job: JobKey) -> None:
+        """Stop what is being done for a job. A settlement goes on: the outcome is worth having either way."""
+        call, task = self._calls.pop(job, (None, None))
+        if task is not None and not isinstance(call, do.Settle):
+            task.cancel()
+        self._rendering.drop(job)
+
+    async def _call_store(self, call: do.StoreCall) -> None:
+        payload = self._payloads.get(call.job)
+        if payload is None:
+            return
+        answer: on.Event | None
+        try:
+            answer = await self._answer(call, payload)
+        except RequestRefused as refused:
+            answer = on.JobFaulted(call.job, on.FaultParty.REQUEST, refused.code, refused.message)
+        except StoreAway as away:
+            log.debug("the store did not answer", request_id=payload.request_id, error=str(away))
+            STORE.failed("worker", away)
+            answer = on.StoreFailed(call)
+        except MemoryError:
+            raise
+        except Exception as unexpected:
+            if isinstance(call, do.Settle):  # what is in the store now is not known: only a restart can tell
+                raise
+            log.exception("a request failed unexpectedly", request_id=payload.request_id)
+            said = f"The worker did not expect this failure while it began the request: {described(unexpected)}."
+            answer = on.JobFaulted(call.job, on.FaultParty.UNKNOWN, ErrorCode.RENDER_FAILED.value, said)
+        else:
+            STORE.answered("worker")
+        # The record may have been given up and delivered again meanwhile: then this answers nobody.
+        if answer is not None and self._payloads.get(call.job) is payload:
+            self.post(answer)
+
+    async def _answer(self, call: do.StoreCall, payload: Payload) -> on.Event | None:
+        match call:
+            case do.LookUp(job):
+                found = await self._delivery.look_up(job, payload)
+                return on.OutcomeFound(job) if found else on.OutcomeAbsent(job)
+            case do.Settle(job, verdict):
+                await self._delivery.settle(job, payload, verdict)
+                return on.Settled(job)
+            case do.Prepare(job):
+                await self._delivery.judge_prompt(payload)
+                await self._delivery.fetch_pose(payload)
+                if self._payloads.get(job) is payload:
+                    self._rendering.prepare(job, payload)
+                return None  # the engine answers
+
+    async def _publish(self, effect: do.Publish, payloads: Payloads) -> None:
+        try:
+            records = await self._delivery.records(effect.jobs, payloads)
+            await self._broker.publish(effect.partition, records, effect.offset, effect.metadata)
+        except WriterFenced as fenced:
+            log.warning("fenced", partition=effect.partition.partition, error=str(fenced))
+            self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=True))
+        except PublicationRefused as refused:
+            log.warning("publication refused", partition=effect.partition.partition, error=str(refused))
+            self.refusals[effect.partition] = refused
+            if refused.refusal is on.Refusal.SIZE:
+                await self._delivery.publish_smaller(effect.jobs, payloads)
+            self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=False, refusal=refused.refusal))
+        except (PublicationUnknown, StoreAway) as unknown:
+            log.debug("publication not confirmed", partition=effect.partition.partition, error=str(unknown))
+            (STORE if isinstance(unknown, StoreAway) else KAFKA).failed("publish", unknown)
+            self.post(on.PublishFailed(effect.partition, effect.epoch, fenced=False))
+        else:
+            self.refusals.pop(effect.partition, None)
+            KAFKA.answered("publish")
+            STORE.answered("publish")
+            self._delivery.published(effect.jobs, payloads)
+            self.post(on.Published(effect.partition, effect.epoch))
+
+    def _open(self, effect: do.OpenPartition | do.ClosePartition) -> None:
+        """Open or close after what was being done to the partition before was given up: one hand at a time."""
+        earlier = self._openings.pop(effect.partition, None)
+        if earlier is not None:
+            earlier.cancel()
+        self._openings[effect.partition] = self._tasks.spawn("partition", self._open_after(earlier, effect))
+
+    async def _open_after(
+        self, earlier: asyncio.Task[None] | None, effect: do.OpenPartition | do.ClosePartition
+    ) -> None:
+        if earlier is not None:
+            await asyncio.wait({earlier})
+        if isinstance(effect, do.ClosePartition):
+            self.refusals.pop(effect.partition, None)
+            self.open_errors.pop(effect.partition, None)
+            await self._broker.close(effect.partition)
+            return
+        try:
+            opened = await self._broker.open(effect.partition, prove_ownership=effect.prove_ownership)
+            fates = await self._fates(effect.partition, opened)
+        except BrokerUnavailable as unavailable:
+            log.debug("partition not opened", partition=effect.partition.partition, error=str(unavailable))
+            self.open_errors[effect.partition] = str(unavailable)
+            KAFKA.failed("open", unavailable)
+            self.post(on.OpenFailed(effect.partition, effect.epoch))
+        else:
+            self.open_errors.pop(effect.partition, None)
+            KAFKA.answered("open")
+            self.post(
+                on.PartitionOpened(
+                    effect.partition, effect.epoch, opened.base, opened.metadata, fresh=opened.fresh, fates=fates
+                )
+            )
+
+    async def _fates(self, partition: PartitionKey, opened: Opened) -> Mapping[Boot, Fate]:
+        """What became of whoever had records of the partition in its lanes."""
+        boots = decode_journal(partition, opened.base, opened.metadata).boots - {self._boots.boot}
+        known = {self._boots.boot: Fate.ALIVE}
+        if boots:
+            known |= await self._boots.fates(boots, await self._broker.members())
+            log.info("records were in the lanes of others", partition=partition.partition, fates=_named(known))
+        return known
+
+    # --- Records -----------------------------------------------------------------------------------------
+
+    async def _poll(self, intake: Intake) -> None:
+        while True:
+            epochs = {key: one.epoch for key, one in self._core.partitions.items() if one.is_open}
+            try:
+                deliveries = await self._broker.poll(POLL_S)
+            except BrokerUnavailable as unavailable:
+                self.poll_error = str(unavailable)
+                KAFKA.failed("poll", unavailable)
+                await asyncio.sleep(POLL_RETRY_S)
+                continue
+            except BrokerGone as gone:
+                self._fail(gone)
+                return
+            self.poll_error = None
+            self._note_poll()
+            KAFKA.answered("poll")
+            for delivery in deliveries:
+                self._take_in(intake, delivery, epochs.get(delivery.partition))
+            await asyncio.sleep(0)
+
+    def _note_poll(self) -> None:
+        self.polled_at, self.polled_at_time = self.now(), time.time()
+
+    def _take_in(self, intake: Intake, delivery: Delivered, epoch: int | None) -> None:
+        partition = self._core.partitions.get(delivery.partition)
+        if partition is None or not partition.is_open:
+            return
+        if epoch != partition.epoch:
+            # Fetched before the partition was opened, or while it was: the position is not to be trusted.
+            self._broker.resume(delivery.partition, seek_to=partition.account.position)
+            return
+        self.delivered[delivery.partition] = delivery
+        now, wall = self.now(), datetime.now(UTC)
+        for record in delivery.records:
+            facts, payload = intake.take(delivery.partition, record, now=now, wall=wall)
+            known = facts.key in self._payloads
+            if not known:
+                self._payloads[facts.key] = payload
+            self.post(on.RecordArrived(facts, epoch))
+            if not known and self._core.flow.job(facts.key) is None:
+                self._payloads.pop(facts.key, None)  # finished before, or not taken
+        if delivery.position != partition.account.position:
+            self.post(on.PositionAdvanced(delivery.partition, epoch, delivery.position))
+
+    # --- Life --------------------------------------------------------------------------------------------
+
+    def _engine_stopped(self, reason: str) -> None:
+        self._fail(EngineGone(reason))
+
+    def _fail(self, error: BaseException) -> None:
+        """End the worker: what it had begun is delivered again, to another or after its restart."""
+        if self._stopped is not None and not self._stopped.done():
+            self._stopped.set_exception(error)
+
+    def _set_alarm(self) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        wake_at = self._core.wake_at()
+        if wake_at is not None and self._core.phase is not Phase.CLOSED:
+            self._wake = asyncio.get_running_loop().call_at(wake_at, lambda: self.post(on.Tick()))
+
+    async def _end(self) -> None:
+        self._leaving = True
+        if self._wake is not None:
+            self._wake.cancel()
+        # An end that is not noted would be taken for a crash.
+        await self._tasks.close(sparing=() if self._ending is None else (self._ending,))
+        await self._broker.leave()
+        await self._rendering.close()
+
+
+def _named(fates: Mapping[Boot, Fate]) -> dict[Boot, str]:
+    return {boot: fate.value for boot, fate in fates.items()}

@@ -1,0 +1,135 @@
+"""Which engine the settings ask for. The only place that knows all devices; imports just the one it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from darkroom.inference.contract import Device, Engine, ModelError, RowT
+from darkroom.inference.engine.loop import Calibrating, LaneEngine
+from darkroom.inference.planning.calibration import Calibration
+from darkroom.inference.planning.profile_store import ProfileError, ProfileStore, default_folder, read_profile
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.settings.model_source import StorePrefix
+
+if TYPE_CHECKING:
+    from darkroom.inference.sdxl import ModelFiles
+    from darkroom.inference.sdxl.loading.placement import Wishes
+    from darkroom.inference.simulated.device import SimulatedDevice
+
+
+def make_engine(settings: Settings, calibration: Calibrating | None = None) -> Engine:
+    """An engine that is not started, calibrated by the settings unless something else is given.
+
+    Raises `ModelError` for settings that no device can be made of.
+    """
+    calibration = calibration or calibration_of(settings)
+    limits = settings.limits
+    pictures = PictureLimits(limits.pose_picture_bytes_max, limits.pose_picture_pixels_max)
+    if settings.simulated.is_asked_for:
+        return _in_lanes(_simulated(settings, pictures), settings, calibration)
+
+    from darkroom.inference.sdxl import SdxlDevice
+
+    path = settings.model.path
+    device = SdxlDevice(
+        _finder(settings),
+        name=settings.model.name or _name_of(path),
+        device=settings.device,
+        dtype=settings.model.dtype,
+        prompt_cache_bytes_max=limits.prompt_cache_bytes,
+        pose_cache_bytes_max=limits.pose_cache_bytes,
+        adapter_cache_bytes_max=limits.adapter_cache_bytes,
+        pose_limits=pictures,
+        rows_max=settings.batch.max_rows,
+        compiles=settings.model.compiles,
+        compile_sizes=settings.model.sizes_to_compile,
+        compile_cache_dir=settings.model.compile_cache_dir,
+        wishes=_wishes(settings),
+    )
+    return _in_lanes(device, settings, calibration)
+
+
+def _name_of(path: Path | StorePrefix | None) -> str | None:
+    """What completions call a model without a name; None for a local folder, whose own name does."""
+    if path is None:
+        return "darkroom-tiny"
+    return path.name if isinstance(path, StorePrefix) else None
+
+
+def _in_lanes(device: Device[RowT], settings: Settings, calibration: Calibrating) -> LaneEngine[RowT]:
+    return LaneEngine(
+        device,
+        rows_max=settings.batch.max_rows,
+        preview_interval_s=settings.worker.preview_interval_ms / 1000,
+        calibration=calibration,
+    )
+
+
+def _finder(settings: Settings) -> Callable[[], ModelFiles]:
+    """What the device calls when it loads, on a thread: it fetches what is in the store."""
+    from darkroom.consumer.weights import ModelStore
+    from darkroom.inference.sdxl import ModelFiles
+
+    model = settings.model
+    store = ModelStore(settings.s3, model)
+
+    def local(source: Path | StorePrefix | None, *, each_alone: bool = False) -> Path | None:
+        return store.fetch(source, each_alone=each_alone) if isinstance(source, StorePrefix) else source
+
+    def find() -> ModelFiles:
+        path, controlnet_path = local(model.path), local(model.controlnet_path)
+        if path is None:
+            from darkroom.inference.tiny import trained_model
+
+            tiny = trained_model()
+            path, controlnet_path = tiny.path, controlnet_path or tiny.controlnet_path
+        return ModelFiles(
+            path=path,
+            controlnet_path=controlnet_path,
+            vae_path=local(model.vae_path),
+            config_path=local(model.config_path),
+            adapters_path=local(model.adapters_path, each_alone=True),
+            pose_detector_path=local(model.pose_detector_path),
+        )
+
+    return find
+
+
+def _wishes(settings: Settings) -> Wishes:
+    """What the memory plan is to reckon with: the largest picture that a request may ask for, and the caches."""
+    from darkroom.inference.sdxl.loading.placement import Wishes
+
+    limits, model = settings.limits, settings.model
+    return Wishes(
+        text_device=model.text_device,
+        vae_device=model.vae_device,
+        width=limits.max_width,
+        height=min(limits.max_height, limits.max_pixels // limits.max_width),
+        cache_bytes=limits.prompt_cache_bytes + limits.pose_cache_bytes,
+    )
+
+
+def calibration_of(settings: Settings) -> Calibration:
+    """How a device's profile is found at its start."""
+    store = ProfileStore(settings.model.profile_dir or default_folder())
+    return Calibration(store, settings.batch.calibrate_s, settings.batch.max_rows)
+
+
+def _simulated(settings: Settings, pictures: PictureLimits) -> SimulatedDevice:
+    from darkroom.inference.planning.step_curve import CurveError, read_curve
+    from darkroom.inference.simulated.device import SimulatedDevice
+
+    asked = settings.simulated
+    try:
+        return SimulatedDevice(
+            asked.step_ms,
+            None if asked.curve_file is None else read_curve(asked.curve_file),
+            profile=None if asked.profile_file is None else read_profile(asked.profile_file),
+            obey_markers=asked.obey_markers,
+            picture_limits=pictures,
+        )
+    except (CurveError, ProfileError) as error:
+        raise ModelError(str(error)) from error

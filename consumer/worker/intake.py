@@ -1,0 +1,243 @@
+"""From a delivered record to what the core must know of it and what the edges keep of it.
+
+Decoding decides who is refused; nothing here fails for what a record says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import NamedTuple
+
+from darkroom.consumer.core.jobs import JobFacts, Verdict, VerdictKind
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.worker.ports import Record
+from darkroom.inference.contract import ModelInfo, RenderedImage, RenderRequest
+from darkroom.inference.resolve import resolve
+from darkroom.schemas.errors import ErrorCode, RequestRejected
+from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.pose import FoundPerson
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.names import DEFAULT_TENANT
+from darkroom.schemas.prompts.syntax import warnings_of
+from darkroom.schemas.settings import LimitSettings
+from darkroom.schemas.wire.codec import Decoded, decode_request
+from darkroom.schemas.wire.digests import raw_digest
+
+AGE_S_MAX = 3600.0
+"""The most that a record's time stamp says for it in the order of work."""
+EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
+"""There was no Darkroom before: an earlier time is a mistake, most often seconds where milliseconds belong."""
+EARLIEST_MS = int(EARLIEST.timestamp() * 1000)
+AHEAD_MAX = timedelta(days=1)
+"""A local time that is taken for UTC is up to 14 hours ahead. A time further ahead is a mistake, most often
+microseconds where milliseconds belong."""
+NO_TIMESTAMP_MS = -1
+"""Kafka's own word for a record without a time (`RecordBatch.NO_TIMESTAMP`), which is no mistake of the producer's."""
+PRIORITY_DEFAULT = 4
+"""Of a record whose own priority cannot be read."""
+
+
+class Stopwatch(Enum):
+    """Moments of a job's life, for its timings."""
+
+    PREPARED = "prepared"
+    JOINED = "joined"
+
+
+@dataclass(slots=True)
+class Payload:
+    """What the edges keep of a job while it lasts. The core never sees it."""
+
+    record: Record
+    event_id: str
+    request_digest: str
+    requested_at: datetime | None
+    """When it was asked for; None where no believable time says so."""
+    request: GenerationRequest | None = None
+    render: RenderRequest | None = None
+    traceparent: str | None = None
+    tenant: str = DEFAULT_TENANT
+    request_id: str | None = None
+    warnings: tuple[str, ...] = ()
+    refusal: RequestRejected | None = None
+    taken_at: datetime | None = None
+    """When a worker began with it."""
+    moments: dict[Stopwatch, float] = field(default_factory=dict)
+    """Seconds of the core's clock."""
+    pose_picture: bytes | None = None
+    """The stored picture that the pose names, from its fetching to the outcome."""
+    found: tuple[FoundPerson, ...] = ()
+    """The people in the pose's photo."""
+    prepare_ms: float | None = None
+    denoise_ms: float | None = None
+    decode_ms: float | None = None
+    device_seconds: float = 0.0
+    rows_shared: tuple[int, int] = (0, 0)
+    """The smallest and the largest number of rows that shared a step with it."""
+    attempts: int = 0
+    images: tuple[RenderedImage, ...] = ()
+    completion: Completion | None = None
+    """What will be published: made from the outcome that stands."""
+    is_small: bool = False
+    """The broker found what was published for it too large: a letter goes to the store, a completion is trimmed."""
+
+    def mark(self, moment: Stopwatch, now: float) -> None:
+        """Note when something first happened."""
+        self.moments.setdefault(moment, now)
+
+    def queued_ms(self) -> float | None:
+        """Milliseconds from the request's event to a worker's beginning with it; None where either is unknown."""
+        if self.taken_at is None or self.requested_at is None:
+            return None
+        return max(0.0, (self.taken_at - self.requested_at).total_seconds() * 1000)
+
+    def between_ms(self, start: Stopwatch, end: Stopwatch) -> float | None:
+        """Milliseconds from one moment to another, where both came."""
+        if start not in self.moments or end not in self.moments:
+            return None
+        return max(0.0, (self.moments[end] - self.moments[start]) * 1000)
+
+
+class Intake:
+    """Takes records in against the loaded model and the deployment's limits."""
+
+    def __init__(self, info: ModelInfo, limits: LimitSettings, *, request_bytes_max: int) -> None:
+        self._info = info
+        self._limits = limits
+        self._request_bytes_max = request_bytes_max
+
+    def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Payload]:
+        """The core's facts and the edges' payload of one record. `wall` is the time of day at `now`."""
+        key = JobKey(*partition, record.offset)
+        if record.flaw is not None:
+            rejected = RequestRejected(ErrorCode.BATCH_UNREADABLE, record.flaw)
+            return _refused(key, record, rejected, now=now, wall=wall)
+        try:
+            decoded = decode_request(record.value, record.headers, record.key, max_bytes=self._request_bytes_max)
+        except RequestRejected as rejected:
+            return _refused(key, record, rejected, now=now, wall=wall)
+        payload = _payload(key, record, decoded, wall)
+        try:
+            payload.render = resolve(decoded.request, self._info, self._limits)
+        except RequestRejected as rejected:
+            payload.refusal = rejected
+        deadline = decoded.request.deadline
+        facts = JobFacts(
+            key=key,
+            identity=(payload.tenant, decoded.request.request_id),
+            rows=decoded.request.count,
+            size_bytes=_size_bytes(record),
+            priority=decoded.request.priority,
+            waiting_since=now - _age_s(record, wall),
+            deadline=None if deadline is None else now + (deadline - wall).total_seconds(),
+            refusal=_verdict(payload.refusal),
+        )
+        return facts, payload
+
+
+def _refused(
+    key: JobKey, record: Record, rejected: RequestRejected, *, now: float, wall: datetime
+) -> tuple[JobFacts, Payload]:
+    asked = _asked(rejected.requested_at, record, wall)
+    payload = Payload(
+        record=record,
+        event_id=rejected.event_id or _coordinates(key),
+        request_digest=raw_digest(record.value or b""),
+        requested_at=asked.at,
+        traceparent=rejected.traceparent,
+        tenant=rejected.tenant or DEFAULT_TENANT,
+        request_id=rejected.request_id,
+        warnings=asked.warnings,
+        refusal=rejected,
+    )
+    identity = None if rejected.request_id is None else (payload.tenant, rejected.request_id)
+    facts = JobFacts(
+        key,
+        identity,
+        rows=1,
+        size_bytes=_size_bytes(record),
+        priority=PRIORITY_DEFAULT,
+        waiting_since=now - _age_s(record, wall),
+        refusal=_verdict(rejected),
+    )
+    return facts, payload
+
+
+def _payload(key: JobKey, record: Record, decoded: Decoded, wall: datetime) -> Payload:
+    asked = _asked(decoded.requested_at, record, wall)
+    return Payload(
+        record=record,
+        event_id=decoded.event_id or _coordinates(key),
+        request_digest=decoded.digest,
+        requested_at=asked.at,
+        request=decoded.request,
+        traceparent=decoded.traceparent,
+        tenant=decoded.request.tenant,
+        request_id=decoded.request.request_id,
+        warnings=(*decoded.warnings, *asked.warnings, *_about_prompts(decoded.request)),
+    )
+
+
+def _about_prompts(request: GenerationRequest) -> tuple[str, ...]:
+    """Warnings of what another tool would not have read as text."""
+    warnings = warnings_of(request.prompt)
+    negative = request.negative_prompt
+    return (*warnings, *warnings_of(negative, "negative_prompt")) if negative else warnings
+
+
+def _verdict(rejected: RequestRejected | None) -> Verdict | None:
+    return None if rejected is None else Verdict(VerdictKind.FAILED, rejected.code.value, rejected.message)
+
+
+def _coordinates(key: JobKey) -> str:
+    return f"{key.topic}-{key.partition}-{key.offset}"
+
+
+class _Asked(NamedTuple):
+    at: datetime | None
+    warnings: tuple[str, ...] = ()
+
+
+def _asked(event_time: datetime | None, record: Record, wall: datetime) -> _Asked:
+    """Return when a request was asked for: its event's time, else its record's, each only where it is believable."""
+    if event_time is not None and _is_believable(event_time, wall):
+        return _Asked(event_time)
+    warnings: tuple[str, ...] = ()
+    if event_time is not None:
+        warnings = (f"the event's CloudEvents time, {event_time.isoformat()}, is {_beyond(event_time < EARLIEST)}",)
+    if record.timestamp_ms == NO_TIMESTAMP_MS:
+        return _Asked(None, warnings)
+    record_time = _record_time(record, wall)
+    if record_time is None:
+        said = f"the record's time, {record.timestamp_ms} ms, is {_beyond(record.timestamp_ms < EARLIEST_MS)}; Kafka's"
+        warnings = (*warnings, f"{said} record times are milliseconds since 1970")
+    return _Asked(record_time, warnings)
+
+
+def _beyond(is_early: bool) -> str:
+    return "before Darkroom's first release" if is_early else "more than a day ahead of the worker's clock"
+
+
+def _record_time(record: Record, wall: datetime) -> datetime | None:
+    """Return the record's own time, None where it is not believable: a producer may write any 64 bits."""
+    if not EARLIEST_MS <= record.timestamp_ms <= (wall + AHEAD_MAX).timestamp() * 1000:
+        return None
+    return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+
+
+def _is_believable(moment: datetime, wall: datetime) -> bool:
+    return EARLIEST <= moment <= wall + AHEAD_MAX
+
+
+def _age_s(record: Record, wall: datetime) -> float:
+    """Return how long the record has waited, within bounds: a wrong clock must not let it jump the queue."""
+    if record.timestamp_ms < EARLIEST_MS:
+        return 0.0
+    return min(AGE_S_MAX, max(0.0, wall.timestamp() - record.timestamp_ms / 1000))
+
+
+def _size_bytes(record: Record) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.value or b"") + len(record.key or b"") + headers

@@ -1,0 +1,1 @@
+"""The engine: one loop in three lanes over any device."""

@@ -1,0 +1,262 @@
+"""Where every job and row of an engine stands, and which rows take the next step together.
+
+The decisions of the lanes without their threads: nothing here locks, waits, reads a clock or calls a
+device. `darkroom.inference.engine.loop` holds the lock, asks and performs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Generic
+
+from darkroom.inference.contract import (
+    BatchKey,
+    JobId,
+    JobRendered,
+    RenderedImage,
+    RenderJob,
+    RowId,
+    RowT,
+)
+
+
+class Stage(Enum):
+    """Where a row stands. A row of a job that is over stands nowhere: whoever holds it lets go."""
+
+    PREPARED = "prepared"
+    JOINING = "joining"
+    ON_DEVICE = "on_device"
+    RETIRED = "retired"
+
+
+class Move(Enum):
+    """What happens to a row."""
+
+    ADMIT = "admit"
+    BOARD = "board"
+    PUT_BACK = "put_back"
+    RETIRE = "retire"
+
+
+NEXT_STAGE: dict[tuple[Stage, Move], Stage] = {
+    (Stage.PREPARED, Move.ADMIT): Stage.JOINING,
+    (Stage.JOINING, Move.BOARD): Stage.ON_DEVICE,
+    (Stage.ON_DEVICE, Move.PUT_BACK): Stage.PREPARED,
+    (Stage.ON_DEVICE, Move.RETIRE): Stage.RETIRED,
+}
+"""Every move that is lawful; `HeldRow.move` refuses the rest."""
+
+
+class HeldRow(Generic[RowT]):
+    """A device's row with the job it belongs to and the stage it is in."""
+
+    __slots__ = ("job", "row", "row_id", "stage")
+
+    def __init__(self, job: HeldJob[RowT], row: RowT, row_id: RowId) -> None:
+        self.job = job
+        self.row = row
+        self.row_id = row_id
+        self.stage = Stage.PREPARED
+
+    def move(self, move: Move) -> None:
+        """Take a lawful move. Raises `ValueError`, and changes nothing, where it is not one."""
+        following = NEXT_STAGE.get((self.stage, move))
+        if following is None:
+            name = f"row {self.row_id.image} of job {self.row_id.job_id!r}"
+            raise ValueError(f"{name} is {self.stage.value}: it cannot take the move {move.value}")
+        self.stage = following
+
+
+@dataclass(slots=True, eq=False)
+class HeldJob(Generic[RowT]):
+    """One incarnation of a job id, from `prepare` until it is rendered, failed or dropped.
+
+    Lanes compare objects, not ids: a job that is prepared again under an old id is another `HeldJob`, so
+    what a lane still does for the old one cannot touch it.
+    """
+
+    job: RenderJob
+    rows: tuple[HeldRow[RowT], ...] = ()
+    over: bool = False
+    """Rendered, failed or dropped: nothing more is done or said for it."""
+    images: dict[int, RenderedImage] = field(default_factory=dict)
+    joined_at: float | None = None
+    left_at: float = 0.0
+    decode_seconds: float = 0.0
+    device_seconds: float = 0.0
+    rows_min: int = 0
+    rows_max: int = 0
+    preview_due_at: float | None = 0.0
+    """No preview of it is made before; None once one has failed: nobody waits for it, so it is not tried again."""
+
+    def receive(self, rows: Sequence[RowT]) -> None:
+        """Take the rows that the prepare lane made, in order of their index."""
+        self.rows = tuple(HeldRow(self, row, RowId(self.job.job_id, index)) for index, row in enumerate(rows))
+
+    def took_step(self, shared_by: int, share_seconds: float) -> None:
+        """Count a step of one of the job's rows, shared by `shared_by` rows, its own included."""
+        self.device_seconds += share_seconds
+        self.rows_max = max(self.rows_max, shared_by)
+        self.rows_min = min(self.rows_min or shared_by, shared_by)
+
+    def took_images(self, rows: Sequence[HeldRow[RowT]], images: Sequence[RenderedImage], seconds: float) -> bool:
+        """Keep the pictures of `rows`; true once the job has all of its pictures."""
+        self.decode_seconds += seconds
+        for held, image in zip(rows, images, strict=True):
+            self.images[held.row_id.image] = image
+        return len(self.images) == len(self.rows)
+
+    def rendered(self) -> JobRendered:
+        """What there is to say of a job that has all of its pictures."""
+        joined_at = self.left_at if self.joined_at is None else self.joined_at
+        return JobRendered(
+            job_id=self.job.job_id,
+            images=tuple(self.images[index] for index in sorted(self.images)),
+            denoise_ms=(self.left_at - joined_at) * 1000,
+            decode_ms=self.decode_seconds * 1000,
+            device_seconds=self.device_seconds,
+            rows_min=self.rows_min,
+            rows_max=self.rows_max,
+        )
+
+    def end(self) -> None:
+        """Mark the job as over and let go of what it holds on the device."""
+        self.over = True
+        self.rows = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary(Generic[RowT]):
+    """What a step boundary showed, rows of jobs that are over left out."""
+
+    batch_key: BatchKey
+    row_ids: tuple[RowId, ...]
+    """Rows that took the step."""
+    retired: tuple[HeldRow[RowT], ...]
+    """Those of them that are complete and have left."""
+    joined: int
+    steps_done: dict[JobId, int]
+
+
+class StepBatch(Generic[RowT]):
+    """The rows on the device and the rows that wait to join them.
+
+    Invariants:
+
+    - At most `cap(key)` rows are on the device, all of one `BatchKey`.
+    - Rows of one key board in the order of their admission.
+    - The key changes only when the device is empty, and then to that of the row admitted first.
+    - `rows` changes at boundaries only: in `board`, `stepped` and `put_back`.
+    """
+
+    def __init__(self, rows_max: int, cap: Callable[[BatchKey], int] | None = None) -> None:
+        """`cap`: rows of a key that may share a step, `rows_max` for every key where it is not given."""
+        self.cap: Callable[[BatchKey], int] = cap or (lambda _key: rows_max)
+        self.rows: tuple[HeldRow[RowT], ...] = ()
+        self.device_rows: tuple[RowT, ...] = ()
+        """The same rows as the device knows them."""
+        self._row_ids: tuple[RowId, ...] = ()
+        self._told_of: tuple[HeldRow[RowT], ...] = ()
+        self.shown: tuple[HeldRow[RowT], ...] = ()
+        """Of these rows, those of which previews are wanted: the first images of jobs that asked."""
+        self._joining: dict[BatchKey, deque[tuple[int, HeldRow[RowT]]]] = {}
+        self._admissions = 0
+        self._joined = 0
+
+    @property
+    def idle(self) -> bool:
+        """True when there is nothing to step and nobody to let in."""
+        return not self.rows and not self._joining
+
+    def admit(self, row: HeldRow[RowT]) -> None:
+        """Queue a prepared row for the next boundary at which there is room for it."""
+        row.move(Move.ADMIT)
+        self._admissions += 1
+        self._joining.setdefault(row.row.batch_key, deque()).append((self._admissions, row))
+
+    def discard(self, job: HeldJob[RowT]) -> None:
+        """Take the job's rows out of the queue. Those on the device leave at the boundary, its job being over."""
+        for key in {held.row.batch_key for held in job.rows if held.stage is Stage.JOINING}:
+            self._requeue(key, deque(entry for entry in self._joining[key] if entry[1].job is not job))
+
+    def board(self, now: float) -> None:
+        """At a boundary: let go of rows whose job is over, then fill up from the queue."""
+        staying = [held for held in self.rows if not held.job.over]
+        before = len(staying)
+        key = staying[0].row.batch_key if staying else self._oldest_key()
+        queue = self._joining.get(key) if key is not None else None
+        if key is not None and queue is not None:
+            cap = self.cap(key)
+            while queue and len(staying) < cap:
+                _, held = queue.popleft()
+                held.move(Move.BOARD)
+                if held.job.joined_at is None:
+                    held.job.joined_at = now
+                staying.append(held)
+            self._requeue(key, queue)
+        self._joined = len(staying) - before
+        if self._joined or before < len(self.rows):
+            self._set(staying)
+
+    def stepped(self, seconds: float, now: float) -> Boundary[RowT]:
+        """After a step of all `rows` that took `seconds`: count it and let complete rows leave."""
+        shared_by = len(self.rows)
+        share_seconds = seconds / shared_by
+        complete = over = False
+        for held in self.rows:
+            held.job.took_step(shared_by, share_seconds)
+            complete = complete or held.row.steps_done >= held.row.steps_total
+            over = over or held.job.over
+        batch_key, row_ids = self.rows[0].row.batch_key, self._row_ids
+        if over:
+            row_ids = tuple(held.row_id for held in self.rows if not held.job.over)
+        steps_done = self._steps_done() if self._told_of else {}
+        retired = self._retire(now) if complete else ()
+        return Boundary(batch_key, row_ids, retired, self._joined, steps_done)
+
+    def put_back(self) -> tuple[RowId, ...]:
+        """After a step that failed: all rows leave and are prepared again; returns those whose job is not over."""
+        leaving = [held for held in self.rows if not held.job.over]
+        for held in leaving:
+            held.move(Move.PUT_BACK)
+        self._set([])
+        return tuple(held.row_id for held in leaving)
+
+    def _retire(self, now: float) -> tuple[HeldRow[RowT], ...]:
+        complete = [held for held in self.rows if held.row.steps_done >= held.row.steps_total]
+        self._set([held for held in self.rows if held.row.steps_done < held.row.steps_total])
+        retired = tuple(held for held in complete if not held.job.over)
+        for held in retired:
+            held.move(Move.RETIRE)
+            held.job.left_at = now
+        return retired
+
+    def _steps_done(self) -> dict[JobId, int]:
+        slowest: dict[JobId, int] = {}
+        for held in self._told_of:
+            if not held.job.over:
+                steps_done = held.row.steps_done
+                slowest[held.row_id.job_id] = min(steps_done, slowest.get(held.row_id.job_id, steps_done))
+        return slowest
+
+    def _oldest_key(self) -> BatchKey | None:
+        return min(self._joining, key=lambda key: self._joining[key][0][0], default=None)
+
+    def _requeue(self, key: BatchKey, queue: deque[tuple[int, HeldRow[RowT]]]) -> None:
+        if queue:
+            self._joining[key] = queue
+        else:
+            del self._joining[key]
+
+    def _set(self, rows: Sequence[HeldRow[RowT]]) -> None:
+        # What is asked for at every step is worked out here, when the rows change.
+        self.rows = tuple(rows)
+        self.device_rows = tuple(held.row for held in rows)
+        self._row_ids = tuple(held.row_id for held in rows)
+        self._told_of = tuple(held for held in rows if held.job.job.progress != "none")
+        self.shown = tuple(
+            held for held in self._told_of if held.job.job.progress == "previews" and held.row_id.image == 0
+        )

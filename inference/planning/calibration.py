@@ -1,0 +1,244 @@
+"""Measures a device: which points, in what order, and when it is enough.
+
+A shape is measured in growing batches of the typical row (guided, posed where the model takes poses): first one slot,
+then 1, 2, 4, 8 ... rows up to the most that may share a step. It ends early when a batch does not fit, when two
+batches in a row were clearly worse than one before, or when the budget would not hold another point.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import structlog
+
+from darkroom.inference.contract import Device, DeviceLost, FaultKind, ModelError, RenderFault
+from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile, Ended, ProfileKey, ShapeProfile
+from darkroom.inference.planning.profile_store import ProfileError, ProfileStore
+from darkroom.inference.planning.step_curve import StepCurve
+from darkroom.inference.planning.timing import Part
+
+FALLEN_SHARE: Final = 0.9
+"""Of the best throughput so far: two batches in a row below it end the search. One may be bad luck."""
+
+Progress = Callable[[int, int, float], None]
+"""Told of every batch: rows, the most that will be tried, milliseconds a step."""
+
+_log = structlog.get_logger(__name__)
+
+
+class NotMeasurableError(Exception):
+    """A device, or a size on it, of which no profile can be made: why."""
+
+
+@dataclass(slots=True)
+class _Points:
+    """Milliseconds by slots of the three parts of a step."""
+
+    unet: dict[int, float] = field(default_factory=dict)
+    controlnet: dict[int, float] = field(default_factory=dict)
+    rest: dict[int, float] = field(default_factory=dict)
+
+    def step_ms(self, slots: int) -> float:
+        return self.unet[slots] + self.controlnet[slots] + self.rest[slots]
+
+
+def measure_shape(
+    device: Device[Any],
+    latent_height: int,
+    latent_width: int,
+    *,
+    rows_max: int,
+    budget_s: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+    progress: Progress | None = None,
+) -> ShapeProfile:
+    """Measure one latent size in batches of up to `rows_max` typical rows, or what the device's memory holds of them.
+
+    `budget_s` bounds the time: a point is begun only where the last one says that it fits. Raises
+    `NotMeasurableError` where the device's steps take no time, where not even one row fits, and where the budget held
+    no batch of two.
+    """
+    until = clock() + budget_s
+    ceiling = device.rows_ceiling(latent_height, latent_width)
+    rows_held = rows_max if ceiling is None else min(rows_max, ceiling)
+    points = _Points()
+    seconds = _Seconds(device, latent_height, latent_width)
+    best, falls = 0.0, 0
+    ended = Ended.ROWS_MAX if rows_held == rows_max else Ended.MEMORY
+    for rows in _batches(rows_held):
+        slots = rows * GUIDED_SLOTS or 1
+        began = clock()
+        try:
+            seconds.into(points, slots)
+        except RenderFault as fault:
+            if fault.kind is not FaultKind.BATCH_MEMORY:
+                raise
+            ended = Ended.MEMORY
+            break
+        if rows == 0:
+            continue
+        step_ms = points.step_ms(slots)
+        if progress is not None:
+            progress(rows, rows_held, step_ms)
+        falls = falls + 1 if rows / step_ms < FALLEN_SHARE * best else 0
+        best = max(best, rows / step_ms)
+        if falls == 2:
+            ended = Ended.THROUGHPUT
+            break
+        # The next batch has twice the rows, and takes at most twice as long.
+        if rows < rows_held and clock() + 2 * (clock() - began) > until:
+            ended = Ended.BUDGET
+            break
+    _refuse_too_little(points, ended)
+    unet = _curve(points.unet)
+    assert unet is not None
+    return ShapeProfile(
+        latent_height,
+        latent_width,
+        unet=unet,
+        controlnet=_curve(points.controlnet),
+        rest=_curve(points.rest),
+        decode_ms=seconds.of(Part.DECODE, 1) * 1000,
+        rows_asked=rows_max,
+        ended=ended,
+        buckets=device.buckets(latent_height, latent_width),
+    )
+
+
+def _batches(rows_max: int) -> list[int]:
+    """0 for a single slot, then powers of two, then the most."""
+    powers = [1 << power for power in range(rows_max.bit_length())]
+    return [0, *(rows for rows in powers if rows < rows_max), rows_max]
+
+
+@dataclass(slots=True)
+class _Seconds:
+    device: Device[Any]
+    latent_height: int
+    latent_width: int
+
+    def of(self, part: Part, count: int) -> float:
+        return self.device.measure(part, self.latent_height, self.latent_width, count)
+
+    def into(self, points: _Points, slots: int) -> None:
+        """All parts or none: a point that does not fit as a whole is no point."""
+        unet, controlnet, rest = (self.of(part, slots) * 1000 for part in (Part.UNET, Part.CONTROLNET, Part.REST))
+        if unet <= 0:
+            raise NotMeasurableError("its steps take no time")
+        points.unet[slots], points.controlnet[slots], points.rest[slots] = unet, controlnet, rest
+
+
+def _refuse_too_little(points: _Points, ended: Ended) -> None:
+    if GUIDED_SLOTS not in points.unet:
+        raise NotMeasurableError("not even one row fits into its memory")
+    if ended is Ended.BUDGET and len(points.unet) < 3:
+        raise NotMeasurableError(
+            "a single row already took the time for measuring (DARKROOM_BATCH__CALIBRATE_S); "
+            "`darkroom calibrate` measures without a limit"
+        )
+
+
+def _curve(points: dict[int, float]) -> StepCurve | None:
+    """Through the points, none above a larger batch's: a batch that took longer than a larger one was disturbed."""
+    # A network that there is not takes none at any size; a clock too coarse for the rest of a step may say 0 at one.
+    if not any(points.values()):
+        return None
+    least, settled = math.inf, {}
+    for slots, ms in sorted(points.items(), reverse=True):
+        least = settled[slots] = min(least, max(ms, 1e-6))
+    return StepCurve(settled)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A device's profile at its start: from the store where one fits, else measured at the native size and stored."""
+
+    store: ProfileStore
+    budget_s: float
+    """Seconds for measuring; at 0 there is no profile at all."""
+    rows_max: int
+    clock: Callable[[], float] = time.monotonic
+
+    def __call__(self, device: Device[Any]) -> DeviceProfile | None:
+        """The profile of a loaded device; None where there is none, which is logged and does not end the start.
+
+        Raises `ModelError` where the device stopped working.
+        """
+        if self.budget_s == 0:
+            return None
+        try:
+            return self._profile(device)
+        except NotMeasurableError as error:
+            _log.info("not calibrated", reason=str(error), cap=self.rows_max)
+        except DeviceLost as error:
+            raise ModelError(str(error)) from error
+        except Exception as error:
+            # A worker without a profile works with the setting's cap: no reason not to start.
+            _log.warning("not calibrated", reason=f"{type(error).__name__}: {error}"[:500], cap=self.rows_max)
+        return None
+
+    def _profile(self, device: Device[Any]) -> DeviceProfile:
+        info, measured_on = device.info, device.measured_on()
+        height, width = info.native_height // info.latent_factor, info.native_width // info.latent_factor
+        key = ProfileKey.of(info, measured_on)
+        began = self.clock()
+        stored = self._load(key) if measured_on else None
+        native = None if stored is None else stored.measured(height, width)
+        rows_max = rows_to_measure(device, height, width, self.rows_max)
+        if stored is not None and native is not None and reaches(native, rows_max):
+            self._tell(stored, str(self.store.path(key)), began)
+            return stored
+        shape = measure_shape(device, height, width, rows_max=rows_max, budget_s=self.budget_s, clock=self.clock)
+        profile = with_shape(stored, key, shape)
+        if measured_on and shape.ended is not Ended.BUDGET:
+            self._save(profile)
+        self._tell(profile, "measured", began)
+        return profile
+
+    def _load(self, key: ProfileKey) -> DeviceProfile | None:
+        try:
+            return self.store.load(key)
+        except ProfileError as error:
+            _log.warning("profile not used", reason=str(error))
+            return None
+
+    def _save(self, profile: DeviceProfile) -> None:
+        try:
+            self.store.save(profile)
+        except ProfileError as error:
+            _log.warning("profile not kept", reason=str(error))
+
+    def _tell(self, profile: DeviceProfile, source: str, began: float) -> None:
+        caps = {
+            f"{one.latent_height}x{one.latent_width}": profile.cap(
+                one.latent_height, one.latent_width, rows_max=self.rows_max
+            )
+            for one in profile.shapes
+        }
+        ended = {f"{one.latent_height}x{one.latent_width}": one.ended.value for one in profile.shapes}
+        seconds = round(self.clock() - began, 3)
+        _log.info("calibrated", caps=caps, ended=ended, source=source, seconds=seconds)
+
+
+def rows_to_measure(device: Device[Any], latent_height: int, latent_width: int, rows_max: int) -> int:
+    """As many rows as may share a step of this size: no more than the device's memory is planned for."""
+    ceiling = device.rows_ceiling(latent_height, latent_width)
+    return rows_max if ceiling is None else min(rows_max, ceiling)
+
+
+def reaches(shape: ShapeProfile, rows_max: int) -> bool:
+    """Whether the shape was measured as far as batches of `rows_max` rows need it."""
+    return shape.ended is not Ended.BUDGET and (shape.rows_asked >= rows_max or shape.ended is not Ended.ROWS_MAX)
+
+
+def with_shape(profile: DeviceProfile | None, key: ProfileKey, shape: ShapeProfile) -> DeviceProfile:
+    """The profile with one more shape, in the place of an earlier measurement of it."""
+    if profile is None:
+        return DeviceProfile(key, (shape,))
+    size = (shape.latent_height, shape.latent_width)
+    others = tuple(one for one in profile.shapes if (one.latent_height, one.latent_width) != size)
+    return replace(profile, shapes=(*others, shape))

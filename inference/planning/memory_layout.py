@@ -1,0 +1,106 @@
+"""The ways in which a model can be laid out on a device, and what each takes. Pure, see `darkroom.inference.planning.memory_plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from darkroom.inference.engine.turns import Series
+from darkroom.inference.planning.memory_model import (
+    DTYPE_BYTES,
+    RESERVE_BYTES,
+    ModelSize,
+    decode_bytes,
+    prepare_bytes,
+    step_bytes,
+)
+
+
+class Place(Enum):
+    """Where a part of the model lives."""
+
+    SAME = "the same device"
+    CPU = "the CPU"
+    SECOND = "a second device"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the parts are, and which lanes take turns."""
+
+    text_place: Place
+    vae_place: Place
+    series: Series
+
+    @property
+    def offload(self) -> bool:
+        """Whether weights come to the device for their lane's turn and leave again."""
+        return self.series is Series.ALL
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Bytes on the device, margins included."""
+
+    resident: int
+    """What is always there: weights that stay, caches, and the reserve."""
+    prepare: int
+    """What the prepare lane adds at its peak."""
+    denoise_weights: int
+    """What the denoise lane adds before its first row: its weights, where they come for its turn only."""
+    denoise_row: int
+    """What each guided, posed row of the largest picture adds to a step."""
+    finish: int
+    """What decoding adds: one picture, or as many as are decoded at once."""
+
+    def total(self, series: Series, rows: int) -> int:
+        """The device's peak with steps of `rows` rows of the largest picture."""
+        denoise = self.denoise_weights + rows * self.denoise_row
+        return (
+            self.resident
+            + {
+                Series.NONE: self.prepare + denoise + self.finish,
+                Series.DENOISE_AND_FINISH: self.prepare + max(denoise, self.finish),
+                Series.ALL: max(self.prepare, denoise, self.finish),
+            }[series]
+        )
+
+    def left_for_rows(self, series: Series, usable_bytes: int) -> int:
+        """What is left for the rows of a step; negative where the rest does not fit."""
+        beside = {
+            Series.NONE: self.prepare + self.finish,
+            Series.DENOISE_AND_FINISH: self.prepare,
+            Series.ALL: 0,
+        }[series]
+        return usable_bytes - self.resident - self.denoise_weights - beside
+
+
+def layouts(text_place: Place | None, vae_place: Place | None) -> Iterator[Layout]:
+    """All that can be tried, the best first; a place that is not None was asked for and is kept."""
+    vae = vae_place or Place.SAME
+    texts = (Place.SAME, Place.CPU) if text_place is None else (text_place,)
+    # With the VAE elsewhere, decoding takes no memory here and nothing is gained by turns.
+    for series in (Series.NONE, Series.DENOISE_AND_FINISH) if vae is Place.SAME else (Series.NONE,):
+        for text in texts:
+            yield Layout(text, vae, series)
+    yield Layout(texts[0], vae, Series.ALL)
+
+
+def peaks_of(
+    layout: Layout, model: ModelSize, *, dtype: str, vae_dtype: str, width: int, height: int, kept_bytes: int
+) -> Peaks:
+    """What a layout takes with pictures of width x height; `kept_bytes` are held beside the model (caches)."""
+    size = DTYPE_BYTES[dtype]
+    pixels = width * height
+    networks = (model.unet + model.controlnet) * size
+    texts = model.text_encoders * size if layout.text_place is Place.SAME else 0
+    on_device = layout.vae_place is Place.SAME
+    vae = model.vae * DTYPE_BYTES[vae_dtype] if on_device else 0
+    prepare = prepare_bytes(model, dtype, pixels)
+    row = step_bytes(model, dtype, pixels // model.latent_factor**2, with_control=True)
+    decode = decode_bytes(model, vae_dtype, pixels) if on_device else 0
+    kept = RESERVE_BYTES + kept_bytes
+    if layout.offload:
+        return Peaks(kept, prepare + texts, networks, row, decode + vae)
+    return Peaks(kept + networks + texts + vae, prepare, 0, row, decode)

@@ -1,0 +1,1 @@
+"""The denoising lane: one step of rows that share nothing but their size."""

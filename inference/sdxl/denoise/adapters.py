@@ -1,0 +1,113 @@
+"""Applies LoRAs to the slots of a batch: rows with different ones, different weights and none share one forward.
+
+The network's weights are never touched. While a batch with adapters runs, each layer that one of them changes has a
+forward hook, which adds weight * scale * up(down(x)) to the output of the slots that asked for it and leaves the bytes
+of the others as they are. Without adapters no hook is registered and nothing is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from darkroom.inference.sdxl.loading.lora_file import Lora, LoraLayer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AppliedAdapter:
+    """A LoRA as one request wants it applied."""
+
+    name: str
+    digest: str
+    lora: Lora
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The slots of a batch that one LoRA changes."""
+
+    lora: Lora
+    slots: torch.Tensor
+    """(n,) their numbers."""
+    weights: torch.Tensor
+    """(n,) fp32, each slot's own weight."""
+    is_all: bool
+    """Whether these are all slots of the batch, in their order."""
+
+
+_Hook = Callable[[torch.nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor]
+
+
+class AdapterBank:
+    """One network's layers, to which adapters can be applied. Belongs to the lane that runs the network."""
+
+    def __init__(self, name: str, network: torch.nn.Module) -> None:
+        """`name` is the network's in LoRA files: unet, text_encoder, text_encoder_2."""
+        self._name = name
+        self._modules = {
+            name: module
+            for name, module in network.named_modules()
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+        }
+
+    @contextmanager
+    def applied(self, shares: Sequence[Share]) -> Iterator[None]:
+        """Inside, forwards of the network with the batch that the shares are of apply them. Not re-entrant.
+
+        A compiled block does not see hooks that came after it was compiled: with shares, the network must run eagerly.
+        """
+        changes = [(share, layers) for share in shares if (layers := share.lora.layers.get(self._name))]
+        with ExitStack() as hooks:
+            for layer in {layer: None for _, layers in changes for layer in layers}:
+                hook = _adding([(share, layers[layer]) for share, layers in changes if layer in layers])
+                hooks.callback(self._modules[layer].register_forward_hook(hook).remove)
+            yield
+
+
+def shares_of(slots: Sequence[AppliedAdapter | None], device: torch.device) -> tuple[Share, ...]:
+    """The slots of a batch by LoRA, whatever their weights: one pair of products a layer and LoRA."""
+    places: dict[int, list[int]] = {}
+    for slot, adapter in enumerate(slots):
+        if adapter is not None:
+            places.setdefault(id(adapter.lora), []).append(slot)
+    shares = []
+    for its_slots in places.values():
+        used = [adapter for slot in its_slots if (adapter := slots[slot]) is not None]
+        weights = torch.tensor([adapter.weight for adapter in used], dtype=torch.float32)
+        shares.append(
+            Share(
+                lora=used[0].lora,
+                slots=torch.tensor(its_slots).to(device, non_blocking=True),
+                weights=weights.to(device, non_blocking=True),
+                is_all=len(its_slots) == len(slots),
+            )
+        )
+    return tuple(shares)
+
+
+def _adding(changing: Sequence[tuple[Share, LoraLayer]]) -> _Hook:
+    def add(module: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        x = inputs[0]
+        for share, layer in changing:
+            change = _change(module, layer, x if share.is_all else x[share.slots])
+            factors = (share.weights * layer.scale).view(-1, *(1 for _ in change.shape[1:]))
+            # In fp32, and rounded once, as multiplying by a number does it.
+            change = (change * factors).to(output.dtype)
+            output = output + change if share.is_all else output.index_add_(0, share.slots, change)
+        return output
+
+    return add
+
+
+def _change(module: torch.nn.Module, layer: LoraLayer, x: torch.Tensor) -> torch.Tensor:
+    """up(down(x)): of a convolution, `down` has its kernel, stride and padding, and `up` is 1 x 1."""
+    if isinstance(module, torch.nn.Conv2d):
+        inner = functional.conv2d(x, layer.down, None, module.stride, module.padding, module.dilation)
+        return functional.conv2d(inner, layer.up)
+    return functional.linear(functional.linear(x, layer.down), layer.up)

@@ -1,0 +1,130 @@
+"""How rows are laid out for the networks: which slot of a forward serves which row.
+
+Slots are first every row's prompt, then the guided rows' negative prompts, then padding up to a bucket where shapes are
+static. A layout holds all that stays the same while the same rows are on the device with the same poses in force: it is
+made when a row joins or leaves, or when a pose's window opens or closes, and used for every step between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from darkroom.inference.sdxl.denoise.adapters import Share, shares_of
+from darkroom.inference.sdxl.denoise.rows import SdxlRow
+from darkroom.inference.sdxl.denoise.shapes import StaticShapes
+
+
+@dataclass(frozen=True, slots=True)
+class PosedSlots:
+    """The slots that the ControlNet runs over."""
+
+    count: int
+    """Without padding."""
+    index: torch.Tensor
+    """(padded count,) int64: their slots; padding repeats the first."""
+    embedding: torch.Tensor
+    """(padded count, channels, latent height, latent width): control pictures behind the ControlNet's own encoder."""
+    weights: torch.Tensor
+    """(padded count, 1, 1, 1) in the model's dtype."""
+    tokens: torch.Tensor
+    """(padded count, 77, width)."""
+    added: dict[str, torch.Tensor]
+    """`text_embeds` (padded count, width) and `time_ids` (padded count, 6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What stays the same between two changes of the batch."""
+
+    key: tuple[object, ...]
+    """The rows and their poses in force, as `key_of` tells them."""
+    rows: tuple[SdxlRow, ...]
+    slots: int
+    """With padding."""
+    slot_rows: torch.Tensor
+    """(slots,) int64: the place of the row that a slot serves; padding serves the first row."""
+    away: torch.Tensor
+    """(rows,) int64: the slot that guidance leads away from. A row without guidance names its own."""
+    tokens: torch.Tensor
+    """(slots, 77, width)."""
+    added: dict[str, torch.Tensor]
+    """`text_embeds` (slots, width) and `time_ids` (slots, 6)."""
+    posed: PosedSlots | None
+    adapters: tuple[Share, ...]
+    """The slots that LoRAs change; empty where none has an adapter."""
+    is_static: bool
+    """Whether every forward of it has a shape that is compiled."""
+
+    def serves(self, rows: Sequence[SdxlRow]) -> bool:
+        """Whether it is still the layout of these rows at their next step."""
+        return self.key == key_of(rows)
+
+
+def key_of(rows: Sequence[SdxlRow]) -> tuple[object, ...]:
+    """What a layout depends on: the rows themselves, and each one's control weight at its next step."""
+    return tuple((id(row), row.control_weight) for row in rows)
+
+
+def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device, dtype: torch.dtype) -> Layout:
+    """The layout of rows whose latents have one size."""
+    guided = [place for place, row in enumerate(rows) if row.negative is not None]
+    texts = [*(row.text for row in rows), *(row.negative for row in rows if row.negative is not None)]
+    places = [*range(len(rows)), *guided]
+    away = list(range(len(rows)))
+    for slot, place in enumerate(guided, start=len(rows)):
+        away[place] = slot
+    posed = [slot for slot, place in enumerate(places) if rows[place].control_weight != 0.0]
+    height, width = rows[0].latents.shape[-2:]
+    if any(row.adapter is not None for row in rows):
+        # Compiled blocks pass over adapters, so there is nothing to pad for.
+        shapes = StaticShapes()
+    padded = shapes.pad(height, width, unet_slots=len(places), control_slots=len(posed))
+    places += [0] * (padded.unet_slots - len(places))
+    texts += [texts[0]] * (padded.unet_slots - len(texts))
+    tokens = torch.cat([text.tokens for text in texts])
+    added = {
+        "text_embeds": torch.cat([text.pooled for text in texts]),
+        "time_ids": torch.cat([rows[place].time_ids for place in places]),
+    }
+    return Layout(
+        key=key_of(rows),
+        rows=tuple(rows),
+        slots=len(places),
+        slot_rows=_index(places, device),
+        away=_index(away, device),
+        tokens=tokens,
+        added=added,
+        posed=_posed([(slot, rows[places[slot]]) for slot in posed], padded.control_slots, tokens, added, dtype),
+        adapters=shares_of([rows[place].adapter for place in places], device),
+        is_static=padded.is_static,
+    )
+
+
+def _posed(
+    posed: list[tuple[int, SdxlRow]],
+    slots: int,
+    tokens: torch.Tensor,
+    added: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+) -> PosedSlots | None:
+    if not posed:
+        return None
+    count = len(posed)
+    posed = posed + posed[:1] * (slots - count)
+    index = _index([slot for slot, _ in posed], tokens.device)
+    weights = torch.tensor([row.control_weight for _, row in posed], dtype=dtype).to(tokens.device, non_blocking=True)
+    return PosedSlots(
+        count=count,
+        index=index,
+        embedding=torch.cat([row.control.embedding for _, row in posed if row.control is not None]),
+        weights=weights.view(-1, 1, 1, 1),
+        tokens=tokens[index],
+        added={name: values[index] for name, values in added.items()},
+    )
+
+
+def _index(places: Sequence[int], device: torch.device) -> torch.Tensor:
+    return torch.tensor(places, dtype=torch.int64).to(device, non_blocking=True)

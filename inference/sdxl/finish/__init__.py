@@ -1,0 +1,1 @@
+"""The finishing lane: latents to pixels to the bytes of a file."""

@@ -1,0 +1,71 @@
+"""From finished latents to a picture.
+
+A few rows are decoded together, in a batch of their own: how many is bounded apart from the denoising batch, because
+the VAE is where a device's memory peaks. On a GPU the bytes are copied by way of pinned memory, so that this lane
+waits for its own stream alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from darkroom.inference.contract import FaultKind, RenderFault
+from darkroom.inference.sdxl.streams import fetched
+
+
+def vae_dtype(vae_config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """The dtype to hold the VAE in.
+
+    SDXL's own VAE overflows in fp16, and its configuration says so (`force_upcast`). diffusers' pipelines
+    turn it into fp32 for each decoding and back again, in place; here it is fp32 from the start.
+    """
+    return torch.float32 if dtype is torch.float16 and vae_config.get("force_upcast", True) else dtype
+
+
+def decode_latents(vae: Any, latents: torch.Tensor) -> list[Image.Image | RenderFault]:
+    """Decode (rows, channels, height, width) latents to RGB pictures of the VAE's factor times that size.
+
+    A row is answered by a fault of its request, `render_failed`, where a value of its picture is not finite:
+    converted to bytes it would be a black or white picture that looks like a success.
+    """
+    decoded = decode_colours(vae, latents)
+    finite = torch.isfinite(decoded).flatten(1).all(dim=1)
+    # From -1..1 to 0..255, rounding half to even, as diffusers' image processor does.
+    levels = ((decoded * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    pixels = fetched(levels).numpy()
+    return [
+        Image.fromarray(pixels[place], mode="RGB") if is_finite else _not_finite()
+        for place, is_finite in enumerate(finite.tolist())
+    ]
+
+
+def decode_colours(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Decode (rows, channels, height, width) latents to (rows, 3, height, width) fp32 colours, about -1 to 1."""
+    decoded: torch.Tensor = vae.decode(_unscale(vae.config, latents.to(vae.dtype)), return_dict=False)[0]
+    return decoded.float()
+
+
+def _not_finite() -> RenderFault:
+    return RenderFault(
+        FaultKind.REQUEST,
+        "render_failed",
+        "The picture has values that are not finite: try another seed, less guidance or a smaller control scale.",
+    )
+
+
+def _unscale(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
+    """Undo the scaling under which the UNet was trained: by mean and deviation where the VAE has them."""
+    scaling_factor: float = config["scaling_factor"]
+    if config.get("latents_mean") is None or config.get("latents_std") is None:
+        return latents / scaling_factor
+    return latents * _by_channel(config["latents_std"], latents) / scaling_factor + _by_channel(
+        config["latents_mean"], latents
+    )
+
+
+def _by_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)

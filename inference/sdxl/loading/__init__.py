@@ -1,0 +1,1 @@
+"""From files to components: folders, checkpoints, LoRA files, and where each part is placed."""

@@ -1,0 +1,255 @@
+"""Reads diffusers folders and checkpoints into components that are ready to run.
+
+Only local folders and only safetensors: nothing is fetched and nothing is unpickled. A folder that is torn, is not
+SDXL or does not fit its ControlNet is a `ModelError` with what is wrong and where, never a model that paints noise:
+diffusers fills weights that are missing with random ones and says so in a log line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from darkroom.inference.contract import ModelError, ModelInfo
+from darkroom.inference.pose.photo import PoseDetector
+from darkroom.inference.sdxl.finish.decode import vae_dtype
+from darkroom.inference.sdxl.loading.fit import check_fit
+from darkroom.inference.sdxl.loading.headers import read_json
+from darkroom.inference.sdxl.loading.lora_names import UNET
+from darkroom.inference.sdxl.loading.parameterisation import MARKS, parameterise, read_scheduler
+from darkroom.inference.sdxl.loading.placement import TEXT_PARTS, Placement, form, place
+from darkroom.inference.sdxl.loading.quiet import no_progress_bars
+from darkroom.inference.sdxl.loading.revision import Weights, model_revision
+from darkroom.inference.sdxl.loading.single_file import IGNORED_IN_TEXT, load_single
+from darkroom.inference.sdxl.loading.sources import ModelFiles, find_sources
+from darkroom.inference.sdxl.prepare.adapter_store import ADAPTER_CACHE_BYTES_MAX, AdapterStore
+
+SAMPLER_VERSION: Final = "2"
+"""Raised whenever the same request would give other pixels because this package changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """A model in memory, on its devices, and what there is to know of it."""
+
+    info: ModelInfo
+    unet: Any
+    controlnet: Any | None
+    pose_encoder: Any | None
+    """The ControlNet's small encoder of the control picture, taken out of it so that its output can be cached."""
+    is_pose_bgr: bool
+    """Whether the ControlNet wants the control picture's channels the other way round."""
+    detector: PoseDetector | None
+    """What finds people in photos, where its weights are here."""
+    vae: Any
+    tokenizers: Sequence[Any]
+    text_encoders: Sequence[Any]
+    adapters: AdapterStore
+    scheduler_config: Mapping[str, Any]
+    zeros_for_no_text: bool
+    placement: Placement
+    device: torch.device
+    """Where rows are denoised, and all that belongs to them lies."""
+    dtype: torch.dtype
+
+    def networks(self) -> dict[str, Any]:
+        """Those that take memory, by part."""
+        networks = {"unet": self.unet, "controlnet": self.controlnet, "vae": self.vae}
+        texts = zip(TEXT_PARTS, self.text_encoders, strict=True)
+        return {part: network for part, network in (*networks.items(), *texts) if network is not None}
+
+
+def load_components(
+    files: ModelFiles,
+    *,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    adapter_cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
+    find_place: Callable[..., Placement] = place,
+) -> Components:
+    """Load an SDXL model and, where given, a ControlNet, another VAE and the adapters. Raises `ModelError`.
+
+    `find_place` is called as `place`: it says where the parts go, before any weight is read.
+    """
+    sources = find_sources(files, dtype)
+    path, parts = sources.base, sources.parts
+    # Before any weight is read: nothing else takes so little time to refuse.
+    with _translated("scheduler", path / "scheduler"):
+        own_scheduler = read_scheduler(path / "scheduler")
+        scheduler_config, prediction = parameterise(
+            own_scheduler, sources.unet_header, parts["unet"].place, path / "scheduler"
+        )
+    placement = find_place({part: weights.folder for part, weights in parts.items()}, device=device, dtype=dtype)
+    device = placement.device
+    dtypes = {part: placement.dtype_of(part) for part in parts}
+    dtypes["vae"] = vae_dtype(read_json(parts["vae"].folder / "config.json"), dtype)
+
+    def load(kind: Any, part: str) -> Any:
+        return _load_network(kind, part, parts[part], dtypes[part], placement.home(part))
+
+    with no_progress_bars():
+        unet = load(UNet2DConditionModel, "unet")
+        vae = load(AutoencoderKL, "vae")
+        text_encoders = (load(CLIPTextModel, "text_encoder"), load(CLIPTextModelWithProjection, "text_encoder_2"))
+        tokenizers = tuple(_load_tokenizer(path / part) for part in ("tokenizer", "tokenizer_2"))
+        controlnet = load(ControlNetModel, "controlnet") if "controlnet" in parts else None
+    zeros_for_no_text = bool(sources.index.get("force_zeros_for_empty_prompt", True))
+    check_fit(files.path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet)
+    adapters = _adapters(files, placement, (unet, *text_encoders), adapter_cache_bytes_max)
+    is_pose_bgr = controlnet is not None and _take_bgr(controlnet)
+    pose_encoder = None if controlnet is None else _take_pose_encoder(controlnet).to(device)
+    detector = None if controlnet is None else _detector(files.pose_detector_path, device)
+    form(placement, unet=unet, controlnet=controlnet, vae=vae)
+    return Components(
+        info=ModelInfo(
+            name=name,
+            revision=model_revision(
+                path,
+                parts,
+                zeros_for_no_text=zeros_for_no_text,
+                schedule_changes={
+                    key: value for key, value in scheduler_config.items() if own_scheduler.get(key) != value
+                },
+            ),
+            **_sizes(unet.config, vae.config),
+            device=str(device),
+            dtype=str(dtype).removeprefix("torch."),
+            sampler_version=SAMPLER_VERSION,
+            takes_pose=controlnet is not None,
+            path=str(files.path),
+            pose_detector=None if detector is None else detector.digest,
+            controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),
+            plan=placement.plan,
+            adapters=adapters.digests,
+            adapters_refused=adapters.refused,
+            prediction=prediction,
+        ),
+        unet=unet,
+        controlnet=controlnet,
+        pose_encoder=pose_encoder,
+        is_pose_bgr=is_pose_bgr,
+        detector=detector,
+        vae=vae,
+        tokenizers=tokenizers,
+        text_encoders=text_encoders,
+        adapters=adapters,
+        scheduler_config=scheduler_config,
+        zeros_for_no_text=zeros_for_no_text,
+        placement=placement,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _sizes(unet_config: Any, vae_config: Any) -> dict[str, int]:
+    """`ModelInfo`'s pixel sizes."""
+    factor = 2 ** (len(vae_config.block_out_channels) - 1)
+    # The size of the latents the UNet was trained on; diffusers allows a pair here, height first.
+    side = unet_config.sample_size
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return {
+        "native_width": width * factor,
+        "native_height": height * factor,
+        "size_multiple": factor,
+        "latent_factor": factor,
+    }
+
+
+def _adapters(files: ModelFiles, placement: Placement, networks: Sequence[Any], cache_bytes_max: int) -> AdapterStore:
+    if files.adapters_path is not None and placement.plan.fuse_qkv:
+        raise ModelError(
+            f"The adapters in {files.adapters_path} cannot be applied to fused projections: make the memory plan with "
+            "adapters, or leave them out."
+        )
+    names = (UNET, *TEXT_PARTS)
+    return AdapterStore(
+        files.adapters_path,
+        dict(zip(names, networks, strict=True)),
+        {name: placement.text_device if name in TEXT_PARTS else placement.device for name in names},
+        cache_bytes_max,
+    )
+
+
+def _load_network(kind: Any, part: str, weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
+    with _translated(kind.__name__, weights.place):
+        if weights.single_file is not None:
+            return load_single(kind, part, weights, dtype).to(device).eval().requires_grad_(False)
+        network, report = kind.from_pretrained(
+            weights.folder,
+            variant=weights.variant,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=dtype,
+        )
+    wrong = [*sorted(report["missing_keys"]), *report["mismatched_keys"]]
+    if wrong:
+        raise ModelError(
+            f"The weights in {weights.folder} are not whole: tensors of {kind.__name__} are missing or misshapen "
+            f"({len(wrong)} in all, the first is {wrong[0]}): copy the model again."
+        )
+    ignored = IGNORED_IN_TEXT if part in TEXT_PARTS else MARKS
+    unknown = sorted(key for key in report["unexpected_keys"] if not key.endswith(ignored))
+    if unknown:
+        raise ModelError(
+            f"The weights in {weights.folder} are of another network: {len(unknown)} tensors are none of "
+            f"{kind.__name__}'s, the first is {unknown[0]}; name a folder of SDXL's {part}, or save it again without "
+            "them."
+        )
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    with _translated("CLIPTokenizer", folder):
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _detector(weights: Path | None, device: torch.device) -> PoseDetector | None:
+    """Load it before any photo comes: the first one would hold up the prepare lane, and the denoise lane behind it.
+
+    Without weights of its own that is BlazePose, where the extra `photos` is installed.
+    """
+    if weights is None:
+        from darkroom.inference.pose.blazepose.detector import BlazePoseDetector, is_installed
+
+        return BlazePoseDetector() if is_installed() else None
+    from darkroom.inference.pose.openpose import load_detector
+
+    return load_detector(weights, device)
+
+
+def _take_pose_encoder(controlnet: Any) -> Any:
+    """Take the control picture's encoder out, so that the ControlNet is given its output instead of the picture."""
+    encoder = controlnet.controlnet_cond_embedding
+    controlnet.controlnet_cond_embedding = torch.nn.Identity()
+    return encoder
+
+
+def _take_bgr(controlnet: Any) -> bool:
+    """Whether the control picture's channels are to be turned round; the ControlNet no longer does it itself."""
+    is_bgr: bool = controlnet.config.controlnet_conditioning_channel_order == "bgr"
+    controlnet.register_to_config(controlnet_conditioning_channel_order="rgb")
+    return is_bgr
+
+
+@contextmanager
+def _translated(what: str, place: Path) -> Iterator[None]:
+    try:
+        yield
+    except ModelError:
+        raise
+    # Loaders raise whatever their file formats do; none of it is anybody's fault but the folder's.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        raise ModelError(
+            f"The {what} in {place} cannot be loaded ({type(error).__name__}: {reason}): "
+            "copy the model again, and check that it is an SDXL model in safetensors."
+        ) from error

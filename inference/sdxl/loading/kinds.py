@@ -1,0 +1,127 @@
+"""Names the networks that are often taken for a part of an SDXL model, by their configuration and their tensors.
+
+diffusers loads a folder by the class it is asked for, whatever `_class_name` says, and passes over tensors that the
+class does not have: a union ControlNet would paint as a plain one, a distilled UNet as a guided one. Files carry no
+class name at all, so tensors are looked at for folders and files alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from darkroom.inference.contract import ModelError
+from darkroom.inference.sdxl.loading.headers import Header
+
+TEXT_CLASSES: Final = frozenset({"CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"})
+"""`architectures` of a text encoder's configuration; the third holds a text encoder beside one for pictures."""
+_CLASSES: Final[Mapping[str, frozenset[str]]] = {
+    "unet": frozenset({"UNet2DConditionModel"}),
+    "vae": frozenset({"AutoencoderKL"}),
+    "controlnet": frozenset({"ControlNetModel"}),
+    "text_encoder": TEXT_CLASSES,
+    "text_encoder_2": TEXT_CLASSES,
+}
+_PLAIN_CONTROLNET: Final = "name a plain ControlNet of SDXL that was trained for OpenPose skeletons"
+_PLAIN_UNET: Final = "name an SDXL base model that is guided by a negative prompt"
+_SDXL_VAE: Final = "name SDXL's AutoencoderKL"
+_UNION: Final = f"a union ControlNet, whose tensors choose the kind of control; {_PLAIN_CONTROLNET}"
+_T2I: Final = f"a T2I-Adapter, which is no ControlNet; {_PLAIN_CONTROLNET}"
+_XS: Final = f"a ControlNet-XS, which is wired into the UNet differently; {_PLAIN_CONTROLNET}"
+_OF_OTHERS: Final = f"of another model family; {_PLAIN_CONTROLNET}"
+_TINY_VAE: Final = f"a tiny autoencoder for previews, which paints other pictures; {_SDXL_VAE}"
+_SCALED: Final = (
+    "in scaled fp8, whose weights mean nothing without their scales; use the fp16 file, or fp8 without scales"
+)
+_QUANTISED: Final = "quantised for one library's own kernels; use the fp16 file"
+
+_KNOWN_CLASSES: Final[Mapping[str, str]] = {
+    "ControlNetUnionModel": _UNION,
+    "ControlNetModel_Union": _UNION,
+    "ControlNetXSAdapter": _XS,
+    "UNetControlNetXSModel": _XS,
+    "ControlNetXSModel": _XS,
+    "T2IAdapter": _T2I,
+    "MultiAdapter": _T2I,
+    "AutoencoderTiny": _TINY_VAE,
+    "UNetMotionModel": f"a UNet for video; {_PLAIN_UNET}",
+}
+_MARKS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
+    "controlnet": (
+        ("task_embedding", _UNION),
+        ("control_add_embedding.", _UNION),
+        ("transformer_layes.", _UNION),
+        ("lllite_", f"a ControlNet-LLLite, which patches the UNet's attention; {_PLAIN_CONTROLNET}"),
+        ("lora_controlnet", f"a Control-LoRA, which is applied to a copy of the UNet; {_PLAIN_CONTROLNET}"),
+        ("ctrl_to_base", _XS),
+        ("base_to_ctrl", _XS),
+        ("adapter.", _T2I),
+        ("ip_adapter.", f"an IP-Adapter, which takes a picture for a prompt; {_PLAIN_CONTROLNET}"),
+        ("image_proj.", f"an IP-Adapter, which takes a picture for a prompt; {_PLAIN_CONTROLNET}"),
+        ("double_blocks.", _OF_OTHERS),
+        ("joint_blocks.", _OF_OTHERS),
+        ("single_transformer_blocks.", _OF_OTHERS),
+        ("lora_unet_", "a LoRA, which belongs into DARKROOM_MODEL__ADAPTERS_PATH"),
+    ),
+    "unet": (
+        (
+            "cond_proj.",
+            f"distilled to take the guidance scale (time_cond_proj_dim), as few-step models are; {_PLAIN_UNET}",
+        ),
+        ("motion_modules.", f"a UNet for video; {_PLAIN_UNET}"),
+        ("encoder_hid_proj.", f"fed by another text or picture encoder (Kolors, IP-Adapter); {_PLAIN_UNET}"),
+        ("to_k_ip.", f"merged with an IP-Adapter, which takes a picture for a prompt; {_PLAIN_UNET}"),
+    ),
+    "vae": (("encoder.layers.", _TINY_VAE), ("decoder.layers.", _TINY_VAE)),
+}
+"""By part: what stands in a tensor's name at its start or after a dot, and what such a network is."""
+_STORED_OTHERWISE: Final = (
+    ("scaled_fp8", _SCALED),
+    ("scale_weight", _SCALED),
+    ("weight_scale", _SCALED),
+    ("quant_state.", _QUANTISED),
+    ("absmax", _QUANTISED),
+    ("qweight", _QUANTISED),
+    ("SCB", _QUANTISED),
+)
+_INPUTS: Final = ("conv_in.weight", "input_blocks.0.0.weight", "model.diffusion_model.input_blocks.0.0.weight")
+_OUTPUTS: Final = ("conv_out.weight", "out.2.weight", "model.diffusion_model.out.2.weight")
+
+
+def check_class(part: str, config: Mapping[str, Any], file: Path) -> None:
+    """Raise `ModelError` where a configuration says that it is of another network than `part`."""
+    wanted = _CLASSES[part]
+    says = config.get("_class_name")
+    named = [says] if isinstance(says, str) else config.get("architectures") or []
+    other = next((name for name in named if name not in wanted), None)
+    if other is None:
+        return
+    what = _KNOWN_CLASSES.get(other)
+    if what is None:
+        what = f"not of {' or '.join(sorted(wanted))}; name a folder of SDXL's {part}"
+    raise ModelError(f"{file} is of the class {other}, {what}.")
+
+
+def check_tensors(part: str, header: Header, place: Path) -> None:
+    """Raise `ModelError` where tensors show that the weights in `place` are of another network than `part`."""
+    for name in sorted(header.shapes):
+        for mark, what in (*_MARKS.get(part, ()), *_STORED_OTHERWISE):
+            if name.startswith(mark) or f".{mark}" in name:
+                raise ModelError(f"The {part} in {place} is {what} (its tensor {name} says so).")
+    if part == "unet":
+        _check_inputs(header, place)
+
+
+def _check_inputs(header: Header, place: Path) -> None:
+    """Raise `ModelError` for a UNet that is fed more than the latents that it gives back."""
+    name = next((name for name in _INPUTS if len(header.shapes.get(name, ())) > 1), None)
+    takes = 0 if name is None else header.shapes[name][1]
+    gives = next((header.shapes[name][0] for name in _OUTPUTS if header.shapes.get(name)), takes)
+    # Beside the latents, those of a picture, and with it a mask.
+    what = {2 * gives: "an editing model", 2 * gives + 1: "an inpainting model"}.get(takes)
+    if takes and what is not None:
+        raise ModelError(
+            f"The unet in {place} takes {takes} channels and gives {gives} ({name}): it is {what}, which paints from a "
+            f"picture and is not supported; {_PLAIN_UNET}."
+        )

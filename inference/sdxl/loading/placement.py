@@ -1,0 +1,170 @@
+"""Carries a memory plan out: where each part of a model is loaded to, and in which form it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from darkroom.inference.contract import ModelError
+from darkroom.inference.engine.turns import Lane, Series
+from darkroom.inference.planning.memory_layout import Place
+from darkroom.inference.planning.memory_plan import Attention, AttentionProbe, MemoryPlan, plan_memory
+from darkroom.inference.sdxl.denoise.attention import fuse_projections, probe_attention, use_attention
+from darkroom.inference.sdxl.loading.residence import Residence, WeightMover
+from darkroom.inference.sdxl.loading.weigh import weigh
+
+TEXT_PARTS: Final = ("text_encoder", "text_encoder_2")
+_LANES: Final = {"unet": Lane.DENOISE, "controlnet": Lane.DENOISE, "vae": Lane.FINISH} | dict.fromkeys(
+    TEXT_PARTS, Lane.PREPARE
+)
+HOST: Final = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the operator may say of a plan; by default everything is left to it."""
+
+    text_device: str = "auto"
+    """auto, same, cpu, or another device's name."""
+    vae_device: str = "auto"
+    width: int = 1024
+    """Of the largest picture that is to be served."""
+    height: int = 1024
+    adapters: bool = False
+    """Whether LoRA files may be applied."""
+    cache_bytes: int = 0
+    """What prompt and pose caches may hold on the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A plan on real devices."""
+
+    plan: MemoryPlan
+    device: torch.device
+    dtype: torch.dtype
+    text_device: torch.device
+    vae_device: torch.device
+
+    def home(self, part: str) -> torch.device:
+        """Where a part (unet, controlnet, vae, text_encoder, text_encoder_2) is loaded to, and stays between turns."""
+        device = self.device_of(_LANES[part])
+        return HOST if self.plan.layout.offload and device == self.device else device
+
+    def device_of(self, lane: Lane) -> torch.device:
+        """Where a lane's networks run."""
+        return {Lane.PREPARE: self.text_device, Lane.DENOISE: self.device, Lane.FINISH: self.vae_device}[lane]
+
+    def dtype_of(self, part: str) -> torch.dtype:
+        """The dtype of all parts but the VAE, whose configuration has a say."""
+        # Beside a GPU the CPU computes in fp32: half precision is slow there, and the host has room.
+        is_apart = self.text_device.type == "cpu" and self.device.type != "cpu"
+        return torch.float32 if part in TEXT_PARTS and is_apart else self.dtype
+
+
+def place(
+    folders: Mapping[str, Path],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    wishes: Wishes | None = None,
+    probe: Callable[[torch.device, torch.dtype], AttentionProbe] = probe_attention,
+) -> Placement:
+    """Plan for a model by its configurations, the device's memory and its attention. Raises `ModelError`."""
+    device, wishes = _numbered(device), wishes or Wishes()
+    text_device, vae_device = (_asked(name, device) for name in (wishes.text_device, wishes.vae_device))
+    plan = plan_memory(
+        weigh(folders),
+        device_kind=device.type,
+        memory_bytes=_memory_bytes(device),
+        dtype=str(dtype).removeprefix("torch."),
+        width=wishes.width,
+        height=wishes.height,
+        probe=probe(device, dtype),
+        adapters=wishes.adapters,
+        text_place=_place_of(text_device, device),
+        vae_place=_place_of(vae_device, device),
+        second_device=device.type == "cuda" and torch.cuda.device_count() > 1,
+        cache_bytes=wishes.cache_bytes,
+    )
+    return placed(plan, device=device, dtype=dtype, text_device=text_device, vae_device=vae_device)
+
+
+def placed(
+    plan: MemoryPlan,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    text_device: torch.device | None = None,
+    vae_device: torch.device | None = None,
+) -> Placement:
+    """A plan that is made already, on these devices; those that are not named follow from it."""
+    on_cpu = plan.layout.text_place is Place.CPU
+    return Placement(plan, device, dtype, text_device or (HOST if on_cpu else device), vae_device or device)
+
+
+def form(placement: Placement, *, unet: Any, controlnet: Any | None, vae: Any) -> None:
+    """Give loaded networks the form that the plan says: memory format, attention, projections, slicing."""
+    plan = placement.plan
+    for network in (unet, controlnet):
+        if network is None:
+            continue
+        use_attention(network, plan.attention)
+        if plan.fuse_qkv and plan.attention is Attention.SDPA:
+            fuse_projections(network)
+    if plan.channels_last:
+        for network in (unet, controlnet, vae):
+            if network is not None:
+                network.to(memory_format=torch.channels_last)
+    vae.use_slicing = plan.vae_slicing
+
+
+def residence_of(placement: Placement, networks: Mapping[str, Any]) -> Residence | None:
+    """What moves the networks with the lanes' turns; None where they stay."""
+    if placement.plan.layout.series is not Series.ALL:
+        return None
+    moving: dict[Lane, list[Any]] = {}
+    for part, network in networks.items():
+        if placement.device_of(_LANES[part]) == placement.device:
+            moving.setdefault(_LANES[part], []).append(network)
+    return Residence(moving, WeightMover(placement.device))
+
+
+def _asked(name: str, device: torch.device) -> torch.device | None:
+    if name == "auto":
+        return None
+    if name == "same":
+        return device
+    try:
+        asked = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"There is no torch device {name!r}: use auto, same, cpu or cuda:1.") from error
+    if asked.type == "cuda":
+        count = torch.cuda.device_count()
+        if (asked.index or 0) >= count:
+            raise ModelError(f"The device {name} is not there: torch sees {count} GPUs; correct the setting.")
+    return _numbered(asked)
+
+
+def _numbered(device: torch.device) -> torch.device:
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def _place_of(asked: torch.device | None, device: torch.device) -> Place | None:
+    if asked is None:
+        return None
+    if asked == device:
+        return Place.SAME
+    return Place.CPU if asked.type == "cpu" else Place.SECOND
+
+
+def _memory_bytes(device: torch.device) -> int | None:
+    """What this process may use: what is free now, and what it holds already and can give to the model."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device)

@@ -1,0 +1,114 @@
+"""Which weight files a model is made of, and the digest that names them.
+
+Two workers that report the same revision hold the same bytes. Beside the weights the digest covers the small files
+that decide pixels just as much: configurations, tokenizers, the noise schedule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from darkroom.inference.contract import ModelError
+
+_STEMS: Final = ("diffusion_pytorch_model", "model")
+_HALF_VARIANT: Final = "fp16"
+_OTHER_WEIGHTS: Final = frozenset({".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".onnx", ".gguf", ".safetensors"})
+_PLAIN_PARTS: Final = ("tokenizer", "tokenizer_2", "scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One component's weight files."""
+
+    folder: Path
+    """Where its `config.json` lies, and its files unless it is read from a single one."""
+    variant: str | None
+    """diffusers' name for a set of files in one folder: `fp16`, or None for the plain ones."""
+    files: tuple[Path, ...]
+    """What counts for the revision."""
+    single_file: Path | None = None
+    """The file that the network is read from, alone or among others."""
+
+    @property
+    def read_from(self) -> tuple[Path, ...]:
+        """The files that hold its tensors."""
+        return self.files if self.single_file is None else (self.single_file,)
+
+    @property
+    def place(self) -> Path:
+        """What to name where something is wrong with them."""
+        return self.single_file or self.folder
+
+
+def find_weights(folder: Path, dtype: torch.dtype) -> Weights:
+    """The safetensors files in `folder` to load for `dtype`: the fp16 set for fp16 where there is one.
+
+    One set of files a folder, sharded or not. Raises `ModelError` where there is none.
+    """
+    plain, half = _files(folder, ""), _files(folder, f".{_HALF_VARIANT}")
+    if half and (dtype is torch.float16 or not plain):
+        return Weights(folder, _HALF_VARIANT, half)
+    if not plain:
+        others = sorted(file.name for file in folder.glob("*") if file.suffix in _OTHER_WEIGHTS)
+        has = f" (it has {others[0]}, which is not read)" if others else ""
+        raise ModelError(
+            f"There are no safetensors weights in {folder}{has}: name a diffusers folder with files called "
+            f"{_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors, .fp16 before the ending or not; pickles are "
+            "converted by loading them with diffusers and calling save_pretrained."
+        )
+    return Weights(folder, None, plain)
+
+
+def _files(folder: Path, variant: str) -> tuple[Path, ...]:
+    for stem in _STEMS:
+        whole = folder / f"{stem}{variant}.safetensors"
+        shards = tuple(sorted(folder.glob(f"{stem}{variant}-*-of-*.safetensors")))
+        if whole.is_file() or shards:
+            return (whole,) if whole.is_file() else shards
+    return ()
+
+
+def model_revision(
+    path: Path, parts: Mapping[str, Weights], *, zeros_for_no_text: bool, schedule_changes: Mapping[str, Any]
+) -> str:
+    """Return `sha256:` and 64 hexadecimal digits over all that decides a picture but the request.
+
+    `schedule_changes` are the settings in force that differ from the scheduler's file. Raises `ModelError`.
+    """
+    whole = hashlib.sha256(f"force_zeros_for_empty_prompt={zeros_for_no_text}".encode())
+    if schedule_changes:
+        _add(whole, "schedule", json.dumps(schedule_changes, sort_keys=True).encode())
+    try:
+        for part, weights in sorted(parts.items()):
+            _add(whole, f"{part}/config.json", _canonical(weights.folder / "config.json"))
+            for place, file in enumerate(weights.files):
+                with file.open("rb") as opened:
+                    _add(whole, f"{part}/{place}", hashlib.file_digest(opened, "sha256").digest())
+        for part in _PLAIN_PARTS:
+            for file in sorted((path / part).iterdir()):
+                if file.suffix in (".json", ".txt"):
+                    content = _canonical(file) if file.suffix == ".json" else file.read_bytes()
+                    _add(whole, f"{part}/{file.name}", content)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The model in {path} cannot be read ({error}): copy the model again.") from error
+    return f"sha256:{whole.hexdigest()}"
+
+
+def _add(whole: Any, name: str, content: bytes) -> None:
+    whole.update(f"\n{name} {len(content)}\n".encode())
+    whole.update(content)
+
+
+def _canonical(file: Path) -> bytes:
+    """A JSON file without what does not reach a pixel: its layout, and notes of whoever saved it (`_name_or_path`)."""
+    content = json.loads(file.read_bytes())
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if not key.startswith("_") or key == "_class_name"}
+    return json.dumps(content, sort_keys=True).encode()

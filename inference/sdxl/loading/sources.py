@@ -1,0 +1,163 @@
+"""Where a model's parts lie: which files and configurations of this machine each network is loaded from.
+
+A model is a diffusers folder, or a single-file checkpoint in the layout of SDXL's first release, in which one file
+holds UNet, VAE and both text encoders. Such a file says nothing of its architecture and has no tokenizers: those come
+from a diffusers folder, whose weights are read for the networks alone that the file does not hold. Nothing here is
+fetched, and nothing is guessed from a name on a hub, as diffusers would without a configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from darkroom.inference.contract import ModelError
+from darkroom.inference.sdxl.loading.headers import Header, read_headers, read_json
+from darkroom.inference.sdxl.loading.kinds import check_class, check_tensors
+from darkroom.inference.sdxl.loading.revision import Weights, find_weights
+from darkroom.inference.sdxl.loading.single_file import parts_of, prefix_of
+
+_PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+_PIPELINES: Final = "StableDiffusionXL"
+"""How the classes of SDXL's pipelines begin in diffusers; they share their folders' layout."""
+_SCALING_DEFAULT: Final = 0.18215
+"""Of diffusers' AutoencoderKL: Stable Diffusion 1's."""
+_NETWORKS: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The paths that a model is made of."""
+
+    path: Path
+    """A diffusers folder of an SDXL pipeline, or a `.safetensors` checkpoint in the original layout."""
+    controlnet_path: Path | None = None
+    """A diffusers folder of a ControlNet, or a `.safetensors` file of one."""
+    vae_path: Path | None = None
+    """The same of a VAE that takes the place of the model's own."""
+    config_path: Path | None = None
+    """For a checkpoint: a diffusers folder of SDXL's configurations and tokenizers; its own folder when None."""
+    adapters_path: Path | None = None
+    """A folder of LoRA files."""
+    pose_detector_path: Path | None = None
+    """Weights of the OpenPose body detector, a file or its folder; of use with a ControlNet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What there is to load."""
+
+    base: Path
+    """The diffusers folder of the configurations, tokenizers and noise schedule."""
+    index: Mapping[str, Any]
+    """Its `model_index.json`."""
+    parts: Mapping[str, Weights]
+    """By network: unet, vae, text_encoder, text_encoder_2 and, where there is one, controlnet."""
+    unet_header: Header
+    """Of the files that hold the UNet: what they say of its parameterisation stands beside its weights."""
+
+
+def find_sources(files: ModelFiles, dtype: torch.dtype) -> Sources:
+    """Raises `ModelError` where something is missing, torn at first sight, or of another kind."""
+    is_checkpoint = _is_file(files.path)
+    base = files.path if not is_checkpoint else files.config_path or files.path.parent
+    held: frozenset[str] = frozenset()
+    if is_checkpoint:
+        held = parts_of(files.path, read_headers([files.path]))
+        if not (base / "model_index.json").is_file():
+            raise ModelError(
+                f"The checkpoint {files.path} needs SDXL's configurations and tokenizers, and {base} has none: name a "
+                "diffusers folder of SDXL in DARKROOM_MODEL__CONFIG_PATH; its weights are read for what the checkpoint "
+                "does not hold alone."
+            )
+    index = _read_index(base, has_vae=files.vae_path is not None)
+    parts: dict[str, Weights] = {}
+    for part in _NETWORKS:
+        if part == "vae" and files.vae_path is not None:
+            parts[part] = _find_part(files.vae_path, base / part, dtype)
+        elif part in held:
+            # The file's bytes count once for the revision.
+            counted = (files.path,) if part == "unet" else ()
+            parts[part] = Weights(base / part, None, counted, single_file=files.path)
+        else:
+            parts[part] = _own(files, base, part, dtype)
+    if files.controlnet_path is not None:
+        parts["controlnet"] = _find_part(files.controlnet_path, base / "controlnet", dtype)
+    headers = {part: read_headers(weights.read_from) for part, weights in parts.items()}
+    for part, weights in parts.items():
+        config = weights.folder / "config.json"
+        check_class(part, read_json(config), config)
+        check_tensors(part, headers[part].under(prefix_of(part)), weights.place)
+    if files.vae_path is not None and (base / "vae" / "config.json").is_file():
+        _check_scaling(parts["vae"].folder / "config.json", base / "vae" / "config.json")
+    return Sources(base, index, parts, headers["unet"])
+
+
+def _check_scaling(vae: Path, own: Path) -> None:
+    """Raise `ModelError` for a VAE of other latents: those of SD 1.5 have SDXL's shapes and another scale."""
+    given, wanted = (read_json(file).get("scaling_factor", _SCALING_DEFAULT) for file in (vae, own))
+    if given != wanted:
+        raise ModelError(
+            f"{vae} has the scaling_factor {given} and the model's own VAE {wanted} ({own}), so it was made for other "
+            "latents and would paint other colours: name a VAE of SDXL in DARKROOM_MODEL__VAE_PATH."
+        )
+
+
+def _own(files: ModelFiles, base: Path, part: str, dtype: torch.dtype) -> Weights:
+    """Return the weights of the model's own folder, or of the one that complements a checkpoint."""
+    try:
+        return find_weights(base / part, dtype)
+    except ModelError as error:
+        if base == files.path and part != "vae":
+            raise
+        remedy = "name a folder of SDXL that has them in DARKROOM_MODEL__CONFIG_PATH"
+        if base == files.path:
+            remedy = "copy the model again"
+        if part == "vae":
+            remedy = f"name SDXL's VAE in DARKROOM_MODEL__VAE_PATH, or {remedy}"
+        raise ModelError(
+            f"{files.path} cannot be used, it lacks {part}, and {base / part} has no safetensors weights: {remedy}."
+        ) from error
+
+
+def _find_part(path: Path, fallback: Path, dtype: torch.dtype) -> Weights:
+    """One network of its own: a folder, or a file with its configuration beside it or in the model's folder."""
+    if not _is_file(path):
+        return find_weights(path, dtype)
+    # Before a configuration is asked for, which a network of another kind could not have.
+    check_tensors(fallback.name, read_headers([path]).under(prefix_of(fallback.name)), path)
+    for folder in (path.parent, fallback):
+        if (folder / "config.json").is_file():
+            return Weights(folder, None, (path,), single_file=path)
+    raise ModelError(
+        f"The file {path} says nothing of its architecture, and there is no config.json beside it or in {fallback}: "
+        "put the one of its diffusers folder beside it."
+    )
+
+
+def _is_file(path: Path) -> bool:
+    if not path.exists():
+        raise ModelError(f"{path} is not there: correct the setting that names it, or copy the model again.")
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ModelError(f"{path} is no .safetensors file, and others can run code when they are read: convert it.")
+    return path.is_file()
+
+
+def _read_index(path: Path, *, has_vae: bool) -> dict[str, Any]:
+    """`has_vae`: a VAE of its own takes the place of the folder's, which need not be there."""
+    index = read_json(path / "model_index.json")
+    pipeline = index.get("_class_name")
+    if isinstance(pipeline, str) and not pipeline.startswith(_PIPELINES):
+        raise ModelError(f"{path} is a folder of {pipeline}: name an SDXL base model's (StableDiffusionXLPipeline).")
+    missing = [part for part in _PARTS if not (path / part).is_dir() and not (has_vae and part == "vae")]
+    if missing:
+        vae = ", or a VAE in DARKROOM_MODEL__VAE_PATH" if missing == ["vae"] else ""
+        raise ModelError(
+            f"{path} is not an SDXL pipeline folder, it lacks {', '.join(missing)}: "
+            f"name an SDXL base model's folder{vae}, or copy it again."
+        )
+    return index

@@ -1,0 +1,184 @@
+"""The adapters that a worker offers: the LoRA files of one folder, known by name and digest from the start.
+
+Every file is read once when the model is loaded. One that is torn, of another kind or for another model is refused with
+a sentence, which the log, `darkroom doctor`, a metric and the requests for it get; the worker serves all others. The
+tensors are then forgotten; a request's prepare brings them back, into a cache bounded in bytes. A file that was changed
+since the start is not applied: completions and digests would name what it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+import torch
+
+from darkroom.inference.contract import AdapterUse, CacheCounts, FaultKind, ModelError, RenderFault
+from darkroom.inference.sdxl.denoise.adapters import AppliedAdapter
+from darkroom.inference.sdxl.loading.lora_file import Lora, LoraLayer, LoraUnusable, parse_lora
+from darkroom.inference.sdxl.loading.lora_names import LayerNames, Networks
+from darkroom.inference.sdxl.prepare.cache import ByteCache
+from darkroom.schemas.names import ADAPTER_NAME_CHARACTERS_MAX, is_adapter_name
+
+_log = structlog.get_logger(__name__)
+
+ADAPTER_CACHE_BYTES_MAX: Final = 1024**3
+"""Some six of SDXL's LoRAs of rank 32 in fp16, on the device."""
+_FILE_SHRINKS_MAX: Final = 4
+"""A file of fp64 tensors is four times as large as they are in fp16 on the device."""
+_SUFFIX: Final = ".safetensors"
+_PICKLES: Final = frozenset({".pt", ".pth", ".bin", ".ckpt"})
+_BRINGING: Final = "Put it right, or take it out of the folder; workers look at it at their start."
+
+
+class AdapterStore:
+    """Belongs to the prepare lane; `digests` and `refused` never change."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        networks: Networks,
+        devices: Mapping[str, torch.device],
+        cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
+    ) -> None:
+        """Look at every `NAME.safetensors` in `folder`. Without a folder there are no adapters.
+
+        `devices` are where the networks run, which may have their weights elsewhere between their turns. Raises
+        `ModelError` for a folder that cannot be read.
+        """
+        self._networks = networks
+        self._devices = devices
+        self._names = LayerNames({} if folder is None else networks)
+        self._cache: ByteCache[str, Lora] = ByteCache(cache_bytes_max, lambda lora: lora.size_bytes)
+        self._cache_bytes_max = cache_bytes_max
+        self._files: dict[str, Path] = {}
+        self._unusable: dict[str, str] = {}
+        digests: dict[str, str] = {}
+        for name, files in ({} if folder is None else _files(folder)).items():
+            try:
+                digests[name] = self._examine(name, files)
+                self._files[name] = files[0]
+            except LoraUnusable as error:
+                self._unusable[name] = str(error)
+                _log.error("adapter_refused", adapter=name, folder=str(folder), why=str(error), remedy=_BRINGING)
+        self.digests: Mapping[str, str] = digests
+        """`sha256:` and 64 hexadecimal digits over the file, by adapter."""
+        self.refused: Mapping[str, str] = self._unusable
+        """Files that cannot be used: a sentence with the remedy, by the name that requests would give."""
+
+    def get(self, use: AdapterUse) -> AppliedAdapter:
+        """The adapter that a request names, from the cache where it can be.
+
+        Raises `RenderFault` of the request: `unknown_adapter` for a name that is not here or whose file was refused,
+        `model_mismatch` where the file is no longer what it was when the worker started.
+        """
+        digest = self.digests.get(use.name)
+        if digest is None:
+            why = self.refused.get(use.name, f"This worker has no adapter {use.name!r}.")
+            raise RenderFault(FaultKind.REQUEST, "unknown_adapter", why)
+        lora = self._cache.get_or_make(use.name, lambda: self._load(use.name, digest))
+        return AppliedAdapter(use.name, digest, lora, use.weight)
+
+    def counts(self) -> CacheCounts:
+        """Of the adapters' tensors."""
+        return self._cache.counts()
+
+    def _examine(self, name: str, files: list[Path]) -> str:
+        """Return the file's digest. Raises `LoraUnusable`."""
+        file = files[0]
+        if len(files) > 1:
+            raise LoraUnusable(
+                f"Two adapter files are called {name!r} ({files[0].name!r}, {files[1].name!r}): keep one."
+            )
+        if not is_adapter_name(name):
+            raise LoraUnusable(
+                f"The adapter file {file.name!r} has a name that no request can have: use 1 to "
+                f"{ADAPTER_NAME_CHARACTERS_MAX} characters before {_SUFFIX}, none of them a control character, / or \\."
+            )
+        if file.suffix.lower() in _PICKLES:
+            raise LoraUnusable(
+                f"The adapter file {file.name} is a pickle, and reading it can run code: convert it to safetensors."
+            )
+        try:
+            if not file.is_file():
+                raise LoraUnusable(
+                    f"The adapter {file.name} is no file that is there: put the {_SUFFIX} file itself into the folder."
+                )
+            if file.stat().st_size > _FILE_SHRINKS_MAX * self._cache_bytes_max:
+                raise LoraUnusable(self._too_large(file, file.stat().st_size))
+            content = file.read_bytes()
+        except OSError as error:
+            raise LoraUnusable(
+                f"The adapter file {file.name} cannot be read ({error.strerror}): check its rights."
+            ) from error
+        lora = parse_lora(file, content, self._names, self._networks)
+        if lora.size_bytes > self._cache_bytes_max:
+            raise LoraUnusable(self._too_large(file, lora.size_bytes))
+        if lora.remark is not None:
+            _log.warning("adapter_remark", adapter=name, remark=lora.remark)
+        return _digest(content)
+
+    def _too_large(self, file: Path, size_bytes: int) -> str:
+        return (
+            f"The adapter file {file.name} takes {size_bytes} bytes, and {self._cache_bytes_max} are kept "
+            "on the device for all adapters: raise DARKROOM_LIMITS__ADAPTER_CACHE_BYTES."
+        )
+
+    def _load(self, name: str, digest: str) -> Lora:
+        file = self._files[name]
+        try:
+            content = file.read_bytes()
+            lora = parse_lora(file, content, self._names, self._networks)
+        except OSError as error:
+            gone = f"The adapter file {file.name} can no longer be read ({error.strerror}): put it back."
+            raise RenderFault(FaultKind.REQUEST, "model_mismatch", gone) from error
+        except LoraUnusable as error:
+            raise RenderFault(FaultKind.REQUEST, "model_mismatch", str(error)) from error
+        if _digest(content) != digest:
+            changed = f"The adapter file {file.name} was changed after the worker started: restart the worker."
+            raise RenderFault(FaultKind.REQUEST, "model_mismatch", changed)
+        return _placed(lora, self._devices)
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    """Return what may be an adapter by its name: the file's own without the ending, in Unicode's composed form."""
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise ModelError(
+            f"The adapters' folder {folder} cannot be read ({error.strerror}): correct DARKROOM_MODEL__ADAPTERS_PATH."
+        ) from error
+    named: dict[str, list[Path]] = {}
+    for entry in entries:
+        suffix = entry.suffix.lower()
+        if suffix == _SUFFIX or suffix in _PICKLES:
+            # macOS writes a letter and its accent apart; a request has them as one.
+            named.setdefault(unicodedata.normalize("NFC", entry.stem), []).append(entry)
+        elif any(entry.glob(f"*{_SUFFIX}")):
+            _log.warning("adapters_in_a_subfolder", folder=str(entry), remedy="Move its files up: it is not read.")
+    # A pickle beside its conversion is no second adapter.
+    return {
+        name: [file for file in files if file.suffix.lower() == _SUFFIX] or files[:1] for name, files in named.items()
+    }
+
+
+def _placed(lora: Lora, devices: Mapping[str, torch.device]) -> Lora:
+    """With each tensor where its network runs."""
+
+    def on(device: torch.device, layer: LoraLayer) -> LoraLayer:
+        return LoraLayer(layer.down.to(device), layer.up.to(device), layer.scale)
+
+    return Lora(
+        {
+            network: {name: on(devices[network], layer) for name, layer in layers.items()}
+            for network, layers in lora.layers.items()
+        }
+    )
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -1,0 +1,55 @@
+"""A least-recently-used cache bounded in bytes.
+
+Owned by one thread (the prepare lane); `counts` may be read from any. It belongs to one loaded model and dies with
+it, so a key need not name the model.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from darkroom.inference.contract import CacheCounts
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class ByteCache(Generic[K, V]):
+    """Keeps the values last used, up to `bytes_max` of them as `size_of` counts bytes. 0 keeps nothing."""
+
+    def __init__(self, bytes_max: int, size_of: Callable[[V], int]) -> None:
+        self._bytes_max = bytes_max
+        self._size_of = size_of
+        self._held: OrderedDict[K, V] = OrderedDict()
+        self._bytes = 0
+        self._hits = 0
+        self._misses = 0
+
+    def get_or_make(self, key: K, make: Callable[[], V]) -> V:
+        """The value under `key`, made and kept where there is none. What `make` raises is kept by nobody."""
+        if key in self._held:
+            self._hits += 1
+            self._held.move_to_end(key)
+            return self._held[key]
+        self._misses += 1
+        value = make()
+        size = self._size_of(value)
+        # One value larger than the whole cache would push out everything else and then itself.
+        if size <= self._bytes_max:
+            self._held[key] = value
+            self._bytes += size
+            while self._bytes > self._bytes_max:
+                _, oldest = self._held.popitem(last=False)
+                self._bytes -= self._size_of(oldest)
+        return value
+
+    def counts(self) -> CacheCounts:
+        """Hits and misses since the start, and the bytes held now."""
+        return CacheCounts(self._hits, self._misses, self._bytes)
+
+    def reset(self) -> None:
+        """Forget every value and every count."""
+        self._held.clear()
+        self._bytes = self._hits = self._misses = 0

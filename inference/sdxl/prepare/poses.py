@@ -1,0 +1,133 @@
+"""What a pose says to the ControlNet: its control picture, behind the ControlNet's own small encoder.
+
+The encoder's output depends on the picture alone, so it is computed once a pose and not once a step: it is taken out of
+the ControlNet (`darkroom.inference.sdxl.loading.components`) and run here. The same pose is drawn once a size, and the same picture encoded
+once, however it was sent; people are looked for once a photo. What the ControlNet makes of it at each step depends on
+the latents and cannot be kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from darkroom.inference.contract import CacheCounts
+from darkroom.inference.pose.control import ControlPicture, control_picture, picture_content, pose_digest
+from darkroom.inference.pose.photo import PhotoPeople, PoseDetector, find_people, no_detector, nobody_found
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.sdxl.prepare.cache import ByteCache
+from darkroom.schemas.events.pose import PEOPLE_MAX, FoundPerson, PhotoPose, Pose
+
+_PEOPLE_BYTES: Final = PEOPLE_MAX * 18 * 288
+"""What the keypoints of a photo take at most: two numbers to be drawn, three to be told, and what Python needs around
+them."""
+
+
+class _PoseKey(NamedTuple):
+    digest: str
+    width: int
+    height: int
+
+
+class Conditioning(NamedTuple):
+    """What there is to give to the ControlNet for a pose, and to say to its sender."""
+
+    embedding: torch.Tensor
+    """(1, channels, latent height, latent width) in the model's dtype, on its device."""
+    warning: str | None
+    found: tuple[FoundPerson, ...] = ()
+    """The people in a photo, the largest first."""
+
+
+class PoseConditioner:
+    """Turns poses into conditioning embeddings. Belongs to the prepare lane."""
+
+    def __init__(
+        self,
+        encoder: Any,
+        *,
+        is_bgr: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+        limits: PictureLimits,
+        cache_bytes_max: int,
+        detector: PoseDetector | None = None,
+    ) -> None:
+        """`cache_bytes_max` bounds all three caches together. Without a `detector` photos are refused."""
+        self._detector = detector
+        self._encoder = encoder
+        self._is_bgr = is_bgr
+        self._device = device
+        self._dtype = dtype
+        self._limits = limits
+        # Keypoints are small: by default this is for the people of four hundred photos.
+        people_bytes_max = cache_bytes_max // 16
+        # In fp16 an embedding of SDXL's ControlNet takes 3.3 times its picture's bytes.
+        pictures_bytes_max = (cache_bytes_max - people_bytes_max) // 4
+        self._people: ByteCache[str, PhotoPeople] = ByteCache(people_bytes_max, lambda _people: _PEOPLE_BYTES)
+        self._pictures: ByteCache[_PoseKey, ControlPicture] = ByteCache(
+            pictures_bytes_max, lambda made: 3 * made.picture.width * made.picture.height
+        )
+        self._embeddings: ByteCache[_PoseKey, torch.Tensor] = ByteCache(
+            cache_bytes_max - people_bytes_max - pictures_bytes_max, lambda embedding: embedding.nbytes
+        )
+
+    def embed(self, pose: Pose, stored: bytes | None, *, width: int, height: int) -> Conditioning:
+        """`stored` are the bytes of a picture that the pose only names.
+
+        Raises `RenderFault` as `control_picture` and `find_people` do, `pose_not_found` for a photo without people.
+        """
+        found_warning: str | None = None
+        found: tuple[FoundPerson, ...] = ()
+        if isinstance(pose, PhotoPose):
+            people = self._people_of(pose, stored)
+            if people.pose is None:
+                raise nobody_found()
+            pose, found_warning, found = people.pose, people.warning, people.found
+        drawn = pose
+        picture, drawn_warning = self._pictures.get_or_make(
+            _PoseKey(pose_digest(drawn, stored), width, height),
+            lambda: control_picture(drawn, stored, width=width, height=height, limits=self._limits),
+        )
+        content = hashlib.sha256(picture.tobytes()).hexdigest()
+        embedding = self._embeddings.get_or_make(_PoseKey(content, width, height), lambda: self._encode(picture))
+        return Conditioning(embedding, found_warning or drawn_warning, found)
+
+    def counts(self) -> Mapping[str, CacheCounts]:
+        """Of `photo`, the people found, `pose`, the drawn and decoded pictures, and `control`, their embeddings."""
+        return {
+            "photo": self._people.counts(),
+            "pose": self._pictures.counts(),
+            "control": self._embeddings.counts(),
+        }
+
+    def reset(self) -> None:
+        """Empty the caches and start counting anew."""
+        self._people.reset()
+        self._pictures.reset()
+        self._embeddings.reset()
+
+    def _people_of(self, photo: PhotoPose, stored: bytes | None) -> PhotoPeople:
+        """Also nobody is kept: such a photo is as dear to look at as any."""
+        detector = self._detector
+        if detector is None:
+            raise no_detector()
+        return self._people.get_or_make(
+            pose_digest(photo, stored),
+            lambda: find_people(picture_content(photo, stored), detector, self._limits),
+        )
+
+    def _encode(self, picture: Image.Image) -> torch.Tensor:
+        encoded: torch.Tensor = self._encoder(control_tensor(picture, self._is_bgr).to(self._device, self._dtype))
+        return encoded
+
+
+def control_tensor(picture: Image.Image, is_bgr: bool) -> torch.Tensor:
+    """(1, 3, height, width) fp32 in [0, 1]."""
+    levels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0).permute(2, 0, 1)[None]
+    return levels.flip(1) if is_bgr else levels

@@ -1,0 +1,1 @@
+"""A device that sleeps instead of denoising: for benches, chaos and planning."""

@@ -1,0 +1,382 @@
+"""A device that sleeps instead of denoising: for benches, chaos and planning without a model.
+
+It keeps a real device's contract, picture included: a small wallpaper that depends on the request alone, so
+that a lost, doubled or mixed-up picture shows. Pose pictures are decoded with the same care and the same errors
+as a real device has. Photos are taken, as by a device with a detector, and decoded; nobody is looked for, so each has
+its own wallpaper and none is `pose_not_found`.
+
+Markers. Made with `obey_markers=True`, and only then, the device does what a prompt asks for, so that a test
+can send trouble through the whole system:
+
+    [[simulate:crash]]      the process ends at once, with `CRASH_EXIT_CODE` and no clean-up
+    [[simulate:fail]]       an error of unknown kind is raised
+    [[simulate:oom N]]      `out_of_memory` is raised at every step that more than N rows share (N >= 0)
+    [[simulate:hang MS]]    the row's first step takes MS milliseconds longer
+
+`crash` and `fail` come at the row's steps; `[[simulate:crash prepare]]` and `[[simulate:crash finish]]` (and so with
+`fail`) come when the job is prepared or its rows are finished. An unknown marker fails the job as `invalid_request`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from PIL import Image
+
+from darkroom.inference.contract import (
+    BatchKey,
+    CacheCounts,
+    Device,
+    FaultKind,
+    ModelInfo,
+    Prepared,
+    Preview,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    RenderRequest,
+    RowId,
+)
+from darkroom.inference.engine.turns import Series
+from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
+from darkroom.inference.planning.step_curve import StepCurve
+from darkroom.inference.planning.timing import Part
+from darkroom.inference.pose.control import picture_content, pose_digest, read_skeleton
+from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.inference.preview import encode_preview
+from darkroom.inference.resolve import batch_key
+from darkroom.inference.simulated.wallpaper import reencoded, wallpaper
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.pose import PeoplePose, SkeletonPose
+from darkroom.schemas.names import CONTENT_TYPES, EXTENSIONS
+
+CRASH_EXIT_CODE: Final = 70
+"""The exit status of a process that a marker ended: EX_SOFTWARE of sysexits.h."""
+
+SIMULATED_REVISION: Final = "sha256:" + hashlib.sha256(b"darkroom simulated device 1").hexdigest()
+"""There are no weights to digest; another number here says that the pictures changed."""
+
+_LATENT_FACTOR: Final = 8
+_MARKER: Final = re.compile(r"\[\[simulate:([^\]]*)\]\]")
+_LAWFUL_MARKER: Final = re.compile(r"(crash|fail)(?: (prepare|step|finish))?|(oom|hang) (\d{1,9})")
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What the markers of a prompt ask for."""
+
+    crash_at: frozenset[str] = frozenset()
+    fail_at: frozenset[str] = frozenset()
+    oom_rows_max: int | None = None
+    hang_s: float = 0.0
+
+
+@dataclass(slots=True)
+class SimulatedRow:
+    """One picture in the making: nothing but what it will show."""
+
+    row_id: RowId
+    batch_key: BatchKey
+    steps_total: int
+    request: RenderRequest
+    shown: bytes
+    """What decides the picture, `darkroom.inference.simulated.wallpaper.SHOWN_BYTES` or more."""
+    trouble: Trouble | None = None
+    steps_done: int = field(default=0)
+
+
+class SimulatedDevice(Device[SimulatedRow]):
+    """`darkroom.inference.contract.Device` without a model.
+
+    A step of n rows sleeps `step_ms * curve(n) / curve(1)`; without a curve that is `step_ms`, without `step_ms`
+    it is the curve's own time; picture sizes, guidance and poses do not change it. With a `profile` a step sleeps what
+    that says of its UNet and ControlNet slots at its size; the decoding is `finish_ms` all the same, since a device's
+    lanes share it and sleeping ones would not. A time of 0 makes no call to sleep at all.
+    """
+
+    def __init__(
+        self,
+        step_ms: float | None = None,
+        curve: Mapping[int, float] | None = None,
+        *,
+        profile: DeviceProfile | None = None,
+        native_size: int = 64,
+        prepare_ms: float = 0.0,
+        finish_ms: float = 0.0,
+        obey_markers: bool = False,
+        picture_limits: PictureLimits | None = None,
+    ) -> None:
+        """Make a device.
+
+        `step_ms`: of a step of one row. `curve`: milliseconds a step by rows (`darkroom.inference.planning.step_curve.read_curve`
+        reads one). `profile`: in place of both, what a real device was measured to take. `native_size`: width and
+        height in pixels of a request that names none, a multiple of 8. `prepare_ms`: a job. `finish_ms`: a picture.
+        `picture_limits`: of pose pictures, the real device's by default.
+        Raises `ValueError` where none of them is given, or a profile beside another, or where a time is negative or not
+        finite, and `CurveError` for a curve that cannot be used.
+        """
+        if (step_ms is None and curve is None) == (profile is None):
+            raise ValueError("a simulated device needs step_ms, a curve or both, or else a profile and neither")
+        for name, ms in (("step_ms", step_ms), ("prepare_ms", prepare_ms), ("finish_ms", finish_ms)):
+            if ms is not None and not (math.isfinite(ms) and ms >= 0):
+                raise ValueError(f"{name} is {ms}: give milliseconds, 0 or more")
+        if native_size < _LATENT_FACTOR or native_size % _LATENT_FACTOR:
+            raise ValueError(f"native_size is {native_size}: give a multiple of {_LATENT_FACTOR} pixels")
+        self._step_ms = step_ms
+        self._curve = None if curve is None else StepCurve(curve)
+        self._profile = profile
+        self._step_seconds: dict[tuple[BatchKey, int, int], float] = {}
+        self._prepare_s = prepare_ms / 1000
+        self._finish_s = finish_ms / 1000
+        self._obey_markers = obey_markers
+        self._picture_limits = PictureLimits() if picture_limits is None else picture_limits
+        self._info = ModelInfo(
+            name="simulated",
+            revision=SIMULATED_REVISION,
+            native_width=native_size,
+            native_height=native_size,
+            size_multiple=_LATENT_FACTOR,
+            latent_factor=_LATENT_FACTOR,
+            device="simulated",
+            dtype="none",
+            sampler_version="simulated-1",
+            pose_detector=SIMULATED_REVISION,
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model that there is not."""
+        return self._info
+
+    @property
+    def series(self) -> Series:
+        """It sleeps in all lanes at once."""
+        return Series.NONE
+
+    def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:  # noqa: ARG002 - of any size
+        """No memory, no limit."""
+        return None
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def prepare(self, job: RenderJob) -> Prepared[SimulatedRow]:
+        """Digest the request. Raises `RenderFault` for a pose picture that a real device would refuse."""
+        _sleep(self._prepare_s)
+        request = job.request
+        trouble = _trouble(request.prompt) if self._obey_markers else None
+        if trouble is not None:
+            _play(trouble, "prepare")
+        pose = warning = None
+        if request.pose is not None:
+            pose = pose_digest(request.pose, job.pose_picture)
+            if not isinstance(request.pose, PeoplePose):
+                # For its errors: the digest says what the picture shows, not whether it can be decoded.
+                content = picture_content(request.pose, job.pose_picture)
+                if isinstance(request.pose, SkeletonPose):
+                    warning = read_skeleton(content, self._picture_limits).warning
+                else:
+                    decode_picture(content, self._picture_limits)
+        key = batch_key(request, self._info)
+        return Prepared(
+            tuple(
+                SimulatedRow(
+                    row_id=RowId(job.job_id, index),
+                    batch_key=key,
+                    steps_total=request.steps,
+                    request=request,
+                    shown=_shown(request, pose, request.seed + index),
+                    trouble=trouble,
+                )
+                for index in range(request.count)
+            ),
+            () if warning is None else (warning,),
+        )
+
+    def step(self, rows: Sequence[SimulatedRow]) -> None:
+        """Sleep as long as a step of these rows takes."""
+        if self._obey_markers:
+            _play_step(rows)
+        _sleep(self.step_seconds(rows))
+        for row in rows:
+            row.steps_done += 1
+
+    def step_seconds(self, rows: Sequence[SimulatedRow]) -> float:
+        """What a step of these rows, which share a batch key, takes."""
+        if self._profile is None:
+            return self._seconds_of(len(rows))
+        unet = sum(_slots(row.request) for row in rows)
+        control = sum(_slots(row.request) for row in rows if row.request.pose is not None)
+        known = (rows[0].batch_key, unet, control)
+        seconds = self._step_seconds.get(known)
+        if seconds is None:
+            key = rows[0].batch_key
+            ms = self._profile.step_ms(key.latent_height, key.latent_width, unet_slots=unet, control_slots=control)
+            seconds = self._step_seconds[known] = ms / 1000
+        return seconds
+
+    def finish(self, rows: Sequence[SimulatedRow]) -> tuple[RenderedImage | RenderFault, ...]:
+        """Paint the pictures."""
+        for row in rows:
+            if row.trouble is not None:
+                _play(row.trouble, "finish")
+        _sleep(self._finish_s * len(rows))
+        return tuple(_painted(row) for row in rows)
+
+    def preview(self, row: SimulatedRow) -> Preview | None:
+        """The wallpaper, fading in from grey with the steps."""
+        steps_done = row.steps_done
+        return Preview(_faded(row, steps_done / row.steps_total), steps_done) if steps_done else None
+
+    def measured_on(self) -> Mapping[str, str]:
+        """Nothing: asking the curve again is cheaper than reading a file."""
+        return {}
+
+    def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:  # noqa: ARG002
+        """Nothing is padded."""
+        return ()
+
+    def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
+        """The curve's or the profile's own answer, without sleeping. A curve's rows are taken for guided ones."""
+        if part is Part.DECODE:
+            return self._finish_s * count
+        if part is Part.REST:
+            return 0.0
+        if self._profile is None:
+            return self._seconds_of(math.ceil(count / GUIDED_SLOTS)) if part is Part.UNET else 0.0
+        alone, both = (
+            self._profile.step_ms(latent_height, latent_width, unet_slots=count, control_slots=control) / 1000
+            for control in (0, count)
+        )
+        return alone if part is Part.UNET else both - alone
+
+    def cache_counts(self) -> Mapping[str, CacheCounts]:
+        """No caches."""
+        return {}
+
+    def memory_bytes(self) -> Mapping[str, int]:
+        """No memory of its own."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _seconds_of(self, rows: int) -> float:
+        if self._curve is None:
+            return (self._step_ms or 0.0) / 1000
+        if self._step_ms is None:
+            return self._curve.ms(rows) / 1000
+        return self._step_ms * self._curve.ms(rows) / self._curve.ms(1) / 1000
+
+
+def _slots(request: RenderRequest) -> int:
+    return GUIDED_SLOTS if request.guidance_scale > 1 else 1
+
+
+def _sleep(seconds: float) -> None:
+    if seconds > 0:
+        time.sleep(seconds)
+
+
+# --- Trouble on request ---------------------------------------------------------------------------------
+
+
+def _trouble(prompt: str) -> Trouble | None:
+    markers = _MARKER.findall(prompt)
+    if not markers:
+        return None
+    at: dict[str, set[str]] = {"crash": set(), "fail": set()}
+    numbers: dict[str, int] = {}
+    for marker in markers:
+        lawful = _LAWFUL_MARKER.fullmatch(marker)
+        if lawful is None:
+            raise RenderFault(
+                FaultKind.REQUEST,
+                ErrorCode.INVALID_REQUEST,
+                f"The marker [[simulate:{marker[:40]}]] is not known: darkroom.inference.simulated.device lists them.",
+            )
+        what, stage, counted, number = lawful.groups()
+        if what:
+            at[what].add(stage or "step")
+        else:
+            numbers[counted] = int(number)
+    return Trouble(
+        crash_at=frozenset(at["crash"]),
+        fail_at=frozenset(at["fail"]),
+        oom_rows_max=numbers.get("oom"),
+        hang_s=numbers.get("hang", 0) / 1000,
+    )
+
+
+def _play(trouble: Trouble, stage: str) -> None:
+    if stage in trouble.crash_at:
+        os._exit(CRASH_EXIT_CODE)
+    if stage in trouble.fail_at:
+        raise RuntimeError(f"simulated failure: the prompt asked for one at {stage}")
+
+
+def _play_step(rows: Sequence[SimulatedRow]) -> None:
+    for row in rows:
+        trouble = row.trouble
+        if trouble is None:
+            continue
+        if row.steps_done == 0:
+            _sleep(trouble.hang_s)
+        _play(trouble, "step")
+        if trouble.oom_rows_max is not None and len(rows) > trouble.oom_rows_max:
+            raise RenderFault(
+                FaultKind.BATCH_MEMORY,
+                ErrorCode.OUT_OF_MEMORY,
+                f"Simulated: {len(rows)} rows shared a step, a prompt allowed {trouble.oom_rows_max}.",
+            )
+
+
+# --- The picture ----------------------------------------------------------------------------------------
+
+
+def _shown(request: RenderRequest, pose: str | None, seed: int) -> bytes:
+    """A digest of all that decides the pixels of one image. An image's place among `count` is none of it."""
+    decisive: dict[str, object] = {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "width": request.width,
+        "height": request.height,
+        "steps": request.steps,
+        "guidance_scale": request.guidance_scale,
+        "sampler": request.sampler,
+        "seed": seed,
+    }
+    if pose is not None:
+        decisive["pose"] = [pose, request.control_scale, request.control_start, request.control_end]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
+
+
+def _painted(row: SimulatedRow) -> RenderedImage:
+    request = row.request
+    content = wallpaper(row.shown, request.width, request.height, request.image_text)
+    if request.image_format != "png":
+        content = reencoded(content, request.image_format, request.image_quality)
+    return RenderedImage(
+        content=content,
+        width=request.width,
+        height=request.height,
+        seed=request.seed + row.row_id.image,
+        content_type=CONTENT_TYPES[request.image_format],
+        extension=EXTENSIONS[request.image_format],
+    )
+
+
+def _faded(row: SimulatedRow, shown: float) -> bytes:
+    """A preview, `shown` of it the picture and the rest grey."""
+    content = wallpaper(row.shown, row.request.width, row.request.height, {})
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+        return encode_preview(Image.blend(Image.new("RGB", picture.size, "grey"), picture.convert("RGB"), shown))

@@ -1,0 +1,122 @@
+"""The commands `send`, `watch` and `cancel`: requests in, completions out, from a terminal or a script."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from darkroom.producer.cli.send import send
+from darkroom.producer.cli.terminal import config_option, fail, run, settings_of, telling_of_outages
+from darkroom.schemas.rights import Role
+
+if TYPE_CHECKING:
+    from darkroom.producer.store.objects import Objects
+    from darkroom.schemas.events.completion import Completion
+    from darkroom.schemas.settings import Settings
+
+__all__ = ["cancel", "send", "watch"]
+
+
+@click.command(epilog="Example: darkroom watch --from-beginning --save pictures/")
+@click.option("--from-beginning", is_flag=True, help="Begin with the oldest completion that is still there.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N completions.")
+@click.option(
+    "--save", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Download the pictures to DIR."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the completions as JSON lines.")
+@config_option
+def watch(from_beginning: bool, limit: int | None, save: Path | None, as_json: bool, config: Path | None) -> None:
+    """Follow everyone's completions until interrupted (Ctrl-C)."""
+    settings = settings_of(config)
+    with contextlib.suppress(KeyboardInterrupt):  # the way in which watching ends
+        watching = _watch(settings, from_beginning=from_beginning, limit=limit, save=save, as_json=as_json)
+        run(watching, settings=settings, role=Role.WATCH)
+
+
+@click.command(epilog="Example: darkroom cancel hello-1 --reason 'no longer needed'")
+@click.argument("request_id")
+@click.option("--tenant", default="default", show_default=True, metavar="NAME", help="On whose behalf it was sent.")
+@click.option("--reason", metavar="TEXT", help="Why; it is in the completion's message.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@config_option
+def cancel(request_id: str, tenant: str, reason: str | None, as_json: bool, config: Path | None) -> None:
+    """Take the request REQUEST_ID back. It also counts when it comes before its request.
+
+    A request that is finished stays as it is; one that is being painted ends as cancelled.
+    """
+    from darkroom.schemas.names import is_identity
+
+    if not is_identity(request_id) or not is_identity(tenant):
+        raise click.UsageError("A request id and a tenant are 1-128 of A-Za-z0-9._-, not starting with a dot.")
+    if reason is not None and len(reason) > 500:
+        raise click.UsageError("A reason has at most 500 characters.")
+    settings = settings_of(config)
+    run(_cancel(settings, request_id, tenant, reason), settings=settings, role=Role.CANCEL)
+    done = {"request_id": request_id, "tenant": tenant, "reason": reason}
+    click.echo(json.dumps(done) if as_json else f"The cancellation of {tenant}/{request_id} is published.")
+
+
+async def _watch(
+    settings: Settings, *, from_beginning: bool, limit: int | None, save: Path | None, as_json: bool
+) -> None:
+    from darkroom.producer.client.client import Client
+    from darkroom.producer.kafka.topics import ensure_topics
+    from darkroom.producer.store.s3_objects import MinioObjects
+
+    await ensure_topics(settings)
+    seen = 0
+    async with contextlib.AsyncExitStack() as open_:
+        objects = None if save is None else await open_.enter_async_context(MinioObjects(settings.s3))
+        client = await open_.enter_async_context(Client(settings))
+        completions = await open_.enter_async_context(
+            contextlib.aclosing(client.completions(from_beginning=from_beginning))
+        )
+        await open_.enter_async_context(telling_of_outages())
+        async for completion in completions:
+            click.echo(completion.model_dump_json() if as_json else _in_words(completion))
+            if objects is not None and save is not None:
+                await _save(objects, completion, save)
+            seen += 1
+            if seen == limit:
+                return
+
+
+async def _save(objects: Objects, completion: Completion, folder: Path) -> None:
+    """Download the pictures. One that is gone is told of and costs the others nothing."""
+    from darkroom.producer.client.saving import PictureUnusable, save_images
+
+    try:
+        await save_images(objects, completion, folder)
+    except PictureUnusable as error:
+        click.echo(str(error), err=True)
+    except OSError as error:
+        fail(f"The pictures cannot be written to {folder} ({error}). Check that it is a folder with room in it.")
+
+
+def _in_words(completion: Completion) -> str:
+    images = f"{len(completion.images)} image{'' if len(completion.images) == 1 else 's'}"
+    total_ms = completion.timings_ms.total
+    parts = [
+        f"{completion.completed_at:%Y-%m-%dT%H:%M:%SZ}",
+        f"{completion.status.value:9}",
+        f"{completion.tenant}/{completion.request_id}",
+        images if completion.error is None else f"{completion.error.code.value}: {completion.error.message}",
+    ]
+    if total_ms is not None:
+        parts.append(f"{total_ms / 1000:.1f} s")
+    if completion.replayed:
+        parts.append("replayed")
+    return "  ".join(parts)
+
+
+async def _cancel(settings: Settings, request_id: str, tenant: str, reason: str | None) -> None:
+    from darkroom.producer.client.client import Client
+    from darkroom.producer.kafka.topics import ensure_topics
+
+    await ensure_topics(settings)
+    async with Client(settings, follow=False) as client:
+        await client.cancel(request_id, tenant=tenant, reason=reason)

@@ -1,0 +1,96 @@
+"""The command `darkroom gateway`: the HTTP API and the web page, until SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from darkroom.producer.cli.terminal import config_option, settings_of
+
+if TYPE_CHECKING:
+    from darkroom.schemas.settings import Settings
+
+_BACKLOG = 2048
+"""Connections that the kernel holds until they are taken: some seconds of a burst."""
+
+
+@click.command(
+    name="gateway", epilog="Example: darkroom gateway --port 8080   (in a folder where `darkroom up` runs a stack)"
+)
+@click.option("--host", metavar="ADDRESS", help="The address to listen on; loopback by default.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="The port; 0 takes a free one and says which.")
+@config_option
+def gateway(host: str | None, port: int | None, config: Path | None) -> None:
+    """Serve the HTTP API and the web page: jobs in, their state, events and pictures out.
+
+    Any number of these can run side by side, and be ended and started at any time: they keep nothing. Where Kafka or
+    the store is away they start all the same, and say so at /readyz. SIGTERM lets calls finish.
+    """
+    settings = settings_of(config, {"gateway.host": host, "gateway.port": port})
+    sys.exit(_serve(settings))
+
+
+def _serve(settings: Settings) -> int:
+    import structlog
+    import uvicorn
+
+    from darkroom.producer.gateway.access.assembly import access_of
+    from darkroom.producer.gateway.app import create_app
+    from darkroom.producer.gateway.metrics import Metrics
+    from darkroom.producer.gateway.routes.images import origins_of
+    from darkroom.producer.gateway.server import Server
+    from darkroom.producer.logs import configure
+    from darkroom.schemas.errors import SettingsError
+
+    own = settings.gateway
+    configure(settings.log, gateway=f"{socket.gethostname()}-{os.getpid()}")
+    log = structlog.get_logger("darkroom.gateway")
+    try:
+        listening = _listen(own.host, own.port)
+    except OSError as error:
+        raise click.ClickException(
+            f"Port {own.port} on {own.host} cannot be used ({error.strerror or error}). Choose another with --port, or "
+            "0 for a free one."
+        ) from error
+    metrics = Metrics()
+    try:
+        access = access_of(settings, metrics.registry, image_origins=origins_of(settings))
+    except SettingsError as error:
+        listening.close()
+        raise click.ClickException(str(error)) from error
+    app = create_app(settings, access, metrics)
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            ws="none",
+            server_header=False,
+            proxy_headers=False,  # whoever calls says what it likes there
+            limit_concurrency=own.connections_max,
+            timeout_keep_alive=own.keep_alive_s,
+            timeout_graceful_shutdown=own.shutdown_s,
+        ),
+        app,
+    )
+    log.info("listening", host=own.host, port=listening.getsockname()[1])
+    try:
+        server.run(sockets=[listening])
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    if not server.started:
+        raise click.ClickException("The gateway did not start. The log says why.")
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    listening.setblocking(False)
+    return listening

@@ -1,0 +1,363 @@
+"""The command `send`: requests from options, a file or a pipe into Kafka, and their completions back out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+
+import click
+
+from darkroom.producer.cli.terminal import config_option, fail, is_watched, run, settings_of, telling_of_outages
+from darkroom.schemas.rights import Role
+
+if TYPE_CHECKING:
+    from darkroom.producer.client.client import Client
+    from darkroom.producer.client.request_files import Line
+    from darkroom.schemas.events.completion import Completion
+    from darkroom.schemas.events.request import GenerationRequest
+    from darkroom.schemas.settings import Settings
+
+PORTION: Final = 500
+"""Requests that are sent before their ids are printed."""
+REPEAT_MAX: Final = 100_000
+PROBLEMS_SHOWN_MAX: Final = 20
+STDIN_MEMORY_BYTES_MAX: Final = 16 * 1024 * 1024
+"""What is piped in is read twice, so it is kept: in memory up to here, beyond it in a temporary file."""
+
+_FIELDS: Final = (
+    "prompt", "negative_prompt", "preset", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count",
+    "control_scale", "control_start", "control_end", "priority", "deadline", "tenant",
+)  # fmt: skip
+
+
+class _Send(click.Command):
+    """Says at an option as other tools have it what takes its place here."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from darkroom.schemas.events.unsupported import remedy_of
+
+            remedy = remedy_of(error.option_name)
+            if remedy is None:
+                raise
+            for parameter in self.params:
+                remedy = remedy.replace(f"`{parameter.name}`", parameter.opts[0])
+            raise click.UsageError(f"No such option: {error.option_name}: {remedy}.", ctx) from error
+
+
+@click.command(
+    cls=_Send,
+    epilog="Examples: darkroom send --prompt 'a dancer on a stage' --pose pose.json --wait    "
+    "darkroom send --wait requests.jsonl    generate-requests | darkroom send -",
+)
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--prompt", metavar="TEXT", help="What to paint.")
+@click.option("--negative-prompt", metavar="TEXT", help="What to stay away from.")
+@click.option(
+    "--pose",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="JSON with keypoints (a request's pose, or as OpenPose, COCO, MMPose, Ultralytics or MediaPipe write them), "
+    "or an OpenPose skeleton as PNG, JPEG or WebP of up to 512 KiB.",
+)
+@click.option(
+    "--pose-size",
+    metavar="WIDTHxHEIGHT",
+    help="The picture that the keypoints are pixels of, where the file does not say it.",
+)
+@click.option(
+    "--photo",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A photo of up to 512 KiB whose people have the pose; for workers with a pose detector.",
+)
+@click.option("--preset", type=click.Choice(["fast", "quality"]), help="fast: 22 steps, the default; quality: 35.")
+@click.option("--steps", type=int, metavar="N", help="Denoising steps, in place of the preset's.")
+@click.option("--width", type=int, metavar="PIXELS", help="The model's native width when left out.")
+@click.option("--height", type=int, metavar="PIXELS", help="The model's native height when left out.")
+@click.option("--guidance-scale", type=float, metavar="X", help="Classifier-free guidance; off at 1 and below.")
+@click.option("--sampler", type=click.Choice(["euler_ancestral", "euler"]), help="euler_ancestral is the default.")
+@click.option("--seed", type=int, metavar="N", help="The first image's seed; from the request id when left out.")
+@click.option("--count", type=int, metavar="IMAGES", help="Images of each request, 1-8.")
+@click.option("--control-scale", type=float, metavar="X", help="How strongly the pose is followed, 0-2.")
+@click.option("--control-start", type=float, metavar="X", help="The fraction of the steps at which the pose begins.")
+@click.option("--control-end", type=float, metavar="X", help="The fraction of the steps at which it ends.")
+@click.option(
+    "--adapter", metavar="NAME[=WEIGHT]", help="A LoRA of the worker's; its weight, -2 to 2, is 1 by default."
+)
+@click.option("--format", "image_format", type=click.Choice(["png", "webp", "jpeg"]), help="png is the default.")
+@click.option("--quality", type=int, metavar="N", help="Quality of WebP and JPEG, 1-100.")
+@click.option("--priority", type=int, metavar="N", help="0 (last) to 9 (first); 4 when left out.")
+@click.option("--deadline", metavar="TIME", help="RFC 3339; what was not begun by then ends as expired.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="NAME=VALUE", help="Given back in the completion; repeatable."
+)
+@click.option("--tenant", metavar="NAME", help="On whose behalf; 'default' when left out.")
+@click.option("--request-id", metavar="ID", help="The request's id; a new one when left out.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1, REPEAT_MAX),
+    default=1,
+    metavar="REQUESTS",
+    help="Send so many requests, each with an id of its own.",
+)
+@click.option("--skip-invalid", is_flag=True, help="Send a file's valid lines even if others are not.")
+@click.option("--wait", is_flag=True, help="Show progress, and print the completions as JSON lines as they come.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, 7 * 86_400),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long --wait waits.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each request instead of its id.")
+@config_option
+def send(
+    *,
+    file: str | None,
+    pose: Path | None,
+    pose_size: str | None,
+    photo: Path | None,
+    labels: tuple[str, ...],
+    request_id: str | None,
+    repeat: int,
+    skip_invalid: bool,
+    wait: bool,
+    timeout_s: float,
+    as_json: bool,
+    config: Path | None,
+    **options: Any,
+) -> None:
+    """Publish requests and print their ids: one made of the options, or those of FILE.
+
+    FILE has one request a line, as JSON; - is standard input. With --wait the exit code is 0 only if all succeeded.
+    """
+    if (file is None) == (options["prompt"] is None):
+        raise click.UsageError("Give either --prompt or a FILE of requests.")
+    if file is None:
+        settings = settings_of(config)
+        made = _from_options(
+            options, (pose, pose_size, photo), labels, request_id, settings, progress=wait and is_watched()
+        )
+        requests: Iterator[GenerationRequest] = _repeated(made, repeat, named=request_id is not None)
+        sending = _send(settings, requests, wait=wait, timeout_s=timeout_s, as_json=as_json)
+        run(sending, settings=settings, role=Role.SEND_WAIT if wait else Role.SEND)
+        return
+    given = [name for name, value in options.items() if value is not None]
+    if given or pose or pose_size or photo or labels or request_id or repeat != 1:
+        raise click.UsageError("With a FILE the requests say what to paint: no options but --wait and the output's.")
+    settings = settings_of(config)
+    with _opened(file) as content:
+        requests = _from_file(file, content, settings, skip_invalid=skip_invalid)
+        sending = _send(settings, requests, wait=wait, timeout_s=timeout_s, as_json=as_json)
+        run(sending, settings=settings, role=Role.SEND_WAIT if wait else Role.SEND)
+
+
+def _from_options(
+    options: dict[str, Any],
+    posed: tuple[Path | None, str | None, Path | None],
+    labels: tuple[str, ...],
+    request_id: str | None,
+    settings: Settings,
+    *,
+    progress: bool,
+) -> GenerationRequest:
+    """The request that the options describe. Raises `click.UsageError` with the field that is wrong."""
+    from darkroom.producer.client.request_files import RequestUnreadable, new_request_id, request_of
+
+    output = {"format": options["image_format"], "quality": options["quality"]}
+    try:
+        return request_of(
+            {
+                "request_id": request_id or new_request_id(),
+                **{name: options[name] for name in _FIELDS},
+                "output": {name: value for name, value in output.items() if value is not None} or None,
+                "pose": _pose(*posed),
+                "adapter": _adapter(options["adapter"]),
+                "labels": _labels(labels),
+                "progress": "steps" if progress else None,
+            },
+            bytes_max=settings.limits.request_bytes_max,
+        )
+    except RequestUnreadable as error:
+        raise click.UsageError(f"These options make no request: {error}") from error
+
+
+def _pose(file: Path | None, size: str | None, photo: Path | None) -> dict[str, Any] | None:
+    """The pose that the options name. Raises `click.UsageError`, and `RequestUnreadable` for their files."""
+    from darkroom.producer.poses.files import photo_of, pose_of, size_of
+
+    if photo is not None:
+        if file is not None or size is not None:
+            raise click.UsageError("Give either --pose, with --pose-size or without, or --photo.")
+        return photo_of(photo)
+    if file is None:
+        if size is not None:
+            raise click.UsageError("--pose-size says how to read the keypoints of --pose: give both.")
+        return None
+    try:
+        pixels = None if size is None else size_of(size)
+    except ValueError as error:
+        raise click.UsageError(f"--pose-size {size}: {error}") from error
+    read = pose_of(file, pixels)
+    for note in read.notes:
+        click.echo(f"{file}: {note}", err=True)
+    return read.pose
+
+
+def _adapter(option: str | None) -> dict[str, Any] | None:
+    if option is None:
+        return None
+    # From the right: a name is what a file is called, and may have such a sign itself.
+    name, separator, weight = option.rpartition("=")
+    try:
+        return {"name": name, "weight": float(weight)} if separator else {"name": weight}
+    except ValueError as error:
+        raise click.UsageError(f"--adapter {option}: the weight after = is a number, as in ink=0.8.") from error
+
+
+def _labels(labels: tuple[str, ...]) -> dict[str, str] | None:
+    pairs = [label.partition("=") for label in labels]
+    if not all(separator for _, separator, _ in pairs):
+        raise click.UsageError("A label is written NAME=VALUE.")
+    return {name: value for name, _, value in pairs} or None
+
+
+def _repeated(request: GenerationRequest, repeat: int, *, named: bool) -> Iterator[GenerationRequest]:
+    """So many requests that differ in their ids, and so, unless a seed is given, in their pictures."""
+    from darkroom.producer.client.request_files import new_request_id
+
+    if repeat == 1:
+        yield request
+        return
+    for number in range(1, repeat + 1):
+        name = f"{request.request_id}-{number}" if named else new_request_id()
+        yield request.model_copy(update={"request_id": name})
+
+
+@contextlib.contextmanager
+def _opened(file: str) -> Iterator[BinaryIO]:
+    """The file, or standard input copied to where it can be read twice."""
+    import shutil
+    import sys
+    import tempfile
+
+    if file != "-":
+        with Path(file).open("rb") as content:
+            yield content
+        return
+    with tempfile.SpooledTemporaryFile(max_size=STDIN_MEMORY_BYTES_MAX) as kept:
+        shutil.copyfileobj(sys.stdin.buffer, kept)
+        kept.seek(0)
+        yield kept  # type: ignore[misc]  # it has all of a file's methods, and is no BinaryIO by name
+
+
+def _from_file(file: str, content: BinaryIO, settings: Settings, *, skip_invalid: bool) -> Iterator[GenerationRequest]:
+    """The valid requests of a file. All lines are looked at before the first request is given out.
+
+    Ends the command where a line is invalid, unless such are to be skipped, and where no line is valid.
+    """
+    from darkroom.producer.client.request_files import is_one_text, lines
+
+    name = "<stdin>" if file == "-" else file
+    bytes_max = settings.limits.request_bytes_max
+    looked_at = _checked(lines(name, content, bytes_max=bytes_max))
+    if looked_at.invalid and not looked_at.valid and is_one_text(content, bytes_max=bytes_max):
+        fail(
+            f"{name} is one JSON text, and a file has one request a line, so nothing was sent. Make lines of it with "
+            f"`jq -c . {name}`, and of an array with `jq -c '.[]' {name}`."
+        )
+    if looked_at.invalid and not skip_invalid:
+        fail(
+            f"{looked_at.invalid} of {looked_at.valid + looked_at.invalid} lines are no requests, so nothing was sent. "
+            "Correct them, or use --skip-invalid."
+        )
+    if not looked_at.valid:
+        fail(
+            f"{name} has no request. Write one JSON object a line; `darkroom schemas --only request` prints the schema."
+        )
+    content.seek(0)
+    return (line.request for line in lines(name, content, bytes_max=bytes_max) if line.request is not None)
+
+
+class _LookedAt(NamedTuple):
+    valid: int
+    invalid: int
+
+
+def _checked(lines: Iterator[Line]) -> _LookedAt:
+    """Say on stderr what is wrong with which line. Return the numbers of valid and invalid ones."""
+    valid = invalid = told = 0
+    for line in lines:
+        if line.problem is None:
+            valid += 1
+        else:
+            invalid += 1
+        wrong = [line.problem] if line.problem else [f"unknown field ignored: {name}" for name in line.unknown_fields]
+        for text in wrong[: PROBLEMS_SHOWN_MAX - told]:
+            click.echo(f"{line.place}: {text}", err=True)
+            told += 1
+    return _LookedAt(valid, invalid)
+
+
+async def _send(
+    settings: Settings, requests: Iterator[GenerationRequest], *, wait: bool, timeout_s: float, as_json: bool
+) -> None:
+    """Publish the requests, print the ids of those that Kafka has accepted, or wait and print their completions."""
+    from darkroom.producer.client.client import Client, SendInterrupted
+    from darkroom.producer.kafka.topics import ensure_topics
+
+    await ensure_topics(settings)
+    sent: set[tuple[str, str]] = set()
+    async with Client(settings, follow=wait) as client:
+        while portion := list(islice(requests, PORTION)):
+            try:
+                accepted = await client.send(portion)
+            except SendInterrupted as error:
+                _print_ids(portion, error.accepted_ids, as_json=as_json)
+                raise
+            if wait:
+                sent |= {(request.tenant, request.request_id) for request in portion}
+            else:
+                _print_ids(portion, accepted, as_json=as_json)
+        if wait:
+            await _wait(client, sent, timeout_s)
+
+
+def _print_ids(portion: Sequence[GenerationRequest], accepted: Collection[str], *, as_json: bool) -> None:
+    for request in portion:
+        if request.request_id in accepted:
+            one = {"request_id": request.request_id, "tenant": request.tenant}
+            click.echo(json.dumps(one) if as_json else request.request_id)
+
+
+async def _wait(client: Client, sent: set[tuple[str, str]], timeout_s: float) -> None:
+    """Print completions as they come. Ends the command with an error unless all of them succeeded."""
+    from darkroom.producer.client.following import follow
+    from darkroom.schemas.events.completion import Status
+
+    unsuccessful = 0
+
+    def on_completion(completion: Completion) -> None:
+        nonlocal unsuccessful
+        unsuccessful += completion.status is not Status.SUCCEEDED
+        click.echo(completion.model_dump_json())
+
+    async with telling_of_outages():
+        missing = await follow(client, sent, on_completion, timeout_s=timeout_s, watched=is_watched())
+    if missing:
+        first = "/".join(min(missing))
+        fail(
+            f"{len(missing)} of {len(sent)} requests, such as {first}, had no completion after {timeout_s:g} s. They "
+            "may still get one: see that a worker runs, and look with `darkroom watch --from-beginning`."
+        )
+    if unsuccessful:
+        fail(f"{unsuccessful} of {len(sent)} requests did not succeed. Their completions say why.")

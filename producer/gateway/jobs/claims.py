@@ -1,0 +1,128 @@
+"""Claims: what was accepted over HTTP, in the store under `{tenant}/{request_id}/request.json`.
+
+A claim is put, if there is none, before the event goes to Kafka. So of all who ask for one id, wherever they ask,
+one asks first, and the others are told whether they ask for the same. From this follows what no death of a replica
+can break:
+
+- a job that was answered 202 has its claim in the store and its event acknowledged by all of Kafka's replicas, in
+  this order; nothing of it is in the gateway's memory alone;
+- a replica that dies between the two leaves a claim without an event, and a caller without an answer. The caller
+  repeats the request under its id or key: the claim stands, the digest agrees, no outcome is known, and the event is
+  sent. Or it polls: `darkroom.producer.gateway.jobs.jobs` sends the event once Kafka shows that it was never there. An event that is
+  sent a second time costs a record: a worker renders a request id once and answers the others with its outcome.
+
+There is no marker of what was sent. It would cost each job another write to be of use to the one in a million whose
+replica died between two calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime
+
+from darkroom.producer.gateway.bounded_store import BoundedStore
+from darkroom.producer.store.objects import ObjectTooLarge, StoreUnavailable
+from darkroom.schemas.errors import RequestRejected
+from darkroom.schemas.events.fields import read_timestamp
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.names import request_key
+from darkroom.schemas.wire.codec import decode_request
+
+Identity = tuple[str, str]
+"""Tenant and request id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A request that was accepted."""
+
+    request: GenerationRequest
+    digest: str
+    """`darkroom.schemas.wire.digests.request_digest` of it."""
+    accepted_at: datetime
+
+    @property
+    def identity(self) -> Identity:
+        """Whose it is."""
+        return self.request.tenant, self.request.request_id
+
+    def to_json(self) -> bytes:
+        """As it stands in the store. Fields that were never set are left out, as in the event."""
+        document = {
+            "request": self.request.model_dump(mode="json", exclude_unset=True),
+            "request_digest": self.digest,
+            "accepted_at": self.accepted_at.isoformat(),
+        }
+        return json.dumps(document, separators=(",", ":")).encode()
+
+
+class Claims:
+    """The claims of all tenants. Those that were seen are kept: a claim never changes. Raises `StoreUnavailable`."""
+
+    def __init__(self, store: BoundedStore, *, kept_max: int, request_bytes_max: int) -> None:
+        self._store = store
+        self._kept: OrderedDict[Identity, Claim] = OrderedDict()
+        self._kept_max = kept_max
+        # The request, its bytes written as ASCII at the worst, and what is beside it.
+        self._bytes_max = 6 * request_bytes_max + 1024
+
+    async def stake(self, claim: Claim) -> Claim:
+        """The claim that stands: this one, or the one that came first."""
+        standing = self._kept.get(claim.identity)
+        if standing is not None:
+            return standing
+        key = request_key(*claim.identity, prefix=self._store.prefix)
+        if await self._store.put_if_absent(key, claim.to_json(), "application/json"):
+            self._keep(claim)
+            return claim
+        standing = await self.find(*claim.identity)
+        if standing is None:
+            raise StoreUnavailable(
+                f"The claim of {'/'.join(claim.identity)} stood in the way and was gone when it was read. Check who "
+                "else deletes objects there."
+            )
+        return standing
+
+    def kept(self, identity: Identity) -> Claim | None:
+        """The claim, where it is at hand."""
+        return self._kept.get(identity)
+
+    async def find(self, tenant: str, request_id: str) -> Claim | None:
+        """The claim of a request, or None where there is none."""
+        identity = (tenant, request_id)
+        claim = self._kept.get(identity)
+        if claim is not None:
+            self._kept.move_to_end(identity)
+            return claim
+        key = request_key(tenant, request_id, prefix=self._store.prefix)
+        try:
+            content = await self._store.get(key, bytes_max=self._bytes_max)
+        except ObjectTooLarge as error:
+            raise _unreadable(key, "it is larger than any claim") from error
+        if content is None:
+            return None
+        claim = self._read(key, content)
+        if claim.identity != identity:
+            raise _unreadable(key, f"it is the claim of {'/'.join(claim.identity)}")
+        self._keep(claim)
+        return claim
+
+    def _read(self, key: str, content: bytes) -> Claim:
+        try:
+            document = json.loads(content)
+            request = json.dumps(document["request"]).encode()
+            decoded = decode_request(request, max_bytes=self._bytes_max)
+            return Claim(decoded.request, document["request_digest"], read_timestamp(document["accepted_at"]))
+        except (ValueError, KeyError, TypeError, RequestRejected) as error:
+            raise _unreadable(key, f"{type(error).__name__}") from error
+
+    def _keep(self, claim: Claim) -> None:
+        self._kept[claim.identity] = claim
+        if len(self._kept) > self._kept_max:
+            self._kept.popitem(last=False)
+
+
+def _unreadable(key: str, why: str) -> StoreUnavailable:
+    return StoreUnavailable(f"The object {key} is no claim ({why}). Remove it, and check who else writes there.")

@@ -1,0 +1,259 @@
+"""Reads what callers post, JSON or a form, as a request of their tenant. Decoding is the worker's own.
+
+What passes here passes at the worker, and what is refused is refused with the same words; only unknown fields, of
+which a worker warns, are refused here: a caller is there to be told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from darkroom.producer.gateway.jobs.forms import (
+    MULTIPART,
+    REQUEST,
+    URLENCODED,
+    invalid,
+    read_multipart,
+    read_pairs,
+    to_its_end,
+    too_much_text,
+    value_of,
+)
+from darkroom.producer.gateway.jobs.uploads import Picture, Uploads
+from darkroom.producer.gateway.principal import Principal
+from darkroom.producer.gateway.problems import Problem
+from darkroom.schemas.errors import ErrorCode, RequestRejected, bounded, describe
+from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose, SkeletonPose, StoredPicture
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.events.unsupported import refusal_of
+from darkroom.schemas.names import is_identity, pose_key
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.wire.codec import decode_document
+from darkroom.schemas.wire.json import read_json
+
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+"""An Idempotency-Key: visible ASCII."""
+_UPLOADS: Final = {"pose": "image", "photo": "photo"}
+"""The form's file fields, and the kind of pose that each is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request that may be accepted."""
+
+    request: GenerationRequest
+    digest: str
+    upload: Picture | None
+    """To be stored under the key that the request's pose names."""
+
+
+class Submissions:
+    """Reads them for one deployment. All that is wrong with one is raised as `Problem`."""
+
+    def __init__(self, settings: Settings, uploads: Uploads, bucket: str, prefix: str) -> None:
+        self._limits = settings.limits
+        self._gateway = settings.gateway
+        self._may_read = settings.s3.may_read
+        self._uploads = uploads
+        self._bucket = bucket
+        self._prefix = prefix
+
+    async def read(self, call: Request, principal: Principal) -> Submission:
+        """What was posted to /v1/generations."""
+        document, files = await self._posted(call)
+        return await self._submission(call, principal, document, files)
+
+    async def content(self, call: Request, bytes_max: int) -> bytes:
+        """All of a body of any type, of up to `bytes_max` bytes. Raises `Problem`."""
+        content = bytearray()
+        async with to_its_end():
+            async for chunk in call.stream():
+                content += chunk
+                if len(content) > bytes_max:
+                    raise too_much_text(bytes_max)
+        return bytes(content)
+
+    async def read_loosely(self, call: Request, principal: Principal) -> Submission:
+        """What was posted to /generate: the same, or fields of the query beside it, one each."""
+        has_body = _content_type(call) or call.headers.get("content-length", "0") != "0"
+        document, files = await self._posted(call) if has_body else ({}, {})
+        asked = {name: value_of(name, text) for name, text in read_pairs(call.scope["query_string"]).items()}
+        return await self._submission(call, principal, {**asked, **document}, files)
+
+    # --- Bodies ------------------------------------------------------------------------------------------
+
+    async def _posted(self, call: Request) -> tuple[dict[str, Any], Mapping[str, bytes]]:
+        """The request in a body, and the files beside it."""
+        if call.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise Problem(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                "content_encoding_unknown",
+                "The body is compressed, and compressed bodies are not read.",
+                "Send it as it is, without Content-Encoding.",
+                headers={"Accept-Encoding": "identity"},
+            )
+        kind = _content_type(call)
+        files: Mapping[str, bytes] = {}
+        if kind == MULTIPART:
+            fields, files = await read_multipart(
+                call, file_bytes_max=self._uploads.bytes_max, text_bytes_max=self._limits.request_bytes_max
+            )
+        elif kind == URLENCODED:
+            content = await self.content(call, self._limits.request_bytes_max)
+            if content.lstrip().startswith(b"{"):
+                raise _another_type("The body is JSON, and its Content-Type says that it is a form.")
+            fields = read_pairs(content)
+        elif kind in ("application/json", "text/json", "") or kind.endswith("+json"):
+            return _object(await self.content(call, self._limits.request_bytes_max)), files
+        else:
+            raise _another_type("The body is neither JSON nor a form.")
+        if REQUEST not in fields:
+            return {name: value_of(name, text) for name, text in fields.items()}, files
+        text = fields.pop(REQUEST)
+        if fields:
+            _refuse_unsupported(fields)
+            raise invalid(f"A form with a field `request`, the JSON, has no field {bounded(min(fields), 60)} besides.")
+        return _object(text.encode()), files
+
+    # --- Requests ----------------------------------------------------------------------------------------
+
+    async def _submission(
+        self, call: Request, principal: Principal, document: dict[str, Any], files: Mapping[str, bytes]
+    ) -> Submission:
+        for name, default in (("tenant", principal.tenant), ("progress", self._gateway.progress)):
+            if document.get(name) is None:  # null is as good as left out, in a request's every field with a default
+                document[name] = default
+        if document["tenant"] != principal.tenant:
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                "tenant_forbidden",
+                "The request names another tenant than the key's.",
+                "Leave `tenant` out: it is that of the key.",
+            )
+        document.setdefault("request_id", None)
+        if document["request_id"] is None:
+            document["request_id"] = _new_id(call, principal.tenant)
+        elif "idempotency-key" in call.headers:
+            raise invalid("A request has `request_id` or the header Idempotency-Key, not both: each names the job.")
+        upload = await self._upload(document, files)
+        request, digest = self._decoded(document)
+        self._refuse_beyond_limits(request)
+        return Submission(request, digest, upload)
+
+    async def _upload(self, document: dict[str, Any], files: Mapping[str, bytes]) -> Picture | None:
+        """The uploaded picture, checked, and named by the document's pose."""
+        if not files:
+            return None
+        name = next(iter(files))
+        _refuse_unsupported(dict.fromkeys(files.keys() - _UPLOADS.keys(), True))
+        if len(files) > 1 or name not in _UPLOADS:
+            raise invalid("A form has one file: `pose` (a skeleton picture) or `photo`.")
+        if document.get("pose") is not None:
+            raise invalid("The request has a pose beside the uploaded file: leave one of them out.")
+        picture = await self._uploads.check(files[name])
+        if not is_identity(document["request_id"]):
+            return None  # the decoder says so in its own words
+        key = pose_key(document["tenant"], document["request_id"], picture.extension, prefix=self._prefix)
+        document["pose"] = {_UPLOADS[name]: {"bucket": self._bucket, "key": key}}
+        return picture
+
+    def _decoded(self, document: dict[str, Any]) -> tuple[GenerationRequest, str]:
+        try:
+            # No envelope is looked into: the tenant of the key was compared with this object's, not with an inner one.
+            decoded = decode_document(document)
+        except RequestRejected as error:
+            if error.code is ErrorCode.UNSUPPORTED_FIELD:
+                raise _unsupported(error.message) from error
+            raise invalid(error.message) from error
+        if decoded.unknown_fields:
+            raise invalid(f"unknown fields: {', '.join(decoded.unknown_fields)}")
+        return decoded.request, decoded.digest
+
+    def _refuse_beyond_limits(self, request: GenerationRequest) -> None:
+        """What the deployment's bounds and rules refuse, as a worker would in the end."""
+        limits = self._limits
+        width, height = request.width or limits.min_side, request.height or limits.min_side
+        if not (limits.min_side <= width <= limits.max_width and limits.min_side <= height <= limits.max_height):
+            bounds = f"{limits.min_side} to {limits.max_width} x {limits.max_height}"
+            raise invalid(f"width and height are {bounds} pixels here")
+        if width * height > limits.max_pixels:
+            raise invalid(f"width x height is at most {limits.max_pixels} pixels here")
+        if request.count > limits.max_count:
+            raise invalid(f"count is at most {limits.max_count} here")
+        if request.steps is not None and request.steps > limits.max_steps:
+            raise invalid(f"steps is at most {limits.max_steps} here")
+        if isinstance(request.pose, PeoplePose) and not request.pose.shows_somebody:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                ErrorCode.POSE_NOT_FOUND.value,
+                NOBODY_IN_PICTURE,
+                describe(ErrorCode.POSE_NOT_FOUND).remedy,
+            )
+        if isinstance(request.pose, SkeletonPose | PhotoPose):
+            picture = request.pose.image if isinstance(request.pose, SkeletonPose) else request.pose.photo
+            if isinstance(picture, StoredPicture):
+                self._refuse_what_is_not_theirs(picture, request.tenant)
+
+    def _refuse_what_is_not_theirs(self, picture: StoredPicture, tenant: str) -> None:
+        """In the deployment's own bucket a tenant reads what is its own; other allowed buckets are for everyone."""
+        is_theirs = picture.bucket != self._bucket or picture.key.startswith(f"{self._prefix}{tenant}/")
+        if not (is_theirs and self._may_read(picture.bucket)):
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                ErrorCode.POSE_FORBIDDEN.value,
+                "The pose names a picture that this tenant does not read from.",
+                "Upload the picture with the request, or put it in an allowed bucket.",
+            )
+
+
+def _content_type(call: Request) -> str:
+    return call.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    document = read_json(text)
+    if document.flaw is not None:
+        raise invalid(f"The body {document.flaw}.")
+    if not isinstance(document.value, dict):
+        raise invalid("The body is no JSON object.")
+    return document.value
+
+
+def _new_id(call: Request, tenant: str) -> str:
+    """An id that nobody has used; with an Idempotency-Key always the same for the tenant and the key."""
+    key = call.headers.get("idempotency-key")
+    if key is None:
+        return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
+    if not _KEY.fullmatch(key):
+        raise invalid("The header Idempotency-Key is 1-255 visible ASCII characters.")
+    return f"key-{hashlib.sha256(f'{tenant}/{key}'.encode()).hexdigest()[:40]}"
+
+
+def _refuse_unsupported(members: Mapping[str, Any]) -> None:
+    """Refuse fields and files of a form that would change the picture. Those of its JSON are the decoder's affair."""
+    found = refusal_of(GenerationRequest, members)
+    if found is not None:
+        raise _unsupported(found)
+
+
+def _unsupported(detail: str) -> Problem:
+    code = ErrorCode.UNSUPPORTED_FIELD
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, code.value, detail, describe(code).remedy)
+
+
+def _another_type(detail: str) -> Problem:
+    return Problem(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "content_type_unknown",
+        detail,
+        "Send the request as application/json, or as a form where a picture goes with it.",
+    )

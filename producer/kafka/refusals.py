@@ -1,0 +1,82 @@
+"""Why Kafka lets a client not in: a certificate, a password, a listener that speaks something else.
+
+aiokafka's clients keep the reason to their log and say only that they reached no broker. So where one fails to
+connect, a single connection is opened once more, and its own error is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.errors import (
+    IllegalSaslStateError,
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+from aiokafka.protocol.metadata import MetadataRequest
+
+from darkroom.producer.kafka.tls import KAFKA, Trouble, trouble_of
+from darkroom.schemas.errors import bounded
+
+if TYPE_CHECKING:
+    from darkroom.schemas.settings import KafkaSettings
+
+ASKING_S_MAX: Final = 5.0
+"""How long the reason is looked for, all brokers together: a refusal comes at once."""
+_SAID_CHARACTERS_MAX: Final = 200
+_PROTOCOL: Final = "Check that DARKROOM_KAFKA__SECURITY_PROTOCOL is what it speaks at this port."
+
+
+async def refusal(kafka: KafkaSettings, arguments: Mapping[str, Any]) -> Trouble | None:
+    """What a broker has against a client with these `arguments`; None where one lets it in or none is there."""
+    connecting = {name: value for name, value in arguments.items() if name != "bootstrap_servers"}
+    try:
+        async with asyncio.timeout(ASKING_S_MAX):
+            for host, port, _family in collect_hosts(kafka.bootstrap_servers, randomize=False):
+                error = await _error_of(host, port, connecting)
+                trouble = None if error is None else _trouble_of(kafka, error)
+                if error is None or trouble is not None:
+                    return trouble
+    except TimeoutError:
+        pass
+    return None
+
+
+async def _error_of(host: str, port: int, connecting: dict[str, Any]) -> Exception | None:
+    """Connect, log in and ask something: a listener that wants a log-in answers nothing without one."""
+    try:
+        connection = await create_conn(host, port, **connecting)
+        try:
+            await connection.send(MetadataRequest([]))
+        finally:
+            connection.close()
+    except (KafkaError, OSError) as error:  # a time-out is an OSError
+        return error
+    return None
+
+
+def _trouble_of(kafka: KafkaSettings, error: Exception) -> Trouble | None:
+    tls = trouble_of(KAFKA, error)
+    if tls is not None:
+        return tls
+    if isinstance(error, SaslAuthenticationFailed):
+        said = bounded(str(error.args[0] if error.args else "no reason given"), _SAID_CHARACTERS_MAX)
+        return Trouble(
+            f"it refuses the log-in of {kafka.sasl_username} ({said})",
+            "Correct DARKROOM_KAFKA__SASL_USERNAME, __SASL_PASSWORD (or __SASL_PASSWORD_FILE) or __SASL_MECHANISM.",
+        )
+    if isinstance(error, UnsupportedSaslMechanismError):
+        return Trouble(
+            f"it has no log-in by {kafka.sasl_mechanism}", "Let DARKROOM_KAFKA__SASL_MECHANISM name one that it has."
+        )
+    if isinstance(error, IllegalSaslStateError):
+        return Trouble("it takes no log-in at this port", _PROTOCOL)
+    hung_up = isinstance(error, KafkaConnectionError) and isinstance(error.__cause__, EOFError)
+    if hung_up or isinstance(error, ConnectionResetError):
+        return Trouble("it hung up when it was greeted", _PROTOCOL)
+    return None

@@ -1,0 +1,1 @@
+"""The prompt policy in force in this process."""

@@ -1,0 +1,144 @@
+"""The prompt policy in force: the same file for gateways and workers, read again when it changes.
+
+Its `classifier = "module:function"` is asked where the block list has nothing against a prompt. The function takes the
+prompt and the negative prompt (a text or None) and returns None or a category. It is called on a thread, with a time
+limit; its failing follows the policy's `on_classifier_error`, under the category `classifier_failed`. A module is
+imported once: another version of its code needs a restart, or another name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import re
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from darkroom.producer.watched_file import WatchedFile
+from darkroom.schemas.prompts.policy import CATEGORY_PATTERN, POLICY_BYTES_MAX, PromptPolicy, Rejection, parse_policy
+from darkroom.schemas.settings.policy import PolicySettings
+
+log = structlog.get_logger(__name__)
+
+Classifier = Callable[[str, str | None], str | None]
+
+CLASSIFIER_FAILED: Final = "classifier_failed"
+"""The category of prompts that could not be classified, where those are rejected."""
+OTHER: Final = "other"
+"""The category where the classifier's own is none."""
+
+
+class PolicyFile:
+    """Judges prompts. One for a process."""
+
+    def __init__(
+        self,
+        settings: PolicySettings,
+        *,
+        on_rejected: Callable[[str], None] = lambda _category: None,
+        on_reload_failed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_rejected` is told each rejection's category. Raises `SettingsError` for a file that cannot be used."""
+        self._on_rejected = on_rejected
+        self._timeout_s = settings.classifier_timeout_s
+        self._threads = _Threads(settings.classifier_threads_max)
+        self._file: WatchedFile[_Loaded] | None = None
+        if settings.file is not None:
+            self._file = WatchedFile(
+                settings.file,
+                _load,
+                bytes_max=POLICY_BYTES_MAX,
+                reload_s=settings.reload_s,
+                on_failure=on_reload_failed,
+            )
+
+    async def judge(self, prompt: str, negative_prompt: str | None = None) -> Rejection | None:
+        """Why a prompt is not painted; None where it is. Never raises."""
+        if self._file is None:
+            return None
+        policy, classifier = await self._file.current()
+        rejection = policy.judge(prompt)
+        if rejection is None and classifier is not None:
+            rejection = await self._classified(policy, classifier, prompt, negative_prompt)
+        if rejection is not None:
+            self._on_rejected(rejection.category)
+        return rejection
+
+    async def _classified(
+        self, policy: PromptPolicy, classifier: Classifier, prompt: str, negative_prompt: str | None
+    ) -> Rejection | None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                category = await self._threads.run(classifier, prompt, negative_prompt)
+        except Exception as error:  # the deployment's own code may raise anything
+            # Its message may quote the prompt, which belongs to the requester and into no log.
+            log.warning("the prompt classifier failed", classifier=policy.classifier, error=type(error).__name__)
+            return Rejection(CLASSIFIER_FAILED, policy.version) if policy.rejects_on_classifier_error else None
+        if category is None:
+            return None
+        if not isinstance(category, str) or not re.fullmatch(CATEGORY_PATTERN, category):
+            category = OTHER
+        return Rejection(category, policy.version)
+
+
+_Loaded = tuple[PromptPolicy, Classifier | None]
+
+
+def _load(text: str) -> _Loaded:
+    """A policy and its classifier. Raises `ValueError`."""
+    policy = parse_policy(text)
+    if policy.classifier is None:
+        return policy, None
+    module, _, name = policy.classifier.partition(":")
+    try:
+        classifier = getattr(importlib.import_module(module), name)
+    except Exception as error:  # importing runs the deployment's own code
+        raise ValueError(f"its classifier {policy.classifier} cannot be imported ({error!r})") from error
+    if not callable(classifier):
+        raise ValueError(f"its classifier {policy.classifier} is no function")  # noqa: TRY004 - said of the file
+    return policy, classifier
+
+
+class _Threads:
+    """Runs a few functions at a time, each on a daemon thread of its own.
+
+    A pool's threads are waited for when the process ends: one function that never returns would keep a worker from
+    ending. Here it keeps one of the few places, and later callers run into their time limits.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._free = asyncio.Semaphore(number)
+
+    async def run(self, classifier: Classifier, prompt: str, negative_prompt: str | None) -> object:
+        """What the function returned. Raises what it raised. May be cancelled."""
+        await self._free.acquire()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[object] = loop.create_future()
+
+        def settle(result: object, error: BaseException | None) -> None:
+            self._free.release()
+            if answer.done():  # nobody waits any more
+                return
+            if error is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(error)
+
+        def work() -> None:
+            result: object = None
+            failure: BaseException | None = None
+            try:
+                result = classifier(prompt, negative_prompt)
+            except Exception as error:
+                failure = error
+            except BaseException as error:  # an exit is the classifier's failure, not the process's end
+                failure = RuntimeError(f"it ended with {error!r}")
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+                loop.call_soon_threadsafe(settle, result, failure)
+
+        threading.Thread(target=work, name="prompt-classifier", daemon=True).start()
+        return await answer

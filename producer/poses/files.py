@@ -1,0 +1,97 @@
+"""Poses as people have them in files: keypoints as JSON, skeleton pictures, photos.
+
+What is read becomes a request's `pose` as JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any, Final
+
+from darkroom.producer.client.request_files import RequestUnreadable
+from darkroom.producer.poses.documents import PoseJsonRefused, Size
+from darkroom.producer.poses.keypoints import POSE_JSON_BYTES_MAX, READ_FORMATS, TOO_LARGE, PoseRead, read_pose
+from darkroom.schemas.events.pictures import foreign_format, foreign_remedy
+from darkroom.schemas.events.pose import INLINE_BYTES_MAX
+from darkroom.schemas.wire.json import read_json
+
+_FILE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""More than this is read of no pose file, to say how large it is."""
+_PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
+"""How PNG, JPEG and WebP files begin."""
+
+
+def pose_of(path: Path, size: Size | None = None) -> PoseRead:
+    """Read a file of keypoints or a skeleton picture as a request's `pose`, and say what was left out.
+
+    JSON is read as `darkroom.producer.poses.keypoints.read_pose` does; `size` is that of the picture which the keypoints are
+    pixels of. A PNG, JPEG or WebP picture is taken for an OpenPose skeleton and carried inline, up to 512 KiB. Raises
+    `RequestUnreadable`.
+    """
+    content = _content(path)
+    if content.startswith(_PICTURES):
+        return PoseRead({"image": _inline(path, content)}, ())
+    _refuse_other_formats(path, content)
+    try:
+        return read_pose_json(content, size)
+    except PoseJsonRefused as refused:
+        raise RequestUnreadable(f"{path} {refused}") from refused
+
+
+def read_pose_json(content: bytes, size: Size | None = None) -> PoseRead:
+    """Read the bytes of a JSON file as a pose. Raises `PoseJsonRefused`, for what is no sound JSON too."""
+    if len(content) > POSE_JSON_BYTES_MAX:
+        raise PoseJsonRefused(*TOO_LARGE)
+    document = read_json(content)
+    if document.flaw is not None:
+        raise PoseJsonRefused(
+            f"is neither JSON with keypoints ({document.flaw}) nor a PNG, JPEG or WebP picture.",
+            f"Read are {READ_FORMATS}.",
+        )
+    return read_pose(document.value, size)
+
+
+def photo_of(path: Path) -> dict[str, Any]:
+    """A photo, carried inline, as a request's `pose`. Raises `RequestUnreadable`."""
+    content = _content(path)
+    _refuse_other_formats(path, content)
+    if not content.startswith(_PICTURES):
+        raise RequestUnreadable(f"{path} is no PNG, JPEG or WebP picture. Save the photo as one of them.")
+    return {"photo": _inline(path, content)}
+
+
+def size_of(text: str) -> Size:
+    """The size that is written `WIDTHxHEIGHT`. Raises `ValueError`."""
+    width, _, height = text.partition("x")
+    if not (width.isascii() and height.isascii() and width.isdigit() and height.isdigit()):
+        raise ValueError("write width x height in pixels, as 1280x720")
+    if not (0 < int(width) <= 100_000 and 0 < int(height) <= 100_000):
+        raise ValueError("width and height are 1 to 100000 pixels")
+    return int(width), int(height)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise RequestUnreadable(
+            f"{path} cannot be read ({error.strerror}). Check the path of the pose file."
+        ) from error
+
+
+def _inline(path: Path, content: bytes) -> dict[str, str]:
+    if len(content) > INLINE_BYTES_MAX:
+        raise RequestUnreadable(
+            f"{path} has more than the {INLINE_BYTES_MAX} bytes that a picture in a request may have. Make it "
+            "smaller (nothing is looked at beyond some 1,000 pixels), or put it in the bucket and name it by bucket "
+            "and key in a file of requests."
+        )
+    return {"inline": base64.b64encode(content).decode()}
+
+
+def _refuse_other_formats(path: Path, content: bytes) -> None:
+    name = foreign_format(content)
+    if name is not None:
+        raise RequestUnreadable(f"{path} is {name}, and only PNG, JPEG or WebP is read. {foreign_remedy(name)}")

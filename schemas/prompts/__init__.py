@@ -1,0 +1,1 @@
+"""The prompt policy's words, and other tools' prompt syntax."""

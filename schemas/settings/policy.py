@@ -1,0 +1,39 @@
+"""The settings of the prompt policy, for gateway and worker alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from darkroom.schemas.settings.services import SECTION
+
+
+class PolicySettings(BaseModel):
+    """Which prompts are not painted."""
+
+    model_config = SECTION
+
+    file: Path | None = Field(
+        default=None,
+        description="A TOML file with the policy (darkroom.schemas.prompts.policy tells its form); every prompt is painted when not "
+        "set. Gateways and workers should have the same, since Kafka producers pass the gateway by.",
+    )
+    reload_s: float = Field(
+        default=5.0,
+        ge=0,
+        le=3_600,
+        description="How long a changed file may go unnoticed; looking costs one stat call.",
+    )
+    classifier_timeout_s: float = Field(
+        default=2.0,
+        gt=0,
+        le=60,
+        description="How long the policy's classifier may take before that counts as its failure; a request waits.",
+    )
+    classifier_threads_max: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Prompts that are classified at a time. One that never returns keeps its thread.",
+    )

@@ -1,0 +1,1 @@
+"""Programs that make what Darkroom ships. Nothing imports them at run time."""

@@ -1,0 +1,1 @@
+"""Trains and judges the built-in tiny model."""

@@ -1,0 +1,73 @@
+"""The command `darkroom train-tiny`, also `python -m darkroom.inference.tiny`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from darkroom.inference.tiny.folder import default_root
+
+
+@click.command(
+    name="train-tiny", epilog="Example: darkroom train-tiny --budget-minutes 60; run it again to go on after a break."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where everything goes  [default: training/ in the user's cache]"
+)
+@click.option(
+    "--shards", type=click.IntRange(2), default=80, show_default=True, help="How many times 500 pairs to draw."
+)
+@click.option("--minutes-vae", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True)
+@click.option("--minutes-decoder", type=click.FloatRange(0, min_open=True), default=15.0, show_default=True)
+@click.option("--minutes-denoiser", type=click.FloatRange(0, min_open=True), default=125.0, show_default=True)
+@click.option(
+    "--budget-minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="Scale all three, and the number of shards, to about so long in total.",
+)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
+@click.option("--restart", is_flag=True, help="Begin anew instead of going on from the checkpoints in --out.")
+def train_tiny(
+    *,
+    out: Path | None,
+    shards: int,
+    minutes_vae: float,
+    minutes_decoder: float,
+    minutes_denoiser: float,
+    budget_minutes: float | None,
+    threads: int,
+    restart: bool,
+) -> None:
+    """Train a tiny model that paints, from pictures that are drawn here: three hours on two CPU cores by default.
+
+    Draws pairs of pictures and skeletons, trains the VAE, its decoder some more by itself, then UNet, ControlNet and
+    text encoders together. Killed at any time, it goes on from its last checkpoint, at most three minutes back; with
+    more minutes than before it trains on.
+    """
+    from darkroom.tools.tiny.training.run import Plan, train
+
+    # The whole of the default takes 20 minutes more than its trainings: for drawing and encoding.
+    share = 1.0 if budget_minutes is None else min(1.0, budget_minutes / 180.0)
+    plan = Plan(
+        shards=max(2, round(shards * share)),
+        vae_minutes=minutes_vae * share,
+        decoder_minutes=minutes_decoder * share,
+        denoiser_minutes=minutes_denoiser * share,
+        threads=threads,
+    )
+    folder = out or default_root() / "training"
+    if restart:
+        _forget(folder)
+    began = time.monotonic()
+    try:
+        train(folder, plan, lambda line: click.echo(f"{(time.monotonic() - began) / 60:6.1f} min  {line}", err=True))
+    except OSError as error:
+        raise click.ClickException(f"{folder} cannot be used ({error}): name another folder with --out.") from error
+
+
+def _forget(folder: Path) -> None:
+    """Remove the checkpoints, so that training begins anew. The drawn pairs are the same every time and stay."""
+    for file in folder.glob("*.pt"):
+        file.unlink()

@@ -1,0 +1,138 @@
+"""Training from the first picture drawn to the model's folders, in stages that can be killed and gone on with.
+
+Everything lies in one folder: `pairs/` (the drawn shards), `vae.pt`, `decoder.pt` and `denoiser.pt` (checkpoints),
+`vae-trained.pt` (what the latents were made with) and, after every checkpoint of the denoiser, the model itself in
+`model/` and `controlnet/`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from darkroom.tools.tiny.training.autoencoding import (
+    decoder_loss,
+    decoder_stage,
+    encode,
+    finished_vae,
+    reconstruction_db,
+    vae_loss,
+    vae_stage,
+    with_decoder,
+)
+from darkroom.tools.tiny.training.blueprint import make_vae
+from darkroom.tools.tiny.training.checkpoint import Stage
+from darkroom.tools.tiny.training.denoising import denoiser_loss, denoiser_stage
+from darkroom.tools.tiny.training.drawn import Pairs, Shards
+from darkroom.tools.tiny.training.export import export
+
+Report = Callable[[str], None]
+
+_SAVE_EVERY_S: Final = 150.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a training run spends. The defaults take some three hours on two CPU cores."""
+
+    shards: int = 80
+    pairs_per_shard: int = 500
+    vae_minutes: float = 20.0
+    decoder_minutes: float = 15.0
+    denoiser_minutes: float = 125.0
+    threads: int = 2
+    vae_steps_max: int | None = None
+    """Of one call, for a trial; the same below."""
+    denoiser_steps_max: int | None = None
+    denoiser_batch: int = 24
+    save_every_s: float = _SAVE_EVERY_S
+
+
+def train(folder: Path, plan: Plan, report: Report) -> Path:
+    """Train darkroom-tiny in `folder`, going on from whatever is there, and give the folder with the model.
+
+    Raises `OSError` where `folder` cannot be written.
+    """
+    torch.set_num_threads(plan.threads)
+    shards = Shards(folder / "pairs", plan.shards, plan.pairs_per_shard)
+    shards.folder.mkdir(parents=True, exist_ok=True)
+    _draw(shards, report)
+    vae = _trained_vae(folder, shards, plan, report)
+    _encode(shards, vae, report)
+    decoder = decoder_stage(folder / "decoder.pt", vae, plan.decoder_minutes * 60)
+    decoder.train(
+        decoder_loss(decoder, vae, shards, _fresh_lots(decoder)),
+        report=lambda line: report(f"decoder: {line}"),
+        save_every_s=plan.save_every_s,
+        steps_max=plan.vae_steps_max,
+    )
+    vae = with_decoder(vae, decoder)
+    report(f"decoder: {reconstruction_db(vae, shards.pictures(0)[:50]):.1f} dB")
+    stage = denoiser_stage(folder / "denoiser.pt", plan.denoiser_minutes * 60)
+    dice = _fresh_lots(stage)
+    report(f"denoiser: {_parameters(stage.networks) / 1e6:.1f} M parameters, from step {stage.steps}")
+    stage.train(
+        denoiser_loss(stage, Pairs(shards), dice, plan.denoiser_batch),
+        report=lambda line: report(f"denoiser: {line}"),
+        save_every_s=plan.save_every_s,
+        steps_max=plan.denoiser_steps_max,
+        when_saved=lambda: export(folder, _parts(stage.average), vae),
+    )
+    report(f"The model is in {folder / 'model'} and {folder / 'controlnet'}.")
+    return folder
+
+
+def _draw(shards: Shards, report: Report) -> None:
+    missing = shards.missing()
+    for done, number in enumerate(missing):
+        shards.draw(number)
+        report(f"drawing: {done + 1} of {len(missing)} shards")
+
+
+def _trained_vae(folder: Path, shards: Shards, plan: Plan, report: Report) -> Any:
+    """The finished VAE. Its latents stand on disk, so once finished it is not trained further."""
+    finished = folder / "vae-trained.pt"
+    vae = make_vae().eval()
+    if not finished.is_file():
+        stage = vae_stage(folder / "vae.pt", plan.vae_minutes * 60)
+        report(f"VAE: {_parameters(stage.networks) / 1e6:.1f} M parameters, from step {stage.steps}")
+        stage.train(
+            vae_loss(stage, shards, _fresh_lots(stage)),
+            report=lambda line: report(f"VAE: {line}"),
+            save_every_s=plan.save_every_s,
+            steps_max=plan.vae_steps_max,
+        )
+        shards.forget_latents()
+        half = finished.with_suffix(".part")
+        torch.save(finished_vae(stage).state_dict(), half)
+        os.replace(half, finished)
+    vae.load_state_dict(torch.load(finished, weights_only=True))
+    report(f"VAE: {reconstruction_db(vae, shards.pictures(0)[:50]):.1f} dB")
+    return vae.requires_grad_(False)
+
+
+def _encode(shards: Shards, vae: Any, report: Report) -> None:
+    missing = shards.not_encoded()
+    for done, number in enumerate(missing):
+        shards.encode(number, lambda levels: encode(vae, levels))
+        report(f"encoding: {done + 1} of {len(missing)} shards")
+
+
+def _fresh_lots(stage: Stage) -> np.random.Generator:
+    """Lots that do not repeat those before the last checkpoint. Seeds torch's own, too."""
+    torch.manual_seed(stage.steps)
+    return np.random.default_rng(stage.steps)
+
+
+def _parameters(networks: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in networks.parameters())
+
+
+def _parts(networks: Any) -> dict[str, Any]:
+    return dict(networks.items())
