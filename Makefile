@@ -53,10 +53,11 @@ test-operations: setup ## Run every command of the chart's operations on that co
 control-plane: setup ## Build etcd's company (Kubernetes, KEDA, Helm) for the two above: once, 28 minutes, 11 GB.
 	@$(BIN)/python -m tests.autoscale.build
 
-check: setup ## Lint and types: fast.
+check: setup ## Lint, types and import rules: fast.
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy
+	@cd $(VENV)/typing && ../bin/lint-imports --config ../../pyproject.toml --no-cache
 	@$(BIN)/python -m tests.helm.lint
 
 proofs: setup $(BIN)/minio ## What takes long: rights, rolling restarts for MINUTES, generated clients, a third S3 server; needs Node, a JDK, Maven, Go.

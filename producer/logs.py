@@ -1,8 +1,9 @@
 """Configures logging: structlog, one JSON object a line on stderr, or readable lines for a person.
 
 Client libraries log every attempt of theirs, hundreds a second while a server is away. Below level debug, their lines
-are bounded here: those that tell of a lost connection count as failures of that server's `darkroom.producer.outages.Outage`, and
-of all others the first is shown at once and then how many more there were, once a minute.
+are bounded here: those that tell of a lost connection count as failures of that server's
+`darkroom.producer.outages.Outage`, and of all others the first is shown at once and then how many more there were, once
+a minute.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from darkroom.producer import outages
 from darkroom.producer.outages import Line, Outage
 from darkroom.schemas.settings import LogSettings
 
-OURS: Final = frozenset({"consumer", "producer", "inference", "schemas", "darkroom"})
-"""The first parts of our own loggers' names: their lines are never bounded."""
+OURS: Final = "darkroom"
+"""The first part of our own loggers' names: their lines are never bounded."""
 FIELDS: Final = ("task", "error", "in_s", "restarts")
 """What `darkroom.producer.tasks` adds to its lines."""
 REPEAT_S: Final = 60.0
@@ -100,7 +101,7 @@ class LibraryLines(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is shown. The number of those that were left out is added to its message."""
-        if record.name.partition(".")[0] in OURS:
+        if record.name.partition(".")[0] == OURS:
             return True
         return not _tell_of(record) and self._is_due(record)
 

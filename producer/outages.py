@@ -2,8 +2,8 @@
 
 One line when it begins, one a minute while it lasts, one when it ends. Every edge of the process that reaches a server
 reports its failures and its successes to that server's `Outage`, and so do the lines that client libraries log (see
-`darkroom.producer.logs`). An outage lasts as long as any source fails; since failures come in bursts with successes between
-them, it ends only after some seconds without one.
+`darkroom.producer.logs`). An outage lasts as long as any source fails; since failures come in bursts with successes
+between them, it ends only after some seconds without one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Proves that every task and thread of the product has an owner: each place that begins one is known, with a reason.
 
-A place that is not in the table fails the test. Begin it with `darkroom.producer.tasks.TaskSupervisor`, or, where whoever
-begins it also awaits it, add it here and say so.
+A place that is not in the table fails the test. Begin it with `darkroom.producer.tasks.TaskSupervisor`, or, where
+whoever begins it also awaits it, add it here and say so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("schemas", "inference", "producer", "consumer")
+PACKAGES = ("schemas", "inference", "producer", "consumer", "tools")
 BEGINS = {
     "create_task",
     "ensure_future",

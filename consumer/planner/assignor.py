@@ -1,6 +1,7 @@
 """Which partitions a member of the group gets: even shares, and as few moves as those allow.
 
-So does the sticky assignor that workers use (`darkroom.consumer.kafka`): everybody keeps what they have up to their share.
+So does the sticky assignor that workers use (`darkroom.consumer.kafka`): everybody keeps what they have up to their
+share.
 """
 
 from __future__ import annotations

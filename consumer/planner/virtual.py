@@ -1,8 +1,8 @@
 """A clock and a device on which hours pass in seconds.
 
-The device is the engine's own batch (`darkroom.inference.engine.step_batch.StepBatch`) between two lanes, with a profile in place of the
-model: a step takes what the profile says of its slots. Preparing and finishing take their turns in lanes of their own,
-as in `darkroom.inference.engine.loop`.
+The device is the engine's own batch (`darkroom.inference.engine.step_batch.StepBatch`) between two lanes, with a
+profile in place of the model: a step takes what the profile says of its slots. Preparing and finishing take their turns
+in lanes of their own, as in `darkroom.inference.engine.loop`.
 """
 
 from __future__ import annotations

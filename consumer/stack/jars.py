@@ -1,8 +1,8 @@
 """Which files make up Kafka: each jar by its Maven coordinates and the SHA-256 of its bytes.
 
 A list instead of a version number, since resolving the dependencies anew on each machine is slow and need not give
-the same answer: nothing but these very bytes is ever run. `python -m darkroom.consumer.stack.relock VERSION` makes the list
-of another version.
+the same answer: nothing but these very bytes is ever run. `python -m darkroom.consumer.stack.relock VERSION` makes the
+list of another version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes the list in `jars.py` for another version of Kafka: `python -m darkroom.consumer.stack.relock 4.3.1` prints it."""
+"""Prints the list in `jars.py` for another version of Kafka: `python -m darkroom.consumer.stack.relock 4.3.1`."""
 
 from __future__ import annotations
 

@@ -271,8 +271,8 @@ class WorkerGauges(Collector):
     def lag_seconds(self) -> float:
         """How long this worker needs for all of them.
 
-        From the device's profile where there is one (`darkroom.consumer.worker.backlog`), else at the rate of the last half minute;
-        where nothing was finished in it, that is infinite.
+        From the device's profile where there is one (`darkroom.consumer.worker.backlog`), else at the rate of the last
+        half minute; where nothing was finished in it, that is infinite.
         """
         profile = self._engine.profile
         if profile is not None:

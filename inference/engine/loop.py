@@ -1,6 +1,7 @@
 """Drives any device in three lanes, so that preparing and finishing never hold up denoising.
 
-Where the device cannot hold all lanes at once (`Device.series`), they take turns, by the rules of `darkroom.inference.engine.turns`.
+Where the device cannot hold all lanes at once (`Device.series`), they take turns, by the rules of
+`darkroom.inference.engine.turns`.
 
 Each lane is a thread that asks `darkroom.inference.engine.monitor` for work, calls the device, and brings back what
 came of it. What a row goes through:
@@ -106,8 +107,8 @@ class LaneEngine(Engine, Generic[RowT]):
         when no finished row waits, so they never hold up a step.
         `close_wait_s`: how long `close` waits for all lanes together: above the slowest step and decode.
         `clock`: seconds from any origin, never going back.
-        `calibration`: gives the loaded device's profile (`darkroom.inference.planning.calibration.Calibration`); without one every batch
-        key's cap is `rows_max`.
+        `calibration`: gives the loaded device's profile (`darkroom.inference.planning.calibration.Calibration`);
+        without one every batch key's cap is `rows_max`.
         Raises `ValueError` for a bound that is not positive.
         """
         bounds = {

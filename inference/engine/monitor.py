@@ -1,7 +1,7 @@
 """The one lock between an engine's callers and its three lanes.
 
-A monitor in Hoare's sense: every method takes the lock, changes what `darkroom.inference.engine.step_batch` holds, and sends the
-events of that change before it lets go, so that what was said is always what is so, and nothing is said of a
+A monitor in Hoare's sense: every method takes the lock, changes what `darkroom.inference.engine.step_batch` holds, and
+sends the events of that change before it lets go, so that what was said is always what is so, and nothing is said of a
 job once `drop` has returned. No device is called here: a lane asks for work, does it outside, brings back
 what came of it.
 """
@@ -61,7 +61,7 @@ class LaneMonitor(Generic[RowT]):
         clock: Callable[[], float],
         cap: Callable[[BatchKey], int] | None = None,
     ) -> None:
-        """Bounds and clock as in `darkroom.inference.engine.loop.LaneEngine`; `cap` as in `darkroom.inference.engine.step_batch.StepBatch`."""
+        """Bounds and clock as in `loop.LaneEngine`; `cap` as in `step_batch.StepBatch`."""
         self._finish_queue_rows_max = finish_queue_rows_max
         self._jobs_max = jobs_max
         self._clock = clock

@@ -1,7 +1,8 @@
 """Whose preview the finish lane makes next, where it has nothing better to do.
 
 Previews are lossy by contract: a wish is kept once a job, is served when no finished row waits, and is gone with the
-row's last step, because the picture itself follows then. Like `darkroom.inference.engine.step_batch`, without locks and clocks.
+row's last step, because the picture itself follows then. Like `darkroom.inference.engine.step_batch`, without locks and
+clocks.
 """
 
 from __future__ import annotations

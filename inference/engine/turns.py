@@ -1,7 +1,7 @@
 """Whose turn it is on a device that cannot hold all lanes at once.
 
-Decisions without threads: `darkroom.inference.engine.monitor` holds the lock, asks and notifies. A lane that is free of turns
-goes whenever it likes. The others share one turn:
+Decisions without threads: `darkroom.inference.engine.monitor` holds the lock, asks and notifies. A lane that is free of
+turns goes whenever it likes. The others share one turn:
 
 - Nobody goes while another one is inside of the device.
 - Who has the turn keeps it while there is work for it and its calls are below `calls_max` of its lane; after that, or

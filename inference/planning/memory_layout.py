@@ -1,4 +1,4 @@
-"""The ways in which a model can be laid out on a device, and what each takes. Pure, see `darkroom.inference.planning.memory_plan`."""
+"""The ways in which a model can be laid out on a device, and what each takes. Pure; `memory_plan` chooses."""
 
 from __future__ import annotations
 

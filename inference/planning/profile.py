@@ -13,7 +13,8 @@ never less than one slot of it. So a smaller picture's batch holds no more laten
 its time is estimated too long rather than too short; for a larger picture attention, which grows with the square of
 the area, is left out, so there it can be too short: measure sizes that matter (`darkroom calibrate --sizes`).
 
-Pure: nothing here measures, reads a file or a clock. `darkroom.inference.planning.calibration` measures, `darkroom.inference.planning.profile_store` keeps.
+Pure: nothing here measures, reads a file or a clock. `darkroom.inference.planning.calibration` measures,
+`darkroom.inference.planning.profile_store` keeps.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How long something takes by how many share it: a step by its rows, a network's forward by its slots.
 
 A curve is measured, not guessed: on a CPU and at large pictures a batch of eight takes eight times as long as
-one row, at small pictures hardly longer. `darkroom.inference.planning.profile` keeps a device's curves; a simulated device reads one from
-a file, a JSON object of milliseconds a step by rows, `{"1": 20.0, "2": 24.0, "8": 61.5}`, for one picture size on
-one device.
+one row, at small pictures hardly longer. `darkroom.inference.planning.profile` keeps a device's curves; a simulated
+device reads one from a file, a JSON object of milliseconds a step by rows, `{"1": 20.0, "2": 24.0, "8": 61.5}`, for one
+picture size on one device.
 """
 
 from __future__ import annotations

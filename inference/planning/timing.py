@@ -1,4 +1,4 @@
-"""What of a device's work can be timed by itself: `darkroom.inference.planning.calibration` asks, `darkroom.inference.planning.profile` keeps it."""
+"""Names the parts of a device's work that can be timed alone: `calibration` asks for them, `profile` keeps them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One pose, one control picture: RGB at the output's size, whatever the pose was given as.
 
-A pose is drawn, or decoded and stretched; a photo becomes keypoints first (`darkroom.inference.pose.photo`) and is drawn like
-any others. What two poses must agree on to give the same picture is their content digest, so that it can stand in a
-cache's key before any drawing is done.
+A pose is drawn, or decoded and stretched; a photo becomes keypoints first (`darkroom.inference.pose.photo`) and is
+drawn like any others. What two poses must agree on to give the same picture is their content digest, so that it can
+stand in a cache's key before any drawing is done.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """From a photo to the keypoints of the people in it.
 
-The detector itself stands behind a protocol, because each needs an optional extra: `darkroom.inference.pose.blazepose` is the
-default, `darkroom.inference.pose.openpose` needs torch and weights of its own. What is bounded, counted and refused here is the
-same for any. What is found is a pose like one that was sent as
+The detector itself stands behind a protocol, because each needs an optional extra: `darkroom.inference.pose.blazepose`
+is the default, `darkroom.inference.pose.openpose` needs torch and weights of its own. What is bounded, counted and
+refused here is the same for any. What is found is a pose like one that was sent as
 keypoints and goes the same way from here on, so that photos, keypoints and training agree on every line drawn.
 """
 

@@ -117,10 +117,10 @@ class SimulatedDevice(Device[SimulatedRow]):
     ) -> None:
         """Make a device.
 
-        `step_ms`: of a step of one row. `curve`: milliseconds a step by rows (`darkroom.inference.planning.step_curve.read_curve`
-        reads one). `profile`: in place of both, what a real device was measured to take. `native_size`: width and
-        height in pixels of a request that names none, a multiple of 8. `prepare_ms`: a job. `finish_ms`: a picture.
-        `picture_limits`: of pose pictures, the real device's by default.
+        `step_ms`: of a step of one row. `curve`: milliseconds a step by rows
+        (`darkroom.inference.planning.step_curve.read_curve` reads one). `profile`: in place of both, what a real device
+        was measured to take. `native_size`: width and height in pixels of a request that names none, a multiple of 8.
+        `prepare_ms`: a job. `finish_ms`: a picture. `picture_limits`: of pose pictures, the real device's by default.
         Raises `ValueError` where none of them is given, or a profile beside another, or where a time is negative or not
         finite, and `CurveError` for a curve that cannot be used.
         """

@@ -37,7 +37,7 @@ class Administrator(AIOKafkaAdminClient):  # type: ignore[misc]
     """`AIOKafkaAdminClient` for a cluster some of whose brokers are down. Every question ends within its time limit."""
 
     def __init__(self, **arguments: Any) -> None:
-        """Take what `darkroom.producer.kafka.connection.kafka_arguments` makes; a password in a file is read anew when it changes."""
+        """Take what `connection.kafka_arguments` makes; a password in a file is read again when it changes."""
         super().__init__(**arguments)
         renew_password(self._client)
 

@@ -43,7 +43,8 @@ class TopicRefused(Exception):  # noqa: N818 - the broker's decision
 
 
 async def ensure_topics(settings: Settings) -> tuple[str, ...]:
-    """Create what is missing of the five topics and return the created names, in the order of `darkroom.schemas.names.Topic`.
+    """Create what is missing of the five topics and return the created names, in the order of
+    `darkroom.schemas.names.Topic`.
 
     Returns when every created partition has a leader, so the topics can be used at once. Any number of processes may
     do this at the same time: each name is returned by one of them. Raises `KafkaUnavailable` and `TopicRefused`, and

@@ -1,1 +1,1 @@
-"""Poses as people have them: documents of the field's tools, skeleton pictures and photos, read into a request's pose."""
+"""Poses as people have them: documents of other tools, skeleton pictures and photos, read into a request's pose."""

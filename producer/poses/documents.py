@@ -1,7 +1,7 @@
 """The JSON documents in which the field's tools write keypoints: how each is told from the others, and its people.
 
-A reader takes the unit as it stands; `darkroom.producer.poses.keypoints` decides between pixels and fractions for all alike.
-A new tool is one more row of `READERS`.
+A reader takes the unit as it stands; `darkroom.producer.poses.keypoints` decides between pixels and fractions for all
+alike. A new tool is one more row of `READERS`.
 """
 
 from __future__ import annotations

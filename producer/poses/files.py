@@ -25,9 +25,9 @@ _PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 def pose_of(path: Path, size: Size | None = None) -> PoseRead:
     """Read a file of keypoints or a skeleton picture as a request's `pose`, and say what was left out.
 
-    JSON is read as `darkroom.producer.poses.keypoints.read_pose` does; `size` is that of the picture which the keypoints are
-    pixels of. A PNG, JPEG or WebP picture is taken for an OpenPose skeleton and carried inline, up to 512 KiB. Raises
-    `RequestUnreadable`.
+    JSON is read as `darkroom.producer.poses.keypoints.read_pose` does; `size` is that of the picture which the
+    keypoints are pixels of. A PNG, JPEG or WebP picture is taken for an OpenPose skeleton and carried inline, up to 512
+    KiB. Raises `RequestUnreadable`.
     """
     content = _content(path)
     if content.startswith(_PICTURES):

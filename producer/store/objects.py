@@ -79,9 +79,9 @@ def inside(prefix: str, key: str) -> str:
 class Objects(Protocol):
     """One bucket to write to, and some to read from.
 
-    Keys are those of `darkroom.schemas.names`, whole: `prefix` is a part of them. Nothing is written, removed or listed, and no
-    object of the own bucket is read by key alone, outside of the prefix: such a key is a mistake of ours, and a
-    `ValueError`. Every method may raise `StoreUnavailable`; after that nothing is known of
+    Keys are those of `darkroom.schemas.names`, whole: `prefix` is a part of them. Nothing is written, removed or
+    listed, and no object of the own bucket is read by key alone, outside of the prefix: such a key is a mistake of
+    ours, and a `ValueError`. Every method may raise `StoreUnavailable`; after that nothing is known of
     whether a write took place, and repeating it is safe. Cancelling a call may leave its write to be done all the same.
     """
 

@@ -3,9 +3,10 @@
 A request that has one of them is refused: it would be painted, and be another picture than the one that was asked for.
 Unknown fields that are not listed change no picture (`webhook`, `save_images`); the codec reports those.
 
-`darkroom.schemas.events.unsupported_names` is the list, and `darkroom.schemas.events.unsupported_synonyms` adds further names for the same things.
-Case, hyphens, underscores and blanks do not matter, so `initImage` and `init-image` are `init_image`, and SwarmUI's
-`initimage` is too. Neither do numbers that count: `controlnet_1_image` and `lora2` are `controlnet_image` and `lora`.
+`darkroom.schemas.events.unsupported_names` is the list, and `darkroom.schemas.events.unsupported_synonyms` adds further
+names for the same things. Case, hyphens, underscores and blanks do not matter, so `initImage` and `init-image` are
+`init_image`, and SwarmUI's `initimage` is too. Neither do numbers that count: `controlnet_1_image` and `lora2` are
+`controlnet_image` and `lora`.
 """
 
 from __future__ import annotations

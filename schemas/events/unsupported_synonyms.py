@@ -1,4 +1,5 @@
-"""Further names for what `darkroom.schemas.events.unsupported_names` lists: those of hosted services and of desktop programs.
+"""Further names for what `darkroom.schemas.events.unsupported_names` lists: those of hosted services and of desktop
+programs.
 
 Each group stands under the listed name whose remedy it shares. The names are those of requests to fal.ai, Segmind,
 Replicate, Stability v2beta, Together, DeepInfra, Leonardo, Runware, Novita, Amazon Bedrock and Google Vertex, and of

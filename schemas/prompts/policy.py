@@ -11,9 +11,9 @@ A policy is written as TOML:
     category = "sexual"
     words = ["nude", "porn*", "bare all"]
 
-What counts as an entry's being in a prompt is told in `darkroom.schemas.prompts.wordmatch`. An exception excuses what lies wholly within
-its own words, written plainly. Only the prompt is judged, never the negative prompt: that one names what to stay away
-from, and whoever writes "nudity" there asks for the opposite.
+What counts as an entry's being in a prompt is told in `darkroom.schemas.prompts.wordmatch`. An exception excuses what
+lies wholly within its own words, written plainly. Only the prompt is judged, never the negative prompt: that one names
+what to stay away from, and whoever writes "nudity" there asks for the opposite.
 
 A policy is no part of a request: neither its digest nor its picture depends on it.
 """

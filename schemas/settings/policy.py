@@ -16,8 +16,8 @@ class PolicySettings(BaseModel):
 
     file: Path | None = Field(
         default=None,
-        description="A TOML file with the policy (darkroom.schemas.prompts.policy tells its form); every prompt is painted when not "
-        "set. Gateways and workers should have the same, since Kafka producers pass the gateway by.",
+        description="A TOML file with the policy (darkroom.schemas.prompts.policy describes its form); every prompt is "
+        "painted when not set. Give gateways and workers the same file, because Kafka producers bypass the gateway.",
     )
     reload_s: float = Field(
         default=5.0,

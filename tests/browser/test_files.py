@@ -98,5 +98,5 @@ def test_no_file_names_another_host() -> None:
 
 def test_the_files_are_installed_with_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert "gateway/page/*" in project["tool"]["setuptools"]["package-data"]["producer"]
+    assert "gateway/page/*" in project["tool"]["setuptools"]["package-data"]["darkroom.producer"]
     assert all(path.is_file() for path in PAGE.iterdir()), "the pattern takes no folders"

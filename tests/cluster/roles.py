@@ -1,4 +1,5 @@
-"""What each role does with exactly the rights of `darkroom.schemas.rights`, and what it says when one of them is missing.
+"""What each role does with exactly the rights of `darkroom.schemas.rights`, and what it says when one of them is
+missing.
 
 Every act is a process of its own, as a user who logs in and has only what is granted; a worker and a topic's first
 records are there already, made by an administrator. `make proofs` runs all of it, `make test` a part.

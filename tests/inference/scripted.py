@@ -1,7 +1,7 @@
 """A device that does what a test says, and a listener that a test can wait on.
 
-`ScriptedDevice` implements the whole of `darkroom.inference.contract.Device` and checks the engine's side of it while it
-is driven: what it finds wrong is in `broken`, which every test looks at.
+`ScriptedDevice` implements the whole of `darkroom.inference.contract.Device` and checks the engine's side of it while
+it is driven: what it finds wrong is in `broken`, which every test looks at.
 """
 
 from __future__ import annotations

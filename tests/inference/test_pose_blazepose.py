@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from darkroom.consumer.demo.requests import PHOTO
 from darkroom.inference.contract import ModelError
 from darkroom.inference.pose.blazepose import decode, detector
 from darkroom.inference.pose.blazepose.detector import BlazePoseDetector, blazepose_digest, views
@@ -17,8 +17,6 @@ from darkroom.inference.pose.photo import SKELETON_AS_PHOTO, DetectedPerson, Pho
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.pose.skeleton import draw_people
 
-PHOTO = Path(consumer.__file__).with_name("demo_photo.jpg")
-"""An astronaut, from the head to the lap."""
 SEEN = {0: (0.432, 0.238), 14: (0.393, 0.197), 15: (0.477, 0.205), 2: (0.240, 0.420), 5: (0.590, 0.480)}
 """Nose, right and left eye, right and left shoulder, by eye, to some 2% of the photo."""
 

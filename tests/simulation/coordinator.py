@@ -1,4 +1,5 @@
-"""The group coordinator's answers as they are on the wire, and a client that asks it: `darkroom.producer.kafka.groups` reads them.
+"""The group coordinator's answers as they are on the wire, and a client that asks it: `darkroom.producer.kafka.groups`
+reads them.
 
 A coordinator that moves to another broker, or has not loaded its group yet, answers with an error at the top of an
 OffsetFetch or inside it, or leaves out what it was asked for. While a guest of the new protocol (KIP-848) is in the

@@ -1,5 +1,5 @@
-"""A simulated engine: the real lanes' decisions (`darkroom.inference.engine.monitor`) on the virtual clock, and a device that
-does what the prompts say.
+"""A simulated engine: the real lanes' decisions (`darkroom.inference.engine.monitor`) on the virtual clock, and a
+device that does what the prompts say.
 
 The lanes are timers instead of threads, so a freeze stops them and a crash ends them between any two callbacks.
 """

@@ -1,8 +1,8 @@
 """Noise schedules: which timestep and which sigma each step has.
 
 diffusers' schedulers say so, for whatever spacing, offset or sigma rule the model's configuration names. Only the
-step's formula is ours (`darkroom.inference.sdxl.denoise.step`), because a scheduler object counts steps for its whole batch and rows
-here are at different steps.
+step's formula is ours (`darkroom.inference.sdxl.denoise.step`), because a scheduler object counts steps for its whole
+batch and rows here are at different steps.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ others take one. The ControlNet runs only over the slots of rows whose weight is
 
 A step is atomic: rows are advanced after everything that can fail has succeeded. On a GPU a step returns before the
 GPU has done it: the GPU is one step behind, so that it has its next step at hand the moment it is done with one. What
-may still fail by then is no longer one step's failure but the end of the GPU's context (`darkroom.inference.sdxl.faults`).
+may still fail by then is no longer one step's failure but the end of the GPU's context
+(`darkroom.inference.sdxl.faults`).
 """
 
 from __future__ import annotations

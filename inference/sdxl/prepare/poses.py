@@ -1,9 +1,9 @@
 """What a pose says to the ControlNet: its control picture, behind the ControlNet's own small encoder.
 
 The encoder's output depends on the picture alone, so it is computed once a pose and not once a step: it is taken out of
-the ControlNet (`darkroom.inference.sdxl.loading.components`) and run here. The same pose is drawn once a size, and the same picture encoded
-once, however it was sent; people are looked for once a photo. What the ControlNet makes of it at each step depends on
-the latents and cannot be kept.
+the ControlNet (`darkroom.inference.sdxl.loading.components`) and run here. The same pose is drawn once a size, and the
+same picture encoded once, however it was sent; people are looked for once a photo. What the ControlNet makes of it at
+each step depends on the latents and cannot be kept.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Policy = Callable[[GenerationRequest], Awaitable[Problem | None]]
 
 
 class Acceptance:
-    """Of all tenants' requests. `darkroom.producer.gateway.jobs.claims` says what follows from the order of its steps."""
+    """Accepts the requests of all tenants. `jobs.claims` says what follows from the order of its steps."""
 
     def __init__(
         self, services: Services, claims: Claims, jobs: Jobs, *, quotas: Quotas, policy: Policy, metrics: Metrics

@@ -8,8 +8,9 @@ can break:
   this order; nothing of it is in the gateway's memory alone;
 - a replica that dies between the two leaves a claim without an event, and a caller without an answer. The caller
   repeats the request under its id or key: the claim stands, the digest agrees, no outcome is known, and the event is
-  sent. Or it polls: `darkroom.producer.gateway.jobs.jobs` sends the event once Kafka shows that it was never there. An event that is
-  sent a second time costs a record: a worker renders a request id once and answers the others with its outcome.
+  sent. Or it polls: `darkroom.producer.gateway.jobs.jobs` sends the event once Kafka shows that it was never there. An
+  event that is sent a second time costs a record: a worker renders a request id once and answers the others with its
+  outcome.
 
 There is no marker of what was sent. It would cost each job another write to be of use to the one in a million whose
 replica died between two calls.

@@ -1,8 +1,9 @@
 """Stand-ins for diffusers' pipelines: their call, and a device that sleeps what a measured profile says.
 
-The steps are those of `darkroom.inference.simulated.device.SimulatedDevice`, the same object that Darkroom's engine has under it, so
-that a batch of so many slots takes everybody as long. The parameters are diffusers' own, in their order and with their
-defaults, so that whoever calls a stand-in could call the pipeline. What only a model could heed is ignored.
+The steps are those of `darkroom.inference.simulated.device.SimulatedDevice`, the same object that Darkroom's engine has
+under it, so that a batch of so many slots takes everybody as long. The parameters are diffusers' own, in their order
+and with their defaults, so that whoever calls a stand-in could call the pipeline. What only a model could heed is
+ignored.
 """
 
 from __future__ import annotations

@@ -125,4 +125,4 @@ def test_the_same_seed_is_the_same_run() -> None:
 def test_the_planner_s_data_travel_with_the_package() -> None:
     root = Path(__file__).resolve().parents[3]
     project = tomllib.loads((root / "pyproject.toml").read_text())
-    assert "planner/*.toml" in project["tool"]["setuptools"]["package-data"]["consumer"]
+    assert "planner/*.toml" in project["tool"]["setuptools"]["package-data"]["darkroom.consumer"]

@@ -1,4 +1,4 @@
-"""`python -m darkroom.tools.tiny.quality`, behind `make quality`: how well a trained tiny model paints what it is asked."""
+"""Measures how well a trained tiny model paints what it is asked: `python -m darkroom.tools.tiny.quality`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """darkroom-tiny's measurements, and the empty model that training starts from.
 
-SDXL's structure (see `darkroom.inference.tiny.spec`) for 128 pixels. Latents are 16 x 16, as reduced as SDXL's (factor 8): at
-that size a step of eight rows costs far less than eight steps of one row, on a CPU as on a GPU, and training sees four
-times as many pictures an hour as at factor 4.
+SDXL's structure (see `darkroom.inference.tiny.spec`) for 128 pixels. Latents are 16 x 16, as reduced as SDXL's (factor
+8): at that size a step of eight rows costs far less than eight steps of one row, on a CPU as on a GPU, and training
+sees four times as many pictures an hour as at factor 4.
 """
 
 from __future__ import annotations
