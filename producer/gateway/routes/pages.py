@@ -15,7 +15,7 @@ from starlette.responses import Response
 from darkroom.producer.gateway.problems import Problem
 from darkroom.producer.gateway.routes.methods import reads
 
-FOLDER: Final = Path(__file__).parent / "page"
+FOLDER: Final = Path(__file__).parents[1] / "page"
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
