@@ -96,6 +96,10 @@ class ModelInfo:
     """None for a device that denoises nothing."""
 
 
+TWO_CALLS: Final = frozenset({"dpmpp_sde", "heun"})
+"""Samplers that call the UNet twice a step, except in the last one."""
+
+
 class AdapterUse(NamedTuple):
     """A LoRA that a request asks for, by its name in `ModelInfo.adapters`, and how strongly."""
 
@@ -121,11 +125,21 @@ class RenderRequest:
     control_scale: float = 1.0
     control_start: float = 0.0
     control_end: float = 1.0
+    schedule: str | None = None
+    """None for the model's own."""
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    guidance_rescale: float = 0.0
     adapter: AdapterUse | None = None
     image_format: str = "png"
     image_quality: int = 90
     image_text: Mapping[str, str] = field(default_factory=dict)
     """Written into the picture's text chunks, where its format has them (PNG)."""
+
+    @property
+    def calls(self) -> int:
+        """How often an image calls the UNet: the steps that a device takes of it."""
+        return 2 * self.steps - 1 if self.sampler in TWO_CALLS else self.steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ import torch
 
 from darkroom.inference.contract import BatchKey, RenderRequest, RowId
 from darkroom.inference.planning.timing import Part
-from darkroom.inference.sdxl.denoise.rows import SdxlRow, draw_noise
-from darkroom.inference.sdxl.denoise.schedule import SAMPLERS, Schedules
+from darkroom.inference.sdxl.denoise.rows import Guidance, SdxlRow, draw_noise
+from darkroom.inference.sdxl.denoise.schedule import Schedules
 from darkroom.inference.sdxl.denoise.step import Networks, Stepper
 from darkroom.inference.sdxl.loading.components import Components
 from darkroom.inference.sdxl.loading.placement import Placement
@@ -160,7 +160,7 @@ def _row(components: Components, networks: Networks, height: int, width: int, nu
         height=height * info.latent_factor,
         steps=2,
         guidance_scale=5.0 if guided else 1.0,
-        sampler=SAMPLERS[0],
+        sampler="euler_ancestral",
         seed=number,
     )
     text = TextEmbedding(
@@ -177,6 +177,7 @@ def _row(components: Components, networks: Networks, height: int, width: int, nu
         negative=text if guided else None,
         time_ids=_time_ids(networks, components, height, width),
         control=None,
+        guidance=Guidance(request.guidance_scale),
         generator=torch.Generator("cpu").manual_seed(number),
         latents=_noise(networks, 1, config.in_channels, height, width),
     )

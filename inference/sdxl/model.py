@@ -24,7 +24,7 @@ from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.preview import encode_preview
 from darkroom.inference.resolve import batch_key
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank
-from darkroom.inference.sdxl.denoise.rows import Control, SdxlRow, draw_noise
+from darkroom.inference.sdxl.denoise.rows import Control, Guidance, SdxlRow, draw_noise
 from darkroom.inference.sdxl.denoise.schedule import Schedule, Schedules
 from darkroom.inference.sdxl.denoise.step import Networks, Stepper
 from darkroom.inference.sdxl.finish.decode import decode_latents
@@ -103,7 +103,7 @@ class LoadedModel:
                 f"{request.width} x {request.height} pixels: this model paints multiples of "
                 f"{components.info.size_multiple}.",
             )
-        schedule = self.schedules.get(request.sampler, request.steps)
+        schedule = self.schedules.get(request.sampler, request.steps, request.schedule)
         adapter = None if request.adapter is None else self.adapters.get(request.adapter)
         text = self.texts.embed(request.prompt, adapter)
         # As in diffusers, guidance is off at 1 and below, and then there is nothing to lead away from.
@@ -128,6 +128,9 @@ class LoadedModel:
                     negative=negative,
                     time_ids=ids,
                     control=control,
+                    guidance=Guidance(
+                        request.guidance_scale, request.guidance_start, request.guidance_end, request.guidance_rescale
+                    ),
                     generator=generator,
                     latents=self._first_latents(request, schedule, generator),
                     wants_preview=job.progress == "previews" and index == 0,

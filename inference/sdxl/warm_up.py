@@ -14,13 +14,15 @@ import structlog
 from darkroom.inference.contract import ModelInfo, RenderJob, RenderRequest
 from darkroom.inference.sdxl.denoise.regions import Backend, CompiledRegions
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
-from darkroom.inference.sdxl.denoise.schedule import SAMPLERS
 from darkroom.inference.sdxl.denoise.shapes import StaticShapes, slot_buckets
 from darkroom.inference.sdxl.faults import is_out_of_memory
 from darkroom.inference.sdxl.model import LoadedModel
 from darkroom.schemas.events.pose import PeoplePose
 
 _log = structlog.get_logger(__name__)
+
+_WARMED: Final = ("euler_ancestral", "dpmpp_2m")
+"""One sampler for each formula of a step."""
 
 _PERSON: Final = PeoplePose(people=(tuple((0.3 + 0.02 * point, 0.05 * point) for point in range(18)),))
 
@@ -97,7 +99,7 @@ def _plain(info: ModelInfo) -> RenderRequest:
         height=info.native_height,
         steps=1,
         guidance_scale=5.0,
-        sampler=SAMPLERS[0],
+        sampler=_WARMED[0],
         seed=0,
     )
 
@@ -107,5 +109,5 @@ def _posed(info: ModelInfo) -> RenderRequest:
 
 
 def _requests(info: ModelInfo) -> list[RenderRequest]:
-    requests = [replace(_plain(info), sampler=sampler) for sampler in SAMPLERS]
+    requests = [replace(_plain(info), sampler=sampler) for sampler in _WARMED]
     return [*requests, _posed(info)] if info.takes_pose else requests

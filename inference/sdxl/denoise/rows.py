@@ -36,6 +36,31 @@ class Control:
         return self.scale if self.start <= step / steps and (step + 1) / steps <= self.end else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """Classifier-free guidance as one request wants it applied."""
+
+    scale: float
+    start: float = 0.0
+    end: float = 1.0
+    rescale: float = 0.0
+    """How far the guided prediction is brought back to the prompt's standard deviation: 0 not at all, 1 wholly (Lin et
+    al. 2023, section 3.4; diffusers' `guidance_rescale`)."""
+
+    def is_on(self, call: int, calls: int) -> bool:
+        """Whether `call` of `calls` is guided: it lies in [start, end] as a whole, as for `Control.weight`."""
+        return self.start <= call / calls and (call + 1) / calls <= self.end
+
+
+class History(NamedTuple):
+    """What a row keeps of the calls before, for samplers that look back. fp32, (1, channels, latent height, width)."""
+
+    denoised: tuple[torch.Tensor, ...] = ()
+    """x0 of the call before, then of the one before that."""
+    latents: torch.Tensor | None = None
+    """x of the call before."""
+
+
 class Predicted(NamedTuple):
     """What a step predicts the picture to be."""
 
@@ -57,14 +82,16 @@ class SdxlRow:
     schedule: Schedule
     text: TextEmbedding
     negative: TextEmbedding | None
-    """None where guidance is off: the row then takes one slot of the UNet instead of two."""
+    """None where guidance is off throughout: the row then takes one slot of the UNet instead of two."""
     time_ids: torch.Tensor
     control: Control | None
+    guidance: Guidance
     generator: torch.Generator
     """On the CPU whatever the device is, because a generator's stream depends on its device."""
     latents: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
     adapter: AppliedAdapter | None = None
+    history: History = field(default_factory=History, repr=False)
     steps_done: int = 0
     ready: torch.cuda.Event | None = None
     """Reached when a GPU has done the row's last step; None on a CPU, and before the first step."""
@@ -73,29 +100,34 @@ class SdxlRow:
     predicted: Predicted | None = field(default=None, repr=False)
     """Replaced as a whole and never changed, so that another lane may look at it during a step."""
     numbers: torch.Tensor = field(init=False, repr=False)
-    """(steps, 5) fp32 on the CPU: the schedule's columns, then the guidance scale."""
+    """(calls, COLUMNS + 2) fp32 on the CPU: the schedule's columns, then guidance scale and rescale."""
     _noise: torch.Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        guidance = torch.full((self.schedule.steps, 1), self.request.guidance_scale, dtype=torch.float32)
-        self.numbers = torch.cat([self.schedule.table, guidance], dim=1)
+        guidance = torch.tensor([[self.guidance.scale, self.guidance.rescale]], dtype=torch.float32)
+        self.numbers = torch.cat([self.schedule.table, guidance.expand(self.schedule.calls, 2)], dim=1)
 
     @property
     def steps_total(self) -> int:
-        """How many steps the row needs."""
-        return self.schedule.steps
+        """How many calls of the UNet the row needs."""
+        return self.schedule.calls
 
     @property
     def control_weight(self) -> float:
         """The ControlNet's weight at the next step; 0 without a pose."""
         return 0.0 if self.control is None else self.control.weight(self.steps_done, self.steps_total)
 
-    def next_noise(self) -> torch.Tensor | None:
-        """The fresh noise of the next step, fp32 on the CPU, of the latents' shape; None where the sampler adds none.
+    @property
+    def is_guided(self) -> bool:
+        """Whether the next call needs a slot for the negative prompt, too."""
+        return self.negative is not None and self.guidance.is_on(self.steps_done, self.steps_total)
 
-        Drawn once a step, however often the step is tried.
+    def next_noise(self) -> torch.Tensor | None:
+        """Return the fresh noise of the next call, fp32 on the CPU, of the latents' shape; None where it adds none.
+
+        Drawn once a call, however often the call is tried.
         """
-        if self.schedule.adds_noise and self._noise is None:
+        if self.schedule.draws[self.steps_done] and self._noise is None:
             self._noise = draw_noise(self.generator, self.latents.shape)
         return self._noise
 
@@ -107,8 +139,18 @@ class SdxlRow:
             tensors.append(self.control.embedding)
         return tensors if self.adapter is None else [*tensors, *self.adapter.lora.tensors()]
 
-    def advance(self, latents: torch.Tensor, ready: torch.cuda.Event | None = None) -> None:
-        """Take the step: new latents, which a GPU has worked out once `ready` is reached; the noise used up."""
+    def advance(
+        self, latents: torch.Tensor, denoised: torch.Tensor | None = None, ready: torch.cuda.Event | None = None
+    ) -> None:
+        """Take the step: new latents, which a GPU has worked out once `ready` is reached; the noise used up.
+
+        `denoised` is the call's x0 in fp32, kept where the sampler looks back.
+        """
+        schedule = self.schedule
+        if denoised is not None and (schedule.keeps or schedule.keeps_x):
+            self.history = History(
+                (denoised, *self.history.denoised)[: schedule.keeps], self.latents.float() if schedule.keeps_x else None
+            )
         self.latents = latents
         self.ready = ready
         self.steps_done += 1

@@ -1,93 +1,392 @@
-"""Noise schedules: which timestep and which sigma each step has.
+"""Schedules and samplers as tables of numbers: what each call of the UNet needs to know of the way from noise to picture.
 
-diffusers' schedulers say so, for whatever spacing, offset or sigma rule the model's configuration names. Only the
-step's formula is ours (`darkroom.inference.sdxl.denoise.step`), because a scheduler object counts steps for its whole
-batch and rows here are at different steps.
+Every sampler here is linear in a short history. With x the latents and x0 the denoised picture that the UNet's
+prediction p implies,
+
+    x0 = a x + b p
+    x' = c0 x + c1 x0 + c2 x0_1 + c3 x0_2 + c4 x_1 + c5 noise
+
+where x0_1 and x0_2 are the x0 of the one and two calls before, and x_1 the latents of the call before. The numbers
+depend on the schedule alone. diffusers' schedulers give them: `measured` feeds a scheduler random x and x0 and solves
+for the numbers, call by call. So a scheduler's object, which counts steps for its whole batch, never meets rows that are
+at different steps, and a new sampler is one entry in `SAMPLERS`.
+
+Euler's two samplers keep their own formula (`darkroom.inference.sdxl.denoise.step`), in diffusers' order of operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
-from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 
 from darkroom.inference.contract import FaultKind, RenderFault
 
-_SCHEDULERS: Final[Mapping[str, Any]] = {
-    "euler_ancestral": EulerAncestralDiscreteScheduler,
-    "euler": EulerDiscreteScheduler,
-}
-SAMPLERS: Final = tuple(_SCHEDULERS)
+(
+    TIMESTEP,
+    INPUT_SIGMA,
+    SIGMA,
+    DT,
+    SIGMA_UP,
+    X0_OF_X,
+    X0_OF_P,
+    OF_X,
+    OF_X0,
+    OF_X0_1,
+    OF_X0_2,
+    OF_X_1,
+    OF_NOISE,
+) = range(13)
+"""Columns of `Schedule.table`. The UNet's input is x / sqrt(INPUT_SIGMA^2 + 1). SIGMA, DT and SIGMA_UP are Euler's;
+the columns after them are the general formula's."""
+COLUMNS: Final = OF_NOISE + 1
 
-TIMESTEP, SIGMA, DT, SIGMA_UP = range(4)
-"""Columns of `Schedule.table`."""
+SCHEDULES: Final = ("karras", "exponential", "beta", "sgm_uniform", "align_your_steps")
+"""Besides the model's own, which is None."""
+_SIGMA_RULES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "karras": {"use_karras_sigmas": True},
+    "exponential": {"use_exponential_sigmas": True},
+    "beta": {"use_beta_sigmas": True},
+    "sgm_uniform": {"timestep_spacing": "trailing"},
+}
+"""diffusers' options of the schedules that are an option there."""
+_AYS_SIGMA_LAST: Final = 0.029
+"""What follows the ten published sigmas of Align Your Steps for SDXL before 0 (Sabour et al. 2024, the project's page);
+needed between them and for other numbers of steps."""
+
+_RESIDUAL_MAX: Final = 3e-6
+"""Of the largest value: above the rounding of diffusers' fp32 (4.6e-7 at most was seen), far below a missing term."""
+_PROBE: Final = (1, 4, 16, 16)
+"""The shape of the random latents that a scheduler is measured with: UniPC takes four dimensions only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One sampler's way through `steps` denoising steps."""
+    """One sampler's way through `calls` calls of the UNet."""
 
     table: torch.Tensor
-    """(steps, 4) fp32 on the CPU: timestep, sigma_i, dt (what the derivative is multiplied with), sigma_up (the
-    fresh noise's standard deviation, 0 throughout for a sampler that adds none)."""
+    """(calls, COLUMNS) fp32 on the CPU."""
     init_sigma: torch.Tensor
     """0-dimensional fp32: the standard deviation of the first latents."""
-    adds_noise: bool
-    """Whether every step draws noise from the row's generator."""
+    draws: tuple[bool, ...]
+    """By call, whether it draws noise from the row's generator."""
+    steps: int
+    """What people call steps: a sampler with two calls a step has about twice as many calls."""
+    is_euler: bool = False
+    """Whether Euler's own formula applies."""
+    keeps: int = 0
+    """How many x0 of calls before a row has to keep; see `keeps_x`."""
+    keeps_x: bool = False
+    """Whether a row has to keep the latents of the call before."""
 
     @property
-    def steps(self) -> int:
-        """How many steps there are. `trailing` spacing can give one more than was asked for."""
+    def calls(self) -> int:
+        """How many calls there are. `trailing` spacing can give one more step than was asked for."""
         return self.table.shape[0]
+
+    def steps_after(self, calls: int) -> int:
+        """Whole steps that `calls` calls have taken."""
+        return self.steps if calls >= self.calls else calls * self.steps // self.calls
 
 
 class Schedules:
-    """Schedules by (sampler, steps), each computed once. Bounded by the steps that a model was trained with."""
+    """Schedules by (sampler, schedule, steps), each computed once."""
 
     def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
         self._config = scheduler_config
-        self._made: dict[tuple[str, int], Schedule] = {}
+        self._made: dict[tuple[str, str | None, int], Schedule] = {}
 
-    def get(self, sampler: str, steps: int) -> Schedule:
-        """The schedule of `steps` steps. Raises `RenderFault` (`invalid_request`) for an unknown sampler or number."""
-        if sampler not in _SCHEDULERS:
-            raise RenderFault(
-                FaultKind.REQUEST, "invalid_request", f"There is no sampler {sampler!r}: use {' or '.join(SAMPLERS)}."
-            )
-        if (sampler, steps) not in self._made:
-            self._made[sampler, steps] = self._make(sampler, steps)
-        return self._made[sampler, steps]
+    def get(self, sampler: str, steps: int, schedule: str | None = None) -> Schedule:
+        """Return the table of `steps` steps.
 
-    def _make(self, sampler: str, steps: int) -> Schedule:
-        scheduler = _SCHEDULERS[sampler].from_config(self._config)
-        trained = int(scheduler.config.num_train_timesteps)
-        if not 1 <= steps <= trained:
-            raise RenderFault(
-                FaultKind.REQUEST, "invalid_request", f"{steps} steps are asked for: 1 to {trained} are possible."
+        Raises `RenderFault` (`invalid_request`) for an unknown name, a pair that does not exist, or a number of steps
+        that the model or the sampler cannot take.
+        """
+        if sampler not in SAMPLERS:
+            _refuse(f"There is no sampler {sampler!r}: use one of {', '.join(SAMPLERS)}.")
+        if schedule is not None and schedule not in SCHEDULES:
+            _refuse(
+                f"There is no schedule {schedule!r}: use one of {', '.join(SCHEDULES)}, or null for the model's own."
             )
-        scheduler.set_timesteps(steps)
-        timesteps = scheduler.timesteps.to(torch.float32)
-        sigmas = scheduler.sigmas.to(torch.float32)
-        sigma, sigma_next = sigmas[:-1], sigmas[1:]
-        if sampler == "euler_ancestral":
-            sigma_down, sigma_up = _ancestral_split(sigma, sigma_next)
-        else:
-            sigma_down, sigma_up = sigma_next, torch.zeros_like(sigma)
-        return Schedule(
-            table=torch.stack([timesteps, sigma, sigma_down - sigma, sigma_up], dim=1),
-            init_sigma=torch.as_tensor(scheduler.init_noise_sigma, dtype=torch.float32),
-            adds_noise=sampler == "euler_ancestral",
-        )
+        key = (sampler, schedule, steps)
+        if key not in self._made:
+            trained = int(self._config.get("num_train_timesteps", 1000))
+            if not 1 <= steps <= trained:
+                _refuse(f"{steps} steps are asked for: 1 to {trained} are possible.")
+            self._made[key] = SAMPLERS[sampler](self._config, schedule, steps)
+        return self._made[key]
+
+
+Maker = Callable[[Mapping[str, Any], str | None, int], Schedule]
+"""Makes the table from the model's scheduler configuration, a schedule's name and the steps."""
+
+
+def _refuse(sentence: str) -> None:
+    raise RenderFault(FaultKind.REQUEST, "invalid_request", sentence)
+
+
+# --- Euler ------------------------------------------------------------------------------------------------
+
+
+def _euler(config: Mapping[str, Any], schedule: str | None, steps: int, *, is_ancestral: bool) -> Schedule:
+    import diffusers
+
+    # diffusers' ancestral scheduler knows no schedules; their sigmas are those of its plain one.
+    name = "EulerAncestralDiscreteScheduler" if is_ancestral and schedule is None else "EulerDiscreteScheduler"
+    scheduler = _scheduled(getattr(diffusers, name), config, schedule, steps)
+    sigmas = scheduler.sigmas.to(torch.float32)
+    sigma, sigma_next = sigmas[:-1], sigmas[1:]
+    sigma_down, sigma_up = (
+        _ancestral_split(sigma, sigma_next) if is_ancestral else (sigma_next, torch.zeros_like(sigma))
+    )
+    table = torch.zeros(len(sigma), COLUMNS)
+    table[:, TIMESTEP] = scheduler.timesteps.to(torch.float32)
+    table[:, INPUT_SIGMA] = table[:, SIGMA] = sigma
+    table[:, DT] = sigma_down - sigma
+    table[:, SIGMA_UP] = sigma_up
+    init_sigma = torch.as_tensor(scheduler.init_noise_sigma, dtype=torch.float32)
+    return Schedule(table, init_sigma, (is_ancestral,) * len(sigma), len(sigma), is_euler=True)
 
 
 def _ancestral_split(sigma: torch.Tensor, sigma_next: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sigma_down, sigma_up): how far an ancestral step denoises, and how much fresh noise brings it to sigma_next.
+    """Return (sigma_down, sigma_up): how far an ancestral step denoises, and the noise that brings it to sigma_next.
 
     sigma_up^2 = sigma_n^2 (sigma^2 - sigma_n^2) / sigma^2 and sigma_down^2 = sigma_n^2 - sigma_up^2, as
     k-diffusion and diffusers' EulerAncestralDiscreteScheduler have it.
     """
     sigma_up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5
     return (sigma_next**2 - sigma_up**2) ** 0.5, sigma_up
+
+
+# --- Samplers whose numbers diffusers gives ----------------------------------------------------------------
+
+
+def measured(name: str, *, only: tuple[str | None, ...] = (None, *SCHEDULES), **options: Any) -> Maker:
+    """Return the maker of a sampler whose numbers are measured on diffusers' scheduler of that class name.
+
+    `only` are the schedules that it can take; `options` go to the scheduler's `from_config`.
+    """
+
+    def make(config: Mapping[str, Any], schedule: str | None, steps: int) -> Schedule:
+        import diffusers
+
+        if schedule not in only:
+            _refuse(
+                f"This sampler cannot take the schedule {schedule!r}: leave the schedule out"
+                f"{' or use sgm_uniform' if 'sgm_uniform' in only else ''}."
+            )
+        asked = {**config, "prediction_type": "sample"}
+        try:
+            scheduler = _scheduled(getattr(diffusers, name), asked, schedule, steps, **options)
+        except ValueError as error:
+            raise RenderFault(
+                FaultKind.REQUEST, "invalid_request", f"{steps} steps are not possible with this sampler: {error}"
+            ) from error
+        return _measure(scheduler, config, steps)
+
+    return make
+
+
+def _measure(scheduler: Any, config: Mapping[str, Any], steps: int) -> Schedule:
+    """Feed the scheduler its own way with random x0, and solve for the numbers of each call in float64."""
+    dice = torch.Generator().manual_seed(0)
+    drawn, again = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    table = torch.zeros(len(scheduler.timesteps), COLUMNS, dtype=torch.float64)
+    x = torch.randn(_PROBE, generator=dice) * float(scheduler.init_noise_sigma)
+    denoised: list[torch.Tensor] = []
+    draws = []
+    for call, timestep in enumerate(scheduler.timesteps):
+        denoised.append(torch.randn(_PROBE, generator=dice))
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(x, timestep)
+        before = drawn.get_state()
+        with_noise = {"generator": drawn} if takes_generator else {}
+        after = scheduler.step(denoised[-1], timestep, x, return_dict=False, **with_noise)[0]
+        draws.append(not torch.equal(before, drawn.get_state()))
+        terms = {OF_X: x, OF_X0: denoised[-1]}
+        noise = {OF_NOISE: torch.randn(_PROBE, generator=again)} if draws[-1] else {}
+        for column, back in ((None, 0), (OF_X0_1, 2), (OF_X0_2, 3)):
+            if column is not None:
+                if len(denoised) < back:
+                    raise RuntimeError(f"{type(scheduler).__name__} is not linear in its history at call {call}")
+                terms[column] = denoised[-back]
+            numbers, residual = _solved(terms | noise, after)
+            if residual <= _RESIDUAL_MAX:
+                break
+        else:
+            raise RuntimeError(f"{type(scheduler).__name__} needs more history than two calls at call {call}")
+        for column, number in numbers.items():
+            table[call, column] = number
+        x = after
+    sigmas, is_scaled = _sigmas_of(scheduler)
+    prediction = config.get("prediction_type", "epsilon")
+    table[:, TIMESTEP] = scheduler.timesteps.to(torch.float64)
+    table[:, INPUT_SIGMA] = sigmas if is_scaled else 0.0
+    table[:, X0_OF_X], table[:, X0_OF_P] = _denoising(sigmas, is_scaled=is_scaled, prediction=prediction)
+    return Schedule(
+        table=table.to(torch.float32),
+        init_sigma=torch.as_tensor(scheduler.init_noise_sigma, dtype=torch.float32),
+        draws=tuple(draws),
+        steps=steps if len(draws) > len(set(scheduler.timesteps.tolist())) else len(draws),
+        keeps=2 if bool(table[:, OF_X0_2].any()) else int(bool(table[:, OF_X0_1].any())),
+    )
+
+
+def _solved(terms: Mapping[int, torch.Tensor], after: torch.Tensor) -> tuple[dict[int, float], float]:
+    """Return the least-squares number of each term, and the largest residual as a share of the largest value."""
+    matrix = torch.stack([term.flatten() for term in terms.values()], dim=1).double()
+    target = after.flatten().double()
+    numbers = torch.linalg.lstsq(matrix, target.unsqueeze(1), driver="gelsd").solution[:, 0]
+    residual = float((matrix @ numbers - target).abs().max() / target.abs().max())
+    return dict(zip(terms, numbers.tolist(), strict=True)), residual
+
+
+def _sigmas_of(scheduler: Any) -> tuple[torch.Tensor, bool]:
+    """Return by call sigma = sqrt((1 - abar) / abar), and whether x grows with it (x = x0 + sigma noise).
+
+    The others keep x at unit variance: x = sqrt(abar) x0 + sqrt(1 - abar) noise.
+    """
+    name = type(scheduler).__name__
+    if name in ("DDIMScheduler", "LCMScheduler", "TCDScheduler"):
+        kept = scheduler.alphas_cumprod[scheduler.timesteps.to(torch.int64)].double()
+        return ((1 - kept) / kept) ** 0.5, False
+    sigmas = scheduler.sigmas.double()[: len(scheduler.timesteps)]
+    if name == "HeunDiscreteScheduler":
+        return sigmas, True
+    return sigmas, False
+
+
+def _denoising(sigmas: torch.Tensor, *, is_scaled: bool, prediction: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a and b of x0 = a x + b p, by call, for latents that grow with sigma or have unit variance.
+
+    Salimans and Ho 2022 define v; with unit variance x = alpha x0 + s eps and x0 = alpha x - s v.
+    """
+    alpha = 1 / (sigmas**2 + 1) ** 0.5
+    if is_scaled:
+        if prediction == "v_prediction":
+            return alpha**2, -sigmas * alpha
+        return torch.ones_like(sigmas), -sigmas
+    if prediction == "v_prediction":
+        return alpha, -sigmas * alpha
+    return 1 / alpha, -sigmas
+
+
+# --- DPM++ SDE ---------------------------------------------------------------------------------------------
+
+
+def _dpmpp_sde(config: Mapping[str, Any], schedule: str | None, steps: int) -> Schedule:
+    """DPM++ SDE with two calls a step, as k-diffusion's `sample_dpmpp_sde` with eta 1, s_noise 1 and r 1/2.
+
+    With t = -log sigma, a step goes from t through s = t + h / 2 to t' = t + h; each half draws noise of its own from
+    the row's generator (k-diffusion's `default_noise_sampler`). The last step, to sigma 0, is one Euler call.
+    """
+    import diffusers
+
+    scheduler = _scheduled(diffusers.EulerDiscreteScheduler, config, schedule, steps)
+    sigmas = scheduler.sigmas.double()
+    trained = _trained_sigmas(config)
+    rows: list[list[float]] = []
+    for at in range(len(sigmas) - 1):
+        sigma, sigma_next = float(sigmas[at]), float(sigmas[at + 1])
+        timestep = float(scheduler.timesteps[at])
+        if sigma_next == 0:
+            rows.append([timestep, sigma, 0.0, 1.0, 0.0, 0.0, 0.0])
+            continue
+        middle = math.sqrt(sigma * sigma_next)
+        down, up = (float(one) for one in _ancestral_split(torch.tensor(sigma), torch.tensor(middle)))
+        # x_2 = (down / sigma) x - expm1(-h_s) x0 + up noise, and h_s = log(sigma / down).
+        rows.append([timestep, sigma, down / sigma, 1 - down / sigma, 0.0, 0.0, up])
+        down, up = (float(one) for one in _ancestral_split(torch.tensor(sigma), torch.tensor(sigma_next)))
+        # With r = 1/2 the blend (1 - 1 / 2r) x0 + (1 / 2r) x0_2 is x0_2 alone.
+        rows.append([_timestep_of(middle, trained), middle, 0.0, 1 - down / sigma, 0.0, down / sigma, up])
+    table = torch.zeros(len(rows), COLUMNS, dtype=torch.float64)
+    numbers = torch.tensor(rows, dtype=torch.float64)
+    order = (TIMESTEP, INPUT_SIGMA, OF_X, OF_X0, OF_X0_1, OF_X_1, OF_NOISE)
+    for place, column in enumerate(order):
+        table[:, column] = numbers[:, place]
+    prediction = config.get("prediction_type", "epsilon")
+    table[:, X0_OF_X], table[:, X0_OF_P] = _denoising(table[:, INPUT_SIGMA], is_scaled=True, prediction=prediction)
+    return Schedule(
+        table=table.to(torch.float32),
+        init_sigma=torch.as_tensor(scheduler.init_noise_sigma, dtype=torch.float32),
+        draws=tuple(bool(number) for number in table[:, OF_NOISE]),
+        steps=len(sigmas) - 1,
+        keeps_x=True,
+    )
+
+
+# --- Schedules ---------------------------------------------------------------------------------------------
+
+
+def _scheduled(
+    scheduler_class: Any, config: Mapping[str, Any], schedule: str | None, steps: int, **options: Any
+) -> Any:
+    """Return a scheduler of that class with its timesteps set, which begins at the first."""
+    # Clipping and thresholding bound pixels; latents are not pixels.
+    known = inspect.signature(scheduler_class.__init__).parameters
+    plain = {name: False for name in ("clip_sample", "thresholding") if name in known}
+    chosen = {name: value for name, value in config.items() if name in known}
+    scheduler = scheduler_class(**{**chosen, **plain, **_SIGMA_RULES.get(schedule or "", {}), **options})
+    scheduler.set_timesteps(steps)
+    if schedule == "align_your_steps":
+        _align_your_steps(scheduler, config, steps)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+    return scheduler
+
+
+def _align_your_steps(scheduler: Any, config: Mapping[str, Any], steps: int) -> None:
+    """Put the published timesteps for SDXL in place: as they stand for 10 steps, else log-linear between their sigmas."""
+    from diffusers.schedulers import AysSchedules
+
+    trained = _trained_sigmas(config)
+    timesteps = np.asarray(AysSchedules["StableDiffusionXLTimesteps"], dtype=np.float64)
+    sigmas = np.interp(timesteps, np.arange(len(trained)), trained)
+    if steps != len(timesteps):
+        known = np.log(np.append(sigmas, _AYS_SIGMA_LAST))
+        wanted = np.linspace(0, len(known) - 1, steps + 1)[:-1]
+        sigmas = np.exp(np.interp(wanted, np.arange(len(known)), known))
+        timesteps = np.asarray([_timestep_of(float(one), trained) for one in sigmas])
+    ends = torch.tensor([*sigmas, 0.0], dtype=torch.float32)
+    begins = torch.tensor(timesteps, dtype=torch.float32)
+    if type(scheduler).__name__ == "HeunDiscreteScheduler":
+        ends = torch.cat([ends[:1], ends[1:-1].repeat_interleave(2), ends[-1:]])
+        begins = torch.cat([begins[:1], begins[1:].repeat_interleave(2)])
+    scheduler.sigmas, scheduler.timesteps = ends, begins
+
+
+def _trained_sigmas(config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return sigma of every training timestep, ascending."""
+    import diffusers
+
+    known = inspect.signature(diffusers.EulerDiscreteScheduler.__init__).parameters
+    scheduler = diffusers.EulerDiscreteScheduler(**{name: value for name, value in config.items() if name in known})
+    kept = scheduler.alphas_cumprod.double().numpy()
+    trained: np.ndarray[Any, np.dtype[np.float64]] = ((1 - kept) / kept) ** 0.5
+    return trained
+
+
+def _timestep_of(sigma: float, trained: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    """Return the timestep of a sigma, log-linear between the trained ones, as diffusers' and k-diffusion's models do."""
+    return float(np.interp(math.log(sigma), np.log(trained), np.arange(len(trained))))
+
+
+SAMPLERS: Final[Mapping[str, Maker]] = {
+    "euler_ancestral": lambda config, schedule, steps: _euler(config, schedule, steps, is_ancestral=True),
+    "euler": lambda config, schedule, steps: _euler(config, schedule, steps, is_ancestral=False),
+    "dpmpp_2m": measured("DPMSolverMultistepScheduler", algorithm_type="dpmsolver++"),
+    "dpmpp_2m_sde": measured("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++"),
+    "dpmpp_sde": _dpmpp_sde,
+    "ddim": measured("DDIMScheduler", only=(None, "sgm_uniform")),
+    "heun": measured("HeunDiscreteScheduler"),
+    "unipc": measured("UniPCMultistepScheduler"),
+    # Distilled models were taught these timesteps and no others.
+    "lcm": measured("LCMScheduler", only=(None,)),
+    "tcd": measured("TCDScheduler", only=(None,)),
+}

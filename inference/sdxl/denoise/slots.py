@@ -55,6 +55,10 @@ class Layout:
     posed: PosedSlots | None
     adapters: tuple[Share, ...]
     """The slots that LoRAs change; empty where none has an adapter."""
+    euler: torch.Tensor | bool
+    """Whether all rows (True) or none (False) take Euler's own step; (rows, 1, 1, 1) where they differ."""
+    rescaled: torch.Tensor | None
+    """The places of the rows whose guided prediction is rescaled; None where there are none."""
     is_static: bool
     """Whether every forward of it has a shape that is compiled."""
 
@@ -64,19 +68,20 @@ class Layout:
 
 
 def key_of(rows: Sequence[SdxlRow]) -> tuple[object, ...]:
-    """What a layout depends on: the rows themselves, and each one's control weight at its next step."""
-    return tuple((id(row), row.control_weight) for row in rows)
+    """Return what a layout depends on: the rows, and by row its control weight and its guidance at the next step."""
+    return tuple((id(row), row.control_weight, row.is_guided) for row in rows)
 
 
 def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device, dtype: torch.dtype) -> Layout:
     """The layout of rows whose latents have one size."""
-    guided = [place for place, row in enumerate(rows) if row.negative is not None]
-    texts = [*(row.text for row in rows), *(row.negative for row in rows if row.negative is not None)]
+    guided = [place for place, row in enumerate(rows) if row.is_guided]
+    texts = [*(row.text for row in rows), *(row.negative for row in rows if row.negative is not None and row.is_guided)]
     places = [*range(len(rows)), *guided]
     away = list(range(len(rows)))
     for slot, place in enumerate(guided, start=len(rows)):
         away[place] = slot
     posed = [slot for slot, place in enumerate(places) if rows[place].control_weight != 0.0]
+    rescaled = [place for place in guided if rows[place].guidance.rescale > 0]
     height, width = rows[0].latents.shape[-2:]
     if any(row.adapter is not None for row in rows):
         # Compiled blocks pass over adapters, so there is nothing to pad for.
@@ -99,6 +104,8 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
         added=added,
         posed=_posed([(slot, rows[places[slot]]) for slot in posed], padded.control_slots, tokens, added, dtype),
         adapters=shares_of([rows[place].adapter for place in places], device),
+        euler=_same_or_each([row.schedule.is_euler for row in rows], device),
+        rescaled=_index(rescaled, device) if rescaled else None,
         is_static=padded.is_static,
     )
 
@@ -124,6 +131,12 @@ def _posed(
         tokens=tokens[index],
         added={name: values[index] for name, values in added.items()},
     )
+
+
+def _same_or_each(flags: list[bool], device: torch.device) -> torch.Tensor | bool:
+    if all(flags) or not any(flags):
+        return flags[0]
+    return torch.tensor(flags).to(device, non_blocking=True).view(-1, 1, 1, 1)
 
 
 def _index(places: Sequence[int], device: torch.device) -> torch.Tensor:

@@ -22,13 +22,28 @@ import torch
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank
 from darkroom.inference.sdxl.denoise.regions import CompiledRegions
 from darkroom.inference.sdxl.denoise.rows import Predicted, SdxlRow
-from darkroom.inference.sdxl.denoise.schedule import DT, SIGMA, SIGMA_UP, TIMESTEP
+from darkroom.inference.sdxl.denoise.schedule import (
+    COLUMNS,
+    DT,
+    INPUT_SIGMA,
+    OF_NOISE,
+    OF_X,
+    OF_X0,
+    OF_X0_1,
+    OF_X0_2,
+    OF_X_1,
+    SIGMA,
+    SIGMA_UP,
+    TIMESTEP,
+    X0_OF_P,
+    X0_OF_X,
+)
 from darkroom.inference.sdxl.denoise.shapes import StaticShapes
 from darkroom.inference.sdxl.denoise.slots import Layout, PosedSlots, lay_out
 from darkroom.inference.sdxl.streams import LaneStream, Staging
 
 PREDICTIONS: Final = ("epsilon", "v_prediction")
-_GUIDANCE: Final = SIGMA_UP + 1
+_GUIDANCE, _RESCALE = COLUMNS, COLUMNS + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +88,7 @@ class Stepper:
                 raise
         mark = self.stream.mark()
         for place, row in enumerate(rows):
-            row.advance(stepped[place : place + 1], mark)
+            row.advance(stepped[place : place + 1], denoised[place : place + 1], mark)
             if row.wants_preview:
                 row.predicted = Predicted(row.steps_done, denoised[place : place + 1], mark)
         if self._last is not None:
@@ -91,11 +106,20 @@ class Stepper:
         numbers = self._staging.send("numbers", _numbers(rows))
         noise = self._staging.send("noise", _fresh_noise(rows)).to(latents.dtype)
         # The schedulers' `scale_model_input`.
-        scaled = latents.float() / (_column(numbers, SIGMA) ** 2 + 1) ** 0.5
+        scaled = latents.float() / (_column(numbers, INPUT_SIGMA) ** 2 + 1) ** 0.5
         sample = scaled.to(self.networks.dtype)[layout.slot_rows]
         predicted = _predict(layout, sample, numbers[:, TIMESTEP][layout.slot_rows], self.networks)
         guided = _guided(predicted, layout.away, _column(numbers, _GUIDANCE))
-        return _euler_step(latents, numbers, guided, noise, self.networks.prediction)
+        if layout.rescaled is not None:
+            guided = _rescaled(guided, predicted, layout.rescaled, _column(numbers, _RESCALE))
+        if layout.euler is False:
+            return _linear_step(latents, numbers, guided, noise, rows)
+        by_euler = _euler_step(latents, numbers, guided, noise, self.networks.prediction)
+        if layout.euler is True:
+            return by_euler
+        by_others = _linear_step(latents, numbers, guided, noise, rows)
+        stepped, denoised = (torch.where(layout.euler, *pair) for pair in zip(by_euler, by_others, strict=True))
+        return stepped, denoised
 
     def _laid_out(self, rows: Sequence[SdxlRow]) -> Layout:
         if self._layout is None or not self._layout.serves(rows):
@@ -107,7 +131,7 @@ class Stepper:
 
 
 def _numbers(rows: Sequence[SdxlRow]) -> list[torch.Tensor]:
-    """By row (1, 5) fp32 on the CPU: the schedule's columns at the row's step, then its guidance scale."""
+    """Return by row (1, COLUMNS + 2) fp32 on the CPU: the schedule's columns at its call, guidance scale and rescale."""
     return [row.numbers[row.steps_done : row.steps_done + 1] for row in rows]
 
 
@@ -185,12 +209,51 @@ def _guided(predicted: torch.Tensor, away: torch.Tensor, scale: torch.Tensor) ->
     return p_away + scale * (predicted[: len(away)].float() - p_away)
 
 
+def _rescaled(guided: torch.Tensor, predicted: torch.Tensor, rows: torch.Tensor, rescale: torch.Tensor) -> torch.Tensor:
+    """Bring the guided prediction of `rows` (an index) back to the standard deviation of the prompt's prediction.
+
+    p <- r p std(p_prompt) / std(p) + (1 - r) p, as diffusers' `rescale_noise_cfg`. The other rows' values stay.
+    """
+    p, p_prompt = guided[rows], predicted[rows].float()
+    factor = p_prompt.std(dim=(1, 2, 3), keepdim=True) / p.std(dim=(1, 2, 3), keepdim=True)
+    share = rescale[rows]
+    return guided.index_copy(0, rows, share * (p * factor) + (1 - share) * p)
+
+
+def _linear_step(
+    latents: torch.Tensor, numbers: torch.Tensor, p: torch.Tensor, noise: torch.Tensor, rows: Sequence[SdxlRow]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take one call of any sampler in fp32: the new latents in the latents' dtype, and the denoised picture.
+
+    The formula is that of `darkroom.inference.sdxl.denoise.schedule`. A row that keeps no history has zeros for its
+    numbers there, and adds nothing.
+    """
+    x = latents.float()
+    denoised = _column(numbers, X0_OF_X) * x + _column(numbers, X0_OF_P) * p
+    stepped = (
+        _column(numbers, OF_X) * x + _column(numbers, OF_X0) * denoised + _column(numbers, OF_NOISE) * noise.float()
+    )
+    for column, back in ((OF_X0_1, 0), (OF_X0_2, 1)):
+        kept = [row.history.denoised[back] if len(row.history.denoised) > back else None for row in rows]
+        if any(one is not None for one in kept):
+            stepped = stepped + _column(numbers, column) * _stacked(kept, x)
+    if any(row.history.latents is not None for row in rows):
+        stepped = stepped + _column(numbers, OF_X_1) * _stacked([row.history.latents for row in rows], x)
+    return stepped.to(latents.dtype), denoised
+
+
+def _stacked(parts: Sequence[torch.Tensor | None], like: torch.Tensor) -> torch.Tensor:
+    nothing = torch.zeros_like(like[:1])
+    return torch.cat([nothing if part is None else part for part in parts])
+
+
 def _euler_step(
     latents: torch.Tensor, numbers: torch.Tensor, p: torch.Tensor, noise: torch.Tensor, prediction: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Euler's step in fp32: the new latents in the latents' dtype, and the denoised picture.
 
-    `latents`, the guided prediction `p` and `noise` are (rows, channels, height, width), `numbers` is (rows, 5).
+    `latents`, the guided prediction `p` and `noise` are (rows, channels, height, width), `numbers`
+    (rows, COLUMNS + 2).
 
     The denoised picture is x0 = x - sigma p for epsilon prediction and x0 = -p sigma / sqrt(sigma^2 + 1) +
     x / (sigma^2 + 1) for v prediction; then x <- x + (x - x0) / sigma * dt + sigma_up * noise. The formulas are those

@@ -20,7 +20,7 @@ import torch
 from diffusers import SchedulerMixin
 
 from darkroom.inference.contract import ModelError, Prediction
-from darkroom.inference.sdxl.denoise.schedule import SAMPLERS, Schedules
+from darkroom.inference.sdxl.denoise.schedule import Schedules
 from darkroom.inference.sdxl.denoise.step import PREDICTIONS
 from darkroom.inference.sdxl.loading.headers import Header, read_json
 
@@ -72,6 +72,8 @@ _OTHER_SCHEDULERS: Final = (
     ("CMStochasticIterative", _FEW_STEPS),
 )
 _USE: Final = "use an SDXL model that predicts noise or v"
+_TRIED: Final = ("euler_ancestral", "euler")
+"""Samplers that a schedule is tried with at the start: all others read the same configuration."""
 _TRIAL_STEPS: Final = 20
 """Of the schedule that each sampler makes at the start: a rule that diffusers refuses ends the start, not a request."""
 
@@ -172,7 +174,7 @@ def _file_prediction(metadata: Mapping[str, str], weights: Path) -> str | None:
 def _try(config: Mapping[str, Any], folder: Path) -> None:
     schedules = Schedules(config)
     steps = min(_TRIAL_STEPS, int(config.get("num_train_timesteps", _TRIAL_STEPS)))
-    for sampler in SAMPLERS:
+    for sampler in _TRIED:
         try:
             is_finite = bool(torch.isfinite(schedules.get(sampler, steps).table).all())
         # diffusers raises whatever it likes for a rule it does not have.
