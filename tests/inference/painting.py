@@ -19,6 +19,7 @@ import diffusers
 import numpy as np
 import numpy.typing as npt
 import torch
+from diffusers.schedulers.scheduling_utils import AysSchedules
 from PIL import Image
 
 from darkroom.inference.contract import RenderedImage, RenderJob, RenderRequest
@@ -29,6 +30,7 @@ from darkroom.inference.sdxl.denoise.rows import SdxlRow
 from darkroom.inference.tiny import TinyModel
 from darkroom.schemas.events.pose import PeoplePose, PhotoPose
 from tests.inference.devices import finished
+from tests.inference.schedulers import scheduler_of
 
 Pixels = npt.NDArray[np.int16]
 
@@ -117,18 +119,14 @@ class Oracle:
     ) -> None:
         # Both libraries make their classes by rules that a type checker cannot follow.
         library: Any = diffusers
-        self._samplers = {
-            "euler_ancestral": library.EulerAncestralDiscreteScheduler,
-            "euler": library.EulerDiscreteScheduler,
-        }
         loading = {"dtype": dtype, "add_watermarker": False, "local_files_only": True}
-        self._plain = library.StableDiffusionXLPipeline.from_pretrained(path, **loading).to(device)
+        self.plain = library.StableDiffusionXLPipeline.from_pretrained(path, **loading).to(device)
         controlnet = library.ControlNetModel.from_pretrained(controlnet_path, dtype=dtype).to(device)
         self._posed = library.StableDiffusionXLControlNetPipeline(
-            **self._plain.components, controlnet=controlnet, add_watermarker=False,
-            force_zeros_for_empty_prompt=self._plain.config.force_zeros_for_empty_prompt,
+            **self.plain.components, controlnet=controlnet, add_watermarker=False,
+            force_zeros_for_empty_prompt=self.plain.config.force_zeros_for_empty_prompt,
         )  # fmt: skip
-        self._scheduler_config = self._plain.scheduler.config
+        self.scheduler_config = self.plain.scheduler.config
         self._adapters_path = adapters_path
         self._painted: dict[str, Pixels] = {}
 
@@ -140,8 +138,8 @@ class Oracle:
         return self._painted[key]
 
     def _paint(self, request: RenderRequest) -> Pixels:
-        pipeline = self._plain if request.pose is None else self._posed
-        pipeline.scheduler = self._samplers[request.sampler].from_config(self._scheduler_config)
+        pipeline = self.plain if request.pose is None else self._posed
+        pipeline.scheduler = scheduler_of(request.sampler, request.schedule, self.scheduler_config)
         pipeline.set_progress_bar_config(disable=True)
         control: dict[str, Any] = {}
         if request.pose is not None:
@@ -154,6 +152,12 @@ class Oracle:
                 "control_guidance_start": request.control_start,
                 "control_guidance_end": request.control_end,
             }
+        steps: dict[str, Any] = {"num_inference_steps": request.steps}
+        if request.schedule == "align_your_steps":
+            steps = {"timesteps": AysSchedules["StableDiffusionXLTimesteps"]}
+        if request.guidance_rescale:
+            assert request.pose is None, "diffusers' ControlNet pipeline does not rescale"
+            control["guidance_rescale"] = request.guidance_rescale
         if request.adapter is not None:
             assert self._adapters_path is not None
             file = f"{request.adapter.name}.safetensors"
@@ -164,14 +168,55 @@ class Oracle:
             negative_prompt=request.negative_prompt,
             width=request.width,
             height=request.height,
-            num_inference_steps=request.steps,
             guidance_scale=request.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(request.seed),
             **control,
+            **steps,
         )
         if request.adapter is not None:
             pipeline.unload_lora_weights()
         return np.asarray(painted.images[0], dtype=np.int16)
+
+
+def paint_by_hand(oracle: Oracle, request: RenderRequest) -> Pixels:
+    """Return the picture of a plain loop over diffusers' parts, for what no pipeline does: guidance in a window.
+
+    Outside of the window the prediction is the prompt's own. The pipeline encodes, its scheduler steps.
+    """
+    pipeline = oracle.plain
+    scheduler = scheduler_of(request.sampler, request.schedule, oracle.scheduler_config)
+    scheduler.set_timesteps(request.steps)
+    generator = torch.Generator("cpu").manual_seed(request.seed)
+    shape = (1, pipeline.unet.config.in_channels, request.height // 8, request.width // 8)
+    with torch.no_grad():
+        tokens, away_tokens, pooled, away_pooled = pipeline.encode_prompt(
+            request.prompt, negative_prompt=request.negative_prompt, do_classifier_free_guidance=True
+        )
+        ids = torch.tensor([[request.height, request.width, 0, 0, request.height, request.width]], dtype=tokens.dtype)
+        x = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
+        calls = len(scheduler.timesteps)
+        for call, timestep in enumerate(scheduler.timesteps):
+            sample = scheduler.scale_model_input(x, timestep)
+
+            def predict(encoded: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+                added = {"text_embeds": text, "time_ids": ids}
+                found: torch.Tensor = pipeline.unet(
+                    sample,
+                    timestep,
+                    encoder_hidden_states=encoded,
+                    added_cond_kwargs=added,
+                    return_dict=False,  # noqa: B023
+                )[0]
+                return found
+
+            predicted = predict(tokens, pooled)
+            if request.guidance_start <= call / calls and (call + 1) / calls <= request.guidance_end:
+                away = predict(away_tokens, away_pooled)
+                predicted = away + request.guidance_scale * (predicted - away)
+            x = scheduler.step(predicted, timestep, x, return_dict=False)[0]
+        decoded = pipeline.vae.decode(x / pipeline.vae.config.scaling_factor, return_dict=False)[0]
+        [picture] = pipeline.image_processor.postprocess(decoded, output_type="pil")
+    return np.asarray(picture, dtype=np.int16)
 
 
 def variant(tiny: TinyModel, folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> TinyModel:

@@ -1,4 +1,4 @@
-"""Schedules and samplers as tables of numbers: what each call of the UNet needs to know of the way from noise to picture.
+"""Schedules and samplers as tables of numbers: one row for each call of the UNet on the way from noise to picture.
 
 Every sampler here is linear in a short history. With x the latents and x0 the denoised picture that the UNet's
 prediction p implies,
@@ -8,8 +8,8 @@ prediction p implies,
 
 where x0_1 and x0_2 are the x0 of the one and two calls before, and x_1 the latents of the call before. The numbers
 depend on the schedule alone. diffusers' schedulers give them: `measured` feeds a scheduler random x and x0 and solves
-for the numbers, call by call. So a scheduler's object, which counts steps for its whole batch, never meets rows that are
-at different steps, and a new sampler is one entry in `SAMPLERS`.
+for the numbers, call by call. So a scheduler's object, which counts steps for its whole batch, never meets rows that
+are at different steps, and a new sampler is one entry in `SAMPLERS`.
 
 Euler's two samplers keep their own formula (`darkroom.inference.sdxl.denoise.step`), in diffusers' order of operations.
 """
@@ -110,9 +110,7 @@ class Schedules:
         if sampler not in SAMPLERS:
             _refuse(f"There is no sampler {sampler!r}: use one of {', '.join(SAMPLERS)}.")
         if schedule is not None and schedule not in SCHEDULES:
-            _refuse(
-                f"There is no schedule {schedule!r}: use one of {', '.join(SCHEDULES)}, or null for the model's own."
-            )
+            _refuse(f"There is no schedule {schedule!r}: use one of {', '.join(SCHEDULES)}, or null.")
         key = (sampler, schedule, steps)
         if key not in self._made:
             trained = int(self._config.get("num_train_timesteps", 1000))
@@ -342,8 +340,8 @@ def _scheduled(
 
 
 def _align_your_steps(scheduler: Any, config: Mapping[str, Any], steps: int) -> None:
-    """Put the published timesteps for SDXL in place: as they stand for 10 steps, else log-linear between their sigmas."""
-    from diffusers.schedulers import AysSchedules
+    """Put the published timesteps for SDXL in place: as they stand for 10 steps, else log-linear between the sigmas."""
+    from diffusers.schedulers.scheduling_utils import AysSchedules
 
     trained = _trained_sigmas(config)
     timesteps = np.asarray(AysSchedules["StableDiffusionXLTimesteps"], dtype=np.float64)
@@ -365,15 +363,14 @@ def _trained_sigmas(config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.fl
     """Return sigma of every training timestep, ascending."""
     import diffusers
 
-    known = inspect.signature(diffusers.EulerDiscreteScheduler.__init__).parameters
-    scheduler = diffusers.EulerDiscreteScheduler(**{name: value for name, value in config.items() if name in known})
+    scheduler = _scheduled(diffusers.EulerDiscreteScheduler, config, None, 1)
     kept = scheduler.alphas_cumprod.double().numpy()
     trained: np.ndarray[Any, np.dtype[np.float64]] = ((1 - kept) / kept) ** 0.5
     return trained
 
 
 def _timestep_of(sigma: float, trained: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    """Return the timestep of a sigma, log-linear between the trained ones, as diffusers' and k-diffusion's models do."""
+    """Return the timestep of a sigma, log-linear between the trained ones, as k-diffusion's models do."""
     return float(np.interp(math.log(sigma), np.log(trained), np.arange(len(trained))))
 
 

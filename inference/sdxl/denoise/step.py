@@ -131,7 +131,7 @@ class Stepper:
 
 
 def _numbers(rows: Sequence[SdxlRow]) -> list[torch.Tensor]:
-    """Return by row (1, COLUMNS + 2) fp32 on the CPU: the schedule's columns at its call, guidance scale and rescale."""
+    """Return by row (1, COLUMNS + 2) fp32 on the CPU: the schedule's columns at its call, then those of guidance."""
     return [row.numbers[row.steps_done : row.steps_done + 1] for row in rows]
 
 
