@@ -34,6 +34,8 @@ from tests.inference.schedulers import scheduler_of
 
 Pixels = npt.NDArray[np.int16]
 
+TCD_ETA = 0.3
+"""The default of diffusers' TCDScheduler."""
 TOLERANCE = 1
 """Of 255, in any channel of any pixel: a batch adds its sums in another order, and a value may round the other way."""
 
@@ -155,6 +157,9 @@ class Oracle:
         steps: dict[str, Any] = {"num_inference_steps": request.steps}
         if request.schedule == "align_your_steps":
             steps = {"timesteps": AysSchedules["StableDiffusionXLTimesteps"]}
+        if request.sampler == "tcd":
+            # The pipeline would overrule the scheduler's own default with 0.
+            control["eta"] = TCD_ETA
         if request.guidance_rescale:
             assert request.pose is None, "diffusers' ControlNet pipeline does not rescale"
             control["guidance_rescale"] = request.guidance_rescale
@@ -187,6 +192,14 @@ def paint_by_hand(oracle: Oracle, request: RenderRequest) -> Pixels:
     scheduler = scheduler_of(request.sampler, request.schedule, oracle.scheduler_config)
     scheduler.set_timesteps(request.steps)
     generator = torch.Generator("cpu").manual_seed(request.seed)
+
+    def predict(sample: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        added = {"text_embeds": pooled, "time_ids": ids}
+        found: torch.Tensor = pipeline.unet(
+            sample, timestep, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False
+        )[0]
+        return found
+
     shape = (1, pipeline.unet.config.in_channels, request.height // 8, request.width // 8)
     with torch.no_grad():
         tokens, away_tokens, pooled, away_pooled = pipeline.encode_prompt(
@@ -198,20 +211,9 @@ def paint_by_hand(oracle: Oracle, request: RenderRequest) -> Pixels:
         for call, timestep in enumerate(scheduler.timesteps):
             sample = scheduler.scale_model_input(x, timestep)
 
-            def predict(encoded: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-                added = {"text_embeds": text, "time_ids": ids}
-                found: torch.Tensor = pipeline.unet(
-                    sample,
-                    timestep,
-                    encoder_hidden_states=encoded,
-                    added_cond_kwargs=added,
-                    return_dict=False,  # noqa: B023
-                )[0]
-                return found
-
-            predicted = predict(tokens, pooled)
+            predicted = predict(sample, timestep, tokens, pooled)
             if request.guidance_start <= call / calls and (call + 1) / calls <= request.guidance_end:
-                away = predict(away_tokens, away_pooled)
+                away = predict(sample, timestep, away_tokens, away_pooled)
                 predicted = away + request.guidance_scale * (predicted - away)
             x = scheduler.step(predicted, timestep, x, return_dict=False)[0]
         decoded = pipeline.vae.decode(x / pipeline.vae.config.scaling_factor, return_dict=False)[0]

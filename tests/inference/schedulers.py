@@ -66,13 +66,16 @@ class _Sigmas:
         return list(zip(self.sigmas[:-1], timesteps, strict=True))
 
     def scale_model_input(self, sample: torch.Tensor, _: Any) -> torch.Tensor:
-        return sample / (self.calls[self._call][0] ** 2 + 1) ** 0.5
+        scaled: torch.Tensor = sample / (self.calls[self._call][0] ** 2 + 1) ** 0.5
+        return scaled
 
     def denoised(self, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         sigma = self.calls[self._call][0]
         if self.config.prediction_type == "v_prediction":
-            return sample / (sigma**2 + 1) - output * sigma / (sigma**2 + 1) ** 0.5
-        return sample - sigma * output
+            denoised = sample / (sigma**2 + 1) - output * sigma / (sigma**2 + 1) ** 0.5
+        else:
+            denoised = sample - sigma * output
+        return denoised
 
     def step(
         self, output: torch.Tensor, _: Any, sample: torch.Tensor, generator: Any = None, return_dict: bool = True

@@ -63,10 +63,12 @@ def test_a_sampler_is_its_oracle(shared_device: SdxlDevice, oracle: Oracle, samp
 
 def test_each_is_its_oracle_where_the_model_predicts_v(predicts_v: TinyModel) -> None:
     device, oracle = load(predicts_v), Oracle(predicts_v.path, predicts_v.controlnet_path)
+    apart = {}
     for sampler, schedule in PAIRS[: len(SAMPLERS) + len(TAKES_ALL)]:
         request = asked(sampler, schedule)
-        assert distance(paint(device, request), oracle.paint(request)) <= TOLERANCE, (sampler, schedule)
+        apart[sampler, schedule] = distance(paint(device, request), oracle.paint(request))
     device.close()
+    assert {pair: far for pair, far in apart.items() if far > TOLERANCE} == {}
 
 
 def test_all_samplers_share_steps(shared_device: SdxlDevice) -> None:
@@ -86,10 +88,11 @@ def test_a_repeat_is_the_same_to_the_last_bit(shared_device: SdxlDevice) -> None
 
 
 def test_samplers_differ(oracle: Oracle) -> None:
-    """Or else parity would be cheap."""
-    pictures = [oracle.paint(asked(sampler, schedule)) for sampler, schedule in PAIRS[: len(SAMPLERS) + 3]]
+    """Or else parity would be cheap. DDIM is Euler in other coordinates."""
+    told_apart = [pair for pair in PAIRS[: len(SAMPLERS) + 3] if pair[0] != "ddim"]
+    pictures = [oracle.paint(asked(sampler, schedule)) for sampler, schedule in told_apart]
     for at, one in enumerate(pictures):
-        assert all(distance(one, other) > TOLERANCE for other in pictures[at + 1 :]), PAIRS[at]
+        assert all(distance(one, other) > TOLERANCE for other in pictures[at + 1 :]), told_apart[at]
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "dpmpp_sde", "unipc"])
