@@ -72,7 +72,7 @@ class _Sigmas:
     def denoised(self, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         sigma = self.calls[self._call][0]
         if self.config.prediction_type == "v_prediction":
-            denoised = sample / (sigma**2 + 1) - output * sigma / (sigma**2 + 1) ** 0.5
+            denoised: torch.Tensor = sample / (sigma**2 + 1) - output * sigma / (sigma**2 + 1) ** 0.5
         else:
             denoised = sample - sigma * output
         return denoised
