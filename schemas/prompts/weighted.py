@@ -8,15 +8,15 @@ The tools disagree. The rules here are those of Stable Diffusion web UI (A1111) 
 - A number is plain decimals; `(x:)` and `(x:1,3)` are `x:` and `x:1,3` at 1.1.
 - BREAK, in capitals, begins a new chunk, inside of brackets, too (A1111 makes it a word there). Leading, trailing and
   doubled ones add nothing (A1111 makes empty chunks of them).
-- Prompts that change over the steps (`[a:b:0.5]`, `[a:0.5]`, `[a|b]`) and composed ones (`a AND b`) are refused by name.
+- Prompts that change over the steps (`[a:b:0.5]`, `[a:0.5]`, `[a|b]`) or are composed (`a AND b`) are refused by name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 ROUND: Final = 1.1
 SQUARE: Final = 1 / 1.1
@@ -32,10 +32,15 @@ _TOKENS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_CHANGES = re.compile(r":\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*$")
-_COMMA_NUMBER = re.compile(r":\s*\d+,\d+\s*\)")
+_OPENING: Final = ("(", "[")
+_CLOSING: Final = {")": ("(", ROUND), "]": ("[", SQUARE)}
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 _AND = re.compile(r"(?:^|\s)AND(?:\s|$)")
+_CHANGES = re.compile(r":\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*$")
+_COMMA_NUMBER = re.compile(r":\s*\d+,\d+\s*\)")
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
+_INNERMOST = re.compile(r"\([^()\[\]]*\)|\[[^()\[\]]*\]")
+_SHOWN_CHARACTERS_MAX = 40
 
 
 class PromptSyntaxError(ValueError):
@@ -52,31 +57,49 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class WeightedPrompt:
-    """A parsed prompt: by section between BREAKs its runs. Always at least one section."""
+    """A parsed prompt: its runs by section between BREAKs. There is always a section."""
 
     sections: tuple[tuple[Run, ...], ...]
     warnings: tuple[str, ...] = ()
 
-    @property
-    def text(self) -> str:
-        """The words alone, for logs."""
-        return " ".join("".join(run.text for run in section) for section in self.sections)
+
+@dataclass(slots=True)
+class _Piece:
+    text: str | None
+    """None for a BREAK."""
+    weight: float = 1.0
 
 
 @dataclass(slots=True)
 class _Reading:
-    runs: list[list[object]] = field(default_factory=list)
-    """[text, weight] or [None, 0] for a break."""
-    round_at: list[int] = field(default_factory=list)
-    square_at: list[int] = field(default_factory=list)
+    pieces: list[_Piece] = field(default_factory=list)
+    opened: dict[str, list[int]] = field(default_factory=lambda: {"(": [], "[": []})
+    """By kind of bracket, how many pieces there were when each open one was opened: crossed brackets keep apart."""
 
-    def multiply(self, begin: int, factor: float) -> None:
-        for run in self.runs[begin:]:
-            if run[0] is not None:
-                run[1] = float(run[1]) * factor  # type: ignore[arg-type]
+    def take(self, text: str, number: str | None) -> None:
+        """Take the next token; `number` is the weight of one that closes a bracket with it."""
+        if text in _OPENING:
+            self.opened[text].append(len(self.pieces))
+        elif number is not None and self.opened["("]:
+            self._multiply(self.opened["("].pop(), float(number))
+        elif text in _CLOSING and self.opened[_CLOSING[text][0]]:
+            opening, factor = _CLOSING[text]
+            self._multiply(self.opened[opening].pop(), factor)
+        elif _BREAK.fullmatch(text):
+            self.pieces.append(_Piece(None))
+        else:
+            self.pieces.append(_Piece(text[1] if _ESCAPED.fullmatch(text) else text))
 
-    def add(self, text: str) -> None:
-        self.runs.append([text, 1.0])
+    def end(self) -> bool:
+        """Let open brackets count to the end. Return whether there were any."""
+        for opening, factor in _CLOSING.values():
+            for begin in self.opened[opening]:
+                self._multiply(begin, factor)
+        return any(self.opened.values())
+
+    def _multiply(self, begin: int, factor: float) -> None:
+        for piece in self.pieces[begin:]:
+            piece.weight *= factor
 
 
 def parse_weighted(prompt: str) -> WeightedPrompt:
@@ -84,32 +107,12 @@ def parse_weighted(prompt: str) -> WeightedPrompt:
     _refuse_unsupported(prompt)
     reading, warnings = _Reading(), []
     for token in _TOKENS.finditer(prompt):
-        text = token[0]
-        if text.startswith("\\") and len(text) == 2:
-            reading.add(text[1])
-        elif text == "(":
-            reading.round_at.append(len(reading.runs))
-        elif text == "[":
-            reading.square_at.append(len(reading.runs))
-        elif token["number"] is not None and reading.round_at:
-            reading.multiply(reading.round_at.pop(), float(token["number"]))
-        elif text == ")" and reading.round_at:
-            reading.multiply(reading.round_at.pop(), ROUND)
-        elif text == "]" and reading.square_at:
-            reading.multiply(reading.square_at.pop(), SQUARE)
-        elif _BREAK.fullmatch(text):
-            reading.runs.append([None, 0.0])
-        else:
-            reading.add(text)
-    if reading.round_at or reading.square_at:
+        reading.take(token[0], token["number"])
+    if reading.end():
         warnings.append("A bracket in the prompt is not closed: it counts to the prompt's end.")
-    for begin in reading.round_at:
-        reading.multiply(begin, ROUND)
-    for begin in reading.square_at:
-        reading.multiply(begin, SQUARE)
     if _COMMA_NUMBER.search(prompt):
         warnings.append("A weight in the prompt has a decimal comma and was read as text: write (x:1.3).")
-    sections = tuple(_merged(section) for section in _sections(reading.runs))
+    sections = tuple(_merged(section) for section in _sections(reading.pieces))
     return WeightedPrompt(sections or ((Run("", 1.0),),), tuple(warnings))
 
 
@@ -118,33 +121,26 @@ def clamped(prompt: WeightedPrompt) -> WeightedPrompt:
     beyond = [run.weight for section in prompt.sections for run in section if not 0 <= run.weight <= WEIGHT_MAX]
     if not beyond:
         return prompt
-    worst = max(beyond, key=abs)
-    return WeightedPrompt(
-        tuple(
-            tuple(Run(run.text, min(max(run.weight, 0.0), WEIGHT_MAX)) for run in section)
-            for section in prompt.sections
-        ),
-        (*prompt.warnings, f"Weights in the prompt were clamped to 0 to {WEIGHT_MAX:g}; one was {worst:.3g}."),
-    )
+    sections = [[Run(run.text, min(max(run.weight, 0.0), WEIGHT_MAX)) for run in part] for part in prompt.sections]
+    warning = f"Weights in the prompt were clamped to 0 to {WEIGHT_MAX:g}; one was {max(beyond, key=abs):.3g}."
+    return WeightedPrompt(tuple(tuple(section) for section in sections), (*prompt.warnings, warning))
 
 
-def _sections(runs: list[list[object]]) -> Iterator[list[list[object]]]:
-    section: list[list[object]] = []
-    for run in [*runs, [None, 0.0]]:
-        if run[0] is not None:
-            section.append(run)
-        elif any(str(one[0]).strip() for one in section):
-            yield section
-            section = []
+def _sections(pieces: Sequence[_Piece]) -> Iterator[list[tuple[str, float]]]:
+    """Yield what stands between BREAKs, without sections that have no words."""
+    section: list[tuple[str, float]] = []
+    for piece in [*pieces, _Piece(None)]:
+        if piece.text is not None:
+            section.append((piece.text, piece.weight))
         else:
+            if any(text.strip() for text, _ in section):
+                yield section
             section = []
 
 
-def _merged(section: list[list[object]]) -> tuple[Run, ...]:
+def _merged(section: Sequence[tuple[str, float]]) -> tuple[Run, ...]:
     merged: list[Run] = []
     for text, weight in section:
-        assert isinstance(text, str)
-        assert isinstance(weight, float)
         if merged and merged[-1].weight == weight:
             merged[-1] = Run(merged[-1].text + text, weight)
         else:
@@ -158,34 +154,27 @@ def _refuse_unsupported(prompt: str) -> None:
         raise PromptSyntaxError(
             "the prompt composes prompts with AND, which is not supported: write one prompt, or and in small letters"
         )
-    opened: list[int] = []
-    depth_round = 0
-    kinds: list[Literal["(", "["]] = []
-    at = 0
-    while at < len(prompt):
-        letter = prompt[at]
-        if letter == "\\":
-            at += 2
-            continue
-        if letter == "[":
-            opened.append(at)
-            kinds.append("[")
-        elif letter == "(":
-            kinds.append("(")
-            depth_round += 1
-        elif letter == ")" and "(" in kinds:
-            while kinds and kinds.pop() != "(":
-                opened.pop()
-        elif letter == "]" and kinds and kinds[-1] == "[":
-            kinds.pop()
-            _refuse_schedule(prompt[opened.pop() + 1 : at])
-        at += 1
+    opened: list[tuple[str, int]] = []
+    escaped = False
+    for at, letter in enumerate(prompt):
+        if escaped:
+            escaped = False
+        elif letter == "\\":
+            escaped = True
+        elif letter in _OPENING:
+            opened.append((letter, at))
+        elif letter in _CLOSING and opened and opened[-1][0] == _CLOSING[letter][0]:
+            _, begin = opened.pop()
+            if letter == "]":
+                _refuse_schedule(prompt[begin + 1 : at])
 
 
 def _refuse_schedule(inside: str) -> None:
     """Raise where the text between square brackets is one that changes over the steps."""
-    bare = _without_inner(inside)
-    shown = inside if len(inside) <= 40 else inside[:37] + "..."
+    bare = _ESCAPED.sub("", inside)
+    while (shorter := _INNERMOST.sub("", bare)) != bare:
+        bare = shorter
+    shown = inside if len(inside) <= _SHOWN_CHARACTERS_MAX else f"{inside[: _SHOWN_CHARACTERS_MAX - 3]}..."
     if "|" in bare:
         raise PromptSyntaxError(
             f"the prompt alternates between words with [{shown}], which is not supported: choose one, or escape the "
@@ -196,20 +185,3 @@ def _refuse_schedule(inside: str) -> None:
             f"the prompt changes over the steps with [{shown}], which is not supported: write a weight as (x:1.3), or "
             "escape the brackets as \\[ and \\]"
         )
-
-
-def _without_inner(inside: str) -> str:
-    """Return the text without what stands in inner brackets."""
-    kept, depth, at = [], 0, 0
-    while at < len(inside):
-        if inside[at] == "\\":
-            at += 2
-            continue
-        if inside[at] in "([":
-            depth += 1
-        elif inside[at] in ")]":
-            depth = max(0, depth - 1)
-        elif depth == 0:
-            kept.append(inside[at])
-        at += 1
-    return "".join(kept)
