@@ -7,7 +7,7 @@ from typing import Final
 
 from PIL import Image
 
-from darkroom.inference.contract import PREVIEW_BYTES_MAX, PREVIEW_SIDE_PX_MAX
+from darkroom.inference.types import PREVIEW_BYTES_MAX, PREVIEW_SIDE_PX_MAX
 
 _QUALITIES: Final = (80, 50, 20)
 """Tried in this order until the file is small enough. Pure noise of 128 x 128 pixels has 18 KiB at 80."""

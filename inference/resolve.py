@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from darkroom.inference.contract import AdapterUse, BatchKey, ModelInfo, RenderRequest
 from darkroom.inference.pose.photo import NO_DETECTOR
+from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo, RenderRequest
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
 from darkroom.schemas.events.request import GenerationRequest, effective_steps

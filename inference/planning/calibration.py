@@ -15,16 +15,16 @@ from typing import Any, Final
 
 import structlog
 
-from darkroom.inference.contract import Device, DeviceLost, FaultKind, ModelError, RenderFault
+from darkroom.inference.contract import Device
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile, Ended, ProfileKey, ShapeProfile
 from darkroom.inference.planning.profile_store import ProfileError, ProfileStore
 from darkroom.inference.planning.step_curve import StepCurve
-from darkroom.inference.planning.timing import Part
+from darkroom.inference.types import DeviceLost, FaultKind, ModelError, Part, RenderFault
 
 FALLEN_SHARE: Final = 0.9
 """Of the best throughput so far: two batches in a row below it end the search. One may be bad luck."""
 
-Progress = Callable[[int, int, float], None]
+ReportBatch = Callable[[int, int, float], None]
 """Told of every batch: rows, the most that will be tried, milliseconds a step."""
 
 _log = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ def measure_shape(
     rows_max: int,
     budget_s: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
-    progress: Progress | None = None,
+    progress: ReportBatch | None = None,
 ) -> ShapeProfile:
     """Measure one latent size in batches of up to `rows_max` typical rows, or what the device's memory holds of them.
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from darkroom.inference.engine.turns import Series
 from darkroom.inference.planning.memory_model import (
     DTYPE_BYTES,
     RESERVE_BYTES,
@@ -15,6 +14,7 @@ from darkroom.inference.planning.memory_model import (
     prepare_bytes,
     step_bytes,
 )
+from darkroom.inference.types import Series
 
 
 class Place(Enum):
@@ -26,7 +26,7 @@ class Place(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class MemoryLayout:
     """Where the parts are, and which lanes take turns."""
 
     text_place: Place
@@ -76,19 +76,19 @@ class Peaks:
         return usable_bytes - self.resident - self.denoise_weights - beside
 
 
-def layouts(text_place: Place | None, vae_place: Place | None) -> Iterator[Layout]:
+def layouts(text_place: Place | None, vae_place: Place | None) -> Iterator[MemoryLayout]:
     """All that can be tried, the best first; a place that is not None was asked for and is kept."""
     vae = vae_place or Place.SAME
     texts = (Place.SAME, Place.CPU) if text_place is None else (text_place,)
     # With the VAE elsewhere, decoding takes no memory here and nothing is gained by turns.
     for series in (Series.NONE, Series.DENOISE_AND_FINISH) if vae is Place.SAME else (Series.NONE,):
         for text in texts:
-            yield Layout(text, vae, series)
-    yield Layout(texts[0], vae, Series.ALL)
+            yield MemoryLayout(text, vae, series)
+    yield MemoryLayout(texts[0], vae, Series.ALL)
 
 
 def peaks_of(
-    layout: Layout, model: ModelSize, *, dtype: str, vae_dtype: str, width: int, height: int, kept_bytes: int
+    layout: MemoryLayout, model: ModelSize, *, dtype: str, vae_dtype: str, width: int, height: int, kept_bytes: int
 ) -> Peaks:
     """What a layout takes with pictures of width x height; `kept_bytes` are held beside the model (caches)."""
     size = DTYPE_BYTES[dtype]

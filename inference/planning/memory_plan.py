@@ -21,9 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
-from darkroom.inference.contract import ModelError
-from darkroom.inference.engine.turns import Series
-from darkroom.inference.planning.memory_layout import Layout, Peaks, Place, layouts, peaks_of
+from darkroom.inference.planning.memory_layout import MemoryLayout, Peaks, Place, layouts, peaks_of
 from darkroom.inference.planning.memory_model import (
     DTYPE_BYTES,
     TILED_ABOVE_PIXELS,
@@ -32,6 +30,7 @@ from darkroom.inference.planning.memory_model import (
     slice_bytes,
     step_bytes,
 )
+from darkroom.inference.types import ModelError, Series
 
 ROWS_WANTED: Final = 2
 """One row alone never shares a step; beyond two a 1024 x 1024 picture gains little from company."""
@@ -79,7 +78,7 @@ class MemoryPlan:
     """The largest picture, for which `rows_max` and the peaks are worked out."""
     rows_max: int | None
     """Rows that may share a step of the largest picture, all of them guided and posed."""
-    layout: Layout
+    layout: MemoryLayout
     attention: Attention
     channels_last: bool
     fuse_qkv: bool
@@ -153,7 +152,7 @@ def plan_memory(
     if attention is Attention.SLICED:
         kept_bytes += slice_bytes(dtype, width * height // model.latent_factor**2)
 
-    def peaks(layout: Layout) -> Peaks:
+    def peaks(layout: MemoryLayout) -> Peaks:
         return peaks_of(
             layout, model, dtype=dtype, vae_dtype=vae_dtype, width=width, height=height, kept_bytes=kept_bytes
         )
@@ -191,7 +190,7 @@ def plan_memory(
     return replace(plan, reasons=tuple(reasons))
 
 
-def _first_that_fits(peaks_by_layout: dict[Layout, Peaks], memory_bytes: int) -> tuple[Layout, int] | None:
+def _first_that_fits(peaks_by_layout: dict[MemoryLayout, Peaks], memory_bytes: int) -> tuple[MemoryLayout, int] | None:
     """The best layout and its rows; None where none holds a row."""
     usable = _usable(memory_bytes)
     fitting = {

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from darkroom.inference.contract import ModelInfo
 from darkroom.inference.planning.step_curve import StepCurve
+from darkroom.inference.types import ModelInfo
 
 GOOD_SHARE: Final = 0.95
 """Of the best throughput: the last twentieth would double a batch, and every row's latency, for next to nothing."""

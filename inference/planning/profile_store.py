@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from darkroom.inference.planning.profile import DeviceProfile, Ended, ProfileKey, ShapeProfile
 from darkroom.inference.planning.step_curve import CurveError, StepCurve
-from darkroom.inference.tiny.folder import default_root
+from darkroom.inference.user_cache import user_cache_folder
 from darkroom.schemas.errors import bounded
 from darkroom.schemas.wire.json import read_json
 
@@ -29,7 +29,7 @@ POINTS_MAX: Final = 1024
 
 def default_folder() -> Path:
     """Beside the tiny model, in the per-user cache."""
-    return default_root() / "profiles"
+    return user_cache_folder() / "profiles"
 
 
 class ProfileError(Exception):

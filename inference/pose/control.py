@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from PIL import Image
 
-from darkroom.inference.contract import FaultKind, RenderFault
 from darkroom.inference.pose.picture import PictureLimits, decode_picture
 from darkroom.inference.pose.skeleton import draw_people
+from darkroom.inference.types import FaultKind, RenderFault
 from darkroom.schemas.events.keypoints import coco17_to_coco18
 from darkroom.schemas.events.pose import InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
 

@@ -21,8 +21,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from darkroom.inference.contract import FaultKind, ModelError, RenderFault
 from darkroom.inference.pose.photo import DetectedPerson, PoseDetector
+from darkroom.inference.types import FaultKind, ModelError, RenderFault
 
 WEIGHTS_STEM: Final = "body_pose_model"
 CANDIDATES_MAX: Final = 32

@@ -14,9 +14,9 @@ from typing import Final, Protocol
 
 from PIL import Image
 
-from darkroom.inference.contract import FaultKind, RenderFault
 from darkroom.inference.pose.control import unlike_a_skeleton
 from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.inference.types import FaultKind, RenderFault
 from darkroom.schemas.events.keypoints import Keypoint
 from darkroom.schemas.events.pose import PEOPLE_MAX, FoundPerson, PeoplePose
 

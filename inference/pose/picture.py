@@ -12,7 +12,7 @@ from typing import Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from darkroom.inference.contract import FaultKind, RenderFault
+from darkroom.inference.types import FaultKind, RenderFault
 from darkroom.schemas.events.pictures import PICTURE_FORMATS, foreign_format, foreign_remedy, jpeg_reduction
 
 _LEVELS_16: Final = 65_536

@@ -19,25 +19,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 import torch
+from typing_extensions import override
 
-from darkroom.inference.contract import (
-    CacheCounts,
-    Device,
-    FaultKind,
-    ModelError,
-    ModelInfo,
-    Prepared,
-    Preview,
-    RenderedImage,
-    RenderFault,
-    RenderJob,
-)
-from darkroom.inference.engine.turns import Series
+from darkroom.inference.contract import Device, PreparedRows
 from darkroom.inference.planning.memory_plan import MemoryPlan
-from darkroom.inference.planning.timing import Part
 from darkroom.inference.pose.photo import DETECTOR_BYTES
 from darkroom.inference.pose.picture import PictureLimits
-from darkroom.inference.sdxl.denoise.regions import Backend
+from darkroom.inference.sdxl.denoise.compiled import Backend
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
 from darkroom.inference.sdxl.faults import device_faults
 from darkroom.inference.sdxl.loading.components import load_components
@@ -47,6 +35,18 @@ from darkroom.inference.sdxl.measure import measured_on
 from darkroom.inference.sdxl.model import LoadedModel
 from darkroom.inference.sdxl.prepare.adapter_store import ADAPTER_CACHE_BYTES_MAX
 from darkroom.inference.sdxl.warm_up import compile_regions, warm_up
+from darkroom.inference.types import (
+    CacheCounts,
+    FaultKind,
+    ModelError,
+    ModelInfo,
+    Part,
+    Preview,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    Series,
+)
 
 PROMPT_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Two hundred of SDXL's prompts in fp16, on the device."""
@@ -123,13 +123,18 @@ class SdxlDevice(Device[SdxlRow]):
         return self._loaded().components.info
 
     @property
+    @override
+    def plan(self) -> MemoryPlan:
+        return self._loaded().components.placement.plan
+
+    @property
     def series(self) -> Series:
         """As the plan has it. Raises `RuntimeError` before `load`."""
-        return self._loaded().components.placement.plan.layout.series
+        return self.plan.layout.series
 
     def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
         """As the plan has it: None on a CPU. Raises `RuntimeError` before `load`."""
-        return self._loaded().components.placement.plan.rows_ceiling(latent_height, latent_width)
+        return self.plan.rows_ceiling(latent_height, latent_width)
 
     def load(self) -> None:
         """Load, and render a few one-step pictures from end to end, so that no request pays for a kernel's first run.
@@ -169,7 +174,7 @@ class SdxlDevice(Device[SdxlRow]):
             remedy = "use a device with more memory" if no_memory else "check that its parts belong together"
             raise ModelError(f"The model in {files.path} does not run on {device}: {error}; {remedy}.") from error
 
-    def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
+    def prepare(self, job: RenderJob) -> PreparedRows[SdxlRow]:
         """As `Device.prepare`. Its faults are `invalid_request`, `model_mismatch`, `unknown_adapter`, `pose_unreadable`
         and `image_too_large`.
         """

@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from darkroom.inference.contract import DeviceLost, FaultKind, RenderFault
+from darkroom.inference.types import DeviceLost, FaultKind, RenderFault
 
 _MEMORY_MESSAGES: Final = (
     "DefaultCPUAllocator: can't allocate memory",

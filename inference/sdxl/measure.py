@@ -18,14 +18,13 @@ from typing import Any, Final
 
 import torch
 
-from darkroom.inference.contract import BatchKey, RenderRequest, RowId
-from darkroom.inference.planning.timing import Part
 from darkroom.inference.sdxl.denoise.rows import SdxlRow, draw_noise
 from darkroom.inference.sdxl.denoise.schedule import SAMPLERS, Schedules
 from darkroom.inference.sdxl.denoise.step import Networks, Stepper
 from darkroom.inference.sdxl.loading.components import Components
 from darkroom.inference.sdxl.loading.placement import Placement
 from darkroom.inference.sdxl.prepare.conditions import TextEmbedding, time_ids
+from darkroom.inference.types import BatchKey, Part, RenderRequest, RowId
 
 RUNS_MAX: Final = 5
 """Counted runs, of which the fastest is taken: whatever else the machine does only ever adds."""

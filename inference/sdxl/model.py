@@ -8,18 +8,7 @@ import structlog
 import torch
 from PIL import Image
 
-from darkroom.inference.contract import (
-    FaultKind,
-    Prepared,
-    Preview,
-    RenderedImage,
-    RenderFault,
-    RenderJob,
-    RenderRequest,
-    RowId,
-)
-from darkroom.inference.engine.turns import Lane, Series
-from darkroom.inference.planning.timing import Part
+from darkroom.inference.contract import PreparedRows
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.preview import encode_preview
 from darkroom.inference.resolve import batch_key
@@ -27,8 +16,7 @@ from darkroom.inference.sdxl.denoise.adapters import AdapterBank
 from darkroom.inference.sdxl.denoise.rows import Control, SdxlRow, draw_noise
 from darkroom.inference.sdxl.denoise.schedule import Schedule, Schedules
 from darkroom.inference.sdxl.denoise.step import Networks, Stepper
-from darkroom.inference.sdxl.finish.decode import decode_latents
-from darkroom.inference.sdxl.finish.encode import encode_picture
+from darkroom.inference.sdxl.finish.pictures import decode_latents, encode_picture
 from darkroom.inference.sdxl.finish.projection import Projection, fit_projection
 from darkroom.inference.sdxl.loading.components import Components
 from darkroom.inference.sdxl.loading.lora_names import UNET
@@ -37,6 +25,18 @@ from darkroom.inference.sdxl.measure import measure_part
 from darkroom.inference.sdxl.prepare.conditions import TextConditioner, cut_warning, time_ids
 from darkroom.inference.sdxl.prepare.poses import Conditioning, PoseConditioner
 from darkroom.inference.sdxl.streams import LaneStream
+from darkroom.inference.types import (
+    FaultKind,
+    Lane,
+    Part,
+    Preview,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    RenderRequest,
+    RowId,
+    Series,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -91,7 +91,7 @@ class LoadedModel:
         self.networks = networks
         self.stepper = Stepper(networks, self.stepper.stream)
 
-    def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
+    def prepare(self, job: RenderJob) -> PreparedRows[SdxlRow]:
         """The rows of a job, of image i from seed + i. They share everything but generator and latents."""
         self.enter(Lane.PREPARE)
         request = job.request
@@ -134,7 +134,7 @@ class LoadedModel:
                     adapter=adapter,
                 )
             )
-        return Prepared(
+        return PreparedRows(
             rows=tuple(rows),
             warnings=tuple(warning for warning in warnings if warning),
             found=() if conditioning is None else conditioning.found,

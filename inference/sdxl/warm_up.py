@@ -11,13 +11,12 @@ from typing import Final
 
 import structlog
 
-from darkroom.inference.contract import ModelInfo, RenderJob, RenderRequest
-from darkroom.inference.sdxl.denoise.regions import Backend, CompiledRegions
+from darkroom.inference.sdxl.denoise.compiled import Backend, CompiledRegions, StaticShapes, slot_buckets
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
 from darkroom.inference.sdxl.denoise.schedule import SAMPLERS
-from darkroom.inference.sdxl.denoise.shapes import StaticShapes, slot_buckets
 from darkroom.inference.sdxl.faults import is_out_of_memory
 from darkroom.inference.sdxl.model import LoadedModel
+from darkroom.inference.types import ModelInfo, RenderJob, RenderRequest
 from darkroom.schemas.events.pose import PeoplePose
 
 _log = structlog.get_logger(__name__)

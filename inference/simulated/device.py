@@ -32,29 +32,28 @@ from typing import Final
 
 from PIL import Image
 
-from darkroom.inference.contract import (
+from darkroom.inference.contract import Device, PreparedRows
+from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
+from darkroom.inference.planning.step_curve import StepCurve
+from darkroom.inference.pose.control import picture_content, pose_digest, read_skeleton
+from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.inference.preview import encode_preview
+from darkroom.inference.resolve import batch_key
+from darkroom.inference.simulated.wallpaper import reencoded, wallpaper
+from darkroom.inference.types import (
     BatchKey,
     CacheCounts,
-    Device,
     FaultKind,
     ModelInfo,
-    Prepared,
+    Part,
     Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
     RenderRequest,
     RowId,
+    Series,
 )
-from darkroom.inference.engine.turns import Series
-from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
-from darkroom.inference.planning.step_curve import StepCurve
-from darkroom.inference.planning.timing import Part
-from darkroom.inference.pose.control import picture_content, pose_digest, read_skeleton
-from darkroom.inference.pose.picture import PictureLimits, decode_picture
-from darkroom.inference.preview import encode_preview
-from darkroom.inference.resolve import batch_key
-from darkroom.inference.simulated.wallpaper import reencoded, wallpaper
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.pose import PeoplePose, SkeletonPose
 from darkroom.schemas.names import CONTENT_TYPES, EXTENSIONS
@@ -169,7 +168,7 @@ class SimulatedDevice(Device[SimulatedRow]):
     def load(self) -> None:
         """Nothing to load."""
 
-    def prepare(self, job: RenderJob) -> Prepared[SimulatedRow]:
+    def prepare(self, job: RenderJob) -> PreparedRows[SimulatedRow]:
         """Digest the request. Raises `RenderFault` for a pose picture that a real device would refuse."""
         _sleep(self._prepare_s)
         request = job.request
@@ -187,7 +186,7 @@ class SimulatedDevice(Device[SimulatedRow]):
                 else:
                     decode_picture(content, self._picture_limits)
         key = batch_key(request, self._info)
-        return Prepared(
+        return PreparedRows(
             tuple(
                 SimulatedRow(
                     row_id=RowId(job.job_id, index),

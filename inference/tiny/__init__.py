@@ -6,7 +6,6 @@ in seconds: it paints nothing anybody would want to see, but every tensor takes 
 so tests of the machinery use it for its speed.
 """
 
-from darkroom.inference.tiny.folder import TinyModel, ensure_tiny_model
-from darkroom.inference.tiny.trained import trained_model
+from darkroom.inference.tiny.folder import TinyModel, ensure_tiny_model, trained_model
 
 __all__ = ["TinyModel", "ensure_tiny_model", "trained_model"]

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 import threading
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
-from darkroom.inference.contract import ModelError
 from darkroom.inference.tiny.spec import SPEC
+from darkroom.inference.types import ModelError
+from darkroom.inference.user_cache import user_cache_folder
 
+TRAINED: Final = Path(__file__).parent / "trained"
+"""The trained model, which is part of the package (`darkroom train-tiny` made it)."""
 _BUILDING = threading.Lock()
 
 
@@ -33,10 +36,11 @@ class TinyModel:
     """A `ControlNetModel` folder."""
 
 
-def default_root() -> Path:
-    """The per-user cache folder, by the XDG base directory rules."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "darkroom"
+def trained_model() -> TinyModel:
+    """The model in the package's own folder. Raises `ModelError` where the package came without it."""
+    if not (TRAINED / "model" / "model_index.json").is_file():
+        raise ModelError(f"{TRAINED} holds no model: install Darkroom again, or train one with darkroom train-tiny.")
+    return TinyModel(name="darkroom-tiny", path=TRAINED / "model", controlnet_path=TRAINED / "controlnet")
 
 
 def ensure_tiny_model(root: Path | None = None) -> TinyModel:
@@ -45,7 +49,7 @@ def ensure_tiny_model(root: Path | None = None) -> TinyModel:
     `root` is the per-user cache folder when not given. Threads and processes may do the same at the same time: one of
     the builders wins, the others use its folder. Raises `ModelError` where the folder cannot be written.
     """
-    parent = default_root() if root is None else root
+    parent = user_cache_folder() if root is None else root
     target = parent / f"tiny-{spec_digest()}"
     # Weights are drawn from torch's one random state, so two threads that drew at once would both draw nonsense.
     with _BUILDING:

@@ -16,7 +16,7 @@ import torch
 import transformers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from darkroom.inference.sdxl.loading.quiet import no_progress_bars
+from darkroom.inference.quiet import no_progress_bars
 from darkroom.inference.tiny.spec import SPEC
 
 # Both libraries make their classes by rules that a type checker cannot follow.

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from darkroom.inference.contract import ModelError
 from darkroom.inference.pose.blazepose import decode
 from darkroom.inference.pose.blazepose.decode import Body, Candidate
 from darkroom.inference.pose.photo import DetectedPerson, PoseDetector
+from darkroom.inference.types import ModelError
 from darkroom.schemas.events.keypoints import LIMBS
 
 WEIGHTS: Final = {

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from darkroom.inference.contract import BatchKey, RenderRequest, RowId
 from darkroom.inference.sdxl.denoise.adapters import AppliedAdapter
 from darkroom.inference.sdxl.denoise.schedule import Schedule
 from darkroom.inference.sdxl.prepare.conditions import TextEmbedding
+from darkroom.inference.types import BatchKey, RenderRequest, RowId
 
 
 @dataclass(frozen=True, slots=True)

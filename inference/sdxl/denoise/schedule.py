@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 
-from darkroom.inference.contract import FaultKind, RenderFault
+from darkroom.inference.types import FaultKind, RenderFault
 
 _SCHEDULERS: Final[Mapping[str, Any]] = {
     "euler_ancestral": EulerAncestralDiscreteScheduler,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from darkroom.inference.sdxl.denoise.adapters import Share, shares_of
+from darkroom.inference.sdxl.denoise.compiled import StaticShapes
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
-from darkroom.inference.sdxl.denoise.shapes import StaticShapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class PosedSlots:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class SlotLayout:
     """What stays the same between two changes of the batch."""
 
     key: tuple[object, ...]
@@ -68,7 +68,7 @@ def key_of(rows: Sequence[SdxlRow]) -> tuple[object, ...]:
     return tuple((id(row), row.control_weight) for row in rows)
 
 
-def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device, dtype: torch.dtype) -> Layout:
+def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device, dtype: torch.dtype) -> SlotLayout:
     """The layout of rows whose latents have one size."""
     guided = [place for place, row in enumerate(rows) if row.negative is not None]
     texts = [*(row.text for row in rows), *(row.negative for row in rows if row.negative is not None)]
@@ -89,7 +89,7 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
         "text_embeds": torch.cat([text.pooled for text in texts]),
         "time_ids": torch.cat([rows[place].time_ids for place in places]),
     }
-    return Layout(
+    return SlotLayout(
         key=key_of(rows),
         rows=tuple(rows),
         slots=len(places),

@@ -20,11 +20,10 @@ from typing import Any, Final
 import torch
 
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank
-from darkroom.inference.sdxl.denoise.regions import CompiledRegions
+from darkroom.inference.sdxl.denoise.compiled import CompiledRegions, StaticShapes
 from darkroom.inference.sdxl.denoise.rows import Predicted, SdxlRow
 from darkroom.inference.sdxl.denoise.schedule import DT, SIGMA, SIGMA_UP, TIMESTEP
-from darkroom.inference.sdxl.denoise.shapes import StaticShapes
-from darkroom.inference.sdxl.denoise.slots import Layout, PosedSlots, lay_out
+from darkroom.inference.sdxl.denoise.slots import PosedSlots, SlotLayout, lay_out
 from darkroom.inference.sdxl.streams import LaneStream, Staging
 
 PREDICTIONS: Final = ("epsilon", "v_prediction")
@@ -58,7 +57,7 @@ class Stepper:
         self.networks = networks
         self.stream = stream or LaneStream(networks.device)
         self._staging = Staging(networks.device)
-        self._layout: Layout | None = None
+        self._layout: SlotLayout | None = None
         self._last: torch.cuda.Event | None = None
 
     def take(self, rows: Sequence[SdxlRow]) -> None:
@@ -97,7 +96,7 @@ class Stepper:
         guided = _guided(predicted, layout.away, _column(numbers, _GUIDANCE))
         return _euler_step(latents, numbers, guided, noise, self.networks.prediction)
 
-    def _laid_out(self, rows: Sequence[SdxlRow]) -> Layout:
+    def _laid_out(self, rows: Sequence[SdxlRow]) -> SlotLayout:
         if self._layout is None or not self._layout.serves(rows):
             for row in rows:
                 self.stream.read(row.tensors())
@@ -122,7 +121,7 @@ def _fresh_noise(rows: Sequence[SdxlRow]) -> list[torch.Tensor]:
     return [torch.zeros(rows[0].latents.shape) if noise is None else noise for noise in drawn]
 
 
-def _predict(layout: Layout, sample: torch.Tensor, timestep: torch.Tensor, networks: Networks) -> torch.Tensor:
+def _predict(layout: SlotLayout, sample: torch.Tensor, timestep: torch.Tensor, networks: Networks) -> torch.Tensor:
     """The UNet's prediction by slot: (slots, channels, height, width) in the model's dtype.
 
     `sample` are the slots' latents scaled to unit variance, in the model's dtype; `timestep` is (slots,) fp32.

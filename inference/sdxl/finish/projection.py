@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from darkroom.inference.sdxl.finish.decode import decode_colours
+from darkroom.inference.sdxl.finish.pictures import decode_colours
 
 _SIDE: Final = 32
 """Latent pixels of a sample: an SDXL picture of 256 x 256, which any device that runs the model can decode."""

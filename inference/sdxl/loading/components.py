@@ -17,19 +17,19 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from darkroom.inference.contract import ModelError, ModelInfo
 from darkroom.inference.pose.photo import PoseDetector
-from darkroom.inference.sdxl.finish.decode import vae_dtype
-from darkroom.inference.sdxl.loading.fit import check_fit
+from darkroom.inference.quiet import no_progress_bars
+from darkroom.inference.sdxl.finish.pictures import vae_dtype
+from darkroom.inference.sdxl.loading.checks import check_fit
 from darkroom.inference.sdxl.loading.headers import read_json
 from darkroom.inference.sdxl.loading.lora_names import UNET
 from darkroom.inference.sdxl.loading.parameterisation import MARKS, parameterise, read_scheduler
 from darkroom.inference.sdxl.loading.placement import TEXT_PARTS, Placement, form, place
-from darkroom.inference.sdxl.loading.quiet import no_progress_bars
 from darkroom.inference.sdxl.loading.revision import Weights, model_revision
 from darkroom.inference.sdxl.loading.single_file import IGNORED_IN_TEXT, load_single
 from darkroom.inference.sdxl.loading.sources import ModelFiles, find_sources
 from darkroom.inference.sdxl.prepare.adapter_store import ADAPTER_CACHE_BYTES_MAX, AdapterStore
+from darkroom.inference.types import ModelError, ModelInfo
 
 SAMPLER_VERSION: Final = "2"
 """Raised whenever the same request would give other pixels because this package changed."""
@@ -127,7 +127,6 @@ def load_components(
             path=str(files.path),
             pose_detector=None if detector is None else detector.digest,
             controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),
-            plan=placement.plan,
             adapters=adapters.digests,
             adapters_refused=adapters.refused,
             prediction=prediction,

@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors
 
-from darkroom.inference.contract import ModelError
+from darkroom.inference.types import ModelError
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ _OUTSIDE: Final = {
 }
 
 
-class Place(NamedTuple):
+class TensorPlace(NamedTuple):
     """A layer, and which of its tensors."""
 
     network: str
@@ -94,7 +94,7 @@ class LayerNames:
                     for one in written:
                         self._layers.setdefault(one, (network, layer))
 
-    def find(self, key: str) -> Place | str | None:
+    def find(self, key: str) -> TensorPlace | str | None:
         """Return where a tensor belongs: its place, the name of a layer that is not here, None for no LoRA's tensor."""
         for pattern, role in _ENDS:
             found = pattern.search(key)
@@ -104,7 +104,7 @@ class LayerNames:
             if found[0].startswith("_lora."):
                 name = _from_processor(name)
             layer = self._layers.get(name)
-            return name if layer is None else Place(*layer, role)
+            return name if layer is None else TensorPlace(*layer, role)
         return None
 
 

@@ -19,10 +19,10 @@ import structlog
 import torch
 from diffusers import SchedulerMixin
 
-from darkroom.inference.contract import ModelError, Prediction
 from darkroom.inference.sdxl.denoise.schedule import SAMPLERS, Schedules
 from darkroom.inference.sdxl.denoise.step import PREDICTIONS
 from darkroom.inference.sdxl.loading.headers import Header, read_json
+from darkroom.inference.types import ModelError, Prediction
 
 _log = structlog.get_logger(__name__)
 

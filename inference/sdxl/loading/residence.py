@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from darkroom.inference.engine.turns import Lane
+from darkroom.inference.types import Lane
 
 
 class Mover(Protocol):

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from darkroom.inference.contract import ModelError
+from darkroom.inference.types import ModelError
 
 _STEMS: Final = ("diffusion_pytorch_model", "model")
 _HALF_VARIANT: Final = "fp16"

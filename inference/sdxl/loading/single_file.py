@@ -16,10 +16,10 @@ from accelerate import init_empty_weights
 from diffusers.loaders import single_file_utils
 from transformers import CLIPTextConfig
 
-from darkroom.inference.contract import ModelError
 from darkroom.inference.sdxl.loading.headers import Header, read_headers
 from darkroom.inference.sdxl.loading.parameterisation import MARKS
 from darkroom.inference.sdxl.loading.revision import Weights
+from darkroom.inference.types import ModelError
 
 Tensors = dict[str, torch.Tensor]
 

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import torch
 
-from darkroom.inference.contract import ModelError
+from darkroom.inference.sdxl.loading.checks import check_class, check_tensors
 from darkroom.inference.sdxl.loading.headers import Header, read_headers, read_json
-from darkroom.inference.sdxl.loading.kinds import check_class, check_tensors
 from darkroom.inference.sdxl.loading.revision import Weights, find_weights
 from darkroom.inference.sdxl.loading.single_file import parts_of, prefix_of
+from darkroom.inference.types import ModelError
 
 _PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 _PIPELINES: Final = "StableDiffusionXL"

@@ -17,11 +17,11 @@ from typing import Final
 import structlog
 import torch
 
-from darkroom.inference.contract import AdapterUse, CacheCounts, FaultKind, ModelError, RenderFault
 from darkroom.inference.sdxl.denoise.adapters import AppliedAdapter
 from darkroom.inference.sdxl.loading.lora_file import Lora, LoraLayer, LoraUnusable, parse_lora
 from darkroom.inference.sdxl.loading.lora_names import LayerNames, Networks
 from darkroom.inference.sdxl.prepare.cache import ByteCache
+from darkroom.inference.types import AdapterUse, CacheCounts, FaultKind, ModelError, RenderFault
 from darkroom.schemas.names import ADAPTER_NAME_CHARACTERS_MAX, is_adapter_name
 
 _log = structlog.get_logger(__name__)

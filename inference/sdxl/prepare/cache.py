@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from darkroom.inference.contract import CacheCounts
+from darkroom.inference.types import CacheCounts
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

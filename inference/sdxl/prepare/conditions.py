@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from darkroom.inference.contract import CacheCounts
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank, AppliedAdapter, shares_of
 from darkroom.inference.sdxl.prepare.cache import ByteCache
+from darkroom.inference.types import CacheCounts
 
 ENCODERS: Final = ("text_encoder", "text_encoder_2")
 """What diffusers' folders and LoRA files call the two, in their order."""

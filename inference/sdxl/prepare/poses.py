@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from darkroom.inference.contract import CacheCounts
 from darkroom.inference.pose.control import ControlPicture, control_picture, picture_content, pose_digest
 from darkroom.inference.pose.photo import PhotoPeople, PoseDetector, find_people, no_detector, nobody_found
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.sdxl.prepare.cache import ByteCache
+from darkroom.inference.types import CacheCounts
 from darkroom.schemas.events.pose import PEOPLE_MAX, FoundPerson, PhotoPose, Pose
 
 _PEOPLE_BYTES: Final = PEOPLE_MAX * 18 * 288

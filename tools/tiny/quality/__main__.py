@@ -23,7 +23,7 @@ def quality(model: Path | None, out: Path, count: int, threads: int) -> None:
     """Measure the tiny model on fresh captions and poses; print the table and write contact-sheet.png."""
     import torch
 
-    from darkroom.inference.tiny.trained import trained_model
+    from darkroom.inference.tiny.folder import trained_model
     from darkroom.tools.tiny.quality.painting import Painter
     from darkroom.tools.tiny.quality.sheet import contact_sheet
     from darkroom.tools.tiny.quality.table import measure

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from darkroom.inference.contract import RenderedImage, RenderJob, RenderRequest
 from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.types import RenderedImage, RenderJob, RenderRequest
 from darkroom.schemas.events.pose import PeoplePose
 from darkroom.tools.tiny.quality.looking import Pixels
 from darkroom.tools.tiny.training.figures import Scene

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from darkroom.tools.tiny.training.blueprint import LATENT_CHANNELS, NATIVE_PX, SCALING_FACTOR, make_vae
-from darkroom.tools.tiny.training.checkpoint import Stage
+from darkroom.tools.tiny.training.checkpoint import TrainingStage
 from darkroom.tools.tiny.training.drawn import Array, Shards, shard_size, to_levels
 
 _RATE: Final = 2e-3
@@ -34,15 +34,15 @@ _RIDGE: Final = 1e-4
 _POSTERIOR_LOGVAR: Final = -30.0
 
 
-def vae_stage(file: Path, seconds: float) -> Stage:
+def vae_stage(file: Path, seconds: float) -> TrainingStage:
     """The VAE's training, from its checkpoint where there is one."""
-    stage = Stage(file, make_vae(), seconds, _RATE, _MUON_RATE)
+    stage = TrainingStage(file, make_vae(), seconds, _RATE, _MUON_RATE)
     if not stage.extra:
         stage.extra = {"mean": torch.zeros(LATENT_CHANNELS), "covariance": torch.eye(LATENT_CHANNELS)}
     return stage
 
 
-def vae_loss(stage: Stage, shards: Shards, dice: np.random.Generator) -> Callable[[], torch.Tensor]:
+def vae_loss(stage: TrainingStage, shards: Shards, dice: np.random.Generator) -> Callable[[], torch.Tensor]:
     """Draws crops and gives the loss of the networks in training."""
     pictures = _native_pictures(shards)
 
@@ -74,7 +74,7 @@ def whitening(covariance: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def finished_vae(stage: Stage) -> Any:
+def finished_vae(stage: TrainingStage) -> Any:
     """The averaged weights as an `AutoencoderKL` whose latents, scaled, are white."""
     vae: Any = deepcopy(stage.average)
     matrix = whitening(stage.extra["covariance"]) / SCALING_FACTOR
@@ -87,13 +87,15 @@ def finished_vae(stage: Stage) -> Any:
     return vae.eval()
 
 
-def decoder_stage(file: Path, vae: Any, seconds: float) -> Stage:
+def decoder_stage(file: Path, vae: Any, seconds: float) -> TrainingStage:
     """A finished VAE's decoder, trained on by itself: its latents stay what they are, and edges become cleaner."""
     networks = torch.nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
-    return Stage(file, deepcopy(networks).requires_grad_(True), seconds, _RATE, _MUON_RATE / 4)
+    return TrainingStage(file, deepcopy(networks).requires_grad_(True), seconds, _RATE, _MUON_RATE / 4)
 
 
-def decoder_loss(stage: Stage, vae: Any, shards: Shards, dice: np.random.Generator) -> Callable[[], torch.Tensor]:
+def decoder_loss(
+    stage: TrainingStage, vae: Any, shards: Shards, dice: np.random.Generator
+) -> Callable[[], torch.Tensor]:
     """Draws crops and gives the loss of the decoder in training on the latents of `vae`."""
     networks: Any = stage.networks
     pictures = _native_pictures(shards)
@@ -107,7 +109,7 @@ def decoder_loss(stage: Stage, vae: Any, shards: Shards, dice: np.random.Generat
     return loss
 
 
-def with_decoder(vae: Any, stage: Stage) -> Any:
+def with_decoder(vae: Any, stage: TrainingStage) -> Any:
     """The VAE with the stage's averaged decoder."""
     average: Any = stage.average
     changed = deepcopy(vae)

@@ -26,7 +26,7 @@ _EMA_DECAY: Final = 0.999
 
 
 @dataclass(slots=True)
-class Stage:
+class TrainingStage:
     """Networks in training, the running average of their weights, and their optimizers."""
 
     file: Path

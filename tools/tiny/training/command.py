@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from darkroom.inference.tiny.folder import default_root
+from darkroom.inference.user_cache import user_cache_folder
 
 
 @click.command(
@@ -46,18 +46,18 @@ def train_tiny(
     text encoders together. Killed at any time, it goes on from its last checkpoint, at most three minutes back; with
     more minutes than before it trains on.
     """
-    from darkroom.tools.tiny.training.run import Plan, train
+    from darkroom.tools.tiny.training.run import TrainingPlan, train
 
     # The whole of the default takes 20 minutes more than its trainings: for drawing and encoding.
     share = 1.0 if budget_minutes is None else min(1.0, budget_minutes / 180.0)
-    plan = Plan(
+    plan = TrainingPlan(
         shards=max(2, round(shards * share)),
         vae_minutes=minutes_vae * share,
         decoder_minutes=minutes_decoder * share,
         denoiser_minutes=minutes_denoiser * share,
         threads=threads,
     )
-    folder = out or default_root() / "training"
+    folder = out or user_cache_folder() / "training"
     if restart:
         _forget(folder)
     began = time.monotonic()

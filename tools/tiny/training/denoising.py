@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from darkroom.tools.tiny.training.blueprint import make_denoiser, make_scheduler, make_tokenizers
-from darkroom.tools.tiny.training.checkpoint import Stage
+from darkroom.tools.tiny.training.checkpoint import TrainingStage
 from darkroom.tools.tiny.training.drawn import Batch, Pairs
 
 _RATE: Final = 1.0e-3
@@ -26,13 +26,13 @@ _NO_TEXT_SHARE: Final = 0.1
 _NO_POSE_SHARE: Final = 0.05
 
 
-def denoiser_stage(file: Path, seconds: float) -> Stage:
+def denoiser_stage(file: Path, seconds: float) -> TrainingStage:
     """The training of the four networks, from its checkpoint where there is one."""
-    return Stage(file, make_denoiser(), seconds, _RATE)
+    return TrainingStage(file, make_denoiser(), seconds, _RATE)
 
 
 def denoiser_loss(
-    stage: Stage, pairs: Pairs, dice: np.random.Generator, batch_size: int = _BATCH
+    stage: TrainingStage, pairs: Pairs, dice: np.random.Generator, batch_size: int = _BATCH
 ) -> Callable[[], torch.Tensor]:
     """Draws pairs and gives the loss of the networks in training."""
     texts = Texts()

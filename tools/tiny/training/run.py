@@ -7,8 +7,12 @@ Everything lies in one folder: `pairs/` (the drawn shards), `vae.pt`, `decoder.p
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +20,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from darkroom.inference.quiet import no_progress_bars
+from darkroom.inference.tiny.weights import pipeline_index
 from darkroom.tools.tiny.training.autoencoding import (
     decoder_loss,
     decoder_stage,
@@ -26,11 +32,10 @@ from darkroom.tools.tiny.training.autoencoding import (
     vae_stage,
     with_decoder,
 )
-from darkroom.tools.tiny.training.blueprint import make_vae
-from darkroom.tools.tiny.training.checkpoint import Stage
+from darkroom.tools.tiny.training.blueprint import make_scheduler, make_tokenizers, make_vae
+from darkroom.tools.tiny.training.checkpoint import TrainingStage
 from darkroom.tools.tiny.training.denoising import denoiser_loss, denoiser_stage
 from darkroom.tools.tiny.training.drawn import Pairs, Shards
-from darkroom.tools.tiny.training.export import export
 
 Report = Callable[[str], None]
 
@@ -38,7 +43,7 @@ _SAVE_EVERY_S: Final = 150.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """What a training run spends. The defaults take some three hours on two CPU cores."""
 
     shards: int = 80
@@ -54,7 +59,7 @@ class Plan:
     save_every_s: float = _SAVE_EVERY_S
 
 
-def train(folder: Path, plan: Plan, report: Report) -> Path:
+def train(folder: Path, plan: TrainingPlan, report: Report) -> Path:
     """Train darkroom-tiny in `folder`, going on from whatever is there, and give the folder with the model.
 
     Raises `OSError` where `folder` cannot be written.
@@ -88,6 +93,29 @@ def train(folder: Path, plan: Plan, report: Report) -> Path:
     return folder
 
 
+def export(folder: Path, networks: Mapping[str, Any], vae: Any) -> None:
+    """Write `folder/model` and `folder/controlnet`, in place of what was there. The networks stay as they are.
+
+    Raises `OSError` where the folder cannot be written.
+    """
+    tokenizer, tokenizer_2 = make_tokenizers()
+    parts: dict[str, Any] = {**networks, "vae": vae}
+    parts = {name: deepcopy(part).half() for name, part in parts.items()}
+    controlnet = parts.pop("controlnet")
+    parts |= {"tokenizer": tokenizer, "tokenizer_2": tokenizer_2, "scheduler": make_scheduler()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as workplace:
+        half = Path(workplace)
+        with no_progress_bars():
+            for name, part in parts.items():
+                part.save_pretrained(half / "model" / name)
+            controlnet.save_pretrained(half / "controlnet")
+        (half / "model" / "model_index.json").write_text(json.dumps(pipeline_index(parts), indent=2) + "\n")
+        for name in ("model", "controlnet"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(half / name, folder / name)
+
+
 def _draw(shards: Shards, report: Report) -> None:
     missing = shards.missing()
     for done, number in enumerate(missing):
@@ -95,7 +123,7 @@ def _draw(shards: Shards, report: Report) -> None:
         report(f"drawing: {done + 1} of {len(missing)} shards")
 
 
-def _trained_vae(folder: Path, shards: Shards, plan: Plan, report: Report) -> Any:
+def _trained_vae(folder: Path, shards: Shards, plan: TrainingPlan, report: Report) -> Any:
     """The finished VAE. Its latents stand on disk, so once finished it is not trained further."""
     finished = folder / "vae-trained.pt"
     vae = make_vae().eval()
@@ -124,7 +152,7 @@ def _encode(shards: Shards, vae: Any, report: Report) -> None:
         report(f"encoding: {done + 1} of {len(missing)} shards")
 
 
-def _fresh_lots(stage: Stage) -> np.random.Generator:
+def _fresh_lots(stage: TrainingStage) -> np.random.Generator:
     """Lots that do not repeat those before the last checkpoint. Seeds torch's own, too."""
     torch.manual_seed(stage.steps)
     return np.random.default_rng(stage.steps)
