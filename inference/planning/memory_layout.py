@@ -1,4 +1,4 @@
-"""The ways in which a model can be laid out on a device, and what each takes. Pure; `memory_plan` chooses."""
+"""Lists the ways to lay out a model on a device, with the memory that each takes. Pure; `memory_plan` chooses one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from darkroom.inference.types import Series
 
 
 class Place(Enum):
-    """Where a part of the model lives."""
+    """The device that holds a part of the model."""
 
     SAME = "the same device"
     CPU = "the CPU"
@@ -27,7 +27,7 @@ class Place(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MemoryLayout:
-    """Where the parts are, and which lanes take turns."""
+    """The device of each part, and the lanes that take turns."""
 
     text_place: Place
     vae_place: Place
@@ -35,27 +35,27 @@ class MemoryLayout:
 
     @property
     def offload(self) -> bool:
-        """Whether weights come to the device for their lane's turn and leave again."""
+        """True if weights move to the device for their lane's turn and leave it afterwards."""
         return self.series is Series.ALL
 
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """Bytes on the device, margins included."""
+    """Peak bytes on the device, margins included."""
 
     resident: int
-    """What is always there: weights that stay, caches, and the reserve."""
+    """Always allocated: weights that stay, caches, and the reserve."""
     prepare: int
-    """What the prepare lane adds at its peak."""
+    """Added by the prepare lane at its peak."""
     denoise_weights: int
-    """What the denoise lane adds before its first row: its weights, where they come for its turn only."""
+    """Added by the denoise lane before its first row: its weights, if they move with its turn."""
     denoise_row: int
-    """What each guided, posed row of the largest picture adds to a step."""
+    """Added to a step by each guided, posed row of the largest picture."""
     finish: int
-    """What decoding adds: one picture, or as many as are decoded at once."""
+    """Added by decoding one picture, or as many as are decoded at once."""
 
     def total(self, series: Series, rows: int) -> int:
-        """The device's peak with steps of `rows` rows of the largest picture."""
+        """Return the device's peak bytes with steps of `rows` rows of the largest picture."""
         denoise = self.denoise_weights + rows * self.denoise_row
         return (
             self.resident
@@ -67,7 +67,7 @@ class Peaks:
         )
 
     def left_for_rows(self, series: Series, usable_bytes: int) -> int:
-        """What is left for the rows of a step; negative where the rest does not fit."""
+        """Return the bytes left for the rows of a step; negative if everything else does not fit."""
         beside = {
             Series.NONE: self.prepare + self.finish,
             Series.DENOISE_AND_FINISH: self.prepare,
@@ -77,10 +77,10 @@ class Peaks:
 
 
 def layouts(text_place: Place | None, vae_place: Place | None) -> Iterator[MemoryLayout]:
-    """All that can be tried, the best first; a place that is not None was asked for and is kept."""
+    """Yield every layout worth trying, the best first; a place other than None was set by the operator and is kept."""
     vae = vae_place or Place.SAME
     texts = (Place.SAME, Place.CPU) if text_place is None else (text_place,)
-    # With the VAE elsewhere, decoding takes no memory here and nothing is gained by turns.
+    # With the VAE elsewhere, decoding takes no memory here, so turns gain nothing.
     for series in (Series.NONE, Series.DENOISE_AND_FINISH) if vae is Place.SAME else (Series.NONE,):
         for text in texts:
             yield MemoryLayout(text, vae, series)
@@ -90,7 +90,8 @@ def layouts(text_place: Place | None, vae_place: Place | None) -> Iterator[Memor
 def peaks_of(
     layout: MemoryLayout, model: ModelSize, *, dtype: str, vae_dtype: str, width: int, height: int, kept_bytes: int
 ) -> Peaks:
-    """What a layout takes with pictures of width x height; `kept_bytes` are held beside the model (caches)."""
+    """Return the peaks of a layout with pictures of width x height; `kept_bytes` are held besides the model
+    (caches)."""
     size = DTYPE_BYTES[dtype]
     pixels = width * height
     networks = (model.unet + model.controlnet) * size

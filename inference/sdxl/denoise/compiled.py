@@ -1,10 +1,12 @@
-"""Compiled regions: the transformer blocks of UNet and ControlNet, compiled once and used where shapes are static.
+"""Compiled regions: the transformer blocks of UNet and ControlNet, compiled once and used for static shapes.
 
-Compiling only the block that repeats takes a tenth of the time that the whole network takes, and gains nearly as much
-(PyTorch, "Regional compilation"). Two things must never happen. Nothing is compiled under load: after `seal` a shape
-that has no compiled form runs eagerly. And no compiled block passes over hooks that were put on its layers later:
-whoever has such hooks enters as not static. A compiler that does not work is the caller's to notice, and `give_up`
-leaves the networks as they were.
+Compiling only the repeated block takes a tenth of the time of compiling the whole network, and gains nearly as much
+(PyTorch, "Regional compilation"). Two rules hold. Nothing is compiled under load: after `seal` a shape without a
+compiled form runs eagerly. And a compiled block never skips hooks that were put on its layers later: a caller with such
+hooks enters as not static. The caller notices a compiler that does not work, and `give_up` restores the networks.
+
+The compiled shapes are a fixed list of picture sizes and slot counts, because compiling one shape takes seconds to
+minutes. All are compiled before the worker is ready; any other shape runs eagerly and unpadded.
 """
 
 from __future__ import annotations
@@ -21,15 +23,15 @@ Backend = str | Callable[..., Any]
 
 
 class CompiledRegions:
-    """The blocks of some networks that are compiled together, and when their compiled form is used."""
+    """The blocks of some networks, compiled together, with control over when their compiled form is used."""
 
     def __init__(self, networks: Sequence[Any], *, shapes_max: int, backend: Backend = "inductor") -> None:
         """Mark the networks' transformer blocks. Nothing is compiled before their first call.
 
-        `shapes_max` bounds how many forms one block may take. All blocks run the same code, for which torch counts
-        the forms together, and stops compiling at its limit.
+        `shapes_max` bounds the compiled forms of one block. All blocks run the same code, so torch counts their forms
+        together, and stops compiling at its limit.
         """
-        # By their type: diffusers' UNet names its repeated blocks (`_repeated_blocks`), its ControlNet names none.
+        # Found by type: diffusers' UNet names its repeated blocks (`_repeated_blocks`), but its ControlNet names none.
         blocks = [
             block for network in networks for block in network.modules() if isinstance(block, BasicTransformerBlock)
         ]
@@ -45,28 +47,28 @@ class CompiledRegions:
 
     @property
     def count(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return len(self._blocks)
 
     def seal(self) -> None:
-        """From now on nothing is compiled any more: what has no compiled form runs eagerly."""
+        """Stop compiling: from now on a shape without a compiled form runs eagerly."""
         self._sealed = True
 
     def entered(self, *, is_static: bool) -> AbstractContextManager[None]:
-        """Inside, forwards of static shape use the compiled blocks, and all others the plain ones."""
+        """Use the compiled blocks inside the block for forwards of static shape, and the plain ones for all others."""
         if not is_static:
             return _stance("force_eager")
         return _stance("eager_on_recompile") if self._sealed else nullcontext()
 
     def give_up(self) -> None:
-        """Put the plain blocks back, for good."""
+        """Restore the plain blocks permanently."""
         for block in self._blocks:
             block._compiled_call_impl = None
         self._blocks = []
 
 
 class Padded(NamedTuple):
-    """The slots that the networks are run with."""
+    """The slots of the networks' forwards, padding included."""
 
     unet_slots: int
     control_slots: int
@@ -74,10 +76,10 @@ class Padded(NamedTuple):
 
 
 class StaticShapes:
-    """A list of latent sizes, and of slot counts that a forward may have at those sizes (buckets)."""
+    """The latent sizes that are compiled, and the slot counts (buckets) that a forward may have at those sizes."""
 
     def __init__(self, latent_sizes: Iterable[tuple[int, int]] = (), buckets: Iterable[int] = ()) -> None:
-        """`latent_sizes` are (height, width) in latent pixels; without any, nothing is padded.
+        """Make the list. `latent_sizes` are (height, width) in latent pixels; without any, nothing is padded.
 
         Raises `ValueError` for sizes without buckets or a bucket below 1.
         """
@@ -89,12 +91,12 @@ class StaticShapes:
             raise ValueError(f"the buckets are {self.buckets}: slots are counted from 1")
 
     def bucket(self, slots: int) -> int | None:
-        """The smallest bucket that holds so many slots; None above the largest."""
+        """Return the smallest bucket that holds `slots`; None above the largest."""
         place = bisect_left(self.buckets, slots)
         return self.buckets[place] if place < len(self.buckets) else None
 
     def pad(self, latent_height: int, latent_width: int, *, unet_slots: int, control_slots: int) -> Padded:
-        """UNet and ControlNet each padded to a bucket of its own, where the size is on the list and both fit."""
+        """Pad UNet and ControlNet each to a bucket of its own, if the size is on the list and both fit."""
         if (latent_height, latent_width) in self.latent_sizes:
             unet = self.bucket(unet_slots)
             control = self.bucket(control_slots) if control_slots else 0
@@ -104,9 +106,9 @@ class StaticShapes:
 
 
 def slot_buckets(rows_max: int) -> tuple[int, ...]:
-    """Powers of two from 2 on, and at the end what `rows_max` guided rows take and memory has to hold.
+    """Return the powers of two from 2 up, and finally the slots of `rows_max` guided rows, which memory has to hold.
 
-    Few to compile, and a batch is padded by less than half.
+    So there are few shapes to compile, and padding is always less than half of a batch.
     """
     most = 2 * rows_max
     return (*(1 << power for power in range(1, most.bit_length()) if 1 << power < most), most)

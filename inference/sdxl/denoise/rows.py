@@ -1,8 +1,8 @@
-"""One image in the making: everything a row carries that its neighbours do not share.
+"""One unfinished image: everything that a row does not share with its neighbours.
 
-A row is changed in two places only: `next_noise` draws from its generator, and `advance` takes the step. Noise that
-was drawn for a step that failed stays in the row and serves the step's next try, so a failure cannot shift the
-generator's stream and with it the picture.
+Only two methods change a row: `next_noise` draws from its generator, and `advance` takes the step. Noise that was drawn
+for a failed step stays in the row and serves the next attempt, so a failure cannot shift the generator's stream and
+with it the picture.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from darkroom.inference.types import BatchKey, RenderRequest, RowId
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A pose as one request wants it applied."""
+    """A pose with the strength and the window in which one request applies it."""
 
     embedding: torch.Tensor
-    """(1, channels, latent height, latent width): the control picture behind the ControlNet's own small encoder."""
+    """(1, channels, latent height, latent width): the control picture after the ControlNet's own small encoder."""
     scale: float
     start: float
     end: float
 
     def weight(self, step: int, steps: int) -> float:
-        """The ControlNet's weight at `step` of `steps`: the scale inside of the window, 0 outside.
+        """Return the ControlNet's weight at `step` of `steps`: the scale inside the window, 0 outside.
 
-        A step is inside where it lies in [start, end] as a whole, step k of N covering [k / N, (k + 1) / N].
+        Step k of N covers [k / N, (k + 1) / N] and is inside if the whole of it lies in [start, end], as in diffusers'
+        ControlNet pipelines.
         """
         return self.scale if self.start <= step / steps and (step + 1) / steps <= self.end else 0.0
 
 
 class Predicted(NamedTuple):
-    """What a step predicts the picture to be."""
+    """The picture that a step predicts."""
 
     steps_done: int
     latents: torch.Tensor
     """(1, channels, latent height, latent width) fp32: x0."""
     ready: torch.cuda.Event | None
-    """As `SdxlRow.ready`."""
+    """Same meaning as `SdxlRow.ready`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,21 +58,21 @@ class SdxlRow:
     schedule: Schedule
     text: TextEmbedding
     negative: TextEmbedding | None
-    """None where guidance is off: the row then takes one slot of the UNet instead of two."""
+    """None if guidance is off: the row then takes one slot of the UNet instead of two."""
     time_ids: torch.Tensor
     control: Control | None
     generator: torch.Generator
-    """On the CPU whatever the device is, because a generator's stream depends on its device."""
+    """On the CPU for every device, because a generator's stream depends on its device."""
     latents: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
     adapter: AppliedAdapter | None = None
     steps_done: int = 0
     ready: torch.cuda.Event | None = None
-    """Reached when a GPU has done the row's last step; None on a CPU, and before the first step."""
+    """Reached once a GPU has finished the row's last step; None on a CPU and before the first step."""
     wants_preview: bool = False
-    """Whether each step is to leave what it predicts in `predicted`."""
+    """True if each step is to store its prediction in `predicted`."""
     predicted: Predicted | None = field(default=None, repr=False)
-    """Replaced as a whole and never changed, so that another lane may look at it during a step."""
+    """Replaced as a whole and never changed, so that another lane may read it during a step."""
     numbers: torch.Tensor = field(init=False, repr=False)
     """(steps, 5) fp32 on the CPU: the schedule's columns, then the guidance scale."""
     _noise: torch.Tensor | None = field(default=None, repr=False)
@@ -82,7 +83,7 @@ class SdxlRow:
 
     @property
     def steps_total(self) -> int:
-        """How many steps the row needs."""
+        """The number of steps that the row needs."""
         return self.schedule.steps
 
     @property
@@ -91,16 +92,16 @@ class SdxlRow:
         return 0.0 if self.control is None else self.control.weight(self.steps_done, self.steps_total)
 
     def next_noise(self) -> torch.Tensor | None:
-        """The fresh noise of the next step, fp32 on the CPU, of the latents' shape; None where the sampler adds none.
+        """Return the next step's fresh noise, fp32 on the CPU, in the latents' shape; None if the sampler adds none.
 
-        Drawn once a step, however often the step is tried.
+        Drawn once per step, however often the step is attempted.
         """
         if self.schedule.adds_noise and self._noise is None:
             self._noise = draw_noise(self.generator, self.latents.shape)
         return self._noise
 
     def tensors(self) -> list[torch.Tensor]:
-        """All that a step reads of the row on the device."""
+        """Return the tensors on the device that a step reads from the row."""
         texts = [self.text] if self.negative is None else [self.text, self.negative]
         tensors = [self.latents, self.time_ids, *(part for text in texts for part in (text.tokens, text.pooled))]
         if self.control is not None:
@@ -108,7 +109,8 @@ class SdxlRow:
         return tensors if self.adapter is None else [*tensors, *self.adapter.lora.tensors()]
 
     def advance(self, latents: torch.Tensor, ready: torch.cuda.Event | None = None) -> None:
-        """Take the step: new latents, which a GPU has worked out once `ready` is reached; the noise used up."""
+        """Take the step: store the new latents, which a GPU has computed once `ready` is reached, and discard the
+        noise."""
         self.latents = latents
         self.ready = ready
         self.steps_done += 1
@@ -116,5 +118,5 @@ class SdxlRow:
 
 
 def draw_noise(generator: torch.Generator, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
-    """Standard normal noise of `shape` in fp32 on the CPU: fp16 noise is this one rounded."""
+    """Draw standard normal noise of `shape` in fp32 on the CPU: fp16 noise is the same noise, rounded."""
     return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")

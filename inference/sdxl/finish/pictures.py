@@ -1,8 +1,8 @@
-"""From finished latents to a picture.
+"""Decodes finished latents to pictures, and encodes pictures to files: the same bytes every time.
 
-A few rows are decoded together, in a batch of their own: how many is bounded apart from the denoising batch, because
-the VAE is where a device's memory peaks. On a GPU the bytes are copied by way of pinned memory, so that this lane
-waits for its own stream alone.
+A few rows are decoded together. Their number has a limit of its own, because a device's memory peaks in the VAE. On a
+GPU the bytes are copied through pinned memory, so that this lane waits only for its own stream. A file contains nothing
+of the worker, the attempt or the time, because its digest is part of its name.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from darkroom.inference.types import FaultKind, RenderedImage, RenderFault
 from darkroom.schemas.names import CONTENT_TYPES, EXTENSIONS
 
 PNG_COMPRESS_LEVEL: Final = 1
-"""zlib's fastest: a painted picture hardly gets smaller at 6 and takes several times as long."""
+"""zlib's fastest level: at 6 a painted picture is hardly smaller and takes several times as long."""
 
 
 def vae_dtype(vae_config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
-    """The dtype to hold the VAE in.
+    """Return the dtype of the VAE's weights.
 
-    SDXL's own VAE overflows in fp16, and its configuration says so (`force_upcast`). diffusers' pipelines
-    turn it into fp32 for each decoding and back again, in place; here it is fp32 from the start.
+    SDXL's own VAE overflows in fp16, and its configuration says so (`force_upcast`). diffusers' pipelines convert it to
+    fp32 and back for each decode; here it is fp32 from the start.
     """
     return torch.float32 if dtype is torch.float16 and vae_config.get("force_upcast", True) else dtype
 
@@ -35,8 +35,8 @@ def vae_dtype(vae_config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
 def decode_latents(vae: Any, latents: torch.Tensor) -> list[Image.Image | RenderFault]:
     """Decode (rows, channels, height, width) latents to RGB pictures of the VAE's factor times that size.
 
-    A row is answered by a fault of its request, `render_failed`, where a value of its picture is not finite:
-    converted to bytes it would be a black or white picture that looks like a success.
+    A picture with a value that is not finite becomes a fault of its request, `render_failed`: converted to bytes it
+    would be a black or white picture that looks like a success.
     """
     decoded = decode_colours(vae, latents)
     finite = torch.isfinite(decoded).flatten(1).all(dim=1)
@@ -60,8 +60,8 @@ def encode_picture(
 ) -> RenderedImage:
     """Encode an RGB picture as `png`, `webp` or `jpeg`.
 
-    `text` goes into PNG's text chunks; the others have none. `quality` (1 to 100) is for the others. Raises
-    `RenderFault` of the request for a format that is not one of the three.
+    `text` goes into PNG's text chunks; the other formats have none. `quality` (1 to 100) applies to the other formats.
+    Raises `RenderFault` of the request for any other format.
     """
     if image_format not in CONTENT_TYPES:
         raise RenderFault(
@@ -93,7 +93,7 @@ def _not_finite() -> RenderFault:
 
 
 def _unscale(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
-    """Undo the scaling under which the UNet was trained: by mean and deviation where the VAE has them."""
+    """Undo the scaling with which the UNet was trained, by mean and deviation if the VAE's configuration has them."""
     scaling_factor: float = config["scaling_factor"]
     if config.get("latents_mean") is None or config.get("latents_std") is None:
         return latents / scaling_factor
@@ -109,6 +109,6 @@ def _by_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
 def _text_chunks(text: Mapping[str, str]) -> PngInfo:
     chunks = PngInfo()
     for key, value in text.items():
-        # `add_text` falls back to an international chunk for what Latin-1 cannot say.
+        # `add_text` falls back to an international chunk for characters outside Latin-1.
         chunks.add_text(key, value)
     return chunks

@@ -1,4 +1,4 @@
-"""Carries a memory plan out: where each part of a model is loaded to, and in which form it runs."""
+"""Carries out a memory plan: assigns each part of a model to a device, and gives it the form in which it runs."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ HOST: Final = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the operator may say of a plan; by default everything is left to it."""
+    """The operator's settings for a plan; by default the plan decides everything."""
 
     text_device: str = "auto"
     """auto, same, cpu, or another device's name."""
     vae_device: str = "auto"
     width: int = 1024
-    """Of the largest picture that is to be served."""
+    """Width of the largest picture to be served."""
     height: int = 1024
     adapters: bool = False
-    """Whether LoRA files may be applied."""
+    """True if LoRA files may be applied."""
     cache_bytes: int = 0
-    """What prompt and pose caches may hold on the device."""
+    """Bytes that prompt and pose caches may hold on the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A plan on real devices."""
+    """A plan with its real devices."""
 
     plan: MemoryPlan
     device: torch.device
@@ -62,17 +62,18 @@ class Placement:
     vae_device: torch.device
 
     def home(self, part: str) -> torch.device:
-        """Where a part (unet, controlnet, vae, text_encoder, text_encoder_2) is loaded to, and stays between turns."""
+        """Return the device to which a part (unet, controlnet, vae, text_encoder, text_encoder_2) returns between
+        turns."""
         device = self.device_of(_LANES[part])
         return HOST if self.plan.layout.offload and device == self.device else device
 
     def device_of(self, lane: Lane) -> torch.device:
-        """Where a lane's networks run."""
+        """Return the device on which a lane's networks run."""
         return {Lane.PREPARE: self.text_device, Lane.DENOISE: self.device, Lane.FINISH: self.vae_device}[lane]
 
     def dtype_of(self, part: str) -> torch.dtype:
-        """The dtype of all parts but the VAE, whose configuration has a say."""
-        # Beside a GPU the CPU computes in fp32: half precision is slow there, and the host has room.
+        """Return the dtype of a part other than the VAE, whose configuration decides as well."""
+        # Text encoders on the CPU of a GPU machine run in fp32: half precision is slow there, and the host has room.
         is_apart = self.text_device.type == "cpu" and self.device.type != "cpu"
         return torch.float32 if part in TEXT_PARTS and is_apart else self.dtype
 
@@ -85,7 +86,7 @@ def place(
     wishes: Wishes | None = None,
     probe: Callable[[torch.device, torch.dtype], AttentionProbe] = probe_attention,
 ) -> Placement:
-    """Plan for a model by its configurations, the device's memory and its attention. Raises `ModelError`."""
+    """Plan for a model from its configurations, the device's memory and its attention. Raises `ModelError`."""
     device, wishes = _numbered(device), wishes or Wishes()
     text_device, vae_device = (_asked(name, device) for name in (wishes.text_device, wishes.vae_device))
     plan = plan_memory(
@@ -113,13 +114,13 @@ def placed(
     text_device: torch.device | None = None,
     vae_device: torch.device | None = None,
 ) -> Placement:
-    """A plan that is made already, on these devices; those that are not named follow from it."""
+    """Place a finished plan on these devices; devices that are not given follow from the plan."""
     on_cpu = plan.layout.text_place is Place.CPU
     return Placement(plan, device, dtype, text_device or (HOST if on_cpu else device), vae_device or device)
 
 
 def form(placement: Placement, *, unet: Any, controlnet: Any | None, vae: Any) -> None:
-    """Give loaded networks the form that the plan says: memory format, attention, projections, slicing."""
+    """Give loaded networks the form in the plan: memory format, attention, projections, slicing."""
     plan = placement.plan
     for network in (unet, controlnet):
         if network is None:
@@ -135,7 +136,7 @@ def form(placement: Placement, *, unet: Any, controlnet: Any | None, vae: Any) -
 
 
 def residence_of(placement: Placement, networks: Mapping[str, Any]) -> Residence | None:
-    """What moves the networks with the lanes' turns; None where they stay."""
+    """Return the object that moves networks with the lanes' turns; None if they stay on their devices."""
     if placement.plan.layout.series is not Series.ALL:
         return None
     moving: dict[Lane, list[Any]] = {}
@@ -146,10 +147,10 @@ def residence_of(placement: Placement, networks: Mapping[str, Any]) -> Residence
 
 
 def model_size(folders: Mapping[str, Path]) -> ModelSize:
-    """The size of a model whose parts have their `config.json` in `folders`.
+    """Return the size of a model whose parts have their `config.json` in `folders`, by building them without weights.
 
-    The parts are unet, controlnet (may be missing), vae, text_encoder and text_encoder_2. Takes a second or two for
-    SDXL. Raises `ModelError` for a configuration that is none of theirs.
+    The parts are unet, controlnet (optional), vae, text_encoder and text_encoder_2. Takes a second or two for SDXL.
+    Raises `ModelError` for a configuration of another kind of network.
     """
     configs = {part: read_json(folder / "config.json") for part, folder in folders.items()}
     parameters = {part: _parameters(part, config, folders[part]) for part, config in configs.items()}
@@ -199,7 +200,8 @@ def _place_of(asked: torch.device | None, device: torch.device) -> Place | None:
 
 
 def _memory_bytes(device: torch.device) -> int | None:
-    """What this process may use: what is free now, and what it holds already and can give to the model."""
+    """Return the bytes that this process may use: those free now and those that it has already reserved; None on a
+    CPU."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
@@ -213,7 +215,7 @@ def _parameters(part: str, config: Mapping[str, Any], folder: Path) -> int:
                 network = _DIFFUSERS[part].from_config(config)
             else:
                 network = _TRANSFORMERS[part](CLIPTextConfig.from_dict(dict(config)))
-    # Whatever the libraries make of a configuration that is not one of theirs.
+    # The libraries raise many exception types for configurations of other networks.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:300]
         raise ModelError(

@@ -1,7 +1,7 @@
-"""What the text says to the UNet: prompt embeddings and time ids.
+"""Makes the UNet's text conditioning: prompt embeddings and time ids.
 
-SDXL reads a prompt with two encoders. Both give their penultimate layer, side by side; the second also gives a pooled
-embedding. The same text with the same adapter always gives the same embeddings, so they are cached by both.
+SDXL reads a prompt with two encoders. It uses the penultimate layers of both, side by side, and a pooled embedding from
+the second. The same text with the same adapter always gives the same embeddings, so text and adapter are the cache key.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from darkroom.inference.sdxl.prepare.cache import ByteCache
 from darkroom.inference.types import CacheCounts
 
 ENCODERS: Final = ("text_encoder", "text_encoder_2")
-"""What diffusers' folders and LoRA files call the two, in their order."""
+"""The names of the two encoders in diffusers' folders and in LoRA files, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextEmbedding:
-    """One text, or the absence of one, as the UNet takes it."""
+    """One text, or the absence of one, in the form that the UNet takes."""
 
     tokens: torch.Tensor
     """(1, 77, cross-attention width) in the model's dtype, on its device."""
     pooled: torch.Tensor
     """(1, projection width), as above."""
     tokens_cut: int = 0
-    """How many tokens of the text did not fit."""
+    """The number of tokens that did not fit."""
 
 
 class _TextKey(NamedTuple):
     text: str
     adapter: tuple[str, str, float] | None
-    """Name, digest and weight of one that changes the text encoders; None for others, too."""
+    """Name, digest and weight of an adapter that changes the text encoders; None without one."""
 
 
 class TextConditioner:
@@ -62,7 +62,7 @@ class TextConditioner:
         self._zeros: TextEmbedding | None = None
 
     def embed(self, text: str, adapter: AppliedAdapter | None = None) -> TextEmbedding:
-        """The text's embedding, from the cache where it can be. Text beyond 77 tokens is cut and counted."""
+        """Return the text's embedding, from the cache if possible. Tokens beyond the 77th are cut and counted."""
         if adapter is None or not adapter.lora.changes_text:
             return self._cache.get_or_make(_TextKey(text, None), lambda: self._encode(text, None))
         key = _TextKey(text, (adapter.name, adapter.digest, adapter.weight))
@@ -71,11 +71,11 @@ class TextConditioner:
     def embed_negative(
         self, text: str | None, positive: TextEmbedding, adapter: AppliedAdapter | None = None
     ) -> TextEmbedding:
-        """The embedding that guidance leads away from.
+        """Return the embedding that guidance moves away from.
 
-        No text gives zeros where the model is configured so (`force_zeros_for_empty_prompt`), as in diffusers'
-        pipelines; the empty text is encoded like any other, and the two give different pictures. The pipelines encode
-        it with the request's adapter, as they do the prompt.
+        No text gives zeros if the model is configured so (`force_zeros_for_empty_prompt`), as in diffusers' pipelines.
+        The empty text is encoded like any other, and gives a different picture. As in the pipelines, the text is
+        encoded with the request's adapter, like the prompt.
         """
         if text is not None or not self._zeros_for_no_text:
             return self.embed(text or "", adapter)
@@ -84,11 +84,11 @@ class TextConditioner:
         return self._zeros
 
     def counts(self) -> CacheCounts:
-        """Of the prompt cache."""
+        """Return the counts of the prompt cache."""
         return self._cache.counts()
 
     def reset(self) -> None:
-        """Empty the cache and start counting anew."""
+        """Empty the cache and restart its counts."""
         self._cache.reset()
 
     def _encode(self, text: str, adapter: AppliedAdapter | None) -> TextEmbedding:
@@ -102,10 +102,10 @@ class TextConditioner:
         tokens_cut = 0
         for tokenizer, encoder in zip(self._tokenizers, self._encoders, strict=True):
             length = tokenizer.model_max_length
-            # `verbose=False`: the tokenizer would log a warning about the length that the requester gets from us.
+            # `verbose=False`: the tokenizer would log its own warning about the length; ours goes to the requester.
             tokens_cut = max(tokens_cut, len(tokenizer(text, verbose=False).input_ids) - length)
             padded = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-            # Its encoder may be on another device than the rows.
+            # The encoder may be on another device than the rows.
             output = encoder(padded.input_ids.to(encoder.device), output_hidden_states=True)
             layers.append(output.hidden_states[-2])
         # Only the last encoder has a projection, and its projected output is the pooled embedding.
@@ -117,7 +117,7 @@ class TextConditioner:
 
 
 def cut_warning(which: str, embedding: TextEmbedding) -> str | None:
-    """The sentence for the requester where the text did not fit, else None. `which` names the text."""
+    """Return the sentence for the requester if the text did not fit, otherwise None. `which` names the text."""
     if not embedding.tokens_cut:
         return None
     kept = embedding.tokens.shape[1]
@@ -125,10 +125,10 @@ def cut_warning(which: str, embedding: TextEmbedding) -> str | None:
 
 
 def time_ids(*, width: int, height: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """(1, 6): original size, crop corner and target size, each height first.
+    """Return (1, 6) time ids: original size, crop corner and target size, each height first.
 
-    Nothing is cropped, so both sizes are the output's. In the embeddings' dtype, as diffusers has it, where sizes
-    above 2,048 are rounded in fp16.
+    Nothing is cropped, so both sizes are the output's. They have the embeddings' dtype, as in diffusers, so fp16 rounds
+    sizes above 2,048.
     """
     return torch.tensor([[height, width, 0, 0, height, width]], device=device, dtype=dtype)
 
