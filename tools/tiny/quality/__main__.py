@@ -1,4 +1,4 @@
-"""Measures how well a trained tiny model paints what it is asked: `python -m darkroom.tools.tiny.quality`."""
+"""Measures how well a trained tiny model follows prompts and poses: `python -m darkroom.tools.tiny.quality`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 _PLACES = 24
-"""Pictures of each kind on the sheet."""
+"""The number of pictures of each kind on the sheet."""
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The command `darkroom train-tiny`, also `python -m darkroom.inference.tiny`."""
+"""The command `darkroom train-tiny`, also `python -m darkroom.tools.tiny`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def train_tiny(
     """
     from darkroom.tools.tiny.training.run import TrainingPlan, train
 
-    # The whole of the default takes 20 minutes more than its trainings: for drawing and encoding.
+    # By default, drawing and encoding take 20 minutes on top of the training time.
     share = 1.0 if budget_minutes is None else min(1.0, budget_minutes / 180.0)
     plan = TrainingPlan(
         shards=max(2, round(shards * share)),
@@ -68,6 +68,7 @@ def train_tiny(
 
 
 def _forget(folder: Path) -> None:
-    """Remove the checkpoints, so that training begins anew. The drawn pairs are the same every time and stay."""
+    """Remove the checkpoints, so that training starts over. The drawn pairs stay, because they are the same every
+    time."""
     for file in folder.glob("*.pt"):
         file.unlink()

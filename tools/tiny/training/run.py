@@ -1,7 +1,7 @@
-"""Training from the first picture drawn to the model's folders, in stages that can be killed and gone on with.
+"""Runs the training from the first drawn picture to the model's folders, in stages that can be killed and continued.
 
-Everything lies in one folder: `pairs/` (the drawn shards), `vae.pt`, `decoder.pt` and `denoiser.pt` (checkpoints),
-`vae-trained.pt` (what the latents were made with) and, after every checkpoint of the denoiser, the model itself in
+Everything is in one folder: `pairs/` (the drawn shards), `vae.pt`, `decoder.pt` and `denoiser.pt` (checkpoints),
+`vae-trained.pt` (the VAE that made the latents) and, after every checkpoint of the denoiser, the model itself in
 `model/` and `controlnet/`.
 """
 
@@ -44,7 +44,7 @@ _SAVE_EVERY_S: Final = 150.0
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What a training run spends. The defaults take some three hours on two CPU cores."""
+    """The budget of a training run. The defaults take some three hours on two CPU cores."""
 
     shards: int = 80
     pairs_per_shard: int = 500
@@ -53,16 +53,16 @@ class TrainingPlan:
     denoiser_minutes: float = 125.0
     threads: int = 2
     vae_steps_max: int | None = None
-    """Of one call, for a trial; the same below."""
+    """Limit of steps in one call, for a trial run; the same below."""
     denoiser_steps_max: int | None = None
     denoiser_batch: int = 24
     save_every_s: float = _SAVE_EVERY_S
 
 
 def train(folder: Path, plan: TrainingPlan, report: Report) -> Path:
-    """Train darkroom-tiny in `folder`, going on from whatever is there, and give the folder with the model.
+    """Train darkroom-tiny in `folder`, continue from its checkpoints, and return the folder with the model.
 
-    Raises `OSError` where `folder` cannot be written.
+    Raises `OSError` if `folder` cannot be written.
     """
     torch.set_num_threads(plan.threads)
     shards = Shards(folder / "pairs", plan.shards, plan.pairs_per_shard)
@@ -94,9 +94,9 @@ def train(folder: Path, plan: TrainingPlan, report: Report) -> Path:
 
 
 def export(folder: Path, networks: Mapping[str, Any], vae: Any) -> None:
-    """Write `folder/model` and `folder/controlnet`, in place of what was there. The networks stay as they are.
+    """Write `folder/model` and `folder/controlnet` in fp16, replacing earlier ones. The networks stay unchanged.
 
-    Raises `OSError` where the folder cannot be written.
+    Raises `OSError` if the folder cannot be written.
     """
     tokenizer, tokenizer_2 = make_tokenizers()
     parts: dict[str, Any] = {**networks, "vae": vae}
@@ -124,7 +124,7 @@ def _draw(shards: Shards, report: Report) -> None:
 
 
 def _trained_vae(folder: Path, shards: Shards, plan: TrainingPlan, report: Report) -> Any:
-    """The finished VAE. Its latents stand on disk, so once finished it is not trained further."""
+    """Return the finished VAE. Its latents are on disk, so once finished it is not trained further."""
     finished = folder / "vae-trained.pt"
     vae = make_vae().eval()
     if not finished.is_file():
@@ -153,7 +153,7 @@ def _encode(shards: Shards, vae: Any, report: Report) -> None:
 
 
 def _fresh_lots(stage: TrainingStage) -> np.random.Generator:
-    """Lots that do not repeat those before the last checkpoint. Seeds torch's own, too."""
+    """Return random numbers that do not repeat those before the last checkpoint. Seeds torch's global state, too."""
     torch.manual_seed(stage.steps)
     return np.random.default_rng(stage.steps)
 
