@@ -1,4 +1,4 @@
-"""The seam between the worker and whatever renders: the protocols of an engine and of a device.
+"""The seam between the worker and the renderer: the protocols of an engine and of a device.
 
 A `Device` turns rows into pixels and knows nothing of threads. An `Engine` runs a device in three lanes (prepare,
 denoise, finish) on threads of its own and reports in the events of `darkroom.inference.types`. This module imports

@@ -19,7 +19,7 @@ from darkroom.schemas.wire.digests import derived_seed, raw_digest
 _ADAPTERS_NAMED_MAX = 5
 
 if TYPE_CHECKING:
-    # Only its numbers are read here: whoever resolves has loaded the settings already.
+    # Only for the type: callers have already loaded the settings.
     from darkroom.schemas.settings import LimitSettings
 
 
@@ -96,7 +96,7 @@ def _check_size(request: GenerationRequest, width: int, height: int, info: Model
             _reject(
                 request,
                 ErrorCode.INVALID_REQUEST,
-                f"{name} is {side}: at least {limits.min_side} pixels are asked for here",
+                f"{name} is {side}: at least {limits.min_side} pixels are required here",
             )
         if side % info.size_multiple:
             _reject(

@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 from darkroom.schemas.events.pose import FoundPerson, Pose
 
 ProgressDetail = Literal["none", "steps", "previews"]
-"""How much of a job's progress is reported: nothing, its steps, or also small pictures of its first image."""
+"""The reported progress of a job: nothing, its steps, or also small pictures of its first image."""
 
 PREVIEW_SIDE_PX_MAX: Final = 128
 """Limit of a preview's longer side: as many pixels as SDXL has latents at 1024 x 1024, enough to see the
@@ -45,7 +45,7 @@ class BatchKey(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a model's UNet predicts, and on which noise schedule."""
+    """The prediction of a model's UNet, and its noise schedule."""
 
     kind: str
     """`epsilon` or `v_prediction`."""

@@ -56,9 +56,9 @@ class ModelSize:
     text_encoders: int
     vae: int
     unet_channels: int = 320
-    """Of its first level."""
+    """Channels of the UNet's first level."""
     vae_channels: int = 128
-    """Of its first level."""
+    """Channels of the VAE's first level."""
     latent_factor: int = 8
     tile_pixels: int = TILED_ABOVE_PIXELS
     """Pixels of one tile, if a picture is decoded in tiles: the VAE's own `sample_size`, squared."""

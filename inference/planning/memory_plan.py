@@ -235,29 +235,31 @@ def _attention(device_kind: str, probe: AttentionProbe) -> tuple[Attention, str]
 def _reasons(plan: MemoryPlan, *, adapters: bool, asked: bool, second_device: bool) -> list[str]:
     reasons = _form_reasons(plan, adapters=adapters)
     if plan.memory_bytes is None:
-        return [*reasons, f"The memory of a {plan.device_kind} is the host's: no plan bounds the batch."]
+        return [*reasons, f"A {plan.device_kind} uses the host's memory: no plan bounds the batch."]
     gb, layout = plan.memory_bytes / 1e9, plan.layout
     decode = f"{plan.peaks.finish / 1e9:.1f}"
-    weights = f"{gb:.1f} GB, of which {plan.peaks.resident / 1e9:.1f} are always taken"
+    weights = f"of {gb:.1f} GB, {plan.peaks.resident / 1e9:.1f} are always allocated"
     reasons.append(
         {
-            Series.NONE: f"Lanes run side by side: {weights}, {decode} by a decode, the rest by rows.",
-            Series.DENOISE_AND_FINISH: f"Denoising and decoding take turns: {weights}, and a decode's {decode} do not "
-            "fit beside a step.",
+            Series.NONE: f"Lanes run side by side: {weights}, a decode takes {decode}, and the rest is for rows.",
+            Series.DENOISE_AND_FINISH: f"Denoising and decoding take turns: {weights}, and the {decode} of a decode do not "
+            "fit besides a step.",
             Series.ALL: "All lanes take turns and weights are offloaded: "
             f"the model does not fit into {gb:.1f} GB as a whole; the host keeps a copy of it.",
         }[layout.series]
     )
     if layout.text_place is Place.CPU and not asked:
-        reasons.append("The text encoders are on the CPU in float32: on the device they would take the rows' memory.")
+        reasons.append(
+            "The text encoders are on the CPU in float32: on the device they would take memory from the rows."
+        )
     if asked:
-        reasons.append("Places of the text encoders and the VAE are as the settings say.")
+        reasons.append("The settings choose the devices of the text encoders and the VAE.")
     if plan.vae_dtype != plan.dtype and layout.series is not Series.NONE:
         reasons.append("A VAE that is safe in float16 (DARKROOM_MODEL__VAE_PATH) would halve what a decode takes.")
     if second_device and layout.series is not Series.NONE:
         reasons.append(
-            "A second GPU is there: with DARKROOM_MODEL__VAE_DEVICE and DARKROOM_MODEL__TEXT_DEVICE on it this "
-            "one is for denoising alone."
+            "There is a second GPU: set DARKROOM_MODEL__VAE_DEVICE and DARKROOM_MODEL__TEXT_DEVICE to it to leave this "
+            "one to denoising."
         )
     return reasons
 
@@ -269,15 +271,17 @@ def _form_reasons(plan: MemoryPlan, *, adapters: bool) -> list[str]:
         "does not depend on the worker's memory."
     ]
     if plan.vae_slicing:
-        reasons.append(f"Pictures are decoded one by one: {DECODE_ROWS} at once would take the room of rows.")
+        reasons.append(
+            f"Pictures are decoded one by one: decoding {DECODE_ROWS} at once would take memory from the rows."
+        )
     if plan.vae_dtype != plan.dtype:
         reasons.append("The VAE is in float32: its configuration (force_upcast) says that it overflows in float16.")
     if plan.channels_last:
-        reasons.append("Weights are channels-last: what half-precision convolutions on CUDA read without a copy.")
+        reasons.append("Weights are channels-last, which half-precision convolutions on CUDA read without a copy.")
     if adapters:
-        reasons.append("QKV projections are not fused: LoRA would be lost in part.")
+        reasons.append("QKV projections are not fused: fusing would lose part of a LoRA.")
     elif plan.device_kind == "cuda" and not plan.fuse_qkv:
-        reasons.append("QKV projections are not fused: only SDPA takes them so.")
+        reasons.append("QKV projections are not fused: only SDPA supports it.")
     return reasons
 
 

@@ -96,7 +96,7 @@ def read_curve(path: Path) -> dict[int, float]:
     except OSError as error:
         raise CurveError(f"the curve file {path} cannot be read ({error.strerror}): name one that can") from error
     if len(content) > FILE_BYTES_MAX:
-        raise CurveError(f"the curve file {path} has more than {FILE_BYTES_MAX} bytes: it is no curve")
+        raise CurveError(f"the curve file {path} has more than {FILE_BYTES_MAX} bytes: it is not a curve file")
     try:
         points: Any = json.loads(content)
     except (ValueError, RecursionError) as error:

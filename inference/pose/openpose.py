@@ -40,9 +40,9 @@ class OpenPoseDetector(PoseDetector):
     """`PoseDetector` by OpenPose's body network."""
 
     def __init__(self, network: torch.nn.Module, digest: str) -> None:
-        """`network` maps pixels (1, 3, height, width) to limb fields (1, 38, height / 8, width / 8) and heatmaps of 19.
+        """Make a detector. Raises `ModelError` if the extra is not installed.
 
-        Raises `ModelError` where the extra is not installed.
+        `network` maps pixels (1, 3, height, width) to limb fields (1, 38, height / 8, width / 8) and 19 heatmaps.
         """
         library = _library()
         # Its constructor unpickles the weights and sets nothing besides the network.

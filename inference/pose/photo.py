@@ -28,8 +28,8 @@ DETECTOR_BYTES: Final = 512 * 1024 * 1024
 """Memory that a plan reserves on the device: 200 MiB of weights, and the network's activations."""
 
 NO_DETECTOR: Final = (
-    "A photo needs a detector of people, which this worker does not have: send keypoints or a skeleton picture "
-    "instead. To have one, install darkroom[photos] (BlazePose, Apache-2.0). Or install darkroom[pose] (OpenPose, "
+    "Photos need a person detector, and this worker has none: send keypoints or a skeleton picture instead. To add a "
+    "detector, install darkroom[photos] (BlazePose, Apache-2.0). Or install darkroom[pose] (OpenPose, "
     "whose licence allows non-commercial use only), fetch body_pose_model.pth of lllyasviel/ControlNet "
     "(annotator/ckpts), and set DARKROOM_MODEL__POSE_DETECTOR_PATH to it."
 )
@@ -38,8 +38,8 @@ NOBODY_FOUND: Final = (
     "skeleton goes as `image`."
 )
 SKELETON_AS_PHOTO: Final = (
-    "the pose's photo looks like an OpenPose skeleton on black, and people were looked for in it: send a skeleton as "
-    "`image`"
+    "the pose's photo looks like an OpenPose skeleton on black, and was searched for people all the same: send a skeleton "
+    "as `image`"
 )
 
 

@@ -31,7 +31,7 @@ class PictureLimits:
 
 
 def decode_picture(content: bytes, limits: PictureLimits) -> Image.Image:
-    """Decode a PNG, JPEG or WebP picture to RGB, upright, its first frame where it is animated.
+    """Decode a PNG, JPEG or WebP picture to RGB, upright; of an animation, its first frame.
 
     Transparent pixels become black, the background of every skeleton, and 16-bit levels are rounded to 8 bits. A
     sequential JPEG of up to 16 times `pixels_max` is decoded at a half or a quarter of its sides. Raises `RenderFault`

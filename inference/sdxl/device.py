@@ -61,7 +61,7 @@ _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16"
 
 
 class SdxlDevice(Device[SdxlRow]):
-    """SDXL, with a ControlNet where one is given, on one torch device."""
+    """SDXL on one torch device, with a ControlNet if one is given."""
 
     def __init__(
         self,
@@ -186,14 +186,14 @@ class SdxlDevice(Device[SdxlRow]):
         with device_faults("preparing a request"), model.prepare_stream.completed():
             return model.prepare(job)
 
+    @override
     def step(self, rows: Sequence[SdxlRow]) -> None:
-        """As `Device.step`."""
         model = self._loaded()
         with device_faults(f"denoising {len(rows)} rows"):
             model.step(rows)
 
+    @override
     def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage | RenderFault, ...]:
-        """As `Device.finish`."""
         model = self._loaded()
         with device_faults(f"decoding {len(rows)} pictures"), model.finish_stream.entered():
             return model.finish(rows)
@@ -204,18 +204,18 @@ class SdxlDevice(Device[SdxlRow]):
         with device_faults("making a preview"), model.finish_stream.entered():
             return model.preview(row)
 
+    @override
     def measured_on(self) -> Mapping[str, str]:
-        """As `Device.measured_on`."""
         model = self._loaded()
         return measured_on(model.networks, model.components.placement)
 
+    @override
     def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
-        """As `Device.buckets`."""
         shapes = self._loaded().networks.shapes
         return shapes.buckets if (latent_height, latent_width) in shapes.latent_sizes else ()
 
+    @override
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
-        """As `Device.measure`."""
         model = self._loaded()
         with device_faults(f"measuring {part.value} of {count}"):
             return model.measure(part, latent_height, latent_width, count)

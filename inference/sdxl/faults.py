@@ -60,7 +60,7 @@ def device_faults(doing: str) -> Iterator[None]:
             ) from error
         if is_device_lost(error):
             raise DeviceLost(
-                f"The GPU stopped working while {doing}: {_first_line(error)}. This worker ends; start it anew."
+                f"The GPU stopped working while {doing}: {_first_line(error)}. This worker ends: restart it."
             ) from error
         raise
 

@@ -78,7 +78,7 @@ class BlazePoseDetector(PoseDetector):
     def __init__(self) -> None:
         """Load the weights that the package carries.
 
-        Raises `ModelError` where they are not whole, or where the extra `photos` is not installed.
+        Raises `ModelError` if they are not whole, or if the extra `photos` is not installed.
         """
         self._interpreters = {name: _interpreter(name) for name in WEIGHTS}
         self._anchors = decode.anchors()

@@ -42,7 +42,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_headers(files: Iterable[Path]) -> Header:
-    """Return the headers of `files` as one. Raises `ModelError` for a file that is torn or no safetensors file."""
+    """Return the headers of `files` as one. Raises `ModelError` for a file that is torn or not a safetensors file."""
     shapes: dict[str, tuple[int, ...]] = {}
     metadata: dict[str, str] = {}
     for file in files:
@@ -51,5 +51,5 @@ def read_headers(files: Iterable[Path]) -> Header:
                 metadata |= opened.metadata() or {}
                 shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         except (OSError, safetensors.SafetensorError) as error:
-            raise ModelError(f"The file {file} is torn or no safetensors file ({error}): copy it again.") from error
+            raise ModelError(f"The file {file} is torn or not a safetensors file ({error}): copy it again.") from error
     return Header(shapes, metadata)

@@ -96,7 +96,7 @@ def parse_lora(file: Path, content: bytes, names: LayerNames, networks: Networks
         settings = json.loads(metadata.get(_METADATA) or "{}")
     except (safetensors.SafetensorError, ValueError) as error:
         raise LoraUnusable(
-            f"The adapter file {file.name} is torn or no safetensors file ({_first_line(error)}): copy it again."
+            f"The adapter file {file.name} is torn or not a safetensors file ({_first_line(error)}): copy it again."
         ) from error
     about = _File(file.name, metadata)
     if not tensors:
@@ -108,7 +108,9 @@ def parse_lora(file: Path, content: bytes, names: LayerNames, networks: Networks
     for key in keys:
         what = foreign(key)
         if what is not None:
-            about.refuse(f"is no plain LoRA, its tensor {key} belongs to {what[0]}, which is not supported: {what[1]}")
+            about.refuse(
+                f"is not a plain LoRA, its tensor {key} belongs to {what[0]}, which is not supported: {what[1]}"
+            )
     written = _written(about, keys, tensors, names)
     scales = settings if isinstance(settings, dict) else {}
     layers: dict[str, dict[str, LoraLayer]] = {}
@@ -141,7 +143,7 @@ def _written(
         place = names.find(key)
         if place is None:
             hint = family(key, about.metadata)
-            about.refuse(f"is no plain LoRA, its tensor {key} is not known{hint}: take it out, or use a plain LoRA")
+            about.refuse(f"is not a plain LoRA, its tensor {key} is not known{hint}: take it out, or use a plain LoRA")
         if isinstance(place, str):
             about.refuse(
                 f"does not fit this model, which has no linear layer or convolution {place} (its tensor {key})"
@@ -163,7 +165,9 @@ def _fit(about: _File, module: Any, layer: str, written: _Written, settings: Map
     (down_key, down), (up_key, up) = parts["down"], parts["up"]
     for key, tensor in parts.values():
         if not tensor.is_floating_point():
-            about.refuse(f"has the tensor {key} of {tensor.dtype}, which is no weight or quantised: use an fp16 file")
+            about.refuse(
+                f"has the tensor {key} of {tensor.dtype}, which is quantised or not a weight: use an fp16 file"
+            )
     down, up = down.float(), up.float()
     if "mid" in parts:
         down = _with_middle(about, down, *parts["mid"])

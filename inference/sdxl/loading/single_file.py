@@ -92,7 +92,7 @@ def prefix_of(part: str) -> str:
 
 
 def load_single(kind: Any, part: str, weights: Weights, dtype: torch.dtype) -> Any:
-    """The network of `part`, on the CPU. Raises `ModelError` where the file's tensors are not the network's."""
+    """Load the network of `part` on the CPU. Raises `ModelError` if the file's tensors are not the network's."""
     file = weights.single_file
     assert file is not None
     with init_empty_weights():

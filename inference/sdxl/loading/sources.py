@@ -57,7 +57,7 @@ class Sources:
     index: Mapping[str, Any]
     """Its `model_index.json`."""
     parts: Mapping[str, Weights]
-    """By network: unet, vae, text_encoder, text_encoder_2 and, where there is one, controlnet."""
+    """By network: unet, vae, text_encoder, text_encoder_2 and, if there is one, controlnet."""
     unet_header: Header
     """The header of the files that hold the UNet: it may state the UNet's parameterisation."""
 
@@ -144,7 +144,7 @@ def _is_file(path: Path) -> bool:
     if not path.exists():
         raise ModelError(f"{path} is not there: correct the setting that names it, or copy the model again.")
     if path.is_file() and path.suffix != ".safetensors":
-        raise ModelError(f"{path} is no .safetensors file, and others can run code when they are read: convert it.")
+        raise ModelError(f"{path} is not a .safetensors file, and reading other formats can run code: convert it.")
     return path.is_file()
 
 

@@ -107,14 +107,14 @@ class AdapterStore:
         try:
             if not file.is_file():
                 raise LoraUnusable(
-                    f"The adapter {file.name} is no file that is there: put the {_SUFFIX} file itself into the folder."
+                    f"The adapter {file.name} does not exist or is not a file: put the {_SUFFIX} file itself into the folder."
                 )
             if file.stat().st_size > _FILE_SHRINKS_MAX * self._cache_bytes_max:
                 raise LoraUnusable(self._too_large(file, file.stat().st_size))
             content = file.read_bytes()
         except OSError as error:
             raise LoraUnusable(
-                f"The adapter file {file.name} cannot be read ({error.strerror}): check its rights."
+                f"The adapter file {file.name} cannot be read ({error.strerror}): check its permissions."
             ) from error
         lora = parse_lora(file, content, self._names, self._networks)
         if lora.size_bytes > self._cache_bytes_max:

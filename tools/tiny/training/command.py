@@ -25,10 +25,10 @@ from darkroom.inference.user_cache import user_cache_folder
 @click.option(
     "--budget-minutes",
     type=click.FloatRange(0, min_open=True),
-    help="Scale all three, and the number of shards, to about so long in total.",
+    help="Scale all three, and the number of shards, to about this total time.",
 )
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
-@click.option("--restart", is_flag=True, help="Begin anew instead of going on from the checkpoints in --out.")
+@click.option("--restart", is_flag=True, help="Start over instead of continuing from the checkpoints in --out.")
 def train_tiny(
     *,
     out: Path | None,
@@ -40,11 +40,11 @@ def train_tiny(
     threads: int,
     restart: bool,
 ) -> None:
-    """Train a tiny model that paints, from pictures that are drawn here: three hours on two CPU cores by default.
+    """Train a tiny model that paints, from pictures that the command draws: three hours on two CPU cores by default.
 
-    Draws pairs of pictures and skeletons, trains the VAE, its decoder some more by itself, then UNet, ControlNet and
-    text encoders together. Killed at any time, it goes on from its last checkpoint, at most three minutes back; with
-    more minutes than before it trains on.
+    Draws pairs of pictures and skeletons, trains the VAE, then its decoder alone, then UNet, ControlNet and text
+    encoders together. Killed at any time, it continues from its last checkpoint, at most three minutes back; given more
+    minutes than before, it trains further.
     """
     from darkroom.tools.tiny.training.run import TrainingPlan, train
 
