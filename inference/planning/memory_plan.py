@@ -242,8 +242,8 @@ def _reasons(plan: MemoryPlan, *, adapters: bool, asked: bool, second_device: bo
     reasons.append(
         {
             Series.NONE: f"Lanes run side by side: {weights}, a decode takes {decode}, and the rest is for rows.",
-            Series.DENOISE_AND_FINISH: f"Denoising and decoding take turns: {weights}, and the {decode} of a decode do not "
-            "fit besides a step.",
+            Series.DENOISE_AND_FINISH: f"Denoising and decoding take turns: {weights}, and the {decode} of a "
+            "decode do not fit alongside a step.",
             Series.ALL: "All lanes take turns and weights are offloaded: "
             f"the model does not fit into {gb:.1f} GB as a whole; the host keeps a copy of it.",
         }[layout.series]

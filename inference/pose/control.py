@@ -28,8 +28,8 @@ COLOUR_SHARE_MIN: Final = 0.4
 """Share of a bright cell's highest channel by which its lowest must lie below it; otherwise the cell counts as grey."""
 
 NOBODY_DRAWN: Final = (
-    "The pose's picture shows nobody: it has only one colour, which is what a pose extractor writes if it finds nobody. "
-    "Send the skeleton of a person, keypoints, or a photo as `photo`."
+    "The pose's picture shows nobody: it has only one colour, which is what a pose extractor writes if it finds "
+    "nobody. Send the skeleton of a person, keypoints, or a photo as `photo`."
 )
 _UNLIKE: Final = (
     "the pose's picture does not look like an OpenPose skeleton on black ({}), and the model may not follow it: send a "

@@ -38,8 +38,8 @@ NOBODY_FOUND: Final = (
     "skeleton goes as `image`."
 )
 SKELETON_AS_PHOTO: Final = (
-    "the pose's photo looks like an OpenPose skeleton on black, and was searched for people all the same: send a skeleton "
-    "as `image`"
+    "the pose's photo looks like an OpenPose skeleton on black, and was searched for people all the same: send a "
+    "skeleton as `image`"
 )
 
 

@@ -107,7 +107,7 @@ class AdapterStore:
         try:
             if not file.is_file():
                 raise LoraUnusable(
-                    f"The adapter {file.name} does not exist or is not a file: put the {_SUFFIX} file itself into the folder."
+                    f"The adapter {file.name} does not exist or is not a file: put the {_SUFFIX} file itself there."
                 )
             if file.stat().st_size > _FILE_SHRINKS_MAX * self._cache_bytes_max:
                 raise LoraUnusable(self._too_large(file, file.stat().st_size))
