@@ -1,1 +1,1 @@
-"""Requests become pixels: devices, the lanes that drive them, poses, and the tiny model. No Kafka, no S3."""
+"""Turns requests into pixels: the engine, its devices, poses, and the tiny model. Knows neither Kafka nor S3."""

@@ -1,4 +1,4 @@
-"""A small picture as the file that goes out while the real one is still in the making."""
+"""Encodes the small picture that is sent while the real one is unfinished."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Final
 
 from PIL import Image
 
-from darkroom.inference.contract import PREVIEW_BYTES_MAX, PREVIEW_SIDE_PX_MAX
+from darkroom.inference.types import PREVIEW_BYTES_MAX, PREVIEW_SIDE_PX_MAX
 
 _QUALITIES: Final = (80, 50, 20)
-"""Tried in this order until the file is small enough. Pure noise of 128 x 128 pixels has 18 KiB at 80."""
+"""JPEG qualities, tried in this order until the file is small enough. Pure noise of 128 x 128 pixels takes 18 KiB at
+80."""
 
 
 def encode_preview(picture: Image.Image) -> bytes:
-    """An RGB picture as JPEG within the bounds on previews, made smaller where it is too large.
+    """Encode an RGB picture as JPEG within the limits on previews, scaled down if it is too large.
 
-    Colours are not subsampled: a preview of a tiny model has eight pixels a side.
+    Colours are not subsampled, because a preview of the tiny model has only eight pixels a side.
     """
     longer = max(picture.size)
     if longer > PREVIEW_SIDE_PX_MAX:

@@ -1,7 +1,7 @@
-"""What a request leaves open is closed here, against the loaded model and the deployment's limits.
+"""Fills in a request's defaults and checks it against the loaded model and the deployment's limits.
 
-Pure: no device, no clock. The result says everything that a device must know, so that two workers with the
-same model paint the same picture of it.
+Pure: no device, no clock. The result holds everything that a device must know, so that two workers with the same model
+paint the same picture from it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from darkroom.inference.contract import AdapterUse, BatchKey, ModelInfo, RenderRequest
 from darkroom.inference.pose.photo import NO_DETECTOR
+from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo, RenderRequest
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
 from darkroom.schemas.events.request import GenerationRequest, effective_steps
@@ -19,17 +19,17 @@ from darkroom.schemas.wire.digests import derived_seed, raw_digest
 _ADAPTERS_NAMED_MAX = 5
 
 if TYPE_CHECKING:
-    # Only its numbers are read here: whoever resolves has loaded the settings already.
+    # Only for the type: callers have already loaded the settings.
     from darkroom.schemas.settings import LimitSettings
 
 
 def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) -> RenderRequest:
-    """The request with nothing left to default.
+    """Return the request with every default filled in.
 
-    Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for what is
-    out of bounds, `unknown_adapter` for one that was not loaded with the model, `model_mismatch` for a pose where
-    the model has no ControlNet, `pose_unreadable` for a photo where there is no detector, `pose_not_found` for
-    keypoints of which nothing would be drawn.
+    Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for values out of
+    bounds, `unknown_adapter` for an adapter that was not loaded with the model, `model_mismatch` for a pose if the
+    model has no ControlNet, `pose_unreadable` for a photo if there is no detector, and `pose_not_found` for keypoints
+    of which nothing would be drawn.
     """
     width = info.native_width if request.width is None else request.width
     height = info.native_height if request.height is None else request.height
@@ -73,7 +73,7 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
 
 
 def unknown_adapter(name: str, info: ModelInfo) -> str:
-    """The sentence for a request whose adapter is not there."""
+    """Return the sentence for a request that names a missing adapter."""
     if name in info.adapters_refused:
         return f"adapter {name!r} was refused when the model was loaded: {info.adapters_refused[name]}"
     if not info.adapters:
@@ -84,7 +84,7 @@ def unknown_adapter(name: str, info: ModelInfo) -> str:
 
 
 def batch_key(request: RenderRequest, info: ModelInfo) -> BatchKey:
-    """What the request's rows must share with others to share a step with them."""
+    """Return the key of the request's rows: rows with equal keys may share a step."""
     return BatchKey(request.height // info.latent_factor, request.width // info.latent_factor, info.revision)
 
 
@@ -96,7 +96,7 @@ def _check_size(request: GenerationRequest, width: int, height: int, info: Model
             _reject(
                 request,
                 ErrorCode.INVALID_REQUEST,
-                f"{name} is {side}: at least {limits.min_side} pixels are asked for here",
+                f"{name} is {side}: at least {limits.min_side} pixels are required here",
             )
         if side % info.size_multiple:
             _reject(
@@ -115,7 +115,7 @@ def _check_size(request: GenerationRequest, width: int, height: int, info: Model
 def _image_text(
     request: GenerationRequest, info: ModelInfo, *, width: int, height: int, steps: int, seed: int
 ) -> dict[str, str]:
-    """What a PNG says of itself: all that it takes to paint it again, and nothing of who painted it or when."""
+    """Return the PNG's text: everything needed to paint it again, and nothing about the worker or the time."""
     asked: dict[str, Any] = {
         "tenant": request.tenant,
         "request_id": request.request_id,
@@ -155,7 +155,7 @@ def _pose_text(pose: Pose) -> dict[str, Any]:
         return {"people": pose.people, "format": pose.format}
     field, picture = ("image", pose.image) if isinstance(pose, SkeletonPose) else ("photo", pose.photo)
     if isinstance(picture, InlinePicture):
-        # By its digest: the picture itself would make a small PNG half a megabyte larger.
+        # Its digest alone: the picture itself would make a small PNG half a megabyte larger.
         return {field: raw_digest(picture.content)}
     return {field: {"bucket": picture.bucket, "key": picture.key}}
 

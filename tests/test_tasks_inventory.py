@@ -41,7 +41,10 @@ KNOWN: dict[str, tuple[Counter[str], str]] = {
     "consumer/worker/health.py": (Counter(Thread=1), "begins its server again when it ends, and counts that"),
     "consumer/kafka/writer.py": (Counter(ensure_future=1), AWAITED),
     "consumer/stack/download.py": (Counter(ThreadPoolExecutor=1), AWAITED),
-    "inference/engine/loop.py": (Counter(Thread=1), "a lane says `EngineStopped` however it ends, and the worker ends"),
+    "inference/engine/lanes.py": (
+        Counter(Thread=1),
+        "a lane says `EngineStopped` however it ends, and the worker ends",
+    ),
 }
 """By module: the calls that begin something, and who owns what they begin."""
 

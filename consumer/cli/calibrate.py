@@ -13,7 +13,7 @@ from darkroom.producer.cli.terminal import config_option, fail, is_watched, sett
 
 if TYPE_CHECKING:
     from darkroom.consumer.planner.calibrate import Calibrated, Size
-    from darkroom.inference.planning.calibration import Progress
+    from darkroom.inference.planning.calibration import ReportBatch
 
 SIZES_MAX = 64
 """Of one call: more than anybody's requests have, and each takes seconds."""
@@ -61,8 +61,8 @@ def calibrate(
     profile (DARKROOM_MODEL__PROFILE_DIR) and measures nothing.
     """
     from darkroom.consumer.planner.calibrate import calibrate_device
-    from darkroom.inference.contract import ModelError
     from darkroom.inference.planning.profile_store import ProfileError
+    from darkroom.inference.types import ModelError
     from darkroom.producer.logs import configure
     from darkroom.schemas.settings import LogSettings
 
@@ -93,7 +93,7 @@ def calibrate(
 class _shown:  # noqa: N801 - reads as a word of the `with` statement
     """One line on a terminal that says what is being measured; nothing where nobody watches."""
 
-    def __enter__(self) -> Progress | None:
+    def __enter__(self) -> ReportBatch | None:
         if not is_watched():
             return None
         from rich.console import Console

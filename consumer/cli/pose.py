@@ -109,10 +109,10 @@ def _look(file: Path, canvas: tuple[float, float] | None) -> tuple[Seen, Image.I
 
 
 def _photo(file: Path, content: bytes) -> tuple[Seen, Image.Image]:
-    from darkroom.inference.contract import ModelError, RenderFault
     from darkroom.inference.pose.blazepose.detector import BlazePoseDetector, is_installed
     from darkroom.inference.pose.photo import NOBODY_FOUND, find_people
     from darkroom.inference.pose.picture import PictureLimits, decode_picture
+    from darkroom.inference.types import ModelError, RenderFault
 
     if not is_installed():
         raise click.ClickException("Photos need darkroom[photos]: install it, or give a file of keypoints.")

@@ -145,7 +145,7 @@ async def run_worker(settings: Settings, make_worker: Callable[..., MadeWorker] 
     from darkroom.consumer.worker.pod_cost import NoCluster
     from darkroom.consumer.worker.ports import BrokerGone, BrokerUnavailable
     from darkroom.consumer.worker.worker import Worker
-    from darkroom.inference.contract import ModelError
+    from darkroom.inference.types import ModelError
     from darkroom.producer.kafka.connection import KafkaUnavailable
     from darkroom.producer.kafka.rights_check import check_rights
     from darkroom.producer.kafka.topic_checks import warn_of_topics

@@ -15,9 +15,10 @@ import psutil
 import urllib3
 
 from darkroom.consumer.worker.machine import machine
-from darkroom.inference.contract import ModelInfo, Prediction
+from darkroom.inference.contract import RunPlan
 from darkroom.inference.planning.memory_plan import MEMORY_BYTES_MIN as DEVICE_BYTES_MIN
-from darkroom.inference.planning.memory_plan import MEMORY_BYTES_RECOMMENDED, MemoryPlan
+from darkroom.inference.planning.memory_plan import MEMORY_BYTES_RECOMMENDED
+from darkroom.inference.types import ModelInfo, Prediction
 from darkroom.producer.kafka.connection import KafkaUnavailable, administering
 from darkroom.producer.kafka.denials import named, user_of
 from darkroom.producer.kafka.rights_check import missing_rights
@@ -144,7 +145,7 @@ def memory_advice(memory_bytes: int, settings: Settings) -> str | None:
 async def _model(settings: Settings) -> tuple[Finding, ...]:
     """Loads it, as a worker would: whatever is wrong with it shows here. Then how it is run, and why."""
     from darkroom.consumer.worker.engines import make_engine
-    from darkroom.inference.contract import ModelError
+    from darkroom.inference.types import ModelError
 
     # The pose detector has a check of its own.
     model = settings.model.model_copy(update={"pose_detector_path": None})
@@ -154,7 +155,7 @@ async def _model(settings: Settings) -> tuple[Finding, ...]:
     except ModelError as error:
         remedy = "The DARKROOM_MODEL__* settings say what is loaded: a diffusers folder or checkpoint of SDXL."
         return (Finding("model", False, str(error), remedy),)
-    info = engine.info
+    info, plan = engine.info, engine.plan
     await asyncio.to_thread(engine.close)
     details = {
         "path": info.path,
@@ -166,7 +167,7 @@ async def _model(settings: Settings) -> tuple[Finding, ...]:
     size = f"{info.native_width} x {info.native_height}"
     says = f"{info.name} on {info.device} in {info.dtype}, {size}, {len(info.adapters)} adapters, {info.revision}"
     notes = () if info.prediction is None else (_predicts(info.prediction),)
-    return (Finding("model", True, says, notes=notes, details=details), *_adapters(info), *_plan(info.plan))
+    return (Finding("model", True, says, notes=notes, details=details), *_adapters(info), *_plan(plan))
 
 
 def _predicts(prediction: Prediction) -> str:
@@ -194,20 +195,21 @@ def _adapters(info: ModelInfo) -> tuple[Finding, ...]:
     )
 
 
-def _plan(plan: MemoryPlan | None) -> tuple[Finding, ...]:
+def _plan(plan: RunPlan | None) -> tuple[Finding, ...]:
     """What the memory plan decided; nothing for a device that has none."""
     if plan is None:
         return ()
-    details = {"plan": plan.as_json()}
-    timings = {"sdpa_ms": plan.probe.sdpa_ms, "xformers_ms": plan.probe.xformers_ms}
+    details = plan.as_json()
+    probe = details["probe"]
+    timings = {name: probe[name] for name in ("sdpa_ms", "xformers_ms")}
     return (
-        Finding("plan", True, plan.summary(), notes=plan.reasons, details=details),
+        Finding("plan", True, plan.summary(), notes=plan.reasons, details={"plan": details}),
         Finding(
             "attention",
             True,
             plan.why_attention,
-            notes=plan.probe.says,
-            details={"backend": plan.attention.value, **timings},
+            notes=tuple(probe["says"]),
+            details={"backend": details["attention"], **timings},
         ),
     )
 
@@ -215,7 +217,7 @@ def _plan(plan: MemoryPlan | None) -> tuple[Finding, ...]:
 async def photos(settings: Settings) -> Finding:
     """Say which detector finds the people in photos. That photos are refused is no failure: not all deployments want
     them."""
-    from darkroom.inference.contract import ModelError
+    from darkroom.inference.types import ModelError
 
     source = settings.model.pose_detector_path
     if settings.simulated.is_asked_for:
@@ -237,9 +239,9 @@ async def photos(settings: Settings) -> Finding:
 
 def _blazepose() -> Finding:
     """Load what finds people where no weights are named, as a worker would."""
-    from darkroom.inference.contract import ModelError
     from darkroom.inference.pose.blazepose.detector import BlazePoseDetector, is_installed
     from darkroom.inference.pose.photo import NO_DETECTOR
+    from darkroom.inference.types import ModelError
 
     if not is_installed():
         return Finding("photos", True, f"refused: {NO_DETECTOR}")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from darkroom.consumer.worker.engines import calibration_of, make_engine
-from darkroom.inference.contract import Device, EngineEvent, ModelError
+from darkroom.inference.contract import Device
 from darkroom.inference.planning.calibration import (
     NotMeasurableError,
-    Progress,
+    ReportBatch,
     measure_shape,
     rows_to_measure,
     with_shape,
@@ -19,6 +19,7 @@ from darkroom.inference.planning.calibration import (
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile, Ended, ProfileKey, ShapeProfile
 from darkroom.inference.planning.profile_store import ProfileError, ProfileStore
 from darkroom.inference.planning.step_curve import curve_text
+from darkroom.inference.types import EngineEvent, ModelError
 from darkroom.schemas.settings import Settings
 
 Size = tuple[int, int]
@@ -109,7 +110,9 @@ class Calibrated:
         return (*written, plot)
 
 
-def calibrate_device(settings: Settings, sizes: Sequence[Size] | None, progress: Progress | None = None) -> Calibrated:
+def calibrate_device(
+    settings: Settings, sizes: Sequence[Size] | None, progress: ReportBatch | None = None
+) -> Calibrated:
     """Load the device that the settings ask for, measure it, and keep the profile in the settings' folder.
 
     `sizes`: in pixels, the model's native one where there are none. Raises `ModelError`, also where the device cannot

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from darkroom.consumer.planner.simulate import Arrival
-from darkroom.inference.contract import BatchKey, RenderRequest
+from darkroom.inference.types import BatchKey, RenderRequest
 from darkroom.schemas.events.pose import PeoplePose
 
 ARRIVALS_MAX: Final = 2_000_000

@@ -14,8 +14,8 @@ from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 from darkroom.consumer.planner.simulate import Delays
 from darkroom.consumer.planner.topic import TOPIC, Topic
 from darkroom.consumer.planner.virtual import Alarm, DeviceListener, VirtualClock, VirtualDevice
-from darkroom.inference.contract import BatchKey, RowId
 from darkroom.inference.planning.profile import DeviceProfile
+from darkroom.inference.types import BatchKey, RowId
 
 PICTURE_BYTES = 1_500_000
 """A PNG of a megapixel; only `Limits.unsettled_bytes_max` looks at it."""

@@ -21,8 +21,8 @@ from darkroom.consumer.core.jobs import JobFacts
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 from darkroom.consumer.planner.virtual import Alarm, Clock, DeviceListener, VirtualClock, VirtualDevice
-from darkroom.inference.contract import BatchKey, RenderRequest, RowId
 from darkroom.inference.planning.profile import DeviceProfile
+from darkroom.inference.types import BatchKey, RenderRequest, RowId
 
 TOPIC: Final = "simulated"
 _PICTURE_BYTES: Final = 100_000

@@ -2,7 +2,7 @@
 
 The device is the engine's own batch (`darkroom.inference.engine.step_batch.StepBatch`) between two lanes, with a
 profile in place of the model: a step takes what the profile says of its slots. Preparing and finishing take their turns
-in lanes of their own, as in `darkroom.inference.engine.loop`.
+in lanes of their own, as in `darkroom.inference.engine`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Protocol
 
-from darkroom.inference.contract import BatchKey, RenderJob, RenderRequest, RowId
 from darkroom.inference.engine.step_batch import HeldJob, HeldRow, StepBatch
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
+from darkroom.inference.types import BatchKey, RenderJob, RenderRequest, RowId
 
 Call = Callable[[], None]
 
@@ -135,7 +135,7 @@ class VirtualDevice:
         self._step_s: dict[tuple[BatchKey, int, int], float] = {}
         self._jobs: dict[str, HeldJob[VirtualRow]] = {}
         self._finished: Counter[str] = Counter()
-        self._batch: StepBatch[VirtualRow] = StepBatch(rows_max, self.cap)
+        self._batch: StepBatch[VirtualRow] = StepBatch(self.cap)
         self._stepping = False
         self._leap: Leap | None = None
         """Under way, and nothing is said of it yet."""

@@ -23,7 +23,7 @@ from typing import IO, Final
 
 import structlog
 
-from darkroom.inference.contract import ModelError
+from darkroom.inference.types import ModelError
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ import structlog
 from minio import Minio
 from minio.error import S3Error
 
-from darkroom.inference.contract import ModelError
+from darkroom.inference.types import ModelError
 from darkroom.schemas.settings.model_source import StorePrefix
 
 _log = structlog.get_logger(__name__)

@@ -19,7 +19,7 @@ from minio import Minio
 from darkroom.consumer.weights.cache import ModelCache
 from darkroom.consumer.weights.listing import RemoteModel, list_model
 from darkroom.consumer.weights.transfer import fetch_file
-from darkroom.inference.contract import ModelError
+from darkroom.inference.types import ModelError
 from darkroom.producer.store.objects import BucketForbidden, ObjectsError
 from darkroom.producer.store.s3_client import connect
 from darkroom.producer.store.s3_errors import translated

@@ -21,7 +21,7 @@ from minio import Minio
 from minio.error import S3Error
 
 from darkroom.consumer.weights.listing import RemoteFile
-from darkroom.inference.contract import ModelError
+from darkroom.inference.types import ModelError
 from darkroom.producer.store.s3_client import PAUSE_S
 from darkroom.schemas.settings.model_source import StorePrefix
 

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from darkroom.inference.contract import ModelInfo, RenderRequest
-from darkroom.inference.planning.profile import DeviceProfile
+from darkroom.inference.contract import CostProfile
+from darkroom.inference.types import ModelInfo, RenderRequest
 
 MEAN_WEIGHT: Final = 0.05
 """Of the newest request in the running mean: it follows a change of load within some twenty requests."""
@@ -42,7 +42,7 @@ class _Kind(NamedTuple):
 
 
 def backlog_seconds(
-    profile: DeviceProfile,
+    profile: CostProfile,
     info: ModelInfo,
     known: Iterable[RenderRequest],
     unread: int,

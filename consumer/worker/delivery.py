@@ -16,7 +16,7 @@ from darkroom.consumer.core.jobs import Verdict, VerdictKind
 from darkroom.consumer.core.partition_key import JobKey
 from darkroom.consumer.worker.intake import Payload, Stopwatch
 from darkroom.consumer.worker.ports import OutgoingRecord
-from darkroom.inference.contract import ModelInfo
+from darkroom.inference.types import ModelInfo
 from darkroom.producer.outcomes import completions
 from darkroom.producer.outcomes.completions import Answered, Work
 from darkroom.producer.outcomes.dead_letters import Original, Reason, dead_letter

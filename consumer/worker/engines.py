@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from darkroom.inference.contract import Device, Engine, ModelError, RowT
-from darkroom.inference.engine.loop import Calibrating, LaneEngine
+from darkroom.inference.contract import Device, Engine, RowT
+from darkroom.inference.engine import Calibrate, LaneEngine
 from darkroom.inference.planning.calibration import Calibration
 from darkroom.inference.planning.profile_store import ProfileError, ProfileStore, default_folder, read_profile
 from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.types import ModelError
 from darkroom.schemas.settings import Settings
 from darkroom.schemas.settings.model_source import StorePrefix
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from darkroom.inference.simulated.device import SimulatedDevice
 
 
-def make_engine(settings: Settings, calibration: Calibrating | None = None) -> Engine:
+def make_engine(settings: Settings, calibration: Calibrate | None = None) -> Engine:
     """An engine that is not started, calibrated by the settings unless something else is given.
 
     Raises `ModelError` for settings that no device can be made of.
@@ -59,7 +60,7 @@ def _name_of(path: Path | StorePrefix | None) -> str | None:
     return path.name if isinstance(path, StorePrefix) else None
 
 
-def _in_lanes(device: Device[RowT], settings: Settings, calibration: Calibrating) -> LaneEngine[RowT]:
+def _in_lanes(device: Device[RowT], settings: Settings, calibration: Calibrate) -> LaneEngine[RowT]:
     return LaneEngine(
         device,
         rows_max=settings.batch.max_rows,

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from darkroom.consumer.core.jobs import JobFacts, Verdict, VerdictKind
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.worker.ports import Record
-from darkroom.inference.contract import ModelInfo, RenderedImage, RenderRequest
 from darkroom.inference.resolve import resolve
+from darkroom.inference.types import ModelInfo, RenderedImage, RenderRequest
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.completion import Completion
 from darkroom.schemas.events.pose import FoundPerson

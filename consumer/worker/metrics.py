@@ -23,8 +23,9 @@ from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.worker.backlog import MeanSeconds, backlog_seconds
 from darkroom.consumer.worker.intake import Payload
 from darkroom.consumer.worker.ports import Delivery
-from darkroom.inference import contract as engine_says
-from darkroom.inference.contract import Engine, EngineEvent
+from darkroom.inference import types as engine_says
+from darkroom.inference.contract import Engine
+from darkroom.inference.types import EngineEvent
 from darkroom.inference.utilization import gpu_utilization
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.completion import Completion

@@ -19,8 +19,8 @@ from aiokafka.errors import KafkaError
 
 from darkroom.consumer.core.partition_key import JobKey
 from darkroom.consumer.worker.intake import Payload
-from darkroom.inference import contract as engine_says
-from darkroom.inference.contract import EngineEvent, JobId, Preview
+from darkroom.inference import types as engine_says
+from darkroom.inference.types import EngineEvent, JobId, Preview
 from darkroom.producer.kafka.passwords import renew_password
 from darkroom.producer.outages import KAFKA
 from darkroom.schemas.events.pose import InlinePicture

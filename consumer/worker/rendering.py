@@ -18,8 +18,9 @@ import structlog
 from darkroom.consumer.core import events as on
 from darkroom.consumer.core.partition_key import JobKey, RowKey
 from darkroom.consumer.worker.intake import Payload, Stopwatch
-from darkroom.inference import contract as engine_says
-from darkroom.inference.contract import Engine, EngineEvent, FaultKind, JobId, RenderJob, RowId
+from darkroom.inference import types as engine_says
+from darkroom.inference.contract import Engine
+from darkroom.inference.types import EngineEvent, FaultKind, JobId, RenderJob, RowId
 from darkroom.producer.tasks import described
 
 log = structlog.get_logger(__name__)
@@ -43,11 +44,14 @@ class Rendering:
         post: Callable[[on.Event], None],
         on_stopped: Callable[[str], None],
         clock: Callable[[], float],
+        on_lane: Callable[[EngineEvent], None] | None = None,
     ) -> None:
+        """Make a rendering that is not started. `on_lane`: told of every engine event on the engine's own threads."""
         self._engine = engine
         self._post = post
         self._on_stopped = on_stopped
         self._clock = clock
+        self._on_lane = on_lane
         self._serial = count(1)
         self._ids: dict[JobKey, JobId] = {}
         self._jobs: dict[JobId, tuple[JobKey, Payload]] = {}
@@ -62,7 +66,7 @@ class Rendering:
         """Told of every engine event on the event loop: metrics, progress."""
 
     async def start(self) -> None:
-        """Load and warm the engine on a thread. Raises `darkroom.inference.contract.ModelError`."""
+        """Load and warm the engine on a thread. Raises `darkroom.inference.types.ModelError`."""
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._engine.start, self._listen)
 
@@ -97,6 +101,8 @@ class Rendering:
 
     def _listen(self, event: EngineEvent) -> None:
         """On a lane's thread."""
+        if self._on_lane is not None:
+            self._on_lane(event)
         self._queue.append(event)
         if _is_quiet(event):
             self._quiet_s += event.seconds

@@ -20,7 +20,7 @@ from darkroom.consumer.worker.boots import StoreBoots
 from darkroom.consumer.worker.delivery import Delivery, Payloads
 from darkroom.consumer.worker.driver import Driver
 from darkroom.consumer.worker.health import Health, HealthServer
-from darkroom.consumer.worker.idle_time import TimedEngine
+from darkroom.consumer.worker.idle_time import DeviceWaits
 from darkroom.consumer.worker.intake import Intake
 from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
 from darkroom.consumer.worker.pod_cost import PodApi, PodCost
@@ -114,7 +114,7 @@ class Worker:
         # The group's members are told apart by their boots: ownership and fates are read from the client ids.
         client_id = f"{settings.worker.name}.{self._boots.boot}"
         core = Core(limits_of(settings, self._boots.boot))
-        timed = TimedEngine(engine, lambda: core.flow.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
+        waits = DeviceWaits(lambda: core.flow.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
         self._broker: Broker = make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id)
         self._kafka_answers = True
         self._tasks = make_tasks(
@@ -125,7 +125,9 @@ class Worker:
             core=core,
             broker=self._broker,
             boots=self._boots,
-            rendering=lambda post, stopped: Rendering(timed, post, stopped, asyncio.get_running_loop().time),
+            rendering=lambda post, stopped: Rendering(
+                engine, post, stopped, asyncio.get_running_loop().time, on_lane=waits.on_engine
+            ),
             delivery=delivery,
             intake=lambda: self._intake(delivery),
             payloads=self.payloads,

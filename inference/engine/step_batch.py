@@ -1,7 +1,7 @@
-"""Where every job and row of an engine stands, and which rows take the next step together.
+"""Tracks every job and row of an engine, and decides which rows take the next step together and which get a preview.
 
-The decisions of the lanes without their threads: nothing here locks, waits, reads a clock or calls a
-device. `darkroom.inference.engine.loop` holds the lock, asks and performs.
+The decisions of the lanes without their threads: nothing here locks, waits, reads a clock or calls a device.
+`darkroom.inference.engine.monitor` holds the lock, and the lanes do the work.
 """
 
 from __future__ import annotations
@@ -12,19 +12,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic
 
-from darkroom.inference.contract import (
-    BatchKey,
-    JobId,
-    JobRendered,
-    RenderedImage,
-    RenderJob,
-    RowId,
-    RowT,
-)
+from darkroom.inference.contract import RowT
+from darkroom.inference.types import BatchKey, JobId, JobRendered, RenderedImage, RenderJob, RowId
 
 
-class Stage(Enum):
-    """Where a row stands. A row of a job that is over stands nowhere: whoever holds it lets go."""
+class RowStage(Enum):
+    """The stage of a row. Rows of a job that has ended have none: their holder lets go of them."""
 
     PREPARED = "prepared"
     JOINING = "joining"
@@ -33,7 +26,7 @@ class Stage(Enum):
 
 
 class Move(Enum):
-    """What happens to a row."""
+    """A transition of a row from one stage to the next."""
 
     ADMIT = "admit"
     BOARD = "board"
@@ -41,17 +34,17 @@ class Move(Enum):
     RETIRE = "retire"
 
 
-NEXT_STAGE: dict[tuple[Stage, Move], Stage] = {
-    (Stage.PREPARED, Move.ADMIT): Stage.JOINING,
-    (Stage.JOINING, Move.BOARD): Stage.ON_DEVICE,
-    (Stage.ON_DEVICE, Move.PUT_BACK): Stage.PREPARED,
-    (Stage.ON_DEVICE, Move.RETIRE): Stage.RETIRED,
+NEXT_STAGE: dict[tuple[RowStage, Move], RowStage] = {
+    (RowStage.PREPARED, Move.ADMIT): RowStage.JOINING,
+    (RowStage.JOINING, Move.BOARD): RowStage.ON_DEVICE,
+    (RowStage.ON_DEVICE, Move.PUT_BACK): RowStage.PREPARED,
+    (RowStage.ON_DEVICE, Move.RETIRE): RowStage.RETIRED,
 }
-"""Every move that is lawful; `HeldRow.move` refuses the rest."""
+"""The lawful transitions; `HeldRow.move` refuses all others."""
 
 
 class HeldRow(Generic[RowT]):
-    """A device's row with the job it belongs to and the stage it is in."""
+    """A device's row with its job and its stage."""
 
     __slots__ = ("job", "row", "row_id", "stage")
 
@@ -59,10 +52,10 @@ class HeldRow(Generic[RowT]):
         self.job = job
         self.row = row
         self.row_id = row_id
-        self.stage = Stage.PREPARED
+        self.stage = RowStage.PREPARED
 
     def move(self, move: Move) -> None:
-        """Take a lawful move. Raises `ValueError`, and changes nothing, where it is not one."""
+        """Take a transition. Raises `ValueError`, and changes nothing, if it is not lawful from the row's stage."""
         following = NEXT_STAGE.get((self.stage, move))
         if following is None:
             name = f"row {self.row_id.image} of job {self.row_id.job_id!r}"
@@ -74,14 +67,14 @@ class HeldRow(Generic[RowT]):
 class HeldJob(Generic[RowT]):
     """One incarnation of a job id, from `prepare` until it is rendered, failed or dropped.
 
-    Lanes compare objects, not ids: a job that is prepared again under an old id is another `HeldJob`, so
-    what a lane still does for the old one cannot touch it.
+    Lanes compare objects, not ids. A job that is prepared again under an old id is another `HeldJob`, so work that a
+    lane still does for the old one cannot affect it.
     """
 
     job: RenderJob
     rows: tuple[HeldRow[RowT], ...] = ()
     over: bool = False
-    """Rendered, failed or dropped: nothing more is done or said for it."""
+    """True once the job was rendered, failed or dropped: no lane works for it and no event mentions it."""
     images: dict[int, RenderedImage] = field(default_factory=dict)
     joined_at: float | None = None
     left_at: float = 0.0
@@ -90,27 +83,27 @@ class HeldJob(Generic[RowT]):
     rows_min: int = 0
     rows_max: int = 0
     preview_due_at: float | None = 0.0
-    """No preview of it is made before; None once one has failed: nobody waits for it, so it is not tried again."""
+    """The earliest time of the next preview; None once a preview has failed, because it is not worth retrying."""
 
     def receive(self, rows: Sequence[RowT]) -> None:
-        """Take the rows that the prepare lane made, in order of their index."""
+        """Take the rows that the prepare lane made, in the order of their images."""
         self.rows = tuple(HeldRow(self, row, RowId(self.job.job_id, index)) for index, row in enumerate(rows))
 
     def took_step(self, shared_by: int, share_seconds: float) -> None:
-        """Count a step of one of the job's rows, shared by `shared_by` rows, its own included."""
+        """Count a step of one of the job's rows, shared by `shared_by` rows including its own."""
         self.device_seconds += share_seconds
         self.rows_max = max(self.rows_max, shared_by)
         self.rows_min = min(self.rows_min or shared_by, shared_by)
 
     def took_images(self, rows: Sequence[HeldRow[RowT]], images: Sequence[RenderedImage], seconds: float) -> bool:
-        """Keep the pictures of `rows`; true once the job has all of its pictures."""
+        """Keep the pictures of `rows`, and return true once the job has all of its pictures."""
         self.decode_seconds += seconds
         for held, image in zip(rows, images, strict=True):
             self.images[held.row_id.image] = image
         return len(self.images) == len(self.rows)
 
     def rendered(self) -> JobRendered:
-        """What there is to say of a job that has all of its pictures."""
+        """Return the event of a job that has all of its pictures."""
         joined_at = self.left_at if self.joined_at is None else self.joined_at
         return JobRendered(
             job_id=self.job.job_id,
@@ -123,26 +116,26 @@ class HeldJob(Generic[RowT]):
         )
 
     def end(self) -> None:
-        """Mark the job as over and let go of what it holds on the device."""
+        """Mark the job as ended and let go of its rows, and with them of its memory on the device."""
         self.over = True
         self.rows = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Boundary(Generic[RowT]):
-    """What a step boundary showed, rows of jobs that are over left out."""
+    """The outcome of a step, without the rows of jobs that have ended."""
 
     batch_key: BatchKey
     row_ids: tuple[RowId, ...]
-    """Rows that took the step."""
+    """The rows that took the step."""
     retired: tuple[HeldRow[RowT], ...]
-    """Those of them that are complete and have left."""
+    """The rows among them that are complete and have left."""
     joined: int
     steps_done: dict[JobId, int]
 
 
 class StepBatch(Generic[RowT]):
-    """The rows on the device and the rows that wait to join them.
+    """The rows on the device and the rows waiting to join them.
 
     Invariants:
 
@@ -152,44 +145,45 @@ class StepBatch(Generic[RowT]):
     - `rows` changes at boundaries only: in `board`, `stepped` and `put_back`.
     """
 
-    def __init__(self, rows_max: int, cap: Callable[[BatchKey], int] | None = None) -> None:
-        """`cap`: rows of a key that may share a step, `rows_max` for every key where it is not given."""
-        self.cap: Callable[[BatchKey], int] = cap or (lambda _key: rows_max)
+    def __init__(self, cap: Callable[[BatchKey], int]) -> None:
+        """Make an empty batch. `cap` returns how many rows of a key may share a step."""
+        self._cap = cap
         self.rows: tuple[HeldRow[RowT], ...] = ()
         self.device_rows: tuple[RowT, ...] = ()
-        """The same rows as the device knows them."""
+        """The same rows as the device's own objects."""
         self._row_ids: tuple[RowId, ...] = ()
         self._told_of: tuple[HeldRow[RowT], ...] = ()
-        self.shown: tuple[HeldRow[RowT], ...] = ()
-        """Of these rows, those of which previews are wanted: the first images of jobs that asked."""
+        self.previewed: tuple[HeldRow[RowT], ...] = ()
+        """The rows among them that want previews: the first images of jobs that asked for some."""
         self._joining: dict[BatchKey, deque[tuple[int, HeldRow[RowT]]]] = {}
         self._admissions = 0
         self._joined = 0
 
     @property
     def idle(self) -> bool:
-        """True when there is nothing to step and nobody to let in."""
+        """True if there are no rows to step and none waiting to join."""
         return not self.rows and not self._joining
 
     def admit(self, row: HeldRow[RowT]) -> None:
-        """Queue a prepared row for the next boundary at which there is room for it."""
+        """Queue a prepared row for the next boundary with room for it."""
         row.move(Move.ADMIT)
         self._admissions += 1
         self._joining.setdefault(row.row.batch_key, deque()).append((self._admissions, row))
 
     def discard(self, job: HeldJob[RowT]) -> None:
-        """Take the job's rows out of the queue. Those on the device leave at the boundary, its job being over."""
-        for key in {held.row.batch_key for held in job.rows if held.stage is Stage.JOINING}:
+        """Remove the job's rows from the queue. Those on the device leave at the next boundary, because the job is
+        over."""
+        for key in {held.row.batch_key for held in job.rows if held.stage is RowStage.JOINING}:
             self._requeue(key, deque(entry for entry in self._joining[key] if entry[1].job is not job))
 
     def board(self, now: float) -> None:
-        """At a boundary: let go of rows whose job is over, then fill up from the queue."""
+        """Let go, at a boundary, of rows whose job is over, then fill up from the queue."""
         staying = [held for held in self.rows if not held.job.over]
         before = len(staying)
         key = staying[0].row.batch_key if staying else self._oldest_key()
         queue = self._joining.get(key) if key is not None else None
         if key is not None and queue is not None:
-            cap = self.cap(key)
+            cap = self._cap(key)
             while queue and len(staying) < cap:
                 _, held = queue.popleft()
                 held.move(Move.BOARD)
@@ -202,7 +196,7 @@ class StepBatch(Generic[RowT]):
             self._set(staying)
 
     def stepped(self, seconds: float, now: float) -> Boundary[RowT]:
-        """After a step of all `rows` that took `seconds`: count it and let complete rows leave."""
+        """Count a step of all `rows` that took `seconds`, and let complete rows leave."""
         shared_by = len(self.rows)
         share_seconds = seconds / shared_by
         complete = over = False
@@ -218,7 +212,7 @@ class StepBatch(Generic[RowT]):
         return Boundary(batch_key, row_ids, retired, self._joined, steps_done)
 
     def put_back(self) -> tuple[RowId, ...]:
-        """After a step that failed: all rows leave and are prepared again; returns those whose job is not over."""
+        """Return all rows of a failed step to `PREPARED`, and give the ids of those whose job is not over."""
         leaving = [held for held in self.rows if not held.job.over]
         for held in leaving:
             held.move(Move.PUT_BACK)
@@ -252,11 +246,42 @@ class StepBatch(Generic[RowT]):
             del self._joining[key]
 
     def _set(self, rows: Sequence[HeldRow[RowT]]) -> None:
-        # What is asked for at every step is worked out here, when the rows change.
+        # Derived here, when the rows change, because every step asks for it.
         self.rows = tuple(rows)
         self.device_rows = tuple(held.row for held in rows)
         self._row_ids = tuple(held.row_id for held in rows)
         self._told_of = tuple(held for held in rows if held.job.job.progress != "none")
-        self.shown = tuple(
+        self.previewed = tuple(
             held for held in self._told_of if held.job.job.progress == "previews" and held.row_id.image == 0
         )
+
+
+class PreviewQueue(Generic[RowT]):
+    """The rows whose preview is due, at most one a job, the longest waiting first.
+
+    Previews are lossy by contract. The finish lane makes them only while no finished row waits, and a row leaves the
+    queue with its last step, because the picture itself follows then. So the queue is never longer than the batch.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        """Make an empty queue. `interval_s`: the least time between two previews of one job."""
+        self._interval_s = interval_s
+        self._due: dict[HeldJob[RowT], HeldRow[RowT]] = {}
+
+    def add(self, rows: Sequence[HeldRow[RowT]], now: float) -> bool:
+        """Queue those of `rows`, which just took a step, whose preview is due; return true if any row waits."""
+        for held in rows:
+            due_at = held.job.preview_due_at
+            if due_at is not None and now >= due_at and not held.job.over:
+                self._due.setdefault(held.job, held)
+        return bool(self._due)
+
+    def take(self, now: float) -> HeldRow[RowT] | None:
+        """Take the first row that is still on the device; its job's next preview is due an interval from `now`."""
+        while self._due:
+            job = next(iter(self._due))
+            held = self._due.pop(job)
+            if held.stage is RowStage.ON_DEVICE and not job.over:
+                job.preview_due_at = now + self._interval_s
+                return held
+        return None

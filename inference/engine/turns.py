@@ -1,48 +1,31 @@
-"""Whose turn it is on a device that cannot hold all lanes at once.
+"""Decides which lane may call a device that cannot hold all lanes at once.
 
-Decisions without threads: `darkroom.inference.engine.monitor` holds the lock, asks and notifies. A lane that is free of
-turns goes whenever it likes. The others share one turn:
+Decisions without threads: `darkroom.inference.engine.monitor` holds the lock, asks and notifies. A lane that takes
+no turns enters whenever it has work. The others share one turn:
 
-- Nobody goes while another one is inside of the device.
-- Who has the turn keeps it while there is work for it and its calls are below `calls_max` of its lane; after that, or
-  without work, the turn goes on to the next lane with work, in the order prepare, denoise, finish, prepare.
-- So no lane waits longer than the others' calls, and the turn changes no more often than work or fairness asks.
+- No lane enters while another one is inside the device.
+- The lane with the turn keeps it while it has work and has made fewer than `calls_max` calls. Then the turn passes to
+  the next lane with work, in the order prepare, denoise, finish, prepare.
+- So no lane waits longer than the others' calls, and the turn changes no more often than work or fairness requires.
 
-Where nothing moves with the turn (`Series.DENOISE_AND_FINISH`) one call each is fair: a finished picture waits for one
-step. Where weights move (`Series.ALL`) a turn lasts: jobs are prepared by the batch, steps go on until the batch is
-empty or a slow picture's worth of steps is done, and what has finished meanwhile is decoded together.
+If nothing moves with the turn (`Series.DENOISE_AND_FINISH`), one call each is fair: a finished picture waits for one
+step. If weights move (`Series.ALL`), a turn lasts: jobs are prepared in groups, steps go on until the batch is empty or
+a slow picture's worth of steps is done, and all pictures that finished meanwhile are decoded together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Final
 
-
-class Lane(Enum):
-    """One of the three ways into a device."""
-
-    PREPARE = "prepare"
-    DENOISE = "denoise"
-    FINISH = "finish"
-
-
-class Series(Enum):
-    """Which lanes of a device must take turns, its memory being short."""
-
-    NONE = "none"
-    DENOISE_AND_FINISH = "denoise and finish"
-    """A step and a decode do not fit together; a turn costs nothing."""
-    ALL = "all"
-    """Weights move to the device for their lane's turn: a turn costs their way, so it lasts."""
-
+from darkroom.inference.types import Lane, Series
 
 _ORDER: Final = tuple(Lane)
 _ONE_EACH: Final[Mapping[Lane, int]] = {Lane.DENOISE: 1, Lane.FINISH: 1}
 _LASTING: Final[Mapping[Lane, int]] = {Lane.PREPARE: 16, Lane.DENOISE: 50, Lane.FINISH: 16}
-"""A full engine's jobs, two of the fast preset's pictures, a full finish queue: some twenty seconds each at the most on
-a card that needs turns, beside which the weights' way over the bus (about a second) is small."""
+"""As many calls as a full engine has jobs, as two pictures of the fast preset have steps, and as a full finish queue
+has pictures. Each takes at most some twenty seconds on a card that needs turns, compared with about a second for moving
+the weights over the bus."""
 _CALLS_MAX: Final[Mapping[Series, Mapping[Lane, int]]] = {
     Series.NONE: {},
     Series.DENOISE_AND_FINISH: _ONE_EACH,
@@ -51,11 +34,11 @@ _CALLS_MAX: Final[Mapping[Series, Mapping[Lane, int]]] = {
 
 
 class Turns:
-    """Who may go into the device.
+    """The turn to call the device.
 
     Invariants:
 
-    - Of the lanes that take turns at most one is inside.
+    - At most one of the lanes that take turns is inside the device.
     - A lane with work gets its turn after at most `calls_max` calls of each other lane.
     """
 
@@ -67,30 +50,30 @@ class Turns:
 
     @property
     def shared(self) -> bool:
-        """Whether any lane takes turns: then a lane's coming out, or its running out of work, concerns the others."""
+        """True if any lane takes turns: the others must then learn when a lane leaves or runs out of work."""
         return bool(self._calls_max)
 
     @property
     def lasting(self) -> bool:
-        """Whether weights move with the turn, so that only who has it can be served."""
+        """True if weights move with the turn, so that only the lane with the turn can be served."""
         return Lane.PREPARE in self._calls_max
 
-    def may_go(self, lane: Lane, work: Mapping[Lane, bool]) -> bool:
-        """Whether `lane` may go in now. `work` tells of every lane whether there is something for it to do."""
+    def may_enter(self, lane: Lane, work: Mapping[Lane, bool]) -> bool:
+        """Return true if `lane` may enter now. `work` says for every lane whether it has something to do."""
         if lane not in self._calls_max:
             return work[lane]
         return self._inside is None and self._next(work) is lane
 
-    def go(self, lane: Lane) -> None:
-        """`lane` goes in: it may, and its work is there."""
+    def enter(self, lane: Lane) -> None:
+        """Let `lane`, which may enter and has work, into the device."""
         if lane not in self._calls_max:
             return
-        assert self._inside is None, f"{lane} goes in while {self._inside} is inside"
+        assert self._inside is None, f"{lane} enters while {self._inside} is inside"
         self._calls = self._calls + 1 if lane is self._holder else 1
         self._holder = self._inside = lane
 
-    def come(self, lane: Lane) -> None:
-        """`lane` came out again."""
+    def leave(self, lane: Lane) -> None:
+        """Record that `lane` has left the device."""
         if self._inside is lane:
             self._inside = None
 
@@ -100,6 +83,6 @@ class Turns:
             if work[self._holder] and self._calls < self._calls_max[self._holder]:
                 return self._holder
             start = _ORDER.index(self._holder) + 1
-        # The holder comes last: alone with work it goes on.
+        # The holder comes last: it continues if no other lane has work.
         ring = (_ORDER[(start + step) % len(_ORDER)] for step in range(len(_ORDER)))
         return next((lane for lane in ring if lane in self._calls_max and work[lane]), None)

@@ -1,8 +1,8 @@
-"""Measures a device: which points, in what order, and when it is enough.
+"""Measures a device's step times in growing batches, and decides when it has measured enough.
 
-A shape is measured in growing batches of the typical row (guided, posed where the model takes poses): first one slot,
-then 1, 2, 4, 8 ... rows up to the most that may share a step. It ends early when a batch does not fit, when two
-batches in a row were clearly worse than one before, or when the budget would not hold another point.
+A shape is measured in batches of the typical row (guided, and posed if the model takes poses): first one slot, then 1,
+2, 4, 8 ... rows up to the most that may share a step. Measuring ends early when a batch does not fit, when two batches
+in a row have clearly lower throughput than an earlier one, or when the budget does not allow another point.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Any, Final
 
 import structlog
 
-from darkroom.inference.contract import Device, DeviceLost, FaultKind, ModelError, RenderFault
+from darkroom.inference.contract import Device
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile, Ended, ProfileKey, ShapeProfile
 from darkroom.inference.planning.profile_store import ProfileError, ProfileStore
 from darkroom.inference.planning.step_curve import StepCurve
-from darkroom.inference.planning.timing import Part
+from darkroom.inference.types import DeviceLost, FaultKind, ModelError, Part, RenderFault
 
 FALLEN_SHARE: Final = 0.9
-"""Of the best throughput so far: two batches in a row below it end the search. One may be bad luck."""
+"""Share of the best throughput so far: two batches in a row below it end the search. A single one may be noise."""
 
-Progress = Callable[[int, int, float], None]
-"""Told of every batch: rows, the most that will be tried, milliseconds a step."""
+ReportBatch = Callable[[int, int, float], None]
+"""Called after every batch with its rows, the most rows that will be tried, and milliseconds per step."""
 
 _log = structlog.get_logger(__name__)
 
 
 class NotMeasurableError(Exception):
-    """A device, or a size on it, of which no profile can be made: why."""
+    """A device, or a picture size on it, that cannot be measured: the reason in one sentence."""
 
 
 @dataclass(slots=True)
 class _Points:
-    """Milliseconds by slots of the three parts of a step."""
+    """Milliseconds of the three parts of a step, by slots."""
 
     unet: dict[int, float] = field(default_factory=dict)
     controlnet: dict[int, float] = field(default_factory=dict)
@@ -54,13 +54,13 @@ def measure_shape(
     rows_max: int,
     budget_s: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
-    progress: Progress | None = None,
+    progress: ReportBatch | None = None,
 ) -> ShapeProfile:
-    """Measure one latent size in batches of up to `rows_max` typical rows, or what the device's memory holds of them.
+    """Measure one latent size in batches of up to `rows_max` typical rows, or as many as fit into the device's memory.
 
-    `budget_s` bounds the time: a point is begun only where the last one says that it fits. Raises
-    `NotMeasurableError` where the device's steps take no time, where not even one row fits, and where the budget held
-    no batch of two.
+    `budget_s` bounds the time: a point is begun only if the previous one suggests that it fits into the budget. Raises
+    `NotMeasurableError` if the device's steps take no time, if not even one row fits, or if the budget ended before a
+    batch of two was measured.
     """
     until = clock() + budget_s
     ceiling = device.rows_ceiling(latent_height, latent_width)
@@ -89,7 +89,7 @@ def measure_shape(
         if falls == 2:
             ended = Ended.THROUGHPUT
             break
-        # The next batch has twice the rows, and takes at most twice as long.
+        # The next batch has at most twice the rows and takes at most twice as long.
         if rows < rows_held and clock() + 2 * (clock() - began) > until:
             ended = Ended.BUDGET
             break
@@ -110,7 +110,7 @@ def measure_shape(
 
 
 def _batches(rows_max: int) -> list[int]:
-    """0 for a single slot, then powers of two, then the most."""
+    """Return the batch sizes in rows: 0 for a single slot, then powers of two, then the most."""
     powers = [1 << power for power in range(rows_max.bit_length())]
     return [0, *(rows for rows in powers if rows < rows_max), rows_max]
 
@@ -125,7 +125,7 @@ class _Seconds:
         return self.device.measure(part, self.latent_height, self.latent_width, count)
 
     def into(self, points: _Points, slots: int) -> None:
-        """All parts or none: a point that does not fit as a whole is no point."""
+        """Measure all parts, or add none: a point that does not fit as a whole is discarded."""
         unet, controlnet, rest = (self.of(part, slots) * 1000 for part in (Part.UNET, Part.CONTROLNET, Part.REST))
         if unet <= 0:
             raise NotMeasurableError("its steps take no time")
@@ -143,8 +143,9 @@ def _refuse_too_little(points: _Points, ended: Ended) -> None:
 
 
 def _curve(points: dict[int, float]) -> StepCurve | None:
-    """Through the points, none above a larger batch's: a batch that took longer than a larger one was disturbed."""
-    # A network that there is not takes none at any size; a clock too coarse for the rest of a step may say 0 at one.
+    """Return a rising curve through the points: a batch that took longer than a larger one was disturbed, and is
+    lowered."""
+    # An absent network takes no time at any size; a coarse clock may report 0 for the rest of a step at one size.
     if not any(points.values()):
         return None
     least, settled = math.inf, {}
@@ -155,18 +156,20 @@ def _curve(points: dict[int, float]) -> StepCurve | None:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A device's profile at its start: from the store where one fits, else measured at the native size and stored."""
+    """Finds a device's profile at its start: loads a stored one that fits, or measures the native size and stores
+    it."""
 
     store: ProfileStore
     budget_s: float
-    """Seconds for measuring; at 0 there is no profile at all."""
+    """Seconds for measuring; 0 turns profiles off."""
     rows_max: int
     clock: Callable[[], float] = time.monotonic
 
     def __call__(self, device: Device[Any]) -> DeviceProfile | None:
-        """The profile of a loaded device; None where there is none, which is logged and does not end the start.
+        """Return the profile of a loaded device, or None, with a log line, if there is none: the worker starts all the
+        same.
 
-        Raises `ModelError` where the device stopped working.
+        Raises `ModelError` if the device stopped working.
         """
         if self.budget_s == 0:
             return None
@@ -177,7 +180,7 @@ class Calibration:
         except DeviceLost as error:
             raise ModelError(str(error)) from error
         except Exception as error:
-            # A worker without a profile works with the setting's cap: no reason not to start.
+            # Without a profile the worker uses the cap from its settings, so it can still start.
             _log.warning("not calibrated", reason=f"{type(error).__name__}: {error}"[:500], cap=self.rows_max)
         return None
 
@@ -225,18 +228,19 @@ class Calibration:
 
 
 def rows_to_measure(device: Device[Any], latent_height: int, latent_width: int, rows_max: int) -> int:
-    """As many rows as may share a step of this size: no more than the device's memory is planned for."""
+    """Return the rows that may share a step of this size: at most `rows_max`, and at most what the memory plan
+    allows."""
     ceiling = device.rows_ceiling(latent_height, latent_width)
     return rows_max if ceiling is None else min(rows_max, ceiling)
 
 
 def reaches(shape: ShapeProfile, rows_max: int) -> bool:
-    """Whether the shape was measured as far as batches of `rows_max` rows need it."""
+    """Return true if the shape was measured far enough for batches of `rows_max` rows."""
     return shape.ended is not Ended.BUDGET and (shape.rows_asked >= rows_max or shape.ended is not Ended.ROWS_MAX)
 
 
 def with_shape(profile: DeviceProfile | None, key: ProfileKey, shape: ShapeProfile) -> DeviceProfile:
-    """The profile with one more shape, in the place of an earlier measurement of it."""
+    """Return the profile with `shape` added, in place of an earlier measurement of the same size."""
     if profile is None:
         return DeviceProfile(key, (shape,))
     size = (shape.latent_height, shape.latent_width)

@@ -1,4 +1,4 @@
-"""The ways in which a model can be laid out on a device, and what each takes. Pure; `memory_plan` chooses."""
+"""Lists the ways to lay out a model on a device, with the memory that each takes. Pure; `memory_plan` chooses one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from darkroom.inference.engine.turns import Series
 from darkroom.inference.planning.memory_model import (
     DTYPE_BYTES,
     RESERVE_BYTES,
@@ -15,10 +14,11 @@ from darkroom.inference.planning.memory_model import (
     prepare_bytes,
     step_bytes,
 )
+from darkroom.inference.types import Series
 
 
 class Place(Enum):
-    """Where a part of the model lives."""
+    """The device that holds a part of the model."""
 
     SAME = "the same device"
     CPU = "the CPU"
@@ -26,8 +26,8 @@ class Place(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the parts are, and which lanes take turns."""
+class MemoryLayout:
+    """The device of each part, and the lanes that take turns."""
 
     text_place: Place
     vae_place: Place
@@ -35,27 +35,27 @@ class Layout:
 
     @property
     def offload(self) -> bool:
-        """Whether weights come to the device for their lane's turn and leave again."""
+        """True if weights move to the device for their lane's turn and leave it afterwards."""
         return self.series is Series.ALL
 
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """Bytes on the device, margins included."""
+    """Peak bytes on the device, margins included."""
 
     resident: int
-    """What is always there: weights that stay, caches, and the reserve."""
+    """Always allocated: weights that stay, caches, and the reserve."""
     prepare: int
-    """What the prepare lane adds at its peak."""
+    """Added by the prepare lane at its peak."""
     denoise_weights: int
-    """What the denoise lane adds before its first row: its weights, where they come for its turn only."""
+    """Added by the denoise lane before its first row: its weights, if they move with its turn."""
     denoise_row: int
-    """What each guided, posed row of the largest picture adds to a step."""
+    """Added to a step by each guided, posed row of the largest picture."""
     finish: int
-    """What decoding adds: one picture, or as many as are decoded at once."""
+    """Added by decoding one picture, or as many as are decoded at once."""
 
     def total(self, series: Series, rows: int) -> int:
-        """The device's peak with steps of `rows` rows of the largest picture."""
+        """Return the device's peak bytes with steps of `rows` rows of the largest picture."""
         denoise = self.denoise_weights + rows * self.denoise_row
         return (
             self.resident
@@ -67,7 +67,7 @@ class Peaks:
         )
 
     def left_for_rows(self, series: Series, usable_bytes: int) -> int:
-        """What is left for the rows of a step; negative where the rest does not fit."""
+        """Return the bytes left for the rows of a step; negative if everything else does not fit."""
         beside = {
             Series.NONE: self.prepare + self.finish,
             Series.DENOISE_AND_FINISH: self.prepare,
@@ -76,21 +76,22 @@ class Peaks:
         return usable_bytes - self.resident - self.denoise_weights - beside
 
 
-def layouts(text_place: Place | None, vae_place: Place | None) -> Iterator[Layout]:
-    """All that can be tried, the best first; a place that is not None was asked for and is kept."""
+def layouts(text_place: Place | None, vae_place: Place | None) -> Iterator[MemoryLayout]:
+    """Yield every layout worth trying, the best first; a place other than None was set by the operator and is kept."""
     vae = vae_place or Place.SAME
     texts = (Place.SAME, Place.CPU) if text_place is None else (text_place,)
-    # With the VAE elsewhere, decoding takes no memory here and nothing is gained by turns.
+    # With the VAE elsewhere, decoding takes no memory here, so turns gain nothing.
     for series in (Series.NONE, Series.DENOISE_AND_FINISH) if vae is Place.SAME else (Series.NONE,):
         for text in texts:
-            yield Layout(text, vae, series)
-    yield Layout(texts[0], vae, Series.ALL)
+            yield MemoryLayout(text, vae, series)
+    yield MemoryLayout(texts[0], vae, Series.ALL)
 
 
 def peaks_of(
-    layout: Layout, model: ModelSize, *, dtype: str, vae_dtype: str, width: int, height: int, kept_bytes: int
+    layout: MemoryLayout, model: ModelSize, *, dtype: str, vae_dtype: str, width: int, height: int, kept_bytes: int
 ) -> Peaks:
-    """What a layout takes with pictures of width x height; `kept_bytes` are held beside the model (caches)."""
+    """Return the peaks of a layout with pictures of width x height; `kept_bytes` are held besides the model
+    (caches)."""
     size = DTYPE_BYTES[dtype]
     pixels = width * height
     networks = (model.unet + model.controlnet) * size

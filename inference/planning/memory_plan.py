@@ -1,11 +1,11 @@
 """Decides from a device's memory how a model is laid out on it and how many rows may share a step.
 
-`plan_memory` is a pure function: numbers in, a frozen plan and its reasons out. What a picture shows never depends on
-how much memory there is: tiles are chosen by the picture's size alone, and the dtype is the caller's. What depends on
-it is where the parts live, which lanes run side by side, and the batch.
+`plan_memory` is a pure function: numbers in, a frozen plan and its reasons out. The picture never depends on the amount
+of memory: tiles are chosen by the picture's size alone, and the caller chooses the dtype. Memory decides which device
+holds each part, which lanes run side by side, and the size of the batch.
 
-The layouts, in order of preference; the first that holds two rows of the largest picture is taken, else the first
-that holds one:
+The layouts, in order of preference. The plan takes the first that holds two rows of the largest picture, otherwise the
+first that holds one:
 
     text encoders   lanes                                    costs
     on the device   side by side                             nothing
@@ -21,9 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
-from darkroom.inference.contract import ModelError
-from darkroom.inference.engine.turns import Series
-from darkroom.inference.planning.memory_layout import Layout, Peaks, Place, layouts, peaks_of
+from darkroom.inference.planning.memory_layout import MemoryLayout, Peaks, Place, layouts, peaks_of
 from darkroom.inference.planning.memory_model import (
     DTYPE_BYTES,
     TILED_ABOVE_PIXELS,
@@ -32,21 +30,22 @@ from darkroom.inference.planning.memory_model import (
     slice_bytes,
     step_bytes,
 )
+from darkroom.inference.types import ModelError, Series
 
 ROWS_WANTED: Final = 2
-"""One row alone never shares a step; beyond two a 1024 x 1024 picture gains little from company."""
+"""A batch of one shares nothing; beyond two rows a 1024 x 1024 picture gains little from a larger batch."""
 ROWS_PLENTY: Final = 8
-"""With room for so many rows beside it, pictures are decoded together instead of one by one."""
+"""With room for this many rows besides, pictures are decoded together instead of one by one."""
 DECODE_ROWS: Final = 4
-"""The most that an engine hands to the decoder at once."""
+"""The most rows that an engine hands to the decoder at once."""
 MEMORY_BYTES_MIN: Final = 12 * 10**9
-"""What SDXL with a ControlNet wants at the least, its parts taking turns: a card sold as 12 GB has 12.5 billion."""
+"""The least memory for SDXL with a ControlNet whose parts take turns: a card sold as 12 GB has 12.5 billion bytes."""
 MEMORY_BYTES_RECOMMENDED: Final = 15_500_000_000
-"""With this the weights stay on the device: a card sold as 16 GB has 15.6 to 17 billion."""
+"""With this much the weights stay on the device: a card sold as 16 GB has 15.6 to 17 billion bytes."""
 
 
 class Attention(Enum):
-    """How the UNet and the ControlNet compute attention. Exactly one."""
+    """The implementation with which UNet and ControlNet compute attention."""
 
     SDPA = "sdpa"
     XFORMERS = "xformers"
@@ -55,31 +54,31 @@ class Attention(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AttentionProbe:
-    """What running one real attention on the device said. Made by `darkroom.inference.sdxl.denoise.attention`."""
+    """The result of running one real attention on the device. Made by `darkroom.inference.sdxl.denoise.attention`."""
 
     sdpa_ms: float | None
-    """torch's own, by a kernel of linear memory; None where the device has none."""
+    """torch's own attention with a kernel of linear memory; None if the device has none."""
     xformers_ms: float | None
-    """None where it is not installed or does not run."""
+    """None if xformers is not installed or does not run."""
     says: tuple[str, ...] = ()
-    """Why something does not run, a sentence each."""
+    """One sentence for each implementation that does not run."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """How a model is run on a device, and why, a sentence each. Made by `plan_memory`."""
+    """The way in which a model runs on a device, with the reasons. Made by `plan_memory`."""
 
     device_kind: str
     memory_bytes: int | None
-    """What there is to plan with; None where the device's memory is the host's, and nothing is bounded by it."""
+    """The memory that the plan may use; None if the device uses the host's memory, which bounds nothing."""
     dtype: str
     vae_dtype: str
     width: int
     height: int
-    """The largest picture, for which `rows_max` and the peaks are worked out."""
+    """Size of the largest picture, for which `rows_max` and the peaks are computed."""
     rows_max: int | None
-    """Rows that may share a step of the largest picture, all of them guided and posed."""
-    layout: Layout
+    """Guided and posed rows that may share a step of the largest picture."""
+    layout: MemoryLayout
     attention: Attention
     channels_last: bool
     fuse_qkv: bool
@@ -90,12 +89,12 @@ class MemoryPlan:
     probe: AttentionProbe
     why_attention: str
     reasons: tuple[str, ...] = ()
-    """Of everything else."""
+    """One sentence for each other decision."""
 
     def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
-        """Rows that may share a step at this size, guided and posed all of them; at least 1. None: no limit known.
+        """Return how many guided and posed rows, at least 1, may share a step at this size; None if no limit is known.
 
-        Larger pictures than the plan was made for are counted in the same way; whether one fits is then not promised.
+        Larger pictures than the plan was made for are counted in the same way, without a promise that one row fits.
         """
         if self.memory_bytes is None:
             return None
@@ -103,7 +102,7 @@ class MemoryPlan:
         return max(1, left // step_bytes(self.model, self.dtype, latent_height * latent_width, with_control=True))
 
     def summary(self) -> str:
-        """One line."""
+        """Return the plan in one line."""
         rows = "no limit of rows" if self.rows_max is None else f"{self.rows_max} rows"
         lanes = {
             Series.NONE: "lanes side by side",
@@ -117,7 +116,7 @@ class MemoryPlan:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The whole of it, as JSON can hold it."""
+        """Return the whole plan as JSON types."""
         plan: dict[str, Any] = _plain(asdict(self))
         if self.rows_max is not None:
             plan["peak_bytes"] = self.peaks.total(self.layout.series, self.rows_max)
@@ -139,13 +138,13 @@ def plan_memory(
     second_device: bool = False,
     cache_bytes: int = 0,
 ) -> MemoryPlan:
-    """Decide everything.
+    """Make the plan for a model on a device. Raises `ModelError` if not even one row fits.
 
-    `memory_bytes` is what this process may use of a GPU; None on a CPU, whose memory is not planned. `width` and
-    `height` are of the largest picture to be served. `adapters`: whether LoRA files may be applied. `text_place` and
-    `vae_place` are what the operator asked for; None leaves it to the plan. `second_device`: whether another GPU is
-    there. The plan only advises to use it, since it is most often another worker's. `cache_bytes`: what prompt and
-    pose caches may hold on the device. Raises `ModelError` where not even one row fits.
+    `memory_bytes`: the GPU memory that this process may use; None on a CPU, whose memory is not planned. `width` and
+    `height`: the largest picture to be served. `adapters`: true if LoRA files may be applied. `text_place` and
+    `vae_place`: the operator's choice; None leaves it to the plan. `second_device`: true if there is another GPU. The
+    plan only recommends it, because it usually belongs to another worker. `cache_bytes`: the most that prompt and pose
+    caches may hold on the device.
     """
     vae_dtype = "float32" if dtype == "float16" and model.vae_overflows else dtype
     attention, why_attention = _attention(device_kind, probe)
@@ -153,7 +152,7 @@ def plan_memory(
     if attention is Attention.SLICED:
         kept_bytes += slice_bytes(dtype, width * height // model.latent_factor**2)
 
-    def peaks(layout: Layout) -> Peaks:
+    def peaks(layout: MemoryLayout) -> Peaks:
         return peaks_of(
             layout, model, dtype=dtype, vae_dtype=vae_dtype, width=width, height=height, kept_bytes=kept_bytes
         )
@@ -191,8 +190,8 @@ def plan_memory(
     return replace(plan, reasons=tuple(reasons))
 
 
-def _first_that_fits(peaks_by_layout: dict[Layout, Peaks], memory_bytes: int) -> tuple[Layout, int] | None:
-    """The best layout and its rows; None where none holds a row."""
+def _first_that_fits(peaks_by_layout: dict[MemoryLayout, Peaks], memory_bytes: int) -> tuple[MemoryLayout, int] | None:
+    """Return the best layout and its rows; None if no layout holds a row."""
     usable = _usable(memory_bytes)
     fitting = {
         layout: peaks.left_for_rows(layout.series, usable) // peaks.denoise_row
@@ -207,7 +206,7 @@ def _first_that_fits(peaks_by_layout: dict[Layout, Peaks], memory_bytes: int) ->
 
 
 def _unsliced(plan: MemoryPlan) -> MemoryPlan:
-    """The plan with whole batches decoded at once, where there is room for that and many rows; else as it is."""
+    """Return the plan with whole batches decoded at once if that leaves room for many rows; otherwise unchanged."""
     if plan.memory_bytes is None:
         return replace(plan, vae_slicing=False)
     peaks = replace(plan.peaks, finish=DECODE_ROWS * plan.peaks.finish)
@@ -222,7 +221,7 @@ def _usable(memory_bytes: int) -> int:
 
 
 def _attention(device_kind: str, probe: AttentionProbe) -> tuple[Attention, str]:
-    """The faster of what runs, and why."""
+    """Return the faster implementation that runs, and the reason."""
     sdpa, xformers = probe.sdpa_ms, probe.xformers_ms
     if xformers is not None and (sdpa is None or xformers < sdpa):
         than = "SDPA does not run in linear memory" if sdpa is None else f"SDPA takes {sdpa:.3f} ms"
@@ -236,49 +235,53 @@ def _attention(device_kind: str, probe: AttentionProbe) -> tuple[Attention, str]
 def _reasons(plan: MemoryPlan, *, adapters: bool, asked: bool, second_device: bool) -> list[str]:
     reasons = _form_reasons(plan, adapters=adapters)
     if plan.memory_bytes is None:
-        return [*reasons, f"The memory of a {plan.device_kind} is the host's: no plan bounds the batch."]
+        return [*reasons, f"A {plan.device_kind} uses the host's memory: no plan bounds the batch."]
     gb, layout = plan.memory_bytes / 1e9, plan.layout
     decode = f"{plan.peaks.finish / 1e9:.1f}"
-    weights = f"{gb:.1f} GB, of which {plan.peaks.resident / 1e9:.1f} are always taken"
+    weights = f"of {gb:.1f} GB, {plan.peaks.resident / 1e9:.1f} are always allocated"
     reasons.append(
         {
-            Series.NONE: f"Lanes run side by side: {weights}, {decode} by a decode, the rest by rows.",
-            Series.DENOISE_AND_FINISH: f"Denoising and decoding take turns: {weights}, and a decode's {decode} do not "
-            "fit beside a step.",
+            Series.NONE: f"Lanes run side by side: {weights}, a decode takes {decode}, and the rest is for rows.",
+            Series.DENOISE_AND_FINISH: f"Denoising and decoding take turns: {weights}, and the {decode} of a "
+            "decode do not fit alongside a step.",
             Series.ALL: "All lanes take turns and weights are offloaded: "
             f"the model does not fit into {gb:.1f} GB as a whole; the host keeps a copy of it.",
         }[layout.series]
     )
     if layout.text_place is Place.CPU and not asked:
-        reasons.append("The text encoders are on the CPU in float32: on the device they would take the rows' memory.")
+        reasons.append(
+            "The text encoders are on the CPU in float32: on the device they would take memory from the rows."
+        )
     if asked:
-        reasons.append("Places of the text encoders and the VAE are as the settings say.")
+        reasons.append("The settings choose the devices of the text encoders and the VAE.")
     if plan.vae_dtype != plan.dtype and layout.series is not Series.NONE:
         reasons.append("A VAE that is safe in float16 (DARKROOM_MODEL__VAE_PATH) would halve what a decode takes.")
     if second_device and layout.series is not Series.NONE:
         reasons.append(
-            "A second GPU is there: with DARKROOM_MODEL__VAE_DEVICE and DARKROOM_MODEL__TEXT_DEVICE on it this "
-            "one is for denoising alone."
+            "There is a second GPU: set DARKROOM_MODEL__VAE_DEVICE and DARKROOM_MODEL__TEXT_DEVICE to it to leave this "
+            "one to denoising."
         )
     return reasons
 
 
 def _form_reasons(plan: MemoryPlan, *, adapters: bool) -> list[str]:
-    """Of what is decided by dtype, size and kind of device."""
+    """Return the reasons for decisions made by dtype, size and kind of device."""
     reasons = [
         f"Pictures above {plan.vae_tiled_above_pixels} pixels are decoded in tiles, on every device, so that a picture "
         "does not depend on the worker's memory."
     ]
     if plan.vae_slicing:
-        reasons.append(f"Pictures are decoded one by one: {DECODE_ROWS} at once would take the room of rows.")
+        reasons.append(
+            f"Pictures are decoded one by one: decoding {DECODE_ROWS} at once would take memory from the rows."
+        )
     if plan.vae_dtype != plan.dtype:
         reasons.append("The VAE is in float32: its configuration (force_upcast) says that it overflows in float16.")
     if plan.channels_last:
-        reasons.append("Weights are channels-last: what half-precision convolutions on CUDA read without a copy.")
+        reasons.append("Weights are channels-last, which half-precision convolutions on CUDA read without a copy.")
     if adapters:
-        reasons.append("QKV projections are not fused: LoRA would be lost in part.")
+        reasons.append("QKV projections are not fused: fusing would lose part of a LoRA.")
     elif plan.device_kind == "cuda" and not plan.fuse_qkv:
-        reasons.append("QKV projections are not fused: only SDPA takes them so.")
+        reasons.append("QKV projections are not fused: only SDPA supports it.")
     return reasons
 
 

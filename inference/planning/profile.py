@@ -1,17 +1,18 @@
-"""What a device was measured to take, and what follows from it: how many rows pay, and how long work will last.
+"""Holds a device's measured times, and derives from them the best batch size and the duration of work.
 
 A step costs U(UNet slots) + C(ControlNet slots) + R(UNet slots): the two networks' forwards and the rest of the step
-(laying rows out, noise, the sampler's formula). A guided row takes two UNet slots and, with a pose, two ControlNet
-slots; an unguided one takes one of each.
+(laying out rows, noise, the sampler's formula). A guided row takes two UNet slots and, with a pose, two ControlNet
+slots; an unguided row takes one of each.
 
 The cap of a shape is the smallest batch whose throughput is at least `GOOD_SHARE` of the best, in rows a second of the
-*typical row*: guided, and posed where the model takes poses. Beyond it a join only slows the rows that are there.
+*typical row*: guided, and posed where the model takes poses. Beyond the cap, a row that joins only slows down the
+others.
 
-A shape that was not measured is estimated from one that was (the smallest with at least its latent area, or else the
-largest) by its share of latent pixels: n slots of area A take as long as n * A / A0 slots of the measured area A0, and
-never less than one slot of it. So a smaller picture's batch holds no more latent pixels than was measured to pay, and
-its time is estimated too long rather than too short; for a larger picture attention, which grows with the square of
-the area, is left out, so there it can be too short: measure sizes that matter (`darkroom calibrate --sizes`).
+A shape that was not measured is estimated from a measured one (the smallest with at least its latent area, otherwise
+the largest) by its share of latent pixels: n slots of area A take as long as n * A / A0 slots of the measured area A0,
+and never less than one slot of it. So a smaller picture's batch holds no more latent pixels than the measured best, and
+its time is overestimated rather than underestimated. For a larger picture the estimate can be too short, because it
+ignores that attention grows with the square of the area: measure the sizes that matter (`darkroom calibrate --sizes`).
 
 Pure: nothing here measures, reads a file or a clock. `darkroom.inference.planning.calibration` measures,
 `darkroom.inference.planning.profile_store` keeps.
@@ -27,32 +28,32 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from darkroom.inference.contract import ModelInfo
 from darkroom.inference.planning.step_curve import StepCurve
+from darkroom.inference.types import ModelInfo
 
 GOOD_SHARE: Final = 0.95
-"""Of the best throughput: the last twentieth would double a batch, and every row's latency, for next to nothing."""
+"""Share of the best throughput: the last twentieth would double the batch, and every row's latency, for little gain."""
 
 GUIDED_SLOTS: Final = 2
-"""The typical row's slots: prompt and negative prompt."""
+"""Slots of the typical row: prompt and negative prompt."""
 
 
 class Ended(Enum):
-    """Why a shape was not measured in larger batches."""
+    """The reason why a shape was not measured in larger batches."""
 
     ROWS_MAX = "rows_max"
-    """As many rows as may share a step."""
+    """The batch was as large as a step allows."""
     MEMORY = "memory"
     """The next batch did not fit."""
     THROUGHPUT = "throughput"
-    """The last batch was clearly worse than one before."""
+    """The last batch had clearly lower throughput than an earlier one."""
     BUDGET = "budget"
-    """The time for measuring was up. Such a profile is not kept: a quieter start may measure more."""
+    """The time for measuring was over. Such a profile is not stored: a start on a quieter machine may measure more."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileKey:
-    """All that a measurement depends on. Another key: measure again."""
+    """Everything that a measurement depends on. A device with another key is measured again."""
 
     revision: str
     dtype: str
@@ -62,34 +63,34 @@ class ProfileKey:
 
     @classmethod
     def of(cls, info: ModelInfo, measured_on: Mapping[str, str]) -> ProfileKey:
-        """The key of a loaded device."""
+        """Return the key of a loaded device."""
         return cls(info.revision, info.dtype, info.sampler_version, tuple(sorted(measured_on.items())))
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that name it."""
+        """16 hexadecimal digits that identify the key."""
         text = json.dumps([self.revision, self.dtype, self.sampler_version, self.measured_on])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class ShapeProfile:
-    """What one latent size takes. Curves are milliseconds by slots."""
+    """Measured times of one latent size. Curves are milliseconds by slots."""
 
     latent_height: int
     latent_width: int
     unet: StepCurve
     controlnet: StepCurve | None
-    """None where it takes no time, there being none."""
+    """None if the model has no ControlNet."""
     rest: StepCurve | None
-    """None where nothing else takes time."""
+    """None if nothing else takes time."""
     decode_ms: float
-    """Of one picture's latents, in the VAE."""
+    """Milliseconds to decode one picture's latents in the VAE."""
     rows_asked: int
-    """Measured up to so many guided rows, unless `ended` says otherwise."""
+    """The number of guided rows up to which it was measured, unless `ended` says otherwise."""
     ended: Ended
     buckets: tuple[int, ...] = ()
-    """Rising slot counts that forwards of this size are padded to; one of more slots is not padded."""
+    """Rising slot counts to which forwards of this size are padded; a forward with more slots is not padded."""
 
     @property
     def area(self) -> int:
@@ -98,11 +99,12 @@ class ShapeProfile:
 
     @property
     def control_slots(self) -> int:
-        """The typical row's ControlNet slots."""
+        """ControlNet slots of the typical row."""
         return 0 if self.controlnet is None else GUIDED_SLOTS
 
     def step_ms(self, unet_slots: float, control_slots: float) -> float:
-        """Milliseconds of a step, padded where it is. Slots may be fractions, of a picture of another size."""
+        """Return the milliseconds of a step, including its padding. Slots of a picture of another size may be
+        fractions."""
         ms = self.unet.ms(padded(unet_slots, self.buckets))
         if self.controlnet is not None and control_slots > 0:
             ms += self.controlnet.ms(padded(control_slots, self.buckets))
@@ -111,7 +113,7 @@ class ShapeProfile:
 
 @dataclass(frozen=True, slots=True)
 class DeviceProfile:
-    """One device with one model: its measured shapes, at least one, each once."""
+    """The measured shapes of one device with one model: at least one, each of them once."""
 
     key: ProfileKey
     shapes: tuple[ShapeProfile, ...]
@@ -122,32 +124,32 @@ class DeviceProfile:
             raise ValueError(f"a profile has each of its shapes once, and at least one: {len(self.shapes)} given")
 
     def measured(self, latent_height: int, latent_width: int) -> ShapeProfile | None:
-        """The shape where it was measured."""
+        """Return the shape of this size, or None if it was not measured."""
         for one in self.shapes:
             if (one.latent_height, one.latent_width) == (latent_height, latent_width):
                 return one
         return None
 
     def step_ms(self, latent_height: int, latent_width: int, *, unet_slots: int, control_slots: int) -> float:
-        """Milliseconds of a step of so many slots."""
+        """Return the milliseconds of a step with these slots."""
         shape, share = self._reference(latent_height, latent_width)
         return shape.step_ms(unet_slots * share, control_slots * share)
 
     def decode_ms(self, latent_height: int, latent_width: int) -> float:
-        """Milliseconds of decoding one picture."""
+        """Return the milliseconds of decoding one picture."""
         shape, share = self._reference(latent_height, latent_width)
         return shape.decode_ms * share
 
     def rows_per_second(self, latent_height: int, latent_width: int, rows: int) -> float:
-        """Steps of typical rows a second, where `rows` of them share each step."""
+        """Return the row steps per second if `rows` typical rows share each step."""
         shape, _ = self._reference(latent_height, latent_width)
         slots = {"unet_slots": rows * GUIDED_SLOTS, "control_slots": rows * shape.control_slots}
         return rows * 1000 / self.step_ms(latent_height, latent_width, **slots)
 
     def cap(self, latent_height: int, latent_width: int, *, rows_max: int) -> int:
-        """Rows that pay together: the smallest batch of at most `rows_max` with `GOOD_SHARE` of the best throughput.
+        """Return the smallest batch of at most `rows_max` rows that reaches `GOOD_SHARE` of the best throughput.
 
-        Never more than were measured: what lies beyond may be slower, or not fit.
+        Never more than were measured: a larger batch may be slower, or not fit.
         """
         known_max = max(1, min(rows_max, self._rows_known(latent_height, latent_width)))
         rates = [self.rows_per_second(latent_height, latent_width, rows) for rows in range(1, known_max + 1)]
@@ -157,16 +159,17 @@ class DeviceProfile:
     def device_seconds(
         self, latent_height: int, latent_width: int, *, steps: int, guided: bool, posed: bool, rows: int
     ) -> float:
-        """One row's share of the device: its part of steps that `rows` such rows share, and its decoding.
+        """Return one row's share of the device in seconds: its part of the steps that `rows` such rows share, and its
+        decode.
 
-        Decoding is counted as if it ran in turn with the steps; where the lanes truly overlap this is too long.
+        Decoding is counted as if it took turns with the steps; if the lanes overlap, the result is too long.
         """
         slots = rows * (GUIDED_SLOTS if guided else 1)
         step_ms = self.step_ms(latent_height, latent_width, unet_slots=slots, control_slots=slots if posed else 0)
         return (steps * step_ms / rows + self.decode_ms(latent_height, latent_width)) / 1000
 
     def _reference(self, latent_height: int, latent_width: int) -> tuple[ShapeProfile, float]:
-        """The measured shape that speaks for this one, and this one's area as a share of it."""
+        """Return the measured shape that stands for this size, and this size's area as a share of the shape's area."""
         shape = self.measured(latent_height, latent_width)
         if shape is not None:
             return shape, 1.0
@@ -181,7 +184,7 @@ class DeviceProfile:
 
 
 def padded(slots: float, buckets: Sequence[int]) -> float:
-    """The slots that a forward of `slots` takes where it is padded to rising `buckets`."""
+    """Return the slots of a forward of `slots` once it is padded to one of the rising `buckets`."""
     at = bisect_left(buckets, slots)
     return slots if at == len(buckets) else buckets[at]
 

@@ -1,7 +1,7 @@
-"""Profiles as files: one JSON document a key, written whole or not at all.
+"""Stores profiles as files: one JSON document per key, written whole or not at all.
 
-A file that is torn, too large or of another format version is a `ProfileError`; one of another key is not found, since
-the name carries the key's digest. The caller measures again in either case.
+A file that is torn, too large or of another format version raises `ProfileError`. A profile of another key is not
+found, because the file name carries the key's digest. The caller measures again in either case.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from darkroom.inference.planning.profile import DeviceProfile, Ended, ProfileKey, ShapeProfile
 from darkroom.inference.planning.step_curve import CurveError, StepCurve
-from darkroom.inference.tiny.folder import default_root
+from darkroom.inference.user_cache import user_cache_folder
 from darkroom.schemas.errors import bounded
 from darkroom.schemas.wire.json import read_json
 
 FORMAT: Final = 1
 FILE_BYTES_MAX: Final = 1024 * 1024
-"""Room for every shape at every batch size, many times over."""
+"""Many times the size of a profile with every shape at every batch size."""
 SHAPES_MAX: Final = 256
 POINTS_MAX: Final = 1024
 
 
 def default_folder() -> Path:
-    """Beside the tiny model, in the per-user cache."""
-    return default_root() / "profiles"
+    """Return the default folder of profiles, in the per-user cache."""
+    return user_cache_folder() / "profiles"
 
 
 class ProfileError(Exception):
-    """A profile that cannot be read or written: which file, what is wrong with it, what to do."""
+    """A profile that cannot be read or written: one sentence with the file, the reason and the remedy."""
 
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -67,7 +67,7 @@ class _File(BaseModel):
 
 
 def encode_profile(profile: DeviceProfile) -> bytes:
-    """The profile as a JSON document."""
+    """Return the profile as a JSON document."""
     key = profile.key
     document = _File(
         format=FORMAT,
@@ -81,7 +81,7 @@ def encode_profile(profile: DeviceProfile) -> bytes:
 
 
 def decode_profile(content: bytes) -> DeviceProfile:
-    """The profile in a JSON document. Raises `ProfileError` saying what does not fit."""
+    """Return the profile in a JSON document. Raises `ProfileError` with the first value that does not fit."""
     if len(content) > FILE_BYTES_MAX:
         raise ProfileError(f"it has more than {FILE_BYTES_MAX} bytes")
     document = read_json(content)
@@ -100,7 +100,7 @@ def decode_profile(content: bytes) -> DeviceProfile:
 
 
 def read_profile(path: Path) -> DeviceProfile:
-    """The profile in a file. Raises `ProfileError` for one that cannot be read or used, naming it."""
+    """Return the profile in a file. Raises `ProfileError` with the file's name if it cannot be read or used."""
     try:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
@@ -113,17 +113,18 @@ def read_profile(path: Path) -> DeviceProfile:
 
 
 class ProfileStore:
-    """A folder of profiles. Several processes may use it at once: a file is replaced, never changed."""
+    """A folder of profiles. Several processes may use it at once: files are replaced atomically, never changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, key: ProfileKey) -> Path:
-        """Where the profile of a key lies, or would."""
+        """Return the path of a key's profile, which may not exist."""
         return self.folder / f"profile-{key.digest}.json"
 
     def load(self, key: ProfileKey) -> DeviceProfile | None:
-        """The profile of a key; None where there is none. Raises `ProfileError` for a file that cannot be used."""
+        """Return the profile of a key, or None if there is none. Raises `ProfileError` for a file that cannot be
+        used."""
         path = self.path(key)
         if not path.exists():
             return None
@@ -135,7 +136,7 @@ class ProfileStore:
         return profile if profile.key == key else None
 
     def save(self, profile: DeviceProfile) -> Path:
-        """Put the profile in the place of an earlier one. Raises `ProfileError` where that cannot be written."""
+        """Write the profile, replacing an earlier one. Raises `ProfileError` if it cannot be written."""
         path = self.path(profile.key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

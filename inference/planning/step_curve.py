@@ -1,9 +1,9 @@
-"""How long something takes by how many share it: a step by its rows, a network's forward by its slots.
+"""Interpolates measured times: of a step by its rows, or of a network's forward by its slots.
 
-A curve is measured, not guessed: on a CPU and at large pictures a batch of eight takes eight times as long as
-one row, at small pictures hardly longer. `darkroom.inference.planning.profile` keeps a device's curves; a simulated
-device reads one from a file, a JSON object of milliseconds a step by rows, `{"1": 20.0, "2": 24.0, "8": 61.5}`, for one
-picture size on one device.
+A curve is measured because it cannot be guessed: a batch of eight takes eight times as long as one row on a CPU and at
+large pictures, and hardly longer than one row at small pictures. `darkroom.inference.planning.profile` holds a device's
+curves. A simulated device reads one from a file: a JSON object of milliseconds per step by rows, such as
+`{"1": 20.0, "2": 24.0, "8": 61.5}`, for one picture size on one device.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from pathlib import Path
 from typing import Any, Final
 
 FILE_BYTES_MAX: Final = 64 * 1024
-"""Room for some thousand points, far more than there are batch sizes."""
+"""Room for some thousand points, far more than the number of batch sizes."""
 
 
 class CurveError(ValueError):
-    """A curve that cannot be used: which, what is wrong with it, and how one looks."""
+    """A curve that cannot be used: one sentence with the reason and an example."""
 
 
 class StepCurve:
-    """Milliseconds by rows (or slots), through measured points. Equal to any curve through the same points."""
+    """Milliseconds by rows (or slots), interpolated between measured points. Curves with the same points are equal."""
 
     __slots__ = ("_ms", "_rows")
 
     def __init__(self, ms_by_rows: Mapping[int, float]) -> None:
-        """Take measured points. Raises `CurveError` unless there is one for 1 row and all are positive and finite."""
+        """Make a curve of measured points. Raises `CurveError` unless one is for 1 row and all are positive and
+        finite."""
         for rows, ms in ms_by_rows.items():
             if rows < 1:
                 raise CurveError(f"the curve has a point for {rows} rows: rows are counted from 1")
@@ -42,12 +43,12 @@ class StepCurve:
 
     @property
     def points(self) -> tuple[tuple[int, float], ...]:
-        """What was measured, by rising rows."""
+        """The measured points, by rising rows."""
         return tuple(zip(self._rows, self._ms, strict=True))
 
     @property
     def rows_max(self) -> int:
-        """The last point's rows: beyond it nothing was measured."""
+        """The rows of the last measured point."""
         return self._rows[-1]
 
     def __eq__(self, other: object) -> bool:
@@ -60,10 +61,10 @@ class StepCurve:
         return f"StepCurve({dict(self.points)})"
 
     def ms(self, rows: float) -> float:
-        """Milliseconds of a step of `rows` rows: straight lines between points.
+        """Return the milliseconds of a step of `rows` rows, by linear interpolation.
 
-        A part of a row takes as long as a whole one. Beyond the last point the last line goes on, but never downwards;
-        a curve of one point is flat.
+        Less than one row takes as long as one. Beyond the last point the last line continues, but never downwards; a
+        curve of one point is flat.
         """
         rows = max(rows, 1)
         at = bisect_left(self._rows, rows)
@@ -82,20 +83,20 @@ class StepCurve:
 
 
 def curve_text(ms_by_rows: Mapping[int, float]) -> str:
-    """The text of a curve file. Raises `CurveError` as `StepCurve` does."""
+    """Return the text of a curve file. Raises `CurveError` as `StepCurve` does."""
     points = StepCurve(ms_by_rows).points
     return json.dumps({str(rows): round(ms, 4) for rows, ms in points}, indent=2) + "\n"
 
 
 def read_curve(path: Path) -> dict[int, float]:
-    """The points of a curve file. Raises `CurveError` for a file that is none, naming it."""
+    """Return the points of a curve file. Raises `CurveError`, which names the file, if it is not a curve."""
     try:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise CurveError(f"the curve file {path} cannot be read ({error.strerror}): name one that can") from error
     if len(content) > FILE_BYTES_MAX:
-        raise CurveError(f"the curve file {path} has more than {FILE_BYTES_MAX} bytes: it is no curve")
+        raise CurveError(f"the curve file {path} has more than {FILE_BYTES_MAX} bytes: it is not a curve file")
     try:
         points: Any = json.loads(content)
     except (ValueError, RecursionError) as error:

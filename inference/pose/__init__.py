@@ -1,5 +1,5 @@
-"""From a pose, however it was given, to the picture that conditions the ControlNet.
+"""Turns a pose, in any of its forms, into the picture that conditions the ControlNet.
 
-Pillow alone, but for the detector of people in photos (`openpose`), which only a device that was given its weights
-imports: whatever takes pictures from strangers is shared by every device, the simulated one included.
+Needs only Pillow, except for the detectors of people in photos, which are imported by devices that use them. Every
+device, the simulated one included, reads strangers' pictures with the same code.
 """

@@ -1,8 +1,8 @@
-"""One pose, one control picture: RGB at the output's size, whatever the pose was given as.
+"""Makes the control picture of a pose: RGB, of the output's size.
 
-A pose is drawn, or decoded and stretched; a photo becomes keypoints first (`darkroom.inference.pose.photo`) and is
-drawn like any others. What two poses must agree on to give the same picture is their content digest, so that it can
-stand in a cache's key before any drawing is done.
+Keypoints are drawn, a skeleton picture is decoded and stretched, and a photo becomes keypoints first
+(`darkroom.inference.pose.photo`). Poses with equal digests give the same picture, so a digest can serve as a cache key
+before anything is drawn.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Final, NamedTuple
 
 from PIL import Image
 
-from darkroom.inference.contract import FaultKind, RenderFault
 from darkroom.inference.pose.picture import PictureLimits, decode_picture
 from darkroom.inference.pose.skeleton import draw_people
+from darkroom.inference.types import FaultKind, RenderFault
 from darkroom.schemas.events.keypoints import coco17_to_coco18
 from darkroom.schemas.events.pose import InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
 
 DARK_LEVEL: Final = 24
-"""Levels of 255 below this are ground, JPEG's noise on it included."""
+"""Levels (of 255) below this count as background, which includes JPEG's noise on black."""
 CELLS: Final = 64
 BRIGHT_LEVEL: Final = 48
 DARK_SHARE_MIN: Final = 0.5
 COLOURED_SHARE_MIN: Final = 0.5
 COLOUR_SHARE_MIN: Final = 0.4
-"""Of a bright cell's highest channel: so far below it its lowest lies, or it counts as grey."""
+"""Share of a bright cell's highest channel by which its lowest must lie below it; otherwise the cell counts as grey."""
 
 NOBODY_DRAWN: Final = (
-    "There is nobody in the pose's picture: it has one colour only, as a pose extractor leaves it that found nobody. "
-    "Send a skeleton of somebody, keypoints, or a photo as `photo`."
+    "The pose's picture shows nobody: it has only one colour, which is what a pose extractor writes if it finds "
+    "nobody. Send the skeleton of a person, keypoints, or a photo as `photo`."
 )
 _UNLIKE: Final = (
     "the pose's picture does not look like an OpenPose skeleton on black ({}), and the model may not follow it: send a "
@@ -38,9 +38,9 @@ _UNLIKE: Final = (
 
 
 def pose_digest(pose: Pose, stored: bytes | None) -> str:
-    """A digest of all in the request that decides the control picture but its size.
+    """Return a digest of everything in the request that decides the control picture, except its size.
 
-    `stored` are the bytes of a picture that the pose only names. Raises `RenderFault` as `picture_content` does.
+    `stored` is the content of a picture that the pose only names. Raises `RenderFault` as `picture_content` does.
     """
     if isinstance(pose, PeoplePose):
         return "people:" + hashlib.sha256(repr((pose.format, pose.people)).encode()).hexdigest()
@@ -49,12 +49,12 @@ def pose_digest(pose: Pose, stored: bytes | None) -> str:
 
 
 class ControlPicture(NamedTuple):
-    """What conditions the ControlNet, and what there is to say of it."""
+    """The picture that conditions the ControlNet, with a warning."""
 
     picture: Image.Image
     """RGB, of the output's size."""
     warning: str | None
-    """The sentence for the requester where a skeleton picture does not look like one, else None."""
+    """The sentence for the requester if a skeleton picture does not look like one, otherwise None."""
 
 
 def control_picture(
@@ -83,11 +83,11 @@ def read_skeleton(content: bytes, limits: PictureLimits) -> ControlPicture:
 def unlike_a_skeleton(picture: Image.Image) -> str | None:
     """Return the sentence for a picture (RGB) that does not look like an OpenPose skeleton on black, else None.
 
-    Pose ControlNets were trained on coloured sticks on black. Looked at are the means of 64 x 64 cells. Measured on
-    drawings of this product, of controlnet-aux and of xinsir's thicker sticks, one to eight people, as JPEG too: 59 to
-    99 percent of the cells are dark, 68 to 100 percent of the bright ones have a colour (the low ends: eight people on
-    128 pixels; a close-up with the white dots of a face). Photos and drawings on white are below 1 percent dark,
-    grey skeletons and edge or depth maps have no colour, MediaPipe's drawing has it in 23 percent.
+    Pose ControlNets were trained on coloured sticks on black. The test looks at the means of 64 x 64 cells. In drawings
+    by Darkroom, by controlnet-aux and with xinsir's thicker sticks, of one to eight people and also as JPEG, 59 to 99
+    percent of the cells were dark, and 68 to 100 percent of the bright ones had a colour (lowest: eight people on 128
+    pixels; a close-up with the white dots of a face). Photos and drawings on white were below 1 percent dark, grey
+    skeletons and edge or depth maps had no colour, and MediaPipe's drawing had a colour in 23 percent.
     """
     small = picture.resize((CELLS, CELLS), Image.Resampling.BOX).tobytes()
     cells = list(zip(small[0::3], small[1::3], small[2::3], strict=True))
@@ -102,7 +102,8 @@ def unlike_a_skeleton(picture: Image.Image) -> str | None:
 
 
 def picture_content(pose: SkeletonPose | PhotoPose, stored: bytes | None) -> bytes:
-    """The bytes of the pose's picture. Raises `RenderFault` (`pose_unreadable`) where it is named and not here."""
+    """Return the content of the pose's picture. Raises `RenderFault` (`pose_unreadable`) if a named one was not
+    fetched."""
     picture = pose.image if isinstance(pose, SkeletonPose) else pose.photo
     if isinstance(picture, InlinePicture):
         return picture.content

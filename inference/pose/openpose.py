@@ -1,10 +1,10 @@
 """controlnet-aux's OpenPose body detector, with its weights read safely and its work bounded.
 
-An optional extra (darkroom[pose]): CMU's licence of the OpenPose code allows non-commercial use only. Importing it
-takes seconds and hundreds of modules, so nothing here is imported by a worker that was given no weights.
+An optional extra (darkroom[pose]): CMU's licence of the OpenPose code allows non-commercial use only. Importing the
+library takes seconds and hundreds of modules, so a worker without its weights does not import this module.
 
-The library reads its weights by unpickling, which runs whatever the file says. Here they are read as tensors alone,
-from a .pth state dict or from safetensors, and put into its network.
+The library unpickles its weights, which runs any code in the file. Here they are read as tensors only, from a .pth
+state dict or from safetensors, and put into the library's network.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from darkroom.inference.contract import FaultKind, ModelError, RenderFault
 from darkroom.inference.pose.photo import DetectedPerson, PoseDetector
+from darkroom.inference.types import FaultKind, ModelError, RenderFault
 
 WEIGHTS_STEM: Final = "body_pose_model"
 CANDIDATES_MAX: Final = 32
-"""Places in a photo where one kind of joint may be: four times the people of a pose. The library tries every pair of
-places for every limb, some 40 us each in Python, so that a thousand places, as noise has them, would take hours."""
+"""Limit on the places in a photo where one kind of joint may be: four times the people of a pose. The library tries
+every pair of places for every limb, at some 40 us each in Python, so a photo of noise with a thousand places would take
+hours."""
 
 _PEAK_MIN: Final = 0.1
-"""A heatmap's level from which the library takes a peak for a joint."""
+"""The heatmap level from which the library treats a peak as a joint."""
 _PIXELS_OF_CELL: Final = 64
 """A heatmap has one cell for 8 x 8 pixels of the network's input."""
 
@@ -39,12 +40,12 @@ class OpenPoseDetector(PoseDetector):
     """`PoseDetector` by OpenPose's body network."""
 
     def __init__(self, network: torch.nn.Module, digest: str) -> None:
-        """`network` maps pixels (1, 3, height, width) to limb fields (1, 38, height / 8, width / 8) and heatmaps of 19.
+        """Make a detector. Raises `ModelError` if the extra is not installed.
 
-        Raises `ModelError` where the extra is not installed.
+        `network` maps pixels (1, 3, height, width) to limb fields (1, 38, height / 8, width / 8) and 19 heatmaps.
         """
         library = _library()
-        # Its constructor is what unpickles; all that it makes beside the network is nothing.
+        # Its constructor unpickles the weights and sets nothing besides the network.
         body = library.body.Body.__new__(library.body.Body)
         body.model = _BoundedNetwork(network)
         self._detector = library.OpenposeDetector(body)
@@ -52,17 +53,18 @@ class OpenPoseDetector(PoseDetector):
 
     @property
     def digest(self) -> str:
-        """Of the weight file's bytes and the library's version."""
+        """The digest of the weight file's bytes and the library's version."""
         return self._digest
 
     def find(self, picture: Image.Image) -> Sequence[DetectedPerson]:
-        """As `PoseDetector.find`. Fault: `pose_unreadable` where there are more people than can be told apart."""
+        """Find everybody, as `PoseDetector.find`. Fault: `pose_unreadable` for more people than can be told apart."""
         found = self._detector.detect_poses(np.asarray(picture))
         return [_person(pose.body.keypoints) for pose in found]
 
 
 def _person(keypoints: Sequence[Any]) -> DetectedPerson:
-    """Return a person of controlnet-aux. Its own score grows with the points; the mean of theirs does not."""
+    """Convert a person of controlnet-aux. Its score is the mean of its points' scores: the library's grows with the
+    points."""
     scores = tuple(0.0 if point is None else float(point.score) for point in keypoints)
     seen = [score for point, score in zip(keypoints, scores, strict=True) if point is not None]
     return DetectedPerson(
@@ -93,7 +95,8 @@ class _BoundedNetwork(torch.nn.Module):
 
 
 def most_candidates(heatmaps: torch.Tensor) -> int:
-    """Of (parts, height, width): at how many pixels at most one part may be. A flat top's pixels are all peaks."""
+    """Return the most pixels at which one part may be, in heatmaps of (parts, height, width). A plateau's pixels all
+    count."""
     highest = torch.nn.functional.max_pool2d(heatmaps, 3, stride=1, padding=1)
     tops = ((heatmaps >= highest) & (heatmaps > _PEAK_MIN)).float()
     around = torch.nn.functional.avg_pool2d(tops, 3, stride=1, padding=1, divisor_override=1)
@@ -110,7 +113,7 @@ def load_detector(path: Path, device: torch.device) -> OpenPoseDetector:
     file = _weights_file(path)
     library = _library()
     tensors = _read(file)
-    # On no memory: drawing fifty million random numbers first takes longer than reading the real ones.
+    # Without memory: drawing fifty million random numbers first would take longer than reading the real ones.
     with torch.device("meta"):
         network = library.body.bodypose_model()
     network.load_state_dict(_fitted(network.state_dict(), tensors, file), assign=True)
@@ -123,7 +126,7 @@ def load_detector(path: Path, device: torch.device) -> OpenPoseDetector:
 def _library() -> Any:
     try:
         with warnings.catch_warnings():
-            # It imports every one of its detectors, and each of those complains about something else that it wants.
+            # The library imports all of its detectors, each of which warns about another missing dependency.
             warnings.simplefilter("ignore")
             import controlnet_aux.open_pose as library
     except ImportError as error:
@@ -150,7 +153,7 @@ def _read(file: Path) -> Mapping[str, Any]:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
         content = dict(torch.load(file, map_location="cpu", weights_only=True))
-    # Either format fails in its own ways, and all of them mean that this file is not the one.
+    # Each format fails in its own ways, and all of them mean that the file cannot be used.
     except Exception as error:
         raise ModelError(
             f"The pose detector's weights in {file} cannot be read ({_first_line(error)}): "

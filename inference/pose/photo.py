@@ -1,9 +1,8 @@
-"""From a photo to the keypoints of the people in it.
+"""Finds the keypoints of the people in a photo.
 
-The detector itself stands behind a protocol, because each needs an optional extra: `darkroom.inference.pose.blazepose`
-is the default, `darkroom.inference.pose.openpose` needs torch and weights of its own. What is bounded, counted and
-refused here is the same for any. What is found is a pose like one that was sent as
-keypoints and goes the same way from here on, so that photos, keypoints and training agree on every line drawn.
+The detector is behind a protocol, because each one needs an optional extra: `darkroom.inference.pose.blazepose` is the
+default, `darkroom.inference.pose.openpose` needs torch and weights of its own. The limits, counts and refusals here
+apply to both. The people found are drawn by the same code as keypoints from a request and as the training pictures.
 """
 
 from __future__ import annotations
@@ -14,23 +13,23 @@ from typing import Final, Protocol
 
 from PIL import Image
 
-from darkroom.inference.contract import FaultKind, RenderFault
 from darkroom.inference.pose.control import unlike_a_skeleton
 from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.inference.types import FaultKind, RenderFault
 from darkroom.schemas.events.keypoints import Keypoint
 from darkroom.schemas.events.pose import PEOPLE_MAX, FoundPerson, PeoplePose
 
 SHORT_SIDE_PX: Final = 512
-"""The resolution that OpenPose's ControlNet detector works at. Photos are brought to it, up or down."""
+"""The resolution of OpenPose's ControlNet detector. Photos are scaled to it, up or down."""
 LONG_SIDE_PX_MAX: Final = 1024
-"""A panorama is made smaller instead. Detecting takes some 800 bytes for each of these pixels, 400 MiB at most."""
+"""A panorama is scaled down instead. Detecting takes some 800 bytes for each of these pixels, 400 MiB at most."""
 
 DETECTOR_BYTES: Final = 512 * 1024 * 1024
-"""What a memory plan sets aside on the device: 200 MiB of weights, and what lies between the network's layers."""
+"""Memory that a plan reserves on the device: 200 MiB of weights, and the network's activations."""
 
 NO_DETECTOR: Final = (
-    "A photo needs a detector of people, which this worker does not have: send keypoints or a skeleton picture "
-    "instead. To have one, install darkroom[photos] (BlazePose, Apache-2.0). Or install darkroom[pose] (OpenPose, "
+    "Photos need a person detector, and this worker has none: send keypoints or a skeleton picture instead. To add a "
+    "detector, install darkroom[photos] (BlazePose, Apache-2.0). Or install darkroom[pose] (OpenPose, "
     "whose licence allows non-commercial use only), fetch body_pose_model.pth of lllyasviel/ControlNet "
     "(annotator/ckpts), and set DARKROOM_MODEL__POSE_DETECTOR_PATH to it."
 )
@@ -39,8 +38,8 @@ NOBODY_FOUND: Final = (
     "skeleton goes as `image`."
 )
 SKELETON_AS_PHOTO: Final = (
-    "the pose's photo looks like an OpenPose skeleton on black, and people were looked for in it: send a skeleton as "
-    "`image`"
+    "the pose's photo looks like an OpenPose skeleton on black, and was searched for people all the same: send a "
+    "skeleton as `image`"
 )
 
 
@@ -51,9 +50,9 @@ class DetectedPerson:
     points: tuple[Keypoint, ...]
     """18 points (coco18), as fractions of the picture."""
     score: float
-    """How sure the detector is of the whole person, 0 to 1."""
+    """The detector's confidence in the whole person, 0 to 1."""
     scores: tuple[float, ...] | None = None
-    """How sure it is of each of the points, 0 to 1; None where it does not say."""
+    """Its confidence in each of the points, 0 to 1; None if it gives none."""
 
     @property
     def extent(self) -> float:
@@ -62,7 +61,7 @@ class DetectedPerson:
         return max((round(max(axis) - min(axis), 3) for axis in zip(*seen, strict=True)), default=0.0)
 
     def as_found(self) -> FoundPerson:
-        """Return what the requester is told: four decimals are a tenth of a pixel of 1,024."""
+        """Return the person in the form for the requester: four decimals are a tenth of a pixel in 1,024."""
         scores = self.scores or (1.0,) * len(self.points)
         return FoundPerson(
             points=tuple(
@@ -78,32 +77,32 @@ class PoseDetector(Protocol):
 
     @property
     def digest(self) -> str:
-        """`sha256:` and 64 hexadecimal digits over all that decides what it finds in a given picture."""
+        """`sha256:` and 64 hexadecimal digits over everything that decides its findings in a given picture."""
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Return the width and height in pixels at which a photo of `width` x `height` is looked at."""
+        """Return the width and height in pixels at which a photo of `width` x `height` is examined."""
         return detection_size(width, height)
 
     def find(self, picture: Image.Image) -> Sequence[DetectedPerson]:
-        """Everybody in an RGB picture, in any order. Raises `RenderFault` of the request where it cannot tell."""
+        """Return everybody in an RGB picture, in any order. Raises `RenderFault` of the request if it cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhotoPeople:
-    """What was found in a photo."""
+    """The people in a photo."""
 
     pose: PeoplePose | None
-    """The people to be drawn; None for nobody."""
+    """The people to draw; None if there are none."""
     seen: int
-    """How many there were. More than `PEOPLE_MAX` are not all in `pose`."""
+    """The number of people found. Of more than `PEOPLE_MAX`, `pose` has the largest."""
     found: tuple[FoundPerson, ...] = ()
-    """The people of `pose`, in its order, for the requester."""
+    """The people of `pose`, in the same order, for the requester."""
     is_drawing: bool = False
-    """Whether it looks like a skeleton on black, not like a photo."""
+    """True if the photo looks like a skeleton on black instead."""
 
     @property
     def warning(self) -> str | None:
-        """The sentence for the requester where somebody was left out or the photo is none, else None."""
+        """The sentence for the requester if somebody was left out or the photo is a drawing, otherwise None."""
         if self.is_drawing:
             return SKELETON_AS_PHOTO
         if self.seen <= PEOPLE_MAX:
@@ -132,18 +131,18 @@ def find_people(content: bytes, detector: PoseDetector, limits: PictureLimits) -
 
 
 def detection_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height in pixels at which a photo of `width` x `height` is looked at."""
+    """Return the width and height in pixels at which a photo of `width` x `height` is examined."""
     scale = min(SHORT_SIDE_PX / min(width, height), LONG_SIDE_PX_MAX / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def no_detector() -> RenderFault:
-    """The fault of a photo that comes to a worker without a detector."""
+    """Return the fault of a photo that reaches a worker without a detector."""
     return RenderFault(FaultKind.REQUEST, "pose_unreadable", NO_DETECTOR)
 
 
 def nobody_found() -> RenderFault:
-    """The fault of a photo without people: a black control picture would be painted as no pose at all."""
+    """Return the fault of a photo without people: a black control picture would be painted as if there were no pose."""
     return RenderFault(FaultKind.REQUEST, "pose_not_found", NOBODY_FOUND)
 
 

@@ -1,7 +1,7 @@
-"""Decodes a picture that a stranger sent, without letting it cost more than it may.
+"""Decodes a stranger's picture within limits on its cost.
 
-The bytes are counted before anything looks at them and the pixels before any of them is decoded. Only three
-formats are tried, so that the other forty that Pillow knows are no way in.
+The bytes are counted before they are parsed, and the pixels before they are decoded. Only three formats are accepted,
+so that the decoders of the other forty that Pillow knows are never exposed.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from darkroom.inference.contract import FaultKind, RenderFault
+from darkroom.inference.types import FaultKind, RenderFault
 from darkroom.schemas.events.pictures import PICTURE_FORMATS, foreign_format, foreign_remedy, jpeg_reduction
 
 _LEVELS_16: Final = 65_536
 _SIXTEENTH_OF_EIGHT: Final = 257
-"""65535 / 255: by so much a level of 16 bits is divided to be one of 8 (PNG 3, section 12.4)."""
+"""65535 / 255: the divisor from a 16-bit level to an 8-bit one (PNG 3, section 12.4)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PictureLimits:
-    """What a picture that comes from outside may cost."""
+    """Limits on a picture that comes from outside."""
 
     bytes_max: int = 16 * 1024 * 1024
-    """Encoded. A skeleton is some 20 KiB, a JPEG of a telephone 2 to 15 MiB."""
+    """Encoded size. A skeleton has some 20 KiB, a phone's JPEG 2 to 15 MiB."""
     pixels_max: int = 16 * 1024 * 1024
-    """Decoded: 64 MiB of memory for a square of 4,096 pixels, four times the side of what is painted."""
+    """Decoded size: 64 MiB of memory for a square of 4,096 pixels, four times the side of SDXL's native size."""
 
 
 def decode_picture(content: bytes, limits: PictureLimits) -> Image.Image:
-    """Decode a PNG, JPEG or WebP picture to RGB, upright, its first frame where it is animated.
+    """Decode a PNG, JPEG or WebP picture to RGB, upright; of an animation, its first frame.
 
-    Transparent pixels become black, the ground of every skeleton, and levels of 16 bits are rounded to 8. A sequential
-    JPEG of up to 16 times `pixels_max` is decoded at a half or a quarter of its sides. Raises `RenderFault` of the
-    request: `image_too_large` where a limit is passed, `pose_unreadable` for anything that is not a whole picture.
+    Transparent pixels become black, the background of every skeleton, and 16-bit levels are rounded to 8 bits. A
+    sequential JPEG of up to 16 times `pixels_max` is decoded at a half or a quarter of its sides. Raises `RenderFault`
+    of the request: `image_too_large` above a limit, `pose_unreadable` for anything that is not a whole picture.
     """
     if len(content) > limits.bytes_max:
         raise RenderFault(
@@ -48,7 +48,7 @@ def decode_picture(content: bytes, limits: PictureLimits) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
             _reduce(picture, limits)
             picture.load()
-            # In place, and without a conversion that copies: a telephone's photo would be in memory three times.
+            # In place and without a conversion that copies, which would hold a phone's photo in memory three times.
             ImageOps.exif_transpose(picture, in_place=True)
             return _rgb(picture)
     except (RenderFault, MemoryError):
@@ -57,13 +57,13 @@ def decode_picture(content: bytes, limits: PictureLimits) -> Image.Image:
         raise _too_many_pixels(limits) from error
     except UnidentifiedImageError as error:
         raise _unreadable(content, error) from error
-    # Pillow answers a malformed file with a dozen exception types, and all of them mean the same here.
+    # Pillow raises a dozen exception types for malformed files, and all of them mean the same here.
     except Exception as error:
         raise _unreadable(content, error) from error
 
 
 def _reduce(picture: Image.Image, limits: PictureLimits) -> None:
-    """Choose the size at which the picture is decoded. Raises `RenderFault` where even the smallest is too large."""
+    """Choose the size at which the picture is decoded. Raises `RenderFault` if even the smallest is too large."""
     is_jpeg = picture.format in ("JPEG", "MPO")
     width, height = picture.size
     if width * height <= limits.pixels_max:
@@ -113,7 +113,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def _grey_of_16_bits(picture: Image.Image) -> Image.Image:
-    """Pillow's own conversion cuts levels at 255, which leaves nothing of them but white."""
+    """Scale 16-bit levels to 8 bits. Pillow's own conversion clips them at 255, which turns nearly everything white."""
     levels = [round(level / _SIXTEENTH_OF_EIGHT) for level in range(_LEVELS_16)]
     transparent = picture.info.get("transparency")
     if isinstance(transparent, int):

@@ -1,10 +1,10 @@
 """Draws OpenPose skeletons from keypoints.
 
 Pose ControlNets were trained on OpenPose's drawings: every limb a filled ellipse in its own colour at 0.6 of full
-brightness, every keypoint a disc in full colour, all 4 pixels thick on a black picture of about 512 pixels. The
-thickness does not grow with the picture, so a skeleton drawn on a small picture would be mostly sticks. That is why
-every skeleton is drawn with its short side at 512 pixels, in the output's aspect, and then brought to the
-output's size. The colours and the pairs of points are the format; the drawing is our own.
+brightness, every keypoint a disc in full colour, with half-widths of 4 pixels on a black picture of about 512 pixels.
+The thickness does not grow with the picture, so a skeleton drawn on a small picture would be mostly sticks. That is why
+every skeleton is drawn with its short side at 512 pixels, in the output's aspect, and then scaled to the output's size.
+The colours and the pairs of points are the format; the drawing code is our own.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from darkroom.schemas.events.keypoints import LIMBS, Keypoint
 
 DRAWN_SHORT_SIDE_PX: Final = 512
 DRAWN_LONG_SIDE_PX_MAX: Final = 4096
-"""A ribbon of a picture is drawn smaller, so that its skeleton never takes more than 6 MiB."""
+"""A very narrow picture's skeleton is drawn smaller, so that it never takes more than 6 MiB."""
 STICK_PX: Final = 4
 """Half the width of a limb, and the radius of a keypoint."""
 LIMB_BRIGHTNESS: Final = 0.6
 _OUTLINE_POINTS: Final = 48
-"""Corners of the polygon that stands for a limb's ellipse: enough that its edge is smooth at 512 pixels."""
+"""Corners of the polygon that approximates a limb's ellipse: enough for a smooth edge at 512 pixels."""
 
 COLOURS: Final[tuple[tuple[int, int, int], ...]] = (
     (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0),
@@ -37,8 +37,8 @@ COLOURS: Final[tuple[tuple[int, int, int], ...]] = (
 def draw_people(people: Sequence[Sequence[Keypoint]], *, width: int, height: int) -> Image.Image:
     """Draw people of 18 points each (coco18) as an RGB picture of `width` x `height` pixels.
 
-    Limbs with an unseen end are left out, points outside of the picture fall outside of it. Raises `ValueError` where a
-    person has another number of points.
+    Limbs with an unseen end are left out; points outside the picture are clipped. Raises `ValueError` if a person has
+    another number of points.
     """
     drawn_width, drawn_height = drawn_size(width, height)
     canvas = Image.new("RGB", (drawn_width, drawn_height))
@@ -63,7 +63,7 @@ def draw_people(people: Sequence[Sequence[Keypoint]], *, width: int, height: int
 
 
 def drawn_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height in pixels of the drawing for an output of `width` x `height`."""
+    """Return the width and height in pixels of the drawing for an output of `width` x `height`."""
     scale = min(DRAWN_SHORT_SIDE_PX / min(width, height), DRAWN_LONG_SIDE_PX_MAX / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
@@ -73,7 +73,7 @@ def _place(point: tuple[float, float], width: int, height: int) -> tuple[float, 
 
 
 def _ellipse_between(a: tuple[float, float], b: tuple[float, float]) -> list[tuple[float, float]]:
-    """The outline of the ellipse whose long axis runs from a to b and whose short half-axis is `STICK_PX`."""
+    """Return the outline of the ellipse whose long axis runs from a to b and whose short half-axis is `STICK_PX`."""
     middle_x, middle_y = (a[0] + b[0]) / 2, (a[1] + b[1]) / 2
     half_x, half_y = (b[0] - a[0]) / 2, (b[1] - a[1]) / 2
     half_length = math.hypot(half_x, half_y)

@@ -1,12 +1,13 @@
 """The SDXL device: one loaded model behind `darkroom.inference.contract.Device`.
 
-Three lanes call it at once, and each has its own part of the model: `prepare` the tokenizers, the text encoders
-and the pose encoder, `step` the UNet and the ControlNet, `finish` the VAE. Weights are only read, so nothing here is
-locked. On a GPU each lane also has its own stream, so that decoding does not queue behind denoising. What `prepare` and
-`finish` return is complete; a step may still be under way when `step` returns, and `finish` waits for it on the GPU.
+Three lanes call it at once, each with its own part of the model: `prepare` uses the tokenizers, the text encoders and
+the pose encoder, `step` the UNet and the ControlNet, `finish` the VAE. Weights are only read, so nothing here is
+locked. On a GPU each lane also has its own stream, so that decoding does not queue behind denoising. The results of
+`prepare` and `finish` are complete; a step may still be running when `step` returns, and `finish` waits for it on the
+GPU.
 
-Where not all fits at once the memory plan has the lanes take turns (`series`), and a lane's part may come and go with
-its turn.
+If the parts do not fit into memory together, the memory plan makes the lanes take turns (`series`), and a lane's
+weights may move to the device and back with its turn.
 """
 
 from __future__ import annotations
@@ -19,25 +20,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 import torch
+from typing_extensions import override
 
-from darkroom.inference.contract import (
-    CacheCounts,
-    Device,
-    FaultKind,
-    ModelError,
-    ModelInfo,
-    Prepared,
-    Preview,
-    RenderedImage,
-    RenderFault,
-    RenderJob,
-)
-from darkroom.inference.engine.turns import Series
+from darkroom.inference.contract import Device, PreparedRows
 from darkroom.inference.planning.memory_plan import MemoryPlan
-from darkroom.inference.planning.timing import Part
 from darkroom.inference.pose.photo import DETECTOR_BYTES
 from darkroom.inference.pose.picture import PictureLimits
-from darkroom.inference.sdxl.denoise.regions import Backend
+from darkroom.inference.sdxl.denoise.compiled import Backend
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
 from darkroom.inference.sdxl.faults import device_faults
 from darkroom.inference.sdxl.loading.components import load_components
@@ -47,11 +36,24 @@ from darkroom.inference.sdxl.measure import measured_on
 from darkroom.inference.sdxl.model import LoadedModel
 from darkroom.inference.sdxl.prepare.adapter_store import ADAPTER_CACHE_BYTES_MAX
 from darkroom.inference.sdxl.warm_up import compile_regions, warm_up
+from darkroom.inference.types import (
+    CacheCounts,
+    FaultKind,
+    ModelError,
+    ModelInfo,
+    Part,
+    Preview,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    Series,
+)
 
 PROMPT_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Two hundred of SDXL's prompts in fp16, on the device."""
+"""Room for two hundred of SDXL's prompts in fp16, on the device."""
 POSE_CACHE_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Some twenty poses at 1024 x 1024: a quarter for pictures on the host, the rest for embeddings on the device."""
+"""Room for some twenty poses at 1024 x 1024: a quarter for pictures on the host, the rest for embeddings on the
+device."""
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Compiles = Literal["auto", "on", "off"]
@@ -59,7 +61,7 @@ _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16"
 
 
 class SdxlDevice(Device[SdxlRow]):
-    """SDXL, with a ControlNet where one is given, on one torch device."""
+    """SDXL on one torch device, with a ControlNet if one is given."""
 
     def __init__(
         self,
@@ -82,20 +84,20 @@ class SdxlDevice(Device[SdxlRow]):
         wishes: Wishes | None = None,
         plan: MemoryPlan | None = None,
     ) -> None:
-        """Takes paths to diffusers folders or checkpoints; nothing is read before `load`.
+        """Make a device from paths to diffusers folders or checkpoints; nothing is read before `load`.
 
-        Instead of the paths, a function that says where all parts of the model lie: `load` calls it, and it may take
-        its time to fetch them. It raises `ModelError`.
+        In place of the paths, `path` may be a function that returns the location of every part: `load` calls it, and
+        it may take its time to fetch them. It raises `ModelError`.
 
-        `name` is what completions call the model (default: the folder's name). `device` is a torch device, `auto` the
-        first GPU or else the CPU; `dtype` `auto` is fp16 on a GPU and fp32 on a CPU. `cpu_threads` are torch's threads
-        for one operation, by default one less than there are cores: the event loop and the other lanes need one, and
-        two busy threads to a core are many times slower than one. `wishes` are what the operator says of the memory
-        plan that `load` makes; a `plan` that is given is carried out instead.
+        `name` is the model's name in completions (default: the folder's name). `device` is a torch device; `auto` is
+        the first GPU, otherwise the CPU. `dtype` `auto` is fp16 on a GPU and fp32 on a CPU. `cpu_threads` are torch's
+        threads for one operation, by default one less than the number of cores: the event loop and the other lanes need
+        one, and two busy threads on a core are many times slower than one. `wishes` are the operator's settings for the
+        memory plan that `load` makes; a given `plan` is carried out instead.
 
-        `compiles`: whether the networks' repeated blocks are compiled, `auto` on a GPU alone; for pictures of
-        `compile_sizes` (width, height), the native size by default, and steps of up to `rows_max` rows. All else runs
-        eagerly. `compile_cache_dir` keeps what was compiled for the next start (torch's own place by default).
+        `compiles`: `on` compiles the networks' repeated blocks, `auto` does so only on a GPU; for pictures of
+        `compile_sizes` (width, height), the native size by default, and steps of up to `rows_max` rows. All other
+        shapes run eagerly. `compile_cache_dir` keeps compiled code for the next start (torch's own folder by default).
         """
         self._find: Callable[[], ModelFiles] = (
             (lambda: ModelFiles(path, controlnet_path)) if isinstance(path, Path) else path
@@ -123,18 +125,23 @@ class SdxlDevice(Device[SdxlRow]):
         return self._loaded().components.info
 
     @property
+    @override
+    def plan(self) -> MemoryPlan:
+        return self._loaded().components.placement.plan
+
+    @property
     def series(self) -> Series:
-        """As the plan has it. Raises `RuntimeError` before `load`."""
-        return self._loaded().components.placement.plan.layout.series
+        """The lanes that take turns by the memory plan. Raises `RuntimeError` before `load`."""
+        return self.plan.layout.series
 
     def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:
-        """As the plan has it: None on a CPU. Raises `RuntimeError` before `load`."""
-        return self._loaded().components.placement.plan.rows_ceiling(latent_height, latent_width)
+        """Return the memory plan's limit: None on a CPU. Raises `RuntimeError` before `load`."""
+        return self.plan.rows_ceiling(latent_height, latent_width)
 
     def load(self) -> None:
         """Load, and render a few one-step pictures from end to end, so that no request pays for a kernel's first run.
 
-        Raises `ModelError`, also where the parts turn out not to work together.
+        Raises `ModelError`, also if the parts turn out not to work together.
         """
         device, dtype = self._place()
         if device.type == "cpu":
@@ -162,58 +169,60 @@ class SdxlDevice(Device[SdxlRow]):
                     self._compile(self._model)
         except ModelError:
             raise
-        # Whatever else goes wrong here is wrong with the model or with where it is to run, and ends the start.
+        # Every other error here comes from the model or from the device, and ends the start.
         except Exception as error:
             self.close()
             no_memory = isinstance(error, RenderFault) and error.kind is FaultKind.BATCH_MEMORY
             remedy = "use a device with more memory" if no_memory else "check that its parts belong together"
             raise ModelError(f"The model in {files.path} does not run on {device}: {error}; {remedy}.") from error
 
-    def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
-        """As `Device.prepare`. Its faults are `invalid_request`, `model_mismatch`, `unknown_adapter`, `pose_unreadable`
-        and `image_too_large`.
+    def prepare(self, job: RenderJob) -> PreparedRows[SdxlRow]:
+        """Prepare a job's rows, as `Device.prepare`.
+
+        Raises `RenderFault` with `invalid_request`, `model_mismatch`, `unknown_adapter`, `pose_unreadable`,
+        `pose_not_found` or `image_too_large`.
         """
         model = self._loaded()
         with device_faults("preparing a request"), model.prepare_stream.completed():
             return model.prepare(job)
 
+    @override
     def step(self, rows: Sequence[SdxlRow]) -> None:
-        """As `Device.step`."""
         model = self._loaded()
         with device_faults(f"denoising {len(rows)} rows"):
             model.step(rows)
 
+    @override
     def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage | RenderFault, ...]:
-        """As `Device.finish`."""
         model = self._loaded()
         with device_faults(f"decoding {len(rows)} pictures"), model.finish_stream.entered():
             return model.finish(rows)
 
     def preview(self, row: SdxlRow) -> Preview | None:
-        """As `Device.preview`, of the latents that the row's last step predicted. The first one fits the projection."""
+        """Show the latents that the row's last step predicted. The first preview fits the projection."""
         model = self._loaded()
         with device_faults("making a preview"), model.finish_stream.entered():
             return model.preview(row)
 
+    @override
     def measured_on(self) -> Mapping[str, str]:
-        """As `Device.measured_on`."""
         model = self._loaded()
         return measured_on(model.networks, model.components.placement)
 
+    @override
     def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
-        """As `Device.buckets`."""
         shapes = self._loaded().networks.shapes
         return shapes.buckets if (latent_height, latent_width) in shapes.latent_sizes else ()
 
+    @override
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
-        """As `Device.measure`."""
         model = self._loaded()
         with device_faults(f"measuring {part.value} of {count}"):
             return model.measure(part, latent_height, latent_width, count)
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
-        """Of `prompt` (embeddings), `photo` (people found), `pose` (control pictures), `control` (conditioning
-        embeddings) and `adapter`.
+        """Return the counts of `prompt` (embeddings), `photo` (people found), `pose` (control pictures), `control`
+        (conditioning embeddings) and `adapter`.
         """
         model = self._model
         if model is None:
@@ -221,7 +230,7 @@ class SdxlDevice(Device[SdxlRow]):
         return {"prompt": model.texts.counts(), **model.poses.counts(), "adapter": model.adapters.counts()}
 
     def memory_bytes(self) -> Mapping[str, int]:
-        """`allocated`, `reserved` and `total` of a GPU; empty on a CPU."""
+        """Return `allocated`, `reserved` and `total` bytes of a GPU; nothing on a CPU."""
         model = self._model
         if model is None or model.components.device.type != "cuda":
             return {}
@@ -233,7 +242,7 @@ class SdxlDevice(Device[SdxlRow]):
         }
 
     def close(self) -> None:
-        """Let go of the model and its memory. Idempotent; `load` may be called again."""
+        """Free the model and its memory. Idempotent; `load` may be called again."""
         model, self._model = self._model, None
         if model is not None and model.components.device.type == "cuda":
             del model
@@ -267,7 +276,7 @@ class SdxlDevice(Device[SdxlRow]):
         info = model.components.info
         sizes = self._compile_sizes or ((info.native_width, info.native_height),)
         factor = info.latent_factor
-        # What memory holds of the largest of them, padding included.
+        # As many rows of the largest size as memory holds, padding included.
         ceilings = [self.rows_ceiling(height // factor, width // factor) for width, height in sizes]
         rows_max = min([self._rows_max, *(ceiling for ceiling in ceilings if ceiling is not None)])
         compile_regions(model, sizes=sizes, rows_max=rows_max, backend=self._compile_backend)

@@ -1,7 +1,7 @@
-"""Tells running out of memory, and losing the device, from every other error.
+"""Tells out-of-memory errors and a lost device from all other errors.
 
-torch has an exception of its own for a GPU's memory; on a CPU, and inside cuDNN and cuBLAS, the same thing is a
-`RuntimeError` that only its text gives away. Any other error that CUDA itself reports is sticky: it may have been
+torch has an exception of its own for a GPU's memory. On a CPU, and inside cuDNN and cuBLAS, the same condition is a
+`RuntimeError` that only its text identifies. Any other error that CUDA itself reports is sticky: it may have been
 caused by work launched long before, and every further call fails with it until the process ends.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from darkroom.inference.contract import DeviceLost, FaultKind, RenderFault
+from darkroom.inference.types import DeviceLost, FaultKind, RenderFault
 
 _MEMORY_MESSAGES: Final = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -27,23 +27,23 @@ _LOST_MESSAGES: Final = ("CUDA error", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` means that the device or the host has no memory left for what was tried."""
+    """Return true if `error` means that the device or the host ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MEMORY_MESSAGES)
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether `error` means that a GPU's context is gone."""
+    """Return true if `error` means that a GPU's context is gone."""
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _LOST_MESSAGES)
 
 
 @contextmanager
 def device_faults(doing: str) -> Iterator[None]:
-    """Turn running out of memory while `doing` something into `RenderFault(BATCH_MEMORY, "out_of_memory")`, and a GPU's
-    own errors into `DeviceLost`.
+    """Translate an out-of-memory error while `doing` something to `RenderFault(BATCH_MEMORY, "out_of_memory")`, and a
+    GPU's own errors to `DeviceLost`.
 
-    Everything else passes through. Where memory ran out, what the failed frames held is let go first, because an
+    All other errors pass through. After running out of memory, the failed frames are cleared first, because an
     exception keeps its frames alive and with them the very tensors that did not fit.
     """
     try:
@@ -60,7 +60,7 @@ def device_faults(doing: str) -> Iterator[None]:
             ) from error
         if is_device_lost(error):
             raise DeviceLost(
-                f"The GPU stopped working while {doing}: {_first_line(error)}. This worker ends; start it anew."
+                f"The GPU stopped working while {doing}: {_first_line(error)}. This worker ends: restart it."
             ) from error
         raise
 

@@ -1,7 +1,7 @@
-"""Times the parts of a step and of a decoding, each by itself, on made-up inputs.
+"""Times the parts of a step and of a decode, each by itself, on made-up inputs.
 
-Nothing here touches a request's rows, the caches or torch's random state. Inputs are noise, not zeros, since a GPU
-draws less power and so runs faster on zeros.
+Nothing here touches a request's rows, the caches or torch's global random state. Inputs are noise rather than zeros,
+because a GPU draws less power, and so runs faster, on zeros.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from typing import Any, Final
 
 import torch
 
-from darkroom.inference.contract import BatchKey, RenderRequest, RowId
-from darkroom.inference.planning.timing import Part
 from darkroom.inference.sdxl.denoise.rows import Guidance, SdxlRow, draw_noise
-from darkroom.inference.sdxl.denoise.schedule import Schedules
+from darkroom.inference.sdxl.denoise.schedule import DEFAULT_SAMPLER, Schedules
 from darkroom.inference.sdxl.denoise.step import Networks, Stepper
 from darkroom.inference.sdxl.loading.components import Components
 from darkroom.inference.sdxl.loading.placement import Placement
 from darkroom.inference.sdxl.prepare.conditions import TextEmbedding, time_ids
+from darkroom.inference.types import BatchKey, Part, RenderRequest, RowId
 
 RUNS_MAX: Final = 5
-"""Counted runs, of which the fastest is taken: whatever else the machine does only ever adds."""
+"""Timed runs, of which the fastest counts: other load on the machine can only add time."""
 RUNS_S_MAX: Final = 1.0
-"""No run is begun once they took so long together: what disturbs a long run is small beside it."""
+"""No further run starts once the runs took this long together: disturbances are small compared with a long run."""
 _TOKENS: Final = 77
 
 
 def measured_on(networks: Networks, placement: Placement) -> Mapping[str, str]:
-    """The hardware, the libraries and the way of running that decide how long a forward takes."""
+    """Return the hardware, the libraries and the form of the model that decide how long a forward takes."""
     shapes, plan = networks.shapes, placement.plan
     sizes = " ".join(sorted(f"{height}x{width}" for height, width in shapes.latent_sizes))
     return {
@@ -50,7 +49,7 @@ def measured_on(networks: Networks, placement: Placement) -> Mapping[str, str]:
 def measure_part(  # noqa: PLR0917 - the protocol's order
     part: Part, components: Components, networks: Networks, height: int, width: int, count: int
 ) -> float:
-    """Seconds of a part as `darkroom.inference.contract.Device.measure` defines it. Latent sizes; in inference mode."""
+    """Return the seconds of a part, as `darkroom.inference.contract.Device.measure`. Call it in inference mode."""
     if part is Part.CONTROLNET and networks.controlnet is None:
         return 0.0
     if part is Part.DECODE:
@@ -68,7 +67,7 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def _timed(run: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds until the device is done: what a step waits for, launches included."""
+    """Return the wall-clock seconds until the device is done, kernel launches included, as a step waits for them."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()
@@ -99,7 +98,7 @@ def _controlnet_forward(
 
 
 def _entered(networks: Networks, is_static: bool, forward: Callable[[], object]) -> Callable[[], object]:
-    """The forward as a step runs it: compiled where the shape is."""
+    """Return the forward in the form in which a step runs it: compiled if its shape is."""
 
     def run() -> None:
         with nullcontext() if networks.regions is None else networks.regions.entered(is_static=is_static):
@@ -111,7 +110,7 @@ def _entered(networks: Networks, is_static: bool, forward: Callable[[], object])
 def _rest_of_a_step(
     components: Components, networks: Networks, height: int, width: int, slots: int
 ) -> Callable[[], object]:
-    """A whole step whose UNet answers at once."""
+    """Return a whole step whose UNet answers at once."""
     guided, alone = divmod(slots, 2)
     rows = [
         _row(components, networks, height, width, number, guided=number < guided) for number in range(guided + alone)
@@ -129,7 +128,7 @@ def _rest_of_a_step(
 
 def _decoding(components: Components, height: int, width: int, pictures: int) -> Callable[[], object]:
     vae, placement = components.vae, components.placement
-    # As `darkroom.inference.sdxl.model` decodes: tiles by the picture's size alone.
+    # As in `darkroom.inference.sdxl.model`: the picture's size alone decides on tiles.
     vae.use_tiling = height * width * components.info.latent_factor**2 > placement.plan.vae_tiled_above_pixels
     latents = draw_noise(_seeded(), (pictures, vae.config.latent_channels, height, width))
     on_device = latents.to(placement.vae_device, vae.dtype)
@@ -160,7 +159,7 @@ def _row(components: Components, networks: Networks, height: int, width: int, nu
         height=height * info.latent_factor,
         steps=2,
         guidance_scale=5.0 if guided else 1.0,
-        sampler="euler_ancestral",
+        sampler=DEFAULT_SAMPLER,
         seed=number,
     )
     text = TextEmbedding(
@@ -189,7 +188,7 @@ def _time_ids(networks: Networks, components: Components, height: int, width: in
 
 
 def _pooled_width(config: Any) -> int:
-    """What is left of the added embedding beside the six time ids."""
+    """Return the width of the pooled embedding: the added embedding's input without the six time ids."""
     return int(config.projection_class_embeddings_input_dim) - 6 * int(config.addition_time_embed_dim)
 
 
@@ -208,7 +207,7 @@ def _hardware(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    """The processor's model as Linux tells it; Python knows no more than the architecture there."""
+    """Return the processor's model from Linux's /proc, because Python reports only the architecture."""
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith("model name"):

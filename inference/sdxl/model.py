@@ -1,4 +1,4 @@
-"""A loaded model with all that hangs on it: its caches, its schedules, its streams, and how a job becomes rows."""
+"""A loaded model with its caches, schedules and streams: turns jobs into rows and rows into pictures."""
 
 from __future__ import annotations
 
@@ -8,18 +8,7 @@ import structlog
 import torch
 from PIL import Image
 
-from darkroom.inference.contract import (
-    FaultKind,
-    Prepared,
-    Preview,
-    RenderedImage,
-    RenderFault,
-    RenderJob,
-    RenderRequest,
-    RowId,
-)
-from darkroom.inference.engine.turns import Lane, Series
-from darkroom.inference.planning.timing import Part
+from darkroom.inference.contract import PreparedRows
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.preview import encode_preview
 from darkroom.inference.resolve import batch_key
@@ -27,16 +16,27 @@ from darkroom.inference.sdxl.denoise.adapters import AdapterBank
 from darkroom.inference.sdxl.denoise.rows import Control, Guidance, SdxlRow, draw_noise
 from darkroom.inference.sdxl.denoise.schedule import Schedule, Schedules
 from darkroom.inference.sdxl.denoise.step import Networks, Stepper
-from darkroom.inference.sdxl.finish.decode import decode_latents
-from darkroom.inference.sdxl.finish.encode import encode_picture
+from darkroom.inference.sdxl.finish.pictures import decode_latents, encode_picture
 from darkroom.inference.sdxl.finish.projection import Projection, fit_projection
 from darkroom.inference.sdxl.loading.components import Components
 from darkroom.inference.sdxl.loading.lora_names import UNET
 from darkroom.inference.sdxl.loading.placement import residence_of
 from darkroom.inference.sdxl.measure import measure_part
-from darkroom.inference.sdxl.prepare.conditions import TextConditioner, cut_warning, time_ids
+from darkroom.inference.sdxl.prepare.conditions import TextConditioner, TextStyle, text_warnings, time_ids
 from darkroom.inference.sdxl.prepare.poses import Conditioning, PoseConditioner
 from darkroom.inference.sdxl.streams import LaneStream
+from darkroom.inference.types import (
+    FaultKind,
+    Lane,
+    Part,
+    Preview,
+    RenderedImage,
+    RenderFault,
+    RenderJob,
+    RenderRequest,
+    RowId,
+    Series,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -78,7 +78,7 @@ class LoadedModel:
         )
         self.stepper = Stepper(self.networks)
         self._residence = residence_of(components.placement, components.networks())
-        # Lanes that take turns share one stream: what one frees there the other can use at once.
+        # Lanes that take turns share one stream, so that memory freed by one can be used by the other at once.
         series, vae_device = components.placement.plan.layout.series, components.placement.device_of(Lane.FINISH)
         self.prepare_stream = self.stepper.stream if series is Series.ALL else LaneStream(device)
         self.finish_stream = (
@@ -87,12 +87,12 @@ class LoadedModel:
         self._projection: Projection | None = None
 
     def run_with(self, networks: Networks) -> None:
-        """Take steps with these networks from now on. Not while one is being taken."""
+        """Use these networks for all further steps. Must not be called during a step."""
         self.networks = networks
         self.stepper = Stepper(networks, self.stepper.stream)
 
-    def prepare(self, job: RenderJob) -> Prepared[SdxlRow]:
-        """The rows of a job, of image i from seed + i. They share everything but generator and latents."""
+    def prepare(self, job: RenderJob) -> PreparedRows[SdxlRow]:
+        """Make a job's rows: image i from seed + i. The rows share everything but generator and latents."""
         self.enter(Lane.PREPARE)
         request = job.request
         components = self.components
@@ -105,15 +105,19 @@ class LoadedModel:
             )
         schedule = self.schedules.get(request.sampler, request.steps, request.schedule)
         adapter = None if request.adapter is None else self.adapters.get(request.adapter)
-        text = self.texts.embed(request.prompt, adapter)
-        # As in diffusers, guidance is off at 1 and below, and then there is nothing to lead away from.
+        style = TextStyle(request.prompt_syntax == "weighted", request.clip_skip)
+        text = self.texts.embed(request.prompt, adapter, style)
+        # As in diffusers, guidance is off at 1 and below, and then there is no negative prompt.
         negative = None
         if request.guidance_scale > 1:
-            negative = self.texts.embed_negative(request.negative_prompt, text, adapter)
+            negative = self.texts.embed_negative(request.negative_prompt, text, adapter, style)
         control, conditioning = self._control(job)
         ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
-        warnings = [cut_warning("prompt", text), None if negative is None else cut_warning("negative prompt", negative)]
-        warnings.append(None if conditioning is None else conditioning.warning)
+        warnings = text_warnings("prompt", text)
+        if negative is not None:
+            warnings += text_warnings("negative prompt", negative)
+        if conditioning is not None and conditioning.warning is not None:
+            warnings.append(conditioning.warning)
         rows = []
         for index in range(request.count):
             generator = torch.Generator("cpu").manual_seed(request.seed + index)
@@ -137,23 +141,23 @@ class LoadedModel:
                     adapter=adapter,
                 )
             )
-        return Prepared(
+        return PreparedRows(
             rows=tuple(rows),
-            warnings=tuple(warning for warning in warnings if warning),
+            warnings=tuple(dict.fromkeys(warnings)),
             found=() if conditioning is None else conditioning.found,
         )
 
     def step(self, rows: Sequence[SdxlRow]) -> None:
-        """One denoising step of rows of one size."""
+        """Take one denoising step with rows of one size."""
         self.enter(Lane.DENOISE)
         self.stepper.take(rows)
 
     def finish(self, rows: Sequence[SdxlRow]) -> tuple[RenderedImage | RenderFault, ...]:
-        """The pictures of rows of one size whose steps are done, each or what is wrong with it."""
+        """Return the pictures of complete rows of one size, or a fault in a picture's place."""
         self.enter(Lane.FINISH)
         vae, latents = self.components.vae, self._brought([(row.latents, row.ready) for row in rows])
-        # Tiles change a picture a little where they meet, so its size alone decides. diffusers by itself would go by
-        # the longer side, and cut pictures of SDXL's own sizes, such as 1152 x 896.
+        # Tiles change a picture slightly at their seams, so the picture's size alone decides. diffusers by itself would
+        # go by the longer side, and tile pictures of SDXL's own sizes, such as 1152 x 896.
         pixels = rows[0].request.width * rows[0].request.height
         vae.use_tiling = pixels > self.components.placement.plan.vae_tiled_above_pixels
         return tuple(
@@ -162,20 +166,21 @@ class LoadedModel:
         )
 
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
-        """As `Device.measure`. Weights that come and go are brought before the time is taken."""
+        """Time a part, as `Device.measure`. Weights that move with turns are brought to the device before the timing
+        starts."""
         lane, stream = (Lane.FINISH, self.finish_stream) if part is Part.DECODE else (Lane.DENOISE, self.stepper.stream)
         self.enter(lane)
         with stream.completed():
             return measure_part(part, self.components, self.networks, latent_height, latent_width, count)
 
     def enter(self, lane: Lane) -> None:
-        """Have the lane's networks on the device, where they come and go with its turns."""
+        """Bring the lane's networks to the device, if they move with its turns."""
         if self._residence is not None:
             with self.stepper.stream.entered():
                 self._residence.enter(lane)
 
     def preview(self, row: SdxlRow) -> Preview | None:
-        """What the row's last step predicts its picture to be; None before the first one."""
+        """Return the picture that the row's last step predicts; None before the first step."""
         predicted = row.predicted
         if predicted is None:
             return None
@@ -187,18 +192,18 @@ class LoadedModel:
         return None if picture is None else Preview(encode_preview(picture), predicted.steps_done)
 
     def _brought(self, parts: Sequence[tuple[torch.Tensor, torch.cuda.Event | None]]) -> torch.Tensor:
-        """Latents, each with the mark after which a GPU has worked them out, together and where the VAE is."""
+        """Join latents on the VAE's device. Each comes with the mark after which a GPU has computed them."""
         vae_device = self.components.placement.device_of(Lane.FINISH)
         for latents, ready in parts:
             if vae_device == self.components.device:
                 self.finish_stream.read([latents], after=ready)
             elif ready is not None:
-                # A copy between devices is work of the first device, where this lane has no stream that could wait.
+                # A copy between devices runs on the first device, where this lane has no stream that could wait.
                 ready.synchronize()
         return torch.cat([latents for latents, _ in parts]).to(vae_device)
 
     def _control(self, job: RenderJob) -> tuple[Control | None, Conditioning | None]:
-        """Return what the pose does to the job's rows, and what it was made of."""
+        """Return the pose's control of the job's rows, and the conditioning it was made from."""
         request = job.request
         if request.pose is None:
             return None, None
@@ -213,7 +218,7 @@ class LoadedModel:
         return Control(made.embedding, request.control_scale, request.control_start, request.control_end), made
 
     def _first_latents(self, request: RenderRequest, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
-        """(1, channels, height, width): noise, rounded to the model's dtype and then scaled, as diffusers draws it."""
+        """Draw (1, channels, height, width) noise, rounded to the model's dtype and then scaled, as in diffusers."""
         components = self.components
         factor = components.info.latent_factor
         shape = (1, components.unet.config.in_channels, request.height // factor, request.width // factor)

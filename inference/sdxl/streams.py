@@ -1,10 +1,10 @@
-"""What lets three lanes share one GPU without waiting for each other: a stream a lane, and events between them.
+"""Lets three lanes share one GPU without waiting for each other: a stream for each lane, and events between them.
 
-Where there is no GPU all of this is empty, because a CPU's operations are done when their call returns.
+On a CPU all of this does nothing, because a CPU's operations are done when their call returns.
 
-The rules, as CUDA has them: work on one stream runs in its order; work on two streams is ordered by events alone;
-memory that was allocated on one stream and is read on another must be told so (`record_stream`), or it may be given
-away while it is still being read.
+CUDA's rules: work on one stream runs in order; work on two streams is ordered by events alone; memory that was
+allocated on one stream and is read on another must be registered there (`record_stream`), or the allocator may reuse it
+while it is still being read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 
 class LaneStream:
-    """One lane's own order of work on a device."""
+    """One lane's queue of work on a device."""
 
     def __init__(self, device: torch.device) -> None:
         make: Any = torch.cuda.Stream
@@ -25,7 +25,7 @@ class LaneStream:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Inside, this thread's work goes to the lane's stream, without gradients. What is launched may outlast it."""
+        """Send this thread's work to the lane's stream, without gradients. Launched work may outlast the block."""
         with torch.inference_mode():
             if self._stream is None:
                 yield
@@ -35,28 +35,29 @@ class LaneStream:
 
     @contextmanager
     def completed(self) -> Iterator[None]:
-        """As `entered`, and what was launched is complete afterwards: any thread and any stream may read it."""
+        """Enter the stream and, at the end of the block, wait for the launched work: any thread or stream may then read
+        it."""
         with self.entered():
             yield
             self.wait()
 
     def wait(self) -> None:
-        """Until all that was launched here is complete. Blocks this thread, not the device."""
+        """Wait until all work launched here is complete. Blocks this thread, not the device."""
         if self._stream is not None:
             self._stream.synchronize()
 
     def mark(self) -> torch.cuda.Event | None:
-        """A mark behind all that was launched here so far."""
+        """Return a mark that is reached once all work launched here so far is complete; None on a CPU."""
         if self._stream is None:
             return None
-        # `blocking`: whoever waits sleeps instead of spinning on a core that another lane needs.
+        # `blocking`: a waiting thread sleeps instead of spinning on a core that another lane needs.
         make: Any = torch.cuda.Event
         event: torch.cuda.Event = make(blocking=True)
         event.record(self._stream)
         return event
 
     def read(self, tensors: Sequence[torch.Tensor], after: torch.cuda.Event | None = None) -> None:
-        """What is launched here from now on may read `tensors` of another stream, once `after` is reached."""
+        """Let work launched here from now on read `tensors` of another stream, once `after` is reached."""
         if self._stream is None:
             return
         if after is not None:
@@ -67,10 +68,10 @@ class LaneStream:
 
 
 class Staging:
-    """Host memory from which a GPU fetches what every step needs anew, without holding up anybody.
+    """Pinned host memory from which a GPU fetches each step's new inputs without blocking a thread.
 
-    Two pinned buffers a name, used in turn: the step before the last is complete before a step is laid out
-    (`darkroom.inference.sdxl.denoise.step`), and so its buffer is free. On a CPU nothing is copied.
+    Each name has two buffers, used alternately: the step before the last is complete before a step is laid out
+    (`darkroom.inference.sdxl.denoise.step`), so its buffer is free. On a CPU nothing is copied.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -79,7 +80,7 @@ class Staging:
         self._turns: dict[str, int] = {}
 
     def send(self, name: str, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """`parts`, fp32 on the CPU, one behind the other along their first dimension, on the device."""
+        """Concatenate `parts`, fp32 on the CPU, along their first dimension, and return the result on the device."""
         if self._device.type != "cuda":
             return torch.cat(list(parts)).to(self._device)
         shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
@@ -94,7 +95,7 @@ class Staging:
 
 
 def fetched(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` on the CPU: from a GPU by way of pinned memory, which it can fill at full speed."""
+    """Return `tensor` on the CPU, copied through pinned memory, which a GPU fills at full speed."""
     if not tensor.is_cuda:
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)

@@ -1,6 +1,6 @@
-"""What a device does between loading and being ready: every kernel once, and every shape that is to be compiled.
+"""Runs every kernel once and compiles every static shape between loading and being ready.
 
-No request pays for a first run, and none waits for a compiler.
+So no request pays for a first run, and none waits for a compiler.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Final
 
 import structlog
 
-from darkroom.inference.contract import ModelInfo, RenderJob, RenderRequest
-from darkroom.inference.sdxl.denoise.regions import Backend, CompiledRegions
+from darkroom.inference.sdxl.denoise.compiled import Backend, CompiledRegions, StaticShapes, slot_buckets
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
-from darkroom.inference.sdxl.denoise.shapes import StaticShapes, slot_buckets
+from darkroom.inference.sdxl.denoise.schedule import DEFAULT_SAMPLER
 from darkroom.inference.sdxl.faults import is_out_of_memory
 from darkroom.inference.sdxl.model import LoadedModel
+from darkroom.inference.types import ModelInfo, RenderJob, RenderRequest
 from darkroom.schemas.events.pose import PeoplePose
 
 _log = structlog.get_logger(__name__)
 
-_WARMED: Final = ("euler_ancestral", "dpmpp_2m")
+_WARMED: Final = (DEFAULT_SAMPLER, "dpmpp_2m")
 """One sampler for each formula of a step."""
 
 _PERSON: Final = PeoplePose(people=(tuple((0.3 + 0.02 * point, 0.05 * point) for point in range(18)),))
@@ -30,7 +30,7 @@ _PERSON: Final = PeoplePose(people=(tuple((0.3 + 0.02 * point, 0.05 * point) for
 def warm_up(model: LoadedModel) -> None:
     """Render a few one-step pictures from end to end that together use every part of the model.
 
-    One row at a time: a card that can hold one row and no more is to start, too.
+    One row at a time, so that a card that holds no more than one row can start, too.
     """
     for request in _requests(model.components.info):
         _render(model, request)
@@ -42,7 +42,7 @@ def compile_regions(
 ) -> None:
     """Compile the networks' repeated blocks for pictures of these (width, height), up to `rows_max` rows in a step.
 
-    Where that fails the model stays as it was, and the log says why: compiling is a gain, never a condition.
+    If compiling fails, the model stays unchanged and the log says why: compiling is an optimisation, never required.
     """
     factor = model.components.info.latent_factor
     shapes = StaticShapes([(height // factor, width // factor) for width, height in sizes], slot_buckets(rows_max))
@@ -56,7 +56,7 @@ def compile_regions(
             for width, height in sizes:
                 _step_once(model, replace(_posed(model.components.info), width=width, height=height, count=bucket // 2))
             done.append(bucket)
-    # A compiler fails in as many ways as there are machines; what it leaves behind is taken back whole.
+    # A compiler can fail in countless ways; everything that it changed is undone.
     except Exception as error:
         if done and is_out_of_memory(error):
             shapes = StaticShapes(shapes.latent_sizes, done)
@@ -73,7 +73,7 @@ def compile_regions(
 
 
 def forget(model: LoadedModel) -> None:
-    """Empty the caches: nobody will ask for these again, and their counts are the requests'."""
+    """Empty the caches: their entries will not be used again, and their counts are for requests alone."""
     model.texts.reset()
     model.poses.reset()
 
@@ -99,7 +99,7 @@ def _plain(info: ModelInfo) -> RenderRequest:
         height=info.native_height,
         steps=1,
         guidance_scale=5.0,
-        sampler=_WARMED[0],
+        sampler=DEFAULT_SAMPLER,
         seed=0,
     )
 

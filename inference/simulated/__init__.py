@@ -1,1 +1,1 @@
-"""A device that sleeps instead of denoising: for benches, chaos and planning."""
+"""A device that sleeps instead of denoising: for benches, chaos tests and planning."""

@@ -1,20 +1,20 @@
-"""A device that sleeps instead of denoising: for benches, chaos and planning without a model.
+"""A device that sleeps instead of denoising: for benches, chaos tests and planning without a model.
 
-It keeps a real device's contract, picture included: a small wallpaper that depends on the request alone, so
-that a lost, doubled or mixed-up picture shows. Pose pictures are decoded with the same care and the same errors
-as a real device has. Photos are taken, as by a device with a detector, and decoded; nobody is looked for, so each has
-its own wallpaper and none is `pose_not_found`.
+It keeps a real device's contract, the picture included: a small wallpaper that depends on the request alone, so that a
+lost, doubled or mixed-up picture is noticed. It decodes pose pictures with the same limits and errors as a real device.
+It accepts and decodes photos like a device with a detector, but looks for nobody: every photo has its own wallpaper,
+and none fails as `pose_not_found`.
 
-Markers. Made with `obey_markers=True`, and only then, the device does what a prompt asks for, so that a test
-can send trouble through the whole system:
+Markers. Only if it was made with `obey_markers=True`, the device obeys markers in a prompt, so that a test can send
+trouble through the whole system:
 
-    [[simulate:crash]]      the process ends at once, with `CRASH_EXIT_CODE` and no clean-up
-    [[simulate:fail]]       an error of unknown kind is raised
-    [[simulate:oom N]]      `out_of_memory` is raised at every step that more than N rows share (N >= 0)
-    [[simulate:hang MS]]    the row's first step takes MS milliseconds longer
+    [[simulate:crash]]      ends the process at once, with `CRASH_EXIT_CODE` and no clean-up
+    [[simulate:fail]]       raises an error of unknown kind
+    [[simulate:oom N]]      raises `out_of_memory` at every step that more than N rows share (N >= 0)
+    [[simulate:hang MS]]    makes the row's first step MS milliseconds longer
 
-`crash` and `fail` come at the row's steps; `[[simulate:crash prepare]]` and `[[simulate:crash finish]]` (and so with
-`fail`) come when the job is prepared or its rows are finished. An unknown marker fails the job as `invalid_request`.
+`crash` and `fail` take effect at the row's steps; with `prepare` or `finish`, as in `[[simulate:crash prepare]]`, they
+take effect when the job is prepared or its rows are finished. An unknown marker fails the job as `invalid_request`.
 """
 
 from __future__ import annotations
@@ -32,29 +32,28 @@ from typing import Final
 
 from PIL import Image
 
-from darkroom.inference.contract import (
+from darkroom.inference.contract import Device, PreparedRows
+from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
+from darkroom.inference.planning.step_curve import StepCurve
+from darkroom.inference.pose.control import picture_content, pose_digest, read_skeleton
+from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.inference.preview import encode_preview
+from darkroom.inference.resolve import batch_key
+from darkroom.inference.simulated.wallpaper import reencoded, wallpaper
+from darkroom.inference.types import (
     BatchKey,
     CacheCounts,
-    Device,
     FaultKind,
     ModelInfo,
-    Prepared,
+    Part,
     Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
     RenderRequest,
     RowId,
+    Series,
 )
-from darkroom.inference.engine.turns import Series
-from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
-from darkroom.inference.planning.step_curve import StepCurve
-from darkroom.inference.planning.timing import Part
-from darkroom.inference.pose.control import picture_content, pose_digest, read_skeleton
-from darkroom.inference.pose.picture import PictureLimits, decode_picture
-from darkroom.inference.preview import encode_preview
-from darkroom.inference.resolve import batch_key
-from darkroom.inference.simulated.wallpaper import reencoded, wallpaper
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.pose import PeoplePose, SkeletonPose
 from darkroom.schemas.names import CONTENT_TYPES, EXTENSIONS
@@ -63,7 +62,7 @@ CRASH_EXIT_CODE: Final = 70
 """The exit status of a process that a marker ended: EX_SOFTWARE of sysexits.h."""
 
 SIMULATED_REVISION: Final = "sha256:" + hashlib.sha256(b"darkroom simulated device 1").hexdigest()
-"""There are no weights to digest; another number here says that the pictures changed."""
+"""There are no weights to digest; the number changes whenever the pictures change."""
 
 _LATENT_FACTOR: Final = 8
 _MARKER: Final = re.compile(r"\[\[simulate:([^\]]*)\]\]")
@@ -72,7 +71,7 @@ _LAWFUL_MARKER: Final = re.compile(r"(crash|fail)(?: (prepare|step|finish))?|(oo
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What the markers of a prompt ask for."""
+    """The trouble that the markers of a prompt request."""
 
     crash_at: frozenset[str] = frozenset()
     fail_at: frozenset[str] = frozenset()
@@ -82,14 +81,14 @@ class Trouble:
 
 @dataclass(slots=True)
 class SimulatedRow:
-    """One picture in the making: nothing but what it will show."""
+    """One unfinished picture: the request and the digest that decides its pixels."""
 
     row_id: RowId
     batch_key: BatchKey
     steps_total: int
     request: RenderRequest
     shown: bytes
-    """What decides the picture, `darkroom.inference.simulated.wallpaper.SHOWN_BYTES` or more."""
+    """The bytes that decide the picture, `darkroom.inference.simulated.wallpaper.SHOWN_BYTES` or more."""
     trouble: Trouble | None = None
     steps_done: int = field(default=0)
 
@@ -97,10 +96,10 @@ class SimulatedRow:
 class SimulatedDevice(Device[SimulatedRow]):
     """`darkroom.inference.contract.Device` without a model.
 
-    A step of n rows sleeps `step_ms * curve(n) / curve(1)`; without a curve that is `step_ms`, without `step_ms`
-    it is the curve's own time; picture sizes, guidance and poses do not change it. With a `profile` a step sleeps what
-    that says of its UNet and ControlNet slots at its size; the decoding is `finish_ms` all the same, since a device's
-    lanes share it and sleeping ones would not. A time of 0 makes no call to sleep at all.
+    A step of n rows sleeps `step_ms * curve(n) / curve(1)`. Without a curve that is `step_ms`, and without `step_ms`
+    the curve's own time; picture sizes, guidance and poses have no effect. With a `profile` a step sleeps for the
+    profile's time of its UNet and ControlNet slots at its size. Decoding takes `finish_ms` in any case, because real
+    lanes share the device and sleeping ones would not. A time of 0 does not call sleep at all.
     """
 
     def __init__(
@@ -117,12 +116,12 @@ class SimulatedDevice(Device[SimulatedRow]):
     ) -> None:
         """Make a device.
 
-        `step_ms`: of a step of one row. `curve`: milliseconds a step by rows
-        (`darkroom.inference.planning.step_curve.read_curve` reads one). `profile`: in place of both, what a real device
-        was measured to take. `native_size`: width and height in pixels of a request that names none, a multiple of 8.
-        `prepare_ms`: a job. `finish_ms`: a picture. `picture_limits`: of pose pictures, the real device's by default.
-        Raises `ValueError` where none of them is given, or a profile beside another, or where a time is negative or not
-        finite, and `CurveError` for a curve that cannot be used.
+        `step_ms`: milliseconds of a step of one row. `curve`: milliseconds per step by rows
+        (`darkroom.inference.planning.step_curve.read_curve` reads one). `profile`: the measured times of a real device,
+        in place of both. `native_size`: width and height in pixels of a request that names none, a multiple of 8.
+        `prepare_ms`: milliseconds per job. `finish_ms`: milliseconds per picture. `picture_limits`: limits on pose
+        pictures, the real device's by default. Raises `ValueError` if no step time is given, if a profile is given
+        besides another one, or if a time is negative or not finite, and `CurveError` for a curve that cannot be used.
         """
         if (step_ms is None and curve is None) == (profile is None):
             raise ValueError("a simulated device needs step_ms, a curve or both, or else a profile and neither")
@@ -154,22 +153,22 @@ class SimulatedDevice(Device[SimulatedRow]):
 
     @property
     def info(self) -> ModelInfo:
-        """The model that there is not."""
+        """The properties of the simulated model."""
         return self._info
 
     @property
     def series(self) -> Series:
-        """It sleeps in all lanes at once."""
+        """None: it can sleep in all lanes at once."""
         return Series.NONE
 
     def rows_ceiling(self, latent_height: int, latent_width: int) -> int | None:  # noqa: ARG002 - of any size
-        """No memory, no limit."""
+        """Return None: without memory there is no limit."""
         return None
 
     def load(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there is nothing to load."""
 
-    def prepare(self, job: RenderJob) -> Prepared[SimulatedRow]:
+    def prepare(self, job: RenderJob) -> PreparedRows[SimulatedRow]:
         """Digest the request. Raises `RenderFault` for a pose picture that a real device would refuse."""
         _sleep(self._prepare_s)
         request = job.request
@@ -180,14 +179,14 @@ class SimulatedDevice(Device[SimulatedRow]):
         if request.pose is not None:
             pose = pose_digest(request.pose, job.pose_picture)
             if not isinstance(request.pose, PeoplePose):
-                # For its errors: the digest says what the picture shows, not whether it can be decoded.
+                # Decoded for its errors: the digest does not tell whether the picture can be decoded.
                 content = picture_content(request.pose, job.pose_picture)
                 if isinstance(request.pose, SkeletonPose):
                     warning = read_skeleton(content, self._picture_limits).warning
                 else:
                     decode_picture(content, self._picture_limits)
         key = batch_key(request, self._info)
-        return Prepared(
+        return PreparedRows(
             tuple(
                 SimulatedRow(
                     row_id=RowId(job.job_id, index),
@@ -203,7 +202,7 @@ class SimulatedDevice(Device[SimulatedRow]):
         )
 
     def step(self, rows: Sequence[SimulatedRow]) -> None:
-        """Sleep as long as a step of these rows takes."""
+        """Sleep for the duration of a step of these rows."""
         if self._obey_markers:
             _play_step(rows)
         _sleep(self.step_seconds(rows))
@@ -211,7 +210,7 @@ class SimulatedDevice(Device[SimulatedRow]):
             row.steps_done += 1
 
     def step_seconds(self, rows: Sequence[SimulatedRow]) -> float:
-        """What a step of these rows, which share a batch key, takes."""
+        """Return the seconds of a step of these rows, which share a batch key."""
         if self._profile is None:
             return self._seconds_of(len(rows))
         unet = sum(_slots(row.request) for row in rows)
@@ -225,7 +224,7 @@ class SimulatedDevice(Device[SimulatedRow]):
         return seconds
 
     def finish(self, rows: Sequence[SimulatedRow]) -> tuple[RenderedImage | RenderFault, ...]:
-        """Paint the pictures."""
+        """Paint the rows' wallpapers."""
         for row in rows:
             if row.trouble is not None:
                 _play(row.trouble, "finish")
@@ -233,20 +232,20 @@ class SimulatedDevice(Device[SimulatedRow]):
         return tuple(_painted(row) for row in rows)
 
     def preview(self, row: SimulatedRow) -> Preview | None:
-        """The wallpaper, fading in from grey with the steps."""
+        """Return the wallpaper, which fades in from grey with the steps."""
         steps_done = row.steps_done
         return Preview(_faded(row, steps_done / row.steps_total), steps_done) if steps_done else None
 
     def measured_on(self) -> Mapping[str, str]:
-        """Nothing: asking the curve again is cheaper than reading a file."""
+        """Return nothing, because asking the curve again is cheaper than reading a file."""
         return {}
 
     def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:  # noqa: ARG002
-        """Nothing is padded."""
+        """Return nothing, because forwards are not padded."""
         return ()
 
     def measure(self, part: Part, latent_height: int, latent_width: int, count: int) -> float:
-        """The curve's or the profile's own answer, without sleeping. A curve's rows are taken for guided ones."""
+        """Return the time from the curve or the profile, without sleeping. A curve's rows count as guided."""
         if part is Part.DECODE:
             return self._finish_s * count
         if part is Part.REST:
@@ -260,15 +259,15 @@ class SimulatedDevice(Device[SimulatedRow]):
         return alone if part is Part.UNET else both - alone
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
-        """No caches."""
+        """Return nothing: there are no caches."""
         return {}
 
     def memory_bytes(self) -> Mapping[str, int]:
-        """No memory of its own."""
+        """Return nothing: the device has no memory of its own."""
         return {}
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""
 
     def _seconds_of(self, rows: int) -> float:
         if self._curve is None:
@@ -344,7 +343,8 @@ def _play_step(rows: Sequence[SimulatedRow]) -> None:
 
 
 def _shown(request: RenderRequest, pose: str | None, seed: int) -> bytes:
-    """A digest of all that decides the pixels of one image. An image's place among `count` is none of it."""
+    """Return a digest of everything that decides one image's pixels. Its place among `count` images has no
+    influence."""
     decisive: dict[str, object] = {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
@@ -376,7 +376,7 @@ def _painted(row: SimulatedRow) -> RenderedImage:
 
 
 def _faded(row: SimulatedRow, shown: float) -> bytes:
-    """A preview, `shown` of it the picture and the rest grey."""
+    """Return a preview that blends the picture, with the share `shown`, into grey."""
     content = wallpaper(row.shown, row.request.width, row.request.height, {})
     with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
         return encode_preview(Image.blend(Image.new("RGB", picture.size, "grey"), picture.convert("RGB"), shown))

@@ -1,6 +1,6 @@
-"""A picture made of a digest: cheap, and different wherever the digest is.
+"""Makes a picture from a digest: cheap, and different for every digest.
 
-Eight by eight cells in four colours make a tile of 64 pixels, and tiles fill the picture.
+Eight by eight cells in four colours form a tile of 64 pixels, and tiles fill the picture.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 SHOWN_BYTES: Final = 28
-"""What a tile shows: 16 bytes of cells, two bits each, and four colours of 3 bytes."""
+"""Bytes that decide a tile: 16 bytes of cells, two bits each, and four colours of 3 bytes."""
 _TILE_PX: Final = 64
 _CELL_PX: Final = 8
 _CELLS: Final = tuple(bytes([value * 0x55] * 2) for value in range(4))
-"""Eight pixels of one of four colours, at two bits a pixel."""
+"""Eight pixels of each of the four colours, at two bits per pixel."""
 
 
 def wallpaper(shown: bytes, width: int, height: int, text: Mapping[str, str]) -> bytes:
-    """A PNG of `width` x `height` pixels that shows the first `SHOWN_BYTES` of `shown`, with text chunks.
+    """Return a PNG of `width` x `height` pixels that shows the first `SHOWN_BYTES` of `shown`, with text chunks.
 
-    Written by hand because the general encoder takes longer than all the rest of a simulated job. PNG
-    specification, second edition: sections 9.2 (filter type 0), 10.1 (zlib), 11.2.2 (IHDR), 11.2.3 (PLTE).
+    Written by hand because the general encoder takes longer than the rest of a simulated job. PNG specification, second
+    edition: sections 9.2 (filter type 0), 10.1 (zlib), 11.2.2 (IHDR), 11.2.3 (PLTE).
     """
     row_bytes = (width + 3) // 4
     tiles_across, tiles_down = -(-width // _TILE_PX), -(-height // _TILE_PX)
@@ -52,7 +52,7 @@ def wallpaper(shown: bytes, width: int, height: int, text: Mapping[str, str]) ->
 
 
 def reencoded(png: bytes, image_format: str, quality: int) -> bytes:
-    """The same picture as `jpeg` or `webp`, which carry no text."""
+    """Return the same picture as `jpeg` or `webp`, which carry no text."""
     encoded = io.BytesIO()
     with Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
         picture.convert("RGB").save(encoded, image_format.upper(), quality=quality)

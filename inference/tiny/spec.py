@@ -1,4 +1,4 @@
-"""The tiny model's measurements: SDXL's own structure with every number made small.
+"""The tiny model's configuration: SDXL's own structure with every number made small.
 
 Kept from SDXL: three resolution levels with attention on the lower two, linear projections, text-and-time
 conditioning, two text encoders whose penultimate layers are concatenated, a VAE of factor 8, a ControlNet with a
@@ -76,7 +76,7 @@ SPEC: Final[dict[str, Any]] = {
         "timestep_spacing": "leading",
     },
     # Factors on freshly drawn weights. Without them a random UNet predicts next to nothing, a random VAE paints an
-    # even grey, and of a pose nothing is left behind the random encoder of its picture.
+    # even grey, and a random pose encoder lets nothing of the pose through.
     "unet_output_gain": 4.0,
     "vae_output_gain": 1.5,
     "pose_encoder_gain": 3.0,

@@ -1,7 +1,7 @@
 """Draws the tiny model's weights and writes them as diffusers folders.
 
-Everything comes from one seed and is drawn on the CPU in fp32, so that two machines with the same libraries get the
-same bytes, and with them the same model revision.
+Everything is drawn from one seed on the CPU in fp32, so that two machines with the same libraries get the same bytes,
+and with them the same model revision.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import transformers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from darkroom.inference.sdxl.loading.quiet import no_progress_bars
+from darkroom.inference.quiet import no_progress_bars
 from darkroom.inference.tiny.spec import SPEC
 
 # Both libraries make their classes by rules that a type checker cannot follow.
@@ -27,7 +27,7 @@ _TRANSFORMERS: Final[Any] = transformers
 def write_model(folder: Path) -> None:
     """Write `folder/model` (a `StableDiffusionXLPipeline` folder) and `folder/controlnet`, fp32 safetensors.
 
-    Leaves torch's own random state as it was. Raises `OSError` where the folder cannot be written.
+    Leaves torch's global random state unchanged. Raises `OSError` if the folder cannot be written.
     """
     networks = _draw_networks()
     controlnet = networks.pop("controlnet")
@@ -65,9 +65,9 @@ def _text_config(name: str) -> Any:
 
 
 def _wake(controlnet: Any) -> None:
-    """Give the convolutions that start at zero the weights any other would start with, and the pose a way through.
+    """Draw ordinary weights for the convolutions that start at zero, and strengthen the pose encoder.
 
-    The pose encoder has eight convolutions in a row, and each of them, freshly drawn, keeps a third of its input.
+    The pose encoder has eight convolutions in a row, each of which passes on a third of its input when freshly drawn.
     """
     pose_encoder = controlnet.controlnet_cond_embedding
     for convolution in (pose_encoder.conv_out, *controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
@@ -78,7 +78,7 @@ def _wake(controlnet: Any) -> None:
 
 
 def _tokenizer(settings: Mapping[str, Any]) -> Any:
-    """A CLIP tokenizer without merges: one token a byte, so about 75 characters of prompt."""
+    """Return a CLIP tokenizer without merges: one token per byte, so about 75 characters of prompt."""
     characters = sorted(ByteLevel.alphabet())
     words = [*characters, *(f"{character}</w>" for character in characters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: index for index, word in enumerate(words)}
@@ -86,7 +86,7 @@ def _tokenizer(settings: Mapping[str, Any]) -> Any:
 
 
 def pipeline_index(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What diffusers reads first: the pipeline's class, and each part's library and class."""
+    """Return the content of `model_index.json`: the pipeline's class, and each part's library and class."""
     libraries = {name: type(part).__module__.partition(".")[0] for name, part in parts.items()}
     return {
         "_class_name": "StableDiffusionXLPipeline",

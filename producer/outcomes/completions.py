@@ -37,7 +37,7 @@ WARNINGS_MAX: Final = 32
 
 
 class ImageContent(Protocol):
-    """An encoded picture. `darkroom.inference.contract.RenderedImage` is one."""
+    """An encoded picture. `darkroom.inference.types.RenderedImage` is one."""
 
     @property
     def content(self) -> bytes:

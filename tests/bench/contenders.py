@@ -19,8 +19,12 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from PIL import Image
 
-from darkroom.inference.contract import (
-    Device,
+from darkroom.inference.contract import Device
+from darkroom.inference.engine import LaneEngine
+from darkroom.inference.quiet import no_progress_bars
+from darkroom.inference.sdxl.finish.pictures import encode_picture
+from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import (
     EngineEvent,
     EngineStopped,
     JobFailed,
@@ -32,10 +36,6 @@ from darkroom.inference.contract import (
     StepDone,
     StepFailed,
 )
-from darkroom.inference.engine.loop import LaneEngine
-from darkroom.inference.sdxl.finish.encode import encode_picture
-from darkroom.inference.sdxl.loading.quiet import no_progress_bars
-from darkroom.inference.tiny import TinyModel
 
 Pictures = list[bytes]
 WAIT_S = 300.0

@@ -8,8 +8,8 @@ import random
 from collections.abc import Sequence
 from itertools import count
 
-from darkroom.inference.contract import RenderRequest
 from darkroom.inference.pose.skeleton import draw_people
+from darkroom.inference.types import RenderRequest
 from darkroom.schemas.events.pose import InlinePicture, SkeletonPose
 
 BATCH = 8

@@ -19,18 +19,17 @@ from typing import Any
 
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from darkroom.inference.contract import (
+from darkroom.inference.contract import Device, PreparedRows
+from darkroom.inference.types import (
     CacheCounts,
-    Device,
     ModelInfo,
-    Prepared,
+    Part,
     Preview,
     RenderedImage,
     RenderFault,
     RenderJob,
+    Series,
 )
-from darkroom.inference.engine.turns import Series
-from darkroom.inference.planning.timing import Part
 from tests.bench.contenders import OurEngine
 from tests.bench.offline import BATCH, requests
 
@@ -61,7 +60,7 @@ class WatchedDevice(Device[Any]):
     def load(self) -> None:
         self._device.load()
 
-    def prepare(self, job: RenderJob) -> Prepared[Any]:
+    def prepare(self, job: RenderJob) -> PreparedRows[Any]:
         return self._device.prepare(job)
 
     def step(self, rows: Sequence[Any]) -> None:

@@ -16,7 +16,9 @@ from typing import Any, Final
 
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.planner.simulate import Arrival, CoreRun, Delays, Run
-from darkroom.inference.contract import (
+from darkroom.inference.engine import LaneEngine
+from darkroom.inference.planning.profile import DeviceProfile
+from darkroom.inference.types import (
     BatchKey,
     EngineEvent,
     JobPrepared,
@@ -26,8 +28,6 @@ from darkroom.inference.contract import (
     RowId,
     StepDone,
 )
-from darkroom.inference.engine.loop import LaneEngine
-from darkroom.inference.planning.profile import DeviceProfile
 from tests.bench.queues import take_together
 
 ROWS_MAX: Final = 8

@@ -22,10 +22,10 @@ from darkroom.consumer.core import events as on
 from darkroom.consumer.kafka.broker import KafkaBroker
 from darkroom.consumer.worker.ports import Broker
 from darkroom.consumer.worker.worker import Worker
-from darkroom.inference.contract import EngineEvent, JobPrepared, JobRendered, RenderJob, RowId
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.resolve import resolve
 from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.inference.types import EngineEvent, JobPrepared, JobRendered, RenderJob, RowId
 from darkroom.producer.client.client import Client
 from darkroom.producer.kafka.connection import kafka_arguments
 from darkroom.producer.kafka.topics import ensure_topics

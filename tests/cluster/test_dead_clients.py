@@ -11,7 +11,7 @@ import pytest
 from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.consumer.kafka.broker import KafkaBroker
 from darkroom.consumer.worker.ports import BrokerUnavailable
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.schemas.events.completion import Status
 from tests.cluster.brokers import AUTHORIZED, Brokers

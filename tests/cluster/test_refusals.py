@@ -14,7 +14,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from darkroom.consumer.core.events import Refusal
 from darkroom.consumer.core.offset_map import METADATA_CHARS_MAX
 from darkroom.consumer.worker.worker import Worker
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.outcomes.dead_letter_log import DeadLetterLog
 from darkroom.producer.store.s3_objects import MinioObjects

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.schemas.events.completion import Status
 from darkroom.schemas.rights import Role, rights_of

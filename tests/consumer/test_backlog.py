@@ -15,11 +15,11 @@ from darkroom.consumer.worker.backlog import MeanSeconds, backlog_seconds
 from darkroom.consumer.worker.intake import Payload
 from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
 from darkroom.consumer.worker.ports import Delivery, Record
-from darkroom.inference.contract import JobRendered, RenderRequest
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.planning.calibration import Calibration
 from darkroom.inference.planning.profile_store import ProfileStore
 from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.inference.types import JobRendered, RenderRequest
 from tests.consumer.core.builders import P0, arrive, facts, key, opened
 from tests.inference.profiles import flat, gaining, profile, shape
 from tests.inference.scripted import INFO, job

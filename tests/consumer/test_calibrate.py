@@ -12,9 +12,9 @@ import pytest
 
 from darkroom.consumer.planner.calibrate import calibrate_device
 from darkroom.consumer.worker.engines import make_engine
-from darkroom.inference.contract import ModelError
 from darkroom.inference.planning.profile_store import decode_profile, encode_profile
 from darkroom.inference.planning.step_curve import read_curve
+from darkroom.inference.types import ModelError
 from darkroom.schemas.settings import Settings, SettingsError, load_settings
 from tests.inference.profiles import profile, shape
 

@@ -13,9 +13,9 @@ from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.weights.cache import ModelCache
 from darkroom.consumer.weights.usage import CacheUsage, disk_of
 from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
-from darkroom.inference.contract import JobRendered
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.inference.types import JobRendered
 from darkroom.inference.utilization import gpu_utilization
 from darkroom.schemas.settings import load_settings
 

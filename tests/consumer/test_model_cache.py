@@ -14,7 +14,7 @@ import pytest
 
 from darkroom.consumer.weights import ModelStore
 from darkroom.consumer.weights.cache import ModelCache
-from darkroom.inference.contract import ModelError
+from darkroom.inference.types import ModelError
 from darkroom.schemas.settings import ModelSettings
 from darkroom.schemas.settings.model_source import StorePrefix
 from tests.consumer.model_server import BreakingServer, breaking

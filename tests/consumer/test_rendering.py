@@ -10,11 +10,12 @@ from darkroom.consumer.core import events as on
 from darkroom.consumer.worker.intake import Payload
 from darkroom.consumer.worker.ports import Record
 from darkroom.consumer.worker.rendering import QUIET_S, Rendering
-from darkroom.inference.contract import BatchKey, EngineEvent, Listener, RowId, StepDone
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.contract import Listener
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.planning.calibration import Calibration
 from darkroom.inference.planning.profile_store import ProfileStore
 from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.inference.types import BatchKey, EngineEvent, RowId, StepDone
 from darkroom.schemas.events.request import GenerationRequest
 from tests.consumer.core.builders import key
 from tests.inference.scripted import WAIT_S, job

@@ -14,8 +14,8 @@ import pytest
 
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.planner.simulate import Arrival, Delays, Run, poisson, simulate
-from darkroom.inference.contract import BatchKey
 from darkroom.inference.planning.profile import DeviceProfile
+from darkroom.inference.types import BatchKey
 from tests.bench.queues import first_come_first_served, request_batches
 from tests.inference.profiles import flat, gaining, profile, shape
 from tests.inference.scripted import job

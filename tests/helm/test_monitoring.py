@@ -20,7 +20,7 @@ from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.weights.usage import CacheUsage
 from darkroom.consumer.worker.intake import Payload
 from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.producer.gateway.access.assembly import access_of
 from darkroom.producer.gateway.metrics import Metrics as GatewayMetrics

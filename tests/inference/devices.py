@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import pytest
 from PIL import Image, ImageChops
 
-from darkroom.inference.contract import Device, RenderedImage, RenderFault
+from darkroom.inference.contract import Device
 from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.inference.types import RenderedImage, RenderFault
 from tests.inference.scripted import ScriptedDevice
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ import torch
 from diffusers.schedulers.scheduling_utils import AysSchedules
 from PIL import Image
 
-from darkroom.inference.contract import RenderedImage, RenderJob, RenderRequest
 from darkroom.inference.pose.control import control_picture
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import RenderedImage, RenderJob, RenderRequest
 from darkroom.schemas.events.pose import PeoplePose, PhotoPose
 from tests.inference.devices import finished
 from tests.inference.schedulers import scheduler_of

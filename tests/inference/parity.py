@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from darkroom.inference.contract import RenderRequest
 from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.types import RenderRequest
 from tests.inference.painting import PLAIN, POSED, SITTING, Oracle, Pixels, paint, paint_together
 
 COMPARISONS: Final = (

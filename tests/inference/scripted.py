@@ -13,27 +13,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from darkroom.inference.contract import (
+from darkroom.inference.contract import Device, PreparedRows
+from darkroom.inference.engine import LaneEngine
+from darkroom.inference.resolve import batch_key
+from darkroom.inference.types import (
     BatchKey,
     CacheCounts,
-    Device,
     EngineEvent,
     JobId,
     JobPrepared,
+    Lane,
     ModelInfo,
-    Prepared,
+    Part,
     Preview,
-    Progress,
+    ProgressDetail,
     RenderedImage,
     RenderJob,
     RenderRequest,
     RowId,
+    Series,
     StepDone,
 )
-from darkroom.inference.engine.loop import LaneEngine
-from darkroom.inference.engine.turns import Lane, Series
-from darkroom.inference.planning.timing import Part
-from darkroom.inference.resolve import batch_key
 
 WAIT_S = 20.0
 """How long a test waits for what must happen: far above what it takes on a busy machine."""
@@ -131,7 +131,7 @@ class ScriptedDevice(Device[ScriptedRow]):
         finally:
             self._inside.difference_update(lanes)
 
-    def prepare(self, job: RenderJob) -> Prepared[ScriptedRow]:
+    def prepare(self, job: RenderJob) -> PreparedRows[ScriptedRow]:
         with self._alone(Lane.PREPARE):
             self.prepare_order.append(job.job_id)
             self.on_prepare(job)
@@ -141,7 +141,7 @@ class ScriptedDevice(Device[ScriptedRow]):
                 for index in range(job.request.count)
             )
             self.prepared.extend(rows)
-            return Prepared(rows, warnings=("scripted",))
+            return PreparedRows(rows, warnings=("scripted",))
 
     def step(self, rows: Sequence[ScriptedRow]) -> None:
         with self._alone(Lane.DENOISE):
@@ -305,7 +305,7 @@ def job(
     height: int = 64,
     seed: int = 7,
     prompt: str = "a dancer",
-    progress: Progress = "none",
+    progress: ProgressDetail = "none",
 ) -> RenderJob:
     asked = request(steps=steps, count=count, width=width, height=height, seed=seed, prompt=prompt)
     return RenderJob(job_id, asked, progress=progress)

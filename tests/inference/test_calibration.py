@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from darkroom.inference.contract import DeviceLost, FaultKind, JobPrepared, ModelError, RenderFault, RowId, StepDone
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.planning.calibration import Calibration, NotMeasurableError, measure_shape, with_shape
 from darkroom.inference.planning.profile import DeviceProfile, Ended, ProfileKey
 from darkroom.inference.planning.profile_store import ProfileStore
-from darkroom.inference.planning.timing import Part
 from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.inference.types import DeviceLost, FaultKind, JobPrepared, ModelError, Part, RenderFault, RowId, StepDone
 from tests.inference.devices import EVERY, make_device
 from tests.inference.profiles import flat, gaining
 from tests.inference.scripted import EventLog, FakeClock, ScriptedDevice, job

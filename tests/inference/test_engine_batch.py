@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darkroom.inference.contract import BatchKey, Progress, RenderedImage, RowId
-from darkroom.inference.engine.step_batch import NEXT_STAGE, HeldJob, HeldRow, Move, Stage, StepBatch
+from darkroom.inference.engine.step_batch import NEXT_STAGE, HeldJob, HeldRow, Move, RowStage, StepBatch
+from darkroom.inference.types import BatchKey, ProgressDetail, RenderedImage, RowId
 from tests.inference.scripted import ScriptedRow, job
 
 SMALL, LARGE = BatchKey(8, 8, "r"), BatchKey(16, 16, "r")
 
 
 def held_job(
-    job_id: str, *, key: BatchKey = SMALL, steps: int = 3, count: int = 1, progress: Progress = "none"
+    job_id: str, *, key: BatchKey = SMALL, steps: int = 3, count: int = 1, progress: ProgressDetail = "none"
 ) -> HeldJob[ScriptedRow]:
     held: HeldJob[ScriptedRow] = HeldJob(job(job_id, steps=steps, count=count, progress=progress))
     held.receive([ScriptedRow(RowId(job_id, index), key, steps, seed=index) for index in range(count)])
@@ -36,8 +36,8 @@ def names(batch: StepBatch[ScriptedRow]) -> list[str]:
     return [held.row_id.job_id for held in batch.rows]
 
 
-@pytest.mark.parametrize(("stage", "move"), list(itertools.product(Stage, Move)))
-def test_a_move_is_lawful_or_refused_and_changes_nothing(stage: Stage, move: Move) -> None:
+@pytest.mark.parametrize(("stage", "move"), list(itertools.product(RowStage, Move)))
+def test_a_move_is_lawful_or_refused_and_changes_nothing(stage: RowStage, move: Move) -> None:
     (held,) = held_job("a").rows
     held.stage = stage
     if (stage, move) in NEXT_STAGE:
@@ -50,7 +50,7 @@ def test_a_move_is_lawful_or_refused_and_changes_nothing(stage: Stage, move: Mov
 
 
 def test_rows_board_in_the_order_of_admission_as_room_allows() -> None:
-    batch: StepBatch[ScriptedRow] = StepBatch(2)
+    batch: StepBatch[ScriptedRow] = StepBatch(lambda _key: 2)
     for name in "abc":
         batch.admit(held_job(name).rows[0])
     batch.board(0.0)
@@ -63,7 +63,7 @@ def test_rows_board_in_the_order_of_admission_as_room_allows() -> None:
 
 
 def test_another_key_waits_until_the_device_is_empty_and_the_oldest_goes_first() -> None:
-    batch: StepBatch[ScriptedRow] = StepBatch(4)
+    batch: StepBatch[ScriptedRow] = StepBatch(lambda _key: 4)
     batch.admit(held_job("small", steps=1).rows[0])
     batch.board(0.0)
     other = BatchKey(4, 4, "r")
@@ -82,7 +82,7 @@ def test_another_key_waits_until_the_device_is_empty_and_the_oldest_goes_first()
 
 
 def test_a_discarded_job_leaves_the_queue_at_once_and_the_device_at_the_boundary() -> None:
-    batch: StepBatch[ScriptedRow] = StepBatch(1)
+    batch: StepBatch[ScriptedRow] = StepBatch(lambda _key: 1)
     running, waiting = held_job("running"), held_job("waiting", key=LARGE)
     batch.admit(running.rows[0])
     batch.board(0.0)
@@ -97,7 +97,7 @@ def test_a_discarded_job_leaves_the_queue_at_once_and_the_device_at_the_boundary
 
 
 def test_a_boundary_tells_of_living_jobs_only() -> None:
-    batch: StepBatch[ScriptedRow] = StepBatch(4)
+    batch: StepBatch[ScriptedRow] = StepBatch(lambda _key: 4)
     living, dead = held_job("living", steps=1, progress="steps"), held_job("dead", steps=1, progress="steps")
     for held in (living, dead):
         batch.admit(held.rows[0])
@@ -113,7 +113,7 @@ def test_a_boundary_tells_of_living_jobs_only() -> None:
 
 
 def test_progress_is_that_of_the_slowest_row_on_the_device() -> None:
-    batch: StepBatch[ScriptedRow] = StepBatch(4)
+    batch: StepBatch[ScriptedRow] = StepBatch(lambda _key: 4)
     asked, silent = held_job("asked", steps=5, count=2, progress="steps"), held_job("silent", steps=5)
     batch.admit(asked.rows[0])
     batch.admit(silent.rows[0])
@@ -129,7 +129,7 @@ def test_progress_is_that_of_the_slowest_row_on_the_device() -> None:
 
 
 def test_timings_of_a_job_over_uneven_steps() -> None:
-    batch: StepBatch[ScriptedRow] = StepBatch(4)
+    batch: StepBatch[ScriptedRow] = StepBatch(lambda _key: 4)
     first, second = held_job("first", steps=2, count=2), held_job("second", steps=1)
     batch.admit(first.rows[0])
     batch.board(10.0)
@@ -166,7 +166,7 @@ def scripts(draw: st.DrawFn) -> list[tuple[str, int]]:
 @settings(deadline=None, max_examples=200)
 @given(script=scripts(), rows_max=st.integers(1, 4))
 def test_invariants_of_step_batch(script: list[tuple[str, int]], rows_max: int) -> None:
-    batch: StepBatch[ScriptedRow] = StepBatch(rows_max)
+    batch: StepBatch[ScriptedRow] = StepBatch(lambda _key: rows_max)
     jobs = [held_job(f"{n}", key=SMALL if n % 2 else LARGE, steps=1 + n % 3, count=1 + n % 2) for n in range(6)]
     admitted: list[HeldRow[ScriptedRow]] = []
     for what, number in script:
@@ -174,7 +174,7 @@ def test_invariants_of_step_batch(script: list[tuple[str, int]], rows_max: int) 
         held = jobs[number]
         if what == "admit":
             for row in held.rows:
-                if row.stage is Stage.PREPARED:
+                if row.stage is RowStage.PREPARED:
                     batch.admit(row)
                     admitted.append(row)
             assert batch.rows is before
@@ -183,7 +183,7 @@ def test_invariants_of_step_batch(script: list[tuple[str, int]], rows_max: int) 
             held.end()
             assert batch.rows is before
         elif what == "board":
-            queue = [row for row in admitted if row.stage is Stage.JOINING and not row.job.over]
+            queue = [row for row in admitted if row.stage is RowStage.JOINING and not row.job.over]
             batch.board(0.0)
             new = [row for row in batch.rows if row not in before]
             staying = [row for row in before if not row.job.over]
@@ -200,7 +200,7 @@ def test_invariants_of_step_batch(script: list[tuple[str, int]], rows_max: int) 
         elif what == "fail" and batch.rows:
             assert batch.put_back() == tuple(row.row_id for row in before if not row.job.over)
             assert batch.rows == ()
-            assert all(row.stage is Stage.PREPARED for row in before if not row.job.over)
+            assert all(row.stage is RowStage.PREPARED for row in before if not row.job.over)
         assert len(batch.rows) <= rows_max
         assert len({row.row.batch_key for row in batch.rows}) <= 1
         assert batch.device_rows == tuple(row.row for row in batch.rows)

@@ -8,19 +8,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from darkroom.inference.contract import (
-    Device,
-    Engine,
-    FaultKind,
-    JobFailed,
-    JobPrepared,
-    JobRendered,
-    RenderJob,
-    RowId,
-    StepDone,
-)
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.contract import Device, Engine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.resolve import batch_key
+from darkroom.inference.types import FaultKind, JobFailed, JobPrepared, JobRendered, RenderJob, RowId, StepDone
 from darkroom.schemas.events.pose import SkeletonPose, StoredPicture
 from tests.inference.devices import EVERY, PAINTING, SAME, difference, make_device
 from tests.inference.scripted import EventLog, job, rows_of

@@ -14,19 +14,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from darkroom.inference.contract import (
+from darkroom.inference.contract import Device, Row
+from darkroom.inference.resolve import batch_key
+from darkroom.inference.types import (
     PREVIEW_BYTES_MAX,
     PREVIEW_SIDE_PX_MAX,
-    Device,
     FaultKind,
     RenderedImage,
     RenderFault,
     RenderJob,
     RenderRequest,
-    Row,
     RowId,
 )
-from darkroom.inference.resolve import batch_key
 from darkroom.schemas.events.pose import InlinePicture, PhotoPose, SkeletonPose, StoredPicture
 from tests.inference.devices import EVERY, PAINTING, SAME, difference, finished, make_device, opened
 from tests.inference.scripted import request as asked

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from darkroom.inference.contract import JobFailed, JobPrepared, JobRendered, RenderJob, RowId, StepDone, StepFailed
+from darkroom.inference.types import JobFailed, JobPrepared, JobRendered, RenderJob, RowId, StepDone, StepFailed
 from tests.inference.scripted import (
     Gate,
     ScriptedDevice,

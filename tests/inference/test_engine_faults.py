@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from darkroom.inference.contract import (
+from darkroom.inference.contract import PreparedRows
+from darkroom.inference.engine import LaneEngine
+from darkroom.inference.types import (
     DeviceLost,
     EngineEvent,
     EngineStopped,
@@ -18,7 +20,6 @@ from darkroom.inference.contract import (
     JobPrepared,
     JobRendered,
     ModelError,
-    Prepared,
     RenderedImage,
     RenderFault,
     RenderJob,
@@ -26,7 +27,6 @@ from darkroom.inference.contract import (
     StepDone,
     StepFailed,
 )
-from darkroom.inference.engine.loop import LaneEngine
 from darkroom.schemas.errors import MESSAGE_CHARACTERS_MAX
 from tests.inference.scripted import (
     EventLog,
@@ -137,9 +137,9 @@ def test_an_unknown_error_in_prepare_is_the_batchs(device: ScriptedDevice, start
 class ShortDevice(ScriptedDevice):
     """Loses the last row of every job, and every picture of a job of one."""
 
-    def prepare(self, job: RenderJob) -> Prepared[ScriptedRow]:
+    def prepare(self, job: RenderJob) -> PreparedRows[ScriptedRow]:
         prepared = super().prepare(job)
-        return prepared if job.request.count == 1 else Prepared(prepared.rows[:-1])
+        return prepared if job.request.count == 1 else PreparedRows(prepared.rows[:-1])
 
     def finish(self, rows: Sequence[ScriptedRow]) -> tuple[RenderedImage, ...]:
         return super().finish(rows)[:-1]

@@ -10,12 +10,14 @@ import threading
 
 import pytest
 
-from darkroom.inference.contract import JobPrepared, JobRendered, RowId, StepDone
-from darkroom.inference.engine.loop import EngineFullError, LaneEngine
+from darkroom.inference.engine import EngineFullError, LaneEngine
+from darkroom.inference.engine.monitor import LaneMonitor
+from darkroom.inference.types import EngineEvent, FaultKind, JobPrepared, JobRendered, RenderFault, RowId, StepDone
 from tests.inference.scripted import (
     FakeClock,
     Gate,
     ScriptedDevice,
+    ScriptedRow,
     Starter,
     job,
     prepare,
@@ -217,7 +219,7 @@ def test_admitting_wrongly_raises_and_admits_nothing(device: ScriptedDevice, sta
     assert log.of(StepDone) == []
     device.on_step = Gate()
     engine.admit([RowId("a", 0)])
-    with pytest.raises(ValueError, match="row 0 of job 'a' was admitted already"):
+    with pytest.raises(ValueError, match="row 0 of job 'a' was already admitted"):
         engine.admit([RowId("a", 1), RowId("a", 0)])
     device.on_step.open()
     engine.admit([RowId("a", 1)])
@@ -227,7 +229,7 @@ def test_admitting_wrongly_raises_and_admits_nothing(device: ScriptedDevice, sta
 def test_a_job_id_is_held_once(start: Starter) -> None:
     engine, log = start()
     prepare(engine, log, job("a"))
-    with pytest.raises(ValueError, match="job 'a' is in the engine already"):
+    with pytest.raises(ValueError, match="job 'a' is already in the engine"):
         engine.prepare(job("a"))
 
 
@@ -281,3 +283,27 @@ def test_finishing_does_not_hold_up_denoising(device: ScriptedDevice, start: Sta
     assert log.of(JobRendered) == []
     gate.open()
     log.wait(JobRendered, "going")
+
+
+def test_the_time_between_two_steps_is_reported_and_none_after_a_failed_one() -> None:
+    clock, device = FakeClock(), ScriptedDevice(rows_max=1)
+    heard: list[EngineEvent] = []
+    monitor: LaneMonitor[ScriptedRow] = LaneMonitor(
+        cap=lambda _key: 1, finish_queue_rows_max=9, jobs_max=9, preview_interval_s=1.0, clock=clock
+    )
+    monitor.listen(heard.append)
+    monitor.prepare(job("a", steps=9))
+    held = monitor.next_job()
+    assert held is not None
+    monitor.prepared(held, device.prepare(held.job), 0.0)
+    monitor.admit([RowId("a", 0)])
+    for idle_s in (5.0, 0.25):
+        assert monitor.let_join()
+        clock.now += idle_s + 0.02
+        monitor.stepped(0.02)
+    monitor.step_failed(RenderFault(FaultKind.BATCH, "render_failed", "broken"))
+    monitor.admit([RowId("a", 0)])
+    assert monitor.let_join()
+    monitor.stepped(0.02)
+    steps = [event.idle_s for event in heard if isinstance(event, StepDone)]
+    assert steps == [None, pytest.approx(0.25), None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from darkroom.inference.contract import JobId, JobPreview, JobRendered, RenderFault, StepDone
+from darkroom.inference.types import JobId, JobPreview, JobRendered, RenderFault, StepDone
 from tests.inference.scripted import (
     FakeClock,
     Gate,

@@ -18,7 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from darkroom.inference.contract import (
+from darkroom.inference.engine import LaneEngine
+from darkroom.inference.engine.monitor import FinishedRows, LaneMonitor
+from darkroom.inference.engine.step_batch import HeldJob, HeldRow
+from darkroom.inference.types import (
     EngineEvent,
     FaultKind,
     JobFailed,
@@ -26,16 +29,13 @@ from darkroom.inference.contract import (
     JobPrepared,
     JobPreview,
     JobRendered,
-    Progress,
+    ProgressDetail,
     RenderFault,
     RenderJob,
     RowId,
     StepDone,
     StepFailed,
 )
-from darkroom.inference.engine.loop import LaneEngine
-from darkroom.inference.engine.monitor import FinishedRows, LaneMonitor
-from darkroom.inference.engine.step_batch import HeldJob, HeldRow
 from tests.inference.scripted import WAIT_S, FakeClock, ScriptedDevice, ScriptedRow, job
 
 NAMES = ["a", "b", "c", "d"]
@@ -69,7 +69,7 @@ class Caller:
         """A job under `name` whose pictures tell its incarnation by their seed."""
         self.incarnations += 1
         steps, count, width = shape
-        progress: Progress = "previews" if self.incarnations % 2 else "steps"
+        progress: ProgressDetail = "previews" if self.incarnations % 2 else "steps"
         asked = job(name, steps=steps, count=count, width=width, seed=self.incarnations * 100, progress=progress)
         self.jobs[name] = Known(asked)
         return asked
@@ -156,7 +156,7 @@ class MonitorMachine(RuleBasedStateMachine):
         self.device = ScriptedDevice(rows_max=ROWS_MAX)
         self.caller = Caller()
         self.monitor: LaneMonitor[ScriptedRow] = LaneMonitor(
-            rows_max=ROWS_MAX,
+            cap=lambda _key: ROWS_MAX,
             finish_queue_rows_max=FINISH_QUEUE_ROWS_MAX,
             jobs_max=100,
             preview_interval_s=0.0,

@@ -10,17 +10,18 @@ import time
 
 import pytest
 
-from darkroom.inference.contract import (
+from darkroom.inference.engine import LaneEngine
+from darkroom.inference.types import (
     BatchKey,
     EngineEvent,
     JobPrepared,
     JobRendered,
+    Lane,
     RowId,
+    Series,
     StepDone,
     StepFailed,
 )
-from darkroom.inference.engine.loop import LaneEngine
-from darkroom.inference.engine.turns import Lane, Series
 from tests.inference.scripted import (
     EventLog,
     Gate,

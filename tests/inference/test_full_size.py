@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.inference.contract import ModelError
 from darkroom.inference.planning.memory_model import (
     CONTROL_NUMBERS,
     DECODE_NUMBERS,
@@ -19,7 +18,8 @@ from darkroom.inference.planning.memory_model import (
     ModelSize,
 )
 from darkroom.inference.sdxl.loading.full_size import FULL_SIZE, FullSize, full_size_components
-from darkroom.inference.sdxl.loading.weigh import weigh
+from darkroom.inference.sdxl.loading.placement import model_size
+from darkroom.inference.types import ModelError
 from tests.inference.live_bytes import peak_bytes
 
 pytestmark = pytest.mark.render
@@ -129,11 +129,11 @@ def test_a_model_is_weighed_by_its_configurations_alone(tmp_path: Path) -> None:
         folders[part] = tmp_path / part
         folders[part].mkdir()
         (folders[part] / "config.json").write_text(json.dumps(FULL_SIZE[part]))
-    assert weigh(folders) == ModelSize(
+    assert model_size(folders) == ModelSize(
         unet=2_567_463_684, controlnet=1_251_014_160, text_encoders=817_720_320, vae=83_653_863
     )
     del folders["controlnet"]
-    assert weigh(folders).controlnet == 0
+    assert model_size(folders).controlnet == 0
     (folders["vae"] / "config.json").write_text('{"block_out_channels": "no"}')
     with pytest.raises(ModelError, match=r"vae.config\.json does not describe SDXL's vae"):
-        weigh(folders)
+        model_size(folders)

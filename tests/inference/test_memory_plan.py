@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from darkroom.inference.contract import ModelError
-from darkroom.inference.engine.turns import Series
 from darkroom.inference.planning.memory_layout import Place
 from darkroom.inference.planning.memory_model import (
     TILED_ABOVE_PIXELS,
@@ -20,6 +18,7 @@ from darkroom.inference.planning.memory_model import (
     step_bytes,
 )
 from darkroom.inference.planning.memory_plan import Attention, AttentionProbe, MemoryPlan, plan_memory
+from darkroom.inference.types import ModelError, Series
 
 SDXL = ModelSize(unet=2_567_463_684, controlnet=1_251_014_160, text_encoders=817_720_320, vae=83_653_863)
 SDPA = AttentionProbe(sdpa_ms=1.0, xformers_ms=None)

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from darkroom.consumer.demo.requests import PHOTO
-from darkroom.inference.contract import ModelError
 from darkroom.inference.pose.blazepose import decode, detector
 from darkroom.inference.pose.blazepose.detector import BlazePoseDetector, blazepose_digest, views
 from darkroom.inference.pose.photo import SKELETON_AS_PHOTO, DetectedPerson, PhotoPeople, find_people
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.pose.skeleton import draw_people
+from darkroom.inference.types import ModelError
 
 SEEN = {0: (0.432, 0.238), 14: (0.393, 0.197), 15: (0.477, 0.205), 2: (0.240, 0.420), 5: (0.590, 0.480)}
 """Nose, right and left eye, right and left shoulder, by eye, to some 2% of the photo."""

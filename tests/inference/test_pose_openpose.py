@@ -21,13 +21,13 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from darkroom.inference.contract import FaultKind, ModelError, RenderFault, RenderJob
 from darkroom.inference.pose.openpose import CANDIDATES_MAX, OpenPoseDetector, load_detector, most_candidates
 from darkroom.inference.pose.photo import find_people
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.sdxl import ModelFiles, SdxlDevice
 from darkroom.inference.sdxl.prepare.poses import PoseConditioner
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import FaultKind, ModelError, RenderFault, RenderJob
 from darkroom.schemas.events.keypoints import LIMBS, Keypoint
 from darkroom.schemas.events.pose import PeoplePose, PhotoPose, StoredPicture
 from tests.inference.painting import PLAIN, SITTING, WAVING, load

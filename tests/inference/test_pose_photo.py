@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pytest
 from PIL import Image
 
-from darkroom.inference.contract import FaultKind, RenderFault
 from darkroom.inference.pose.control import picture_content, pose_digest
 from darkroom.inference.pose.photo import (
     LONG_SIDE_PX_MAX,
@@ -22,6 +21,7 @@ from darkroom.inference.pose.photo import (
     nobody_found,
 )
 from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.types import FaultKind, RenderFault
 from darkroom.schemas.errors import MESSAGE_CHARACTERS_MAX
 from darkroom.schemas.events.keypoints import Keypoint
 from darkroom.schemas.events.pose import PEOPLE_MAX, PhotoPose, StoredPicture

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.inference.contract import FaultKind, RenderFault
 from darkroom.inference.pose.control import control_picture, pose_digest
 from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.inference.types import FaultKind, RenderFault
 from darkroom.schemas.events.pose import InlinePicture, SkeletonPose, StoredPicture
 
 LIMITS = PictureLimits(bytes_max=200_000, pixels_max=10_000)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darkroom.inference.contract import AdapterUse, BatchKey, ModelInfo
 from darkroom.inference.resolve import batch_key, resolve
+from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.settings import LimitSettings

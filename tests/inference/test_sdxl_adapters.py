@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.inference.contract import AdapterUse, ModelError, RenderRequest
 from darkroom.inference.sdxl import ModelFiles, SdxlDevice
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import AdapterUse, ModelError, RenderRequest
 from tests.inference import loras
 from tests.inference.painting import (
     PLAIN,
@@ -162,8 +162,7 @@ def test_a_compiled_model_does_not_pass_over_an_adapter(device: SdxlDevice, tiny
 
 def test_a_plan_with_fused_projections_is_refused(shared_device: SdxlDevice, folder: Path) -> None:
     """Fused, a part of the layers that LoRAs change is no longer run."""
-    plan = shared_device.info.plan
-    assert plan is not None
+    plan = shared_device.plan
     files = ModelFiles(Path(shared_device.info.path or ""), adapters_path=folder)
     fused = SdxlDevice(lambda: files, device="cpu", cpu_threads=1, plan=replace(plan, fuse_qkv=True))
     with pytest.raises(ModelError, match="fused projections"):

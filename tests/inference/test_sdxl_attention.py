@@ -121,8 +121,7 @@ def test_a_picture_rendered_with_xformers_is_the_pipelines(
     wanted, operation = oracle.paint(POSED), StandIn()
     # diffusers looked for it when it was imported.
     monkeypatch.setattr(attention_processor, "xformers", install(operation))
-    plan = shared_device.info.plan
-    assert plan is not None
+    plan = shared_device.plan
     device = load(tiny, plan=replace(plan, attention=Attention.XFORMERS))
     operation.calls = 0
     assert distance(paint(device, POSED), wanted) <= TOLERANCE

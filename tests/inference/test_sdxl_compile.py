@@ -16,11 +16,10 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch._dynamo.utils import counters
 
-from darkroom.inference.planning.timing import Part
 from darkroom.inference.sdxl import SdxlDevice
-from darkroom.inference.sdxl.denoise.regions import CompiledRegions
-from darkroom.inference.sdxl.denoise.shapes import Padded, StaticShapes, slot_buckets
+from darkroom.inference.sdxl.denoise.compiled import CompiledRegions, Padded, StaticShapes, slot_buckets
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import Part
 from tests.inference.painting import PLAIN, POSED, SITTING, TOLERANCE, Oracle, distance, load, paint_together
 
 pytestmark = pytest.mark.render

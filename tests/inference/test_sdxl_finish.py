@@ -10,10 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from darkroom.inference.contract import FaultKind, RenderFault
 from darkroom.inference.sdxl import SdxlDevice
-from darkroom.inference.sdxl.finish.decode import decode_latents, vae_dtype
-from darkroom.inference.sdxl.finish.encode import encode_picture
+from darkroom.inference.sdxl.finish.pictures import decode_latents, encode_picture, vae_dtype
+from darkroom.inference.types import FaultKind, RenderFault
 from tests.inference.devices import finished
 from tests.inference.painting import PLAIN, pixels, prepare
 

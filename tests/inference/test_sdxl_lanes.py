@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from darkroom.inference.contract import EngineEvent, JobPrepared, JobRendered, RenderJob, RowId, StepDone
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import EngineEvent, JobPrepared, JobRendered, RenderJob, RowId, StepDone
 from tests.inference.painting import PLAIN, POSED, SITTING, TOLERANCE, distance, paint, pixels
 from tests.inference.scripted import EventLog
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from darkroom.inference.contract import ModelError
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.sdxl.loading.revision import find_weights
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import ModelError
 from tests.inference.painting import load, variant
 
 pytestmark = pytest.mark.render

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
 
-from darkroom.inference.contract import AdapterUse, FaultKind, ModelError, RenderFault
 from darkroom.inference.sdxl import ModelFiles, SdxlDevice
 from darkroom.inference.sdxl.loading.lora_file import LoraUnusable, parse_lora
 from darkroom.inference.sdxl.loading.lora_names import LayerNames
 from darkroom.inference.sdxl.prepare.adapter_store import AdapterStore
+from darkroom.inference.types import AdapterUse, FaultKind, ModelError, RenderFault
 from darkroom.schemas.events.request import Adapter
 from tests.inference import loras
 from tests.inference.painting import PLAIN, prepare

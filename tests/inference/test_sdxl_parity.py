@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.inference.contract import RenderRequest
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import RenderRequest
 from tests.inference.painting import (
     PLAIN,
     POSED,

@@ -15,17 +15,15 @@ import pytest
 import torch
 from torch import nn
 
-from darkroom.inference.contract import JobPrepared, JobRendered, ModelError, RenderJob, RowId
-from darkroom.inference.engine.loop import LaneEngine
-from darkroom.inference.engine.turns import Lane, Series
-from darkroom.inference.planning.memory_layout import Layout, Place
+from darkroom.inference.engine import LaneEngine
+from darkroom.inference.planning.memory_layout import MemoryLayout, Place
 from darkroom.inference.planning.memory_plan import Attention, AttentionProbe, MemoryPlan, plan_memory
-from darkroom.inference.planning.timing import Part
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.sdxl.denoise.attention import fuse_projections
 from darkroom.inference.sdxl.loading.placement import HOST, Wishes, place, placed
 from darkroom.inference.sdxl.loading.residence import Residence, WeightMover
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import JobPrepared, JobRendered, Lane, ModelError, Part, RenderJob, RowId, Series
 from tests.inference.painting import PLAIN, POSED, TOLERANCE, Oracle, distance, load, paint, paint_together, pixels
 from tests.inference.scripted import EventLog
 
@@ -43,7 +41,7 @@ def plan(tiny: TinyModel) -> MemoryPlan:
 
 
 def offloaded(plan: MemoryPlan) -> MemoryPlan:
-    return replace(plan, layout=Layout(Place.SAME, Place.SAME, Series.ALL))
+    return replace(plan, layout=MemoryLayout(Place.SAME, Place.SAME, Series.ALL))
 
 
 # --- The same pictures ---------------------------------------------------------------------------------------
@@ -56,8 +54,8 @@ def offloaded(plan: MemoryPlan) -> MemoryPlan:
         {"fuse_qkv": True},
         {"channels_last": True},
         {"vae_slicing": True},
-        {"layout": Layout(Place.SAME, Place.SAME, Series.ALL)},
-        {"layout": Layout(Place.CPU, Place.SAME, Series.DENOISE_AND_FINISH)},
+        {"layout": MemoryLayout(Place.SAME, Place.SAME, Series.ALL)},
+        {"layout": MemoryLayout(Place.CPU, Place.SAME, Series.DENOISE_AND_FINISH)},
     ],
     ids="-".join,
 )
@@ -237,7 +235,7 @@ def test_offloaded_parts_are_loaded_to_the_host_and_others_to_their_device(plan:
 
 
 def test_text_encoders_beside_a_gpu_are_in_fp32_on_the_cpu(plan: MemoryPlan) -> None:
-    on_cpu = replace(plan, layout=Layout(Place.CPU, Place.SAME, Series.NONE))
+    on_cpu = replace(plan, layout=MemoryLayout(Place.CPU, Place.SAME, Series.NONE))
     placement = placed(on_cpu, device=torch.device("cuda:0"), dtype=torch.float16)
     assert placement.text_device == HOST
     assert (placement.dtype_of("text_encoder"), placement.dtype_of("unet")) == (torch.float32, torch.float16)
@@ -257,8 +255,7 @@ def test_a_place_that_is_not_there_is_a_sentence(tiny: TinyModel, wishes: Wishes
 
 
 def test_the_plan_is_part_of_what_is_known_of_a_model(shared_device: SdxlDevice, plan: MemoryPlan) -> None:
-    known = shared_device.info.plan
-    assert known is not None
+    known = shared_device.plan
     assert known.model == plan.model
     assert known.attention is Attention.SDPA
     assert (shared_device.series, shared_device.rows_ceiling(8, 8)) == (Series.NONE, None)

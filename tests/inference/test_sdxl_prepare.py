@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from darkroom.inference.contract import CacheCounts, DeviceLost, FaultKind, RenderFault, RenderJob
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.pose.skeleton import draw_people
 from darkroom.inference.sdxl import SdxlDevice
@@ -23,6 +22,7 @@ from darkroom.inference.sdxl.loading.sources import ModelFiles
 from darkroom.inference.sdxl.prepare.cache import ByteCache
 from darkroom.inference.sdxl.prepare.poses import PoseConditioner, control_tensor
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import CacheCounts, DeviceLost, FaultKind, RenderFault, RenderJob
 from darkroom.schemas.events.pose import PeoplePose, SkeletonPose, StoredPicture
 from tests.inference.painting import PLAIN, POSED, SITTING, WAVING, load, prepare
 

@@ -18,14 +18,6 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from darkroom.inference.contract import (
-    PREVIEW_BYTES_MAX,
-    PREVIEW_SIDE_PX_MAX,
-    Preview,
-    RenderedImage,
-    RenderJob,
-    RenderRequest,
-)
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.preview import encode_preview
 from darkroom.inference.sdxl import SdxlDevice
@@ -35,6 +27,14 @@ from darkroom.inference.sdxl.loading.components import load_components
 from darkroom.inference.sdxl.loading.sources import ModelFiles
 from darkroom.inference.sdxl.model import LoadedModel
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import (
+    PREVIEW_BYTES_MAX,
+    PREVIEW_SIDE_PX_MAX,
+    Preview,
+    RenderedImage,
+    RenderJob,
+    RenderRequest,
+)
 from tests.inference.painting import PLAIN, POSED
 
 pytestmark = pytest.mark.render

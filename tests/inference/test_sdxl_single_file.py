@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from darkroom.inference.contract import ModelError
 from darkroom.inference.sdxl import ModelFiles, SdxlDevice
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import ModelError
 from tests.inference.checkpoints import Tensors, vae_tensors, write_checkpoint
 from tests.inference.painting import PLAIN, POSED, TOLERANCE, Oracle, distance, load, paint, variant
 

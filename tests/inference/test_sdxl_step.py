@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from darkroom.inference.contract import FaultKind, RenderFault, RenderJob, RenderRequest
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
 from darkroom.inference.sdxl.denoise.step import Stepper
-from darkroom.inference.sdxl.finish.decode import decode_latents
+from darkroom.inference.sdxl.finish.pictures import decode_latents
 from darkroom.inference.sdxl.loading.components import load_components
 from darkroom.inference.sdxl.loading.sources import ModelFiles
 from darkroom.inference.sdxl.model import LoadedModel
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import FaultKind, RenderFault, RenderJob, RenderRequest
 from tests.inference.devices import difference, finished
 from tests.inference.painting import (
     PLAIN,

@@ -20,7 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from darkroom.inference.contract import (
+from darkroom.inference.engine import LaneEngine
+from darkroom.inference.planning.calibration import measure_shape
+from darkroom.inference.planning.step_curve import CurveError
+from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.simulated.device import CRASH_EXIT_CODE, SimulatedDevice, SimulatedRow
+from darkroom.inference.simulated.wallpaper import SHOWN_BYTES, wallpaper
+from darkroom.inference.types import (
     FaultKind,
     JobFailed,
     JobPrepared,
@@ -30,12 +36,6 @@ from darkroom.inference.contract import (
     StepDone,
     StepFailed,
 )
-from darkroom.inference.engine.loop import LaneEngine
-from darkroom.inference.planning.calibration import measure_shape
-from darkroom.inference.planning.step_curve import CurveError
-from darkroom.inference.pose.picture import PictureLimits
-from darkroom.inference.simulated.device import CRASH_EXIT_CODE, SimulatedDevice, SimulatedRow
-from darkroom.inference.simulated.wallpaper import SHOWN_BYTES, wallpaper
 from darkroom.schemas.events.pose import PeoplePose, SkeletonPose, StoredPicture
 from tests.inference.profiles import flat, gaining, profile, shape
 from tests.inference.scripted import EventLog, job, request, rows_of

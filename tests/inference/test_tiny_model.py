@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from darkroom.inference.contract import ModelError
 from darkroom.inference.tiny import TinyModel, ensure_tiny_model
-from darkroom.inference.tiny.folder import build, default_root
+from darkroom.inference.tiny.folder import build
+from darkroom.inference.types import ModelError
+from darkroom.inference.user_cache import user_cache_folder
 
 pytestmark = pytest.mark.render
 
@@ -122,10 +123,10 @@ def test_its_pictures_have_contrast(shared_device: object) -> None:
 
 def test_it_lives_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_root() == tmp_path / "darkroom"
+    assert user_cache_folder() == tmp_path / "darkroom"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_root() == tmp_path / ".cache" / "darkroom"
+    assert user_cache_folder() == tmp_path / ".cache" / "darkroom"
     assert ensure_tiny_model().path.is_relative_to(tmp_path / ".cache" / "darkroom")
 
 

@@ -110,9 +110,9 @@ def test_every_stage_trains_and_goes_on_after_it_was_killed(tmp_path: Path) -> N
     import torch
 
     from darkroom.inference.sdxl import SdxlDevice
-    from darkroom.tools.tiny.training.run import Plan, train
+    from darkroom.tools.tiny.training.run import TrainingPlan, train
 
-    plan = Plan(
+    plan = TrainingPlan(
         shards=2, pairs_per_shard=4, vae_minutes=0.5, denoiser_minutes=5, threads=1, vae_steps_max=2,
         denoiser_steps_max=1, denoiser_batch=4,
     )  # fmt: skip

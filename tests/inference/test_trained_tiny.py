@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.inference.tiny.trained import FOLDER, trained_model
+from darkroom.inference.tiny.folder import TRAINED, trained_model
 from darkroom.tools.tiny.quality.looking import Pixels
 from darkroom.tools.tiny.quality.painting import Ask, Painter
 from darkroom.tools.tiny.quality.table import colours, fresh_scenes, posture
@@ -60,16 +60,16 @@ def test_colours_are_the_captions(painted: list[Pixels]) -> None:
 
 
 def test_it_is_sdxl_within_its_bounds() -> None:
-    files = [file for file in FOLDER.rglob("*") if file.is_file()]
+    files = [file for file in TRAINED.rglob("*") if file.is_file()]
     weights = [file for file in files if file.suffix == ".safetensors"]
     assert sum(file.stat().st_size for file in weights) < 25_000_000
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt", ".md"}
-    assert (FOLDER / "README.md").is_file()
+    assert (TRAINED / "README.md").is_file()
 
     def settings(folder: Path) -> dict[str, object]:
         loaded: dict[str, object] = json.loads((folder / "config.json").read_text())
         return loaded
 
-    unet, controlnet = settings(FOLDER / "model" / "unet"), settings(FOLDER / "controlnet")
+    unet, controlnet = settings(TRAINED / "model" / "unet"), settings(TRAINED / "controlnet")
     assert unet["addition_embed_type"] == controlnet["addition_embed_type"] == "text_time"
     assert unet["sample_size"] == 16

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darkroom.inference.engine.turns import _CALLS_MAX, Lane, Series, Turns
+from darkroom.inference.engine.turns import _CALLS_MAX, Turns
+from darkroom.inference.types import Lane, Series
 
 EVERYTHING = dict.fromkeys(Lane, True)
 WORK = st.fixed_dictionaries(dict.fromkeys(Lane, st.booleans()))
@@ -21,10 +22,10 @@ def sequence(turns: Turns, calls: int) -> list[Lane]:
     """Who goes in, one after the other, when every lane always has work."""
     gone = []
     for _ in range(calls):
-        going = [lane for lane in Lane if lane in _CALLS_MAX[Series.ALL] and turns.may_go(lane, EVERYTHING)]
+        going = [lane for lane in Lane if lane in _CALLS_MAX[Series.ALL] and turns.may_enter(lane, EVERYTHING)]
         assert len(going) == 1
-        turns.go(going[0])
-        turns.come(going[0])
+        turns.enter(going[0])
+        turns.leave(going[0])
         gone.append(going[0])
     return gone
 
@@ -32,22 +33,22 @@ def sequence(turns: Turns, calls: int) -> list[Lane]:
 def test_without_turns_all_go_at_once() -> None:
     turns = Turns(Series.NONE)
     for lane in Lane:
-        assert turns.may_go(lane, EVERYTHING)
-        turns.go(lane)
+        assert turns.may_enter(lane, EVERYTHING)
+        turns.enter(lane)
     assert not turns.shared
-    assert not turns.may_go(Lane.FINISH, only(Lane.PREPARE))
+    assert not turns.may_enter(Lane.FINISH, only(Lane.PREPARE))
 
 
 def test_denoising_and_decoding_alternate_and_preparing_is_free() -> None:
     turns = Turns(Series.DENOISE_AND_FINISH)
-    turns.go(Lane.DENOISE)
-    assert turns.may_go(Lane.PREPARE, EVERYTHING)
-    assert not turns.may_go(Lane.FINISH, EVERYTHING)
-    turns.come(Lane.DENOISE)
-    assert turns.may_go(Lane.FINISH, EVERYTHING)
-    assert not turns.may_go(Lane.DENOISE, EVERYTHING)
+    turns.enter(Lane.DENOISE)
+    assert turns.may_enter(Lane.PREPARE, EVERYTHING)
+    assert not turns.may_enter(Lane.FINISH, EVERYTHING)
+    turns.leave(Lane.DENOISE)
+    assert turns.may_enter(Lane.FINISH, EVERYTHING)
+    assert not turns.may_enter(Lane.DENOISE, EVERYTHING)
     # Alone with work it goes on: nobody waits for a turn that nobody wants.
-    assert turns.may_go(Lane.DENOISE, only(Lane.DENOISE))
+    assert turns.may_enter(Lane.DENOISE, only(Lane.DENOISE))
 
 
 def test_a_turn_that_moves_weights_lasts_and_then_goes_round() -> None:
@@ -58,11 +59,11 @@ def test_a_turn_that_moves_weights_lasts_and_then_goes_round() -> None:
 
 def test_the_turn_passes_to_whoever_has_work_in_the_order_of_the_lanes() -> None:
     turns = Turns(Series.ALL)
-    turns.go(Lane.DENOISE)
-    turns.come(Lane.DENOISE)
-    assert turns.may_go(Lane.FINISH, only(Lane.PREPARE, Lane.FINISH))
-    assert not turns.may_go(Lane.PREPARE, only(Lane.PREPARE, Lane.FINISH))
-    assert turns.may_go(Lane.PREPARE, only(Lane.PREPARE))
+    turns.enter(Lane.DENOISE)
+    turns.leave(Lane.DENOISE)
+    assert turns.may_enter(Lane.FINISH, only(Lane.PREPARE, Lane.FINISH))
+    assert not turns.may_enter(Lane.PREPARE, only(Lane.PREPARE, Lane.FINISH))
+    assert turns.may_enter(Lane.PREPARE, only(Lane.PREPARE))
 
 
 @pytest.mark.parametrize("series", TAKING_TURNS)
@@ -72,12 +73,12 @@ def test_at_most_one_is_inside_and_nobody_waits_for_ever(series: Series, data: s
     turns, shared = Turns(series), set(_CALLS_MAX[series])
     waited = dict.fromkeys(shared, 0)
     for work in data.draw(st.lists(WORK, max_size=150)):
-        able = [lane for lane in shared if turns.may_go(lane, work)]
+        able = [lane for lane in shared if turns.may_enter(lane, work)]
         assert len(able) == (1 if any(work[lane] for lane in shared) else 0)
         for lane in able:
-            turns.go(lane)
-            assert not [other for other in shared if turns.may_go(other, EVERYTHING)]
-            turns.come(lane)
+            turns.enter(lane)
+            assert not [other for other in shared if turns.may_enter(other, EVERYTHING)]
+            turns.leave(lane)
         for lane in shared:
             waited[lane] = 0 if lane in able or not work[lane] else waited[lane] + 1
             others = sum(calls for other, calls in _CALLS_MAX[series].items() if other is not lane)

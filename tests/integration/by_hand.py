@@ -14,8 +14,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata
 
-from darkroom.inference.contract import Prepared, RenderJob
+from darkroom.inference.contract import PreparedRows
 from darkroom.inference.simulated.device import SimulatedDevice, SimulatedRow
+from darkroom.inference.types import RenderJob
 from darkroom.producer.kafka.connection import kafka_arguments
 from darkroom.schemas.settings import Settings
 
@@ -38,7 +39,7 @@ class CountingDevice(SimulatedDevice):
         self.in_order: list[str] = []
         """The prompt of each row's step, in the order in which they were done."""
 
-    def prepare(self, job: RenderJob) -> Prepared[SimulatedRow]:
+    def prepare(self, job: RenderJob) -> PreparedRows[SimulatedRow]:
         self.prepared[job.request.prompt] += 1
         return super().prepare(job)
 

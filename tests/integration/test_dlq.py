@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner, Result
 
 from darkroom.consumer.audit.audit import audit
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.producer.cli.dlq import dlq
 from darkroom.producer.kafka.connection import kafka_arguments
 from darkroom.producer.kafka.reader import TopicReader

@@ -18,9 +18,9 @@ import pytest
 from darkroom.consumer.doctor.doctor import Finding, examine
 from darkroom.consumer.weights import ModelStore
 from darkroom.consumer.worker.engines import make_engine
-from darkroom.inference.contract import ModelError
 from darkroom.inference.resolve import resolve
 from darkroom.inference.tiny import TinyModel, ensure_tiny_model
+from darkroom.inference.types import ModelError
 from darkroom.producer.client.client import Client
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.store.s3_client import connect

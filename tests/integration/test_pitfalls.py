@@ -21,7 +21,7 @@ from aiokafka.admin import NewTopic
 from darkroom.consumer.core.offset_map import encode_map
 from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.consumer.worker.worker import Worker
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.outcomes.outcomes import Outcomes
 from darkroom.producer.store.s3_objects import MinioObjects

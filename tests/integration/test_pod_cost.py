@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from darkroom.consumer.worker.pod_cost import ANNOTATION
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.producer.kafka.topics import ensure_topics
 from tests.consumer.api_server import api_server_in

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from darkroom.consumer.worker.engines import make_engine
-from darkroom.inference.contract import PREVIEW_BYTES_MAX
+from darkroom.inference.types import PREVIEW_BYTES_MAX
 from darkroom.producer.client.client import Client
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.store.s3_objects import MinioObjects

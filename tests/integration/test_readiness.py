@@ -14,7 +14,7 @@ import urllib3
 from darkroom.consumer.kafka.broker import KafkaBroker
 from darkroom.consumer.worker.ports import Delivery
 from darkroom.consumer.worker.worker import Worker
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.producer.kafka.topics import ensure_topics
 from tests.chaos.proxy import Link

@@ -17,7 +17,7 @@ from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.consumer.kafka.broker import KafkaBroker
 from darkroom.consumer.worker.ports import Opened
 from darkroom.consumer.worker.worker import Worker
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.schemas.settings import Settings
 from tests.chaos.proxy import Link

@@ -29,7 +29,7 @@ from darkroom.consumer.worker.health import Health, HealthServer
 from darkroom.consumer.worker.intake import Intake
 from darkroom.consumer.worker.ports import Delivery, Opened, OutgoingRecord, Record
 from darkroom.consumer.worker.worker import Worker
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.producer.client.client import Client
 from darkroom.producer.gateway.access.assembly import access_of

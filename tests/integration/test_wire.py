@@ -25,7 +25,7 @@ from click.testing import CliRunner
 
 from darkroom import main
 from darkroom.consumer.stack.tls import SASL_SSL, SSL
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.producer.client.client import Client
 from darkroom.producer.kafka.connection import KafkaUnavailable

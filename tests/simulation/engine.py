@@ -11,22 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from darkroom.inference.contract import (
+from darkroom.inference.contract import Listener, PreparedRows
+from darkroom.inference.engine.monitor import FinishedRows, LaneMonitor
+from darkroom.inference.engine.step_batch import HeldJob
+from darkroom.inference.resolve import batch_key
+from darkroom.inference.types import (
     BatchKey,
     CacheCounts,
     FaultKind,
     JobId,
-    Listener,
     ModelInfo,
-    Prepared,
     RenderedImage,
     RenderFault,
     RenderJob,
     RowId,
 )
-from darkroom.inference.engine.monitor import FinishedRows, LaneMonitor
-from darkroom.inference.engine.step_batch import HeldJob
-from darkroom.inference.resolve import batch_key
 from tests.simulation.clock import VirtualLoop
 from tests.simulation.requests import Kind, kind_of
 
@@ -93,7 +92,7 @@ class SimEngine:
     def __init__(self, world: Surroundings, rows_max: int) -> None:
         self._world = world
         self._monitor: LaneMonitor[SimRow] = LaneMonitor(
-            rows_max=rows_max,
+            cap=lambda _key: rows_max,
             finish_queue_rows_max=4,
             jobs_max=64,
             preview_interval_s=1.0,  # nobody asks for one here
@@ -111,6 +110,11 @@ class SimEngine:
     @property
     def profile(self) -> None:
         """Not measured: virtual steps take what chance says."""
+        return None
+
+    @property
+    def plan(self) -> None:
+        """Nothing to plan."""
         return None
 
     def start(self, listener: Listener) -> None:
@@ -210,7 +214,7 @@ class SimEngine:
             SimRow(RowId(job.job_id, image), key, request.steps, request.prompt, request.seed + image)
             for image in range(request.count)
         )
-        self._monitor.prepared(held, fault or Prepared(rows), seconds)
+        self._monitor.prepared(held, fault or PreparedRows(rows), seconds)
 
     def _stepped(self, seconds: float) -> None:
         rows = self._monitor.rows_on_device

@@ -22,7 +22,7 @@ from darkroom.consumer.worker.driver import Driver, EngineGone
 from darkroom.consumer.worker.intake import Intake, Payload
 from darkroom.consumer.worker.ports import BrokerGone, BrokerUnavailable, Record
 from darkroom.consumer.worker.rendering import Rendering
-from darkroom.inference.contract import RenderJob
+from darkroom.inference.types import RenderJob
 from darkroom.producer.store.objects import Objects, StoreUnavailable
 from darkroom.schemas.settings import Settings
 from tests.simulation.clock import Gate, Run, VirtualLoop

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkroom.consumer.audit.audit import AuditReport, audit
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.producer.client.client import Client
 from darkroom.producer.gateway.jobs.feed import Feed

@@ -16,7 +16,7 @@ from torch.nn import functional
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.sdxl.loading.full_size import FULL_SIZE, full_size_components
 from darkroom.inference.sdxl.loading.lora_file import Lora, parse_lora
-from darkroom.inference.sdxl.loading.lora_names import LayerNames, Place
+from darkroom.inference.sdxl.loading.lora_names import LayerNames, TensorPlace
 from darkroom.inference.sdxl.prepare.adapter_store import AdapterStore
 from darkroom.inference.tiny import TinyModel, ensure_tiny_model
 from tests.inference.painting import load
@@ -413,6 +413,6 @@ def test_the_same_tensor_is_named_at_every_start(networks: Networks, tiny: TinyM
 
 def test_names_say_which_tensor_of_a_layer_it_is(networks: Networks) -> None:
     names = LayerNames(networks)
-    assert names.find(f"{FLAT}.alpha") == Place("unet", LAYER, "alpha")
+    assert names.find(f"{FLAT}.alpha") == TensorPlace("unet", LAYER, "alpha")
     assert names.find(f"{FLAT}x.alpha") == f"{FLAT}x"
     assert names.find(FLAT) is None

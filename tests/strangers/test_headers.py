@@ -18,7 +18,7 @@ from aiokafka.codec import zstd_encode
 from click.testing import CliRunner
 
 from darkroom.consumer.audit.audit import audit
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.producer.cli.dlq import dlq
 from darkroom.producer.kafka.topics import ensure_topics

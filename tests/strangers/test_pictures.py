@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.inference.contract import RenderFault, RenderJob, RenderRequest
 from darkroom.inference.pose.control import unlike_a_skeleton
 from darkroom.inference.pose.picture import PictureLimits, decode_picture
 from darkroom.inference.pose.skeleton import draw_people
 from darkroom.inference.resolve import resolve
 from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.inference.types import RenderFault, RenderJob, RenderRequest
 from darkroom.producer.gateway.jobs.uploads import read_picture
 from darkroom.producer.gateway.problems import Problem
 from darkroom.schemas.errors import ErrorCode, RequestRejected

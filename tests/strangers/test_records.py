@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka.admin import NewTopic
 
-from darkroom.inference.engine.loop import LaneEngine
+from darkroom.inference.engine import LaneEngine
 from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.schemas.errors import RequestRejected

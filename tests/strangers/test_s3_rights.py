@@ -17,7 +17,7 @@ from minio import Minio, MinioAdmin
 from minio.credentials import StaticProvider
 
 from darkroom.consumer.weights.store import ModelStore
-from darkroom.inference.contract import ModelError
+from darkroom.inference.types import ModelError
 from darkroom.producer.store.objects import StoreUnavailable
 from darkroom.producer.store.s3_objects import MinioObjects
 from darkroom.schemas.settings import Settings, load_settings

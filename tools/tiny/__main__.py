@@ -1,4 +1,4 @@
-"""`python -m darkroom.inference.tiny` is `darkroom train-tiny`."""
+"""Runs `darkroom train-tiny` as `python -m darkroom.tools.tiny`."""
 
 from darkroom.tools.tiny.training.command import train_tiny
 

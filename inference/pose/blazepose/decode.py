@@ -45,7 +45,7 @@ PRESENCE_MIN: Final = 0.5
 CERTAINTY_MIN: Final = 0.5
 """Chosen on the photos of docs/photos.md: most people have more, most of what is nobody less; both overlap to 0.55."""
 NOSES_APART_MIN: Final = 0.45
-"""Of the width of the shoulders: people who stand behind each other have their noses further apart."""
+"""As a share of the shoulders' width: the noses of people who stand behind each other are further apart."""
 KERNEL: Final = 7
 """`kernel_size` of RefineLandmarksFromHeatmapCalculator, in cells of the heatmap."""
 HEAT_MIN: Final = 0.5
@@ -54,7 +54,7 @@ HEAT_MIN: Final = 0.5
 COCO17_OF_BLAZEPOSE: Final = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 """The landmark of each of COCO's 17 points."""
 POINT_MIN: Final = 0.3
-"""A point that is seen with less probability is not drawn, and not told."""
+"""A point that is less probable than this is neither drawn nor reported."""
 
 
 class Candidate(NamedTuple):
@@ -69,7 +69,7 @@ class Candidate(NamedTuple):
 
     @property
     def radius(self) -> float:
-        """Of that circle, in pixels."""
+        """The radius of that circle, in pixels."""
         return float(np.hypot(*(self.rim - self.centre)))
 
 
@@ -148,8 +148,9 @@ class Body(NamedTuple):
     heat: Floats
     """(33,): the highest probability in each joint's heatmap."""
     place: Candidate
-    """Where the network itself says that the person is: its points 33 and 34, from which MediaPipe takes the region in
-    the next picture of a film (pose_landmark/pose_landmarks_to_roi.pbtxt). Its score is that there is a person."""
+    """The person's place by the network itself: its points 33 and 34, from which MediaPipe takes the region in the next
+    frame of a video (pose_landmark/pose_landmarks_to_roi.pbtxt). The score is the probability that there is a
+    person."""
 
 
 def landmarks(raw: npt.ArrayLike, presence: float, heatmap: npt.ArrayLike, matrix: Floats) -> Body:
@@ -227,7 +228,7 @@ def is_near(one: Candidate, other: Candidate) -> bool:
 
 
 def is_same(one: Floats, other: Floats) -> bool:
-    """Return whether two findings, (33, 3) each, are one person: noses or most of the joints lie on each other."""
+    """Return true if two findings, (33, 3) each, are one person: their noses or most of their joints coincide."""
     reach = max(_reach(one), _reach(other))
     if np.hypot(*(one[0, :2] - other[0, :2])) < NOSES_APART_MIN * reach:
         return True
@@ -245,7 +246,7 @@ def _seen(point: Floats, width: int, height: int) -> tuple[float, float, float] 
 
 
 def _reach(points: Floats) -> float:
-    """Return about the width of the shoulders in pixels, whichever way the person stands."""
+    """Return roughly the width of the shoulders in pixels, for any orientation of the person."""
     shoulders, hips = points[11:13, :2], points[23:25, :2]
     across = np.hypot(*(shoulders[0] - shoulders[1]))
     down = np.hypot(*(shoulders.mean(axis=0) - hips.mean(axis=0)))

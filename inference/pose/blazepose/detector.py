@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from darkroom.inference.contract import ModelError
 from darkroom.inference.pose.blazepose import decode
 from darkroom.inference.pose.blazepose.decode import Body, Candidate
 from darkroom.inference.pose.photo import DetectedPerson, PoseDetector
+from darkroom.inference.types import ModelError
 from darkroom.schemas.events.keypoints import LIMBS
 
 WEIGHTS: Final = {
@@ -28,21 +28,21 @@ WEIGHTS: Final = {
 """The files beside this one, and their SHA-256."""
 
 LONG_SIDE_PX: Final = 1280
-"""A larger photo is looked at in this size: a tile of it has 768 pixels, three times what the networks see."""
+"""A larger photo is examined at this size: a tile of it has 768 pixels, three times the networks' input."""
 TILE_SHARE: Final = 0.6
-"""A tile's side, of the photo's longer one."""
+"""A tile's side, as a share of the photo's longer side."""
 TILE_PX_MIN: Final = 200
 FILLED_MIN: Final = 1.2
-"""A person whose circle is so large, of the photo's longer side, fills it: nobody looks for small people behind."""
+"""A person whose circle has this share of the photo's longer side fills it: no small people are looked for behind."""
 FIRST_CERTAINTY_MIN: Final = 0.4
-"""A place of which the heatmaps are less sure than this is not looked at a second time."""
+"""A place with a lower certainty of the heatmaps is not examined a second time."""
 SECOND_LOOK_BELOW: Final = 0.6
 LOOKS_MAX: Final = 10
-"""Of the landmark network at one photo, some 14 ms each, beside 10 ms a view: more would take longer than 300 ms."""
+"""Calls of the landmark network per photo, some 14 ms each, besides 10 ms per view: more would exceed 300 ms."""
 RADIUS_MAX: Final = 4.0
-"""Of a person's circle, of the photo's longer side: of anybody larger there is no limb in the photo."""
+"""Limit of a person's circle, as a share of the photo's longer side: nobody larger has a limb inside the photo."""
 TILE_OVERLAP_MIN: Final = 0.3
-"""Of two neighbouring tiles."""
+"""Overlap of two neighbouring tiles, as a share of a tile."""
 
 VERSION: Final = 1
 """Changes when the same photo would give other points because this code changed."""
@@ -51,7 +51,7 @@ REINSTALL: Final = "install Darkroom again."
 
 
 class _View(NamedTuple):
-    """A part of the picture that the detector is shown, in pixels."""
+    """A part of the picture that the detector examines, in pixels."""
 
     left: int
     top: int
@@ -62,7 +62,7 @@ class _View(NamedTuple):
 
 @dataclass(slots=True)
 class _Looks:
-    """How often the landmark network may still be asked."""
+    """The remaining calls of the landmark network for one photo."""
 
     left: int
 
@@ -78,23 +78,23 @@ class BlazePoseDetector(PoseDetector):
     def __init__(self) -> None:
         """Load the weights that the package carries.
 
-        Raises `ModelError` where they are not whole, or where the extra `photos` is not installed.
+        Raises `ModelError` if they are not whole, or if the extra `photos` is not installed.
         """
         self._interpreters = {name: _interpreter(name) for name in WEIGHTS}
         self._anchors = decode.anchors()
 
     @property
     def digest(self) -> str:
-        """Of the weights, the interpreter's version, and the version of what decodes them."""
+        """The digest of the weights, the interpreter's version and the decoder's version."""
         return blazepose_digest()
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """At most 1,280 pixels wide and high; a smaller photo as it is."""
+        """Return at most 1,280 pixels for the longer side; a smaller photo keeps its size."""
         scale = min(1.0, LONG_SIDE_PX / max(width, height))
         return max(1, round(width * scale)), max(1, round(height * scale))
 
     def find(self, picture: Image.Image) -> Sequence[DetectedPerson]:
-        """As `PoseDetector.find`. Scores are probabilities."""
+        """Find everybody, as `PoseDetector.find`. Scores are probabilities."""
         whole, *tiles = views(*picture.size)
         looks = _Looks(LOOKS_MAX)
         found = self._people(picture, self._candidates(picture, whole), [], looks)
@@ -148,14 +148,14 @@ class BlazePoseDetector(PoseDetector):
         ]
 
     def _person(self, picture: Image.Image, candidate: Candidate, looks: _Looks) -> _Found | None:
-        """Look at a place and, where that says little, once more at where the first look says that the person is."""
+        """Examine a place and, if the result is uncertain, once more where the first look locates the person."""
         first = self._body(picture, candidate, looks)
         if first is None:
             return None
         bodies = [first]
         if FIRST_CERTAINTY_MIN <= decode.certainty(first, *picture.size) < SECOND_LOOK_BELOW:
             second = self._body(picture, first.place, looks)
-            # Where somebody else stands beside, the second look may have gone over to them.
+            # The second look may have moved over to somebody standing nearby.
             if second is not None and decode.is_same(first.points, second.points):
                 bodies.append(second)
         if max(candidate.score, *(body.place.score for body in bodies)) < decode.PRESENCE_MIN:
@@ -166,7 +166,7 @@ class BlazePoseDetector(PoseDetector):
         return _Found(certainty, best) if certainty >= decode.CERTAINTY_MIN else None
 
     def _body(self, picture: Image.Image, place: Candidate, looks: _Looks) -> Body | None:
-        """Return what the landmark network sees at a place; None where its numbers are none."""
+        """Run the landmark network at a place; None if the place is impossible or its numbers are not finite."""
         if not 0 < place.radius < RADIUS_MAX * max(picture.size):
             return None
         looks.left -= 1
@@ -190,7 +190,7 @@ class BlazePoseDetector(PoseDetector):
 
 
 def views(width: int, height: int) -> Iterator[_View]:
-    """Give the parts of a picture that are looked at: the whole, then square tiles that overlap (four of a square)."""
+    """Yield the parts of a picture to examine: the whole, then overlapping square tiles (four of a square picture)."""
     yield _View(0, 0, width, height, is_whole=True)
     side = max(TILE_PX_MIN, round(TILE_SHARE * max(width, height)))
     if side >= max(width, height):
@@ -211,18 +211,18 @@ def _fills(person: _Found, width: int, height: int) -> bool:
 
 
 def is_installed() -> bool:
-    """Return whether the interpreter (the extra `photos`) can be imported, without importing it."""
+    """Return true if the interpreter (the extra `photos`) can be imported, without importing it."""
     return importlib.util.find_spec("ai_edge_litert") is not None
 
 
 def blazepose_digest() -> str:
-    """Return `sha256:` and the digest of all that decides what is found, without loading anything."""
+    """Return `sha256:` and the digest of everything that decides the findings, without loading anything."""
     parts = [f"blazepose {VERSION}", f"ai-edge-litert {version('ai-edge-litert')}", *WEIGHTS.values()]
     return "sha256:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _detected(person: _Found, width: int, height: int) -> DetectedPerson | None:
-    """Return the person as the drawing wants it, or None where no limb of it is in the picture."""
+    """Return the person in the form that the drawing code takes, or None if no limb is in the picture."""
     points = decode.coco18(person.body.points, width, height)
     if not any(points[start] is not None and points[end] is not None for start, end in LIMBS):
         return None
@@ -246,7 +246,7 @@ def _interpreter(name: str) -> Any:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ModelError(f"Photos need LiteRT, which cannot be imported ({error}): {INSTALL}") from error
-    # One thread: a request waits for the device anyway, and the cores are for the lanes.
+    # One thread: a request waits for the device anyway, and the lanes need the cores.
     interpreter = Interpreter(model_path=str(file), num_threads=1)
     interpreter.allocate_tensors()
     return interpreter

@@ -1,1 +1,1 @@
-"""The denoising lane: one step of rows that share nothing but their size."""
+"""The denoise lane: one step of rows that share nothing but their size."""

@@ -1,8 +1,8 @@
 """Applies LoRAs to the slots of a batch: rows with different ones, different weights and none share one forward.
 
 The network's weights are never touched. While a batch with adapters runs, each layer that one of them changes has a
-forward hook, which adds weight * scale * up(down(x)) to the output of the slots that asked for it and leaves the bytes
-of the others as they are. Without adapters no hook is registered and nothing is computed.
+forward hook, which adds weight * scale * up(down(x)) to the output of the slots that asked for it and leaves the other
+slots' bytes unchanged. Without adapters no hook is registered and nothing is computed.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ class AppliedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The slots of a batch that one LoRA changes."""
+    """The slots of a batch to which one LoRA is applied."""
 
     lora: Lora
     slots: torch.Tensor
-    """(n,) their numbers."""
+    """(n,) the slots' indices."""
     weights: torch.Tensor
-    """(n,) fp32, each slot's own weight."""
+    """(n,) fp32: the weight of each slot."""
     is_all: bool
-    """Whether these are all slots of the batch, in their order."""
+    """True if these are all slots of the batch, in order."""
 
 
 _Hook = Callable[[torch.nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor]
 
 
 class AdapterBank:
-    """One network's layers, to which adapters can be applied. Belongs to the lane that runs the network."""
+    """The layers of one network, to which adapters can be applied. Belongs to the lane that runs the network."""
 
     def __init__(self, name: str, network: torch.nn.Module) -> None:
-        """`name` is the network's in LoRA files: unet, text_encoder, text_encoder_2."""
+        """Make the bank of `network`, called `name` in LoRA files: unet, text_encoder or text_encoder_2."""
         self._name = name
         self._modules = {
             name: module
@@ -58,9 +58,10 @@ class AdapterBank:
 
     @contextmanager
     def applied(self, shares: Sequence[Share]) -> Iterator[None]:
-        """Inside, forwards of the network with the batch that the shares are of apply them. Not re-entrant.
+        """Apply the shares to forwards of their batch inside the block. Not re-entrant.
 
-        A compiled block does not see hooks that came after it was compiled: with shares, the network must run eagerly.
+        A compiled block ignores hooks that were registered after it was compiled, so with shares the network must run
+        eagerly.
         """
         changes = [(share, layers) for share in shares if (layers := share.lora.layers.get(self._name))]
         with ExitStack() as hooks:
@@ -71,7 +72,7 @@ class AdapterBank:
 
 
 def shares_of(slots: Sequence[AppliedAdapter | None], device: torch.device) -> tuple[Share, ...]:
-    """The slots of a batch by LoRA, whatever their weights: one pair of products a layer and LoRA."""
+    """Group the slots of a batch by LoRA, with any weights: each layer then needs one pair of products per LoRA."""
     places: dict[int, list[int]] = {}
     for slot, adapter in enumerate(slots):
         if adapter is not None:
@@ -97,7 +98,7 @@ def _adding(changing: Sequence[tuple[Share, LoraLayer]]) -> _Hook:
         for share, layer in changing:
             change = _change(module, layer, x if share.is_all else x[share.slots])
             factors = (share.weights * layer.scale).view(-1, *(1 for _ in change.shape[1:]))
-            # In fp32, and rounded once, as multiplying by a number does it.
+            # In fp32 and rounded once, as when multiplying by a number.
             change = (change * factors).to(output.dtype)
             output = output + change if share.is_all else output.index_add_(0, share.slots, change)
         return output
@@ -106,7 +107,7 @@ def _adding(changing: Sequence[tuple[Share, LoraLayer]]) -> _Hook:
 
 
 def _change(module: torch.nn.Module, layer: LoraLayer, x: torch.Tensor) -> torch.Tensor:
-    """up(down(x)): of a convolution, `down` has its kernel, stride and padding, and `up` is 1 x 1."""
+    """Return up(down(x)). For a convolution, `down` has its kernel, stride and padding, and `up` is 1 x 1."""
     if isinstance(module, torch.nn.Conv2d):
         inner = functional.conv2d(x, layer.down, None, module.stride, module.padding, module.dilation)
         return functional.conv2d(inner, layer.up)

@@ -1,7 +1,7 @@
-"""Which attention runs on a device, how fast, and putting it into the networks.
+"""Tests which attention runs on a device and how fast, and installs it in the networks.
 
-That a library can be imported says nothing: xformers is built for one version of torch and of CUDA, and beside another
-its kernels raise at their first use. So one attention of SDXL's shape is run with each.
+Importing a library proves nothing: xformers is built for one version of torch and of CUDA, and with another one its
+kernels raise at their first use. So one attention of SDXL's shape is run with each implementation.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from darkroom.inference.planning.memory_plan import Attention, AttentionProbe
 from darkroom.inference.sdxl.denoise.xformers_import import xformers_ops
 
-# Its functions have no types.
+# The module's functions have no types.
 _PROCESSORS: Final[Any] = attention_processor
 _Run = Callable[[], torch.Tensor]
 
 _LINEAR: Final = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
-"""torch's kernels that never hold all scores; the other one writes them out."""
+"""torch's kernels that never hold all scores at once; its remaining kernel materialises them."""
 _TIMED_RUNS: Final = 5
 _HEADS: Final = 10
 _TOKENS: Final = {"cuda": 4096, "cpu": 256}
-"""SDXL's second level at 1024 x 1024, where most of a step's attention is; on a CPU only that it runs is asked."""
+"""SDXL's second level at 1024 x 1024, where most of a step's attention is. On a CPU the probe only tests that it
+runs."""
 
 
 def probe_attention(device: torch.device, dtype: torch.dtype) -> AttentionProbe:
-    """Run one attention with SDPA and one with xformers on the device. Takes milliseconds; raises nothing."""
-    # The tensors are made by a generator of their own: torch's random state is nobody's business here.
+    """Run one attention with SDPA and one with xformers on the device. Takes milliseconds and raises nothing."""
+    # The tensors come from a generator of their own, so that torch's global random state is left alone.
     generator = torch.Generator("cpu").manual_seed(0)
     shape = (2, _HEADS, _TOKENS.get(device.type, 256), 64)
     query = torch.randn(shape, generator=generator).to(device, dtype)
@@ -43,14 +44,14 @@ def probe_attention(device: torch.device, dtype: torch.dtype) -> AttentionProbe:
     if why_not is not None:
         says.append(why_not)
     if ops is not None:
-        # As diffusers' processor calls it: heads beside the batch.
+        # As diffusers' processor calls it: heads are part of the batch dimension.
         flat = query.flatten(0, 1)
         xformers_ms = _time("xformers", lambda: ops.memory_efficient_attention(flat, flat, flat), device, says)
     return AttentionProbe(sdpa_ms, xformers_ms, tuple(says))
 
 
 def use_attention(network: Any, attention: Attention) -> None:
-    """Make a diffusers network compute attention so. SDPA is what diffusers begins with."""
+    """Install an attention in a diffusers network. SDPA is diffusers' default."""
     if attention is Attention.XFORMERS:
         network.set_attn_processor(_PROCESSORS.XFormersAttnProcessor())
     elif attention is Attention.SLICED:
@@ -58,10 +59,10 @@ def use_attention(network: Any, attention: Attention) -> None:
 
 
 def fuse_projections(network: Any) -> None:
-    """Compute queries, keys and values by one product (keys and values, where the text is attended to).
+    """Compute queries, keys and values with one product (only keys and values in cross-attention).
 
-    The single projections are removed, so that it takes no more memory; there is no way back, and LoRA, which changes
-    them, would be lost. Only SDPA's processor has a fused form.
+    The single projections are removed, so that fusing takes no extra memory. It cannot be undone, and LoRA, which
+    changes the single projections, would be lost. Only SDPA's processor has a fused form.
     """
     with torch.no_grad():
         for layer in network.modules():
@@ -80,7 +81,7 @@ def _sdpa(query: torch.Tensor) -> torch.Tensor:
 
 
 def _time(what: str, run: _Run, device: torch.device, says: list[str]) -> float | None:
-    """Milliseconds of one run, the best of a few; None where it raises or gives nonsense."""
+    """Return the milliseconds of one run, the best of a few; None if it raises or its result is not finite."""
     best = float("inf")
     try:
         with torch.inference_mode():

@@ -1,8 +1,8 @@
-"""One image in the making: everything a row carries that its neighbours do not share.
+"""One unfinished image: everything that a row does not share with its neighbours.
 
-A row is changed in two places only: `next_noise` draws from its generator, and `advance` takes the step. Noise that
-was drawn for a step that failed stays in the row and serves the step's next try, so a failure cannot shift the
-generator's stream and with it the picture.
+Only two methods change a row: `next_noise` draws from its generator, and `advance` takes the step. Noise that was drawn
+for a failed step stays in the row and serves the next attempt, so a failure cannot shift the generator's stream and
+with it the picture.
 """
 
 from __future__ import annotations
@@ -12,26 +12,27 @@ from typing import NamedTuple
 
 import torch
 
-from darkroom.inference.contract import BatchKey, RenderRequest, RowId
 from darkroom.inference.sdxl.denoise.adapters import AppliedAdapter
 from darkroom.inference.sdxl.denoise.schedule import Schedule
 from darkroom.inference.sdxl.prepare.conditions import TextEmbedding
+from darkroom.inference.types import BatchKey, RenderRequest, RowId
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A pose as one request wants it applied."""
+    """A pose with the strength and the window in which one request applies it."""
 
     embedding: torch.Tensor
-    """(1, channels, latent height, latent width): the control picture behind the ControlNet's own small encoder."""
+    """(1, channels, latent height, latent width): the control picture after the ControlNet's own small encoder."""
     scale: float
     start: float
     end: float
 
     def weight(self, step: int, steps: int) -> float:
-        """The ControlNet's weight at `step` of `steps`: the scale inside of the window, 0 outside.
+        """Return the ControlNet's weight at `step` of `steps`: the scale inside the window, 0 outside.
 
-        A step is inside where it lies in [start, end] as a whole, step k of N covering [k / N, (k + 1) / N].
+        Step k of N covers [k / N, (k + 1) / N] and is inside if the whole of it lies in [start, end], as in diffusers'
+        ControlNet pipelines.
         """
         return self.scale if self.start <= step / steps and (step + 1) / steps <= self.end else 0.0
 
@@ -62,13 +63,13 @@ class History(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """What a step predicts the picture to be."""
+    """The picture that a step predicts."""
 
     steps_done: int
     latents: torch.Tensor
     """(1, channels, latent height, latent width) fp32: x0."""
     ready: torch.cuda.Event | None
-    """As `SdxlRow.ready`."""
+    """Same meaning as `SdxlRow.ready`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -87,18 +88,18 @@ class SdxlRow:
     control: Control | None
     guidance: Guidance
     generator: torch.Generator
-    """On the CPU whatever the device is, because a generator's stream depends on its device."""
+    """On the CPU for every device, because a generator's stream depends on its device."""
     latents: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
     adapter: AppliedAdapter | None = None
     history: History = field(default_factory=History, repr=False)
     steps_done: int = 0
     ready: torch.cuda.Event | None = None
-    """Reached when a GPU has done the row's last step; None on a CPU, and before the first step."""
+    """Reached once a GPU has finished the row's last step; None on a CPU and before the first step."""
     wants_preview: bool = False
-    """Whether each step is to leave what it predicts in `predicted`."""
+    """True if each step is to store its prediction in `predicted`."""
     predicted: Predicted | None = field(default=None, repr=False)
-    """Replaced as a whole and never changed, so that another lane may look at it during a step."""
+    """Replaced as a whole and never changed, so that another lane may read it during a step."""
     numbers: torch.Tensor = field(init=False, repr=False)
     """(calls, COLUMNS + 2) fp32 on the CPU: the schedule's columns, then guidance scale and rescale."""
     _noise: torch.Tensor | None = field(default=None, repr=False)
@@ -132,7 +133,7 @@ class SdxlRow:
         return self._noise
 
     def tensors(self) -> list[torch.Tensor]:
-        """All that a step reads of the row on the device."""
+        """Return the tensors on the device that a step reads from the row."""
         texts = [self.text] if self.negative is None else [self.text, self.negative]
         tensors = [self.latents, self.time_ids, *(part for text in texts for part in (text.tokens, text.pooled))]
         if self.control is not None:
@@ -158,5 +159,5 @@ class SdxlRow:
 
 
 def draw_noise(generator: torch.Generator, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
-    """Standard normal noise of `shape` in fp32 on the CPU: fp16 noise is this one rounded."""
+    """Draw standard normal noise of `shape` in fp32 on the CPU: fp16 noise is the same noise, rounded."""
     return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")

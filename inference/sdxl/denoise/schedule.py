@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from darkroom.inference.contract import FaultKind, RenderFault
+from darkroom.inference.types import FaultKind, RenderFault
 
 (
     TIMESTEP,
@@ -374,6 +374,7 @@ def _timestep_of(sigma: float, trained: np.ndarray[Any, np.dtype[np.float64]]) -
     return float(np.interp(math.log(sigma), np.log(trained), np.arange(len(trained))))
 
 
+DEFAULT_SAMPLER: Final = "euler_ancestral"
 SAMPLERS: Final[Mapping[str, Maker]] = {
     "euler_ancestral": lambda config, schedule, steps: _euler(config, schedule, steps, is_ancestral=True),
     "euler": lambda config, schedule, steps: _euler(config, schedule, steps, is_ancestral=False),

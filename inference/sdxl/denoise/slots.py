@@ -1,69 +1,71 @@
-"""How rows are laid out for the networks: which slot of a forward serves which row.
+"""Lays out rows for the networks: assigns each slot of a forward to a row.
 
-Slots are first every row's prompt, then the guided rows' negative prompts, then padding up to a bucket where shapes are
-static. A layout holds all that stays the same while the same rows are on the device with the same poses in force: it is
-made when a row joins or leaves, or when a pose's window opens or closes, and used for every step between.
+The slots are every row's prompt, then the guided rows' negative prompts, then padding up to a bucket if shapes are
+static. A layout holds everything that stays constant while the same rows are on the device with the same poses in
+effect. It is made when a row joins or leaves, or when a pose's window opens or closes, and reused for the steps
+between.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from darkroom.inference.sdxl.denoise.adapters import Share, shares_of
+from darkroom.inference.sdxl.denoise.compiled import StaticShapes
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
-from darkroom.inference.sdxl.denoise.shapes import StaticShapes
 
 
 @dataclass(frozen=True, slots=True)
 class PosedSlots:
-    """The slots that the ControlNet runs over."""
+    """The slots over which the ControlNet runs."""
 
     count: int
-    """Without padding."""
+    """The number of slots without padding."""
     index: torch.Tensor
-    """(padded count,) int64: their slots; padding repeats the first."""
+    """(padded count,) int64: the slots' indices; padding repeats the first."""
     embedding: torch.Tensor
-    """(padded count, channels, latent height, latent width): control pictures behind the ControlNet's own encoder."""
+    """(padded count, channels, latent height, latent width): control pictures after the ControlNet's own encoder."""
     weights: torch.Tensor
     """(padded count, 1, 1, 1) in the model's dtype."""
     tokens: torch.Tensor
-    """(padded count, 77, width)."""
+    """(padded count, 77 x chunks, width)."""
     added: dict[str, torch.Tensor]
     """`text_embeds` (padded count, width) and `time_ids` (padded count, 6)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """What stays the same between two changes of the batch."""
+class SlotLayout:
+    """Everything that stays constant between two changes of the batch."""
 
     key: tuple[object, ...]
-    """The rows and their poses in force, as `key_of` tells them."""
+    """The rows and their control weights, as `key_of` returns them."""
     rows: tuple[SdxlRow, ...]
     slots: int
-    """With padding."""
+    """The number of slots, padding included."""
     slot_rows: torch.Tensor
-    """(slots,) int64: the place of the row that a slot serves; padding serves the first row."""
+    """(slots,) int64: the index of the row that a slot serves; padding serves the first row."""
     away: torch.Tensor
-    """(rows,) int64: the slot that guidance leads away from. A row without guidance names its own."""
+    """(rows,) int64: the slot that guidance moves away from. A row without guidance names its own."""
     tokens: torch.Tensor
-    """(slots, 77, width)."""
+    """(slots, 77 x chunks, width)."""
     added: dict[str, torch.Tensor]
     """`text_embeds` (slots, width) and `time_ids` (slots, 6)."""
     posed: PosedSlots | None
     adapters: tuple[Share, ...]
-    """The slots that LoRAs change; empty where none has an adapter."""
+    """The slots to which LoRAs are applied; empty if no row has an adapter."""
     euler: torch.Tensor | bool
     """Whether all rows (True) or none (False) take Euler's own step; (rows, 1, 1, 1) where they differ."""
     rescaled: torch.Tensor | None
     """The places of the rows whose guided prediction is rescaled; None where there are none."""
     is_static: bool
-    """Whether every forward of it has a shape that is compiled."""
+    """True if every forward of the layout has a compiled shape."""
 
     def serves(self, rows: Sequence[SdxlRow]) -> bool:
-        """Whether it is still the layout of these rows at their next step."""
+        """Return true if this is still the layout of these rows at their next step."""
         return self.key == key_of(rows)
 
 
@@ -72,8 +74,8 @@ def key_of(rows: Sequence[SdxlRow]) -> tuple[object, ...]:
     return tuple((id(row), row.control_weight, row.is_guided) for row in rows)
 
 
-def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device, dtype: torch.dtype) -> Layout:
-    """The layout of rows whose latents have one size."""
+def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device, dtype: torch.dtype) -> SlotLayout:
+    """Make the layout of rows whose latents have the same size."""
     guided = [place for place, row in enumerate(rows) if row.is_guided]
     texts = [*(row.text for row in rows), *(row.negative for row in rows if row.negative is not None and row.is_guided)]
     places = [*range(len(rows)), *guided]
@@ -83,18 +85,20 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
     posed = [slot for slot, place in enumerate(places) if rows[place].control_weight != 0.0]
     rescaled = [place for place in guided if rows[place].guidance.rescale > 0]
     height, width = rows[0].latents.shape[-2:]
-    if any(row.adapter is not None for row in rows):
-        # Compiled blocks pass over adapters, so there is nothing to pad for.
+    if any(row.adapter is not None for row in rows) or any(text.chunks > 1 for text in texts):
+        # Compiled blocks would ignore adapters and know one text length, so the step runs eagerly, without padding.
         shapes = StaticShapes()
     padded = shapes.pad(height, width, unet_slots=len(places), control_slots=len(posed))
     places += [0] * (padded.unet_slots - len(places))
     texts += [texts[0]] * (padded.unet_slots - len(texts))
-    tokens = torch.cat([text.tokens for text in texts])
+    # Attention has no positions and no mask here: a text repeated as a whole weighs nothing differently.
+    chunks = math.lcm(*(text.chunks for text in texts))
+    tokens = torch.cat([text.tokens.repeat(1, chunks // text.chunks, 1) for text in texts])
     added = {
         "text_embeds": torch.cat([text.pooled for text in texts]),
         "time_ids": torch.cat([rows[place].time_ids for place in places]),
     }
-    return Layout(
+    return SlotLayout(
         key=key_of(rows),
         rows=tuple(rows),
         slots=len(places),

@@ -1,13 +1,12 @@
 """One denoising step of rows that share nothing but their size.
 
-Every row brings its own timestep, sigma, guidance, prompt and control weight, so one forward of the UNet serves
-rows at different steps of different schedules. A guided row takes two slots of it, prompt and negative prompt; the
-others take one. The ControlNet runs only over the slots of rows whose weight is not 0 at their step.
+Every row brings its own timestep, sigma, guidance, prompt and control weight, so one forward of the UNet serves rows at
+different steps of different schedules. A guided row takes two slots of the forward, for prompt and negative prompt; an
+unguided row takes one. The ControlNet runs only over the slots of rows whose control weight is not 0 at their step.
 
-A step is atomic: rows are advanced after everything that can fail has succeeded. On a GPU a step returns before the
-GPU has done it: the GPU is one step behind, so that it has its next step at hand the moment it is done with one. What
-may still fail by then is no longer one step's failure but the end of the GPU's context
-(`darkroom.inference.sdxl.faults`).
+A step is atomic: rows advance only after everything that can fail has succeeded. On a GPU, `Stepper.take` returns one
+step ahead of the GPU, so that the GPU always has its next step queued when it finishes one. An error that appears after
+the return is no longer the failure of one step but the end of the GPU's context (`darkroom.inference.sdxl.faults`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any, Final
 import torch
 
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank
-from darkroom.inference.sdxl.denoise.regions import CompiledRegions
+from darkroom.inference.sdxl.denoise.compiled import CompiledRegions, StaticShapes
 from darkroom.inference.sdxl.denoise.rows import Predicted, SdxlRow
 from darkroom.inference.sdxl.denoise.schedule import (
     COLUMNS,
@@ -38,8 +37,7 @@ from darkroom.inference.sdxl.denoise.schedule import (
     X0_OF_P,
     X0_OF_X,
 )
-from darkroom.inference.sdxl.denoise.shapes import StaticShapes
-from darkroom.inference.sdxl.denoise.slots import Layout, PosedSlots, lay_out
+from darkroom.inference.sdxl.denoise.slots import PosedSlots, SlotLayout, lay_out
 from darkroom.inference.sdxl.streams import LaneStream, Staging
 
 PREDICTIONS: Final = ("epsilon", "v_prediction")
@@ -48,23 +46,23 @@ _GUIDANCE, _RESCALE = COLUMNS, COLUMNS + 1
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """What a step runs."""
+    """The networks that a step runs, and the form in which they run."""
 
     unet: Any
     controlnet: Any | None
     adapters: AdapterBank
-    """Of the UNet."""
+    """Applies LoRAs to the UNet."""
     prediction: str
     """One of `PREDICTIONS`."""
     device: torch.device
     dtype: torch.dtype
     shapes: StaticShapes = field(default_factory=StaticShapes)
     regions: CompiledRegions | None = None
-    """Used for steps of static shape; None where nothing is compiled."""
+    """Used for steps of static shape; None if nothing is compiled."""
 
 
 class Stepper:
-    """Takes steps, and keeps between them what the next one can use: the layout, and the mark behind the last one.
+    """Takes steps, and keeps the layout and the last step's mark for the next one.
 
     Belongs to the denoise lane.
     """
@@ -73,16 +71,17 @@ class Stepper:
         self.networks = networks
         self.stream = stream or LaneStream(networks.device)
         self._staging = Staging(networks.device)
-        self._layout: Layout | None = None
+        self._layout: SlotLayout | None = None
         self._last: torch.cuda.Event | None = None
 
     def take(self, rows: Sequence[SdxlRow]) -> None:
-        """One denoising step of all rows, which have latents of one size. On an error no row has changed."""
+        """Take one denoising step with all rows, whose latents have the same size. An error leaves every row
+        unchanged."""
         with self.stream.entered():
             try:
                 stepped, denoised = self._step(rows)
             except BaseException:
-                # What was launched of the failed step still reads the staging buffers and these rows.
+                # Kernels of the failed step that were launched still read the staging buffers and these rows.
                 self._layout = None
                 self.stream.wait()
                 raise
@@ -95,12 +94,13 @@ class Stepper:
             self._last.synchronize()
         self._last = mark
         if all(row.steps_done >= row.steps_total for row in rows):
-            # Nobody is left whose next step could be at hand, so the time of this one is the step's own.
+            # No row is left whose next step could be queued, so waiting here charges this step with its own time.
             self._layout = None
             self.stream.wait()
 
     def _step(self, rows: Sequence[SdxlRow]) -> tuple[torch.Tensor, torch.Tensor]:
-        """By row, (rows, channels, height, width): the latents after the step, and the denoised picture x0 in fp32."""
+        """Return the latents after the step and the denoised pictures x0 in fp32, both (rows, channels, height,
+        width)."""
         layout = self._laid_out(rows)
         latents = torch.cat([row.latents for row in rows])
         numbers = self._staging.send("numbers", _numbers(rows))
@@ -121,7 +121,7 @@ class Stepper:
         stepped, denoised = (torch.where(layout.euler, *pair) for pair in zip(by_euler, by_others, strict=True))
         return stepped, denoised
 
-    def _laid_out(self, rows: Sequence[SdxlRow]) -> Layout:
+    def _laid_out(self, rows: Sequence[SdxlRow]) -> SlotLayout:
         if self._layout is None or not self._layout.serves(rows):
             for row in rows:
                 self.stream.read(row.tensors())
@@ -136,18 +136,18 @@ def _numbers(rows: Sequence[SdxlRow]) -> list[torch.Tensor]:
 
 
 def _column(numbers: torch.Tensor, column: int) -> torch.Tensor:
-    """(rows, 1, 1, 1), to be multiplied with latents."""
+    """Return a column as (rows, 1, 1, 1), to be multiplied with latents."""
     return numbers[:, column].view(-1, 1, 1, 1)
 
 
 def _fresh_noise(rows: Sequence[SdxlRow]) -> list[torch.Tensor]:
-    """By row (1, channels, height, width) fp32 on the CPU: its own noise, zeros where its sampler adds none."""
+    """Return each row's noise, (1, channels, height, width) fp32 on the CPU; zeros if its sampler adds none."""
     drawn = [row.next_noise() for row in rows]
     return [torch.zeros(rows[0].latents.shape) if noise is None else noise for noise in drawn]
 
 
-def _predict(layout: Layout, sample: torch.Tensor, timestep: torch.Tensor, networks: Networks) -> torch.Tensor:
-    """The UNet's prediction by slot: (slots, channels, height, width) in the model's dtype.
+def _predict(layout: SlotLayout, sample: torch.Tensor, timestep: torch.Tensor, networks: Networks) -> torch.Tensor:
+    """Return the UNet's prediction by slot: (slots, channels, height, width) in the model's dtype.
 
     `sample` are the slots' latents scaled to unit variance, in the model's dtype; `timestep` is (slots,) fp32.
     """
@@ -171,7 +171,7 @@ def _predict(layout: Layout, sample: torch.Tensor, timestep: torch.Tensor, netwo
 def _control_residuals(
     posed: PosedSlots, sample: torch.Tensor, timestep: torch.Tensor, controlnet: Any
 ) -> dict[str, Any]:
-    """What the ControlNet adds to the UNet, as the UNet's arguments.
+    """Return the ControlNet's residuals as arguments of the UNet.
 
     Slots without a pose get zeros, which the UNet adds like any other residual.
     """
@@ -179,7 +179,7 @@ def _control_residuals(
         sample[posed.index],
         timestep[posed.index],
         encoder_hidden_states=posed.tokens,
-        # The picture's own encoder ran in the prepare lane; here the identity stands for it.
+        # The picture's encoder ran in the prepare lane; the ControlNet has the identity in its place.
         controlnet_cond=posed.embedding,
         conditioning_scale=posed.weights,
         added_cond_kwargs=posed.added,
@@ -192,7 +192,7 @@ def _control_residuals(
 
 
 def _spread(residual: torch.Tensor, posed: PosedSlots, slots: int) -> torch.Tensor:
-    """A residual of the posed slots over all slots."""
+    """Spread a residual of the posed slots over all slots, with zeros elsewhere."""
     if posed.count == slots:
         return residual
     everywhere = residual.new_zeros(slots, *residual.shape[1:])
@@ -200,7 +200,7 @@ def _spread(residual: torch.Tensor, posed: PosedSlots, slots: int) -> torch.Tens
 
 
 def _guided(predicted: torch.Tensor, away: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Classifier-free guidance, p = p_away + scale (p_prompt - p_away), by row in fp32.
+    """Apply classifier-free guidance, p = p_away + scale (p_prompt - p_away), by row in fp32 (Ho and Salimans 2022).
 
     `predicted` is by slot; `away` (rows,) names the slots of p_away, `scale` is (rows, 1, 1, 1). A row without guidance
     is its own p_away, so its prediction comes through unchanged.
@@ -230,9 +230,8 @@ def _linear_step(
     """
     x = latents.float()
     denoised = _column(numbers, X0_OF_X) * x + _column(numbers, X0_OF_P) * p
-    stepped = (
-        _column(numbers, OF_X) * x + _column(numbers, OF_X0) * denoised + _column(numbers, OF_NOISE) * noise.float()
-    )
+    stepped = _column(numbers, OF_X) * x + _column(numbers, OF_X0) * denoised
+    stepped = stepped + _column(numbers, OF_NOISE) * noise.float()
     for column, back in ((OF_X0_1, 0), (OF_X0_2, 1)):
         kept = [row.history.denoised[back] if len(row.history.denoised) > back else None for row in rows]
         if any(one is not None for one in kept):
@@ -250,17 +249,16 @@ def _stacked(parts: Sequence[torch.Tensor | None], like: torch.Tensor) -> torch.
 def _euler_step(
     latents: torch.Tensor, numbers: torch.Tensor, p: torch.Tensor, noise: torch.Tensor, prediction: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Euler's step in fp32: the new latents in the latents' dtype, and the denoised picture.
+    """Take Euler's step in fp32. Return the new latents in the latents' dtype, and the denoised picture.
 
-    `latents`, the guided prediction `p` and `noise` are (rows, channels, height, width), `numbers`
+    `latents`, the guided prediction `p` and `noise` are (rows, channels, height, width), `numbers` is
     (rows, COLUMNS + 2).
 
     The denoised picture is x0 = x - sigma p for epsilon prediction and x0 = -p sigma / sqrt(sigma^2 + 1) +
-    x / (sigma^2 + 1) for v prediction; then x <- x + (x - x0) / sigma * dt + sigma_up * noise. The formulas are those
-    of diffusers' EulerDiscreteScheduler and EulerAncestralDiscreteScheduler, in their order of operations.
+    x / (sigma^2 + 1) for v prediction; then x + (x - x0) / sigma * dt + sigma_up * noise. The formulas are those of
+    diffusers' EulerDiscreteScheduler and EulerAncestralDiscreteScheduler, in their order of operations.
     """
-    x = latents.float()
-    sigma = _column(numbers, SIGMA)
+    x, sigma = latents.float(), _column(numbers, SIGMA)
     if prediction == "v_prediction":
         denoised = p * (-sigma / (sigma**2 + 1) ** 0.5) + x / (sigma**2 + 1)
     else:

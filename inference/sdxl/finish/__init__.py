@@ -1,1 +1,1 @@
-"""The finishing lane: latents to pixels to the bytes of a file."""
+"""The finish lane: from latents to pixels to an encoded file."""

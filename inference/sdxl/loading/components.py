@@ -1,8 +1,8 @@
-"""Reads diffusers folders and checkpoints into components that are ready to run.
+"""Loads diffusers folders and checkpoints into components that are ready to run.
 
-Only local folders and only safetensors: nothing is fetched and nothing is unpickled. A folder that is torn, is not
-SDXL or does not fit its ControlNet is a `ModelError` with what is wrong and where, never a model that paints noise:
-diffusers fills weights that are missing with random ones and says so in a log line.
+Only local files and only safetensors: nothing is fetched and nothing is unpickled. A folder that is torn, is not SDXL
+or does not fit its ControlNet raises `ModelError` with the reason and the place. It never becomes a model that paints
+noise, although diffusers fills missing weights with random ones and only logs a line.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from darkroom.inference.contract import ModelError, ModelInfo
 from darkroom.inference.pose.photo import PoseDetector
-from darkroom.inference.sdxl.finish.decode import vae_dtype
-from darkroom.inference.sdxl.loading.fit import check_fit
+from darkroom.inference.quiet import no_progress_bars
+from darkroom.inference.sdxl.finish.pictures import vae_dtype
+from darkroom.inference.sdxl.loading.checks import check_fit
 from darkroom.inference.sdxl.loading.headers import read_json
 from darkroom.inference.sdxl.loading.lora_names import UNET
 from darkroom.inference.sdxl.loading.parameterisation import MARKS, parameterise, read_scheduler
 from darkroom.inference.sdxl.loading.placement import TEXT_PARTS, Placement, form, place
-from darkroom.inference.sdxl.loading.quiet import no_progress_bars
 from darkroom.inference.sdxl.loading.revision import Weights, model_revision
 from darkroom.inference.sdxl.loading.single_file import IGNORED_IN_TEXT, load_single
 from darkroom.inference.sdxl.loading.sources import ModelFiles, find_sources
 from darkroom.inference.sdxl.prepare.adapter_store import ADAPTER_CACHE_BYTES_MAX, AdapterStore
+from darkroom.inference.types import ModelError, ModelInfo
 
 SAMPLER_VERSION: Final = "2"
-"""Raised whenever the same request would give other pixels because this package changed."""
+"""Incremented whenever the same request would give other pixels because this package changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """A model in memory, on its devices, and what there is to know of it."""
+    """A model in memory, on its devices, with its properties."""
 
     info: ModelInfo
     unet: Any
     controlnet: Any | None
     pose_encoder: Any | None
-    """The ControlNet's small encoder of the control picture, taken out of it so that its output can be cached."""
+    """The ControlNet's small encoder of the control picture, taken out so that its output can be cached."""
     is_pose_bgr: bool
-    """Whether the ControlNet wants the control picture's channels the other way round."""
+    """True if the ControlNet expects the control picture's channels in reverse order."""
     detector: PoseDetector | None
-    """What finds people in photos, where its weights are here."""
+    """Finds people in photos; None if no detector is available."""
     vae: Any
     tokenizers: Sequence[Any]
     text_encoders: Sequence[Any]
@@ -56,11 +56,11 @@ class Components:
     zeros_for_no_text: bool
     placement: Placement
     device: torch.device
-    """Where rows are denoised, and all that belongs to them lies."""
+    """The device on which rows are denoised, and which holds their tensors."""
     dtype: torch.dtype
 
     def networks(self) -> dict[str, Any]:
-        """Those that take memory, by part."""
+        """Return the networks, which take memory, by part."""
         networks = {"unet": self.unet, "controlnet": self.controlnet, "vae": self.vae}
         texts = zip(TEXT_PARTS, self.text_encoders, strict=True)
         return {part: network for part, network in (*networks.items(), *texts) if network is not None}
@@ -75,13 +75,13 @@ def load_components(
     adapter_cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
     find_place: Callable[..., Placement] = place,
 ) -> Components:
-    """Load an SDXL model and, where given, a ControlNet, another VAE and the adapters. Raises `ModelError`.
+    """Load an SDXL model and, if given, a ControlNet, another VAE and the adapters. Raises `ModelError`.
 
-    `find_place` is called as `place`: it says where the parts go, before any weight is read.
+    `find_place` is called like `place`, before any weight is read, and decides the device of each part.
     """
     sources = find_sources(files, dtype)
     path, parts = sources.base, sources.parts
-    # Before any weight is read: nothing else takes so little time to refuse.
+    # First of all, because it is the fastest check of a model that has to be refused.
     with _translated("scheduler", path / "scheduler"):
         own_scheduler = read_scheduler(path / "scheduler")
         scheduler_config, prediction = parameterise(
@@ -127,7 +127,6 @@ def load_components(
             path=str(files.path),
             pose_detector=None if detector is None else detector.digest,
             controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),
-            plan=placement.plan,
             adapters=adapters.digests,
             adapters_refused=adapters.refused,
             prediction=prediction,
@@ -150,9 +149,9 @@ def load_components(
 
 
 def _sizes(unet_config: Any, vae_config: Any) -> dict[str, int]:
-    """`ModelInfo`'s pixel sizes."""
+    """Return the pixel sizes of `ModelInfo`."""
     factor = 2 ** (len(vae_config.block_out_channels) - 1)
-    # The size of the latents the UNet was trained on; diffusers allows a pair here, height first.
+    # The size of the latents on which the UNet was trained; diffusers allows a pair here, height first.
     side = unet_config.sample_size
     height, width = side if isinstance(side, list | tuple) else (side, side)
     return {
@@ -213,9 +212,9 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _detector(weights: Path | None, device: torch.device) -> PoseDetector | None:
-    """Load it before any photo comes: the first one would hold up the prepare lane, and the denoise lane behind it.
+    """Load the detector before any photo arrives: loading would hold up the prepare lane, and then the denoise lane.
 
-    Without weights of its own that is BlazePose, where the extra `photos` is installed.
+    Without `weights` it is BlazePose, if the extra `photos` is installed.
     """
     if weights is None:
         from darkroom.inference.pose.blazepose.detector import BlazePoseDetector, is_installed
@@ -227,14 +226,14 @@ def _detector(weights: Path | None, device: torch.device) -> PoseDetector | None
 
 
 def _take_pose_encoder(controlnet: Any) -> Any:
-    """Take the control picture's encoder out, so that the ControlNet is given its output instead of the picture."""
+    """Take the control picture's encoder out, so that the ControlNet takes its output in place of the picture."""
     encoder = controlnet.controlnet_cond_embedding
     controlnet.controlnet_cond_embedding = torch.nn.Identity()
     return encoder
 
 
 def _take_bgr(controlnet: Any) -> bool:
-    """Whether the control picture's channels are to be turned round; the ControlNet no longer does it itself."""
+    """Return true if the control picture's channels must be reversed, and stop the ControlNet from doing so itself."""
     is_bgr: bool = controlnet.config.controlnet_conditioning_channel_order == "bgr"
     controlnet.register_to_config(controlnet_conditioning_channel_order="rgb")
     return is_bgr
@@ -246,7 +245,7 @@ def _translated(what: str, place: Path) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    # Loaders raise whatever their file formats do; none of it is anybody's fault but the folder's.
+    # Loaders raise many exception types, and all of them mean that the folder is at fault.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:300]
         raise ModelError(

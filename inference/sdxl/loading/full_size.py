@@ -1,9 +1,8 @@
-"""SDXL at its full size, without its weights: for shapes, memory and speed where no checkpoint is at hand.
+"""SDXL at its full size without its weights, to measure shapes, memory and speed without a checkpoint.
 
-The configurations are those of SDXL base 1.0 and of the published OpenPose ControlNets for it, written out, so
-that nothing is downloaded. Built on torch's `meta` device the parts have shapes and no numbers, and cost nothing;
-built on a GPU they have random numbers, and a step of them takes as long and as much memory as one of the real model.
-What they paint is noise.
+The configurations are those of SDXL base 1.0 and of the published OpenPose ControlNets for it, written out, so that
+nothing is downloaded. Parts built on torch's `meta` device have shapes and no values, and cost nothing. Parts built on
+a GPU have random values, and a step takes as much time and memory as with the real model. The pictures are noise.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _BLOCKS: Final[dict[str, Any]] = {
     "layers_per_block": 2,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "transformer_layers_per_block": (1, 2, 10),
-    # diffusers' name for what is the number of heads: 64 channels each.
+    # The number of heads, despite diffusers' name: 64 channels each.
     "attention_head_dim": (5, 10, 20),
     "use_linear_projection": True,
     "addition_embed_type": "text_time",
@@ -87,7 +86,7 @@ FULL_SIZE: Final[dict[str, dict[str, Any]]] = {
         "timestep_spacing": "leading",
     },
 }
-"""By part, as in the `config.json` of each folder; read in the checkpoints' own configurations."""
+"""By part, as in the `config.json` of each folder; copied from the checkpoints' own configurations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +105,9 @@ def full_size_components(
 ) -> FullSize:
     """Build the parts on `device` in `dtype`; about 8 GB of weights there in fp16, none on `meta`.
 
-    `vae_dtype` is `dtype` where not given; SDXL's own VAE overflows in fp16 and real weights want fp32 there, which
-    random ones do not need. Weights are drawn by torch's own rules from its own random state on that device. The
-    ControlNet's last convolutions start at zero and are drawn like the others, so that it has an effect.
+    `vae_dtype` defaults to `dtype`; SDXL's real VAE overflows in fp16 and needs fp32, random weights do not. Weights
+    are drawn by torch's own rules from its global random state on that device. The ControlNet's last convolutions,
+    which normally start at zero, are drawn like the others, so that it has an effect.
     """
     with torch.device(device):
         control = None

@@ -1,4 +1,4 @@
-"""Reads what files say of themselves without their weights: configurations, tensors' names and shapes, metadata."""
+"""Reads files without their weights: configurations, the names and shapes of tensors, metadata."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 import safetensors
 
-from darkroom.inference.contract import ModelError
+from darkroom.inference.types import ModelError
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The header of one safetensors file, or of the shards of one network together."""
+    """The header of one safetensors file, or of all shards of one network."""
 
     shapes: Mapping[str, tuple[int, ...]]
-    """By tensor."""
+    """Shapes by tensor."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """What the tool that wrote the file says of it, as `modelspec.architecture`."""
+    """Entries written by the tool that made the file, such as `modelspec.architecture`."""
 
     def under(self, prefix: str) -> Header:
-        """Return the tensors whose names begin with `prefix`, or all of a file that has none of them."""
+        """Return the header of the tensors whose names begin with `prefix`, or all of it if there are none."""
         inside = {name: shape for name, shape in self.shapes.items() if name.startswith(prefix)}
         return Header(inside or self.shapes, self.metadata)
 
@@ -42,7 +42,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_headers(files: Iterable[Path]) -> Header:
-    """Return the headers of `files` as one. Raises `ModelError` for a file that is torn or no safetensors file."""
+    """Return the headers of `files` as one. Raises `ModelError` for a file that is torn or not a safetensors file."""
     shapes: dict[str, tuple[int, ...]] = {}
     metadata: dict[str, str] = {}
     for file in files:
@@ -51,5 +51,5 @@ def read_headers(files: Iterable[Path]) -> Header:
                 metadata |= opened.metadata() or {}
                 shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         except (OSError, safetensors.SafetensorError) as error:
-            raise ModelError(f"The file {file} is torn or no safetensors file ({error}): copy it again.") from error
+            raise ModelError(f"The file {file} is torn or not a safetensors file ({error}): copy it again.") from error
     return Header(shapes, metadata)

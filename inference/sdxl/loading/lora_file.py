@@ -1,10 +1,10 @@
-"""Reads a LoRA file: which layers of which networks it changes, and by what.
+"""Reads a LoRA file: the layers that it changes, and the change to each.
 
-A LoRA gives a layer W x + b a second road beside it: W x + b + scale * up(down(x)), with scale = alpha / rank
-(Hu et al. 2021, "LoRA", section 4.1). Files come in several layouts: diffusers', PEFT's, ComfyUI's and kohya's names,
-alphas as tensors, as metadata or not at all (then alpha is the rank). diffusers' own conversions are not used: they go
-by the shape of names, drop what they do not know, and blame another layer at each start. Here each tensor has its place
-or is refused by its name, always the same one.
+A LoRA adds a second branch to a layer W x + b: W x + b + scale * up(down(x)), with scale = alpha / rank (Hu et al.
+2021, "LoRA", section 4.1). Files come in several layouts: diffusers', PEFT's, ComfyUI's and kohya's names, alphas as
+tensors, as metadata or not at all (then alpha is the rank). diffusers' own conversions are not used: they match name
+patterns, drop unknown tensors, and blame another layer at each start. Here each tensor is assigned to a layer or
+refused by its name, always the same one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from darkroom.inference.sdxl.loading.lora_kinds import EMBEDDING, family, family
 from darkroom.inference.sdxl.loading.lora_names import PEFT_PREFIX, UNET, LayerNames, Networks
 
 _METADATA: Final = "lora_adapter_metadata"
-"""Under this name diffusers keeps PEFT's settings in a file's header."""
+"""The header entry in which diffusers stores PEFT's settings."""
 _HEADER_LENGTH_BYTES: Final = 8
 
 
@@ -34,7 +34,7 @@ class LoraUnusable(Exception):  # noqa: N818 - it is the file that is unusable
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraLayer:
-    """What a LoRA adds to one layer."""
+    """The change that a LoRA makes to one layer."""
 
     down: torch.Tensor
     """(rank, in) of a linear layer, (rank, in, height, width) of a convolution."""
@@ -49,36 +49,36 @@ class Lora:
     """A LoRA, each tensor in the dtype and on the device of the layer it belongs to."""
 
     layers: Mapping[str, Mapping[str, LoraLayer]]
-    """By network, then by the layer's name in it. Networks that it leaves alone are not there."""
+    """By network, then by the layer's name in it. Networks that the LoRA does not change are missing."""
     remark: str | None = None
-    """The sentence for the operator about what the file has or lacks beside the LoRA's tensors."""
+    """The sentence for the operator about anything that the file has or lacks besides the LoRA's tensors."""
 
     def tensors(self) -> list[torch.Tensor]:
-        """All that it holds."""
+        """Return all tensors."""
         layers = [layer for its_layers in self.layers.values() for layer in its_layers.values()]
         return [tensor for layer in layers for tensor in (layer.down, layer.up)]
 
     @property
     def size_bytes(self) -> int:
-        """What it holds."""
+        """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors())
 
     @property
     def changes_text(self) -> bool:
-        """Whether prompts are encoded differently with it."""
+        """True if the LoRA changes a text encoder, and with it the encoding of prompts."""
         return any(network != UNET for network in self.layers)
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """One layer's tensors as the file has them: the key, then the tensor, by role."""
+    """One layer's tensors in the file: key and tensor, by role."""
 
     parts: dict[str, tuple[str, torch.Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What is told of the file in a refusal."""
+    """The file's name and metadata, for refusals."""
 
     name: str
     metadata: Mapping[str, str]
@@ -96,7 +96,7 @@ def parse_lora(file: Path, content: bytes, names: LayerNames, networks: Networks
         settings = json.loads(metadata.get(_METADATA) or "{}")
     except (safetensors.SafetensorError, ValueError) as error:
         raise LoraUnusable(
-            f"The adapter file {file.name} is torn or no safetensors file ({_first_line(error)}): copy it again."
+            f"The adapter file {file.name} is torn or not a safetensors file ({_first_line(error)}): copy it again."
         ) from error
     about = _File(file.name, metadata)
     if not tensors:
@@ -108,7 +108,9 @@ def parse_lora(file: Path, content: bytes, names: LayerNames, networks: Networks
     for key in keys:
         what = foreign(key)
         if what is not None:
-            about.refuse(f"is no plain LoRA, its tensor {key} belongs to {what[0]}, which is not supported: {what[1]}")
+            about.refuse(
+                f"is not a plain LoRA, its tensor {key} belongs to {what[0]}, which is not supported: {what[1]}"
+            )
     written = _written(about, keys, tensors, names)
     scales = settings if isinstance(settings, dict) else {}
     layers: dict[str, dict[str, LoraLayer]] = {}
@@ -135,13 +137,13 @@ def _remark(file: Path, keys: list[str], embedded: list[str], *, has_settings: b
 def _written(
     about: _File, keys: list[str], tensors: Mapping[str, torch.Tensor], names: LayerNames
 ) -> dict[tuple[str, str], _Written]:
-    """Return the file's tensors by layer. Each has a place, or the file is refused."""
+    """Return the file's tensors by layer. A tensor without a layer makes the file unusable."""
     written: dict[tuple[str, str], _Written] = {}
     for key in keys:
         place = names.find(key)
         if place is None:
             hint = family(key, about.metadata)
-            about.refuse(f"is no plain LoRA, its tensor {key} is not known{hint}: take it out, or use a plain LoRA")
+            about.refuse(f"is not a plain LoRA, its tensor {key} is not known{hint}: take it out, or use a plain LoRA")
         if isinstance(place, str):
             about.refuse(
                 f"does not fit this model, which has no linear layer or convolution {place} (its tensor {key})"
@@ -155,7 +157,7 @@ def _written(
 
 
 def _fit(about: _File, module: Any, layer: str, written: _Written, settings: Mapping[str, Any]) -> LoraLayer:
-    """Return what the file adds to one layer, checked against the layer."""
+    """Return the file's change to one layer, checked against the layer."""
     parts = written.parts
     if "down" not in parts or "up" not in parts:
         key = next(iter(parts.values()))[0]
@@ -163,7 +165,9 @@ def _fit(about: _File, module: Any, layer: str, written: _Written, settings: Map
     (down_key, down), (up_key, up) = parts["down"], parts["up"]
     for key, tensor in parts.values():
         if not tensor.is_floating_point():
-            about.refuse(f"has the tensor {key} of {tensor.dtype}, which is no weight or quantised: use an fp16 file")
+            about.refuse(
+                f"has the tensor {key} of {tensor.dtype}, which is quantised or not a weight: use an fp16 file"
+            )
     down, up = down.float(), up.float()
     if "mid" in parts:
         down = _with_middle(about, down, *parts["mid"])
@@ -225,7 +229,7 @@ def _scale(
 
 
 def _metadata(content: bytes) -> dict[str, str]:
-    """Return what the header says of the file beside its tensors."""
+    """Return the metadata in the file's header."""
     length = int.from_bytes(content[:_HEADER_LENGTH_BYTES], "little")
     header = json.loads(content[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + length])
     metadata: dict[str, str] = header.get("__metadata__") or {}

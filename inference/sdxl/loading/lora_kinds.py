@@ -1,7 +1,7 @@
-"""Names what a tensor in an adapter file is, where it is not one of a LoRA for this model.
+"""Identifies tensors in an adapter file that are not a LoRA's for this model.
 
-Trainers write relatives of LoRA into files of the same looks, and put further things beside a LoRA. Each has its own
-formula, so leaving one out would paint another picture: it is refused by the tensor that shows it.
+Trainers write LoRA's relatives into files that look the same, and store other things alongside a LoRA. Each has its own
+formula, so ignoring one would paint another picture: the file is refused, with the name of the tensor.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 EMBEDDING: Final = "bundle_emb."
-"""How the tensors of an embedding begin that kohya's and OneTrainer's tools bundle with a LoRA."""
+"""Prefix of the tensors of an embedding that kohya's and OneTrainer's tools bundle with a LoRA."""
 _PLAIN: Final = "use a plain LoRA"
 _MERGE: Final = "merge it into the model's weights, or train a plain LoRA"
 _RELATIVES: Final = (
@@ -72,7 +72,7 @@ _TEXT_WIDTHS: Final = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 12
 
 
 def foreign(key: str) -> tuple[str, str] | None:
-    """Return what a tensor is that no LoRA has, and the remedy; None where its name looks like a LoRA's."""
+    """Return the kind of a tensor that no LoRA has, and the remedy; None if its name looks like a LoRA's."""
     for mark, what, remedy in _RELATIVES:
         if mark in key:
             return what, remedy
@@ -83,7 +83,8 @@ def foreign(key: str) -> tuple[str, str] | None:
 
 
 def family(key: str, metadata: Mapping[str, str]) -> str:
-    """Return for which other model a layer's name says that a LoRA is, as the end of a clause; empty if unknown."""
+    """Return, as the end of a clause, the other model that a layer's name or the metadata indicates; empty if
+    unknown."""
     made_for = next((what for mark, what in _FAMILIES if mark in key), None)
     says = next((metadata[name] for name in _BASES if name in metadata), None)
     if made_for is not None:
@@ -92,6 +93,6 @@ def family(key: str, metadata: Mapping[str, str]) -> str:
 
 
 def family_of_width(layer: str, width: int) -> str:
-    """Return for which model a layer that reads the text embeddings was trained, by their width; empty if unknown."""
+    """Return, as the end of a clause, the model whose text embeddings have this width; empty if unknown."""
     model = _TEXT_WIDTHS.get(width) if layer.endswith(("attn2.to_k", "attn2.to_v")) else None
     return "" if model is None else f", it was trained on the text embeddings of {model}"

@@ -1,8 +1,8 @@
-"""Finds the layer that a LoRA file means, whichever tool named it.
+"""Finds the layer that a tensor of a LoRA file belongs to, in every naming scheme of the common tools.
 
-A layer of the UNet has two names: diffusers', and the one of SDXL's first release. Files write either with dots behind
-a prefix, or with underscores behind kohya's. Names with underscores cannot be split without knowing the layers, so all
-names are made from the networks and looked up.
+A layer of the UNet has two names: diffusers', and that of SDXL's first release. Files write either of them with dots
+after a prefix, or with underscores after kohya's prefix. Names with underscores cannot be split without knowing the
+layers, so all possible names are generated from the networks and looked up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Networks = Mapping[str, torch.nn.Module]
 """The networks that a LoRA may change, by their names in its files: unet, text_encoder, text_encoder_2."""
 
 PEFT_PREFIX: Final = "base_model.model."
-"""How all names begin in a file that PEFT wrote by itself."""
+"""Prefix of all names in a file that PEFT itself wrote."""
 _DOTTED: Final[Mapping[str, tuple[str, ...]]] = {
     UNET: (
         "unet.",
@@ -32,13 +32,13 @@ _DOTTED: Final[Mapping[str, tuple[str, ...]]] = {
     "text_encoder": ("text_encoder.", "text_encoders.clip_l.transformer.", "clip_l.transformer."),
     "text_encoder_2": ("text_encoder_2.", "text_encoders.clip_g.transformer.", "clip_g.transformer."),
 }
-"""diffusers, PEFT's own files, ComfyUI, and diffusers' oldest files, which name no network."""
+"""Prefixes with dots: of diffusers, PEFT's own files, ComfyUI, and diffusers' oldest files, which name no network."""
 _FLAT: Final[Mapping[str, tuple[str, ...]]] = {
     UNET: ("lora_unet_", "lycoris_"),
     "text_encoder": ("lora_te1_", "lora_te_"),
     "text_encoder_2": ("lora_te2_",),
 }
-"""kohya's scripts, LyCORIS's wrapper."""
+"""Prefixes with underscores: of kohya's scripts and of LyCORIS's wrapper."""
 _ENDS: Final = (
     (re.compile(r"\.lora_A(\.[^.]+)?\.weight$"), "down"),
     (re.compile(r"\.lora_B(\.[^.]+)?\.weight$"), "up"),
@@ -47,7 +47,7 @@ _ENDS: Final = (
     (re.compile(r"\.lora_mid\.weight$"), "mid"),
     (re.compile(r"(\.lora)?\.alpha$"), "alpha"),
 )
-"""How names end, and which tensor of a layer it is. PEFT puts an adapter's name into the middle of the first two."""
+"""Endings of names, and the role of the tensor. PEFT puts an adapter's name into the middle of the first two."""
 _RESNET: Final = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -70,18 +70,18 @@ _OUTSIDE: Final = {
 }
 
 
-class Place(NamedTuple):
-    """A layer, and which of its tensors."""
+class TensorPlace(NamedTuple):
+    """A layer, and the role of one of its tensors."""
 
     network: str
     layer: str
-    """Its name in the network."""
+    """The layer's name in the network."""
     role: str
     """`down`, `up`, `mid` or `alpha`."""
 
 
 class LayerNames:
-    """Every name that a file may give to a linear layer or a convolution of the networks."""
+    """All names that a file may give to a linear layer or a convolution of the networks."""
 
     def __init__(self, networks: Networks) -> None:
         self._layers: dict[str, tuple[str, str]] = {}
@@ -90,12 +90,13 @@ class LayerNames:
                 for name in names:
                     written = [prefix + name for prefix in _DOTTED[network]]
                     written += [prefix + name.replace(".", "_") for prefix in _FLAT[network]]
-                    # LyCORIS's prefix and the empty one are the UNet's, which comes first.
+                    # LyCORIS's prefix and the empty one belong to the UNet, which comes first.
                     for one in written:
                         self._layers.setdefault(one, (network, layer))
 
-    def find(self, key: str) -> Place | str | None:
-        """Return where a tensor belongs: its place, the name of a layer that is not here, None for no LoRA's tensor."""
+    def find(self, key: str) -> TensorPlace | str | None:
+        """Return the place of a tensor, the name of a layer that the networks lack, or None if it is not a LoRA's
+        tensor."""
         for pattern, role in _ENDS:
             found = pattern.search(key)
             if found is None:
@@ -104,7 +105,7 @@ class LayerNames:
             if found[0].startswith("_lora."):
                 name = _from_processor(name)
             layer = self._layers.get(name)
-            return name if layer is None else Place(*layer, role)
+            return name if layer is None else TensorPlace(*layer, role)
         return None
 
 
@@ -120,13 +121,13 @@ def _names_of(network: str, module: torch.nn.Module) -> Iterator[tuple[str, set[
             first = set() if block is None else {blocks[block] + _inside(layer.removeprefix(block))}
             yield layer, {layer, *first}
         else:
-            # transformers took this level out of one of the two encoders; files still name it.
+            # transformers removed this level from one of the two encoders; files still name it.
             bare = layer.removeprefix("text_model.")
             yield layer, {bare, f"text_model.{bare}"}
 
 
 def _first_release_blocks(unet: Any) -> dict[str, str]:
-    """Return the first release's name of every block of the UNet, by diffusers'."""
+    """Return the name in SDXL's first release of every block of the UNet, by diffusers' name."""
     names = dict(_OUTSIDE)
     number = 1
     for level, block in enumerate(unet.down_blocks):
@@ -150,13 +151,13 @@ def _first_release_blocks(unet: Any) -> dict[str, str]:
 
 
 def _inside(rest: str) -> str:
-    """Return the rest of a name within a block, `.conv1` as `.in_layers.2`."""
+    """Translate the part of a name within a block, such as `.conv1` to `.in_layers.2`."""
     first, dot, after = rest.removeprefix(".").partition(".")
     return f".{_RESNET[first]}{dot}{after}" if first in _RESNET else rest
 
 
 def _from_processor(name: str) -> str:
-    """Return the layer of `....attn1.processor.to_q`, the names of diffusers' first LoRAs."""
+    """Translate a name of diffusers' first LoRAs, such as `....attn1.processor.to_q`, to its layer."""
     if name.startswith("text_encoder"):
         projection = name.rpartition(".")[2].removeprefix("to_")
         return f"{name.rpartition('.')[0]}.{projection}_proj"

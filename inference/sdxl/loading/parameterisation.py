@@ -1,11 +1,11 @@
-"""Decides what a model predicts and on which noise schedule, from its weights and its scheduler's class together.
+"""Decides what a model predicts and on which noise schedule, from its weights and its scheduler's class.
 
-A UNet that was trained to predict v paints without an error when it is sampled as if it predicted noise, only wrongly.
-Single files say what they predict by empty tensors at the top level, as trainers and ComfyUI have agreed: `v_pred`,
-with `ztsnr` beside it where the schedule ends in pure noise (Lin et al. 2023, "Common Diffusion Noise Schedules and
+A UNet that was trained to predict v raises no error when it is sampled as if it predicted noise; its pictures are
+wrong. Single files state their prediction by empty tensors at the top level, a convention of trainers and ComfyUI:
+`v_pred`, and also `ztsnr` if the schedule ends in pure noise (Lin et al. 2023, "Common Diffusion Noise Schedules and
 Sample Steps are Flawed": zero terminal SNR, timesteps counted from the end), `edm_*` for EDM. Some say it in their
-metadata (ModelSpec, `modelspec.prediction_type`). The configuration folder beside such a file is most often SDXL
-base's, so the file's word stands above the folder's. What this package cannot sample is refused.
+metadata (ModelSpec, `modelspec.prediction_type`). The configuration folder used with such a file is most often SDXL
+base's, so the file takes precedence over the folder. A model that this package cannot sample is refused.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import structlog
 import torch
 from diffusers import SchedulerMixin
 
-from darkroom.inference.contract import ModelError, Prediction
 from darkroom.inference.sdxl.denoise.schedule import Schedules
 from darkroom.inference.sdxl.denoise.step import PREDICTIONS
 from darkroom.inference.sdxl.loading.headers import Header, read_json
+from darkroom.inference.types import ModelError, Prediction
 
 _log = structlog.get_logger(__name__)
 
 _V, _ZERO_SNR = "v_pred", "ztsnr"
 MARKS: Final = (_V, _ZERO_SNR)
-"""Tensors that are no weights but say how the model is sampled."""
+"""Tensors that are not weights but say how the model is sampled."""
 _UNET_PREFIX: Final = "model.diffusion_model."
 _EDM_MARKS: Final = ("edm_mean", "edm_std", "edm_vpred.")
 _FILE_PREDICTIONS: Final = {
@@ -60,7 +60,7 @@ _DISCRETE: Final = frozenset(
         "SASolverScheduler",
     }
 )
-"""Schedulers whose configuration describes the betas of a variance-preserving model, which Euler's samplers share."""
+"""Schedulers whose configuration describes the betas of a variance-preserving model, as Euler's samplers use them."""
 _FEW_STEPS: Final = "a model that was distilled to few steps, which these samplers would paint wrongly"
 _OTHER_SCHEDULERS: Final = (
     ("Flow", "flow matching"),
@@ -75,13 +75,14 @@ _USE: Final = "use an SDXL model that predicts noise or v"
 _TRIED: Final = ("euler_ancestral", "euler")
 """Samplers that a schedule is tried with at the start: all others read the same configuration."""
 _TRIAL_STEPS: Final = 20
-"""Of the schedule that each sampler makes at the start: a rule that diffusers refuses ends the start, not a request."""
+"""Steps of the schedule that every sampler makes at the start: a rule that diffusers refuses ends the start, not a
+request."""
 
 
 def read_scheduler(folder: Path) -> Mapping[str, Any]:
     """Return a scheduler's configuration, completed with its class's defaults.
 
-    Raises `ModelError` for a scheduler of another parameterisation. What the loader raises is for the caller.
+    Raises `ModelError` for a scheduler of another parameterisation. The loader's own exceptions pass through.
     """
     file = folder / "scheduler_config.json"
     name = read_json(file).get("_class_name")
@@ -93,7 +94,7 @@ def read_scheduler(folder: Path) -> Mapping[str, Any]:
         raise ModelError(
             f"{file} names the scheduler {name}, {'which is not known here' if what is None else f'of {what}'}: {_USE}."
         )
-    # By the model's own class, so that only what the file really says is carried over to the samplers.
+    # Loaded by the model's own class, so that missing settings get that class's defaults.
     config: Mapping[str, Any] = kind.from_pretrained(folder, local_files_only=True).config
     if config.get("use_flow_sigmas") or config.get("timestep_type", "discrete") != "discrete":
         setting = "use_flow_sigmas" if config.get("use_flow_sigmas") else "timestep_type"
@@ -106,10 +107,11 @@ def read_scheduler(folder: Path) -> Mapping[str, Any]:
 def parameterise(
     scheduler: Mapping[str, Any], header: Header, weights: Path, folder: Path
 ) -> tuple[Mapping[str, Any], Prediction]:
-    """Return the scheduler's configuration with what the UNet's weights say of themselves, and what is in force.
+    """Return the scheduler's configuration, overridden by what the UNet's weights state, and the resulting prediction.
 
-    `header` is of the UNet's files in `weights`; `folder` is the scheduler's. Marks stand above metadata, metadata that
-    says v above the folder. Raises `ModelError` for EDM, flow matching, and a schedule that cannot be sampled.
+    `header` is that of the UNet's files in `weights`; `folder` is the scheduler's. Marks take precedence over metadata,
+    and metadata that says v over the folder. Raises `ModelError` for EDM, flow matching, and a schedule that cannot be
+    sampled.
     """
     marks = {name.removeprefix(_UNET_PREFIX) for name in header.shapes}
     edm = next((name for name in sorted(marks) if name.startswith(_EDM_MARKS)), None)
@@ -156,7 +158,7 @@ def parameterise(
 
 
 def _file_prediction(metadata: Mapping[str, str], weights: Path) -> str | None:
-    """Return what ModelSpec's metadata says, None where it says nothing."""
+    """Return the prediction in ModelSpec's metadata; None if there is none."""
     written = metadata.get("modelspec.prediction_type")
     architecture = metadata.get("modelspec.architecture", "")
     if written is not None and written.lower() not in _FILE_PREDICTIONS:
@@ -177,7 +179,7 @@ def _try(config: Mapping[str, Any], folder: Path) -> None:
     for sampler in _TRIED:
         try:
             is_finite = bool(torch.isfinite(schedules.get(sampler, steps).table).all())
-        # diffusers raises whatever it likes for a rule it does not have.
+        # diffusers raises many exception types for rules that it does not have.
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise ModelError(

@@ -1,4 +1,4 @@
-"""Carries a memory plan out: where each part of a model is loaded to, and in which form it runs."""
+"""Carries out a memory plan: assigns each part of a model to a device, and gives it the form in which it runs."""
 
 from __future__ import annotations
 
@@ -8,41 +8,52 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from darkroom.inference.contract import ModelError
-from darkroom.inference.engine.turns import Lane, Series
 from darkroom.inference.planning.memory_layout import Place
+from darkroom.inference.planning.memory_model import ModelSize
 from darkroom.inference.planning.memory_plan import Attention, AttentionProbe, MemoryPlan, plan_memory
 from darkroom.inference.sdxl.denoise.attention import fuse_projections, probe_attention, use_attention
+from darkroom.inference.sdxl.loading.headers import read_json
 from darkroom.inference.sdxl.loading.residence import Residence, WeightMover
-from darkroom.inference.sdxl.loading.weigh import weigh
+from darkroom.inference.types import Lane, ModelError, Series
 
 TEXT_PARTS: Final = ("text_encoder", "text_encoder_2")
 _LANES: Final = {"unet": Lane.DENOISE, "controlnet": Lane.DENOISE, "vae": Lane.FINISH} | dict.fromkeys(
     TEXT_PARTS, Lane.PREPARE
 )
+_DIFFUSERS: Final[Mapping[str, Any]] = {
+    "unet": UNet2DConditionModel,
+    "controlnet": ControlNetModel,
+    "vae": AutoencoderKL,
+}
+_TRANSFORMERS: Final[Mapping[str, Any]] = {
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+}
 HOST: Final = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the operator may say of a plan; by default everything is left to it."""
+    """The operator's settings for a plan; by default the plan decides everything."""
 
     text_device: str = "auto"
     """auto, same, cpu, or another device's name."""
     vae_device: str = "auto"
     width: int = 1024
-    """Of the largest picture that is to be served."""
+    """Width of the largest picture to be served."""
     height: int = 1024
     adapters: bool = False
-    """Whether LoRA files may be applied."""
+    """True if LoRA files may be applied."""
     cache_bytes: int = 0
-    """What prompt and pose caches may hold on the device."""
+    """Bytes that prompt and pose caches may hold on the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A plan on real devices."""
+    """A plan with its real devices."""
 
     plan: MemoryPlan
     device: torch.device
@@ -51,17 +62,18 @@ class Placement:
     vae_device: torch.device
 
     def home(self, part: str) -> torch.device:
-        """Where a part (unet, controlnet, vae, text_encoder, text_encoder_2) is loaded to, and stays between turns."""
+        """Return the device to which a part (unet, controlnet, vae, text_encoder, text_encoder_2) returns between
+        turns."""
         device = self.device_of(_LANES[part])
         return HOST if self.plan.layout.offload and device == self.device else device
 
     def device_of(self, lane: Lane) -> torch.device:
-        """Where a lane's networks run."""
+        """Return the device on which a lane's networks run."""
         return {Lane.PREPARE: self.text_device, Lane.DENOISE: self.device, Lane.FINISH: self.vae_device}[lane]
 
     def dtype_of(self, part: str) -> torch.dtype:
-        """The dtype of all parts but the VAE, whose configuration has a say."""
-        # Beside a GPU the CPU computes in fp32: half precision is slow there, and the host has room.
+        """Return the dtype of a part other than the VAE, whose configuration decides as well."""
+        # Text encoders on the CPU of a GPU machine run in fp32: half precision is slow there, and the host has room.
         is_apart = self.text_device.type == "cpu" and self.device.type != "cpu"
         return torch.float32 if part in TEXT_PARTS and is_apart else self.dtype
 
@@ -74,11 +86,11 @@ def place(
     wishes: Wishes | None = None,
     probe: Callable[[torch.device, torch.dtype], AttentionProbe] = probe_attention,
 ) -> Placement:
-    """Plan for a model by its configurations, the device's memory and its attention. Raises `ModelError`."""
+    """Plan for a model from its configurations, the device's memory and its attention. Raises `ModelError`."""
     device, wishes = _numbered(device), wishes or Wishes()
     text_device, vae_device = (_asked(name, device) for name in (wishes.text_device, wishes.vae_device))
     plan = plan_memory(
-        weigh(folders),
+        model_size(folders),
         device_kind=device.type,
         memory_bytes=_memory_bytes(device),
         dtype=str(dtype).removeprefix("torch."),
@@ -102,13 +114,13 @@ def placed(
     text_device: torch.device | None = None,
     vae_device: torch.device | None = None,
 ) -> Placement:
-    """A plan that is made already, on these devices; those that are not named follow from it."""
+    """Place a finished plan on these devices; devices that are not given follow from the plan."""
     on_cpu = plan.layout.text_place is Place.CPU
     return Placement(plan, device, dtype, text_device or (HOST if on_cpu else device), vae_device or device)
 
 
 def form(placement: Placement, *, unet: Any, controlnet: Any | None, vae: Any) -> None:
-    """Give loaded networks the form that the plan says: memory format, attention, projections, slicing."""
+    """Give loaded networks the form in the plan: memory format, attention, projections, slicing."""
     plan = placement.plan
     for network in (unet, controlnet):
         if network is None:
@@ -124,7 +136,7 @@ def form(placement: Placement, *, unet: Any, controlnet: Any | None, vae: Any) -
 
 
 def residence_of(placement: Placement, networks: Mapping[str, Any]) -> Residence | None:
-    """What moves the networks with the lanes' turns; None where they stay."""
+    """Return the object that moves networks with the lanes' turns; None if they stay on their devices."""
     if placement.plan.layout.series is not Series.ALL:
         return None
     moving: dict[Lane, list[Any]] = {}
@@ -132,6 +144,31 @@ def residence_of(placement: Placement, networks: Mapping[str, Any]) -> Residence
         if placement.device_of(_LANES[part]) == placement.device:
             moving.setdefault(_LANES[part], []).append(network)
     return Residence(moving, WeightMover(placement.device))
+
+
+def model_size(folders: Mapping[str, Path]) -> ModelSize:
+    """Return the size of a model whose parts have their `config.json` in `folders`, by building them without weights.
+
+    The parts are unet, controlnet (optional), vae, text_encoder and text_encoder_2. Takes a second or two for SDXL.
+    Raises `ModelError` for a configuration of another kind of network.
+    """
+    configs = {part: read_json(folder / "config.json") for part, folder in folders.items()}
+    parameters = {part: _parameters(part, config, folders[part]) for part, config in configs.items()}
+    vae = configs["vae"]
+    vae_channels = vae["block_out_channels"]
+    side = vae.get("sample_size", 1024)
+    height, width = side if isinstance(side, list) else (side, side)
+    return ModelSize(
+        unet=parameters["unet"],
+        controlnet=parameters.get("controlnet", 0),
+        text_encoders=parameters["text_encoder"] + parameters["text_encoder_2"],
+        vae=parameters["vae"],
+        unet_channels=configs["unet"]["block_out_channels"][0],
+        vae_channels=vae_channels[0],
+        latent_factor=2 ** (len(vae_channels) - 1),
+        tile_pixels=height * width,
+        vae_overflows=bool(vae.get("force_upcast", True)),
+    )
 
 
 def _asked(name: str, device: torch.device) -> torch.device | None:
@@ -163,8 +200,26 @@ def _place_of(asked: torch.device | None, device: torch.device) -> Place | None:
 
 
 def _memory_bytes(device: torch.device) -> int | None:
-    """What this process may use: what is free now, and what it holds already and can give to the model."""
+    """Return the bytes that this process may use: those free now and those that it has already reserved; None on a
+    CPU."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device)
+
+
+def _parameters(part: str, config: Mapping[str, Any], folder: Path) -> int:
+    try:
+        with torch.device("meta"):
+            if part in _DIFFUSERS:
+                network = _DIFFUSERS[part].from_config(config)
+            else:
+                network = _TRANSFORMERS[part](CLIPTextConfig.from_dict(dict(config)))
+    # The libraries raise many exception types for configurations of other networks.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        raise ModelError(
+            f"{folder / 'config.json'} does not describe SDXL's {part} ({type(error).__name__}: {reason}): "
+            "copy the model again, and check that it is an SDXL model."
+        ) from error
+    return sum(parameter.numel() for parameter in network.parameters())

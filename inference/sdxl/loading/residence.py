@@ -1,7 +1,7 @@
-"""Brings weights to the device for their lane's turn, and takes them away after it.
+"""Moves weights to the device for their lane's turn, and away after it.
 
-Our own in place of accelerate's hooks, which move a part whenever its forward is called and know nothing of lanes.
-Weights are only ever read, so the host keeps its copy all the time: taking them away is forgetting the device's.
+accelerate's hooks are not used, because they move a part whenever its forward is called and know nothing of lanes.
+Weights are only ever read, so the host keeps its copy: moving weights away only discards the device's copy.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from darkroom.inference.engine.turns import Lane
+from darkroom.inference.types import Lane
 
 
 class Mover(Protocol):
-    """Carries one network's weights."""
+    """Moves one network's weights."""
 
     def bring(self, network: nn.Module) -> None:
-        """To the device. Out of memory leaves it where it was."""
+        """Move the weights to the device. Running out of memory leaves them where they were."""
 
     def take_away(self, network: nn.Module) -> None:
-        """Back to the host."""
+        """Move the weights back to the host."""
 
 
 class WeightMover(Mover):
-    """Between the host's memory and one device."""
+    """Moves weights between the host's memory and one device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._on_host: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def bring(self, network: nn.Module) -> None:
-        """Copy every weight to the device, from pinned memory where that is a GPU."""
-        # Weights are no tensors of inference mode, in which lanes run: those cannot take another's place.
+        """Copy every weight to the device, from pinned memory for a GPU."""
+        # Lanes run in inference mode, whose tensors cannot replace ordinary weights, so it is left for the copies.
         with torch.inference_mode(False):
             if network not in self._on_host:
                 self._on_host[network] = [(weight, self._pinned(weight.data)) for weight in _weights(network)]
@@ -46,11 +46,11 @@ class WeightMover(Mover):
             torch.cuda.current_stream(self._device).synchronize()
 
     def take_away(self, network: nn.Module) -> None:
-        """Let go of the device's copy: the host's is as good."""
+        """Discard the device's copy, and use the host's again."""
         for weight, host in self._on_host[network]:
             weight.data = host
         if self._device.type == "cuda":
-            # In blocks of a UNet's sizes the memory is of no use to the decoder.
+            # The allocator's cached blocks have the UNet's sizes and would be of no use to the decoder.
             torch.cuda.empty_cache()
 
     def _copied(self, host: torch.Tensor) -> torch.Tensor:
@@ -61,19 +61,19 @@ class WeightMover(Mover):
 
 
 class Residence:
-    """Which lane's networks are on the device: one's at a time, from its first call until another lane's.
+    """Keeps one lane's networks on the device, from the lane's first call until another lane calls.
 
-    Not locked: the engine lets one lane in at a time (`Series.ALL`).
+    Not locked, because the engine lets one lane in at a time (`Series.ALL`).
     """
 
     def __init__(self, networks: Mapping[Lane, Sequence[nn.Module]], mover: Mover) -> None:
-        """`networks` are on the host; a lane that is not named has none to move."""
+        """Start with all `networks` on the host. A lane that is not a key has none to move."""
         self._networks = networks
         self._mover = mover
         self._on_device: list[nn.Module] = []
 
     def enter(self, lane: Lane) -> None:
-        """Have the lane's networks on the device, and no other's."""
+        """Bring the lane's networks to the device, and move all others away."""
         wanted = list(self._networks.get(lane, ()))
         for network in [each for each in self._on_device if each not in wanted]:
             self._mover.take_away(network)

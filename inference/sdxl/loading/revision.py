@@ -1,6 +1,6 @@
-"""Which weight files a model is made of, and the digest that names them.
+"""Finds a model's weight files, and computes the digest that identifies them.
 
-Two workers that report the same revision hold the same bytes. Beside the weights the digest covers the small files
+Two workers that report the same revision hold the same bytes. Besides the weights the digest covers the small files
 that decide pixels just as much: configurations, tokenizers, the noise schedule.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from darkroom.inference.contract import ModelError
+from darkroom.inference.types import ModelError
 
 _STEMS: Final = ("diffusion_pytorch_model", "model")
 _HALF_VARIANT: Final = "fp16"
@@ -25,32 +25,32 @@ _PLAIN_PARTS: Final = ("tokenizer", "tokenizer_2", "scheduler")
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One component's weight files."""
+    """The weight files of one network."""
 
     folder: Path
-    """Where its `config.json` lies, and its files unless it is read from a single one."""
+    """The folder of its `config.json`, and of its weights unless they are in a single file."""
     variant: str | None
-    """diffusers' name for a set of files in one folder: `fp16`, or None for the plain ones."""
+    """diffusers' name of the set of files in the folder: `fp16`, or None for the plain ones."""
     files: tuple[Path, ...]
-    """What counts for the revision."""
+    """The files that count for the revision."""
     single_file: Path | None = None
-    """The file that the network is read from, alone or among others."""
+    """The single file that holds the network, alone or together with others."""
 
     @property
     def read_from(self) -> tuple[Path, ...]:
-        """The files that hold its tensors."""
+        """The files that hold the network's tensors."""
         return self.files if self.single_file is None else (self.single_file,)
 
     @property
     def place(self) -> Path:
-        """What to name where something is wrong with them."""
+        """The path to name in an error message."""
         return self.single_file or self.folder
 
 
 def find_weights(folder: Path, dtype: torch.dtype) -> Weights:
-    """The safetensors files in `folder` to load for `dtype`: the fp16 set for fp16 where there is one.
+    """Find the safetensors files in `folder` to load for `dtype`: the fp16 set for fp16, if there is one.
 
-    One set of files a folder, sharded or not. Raises `ModelError` where there is none.
+    A set is one file or its shards. Raises `ModelError` if there is none.
     """
     plain, half = _files(folder, ""), _files(folder, f".{_HALF_VARIANT}")
     if half and (dtype is torch.float16 or not plain):
@@ -78,9 +78,9 @@ def _files(folder: Path, variant: str) -> tuple[Path, ...]:
 def model_revision(
     path: Path, parts: Mapping[str, Weights], *, zeros_for_no_text: bool, schedule_changes: Mapping[str, Any]
 ) -> str:
-    """Return `sha256:` and 64 hexadecimal digits over all that decides a picture but the request.
+    """Return `sha256:` and 64 hexadecimal digits over everything that decides a picture, except the request.
 
-    `schedule_changes` are the settings in force that differ from the scheduler's file. Raises `ModelError`.
+    `schedule_changes` are the settings in effect that differ from the scheduler's file. Raises `ModelError`.
     """
     whole = hashlib.sha256(f"force_zeros_for_empty_prompt={zeros_for_no_text}".encode())
     if schedule_changes:
@@ -107,7 +107,7 @@ def _add(whole: Any, name: str, content: bytes) -> None:
 
 
 def _canonical(file: Path) -> bytes:
-    """A JSON file without what does not reach a pixel: its layout, and notes of whoever saved it (`_name_or_path`)."""
+    """Return a JSON file without the parts that affect no pixel: its formatting, and notes such as `_name_or_path`."""
     content = json.loads(file.read_bytes())
     if isinstance(content, dict):
         content = {key: value for key, value in content.items() if not key.startswith("_") or key == "_class_name"}

@@ -1,7 +1,7 @@
 """Reads networks out of single files: checkpoints in the layout of SDXL's first release, VAEs and ControlNets.
 
-The names are converted by diffusers' own functions. Its `from_single_file` around them is not used: it tells the two
-text encoders apart by their widths alone, and fails on a missing tensor without naming it.
+diffusers' own functions convert the names. Its `from_single_file` is not used: it tells the two text encoders apart by
+their widths alone, and fails on a missing tensor without naming it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from accelerate import init_empty_weights
 from diffusers.loaders import single_file_utils
 from transformers import CLIPTextConfig
 
-from darkroom.inference.contract import ModelError
 from darkroom.inference.sdxl.loading.headers import Header, read_headers
 from darkroom.inference.sdxl.loading.parameterisation import MARKS
 from darkroom.inference.sdxl.loading.revision import Weights
+from darkroom.inference.types import ModelError
 
 Tensors = dict[str, torch.Tensor]
 
-# It has no types.
+# The module has no types.
 _CONVERT: Final[Any] = single_file_utils
 _OPEN_CLIP: Final = "conditioner.embedders.1.model."
 _PREFIXES: Final = {
@@ -34,7 +34,7 @@ _PREFIXES: Final = {
 }
 _TEXTS: Final = ("text_encoder", "text_encoder_2")
 IGNORED_IN_TEXT: Final = ("position_ids", "logit_scale", "text_projection", "text_projection.weight")
-"""How tensors end that one kind of text encoder has and the other, read from the same file, does not use."""
+"""Endings of tensors that only one of the two kinds of text encoder uses, although files store them for both."""
 _OTHERS: Final = {
     "cond_stage_model.": "it is a checkpoint of Stable Diffusion 1 or 2",
     "conditioner.embedders.0.model.": "it is a checkpoint of SDXL's refiner",
@@ -46,7 +46,7 @@ _OTHERS: Final = {
     "input_blocks.": "it is a UNet alone whose tensors do not begin with model.diffusion_model.",
     "lora_unet_": "it is a LoRA, which belongs into DARKROOM_MODEL__ADAPTERS_PATH",
 }
-"""What a file is that has such names, of those that are often taken for the right one."""
+"""Prefixes of tensors in files that are often mistaken for an SDXL checkpoint, and what such a file is."""
 _NO_WEIGHTS: Final = (
     "model_ema.",
     "denoiser.",
@@ -59,12 +59,12 @@ _NO_WEIGHTS: Final = (
     "lvlb_weights",
     "global_step",
 )
-"""What trainers leave beside the four parts and no sampler reads: averaged copies, schedules, counters."""
+"""Prefixes of tensors that trainers leave in a file and no sampler reads: averaged copies, schedules, counters."""
 _NO_WEIGHTS_OF_VAE: Final = ("loss.", "model_ema.")
 
 
 def parts_of(file: Path, header: Header) -> frozenset[str]:
-    """Return which of the four networks a checkpoint holds, its UNet at the least.
+    """Return the networks, of the four, that a checkpoint holds; the UNet is always among them.
 
     Raises `ModelError` for a checkpoint of another family, and for tensors that belong to no part.
     """
@@ -92,7 +92,7 @@ def prefix_of(part: str) -> str:
 
 
 def load_single(kind: Any, part: str, weights: Weights, dtype: torch.dtype) -> Any:
-    """The network of `part`, on the CPU. Raises `ModelError` where the file's tensors are not the network's."""
+    """Load the network of `part` on the CPU. Raises `ModelError` if the file's tensors are not the network's."""
     file = weights.single_file
     assert file is not None
     with init_empty_weights():
@@ -109,14 +109,14 @@ def load_single(kind: Any, part: str, weights: Weights, dtype: torch.dtype) -> A
 
 
 def _built(kind: Any, part: str, folder: Path) -> Any:
-    """Without memory for its tensors."""
+    """Build the network without memory for its tensors."""
     if part in _TEXTS:
         return kind(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
     return kind.from_config(kind.load_config(folder, local_files_only=True))
 
 
 def _converted(part: str, tensors: Tensors, network: Any) -> Tensors:
-    """Under the names that the network has."""
+    """Return the tensors under the network's own names."""
     named: Tensors
     if part == "text_encoder":
         named = _CONVERT.convert_ldm_clip_checkpoint(tensors)
@@ -129,16 +129,16 @@ def _converted(part: str, tensors: Tensors, network: Any) -> Tensors:
     else:
         named = _CONVERT.convert_ldm_unet_checkpoint(tensors, network.config)
     if part in _TEXTS and not hasattr(network, "text_model"):
-        # transformers took this level out of one of the two encoders.
+        # transformers removed this level from one of the two encoders.
         named = {name.removeprefix("text_model."): tensor for name, tensor in named.items()}
     return named
 
 
 def _dropped(part: str, read: Tensors, named: Tensors) -> list[str]:
-    """Return the tensors of the file that the conversion, which goes by the names it knows, passed over.
+    """Return the tensors of the file that the conversion ignored because it does not know their names.
 
-    A converted tensor lies in the memory of the one it was made of. Text encoders are left out: their converter copies,
-    and gives on what it does not know.
+    A converted tensor shares the memory of its source. Text encoders are exempt: their converter makes copies, and
+    passes on unknown tensors.
     """
     if part in _TEXTS:
         return []
@@ -173,7 +173,7 @@ def _check(
 
 
 def _read(file: Path, prefix: str) -> Tensors:
-    """The tensors under a prefix, or all of a file that has none under it."""
+    """Return the tensors under a prefix, or all tensors of a file that has none under it."""
     names = read_headers([file]).under(prefix).shapes
     with safetensors.safe_open(file, framework="pt") as opened:
         return {name: opened.get_tensor(name) for name in names}

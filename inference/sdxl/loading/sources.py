@@ -1,9 +1,9 @@
-"""Where a model's parts lie: which files and configurations of this machine each network is loaded from.
+"""Finds the local files and configurations from which each network of a model is loaded.
 
 A model is a diffusers folder, or a single-file checkpoint in the layout of SDXL's first release, in which one file
 holds UNet, VAE and both text encoders. Such a file says nothing of its architecture and has no tokenizers: those come
-from a diffusers folder, whose weights are read for the networks alone that the file does not hold. Nothing here is
-fetched, and nothing is guessed from a name on a hub, as diffusers would without a configuration.
+from a diffusers folder, whose weights are used only for the networks that the file does not hold. Nothing is fetched,
+and nothing is guessed from a name on a hub, as diffusers would do without a configuration.
 """
 
 from __future__ import annotations
@@ -15,54 +15,55 @@ from typing import Any, Final
 
 import torch
 
-from darkroom.inference.contract import ModelError
+from darkroom.inference.sdxl.loading.checks import check_class, check_tensors
 from darkroom.inference.sdxl.loading.headers import Header, read_headers, read_json
-from darkroom.inference.sdxl.loading.kinds import check_class, check_tensors
 from darkroom.inference.sdxl.loading.revision import Weights, find_weights
 from darkroom.inference.sdxl.loading.single_file import parts_of, prefix_of
+from darkroom.inference.types import ModelError
 
 _PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 _PIPELINES: Final = "StableDiffusionXL"
-"""How the classes of SDXL's pipelines begin in diffusers; they share their folders' layout."""
+"""Prefix of the classes of SDXL's pipelines in diffusers, which share a folder layout."""
 _SCALING_DEFAULT: Final = 0.18215
-"""Of diffusers' AutoencoderKL: Stable Diffusion 1's."""
+"""Default of diffusers' AutoencoderKL: Stable Diffusion 1's scaling factor."""
 _NETWORKS: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """The paths that a model is made of."""
+    """The paths of a model's parts."""
 
     path: Path
     """A diffusers folder of an SDXL pipeline, or a `.safetensors` checkpoint in the original layout."""
     controlnet_path: Path | None = None
     """A diffusers folder of a ControlNet, or a `.safetensors` file of one."""
     vae_path: Path | None = None
-    """The same of a VAE that takes the place of the model's own."""
+    """The same for a VAE that replaces the model's own."""
     config_path: Path | None = None
-    """For a checkpoint: a diffusers folder of SDXL's configurations and tokenizers; its own folder when None."""
+    """For a checkpoint: a diffusers folder of SDXL's configurations and tokenizers; None means the checkpoint's
+    folder."""
     adapters_path: Path | None = None
     """A folder of LoRA files."""
     pose_detector_path: Path | None = None
-    """Weights of the OpenPose body detector, a file or its folder; of use with a ControlNet."""
+    """Weights of the OpenPose body detector, a file or its folder; used only with a ControlNet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What there is to load."""
+    """The files to load."""
 
     base: Path
     """The diffusers folder of the configurations, tokenizers and noise schedule."""
     index: Mapping[str, Any]
     """Its `model_index.json`."""
     parts: Mapping[str, Weights]
-    """By network: unet, vae, text_encoder, text_encoder_2 and, where there is one, controlnet."""
+    """By network: unet, vae, text_encoder, text_encoder_2 and, if there is one, controlnet."""
     unet_header: Header
-    """Of the files that hold the UNet: what they say of its parameterisation stands beside its weights."""
+    """The header of the files that hold the UNet: it may state the UNet's parameterisation."""
 
 
 def find_sources(files: ModelFiles, dtype: torch.dtype) -> Sources:
-    """Raises `ModelError` where something is missing, torn at first sight, or of another kind."""
+    """Find every part's files. Raises `ModelError` if something is missing, visibly torn, or of another kind."""
     is_checkpoint = _is_file(files.path)
     base = files.path if not is_checkpoint else files.config_path or files.path.parent
     held: frozenset[str] = frozenset()
@@ -80,7 +81,7 @@ def find_sources(files: ModelFiles, dtype: torch.dtype) -> Sources:
         if part == "vae" and files.vae_path is not None:
             parts[part] = _find_part(files.vae_path, base / part, dtype)
         elif part in held:
-            # The file's bytes count once for the revision.
+            # The file's bytes count only once for the revision.
             counted = (files.path,) if part == "unet" else ()
             parts[part] = Weights(base / part, None, counted, single_file=files.path)
         else:
@@ -125,10 +126,10 @@ def _own(files: ModelFiles, base: Path, part: str, dtype: torch.dtype) -> Weight
 
 
 def _find_part(path: Path, fallback: Path, dtype: torch.dtype) -> Weights:
-    """One network of its own: a folder, or a file with its configuration beside it or in the model's folder."""
+    """Find a network with a path of its own: a folder, or a file with its configuration beside it or in `fallback`."""
     if not _is_file(path):
         return find_weights(path, dtype)
-    # Before a configuration is asked for, which a network of another kind could not have.
+    # Checked before asking for a configuration, which a network of another kind could not have.
     check_tensors(fallback.name, read_headers([path]).under(prefix_of(fallback.name)), path)
     for folder in (path.parent, fallback):
         if (folder / "config.json").is_file():
@@ -143,12 +144,12 @@ def _is_file(path: Path) -> bool:
     if not path.exists():
         raise ModelError(f"{path} is not there: correct the setting that names it, or copy the model again.")
     if path.is_file() and path.suffix != ".safetensors":
-        raise ModelError(f"{path} is no .safetensors file, and others can run code when they are read: convert it.")
+        raise ModelError(f"{path} is not a .safetensors file, and reading other formats can run code: convert it.")
     return path.is_file()
 
 
 def _read_index(path: Path, *, has_vae: bool) -> dict[str, Any]:
-    """`has_vae`: a VAE of its own takes the place of the folder's, which need not be there."""
+    """Read `model_index.json`. `has_vae`: another VAE replaces the folder's, which may then be missing."""
     index = read_json(path / "model_index.json")
     pipeline = index.get("_class_name")
     if isinstance(pipeline, str) and not pipeline.startswith(_PIPELINES):

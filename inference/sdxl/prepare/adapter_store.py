@@ -1,9 +1,10 @@
 """The adapters that a worker offers: the LoRA files of one folder, known by name and digest from the start.
 
-Every file is read once when the model is loaded. One that is torn, of another kind or for another model is refused with
-a sentence, which the log, `darkroom doctor`, a metric and the requests for it get; the worker serves all others. The
-tensors are then forgotten; a request's prepare brings them back, into a cache bounded in bytes. A file that was changed
-since the start is not applied: completions and digests would name what it was.
+Every file is read once when the model is loaded. A file that is torn, of another kind or for another model is refused
+with a sentence that appears in the log, in `darkroom doctor`, in a metric and in the answers to requests for it; the
+worker serves all other adapters. The tensors are then discarded, and loaded again into a cache bounded in bytes when a
+request is prepared. A file that was changed since the start is not applied, because completions and digests would name
+its old content.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from typing import Final
 import structlog
 import torch
 
-from darkroom.inference.contract import AdapterUse, CacheCounts, FaultKind, ModelError, RenderFault
 from darkroom.inference.sdxl.denoise.adapters import AppliedAdapter
 from darkroom.inference.sdxl.loading.lora_file import Lora, LoraLayer, LoraUnusable, parse_lora
 from darkroom.inference.sdxl.loading.lora_names import LayerNames, Networks
 from darkroom.inference.sdxl.prepare.cache import ByteCache
+from darkroom.inference.types import AdapterUse, CacheCounts, FaultKind, ModelError, RenderFault
 from darkroom.schemas.names import ADAPTER_NAME_CHARACTERS_MAX, is_adapter_name
 
 _log = structlog.get_logger(__name__)
 
 ADAPTER_CACHE_BYTES_MAX: Final = 1024**3
-"""Some six of SDXL's LoRAs of rank 32 in fp16, on the device."""
+"""Room for some six of SDXL's LoRAs of rank 32 in fp16, on the device."""
 _FILE_SHRINKS_MAX: Final = 4
-"""A file of fp64 tensors is four times as large as they are in fp16 on the device."""
+"""A file of fp64 tensors is four times as large as the same tensors in fp16 on the device."""
 _SUFFIX: Final = ".safetensors"
 _PICKLES: Final = frozenset({".pt", ".pth", ".bin", ".ckpt"})
 _BRINGING: Final = "Put it right, or take it out of the folder; workers look at it at their start."
 
 
 class AdapterStore:
-    """Belongs to the prepare lane; `digests` and `refused` never change."""
+    """The usable and the refused LoRA files. Belongs to the prepare lane; `digests` and `refused` never change."""
 
     def __init__(
         self,
@@ -45,9 +46,9 @@ class AdapterStore:
         devices: Mapping[str, torch.device],
         cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
     ) -> None:
-        """Look at every `NAME.safetensors` in `folder`. Without a folder there are no adapters.
+        """Examine every `NAME.safetensors` in `folder`. Without a folder there are no adapters.
 
-        `devices` are where the networks run, which may have their weights elsewhere between their turns. Raises
+        `devices` are the devices on which the networks run; between turns their weights may be elsewhere. Raises
         `ModelError` for a folder that cannot be read.
         """
         self._networks = networks
@@ -71,10 +72,10 @@ class AdapterStore:
         """Files that cannot be used: a sentence with the remedy, by the name that requests would give."""
 
     def get(self, use: AdapterUse) -> AppliedAdapter:
-        """The adapter that a request names, from the cache where it can be.
+        """Return the adapter that a request names, from the cache if possible.
 
         Raises `RenderFault` of the request: `unknown_adapter` for a name that is not here or whose file was refused,
-        `model_mismatch` where the file is no longer what it was when the worker started.
+        `model_mismatch` if the file was changed since the worker started.
         """
         digest = self.digests.get(use.name)
         if digest is None:
@@ -84,7 +85,7 @@ class AdapterStore:
         return AppliedAdapter(use.name, digest, lora, use.weight)
 
     def counts(self) -> CacheCounts:
-        """Of the adapters' tensors."""
+        """Return the counts of the cache of tensors."""
         return self._cache.counts()
 
     def _examine(self, name: str, files: list[Path]) -> str:
@@ -106,14 +107,14 @@ class AdapterStore:
         try:
             if not file.is_file():
                 raise LoraUnusable(
-                    f"The adapter {file.name} is no file that is there: put the {_SUFFIX} file itself into the folder."
+                    f"The adapter {file.name} does not exist or is not a file: put the {_SUFFIX} file itself there."
                 )
             if file.stat().st_size > _FILE_SHRINKS_MAX * self._cache_bytes_max:
                 raise LoraUnusable(self._too_large(file, file.stat().st_size))
             content = file.read_bytes()
         except OSError as error:
             raise LoraUnusable(
-                f"The adapter file {file.name} cannot be read ({error.strerror}): check its rights."
+                f"The adapter file {file.name} cannot be read ({error.strerror}): check its permissions."
             ) from error
         lora = parse_lora(file, content, self._names, self._networks)
         if lora.size_bytes > self._cache_bytes_max:
@@ -145,7 +146,8 @@ class AdapterStore:
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
-    """Return what may be an adapter by its name: the file's own without the ending, in Unicode's composed form."""
+    """Return the files that may be adapters, by adapter name: the file's name without ending, in Unicode's composed
+    form."""
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -156,18 +158,18 @@ def _files(folder: Path) -> dict[str, list[Path]]:
     for entry in entries:
         suffix = entry.suffix.lower()
         if suffix == _SUFFIX or suffix in _PICKLES:
-            # macOS writes a letter and its accent apart; a request has them as one.
+            # macOS stores a letter and its accent separately; a request has them composed.
             named.setdefault(unicodedata.normalize("NFC", entry.stem), []).append(entry)
         elif any(entry.glob(f"*{_SUFFIX}")):
             _log.warning("adapters_in_a_subfolder", folder=str(entry), remedy="Move its files up: it is not read.")
-    # A pickle beside its conversion is no second adapter.
+    # A pickle beside its safetensors conversion does not count as a second adapter.
     return {
         name: [file for file in files if file.suffix.lower() == _SUFFIX] or files[:1] for name, files in named.items()
     }
 
 
 def _placed(lora: Lora, devices: Mapping[str, torch.device]) -> Lora:
-    """With each tensor where its network runs."""
+    """Return the LoRA with each tensor on the device of its network."""
 
     def on(device: torch.device, layer: LoraLayer) -> LoraLayer:
         return LoraLayer(layer.down.to(device), layer.up.to(device), layer.scale)

@@ -1,7 +1,7 @@
 """A least-recently-used cache bounded in bytes.
 
-Owned by one thread (the prepare lane); `counts` may be read from any. It belongs to one loaded model and dies with
-it, so a key need not name the model.
+Owned by one thread (the prepare lane); any thread may read `counts`. A cache belongs to one loaded model and ends with
+it, so its keys need not name the model.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from darkroom.inference.contract import CacheCounts
+from darkroom.inference.types import CacheCounts
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
 class ByteCache(Generic[K, V]):
-    """Keeps the values last used, up to `bytes_max` of them as `size_of` counts bytes. 0 keeps nothing."""
+    """Keeps the most recently used values, up to `bytes_max` bytes as counted by `size_of`. 0 keeps nothing."""
 
     def __init__(self, bytes_max: int, size_of: Callable[[V], int]) -> None:
         self._bytes_max = bytes_max
@@ -28,7 +28,8 @@ class ByteCache(Generic[K, V]):
         self._misses = 0
 
     def get_or_make(self, key: K, make: Callable[[], V]) -> V:
-        """The value under `key`, made and kept where there is none. What `make` raises is kept by nobody."""
+        """Return the value under `key`, or make and keep it. An exception of `make` passes through and leaves no
+        trace."""
         if key in self._held:
             self._hits += 1
             self._held.move_to_end(key)
@@ -36,7 +37,7 @@ class ByteCache(Generic[K, V]):
         self._misses += 1
         value = make()
         size = self._size_of(value)
-        # One value larger than the whole cache would push out everything else and then itself.
+        # A value larger than the whole cache would evict everything else and then itself.
         if size <= self._bytes_max:
             self._held[key] = value
             self._bytes += size
@@ -46,10 +47,10 @@ class ByteCache(Generic[K, V]):
         return value
 
     def counts(self) -> CacheCounts:
-        """Hits and misses since the start, and the bytes held now."""
+        """Return the hits and misses since the start, and the bytes held now."""
         return CacheCounts(self._hits, self._misses, self._bytes)
 
     def reset(self) -> None:
-        """Forget every value and every count."""
+        """Discard all values and counts."""
         self._held.clear()
         self._bytes = self._hits = self._misses = 0

@@ -1,7 +1,11 @@
-"""What the text says to the UNet: prompt embeddings and time ids.
+"""Makes the UNet's text conditioning: prompt embeddings and time ids.
 
-SDXL reads a prompt with two encoders. Both give their penultimate layer, side by side; the second also gives a pooled
-embedding. The same text with the same adapter always gives the same embeddings, so they are cached by both.
+SDXL reads a prompt with two encoders. It uses the penultimate layers of both, side by side, and a pooled embedding from
+the second. The same text with the same adapter always gives the same embeddings, so text and adapter are the cache key.
+
+A weighted prompt is split into chunks of 75 tokens, each encoded by itself; a token's vector z becomes e + (z - e) w with
+its weight w and the vector e of the empty prompt at its place (ComfyUI's rule: 1 changes nothing, 0 has a meaning, no
+token depends on another's weight). The pooled embedding is that of the first chunk, unweighted.
 """
 
 from __future__ import annotations
@@ -13,30 +17,55 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from darkroom.inference.contract import CacheCounts
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank, AppliedAdapter, shares_of
 from darkroom.inference.sdxl.prepare.cache import ByteCache
+from darkroom.inference.sdxl.prepare.chunks import Chunk, Chunks, split_chunks
+from darkroom.inference.types import CacheCounts, FaultKind, RenderFault
+from darkroom.schemas.prompts.weighted import WeightedPrompt, clamped, parse_weighted
 
+CHUNK_VECTORS: Final = 77
+"""What a text encoder takes at once: a begin token, 75 of the text, an end token."""
+_LAYER: Final = -2
+"""The penultimate layer, counted from the end."""
 ENCODERS: Final = ("text_encoder", "text_encoder_2")
-"""What diffusers' folders and LoRA files call the two, in their order."""
+"""The names of the two encoders in diffusers' folders and in LoRA files, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextEmbedding:
-    """One text, or the absence of one, as the UNet takes it."""
+    """One text, or the absence of one, in the form that the UNet takes."""
 
     tokens: torch.Tensor
-    """(1, 77, cross-attention width) in the model's dtype, on its device."""
+    """(1, 77 x chunks, cross-attention width) in the model's dtype, on its device."""
     pooled: torch.Tensor
     """(1, projection width), as above."""
     tokens_cut: int = 0
-    """How many tokens of the text did not fit."""
+    """The number of tokens that did not fit."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about how the text was read."""
+
+    @property
+    def chunks(self) -> int:
+        """The number of chunks of 77 vectors."""
+        return self.tokens.shape[1] // CHUNK_VECTORS
+
+
+class TextStyle(NamedTuple):
+    """How a request wants its texts read."""
+
+    is_weighted: bool = False
+    clip_skip: int = 0
+    """Layers left out beyond the last, as diffusers counts: 0 is SDXL's penultimate layer."""
+
+
+_PLAIN: Final = TextStyle()
 
 
 class _TextKey(NamedTuple):
     text: str
+    style: TextStyle
     adapter: tuple[str, str, float] | None
-    """Name, digest and weight of one that changes the text encoders; None for others, too."""
+    """Name, digest and weight of an adapter that changes the text encoders; None without one."""
 
 
 class TextConditioner:
@@ -61,53 +90,71 @@ class TextConditioner:
         self._cache: ByteCache[_TextKey, TextEmbedding] = ByteCache(cache_bytes_max, _bytes_of)
         self._zeros: TextEmbedding | None = None
 
-    def embed(self, text: str, adapter: AppliedAdapter | None = None) -> TextEmbedding:
-        """The text's embedding, from the cache where it can be. Text beyond 77 tokens is cut and counted."""
+    def embed(self, text: str, adapter: AppliedAdapter | None = None, style: TextStyle = _PLAIN) -> TextEmbedding:
+        """Return the text's embedding, from the cache if possible.
+
+        Tokens that do not fit are cut and counted: those beyond the 77th, or beyond four chunks if the text is weighted.
+        Raises `PromptSyntaxError` for a weighted text that cannot be read.
+        """
         if adapter is None or not adapter.lora.changes_text:
-            return self._cache.get_or_make(_TextKey(text, None), lambda: self._encode(text, None))
-        key = _TextKey(text, (adapter.name, adapter.digest, adapter.weight))
-        return self._cache.get_or_make(key, lambda: self._encode(text, adapter))
+            return self._cache.get_or_make(_TextKey(text, style, None), lambda: self._encode(text, None, style))
+        key = _TextKey(text, style, (adapter.name, adapter.digest, adapter.weight))
+        return self._cache.get_or_make(key, lambda: self._encode(text, adapter, style))
 
     def embed_negative(
-        self, text: str | None, positive: TextEmbedding, adapter: AppliedAdapter | None = None
+        self,
+        text: str | None,
+        positive: TextEmbedding,
+        adapter: AppliedAdapter | None = None,
+        style: TextStyle = _PLAIN,
     ) -> TextEmbedding:
-        """The embedding that guidance leads away from.
+        """Return the embedding that guidance moves away from.
 
-        No text gives zeros where the model is configured so (`force_zeros_for_empty_prompt`), as in diffusers'
-        pipelines; the empty text is encoded like any other, and the two give different pictures. The pipelines encode
-        it with the request's adapter, as they do the prompt.
+        No text gives zeros if the model is configured so (`force_zeros_for_empty_prompt`), as in diffusers' pipelines.
+        The empty text is encoded like any other, and gives a different picture. As in the pipelines, the text is
+        encoded with the request's adapter, like the prompt.
         """
         if text is not None or not self._zeros_for_no_text:
-            return self.embed(text or "", adapter)
+            return self.embed(text or "", adapter, style)
         if self._zeros is None:
-            self._zeros = TextEmbedding(torch.zeros_like(positive.tokens), torch.zeros_like(positive.pooled))
+            nothing = torch.zeros_like(positive.tokens[:, :CHUNK_VECTORS])
+            self._zeros = TextEmbedding(nothing, torch.zeros_like(positive.pooled))
         return self._zeros
 
     def counts(self) -> CacheCounts:
-        """Of the prompt cache."""
+        """Return the counts of the prompt cache."""
         return self._cache.counts()
 
     def reset(self) -> None:
-        """Empty the cache and start counting anew."""
+        """Empty the cache and restart its counts."""
         self._cache.reset()
 
-    def _encode(self, text: str, adapter: AppliedAdapter | None) -> TextEmbedding:
+    def _encode(self, text: str, adapter: AppliedAdapter | None, style: TextStyle) -> TextEmbedding:
         with ExitStack() as applied:
             for bank, encoder in zip(self._adapters, self._encoders, strict=True):
                 applied.enter_context(bank.applied(shares_of([adapter], encoder.device)))
-            return self._encode_as_is(text)
+            return self._encode_weighted(text, style) if style.is_weighted else self._encode_plain(text, style)
 
-    def _encode_as_is(self, text: str) -> TextEmbedding:
+    def _encode_plain(self, text: str, style: TextStyle) -> TextEmbedding:
         layers = []
         tokens_cut = 0
         for tokenizer, encoder in zip(self._tokenizers, self._encoders, strict=True):
             length = tokenizer.model_max_length
-            # `verbose=False`: the tokenizer would log a warning about the length that the requester gets from us.
-            tokens_cut = max(tokens_cut, len(tokenizer(text, verbose=False).input_ids) - length)
-            padded = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-            # Its encoder may be on another device than the rows.
+            # `verbose=False`: the tokenizer would log its own warning about the length; ours goes to the requester.
+            # `split_special_tokens`: "<|endoftext|>" in a prompt is text, and does not end it.
+            whole = tokenizer(text, verbose=False, split_special_tokens=True).input_ids
+            tokens_cut = max(tokens_cut, len(whole) - length)
+            padded = tokenizer(
+                text,
+                padding="max_length",
+                max_length=length,
+                truncation=True,
+                return_tensors="pt",
+                split_special_tokens=True,
+            )
+            # The encoder may be on another device than the rows.
             output = encoder(padded.input_ids.to(encoder.device), output_hidden_states=True)
-            layers.append(output.hidden_states[-2])
+            layers.append(output.hidden_states[_LAYER - style.clip_skip])
         # Only the last encoder has a projection, and its projected output is the pooled embedding.
         return TextEmbedding(
             tokens=torch.cat(layers, dim=-1).to(self._device, self._dtype),
@@ -115,20 +162,69 @@ class TextConditioner:
             tokens_cut=max(0, tokens_cut),
         )
 
+    def _encode_weighted(self, text: str, style: TextStyle) -> TextEmbedding:
+        prompt = clamped(parse_weighted(text))
+        made = [_chunked(prompt, tokenizer) for tokenizer in self._tokenizers]
+        if len({len(one.chunks) for one in made}) > 1:
+            raise RenderFault(
+                FaultKind.REQUEST,
+                "model_mismatch",
+                "This model's two tokenizers split the prompt differently: send it with prompt_syntax plain.",
+            )
+        layers = []
+        for tokenizer, encoder, chunked in zip(self._tokenizers, self._encoders, made, strict=True):
+            # The empty prompt comes last: its vectors are those that weights are measured from.
+            ids = [_ids_of(chunk, tokenizer) for chunk in (*chunked.chunks, Chunk((), ()))]
+            output = encoder(torch.tensor(ids).to(encoder.device), output_hidden_states=True)
+            layer = output.hidden_states[_LAYER - style.clip_skip]
+            weighted = _weighted(layer[:-1], layer[-1:], chunked.chunks)
+            layers.append(weighted.reshape(1, -1, weighted.shape[-1]))
+        return TextEmbedding(
+            tokens=torch.cat(layers, dim=-1).to(self._device, self._dtype),
+            pooled=output.text_embeds[:1].to(self._device, self._dtype),
+            tokens_cut=made[0].tokens_cut,
+            warnings=prompt.warnings,
+        )
 
-def cut_warning(which: str, embedding: TextEmbedding) -> str | None:
-    """The sentence for the requester where the text did not fit, else None. `which` names the text."""
+
+def _chunked(prompt: WeightedPrompt, tokenizer: Any) -> Chunks:
+    def ids(text: str) -> list[int]:
+        found: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
+        return found
+
+    sections = [[(ids(run.text), run.weight) for run in section] for section in prompt.sections]
+    return split_chunks(sections, comma=ids(",")[-1])
+
+
+def _ids_of(chunk: Chunk, tokenizer: Any) -> list[int]:
+    padding = [tokenizer.pad_token_id] * (CHUNK_VECTORS - 2 - len(chunk.ids))
+    return [tokenizer.bos_token_id, *chunk.ids, tokenizer.eos_token_id, *padding]
+
+
+def _weighted(layer: torch.Tensor, empty: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+    """Apply the tokens' weights to `layer` (chunks, 77, width); `empty` (1, 77, width) is the empty prompt's."""
+    if all(weight == 1 for chunk in chunks for weight in chunk.weights):
+        return layer
+    weights = torch.ones(layer.shape[:2])
+    for number, chunk in enumerate(chunks):
+        weights[number, 1 : 1 + len(chunk.weights)] = torch.tensor(chunk.weights)
+    return empty + (layer - empty) * weights.to(layer.device, layer.dtype).unsqueeze(-1)
+
+
+def text_warnings(which: str, embedding: TextEmbedding) -> list[str]:
+    """Return the sentences for the requester about a text that did not fit or read oddly. `which` names the text."""
     if not embedding.tokens_cut:
-        return None
+        return list(embedding.warnings)
     kept = embedding.tokens.shape[1]
-    return f"The {which} was cut at {kept} tokens: its last {embedding.tokens_cut} tokens were not used."
+    cut = f"The {which} was cut at {kept} tokens: its last {embedding.tokens_cut} tokens were not used."
+    return [*embedding.warnings, cut]
 
 
 def time_ids(*, width: int, height: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """(1, 6): original size, crop corner and target size, each height first.
+    """Return (1, 6) time ids: original size, crop corner and target size, each height first.
 
-    Nothing is cropped, so both sizes are the output's. In the embeddings' dtype, as diffusers has it, where sizes
-    above 2,048 are rounded in fp16.
+    Nothing is cropped, so both sizes are the output's. They have the embeddings' dtype, as in diffusers, so fp16 rounds
+    sizes above 2,048.
     """
     return torch.tensor([[height, width, 0, 0, height, width]], device=device, dtype=dtype)
 

@@ -1,9 +1,9 @@
-"""What a pose says to the ControlNet: its control picture, behind the ControlNet's own small encoder.
+"""Makes the ControlNet's conditioning: the control picture, encoded by the ControlNet's own small encoder.
 
-The encoder's output depends on the picture alone, so it is computed once a pose and not once a step: it is taken out of
-the ControlNet (`darkroom.inference.sdxl.loading.components`) and run here. The same pose is drawn once a size, and the
-same picture encoded once, however it was sent; people are looked for once a photo. What the ControlNet makes of it at
-each step depends on the latents and cannot be kept.
+The encoder's output depends on the picture alone, so it is computed once per pose instead of once per step: the encoder
+is taken out of the ControlNet (`darkroom.inference.sdxl.loading.components`) and run here. Each pose is drawn once per
+size, each picture encoded once in whatever form it was sent, and each photo searched for people once. The ControlNet's
+output at each step depends on the latents and cannot be cached.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from darkroom.inference.contract import CacheCounts
 from darkroom.inference.pose.control import ControlPicture, control_picture, picture_content, pose_digest
 from darkroom.inference.pose.photo import PhotoPeople, PoseDetector, find_people, no_detector, nobody_found
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.sdxl.prepare.cache import ByteCache
+from darkroom.inference.types import CacheCounts
 from darkroom.schemas.events.pose import PEOPLE_MAX, FoundPerson, PhotoPose, Pose
 
 _PEOPLE_BYTES: Final = PEOPLE_MAX * 18 * 288
-"""What the keypoints of a photo take at most: two numbers to be drawn, three to be told, and what Python needs around
-them."""
+"""The most memory of a photo's keypoints: two numbers for drawing, three for the requester, and Python's overhead."""
 
 
 class _PoseKey(NamedTuple):
@@ -35,7 +34,7 @@ class _PoseKey(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """What there is to give to the ControlNet for a pose, and to say to its sender."""
+    """The ControlNet's input for a pose, with a warning and the people found for the requester."""
 
     embedding: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
@@ -58,7 +57,8 @@ class PoseConditioner:
         cache_bytes_max: int,
         detector: PoseDetector | None = None,
     ) -> None:
-        """`cache_bytes_max` bounds all three caches together. Without a `detector` photos are refused."""
+        """Make a conditioner. `cache_bytes_max` bounds all three caches together. Without a `detector` photos are
+        refused."""
         self._detector = detector
         self._encoder = encoder
         self._is_bgr = is_bgr
@@ -78,9 +78,9 @@ class PoseConditioner:
         )
 
     def embed(self, pose: Pose, stored: bytes | None, *, width: int, height: int) -> Conditioning:
-        """`stored` are the bytes of a picture that the pose only names.
+        """Return the conditioning of a pose. `stored` is the content of a picture that the pose only names.
 
-        Raises `RenderFault` as `control_picture` and `find_people` do, `pose_not_found` for a photo without people.
+        Raises `RenderFault` as `control_picture` and `find_people` do, and `pose_not_found` for a photo without people.
         """
         found_warning: str | None = None
         found: tuple[FoundPerson, ...] = ()
@@ -99,7 +99,8 @@ class PoseConditioner:
         return Conditioning(embedding, found_warning or drawn_warning, found)
 
     def counts(self) -> Mapping[str, CacheCounts]:
-        """Of `photo`, the people found, `pose`, the drawn and decoded pictures, and `control`, their embeddings."""
+        """Return the counts of `photo` (people found), `pose` (drawn and decoded pictures) and `control` (their
+        embeddings)."""
         return {
             "photo": self._people.counts(),
             "pose": self._pictures.counts(),
@@ -107,13 +108,13 @@ class PoseConditioner:
         }
 
     def reset(self) -> None:
-        """Empty the caches and start counting anew."""
+        """Empty the caches and restart their counts."""
         self._people.reset()
         self._pictures.reset()
         self._embeddings.reset()
 
     def _people_of(self, photo: PhotoPose, stored: bytes | None) -> PhotoPeople:
-        """Also nobody is kept: such a photo is as dear to look at as any."""
+        """Return the people in a photo, from the cache if possible. A photo without people is cached, too."""
         detector = self._detector
         if detector is None:
             raise no_detector()
@@ -128,6 +129,6 @@ class PoseConditioner:
 
 
 def control_tensor(picture: Image.Image, is_bgr: bool) -> torch.Tensor:
-    """(1, 3, height, width) fp32 in [0, 1]."""
+    """Return the picture as (1, 3, height, width) fp32 in [0, 1], with its channels reversed for a BGR ControlNet."""
     levels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0).permute(2, 0, 1)[None]
     return levels.flip(1) if is_bgr else levels

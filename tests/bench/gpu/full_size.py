@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import torch
 
-from darkroom.inference.sdxl.loading.quiet import no_progress_bars
+from darkroom.inference.quiet import no_progress_bars
 from darkroom.inference.tiny import TinyModel, ensure_tiny_model
 
 SEED = 20261124

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from darkroom.inference.contract import RenderJob, RenderRequest
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import RenderJob, RenderRequest
 from tests.bench.contenders import OurEngine, Pipeline
 from tests.bench.gpu.gaps import Gaps, gaps_of
 from tests.bench.offline import requests

@@ -17,11 +17,11 @@ from typing import Any, Self
 
 from PIL import Image
 
-from darkroom.inference.contract import RenderRequest, RowId
 from darkroom.inference.planning.profile_store import read_profile
 from darkroom.inference.resolve import batch_key
 from darkroom.inference.simulated.device import SimulatedDevice, SimulatedRow
 from darkroom.inference.simulated.wallpaper import wallpaper
+from darkroom.inference.types import RenderRequest, RowId
 from darkroom.schemas.events.pose import PeoplePose
 
 _POSED = PeoplePose(people=((*((0.5, 0.05 * point) for point in range(18)),),))

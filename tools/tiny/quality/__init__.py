@@ -1,5 +1,5 @@
-"""Measures whether darkroom-tiny paints what it is asked for, through the same device that a worker uses.
+"""Measures how well darkroom-tiny follows prompts and poses, with the same device that a worker uses.
 
-`looking` reads one picture, `painting` has pictures painted, `table` asks for the pictures that the questions need and
-answers them, `sheet` lays them out for the eye.
+`looking` analyses one picture, `painting` renders pictures, `table` measures the quality table, and `sheet` lays out
+pictures for inspection.
 """

@@ -1,4 +1,4 @@
-"""Measures how well a trained tiny model paints what it is asked: `python -m darkroom.tools.tiny.quality`."""
+"""Measures how well a trained tiny model follows prompts and poses: `python -m darkroom.tools.tiny.quality`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 _PLACES = 24
-"""Pictures of each kind on the sheet."""
+"""The number of pictures of each kind on the sheet."""
 
 
 @click.command()
@@ -23,7 +23,7 @@ def quality(model: Path | None, out: Path, count: int, threads: int) -> None:
     """Measure the tiny model on fresh captions and poses; print the table and write contact-sheet.png."""
     import torch
 
-    from darkroom.inference.tiny.trained import trained_model
+    from darkroom.inference.tiny.folder import trained_model
     from darkroom.tools.tiny.quality.painting import Painter
     from darkroom.tools.tiny.quality.sheet import contact_sheet
     from darkroom.tools.tiny.quality.table import measure

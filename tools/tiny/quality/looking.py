@@ -1,7 +1,7 @@
-"""What one painted picture shows: where the figure is, and in which colours.
+"""Analyses one painted picture: the place of the figure, and its colours.
 
-A pixel belongs to the figure where it is nearer to the figure's colours than to those behind it, all of them as the
-scene's style paints them. So a figure is only found in the colours that it was asked for.
+A pixel belongs to the figure if it is nearer to the figure's colours than to the background's, all of them as the
+scene's style paints them. So a figure is found only in the requested colours.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _BODY_LIMBS: Final = LIMBS[:13]
-"""Without those of the face, which lie within the head whatever it looks like."""
+"""Without the face's limbs, which lie inside the head in any case."""
 _SAMPLES: Final = 9
-"""Points looked at on each limb."""
+"""The number of points sampled on each limb."""
 
 
 def figure_mask(pixels: Pixels, scene: Scene) -> Mask:
-    """(height, width): which pixels are figure or trousers."""
+    """Return (height, width): true for pixels of figure or trousers."""
     look = scene.look
     behind = [look.background] if look.setting == "plain" else [look.background, look.second]
     paints = [styled(name, look.style) for name in (*behind, look.figure, look.trousers)]
@@ -36,7 +36,7 @@ def figure_mask(pixels: Pixels, scene: Scene) -> Mask:
 
 
 def adherence(mask: Mask, scene: Scene) -> float:
-    """The share of points on the scene's limbs that lie on the mask."""
+    """Return the share of points on the scene's limbs that lie on the mask."""
     height, width = mask.shape
     found = []
     for person in scene.keypoints():
@@ -51,15 +51,15 @@ def adherence(mask: Mask, scene: Scene) -> float:
 
 
 def overlap(mask: Mask, scene: Scene) -> float:
-    """Intersection over union of the mask and the figure as it would be drawn."""
+    """Return the intersection over union of the mask and the figure as it would be drawn."""
     drawn = labels(scene) != BEHIND
     return float((mask & drawn).sum() / max(1, (mask | drawn).sum()))
 
 
 def right_colours(pixels: Pixels, scene: Scene) -> tuple[bool, bool, bool]:
-    """Whether background, figure and trousers are nearest to the colour that was asked for, of all ten.
+    """Return, for background, figure and trousers, true if the requested colour is the nearest of all ten.
 
-    Each by its median over the pixels that are its own in the drawn picture. For plain backgrounds.
+    Compares the median over the pixels that belong to each in the drawn picture. For plain backgrounds.
     """
     names = list(COLOURS)
     paints = np.array([styled(name, scene.look.style) for name in names], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Has scenes painted by the device that a worker has, some rows at a time."""
+"""Renders scenes with a worker's device, several rows at a time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from darkroom.inference.contract import RenderedImage, RenderJob, RenderRequest
 from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.types import RenderedImage, RenderJob, RenderRequest
 from darkroom.schemas.events.pose import PeoplePose
 from darkroom.tools.tiny.quality.looking import Pixels
 from darkroom.tools.tiny.training.figures import Scene
@@ -21,7 +21,7 @@ ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How a scene is to be painted."""
+    """The settings with which scenes are rendered."""
 
     seed: int = 0
     steps: int = 22
@@ -31,21 +31,21 @@ class Ask:
 
 
 class Painter:
-    """A loaded device."""
+    """A loaded device that renders scenes."""
 
     def __init__(self, path: Path, controlnet_path: Path, *, threads: int = 1) -> None:
         self._device = SdxlDevice(path, controlnet_path, cpu_threads=threads, device="cpu")
         self._device.load()
 
     def paint(self, scenes: Sequence[Scene], ask: Ask, *, rows: int = ROWS) -> list[Pixels]:
-        """One picture a scene, painted `rows` at a time. Scene number n has the seed `ask.seed + n`."""
+        """Render one picture per scene, `rows` at a time. Scene number n has the seed `ask.seed + n`."""
         painted: list[Pixels] = []
         for start in range(0, len(scenes), rows):
             painted += self._together(scenes[start : start + rows], ask, start)
         return painted
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
         self._device.close()
 
     def _together(self, scenes: Sequence[Scene], ask: Ask, start: int) -> list[Pixels]:
@@ -66,7 +66,7 @@ class Painter:
 
 
 def request(scene: Scene, ask: Ask, seed: int) -> RenderRequest:
-    """The request that a scene's sentence and keypoints make."""
+    """Return the request with a scene's caption and keypoints."""
     return RenderRequest(
         prompt=scene.text,
         negative_prompt=None,

@@ -1,4 +1,4 @@
-"""A contact sheet: skeleton, picture and sentence, side by side."""
+"""Makes a contact sheet: skeleton, picture and caption, side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LETTERS: Final = 46
 
 
 def contact_sheet(scenes: Sequence[Scene], pictures: Sequence[Pixels]) -> Image.Image:
-    """All of them, `_COLUMNS` to a row, each under its skeleton's side and over its sentence."""
+    """Return the sheet: `_COLUMNS` pictures per row, each beside its skeleton and above its caption."""
     rows = -(-len(scenes) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * 2 * _CELL_PX, rows * (_CELL_PX + _TEXT_PX)), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)

@@ -1,6 +1,6 @@
-"""The questions that quality is measured by, and their answers.
+"""Measures the quality table.
 
-Scenes are drawn from lots that training never drew. Nothing was chosen on them.
+The scenes are drawn from random seeds that training never used, and no decision was made on them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from darkroom.tools.tiny.training.figures import Scene, random_scene
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the table."""
+    """One line of the quality table."""
 
     what: str
     value: float
@@ -29,30 +29,30 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """The table, and what it was read from."""
+    """The quality table, with the scenes and pictures from which it was measured."""
 
     lines: tuple[Line, ...]
     scenes: tuple[Scene, ...]
     pictures: tuple[Pixels, ...]
 
     def value(self, what: str) -> float:
-        """A line's figure. Raises `KeyError`."""
+        """Return a line's value. Raises `KeyError` for an unknown line."""
         return {line.what: line.value for line in self.lines}[what]
 
     def text(self) -> str:
-        """The table in Markdown."""
+        """Return the table in Markdown."""
         rows = [f"| {line.what} | {line.value:.3g}{line.unit} | {line.goal} |" for line in self.lines]
         return "\n".join(["| what | measured | goal |", "|---|---|---|", *rows])
 
 
 def fresh_scenes(count: int, *, people: int = 1, simple: bool = True) -> list[Scene]:
-    """Held-out scenes, the same ones every time."""
+    """Return held-out scenes, the same ones every time."""
     dice = random.Random(f"darkroom-tiny fresh {people} {simple}")  # noqa: S311 - to be repeated
     return [random_scene(dice, people=people, simple=simple) for _ in range(count)]
 
 
 def measure(painter: Painter, count: int, report: Callable[[str], None], *, ask: Ask | None = None) -> Quality:
-    """Paint `count` fresh scenes, and a tenth to a quarter as many for each further question, and look at them."""
+    """Render `count` fresh scenes, and an eighth as many for each further measure, and measure the table."""
     ask = ask or Ask()
     few = max(4, count // 8)
     report(f"one person, {count} pictures")
@@ -66,7 +66,7 @@ def measure(painter: Painter, count: int, report: Callable[[str], None], *, ask:
 
 
 def posture(scenes: Sequence[Scene], pictures: Sequence[Pixels]) -> tuple[float, float]:
-    """Adherence to the poses that were asked for, and to the next scene's instead."""
+    """Return the adherence to the requested poses, and to the next scene's poses for comparison."""
     masks = [figure_mask(pixels, scene) for scene, pixels in zip(scenes, pictures, strict=True)]
     others = [*scenes[1:], scenes[0]]
     return (
@@ -76,7 +76,7 @@ def posture(scenes: Sequence[Scene], pictures: Sequence[Pixels]) -> tuple[float,
 
 
 def colours(scenes: Sequence[Scene], pictures: Sequence[Pixels]) -> tuple[float, float, float, float]:
-    """How many backgrounds, figures and trousers have the right colour, and how many pictures have all three."""
+    """Return the shares of backgrounds, figures and trousers with the right colour, and of pictures with all three."""
     right = np.array([right_colours(pixels, scene) for scene, pixels in zip(scenes, pictures, strict=True)])
     background, figure, trousers = (float(share) for share in right.mean(axis=0))
     return background, figure, trousers, float(right.all(axis=1).mean())

@@ -1,8 +1,8 @@
-"""darkroom-tiny's measurements, and the empty model that training starts from.
+"""darkroom-tiny's configuration, and the untrained model.
 
-SDXL's structure (see `darkroom.inference.tiny.spec`) for 128 pixels. Latents are 16 x 16, as reduced as SDXL's (factor
-8): at that size a step of eight rows costs far less than eight steps of one row, on a CPU as on a GPU, and training
-sees four times as many pictures an hour as at factor 4.
+SDXL's structure (see `darkroom.inference.tiny.spec`) for 128 pixels. Latents are 16 x 16, with SDXL's factor of 8: at
+that size a step of eight rows costs far less than eight steps of one row, on a CPU as on a GPU, and training processes
+four times as many pictures an hour as at factor 4.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _TRANSFORMERS: Final[Any] = transformers
 NATIVE_PX: Final = 128
 LATENT_FACTOR: Final = 8
 LATENT_CHANNELS: Final = 8
-"""Twice SDXL's. After 90 seconds of training 8 channels gave 17.2 dB and 4 gave 14.8: small decoders need the room."""
+"""Twice SDXL's. After 90 seconds of training 8 channels gave 17.2 dB and 4 gave 14.8: small decoders need more
+channels."""
 SCALING_FACTOR: Final = 0.13025
 """SDXL's."""
 _TEXT_WIDTHS: Final = (64, 96)
@@ -38,7 +39,7 @@ _BLOCKS: Final[dict[str, Any]] = {
     "layers_per_block": 1,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "transformer_layers_per_block": [1, 1, 1],
-    # diffusers' name for what is a number of heads; 16 channels each.
+    # The number of heads, despite diffusers' name; 16 channels each.
     "attention_head_dim": [3, 6, 8],
     "norm_num_groups": 8,
     "use_linear_projection": True,
@@ -62,7 +63,7 @@ CONTROLNET: Final[dict[str, Any]] = {
 VAE: Final[dict[str, Any]] = {
     "block_out_channels": [16, 24, 48, 64],
     "layers_per_block": 1,
-    # Two channels to a group, as 8 groups would be, keep of a flat colour little more than signs.
+    # With 8 groups a group would have two channels, whose normalisation keeps little of a flat colour but its sign.
     "norm_num_groups": 1,
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
@@ -75,20 +76,20 @@ SCHEDULER: Final[dict[str, Any]] = SPEC["scheduler"]
 
 
 def make_vae() -> Any:
-    """An untrained `AutoencoderKL`."""
+    """Return an untrained `AutoencoderKL`."""
     vae = _DIFFUSERS.AutoencoderKL(**VAE)
     _silence(vae)
     return vae
 
 
 def make_tokenizers() -> tuple[Any, Any]:
-    """Both tokenizers: one vocabulary, padded differently, as SDXL's."""
+    """Return both tokenizers: one vocabulary, padded differently, as SDXL's."""
     first, second = (make_tokenizer(words(), SPEC[name]) for name in ("tokenizer", "tokenizer_2"))
     return first, second
 
 
 def make_denoiser() -> torch.nn.ModuleDict:
-    """Untrained `unet`, `controlnet`, `text_encoder` and `text_encoder_2`, which are trained together."""
+    """Return the untrained `unet`, `controlnet`, `text_encoder` and `text_encoder_2`, which are trained together."""
     vocabulary_size = len(make_tokenizers()[0])
     networks = torch.nn.ModuleDict(
         {
@@ -106,7 +107,7 @@ def make_denoiser() -> torch.nn.ModuleDict:
 
 
 def make_scheduler() -> Any:
-    """SDXL's noise schedule."""
+    """Return a scheduler with SDXL's noise schedule."""
     return _DIFFUSERS.EulerDiscreteScheduler(**SCHEDULER)
 
 
@@ -126,9 +127,9 @@ def _text(width: int, activation: str, vocabulary_size: int) -> Any:
 
 
 def _silence(networks: torch.nn.Module) -> None:
-    """Let residual blocks add nothing yet, so that a network begins as little more than a few convolutions.
+    """Zero the last layer of residual blocks, so that a network begins as little more than a few convolutions.
 
-    The VAE is so as far after 100 steps as it would be after 300.
+    The VAE reaches after 100 steps what it would otherwise reach after 300.
     """
     for module in networks.modules():
         last: Any = None
@@ -143,10 +144,10 @@ def _silence(networks: torch.nn.Module) -> None:
 
 
 def _wake(controlnet: Any) -> None:
-    """Let the pose through from the first step on.
+    """Let the pose take effect from the first step on.
 
-    Zero convolutions protect a UNet that is already trained. Here both are trained together from nothing, and with
-    zeros the UNet learns to do without the pose first.
+    Zero convolutions protect a UNet that is already trained. Here both are trained together from scratch, and with
+    zeros the UNet would first learn to ignore the pose.
     """
     with torch.no_grad():
         for convolution in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
@@ -155,6 +156,6 @@ def _wake(controlnet: Any) -> None:
             convolution.bias.zero_()
         encoder = controlnet.controlnet_cond_embedding
         for convolution in (encoder.conv_in, *encoder.blocks, encoder.conv_out):
-            # Eight convolutions in a row: each, as torch draws them, would keep a third of its input.
+            # Eight convolutions in a row: with torch's default weights each would pass on a third of its input.
             torch.nn.init.kaiming_normal_(convolution.weight)
             convolution.bias.zero_()

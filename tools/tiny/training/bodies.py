@@ -1,8 +1,8 @@
-"""Draws lots for poses: where the joints of a person are.
+"""Generates random poses: the joints of people.
 
-Bodies are chains of bones with random directions: standing, cheering, sitting, striding and what no one ever does, from
-the front, from behind and turned aside. Lengths are in units of a standing body's height; a finished person
-lies in fractions of the picture.
+Bodies are chains of bones with random directions: standing, cheering, sitting, striding and impossible poses, seen from
+the front, from behind and from the side. Lengths are in units of a standing body's height; a finished person is in
+pixels of the picture.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Person:
     """One person's joints, in the picture's pixels."""
 
     points: tuple[Point | None, ...]
-    """18 (coco18); None for a joint that is missing, with all that hangs on it."""
+    """18 points (coco18); None for a missing joint and all joints beyond it."""
     size: float
-    """The standing body's height."""
+    """The height of the standing body, in pixels."""
 
     def keypoints(self, width: int, height: int) -> tuple[Keypoint, ...]:
-        """As fractions of the picture. What lies outside of it is not seen, as a detector has it."""
+        """Return the points as fractions of the picture. As with a detector, points outside the picture are unseen."""
         return tuple(
             (point[0] / width, point[1] / height)
             if point is not None and 0 <= point[0] < width and 0 <= point[1] < height
@@ -44,7 +44,8 @@ class Person:
 
 
 def random_people(dice: random.Random, count: int, *, width: int, height: int, whole: bool = False) -> list[Person]:
-    """`count` people side by side. `whole`: nobody is cut off by the picture's edge and nobody lacks a joint."""
+    """Generate `count` people side by side. `whole`: nobody is cut off by the picture's edge and nobody lacks a
+    joint."""
     people = []
     for place in range(count):
         left, right = width * place / count, width * (place + 1) / count
@@ -58,7 +59,7 @@ def random_people(dice: random.Random, count: int, *, width: int, height: int, w
 
 
 def _random_body(dice: random.Random) -> Person:
-    """A body of height 1 with its neck at (0, 0); y points down."""
+    """Generate a body of height 1 with its neck at (0, 0); y points down."""
     turned = dice.choices((1.0, 0.35, -1.0), (0.78, 0.14, 0.08))[0] * dice.uniform(0.85, 1.1)
     lean = math.radians(dice.gauss(0, 9) if dice.random() < 0.85 else dice.uniform(-55, 55))
     across = (math.cos(lean), math.sin(lean))
@@ -74,7 +75,7 @@ def _random_body(dice: random.Random) -> Person:
         (-1, RIGHT_ARM, RIGHT_LEG, arms[0], legs[0]),
         (1, LEFT_ARM, LEFT_LEG, arms[1], legs[1]),
     ):
-        # From behind the person's right is the picture's right.
+        # Seen from behind, the person's right is the picture's right.
         direction = math.copysign(1, turned) * side
         shoulder = _add((0.0, 0.0), across, side * turned * _SHOULDER)
         hip = _add(hips, across, side * turned * _HIP)
@@ -82,7 +83,7 @@ def _random_body(dice: random.Random) -> Person:
             points, arm, dice, root=shoulder, angles=arm_angles, direction=direction, lean=lean,
             lengths=(_UPPER_ARM, _FOREARM),
         )  # fmt: skip
-        # Legs stand on the ground rather than follow the torso.
+        # Legs stand on the ground instead of following the torso.
         _set_chain(
             points, leg, dice, root=hip, angles=leg_angles, direction=direction, lean=lean * 0.3,
             lengths=(_THIGH, _SHIN),
@@ -91,7 +92,7 @@ def _random_body(dice: random.Random) -> Person:
 
 
 def _arm_angles(dice: random.Random) -> tuple[Point, Point]:
-    """For each arm the upper arm's and the forearm's angle in degrees: 0 hangs down, 90 points outward, 180 up."""
+    """Return each arm's angles of upper arm and forearm in degrees: 0 hangs down, 90 points outward, 180 up."""
     kind = dice.choices(("hanging", "raised", "aside", "any"), (0.25, 0.15, 0.15, 0.45))[0]
     if kind == "any":
         return _any_arm(dice), _any_arm(dice)
@@ -147,7 +148,7 @@ def _set_chain(
 
 
 def _set_face(points: list[Point | None], head: Point, nod: float, turned: float, dice: random.Random) -> None:
-    """Nose, eyes and ears on a head whose middle is `head`; from behind only the ears are seen."""
+    """Place nose, eyes and ears on a head whose middle is `head`; from behind only the ears are seen."""
     across, up = (math.cos(nod), math.sin(nod)), (math.sin(nod), -math.cos(nod))
     looks = dice.gauss(0, 0.012) if abs(turned) > 0.6 else dice.choice((-1, 1)) * 0.045
     if turned > 0:
@@ -161,7 +162,7 @@ def _set_face(points: list[Point | None], head: Point, nod: float, turned: float
 
 
 def _fitted(person: Person, dice: random.Random, left: float, right: float, height: float) -> Person:
-    """Scaled and placed so that all of it lies between `left` and `right` (pixels) with a margin."""
+    """Scale and place the person so that all of it lies between `left` and `right` (pixels) with a margin."""
     room_x, room_y = 0.94 * (right - left), 0.94 * height
     x0, y0, x1, y1 = _box(person)
     largest = min(room_x / (x1 - x0), room_y / (y1 - y0), 0.98 * height)
@@ -172,13 +173,13 @@ def _fitted(person: Person, dice: random.Random, left: float, right: float, heig
 
 
 def _closer(person: Person, dice: random.Random, width: int, height: int) -> Person:
-    """So near that the picture's lower edge cuts the legs off."""
+    """Place the person so near that the picture's lower edge cuts off the legs."""
     size = height * dice.uniform(1.15, 1.6)
     return _moved(person, size, width * dice.uniform(0.38, 0.62), height * dice.uniform(0.3, 0.45))
 
 
 def _without_some(person: Person, dice: random.Random) -> Person:
-    """Now and then a forearm, an arm or a leg is missing."""
+    """Remove a forearm, an arm or a leg now and then."""
     if dice.random() > 0.12:
         return person
     chain = dice.choice((RIGHT_ARM, LEFT_ARM, RIGHT_LEG, LEFT_LEG))

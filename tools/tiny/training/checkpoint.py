@@ -1,9 +1,9 @@
-"""A stage of training that can be killed at any time: what it has reached, on disk, and how far that is.
+"""A stage of training with checkpoints on disk, which can be killed at any time.
 
-How far a stage is, is told by the processor time it has trained for, divided by the threads. On a machine of one's own
-those are minutes on the clock; beside other programs, or stopped, a stage takes longer and learns as much. A slow
-machine goes through the same learning rates as a fast one, and a stage that is given more minutes later goes on from
-where it was.
+A stage's progress is the processor time that it has trained for, divided by the number of threads. On an idle machine
+those are minutes on the clock; beside other programs, or while stopped, a stage takes longer and learns as much. A slow
+machine goes through the same learning rates as a fast one, and a stage that is later given more minutes continues from
+its checkpoint.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _EMA_DECAY: Final = 0.999
 
 
 @dataclass(slots=True)
-class Stage:
-    """Networks in training, the running average of their weights, and their optimizers."""
+class TrainingStage:
+    """Networks in training, the moving average of their weights, and their optimizers."""
 
     file: Path
     networks: torch.nn.Module
     seconds_total: float
     rate: float
-    """AdamW's highest learning rate; it rises over the first steps and falls to zero as half a cosine."""
+    """AdamW's highest learning rate; the rate rises over the first steps and falls to zero along half a cosine."""
     muon_rate: float | None = None
-    """Muon's, in the same way. Where it is None, AdamW trains the matrices as well."""
+    """Muon's highest learning rate. If it is None, AdamW trains the matrices as well."""
     average: torch.nn.Module = field(init=False)
     optimizers: list[torch.optim.Optimizer] = field(init=False)
     steps: int = 0
     seconds: float = 0.0
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Whatever else the stage must not lose."""
+    """Further tensors that belong to the checkpoint."""
     _saved_at_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Stage:
         matrices = [] if self.muon_rate is None else [p for p in self.networks.parameters() if p.ndim > 1]
         chosen = {id(parameter) for parameter in matrices}
         others = [parameter for parameter in self.networks.parameters() if id(parameter) not in chosen]
-        # Weights move fast and for a short time, so the second moment forgets faster than by default.
+        # Weights change fast and for a short time, so the second moment decays faster than by default.
         self.optimizers = [torch.optim.AdamW(others, self.rate, betas=(0.9, 0.99), weight_decay=1e-4)]
         if self.muon_rate is not None:
             self.optimizers.append(Muon(matrices, self.muon_rate))
@@ -61,7 +61,7 @@ class Stage:
 
     @property
     def is_done(self) -> bool:
-        """Whether all of the stage's time is spent."""
+        """True once all of the stage's time is spent."""
         return self.seconds >= self.seconds_total
 
     def train(
@@ -73,9 +73,9 @@ class Stage:
         steps_max: int | None = None,
         when_saved: Callable[[], None] | None = None,
     ) -> None:
-        """Step until the time is spent, or for `steps_max` steps, and save.
+        """Take steps until the time is spent, or `steps_max` steps, and save.
 
-        `loss_of` draws a batch and gives its loss.
+        `loss_of` draws a batch and returns its loss.
         """
         self._saved_at_s = self.seconds
         recent, reported_at = 0.0, time.monotonic()
@@ -98,7 +98,7 @@ class Stage:
             when_saved()
 
     def save(self) -> None:
-        """Write the checkpoint; the earlier one stays until the new one is whole."""
+        """Write the checkpoint; the previous one stays until the new one is complete."""
         state = {
             "networks": self.networks.state_dict(),
             "average": self.average.state_dict(),
@@ -137,7 +137,7 @@ class Stage:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        # Of the first steps nothing is worth remembering.
+        # The first steps' weights are not worth averaging.
         decay = min(_EMA_DECAY, (1 + self.steps) / (10 + self.steps))
         ours: list[torch.Tensor] = list(self.average.parameters())
         theirs: list[torch.Tensor] = list(self.networks.parameters())

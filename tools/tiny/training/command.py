@@ -1,4 +1,4 @@
-"""The command `darkroom train-tiny`, also `python -m darkroom.inference.tiny`."""
+"""The command `darkroom train-tiny`, also `python -m darkroom.tools.tiny`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from darkroom.inference.tiny.folder import default_root
+from darkroom.inference.user_cache import user_cache_folder
 
 
 @click.command(
@@ -25,10 +25,10 @@ from darkroom.inference.tiny.folder import default_root
 @click.option(
     "--budget-minutes",
     type=click.FloatRange(0, min_open=True),
-    help="Scale all three, and the number of shards, to about so long in total.",
+    help="Scale all three, and the number of shards, to about this total time.",
 )
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
-@click.option("--restart", is_flag=True, help="Begin anew instead of going on from the checkpoints in --out.")
+@click.option("--restart", is_flag=True, help="Start over instead of continuing from the checkpoints in --out.")
 def train_tiny(
     *,
     out: Path | None,
@@ -40,24 +40,24 @@ def train_tiny(
     threads: int,
     restart: bool,
 ) -> None:
-    """Train a tiny model that paints, from pictures that are drawn here: three hours on two CPU cores by default.
+    """Train a tiny model that paints, from pictures that the command draws: three hours on two CPU cores by default.
 
-    Draws pairs of pictures and skeletons, trains the VAE, its decoder some more by itself, then UNet, ControlNet and
-    text encoders together. Killed at any time, it goes on from its last checkpoint, at most three minutes back; with
-    more minutes than before it trains on.
+    Draws pairs of pictures and skeletons, trains the VAE, then its decoder alone, then UNet, ControlNet and text
+    encoders together. Killed at any time, it continues from its last checkpoint, at most three minutes back; given more
+    minutes than before, it trains further.
     """
-    from darkroom.tools.tiny.training.run import Plan, train
+    from darkroom.tools.tiny.training.run import TrainingPlan, train
 
-    # The whole of the default takes 20 minutes more than its trainings: for drawing and encoding.
+    # By default, drawing and encoding take 20 minutes on top of the training time.
     share = 1.0 if budget_minutes is None else min(1.0, budget_minutes / 180.0)
-    plan = Plan(
+    plan = TrainingPlan(
         shards=max(2, round(shards * share)),
         vae_minutes=minutes_vae * share,
         decoder_minutes=minutes_decoder * share,
         denoiser_minutes=minutes_denoiser * share,
         threads=threads,
     )
-    folder = out or default_root() / "training"
+    folder = out or user_cache_folder() / "training"
     if restart:
         _forget(folder)
     began = time.monotonic()
@@ -68,6 +68,7 @@ def train_tiny(
 
 
 def _forget(folder: Path) -> None:
-    """Remove the checkpoints, so that training begins anew. The drawn pairs are the same every time and stay."""
+    """Remove the checkpoints, so that training starts over. The drawn pairs stay, because they are the same every
+    time."""
     for file in folder.glob("*.pt"):
         file.unlink()

@@ -1,8 +1,8 @@
-"""Trains UNet, ControlNet and both text encoders together, from nothing.
+"""Trains UNet, ControlNet and both text encoders together, from scratch.
 
-Predicts the noise, as SDXL does, on its noise schedule. Losses are weighted by signal-to-noise ratio, cut at 5 (Hang
-et al. 2023, "Min-SNR"). The noise has an offset of its own per picture and channel, without which a picture's
-mean, and with it the background's colour, is never wholly hidden in training and drifts in sampling.
+The UNet predicts the noise on SDXL's noise schedule. Losses are weighted by signal-to-noise ratio, clipped at 5 (Hang
+et al. 2023, "Min-SNR"). The noise has a random offset per picture and channel. Without it a picture's mean, and with it
+the background's colour, would never be fully hidden in training and would drift in sampling.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from darkroom.tools.tiny.training.blueprint import make_denoiser, make_scheduler, make_tokenizers
-from darkroom.tools.tiny.training.checkpoint import Stage
+from darkroom.tools.tiny.training.checkpoint import TrainingStage
 from darkroom.tools.tiny.training.drawn import Batch, Pairs
 
 _RATE: Final = 1.0e-3
@@ -26,15 +26,15 @@ _NO_TEXT_SHARE: Final = 0.1
 _NO_POSE_SHARE: Final = 0.05
 
 
-def denoiser_stage(file: Path, seconds: float) -> Stage:
-    """The training of the four networks, from its checkpoint where there is one."""
-    return Stage(file, make_denoiser(), seconds, _RATE)
+def denoiser_stage(file: Path, seconds: float) -> TrainingStage:
+    """Return the training of the four networks, continued from its checkpoint if there is one."""
+    return TrainingStage(file, make_denoiser(), seconds, _RATE)
 
 
 def denoiser_loss(
-    stage: Stage, pairs: Pairs, dice: np.random.Generator, batch_size: int = _BATCH
+    stage: TrainingStage, pairs: Pairs, dice: np.random.Generator, batch_size: int = _BATCH
 ) -> Callable[[], torch.Tensor]:
-    """Draws pairs and gives the loss of the networks in training."""
+    """Return a function that draws pairs and returns the loss of the networks in training."""
     texts = Texts()
     signal = make_scheduler().alphas_cumprod
 
@@ -63,7 +63,7 @@ def predict(
     texts: Texts,
     dice: np.random.Generator,
 ) -> torch.Tensor:
-    """The noise that the networks see, some rows without their caption and some without their pose."""
+    """Return the predicted noise, with some rows without their caption and some without their pose."""
     count = len(batch.texts)
     captions, is_silent = _without_some(batch.texts, dice)
     tokens, pooled = texts.embed(networks, captions)
@@ -93,14 +93,14 @@ def predict(
 
 
 class Texts:
-    """Captions to what the UNet is told: both encoders' last layer but one, and the second's pooled embedding."""
+    """Encodes captions for the UNet: both encoders' penultimate layers, and the second encoder's pooled embedding."""
 
     def __init__(self) -> None:
         self._tokenizers = make_tokenizers()
         self._ids: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def embed(self, networks: Any, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, 77, width of both) and (batch, pooled width), with gradients."""
+        """Return (batch, 77, width of both) token embeddings and (batch, pooled width), with gradients."""
         ids = [self._tokens(text) for text in captions]
         first = networks["text_encoder"](torch.stack([a for a, _ in ids]), output_hidden_states=True)
         second = networks["text_encoder_2"](torch.stack([b for _, b in ids]), output_hidden_states=True)
@@ -117,7 +117,8 @@ class Texts:
 
 
 def _without_some(texts: list[str], dice: np.random.Generator) -> tuple[list[str], np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Captions of which some are empty, and which rows get zeros, as a request without a negative prompt does."""
+    """Return captions of which some are empty, and the rows that get zeros, like a request without a negative
+    prompt."""
     lots = dice.random(len(texts))
     captions = ["" if lot < _NO_TEXT_SHARE else text for text, lot in zip(texts, lots, strict=True)]
     return captions, lots < _NO_TEXT_SHARE / 2

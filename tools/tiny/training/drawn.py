@@ -1,8 +1,8 @@
-"""The pictures to learn from, on disk in shards of one size each.
+"""The training pictures, on disk in shards of one size each.
 
 A shard is a folder with `pictures.npy` and `skeletons.npy` ((pairs, height, width, 3) uint8), `texts.json` and, once
 there is a VAE, `latents.npy` ((pairs, channels, height / 8, width / 8) float16). A shard's number is its seed, so that
-a shard that is lost is drawn again as it was.
+a lost shard can be drawn again.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ Array = np.ndarray[Any, Any]
 
 _OTHER_SIZES: Final = ((96, 128), (128, 96), (160, 128), (128, 160))
 _EVERY: Final = 10
-"""One shard in so many has another size than the native one."""
+"""One shard in this many has another size than the native one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """The drawn pairs under `folder`: `count` shards of `pairs` each."""
+    """The drawn pairs under `folder`: `count` shards of `pairs` pairs each."""
 
     folder: Path
     count: int
     pairs: int
 
     def path(self, number: int) -> Path:
-        """A shard's folder."""
+        """Return a shard's folder."""
         return self.folder / f"{number:04}"
 
     def missing(self) -> list[int]:
-        """Shards that are still to be drawn."""
+        """Return the shards that are still to be drawn."""
         return [number for number in range(self.count) if not self.path(number).is_dir()]
 
     def draw(self, number: int) -> None:
-        """Draw one shard. It appears whole or not at all."""
+        """Draw one shard. It appears complete or not at all."""
         width, height = shard_size(number)
         dice = random.Random(f"darkroom-tiny pairs {number}")  # noqa: S311 - to be repeated
         scenes = [random_scene(dice, width=width, height=height) for _ in range(self.pairs)]
@@ -58,7 +58,7 @@ class Shards:
         half.rename(self.path(number))
 
     def not_encoded(self) -> list[int]:
-        """Shards without latents."""
+        """Return the shards without latents."""
         return [number for number in range(self.count) if not (self.path(number) / "latents.npy").is_file()]
 
     def encode(self, number: int, encoder: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -71,12 +71,12 @@ class Shards:
         half.rename(self.path(number) / "latents.npy")
 
     def forget_latents(self) -> None:
-        """Of a VAE that has changed since."""
+        """Remove all latents, because the VAE has changed."""
         for number in range(self.count):
             (self.path(number) / "latents.npy").unlink(missing_ok=True)
 
     def pictures(self, number: int) -> Array:
-        """A shard's pictures, mapped rather than read."""
+        """Return a shard's pictures, memory-mapped."""
         array: Array = np.load(self.path(number) / "pictures.npy", mmap_mode="r")
         return array
 
@@ -103,7 +103,7 @@ class Pairs:
         self._texts: list[list[str]] = [json.loads((path / "texts.json").read_text()) for path in paths]
 
     def batch(self, size: int, dice: np.random.Generator) -> Batch:
-        """`size` pairs of one random shard."""
+        """Draw `size` pairs from one random shard."""
         shard = int(dice.integers(len(self._sizes)))
         rows = np.sort(dice.choice(len(self._texts[shard]), size, replace=False))
         skeletons = torch.from_numpy(self._skeletons[shard][rows]).permute(0, 3, 1, 2).float() / 255.0
@@ -112,12 +112,12 @@ class Pairs:
 
 
 def shard_size(number: int) -> tuple[int, int]:
-    """Width and height of a shard's pictures."""
+    """Return the width and height of a shard's pictures."""
     if number % _EVERY != _EVERY - 1:
         return NATIVE_PX, NATIVE_PX
     return _OTHER_SIZES[number // _EVERY % len(_OTHER_SIZES)]
 
 
 def to_levels(pictures: Array) -> torch.Tensor:
-    """uint8 (batch, height, width, 3) to (batch, 3, height, width) in [-1, 1]."""
+    """Turn uint8 (batch, height, width, 3) into (batch, 3, height, width) in [-1, 1]."""
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1.0

@@ -1,7 +1,7 @@
-"""Draws a scene: the picture a model is to paint, which of its pixels are whose, and the skeleton it is asked with.
+"""Draws a scene: the picture that a model should paint, a label for every pixel, and the skeleton of the request.
 
-The figure is drawn three times as large and then reduced, so that its edges are smooth. Labels are drawn from
-the same shapes without smoothing.
+The figure is drawn three times as large and then reduced, so that its edges are smooth. Labels are drawn from the same
+shapes without smoothing.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from darkroom.tools.tiny.training.bodies import (
 from darkroom.tools.tiny.training.grammar import COLOURS, Colour, Look, caption, random_look
 
 BEHIND, FIGURE, TROUSERS = 0, 1, 2
-"""Labels of a pixel."""
+"""A pixel's labels."""
 _LARGER: Final = 3
 _ARM, _LEG, _TORSO = 0.034, 0.042, 0.046
-"""Half widths of limbs and of the torso's rounding, in standing body heights."""
+"""Half-widths of limbs and of the torso's rounding, in heights of a standing body."""
 _RIM_PX: Final = {"flat": 0.0, "outline": 1.1, "watercolour": 0.66}
-"""How far the edge of each style reaches out, at 128 pixels."""
+"""Pixels by which each style's edge extends outwards, at 128 pixels."""
 _INSIDE_PX: Final = 0.44
-"""How far an edge reaches in."""
+"""Pixels by which an edge extends inwards, at 128 pixels."""
 _LINE: Final = (28, 26, 34)
 _LINE_ON_BLACK: Final = (236, 236, 236)
 _WASH: Final = 0.3
-"""How much of watercolour is the paper."""
+"""The share of paper in watercolour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,17 @@ class Scene:
     width: int
     height: int
     seed: int
-    """Of what the words leave open: where the horizon lies, how the colour runs."""
+    """Decides what the caption leaves open: the horizon, the flow of colour."""
 
     def keypoints(self) -> list[tuple[Any, ...]]:
-        """The people's joints as fractions of the picture."""
+        """Return the people's joints as fractions of the picture."""
         return [person.keypoints(self.width, self.height) for person in self.people]
 
 
 def random_scene(
     dice: random.Random, *, width: int = 128, height: int = 128, people: int | None = None, simple: bool = False
 ) -> Scene:
-    """A scene with 1 to 3 `people`. `simple`: on a plain background, with everybody whole."""
+    """Generate a scene with 1 to 3 `people`. `simple`: on a plain background, with everybody whole."""
     count = people or dice.choices((1, 2, 3), (0.76, 0.17, 0.07))[0]
     look = random_look(dice, plain=simple)
     bodies = random_people(dice, count, width=width, height=height, whole=simple)
@@ -75,12 +75,12 @@ def random_scene(
 
 
 def skeleton(scene: Scene) -> Image.Image:
-    """The control picture, drawn exactly as for a request."""
+    """Draw the control picture with the same code as for a request."""
     return draw_people(scene.keypoints(), width=scene.width, height=scene.height)
 
 
 def picture(scene: Scene) -> Image.Image:
-    """The picture that the scene's sentence and skeleton ask for: RGB."""
+    """Draw the picture that the scene's caption and skeleton describe: RGB."""
     tints = tint(scene.look)
     canvas = _backdrop(scene, tints)
     draw = ImageDraw.Draw(canvas)
@@ -91,7 +91,7 @@ def picture(scene: Scene) -> Image.Image:
             if scene.look.style == "outline":
                 _fill(draw, shapes, line_colour(scene.look), rim)
             elif scene.look.style == "watercolour":
-                # Pigment gathers where the wet colour ends.
+                # Pigment gathers at the edge of wet colour.
                 _fill(draw, shapes, _mixed(colour, (0, 0, 0), 0.18), rim)
             _fill(draw, shapes, colour, -_INSIDE_PX * _scale(scene) if rim else 0.0)
     small = canvas.reduce(_LARGER)
@@ -99,7 +99,7 @@ def picture(scene: Scene) -> Image.Image:
 
 
 def labels(scene: Scene) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(height, width) uint8: `BEHIND`, `FIGURE` or `TROUSERS`."""
+    """Return (height, width) uint8: `BEHIND`, `FIGURE` or `TROUSERS`."""
     canvas = Image.new("L", (scene.width * _LARGER, scene.height * _LARGER), BEHIND)
     draw = ImageDraw.Draw(canvas)
     for person in scene.people:
@@ -109,20 +109,20 @@ def labels(scene: Scene) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def tint(look: Look, colours: tuple[str, str, str] | None = None) -> tuple[Colour, Colour, Colour]:
-    """The colours of background, figure and trousers (or of the three named) as the look's style paints them."""
+    """Return the colours of background, figure and trousers (or of the three named) as the look's style paints them."""
     names = colours or (look.background, look.figure, look.trousers)
     first, second, third = (styled(name, look.style) for name in names)
     return first, second, third
 
 
 def styled(colour: str, style: str) -> Colour:
-    """A colour's value in a style."""
+    """Return a colour's value in a style."""
     value = COLOURS[colour]
     return _mixed(value, (255, 255, 255), _WASH) if style == "watercolour" else value
 
 
 def line_colour(look: Look) -> Colour:
-    """What the outline style draws with: ink, or chalk where ink would not be seen."""
+    """Return the outline style's line colour: ink, or chalk if ink would not be visible."""
     return _LINE_ON_BLACK if "black" in (look.background, look.figure) else _LINE
 
 
@@ -151,7 +151,7 @@ def _scale(scene: Scene) -> float:
 
 
 def _layers(person: Person, build: float) -> Iterator[tuple[int, list[_Shape]]]:
-    """What lies under first: legs, then torso and head, then arms."""
+    """Yield the layers from the bottom up: legs, then torso and head, then arms."""
     p, size = person.points, person.size
     arm, leg = _ARM * size * build, _LEG * size * build
     yield TROUSERS, [*_limb(p, RIGHT_LEG, leg), *_limb(p, LEFT_LEG, leg)]
@@ -229,7 +229,7 @@ def _backdrop(scene: Scene, tints: tuple[Colour, Colour, Colour]) -> Image.Image
 
 
 def _run(image: Image.Image, seed: int) -> Image.Image:
-    """Watercolour is never even: lighter and darker by up to some 4%, smoothly."""
+    """Make watercolour uneven: smoothly lighter and darker by up to 6%."""
     clouds = np.random.default_rng(seed).uniform(0.0, 255.0, (5, 5)).astype(np.uint8)
     smooth = np.asarray(Image.fromarray(clouds).resize(image.size, Image.Resampling.BICUBIC), dtype=np.float32)
     factor = 1.0 + (smooth[..., None] / 255.0 - 0.5) * 0.12

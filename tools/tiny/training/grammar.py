@@ -1,7 +1,7 @@
-"""What a picture can show, and the sentence that says so.
+"""Defines what a picture can show, and the caption that describes it.
 
-A scene is a handful of words; its caption is built from them by a small grammar, so that whether a painted picture
-shows what was asked for can be measured.
+A scene is a handful of words, and a small grammar builds its caption from them, so that a painted picture can be
+compared with its caption by measurement.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ COLOURS: Final[dict[str, Colour]] = {
     "black": (22, 22, 26),
     "grey": (130, 134, 140),
 }
-"""Ten colours that stay apart when a small model blurs them."""
+"""Ten colours that remain distinguishable when a small model blurs them."""
 STYLES: Final = ("flat", "outline", "watercolour")
 SETTINGS: Final = ("plain", "ground", "fading", "sun", "hill")
-"""All but `plain` have a second colour."""
+"""Settings; all but `plain` have a second colour."""
 NUMBERS: Final = ("a", "two", "three")
 _NOUNS: Final = (("figure", "figures"), ("person", "people"), ("dancer", "dancers"))
 _LEGWEAR: Final = ("trousers", "jeans")
@@ -37,7 +37,7 @@ _STURDY_ABOVE: Final = 1.15
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """All of a scene but who stands where in it."""
+    """Everything about a scene except its people and their poses."""
 
     figure: str
     """The colour of heads, torsos and arms."""
@@ -46,27 +46,27 @@ class Look:
     style: str = "flat"
     setting: str = "plain"
     second: str = "white"
-    """The setting's second colour: of the ground, of what the background fades to, of the sun or the hill."""
+    """The setting's second colour: of the ground, the fading background's other end, the sun or the hill."""
     build: float = 1.0
-    """How thick limbs are, as a factor."""
+    """The thickness of limbs, as a factor."""
 
 
 def random_look(dice: random.Random, *, plain: bool = False) -> Look:
-    """A look whose figure stands out from whatever is behind it. `plain`: without a setting."""
+    """Generate a look whose figure contrasts with everything behind it. `plain`: without a setting."""
     background = dice.choice(list(COLOURS))
     setting = "plain" if plain or dice.random() < 0.7 else dice.choice(SETTINGS[1:])
     second = dice.choice([name for name in COLOURS if name != background])
     behind = {background} if setting == "plain" else {background, second}
     clothes = [name for name in COLOURS if name not in behind]
     figure = dice.choice(clothes)
-    # One colour from head to foot is rare, because nothing could be learnt from it of which word goes where.
+    # One colour from head to foot is rare, because it does not teach which word belongs to which part.
     trousers = figure if dice.random() < 0.05 else dice.choice([name for name in clothes if name != figure])
     style = dice.choices(STYLES, (0.5, 0.25, 0.25))[0]
     return Look(figure, trousers, background, style, setting, second, build=dice.uniform(0.72, 1.3))
 
 
 def caption(look: Look, people: int, dice: random.Random) -> str:
-    """One of the sentences that describe `look` with so many people (1 to 3)."""
+    """Return one of the captions that describe `look` with this number of people (1 to 3)."""
     noun = dice.choices(_NOUNS, (0.7, 0.15, 0.15))[0][0 if people == 1 else 1]
     subject = _counted(people, " ".join([*_build_word(look, dice), look.figure, noun]))
     legwear = dice.choices(_LEGWEAR, (0.85, 0.15))[0]
@@ -76,14 +76,14 @@ def caption(look: Look, people: int, dice: random.Random) -> str:
 
 
 def plain_caption(look: Look, people: int = 1) -> str:
-    """The shortest sentence with everything in it, always the same one."""
+    """Return the shortest complete caption, always the same one."""
     noun = _NOUNS[0][0 if people == 1 else 1]
     sentence = f"{_counted(people, f'{look.figure} {noun}')} with {look.trousers} trousers {_place(look)}"
     return sentence if look.style == "flat" else f"{sentence}, {look.style}"
 
 
 def words() -> tuple[str, ...]:
-    """Every word and mark that a caption can have, in a fixed order."""
+    """Return every word and mark that a caption can have, in a fixed order."""
     nouns = [noun for pair in _NOUNS for noun in pair]
     others = (
         "an",

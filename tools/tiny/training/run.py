@@ -1,14 +1,18 @@
-"""Training from the first picture drawn to the model's folders, in stages that can be killed and gone on with.
+"""Runs the training from the first drawn picture to the model's folders, in stages that can be killed and continued.
 
-Everything lies in one folder: `pairs/` (the drawn shards), `vae.pt`, `decoder.pt` and `denoiser.pt` (checkpoints),
-`vae-trained.pt` (what the latents were made with) and, after every checkpoint of the denoiser, the model itself in
+Everything is in one folder: `pairs/` (the drawn shards), `vae.pt`, `decoder.pt` and `denoiser.pt` (checkpoints),
+`vae-trained.pt` (the VAE that made the latents) and, after every checkpoint of the denoiser, the model itself in
 `model/` and `controlnet/`.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +20,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from darkroom.inference.quiet import no_progress_bars
+from darkroom.inference.tiny.weights import pipeline_index
 from darkroom.tools.tiny.training.autoencoding import (
     decoder_loss,
     decoder_stage,
@@ -26,11 +32,10 @@ from darkroom.tools.tiny.training.autoencoding import (
     vae_stage,
     with_decoder,
 )
-from darkroom.tools.tiny.training.blueprint import make_vae
-from darkroom.tools.tiny.training.checkpoint import Stage
+from darkroom.tools.tiny.training.blueprint import make_scheduler, make_tokenizers, make_vae
+from darkroom.tools.tiny.training.checkpoint import TrainingStage
 from darkroom.tools.tiny.training.denoising import denoiser_loss, denoiser_stage
 from darkroom.tools.tiny.training.drawn import Pairs, Shards
-from darkroom.tools.tiny.training.export import export
 
 Report = Callable[[str], None]
 
@@ -38,8 +43,8 @@ _SAVE_EVERY_S: Final = 150.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a training run spends. The defaults take some three hours on two CPU cores."""
+class TrainingPlan:
+    """The budget of a training run. The defaults take some three hours on two CPU cores."""
 
     shards: int = 80
     pairs_per_shard: int = 500
@@ -48,16 +53,16 @@ class Plan:
     denoiser_minutes: float = 125.0
     threads: int = 2
     vae_steps_max: int | None = None
-    """Of one call, for a trial; the same below."""
+    """Limit of steps in one call, for a trial run; the same below."""
     denoiser_steps_max: int | None = None
     denoiser_batch: int = 24
     save_every_s: float = _SAVE_EVERY_S
 
 
-def train(folder: Path, plan: Plan, report: Report) -> Path:
-    """Train darkroom-tiny in `folder`, going on from whatever is there, and give the folder with the model.
+def train(folder: Path, plan: TrainingPlan, report: Report) -> Path:
+    """Train darkroom-tiny in `folder`, continue from its checkpoints, and return the folder with the model.
 
-    Raises `OSError` where `folder` cannot be written.
+    Raises `OSError` if `folder` cannot be written.
     """
     torch.set_num_threads(plan.threads)
     shards = Shards(folder / "pairs", plan.shards, plan.pairs_per_shard)
@@ -88,6 +93,29 @@ def train(folder: Path, plan: Plan, report: Report) -> Path:
     return folder
 
 
+def export(folder: Path, networks: Mapping[str, Any], vae: Any) -> None:
+    """Write `folder/model` and `folder/controlnet` in fp16, replacing earlier ones. The networks stay unchanged.
+
+    Raises `OSError` if the folder cannot be written.
+    """
+    tokenizer, tokenizer_2 = make_tokenizers()
+    parts: dict[str, Any] = {**networks, "vae": vae}
+    parts = {name: deepcopy(part).half() for name, part in parts.items()}
+    controlnet = parts.pop("controlnet")
+    parts |= {"tokenizer": tokenizer, "tokenizer_2": tokenizer_2, "scheduler": make_scheduler()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as workplace:
+        half = Path(workplace)
+        with no_progress_bars():
+            for name, part in parts.items():
+                part.save_pretrained(half / "model" / name)
+            controlnet.save_pretrained(half / "controlnet")
+        (half / "model" / "model_index.json").write_text(json.dumps(pipeline_index(parts), indent=2) + "\n")
+        for name in ("model", "controlnet"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(half / name, folder / name)
+
+
 def _draw(shards: Shards, report: Report) -> None:
     missing = shards.missing()
     for done, number in enumerate(missing):
@@ -95,8 +123,8 @@ def _draw(shards: Shards, report: Report) -> None:
         report(f"drawing: {done + 1} of {len(missing)} shards")
 
 
-def _trained_vae(folder: Path, shards: Shards, plan: Plan, report: Report) -> Any:
-    """The finished VAE. Its latents stand on disk, so once finished it is not trained further."""
+def _trained_vae(folder: Path, shards: Shards, plan: TrainingPlan, report: Report) -> Any:
+    """Return the finished VAE. Its latents are on disk, so once finished it is not trained further."""
     finished = folder / "vae-trained.pt"
     vae = make_vae().eval()
     if not finished.is_file():
@@ -124,8 +152,8 @@ def _encode(shards: Shards, vae: Any, report: Report) -> None:
         report(f"encoding: {done + 1} of {len(missing)} shards")
 
 
-def _fresh_lots(stage: Stage) -> np.random.Generator:
-    """Lots that do not repeat those before the last checkpoint. Seeds torch's own, too."""
+def _fresh_lots(stage: TrainingStage) -> np.random.Generator:
+    """Return random numbers that do not repeat those before the last checkpoint. Seeds torch's global state, too."""
     torch.manual_seed(stage.steps)
     return np.random.default_rng(stage.steps)
 

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer for which every word of the grammar is one token, and which still takes any text."""
+"""Makes a CLIP tokenizer for which every word of the grammar is one token, and which still takes any text."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Pair = tuple[str, str]
 
 
 def learn_merges(words: Sequence[str]) -> list[Pair]:
-    """Byte-pair merges, learnt on the list of words until each of them is whole.
+    """Learn byte-pair merges on the list of words until each word is one token.
 
-    The commonest pair comes first, of equals the alphabetically first (Sennrich et al. 2016, on a list in which every
-    word occurs once). Merges ordered by hand would tear words whose parts another word's merge takes first.
+    The most frequent pair comes first, and the alphabetically first of equals (Sennrich et al. 2016, on a list in which
+    every word occurs once). Merges ordered by hand would split words whose parts another word's merge takes first.
     """
     pieces = {word: [*word[:-1], f"{word[-1]}</w>"] for word in words}
     merges: list[Pair] = []
@@ -35,14 +35,14 @@ def learn_merges(words: Sequence[str]) -> list[Pair]:
 
 
 def vocabulary(merges: Sequence[Pair]) -> dict[str, int]:
-    """Every byte within a word and at its end, what the merges make, and the two special tokens at last."""
+    """Return every byte within a word and at its end, the merged pieces, and finally the two special tokens."""
     characters = sorted(ByteLevel.alphabet())
     pieces = [*characters, *(f"{character}</w>" for character in characters), *(a + b for a, b in merges), START, END]
     return {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
 
 
 def make_tokenizer(words: Sequence[str], settings: Mapping[str, Any]) -> Any:
-    """The tokenizer itself. `settings` go to `CLIPTokenizer`."""
+    """Return the tokenizer. `settings` are passed to `CLIPTokenizer`."""
     merges = learn_merges(words)
     return _CLIP_TOKENIZER(vocab=vocabulary(merges), merges=merges, model_max_length=LENGTH, **settings)
 

@@ -1,4 +1,4 @@
-"""Keeps the model libraries' progress bars out of a worker's log, which is read by machines."""
+"""Keeps the model libraries' progress bars out of the worker's log, which machines read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOGGING: tuple[Any, ...] = (diffusers.utils.logging, transformers.utils.logging
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Inside, diffusers and transformers draw no progress bars; afterwards those that did so do it again."""
+    """Stop diffusers and transformers from drawing progress bars inside the block, and restore the previous state."""
     drawing = [logging for logging in _LOGGING if logging.is_progress_bar_enabled()]
     for logging in drawing:
         logging.disable_progress_bar()

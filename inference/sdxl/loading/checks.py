@@ -1,21 +1,22 @@
-"""Names the networks that are often taken for a part of an SDXL model, by their configuration and their tensors.
+"""Refuses networks that are no part of an SDXL model, by configuration and tensors, and names what they are.
 
-diffusers loads a folder by the class it is asked for, whatever `_class_name` says, and passes over tensors that the
-class does not have: a union ControlNet would paint as a plain one, a distilled UNet as a guided one. Files carry no
-class name at all, so tensors are looked at for folders and files alike.
+diffusers loads a folder as the class that it is told, whatever `_class_name` says, and ignores tensors that the class
+does not have: a union ControlNet would paint as a plain one, a distilled UNet as a guided one. Single files carry no
+class name at all, so tensors are examined for folders and files alike. Differences between the loaded parts are
+refused, too: they would end in a tensor error deep inside a forward, or in a picture that is quietly wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from darkroom.inference.contract import ModelError
 from darkroom.inference.sdxl.loading.headers import Header
+from darkroom.inference.types import ModelError
 
 TEXT_CLASSES: Final = frozenset({"CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"})
-"""`architectures` of a text encoder's configuration; the third holds a text encoder beside one for pictures."""
+"""`architectures` of a text encoder's configuration; the third class holds a text encoder and one for pictures."""
 _CLASSES: Final[Mapping[str, frozenset[str]]] = {
     "unet": frozenset({"UNet2DConditionModel"}),
     "vae": frozenset({"AutoencoderKL"}),
@@ -75,7 +76,7 @@ _MARKS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     ),
     "vae": (("encoder.layers.", _TINY_VAE), ("decoder.layers.", _TINY_VAE)),
 }
-"""By part: what stands in a tensor's name at its start or after a dot, and what such a network is."""
+"""By part: a mark in a tensor's name, at its start or after a dot, and the kind of network that has it."""
 _STORED_OTHERWISE: Final = (
     ("scaled_fp8", _SCALED),
     ("scale_weight", _SCALED),
@@ -90,7 +91,7 @@ _OUTPUTS: Final = ("conv_out.weight", "out.2.weight", "model.diffusion_model.out
 
 
 def check_class(part: str, config: Mapping[str, Any], file: Path) -> None:
-    """Raise `ModelError` where a configuration says that it is of another network than `part`."""
+    """Raise `ModelError` if a configuration says that it is of another network than `part`."""
     wanted = _CLASSES[part]
     says = config.get("_class_name")
     named = [says] if isinstance(says, str) else config.get("architectures") or []
@@ -104,7 +105,7 @@ def check_class(part: str, config: Mapping[str, Any], file: Path) -> None:
 
 
 def check_tensors(part: str, header: Header, place: Path) -> None:
-    """Raise `ModelError` where tensors show that the weights in `place` are of another network than `part`."""
+    """Raise `ModelError` if tensors show that the weights in `place` are of another network than `part`."""
     for name in sorted(header.shapes):
         for mark, what in (*_MARKS.get(part, ()), *_STORED_OTHERWISE):
             if name.startswith(mark) or f".{mark}" in name:
@@ -114,14 +115,86 @@ def check_tensors(part: str, header: Header, place: Path) -> None:
 
 
 def _check_inputs(header: Header, place: Path) -> None:
-    """Raise `ModelError` for a UNet that is fed more than the latents that it gives back."""
+    """Raise `ModelError` for a UNet that takes more than the latents that it returns."""
     name = next((name for name in _INPUTS if len(header.shapes.get(name, ())) > 1), None)
     takes = 0 if name is None else header.shapes[name][1]
     gives = next((header.shapes[name][0] for name in _OUTPUTS if header.shapes.get(name)), takes)
-    # Beside the latents, those of a picture, and with it a mask.
+    # Besides the latents, these take the latents of a picture, or those and a mask.
     what = {2 * gives: "an editing model", 2 * gives + 1: "an inpainting model"}.get(takes)
     if takes and what is not None:
         raise ModelError(
             f"The unet in {place} takes {takes} channels and gives {gives} ({name}): it is {what}, which paints from a "
             f"picture and is not supported; {_PLAIN_UNET}."
         )
+
+
+def check_fit(
+    path: Path,
+    *,
+    unet: Any,
+    vae: Any,
+    text_encoders: Sequence[Any],
+    controlnet: Any | None,
+) -> None:
+    """Raise `ModelError` for the first property of loaded parts that does not fit."""
+    for fits, what in (
+        *_base_checks(unet.config, vae.config, [encoder.config for encoder in text_encoders]),
+        *(() if controlnet is None else _controlnet_checks(controlnet.config, unet.config, vae.config)),
+    ):
+        if not fits:
+            raise ModelError(f"The model in {path} cannot be used: {what}.")
+
+
+def _base_checks(unet: Any, vae: Any, texts: Sequence[Any]) -> list[tuple[bool, str]]:
+    pooled = texts[-1].projection_dim
+    token_width = sum(text.hidden_size for text in texts)
+    return [
+        (
+            unet.addition_embed_type == "text_time",
+            "its UNet takes no size and text embeddings (addition_embed_type), so it is not SDXL",
+        ),
+        (
+            unet.time_cond_proj_dim is None,
+            "its UNet takes the guidance scale as an input (time_cond_proj_dim), as few-step models do; "
+            "use a model that is guided by a negative prompt",
+        ),
+        (
+            unet.in_channels == vae.latent_channels,
+            f"its UNet takes {unet.in_channels} channels and its VAE has {vae.latent_channels}; "
+            "inpainting models are not supported",
+        ),
+        (
+            unet.cross_attention_dim == token_width,
+            f"its UNet takes text of width {unet.cross_attention_dim} and its two encoders give {token_width}",
+        ),
+        (
+            unet.projection_class_embeddings_input_dim == 6 * unet.addition_time_embed_dim + pooled,
+            "its UNet does not take six time ids and this pooled text embedding; refiner models are not supported",
+        ),
+    ]
+
+
+def _controlnet_checks(controlnet: Any, unet: Any, vae: Any) -> list[tuple[bool, str]]:
+    picture_factor = 2 ** (len(controlnet.conditioning_embedding_out_channels) - 1)
+    latent_factor = 2 ** (len(vae.block_out_channels) - 1)
+    same = ("block_out_channels", "layers_per_block", "cross_attention_dim", "addition_embed_type")
+    different = [name for name in same if _plain(getattr(controlnet, name)) != _plain(getattr(unet, name))]
+    return [
+        (
+            not controlnet.global_pool_conditions,
+            "its ControlNet pools its output over the picture (global_pool_conditions), which a pose cannot use",
+        ),
+        (
+            not different,
+            f"its ControlNet was not made for this UNet, they differ in {' and '.join(different)}; "
+            "use a ControlNet for SDXL",
+        ),
+        (
+            picture_factor == latent_factor,
+            f"its ControlNet reduces the control picture {picture_factor} times and its VAE {latent_factor} times",
+        ),
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value

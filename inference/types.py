@@ -1,0 +1,327 @@
+"""The nouns of rendering: requests, jobs, rows, pictures, faults and events. Data without behaviour.
+
+A *job* is one accepted request for `count` images. A *row* is one image of it on the device, so a job with count 3 has
+the rows 0, 1 and 2. Rows share denoising steps with the rows of other jobs that have the same `BatchKey`; everything
+else (steps, guidance, seed, prompt, ControlNet scale) belongs to the row alone.
+
+Everything in `darkroom.inference` may import this module, and this module imports no tensor library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Literal, NamedTuple
+
+from darkroom.schemas.events.pose import FoundPerson, Pose
+
+ProgressDetail = Literal["none", "steps", "previews"]
+"""The reported progress of a job: nothing, its steps, or also small pictures of its first image."""
+
+PREVIEW_SIDE_PX_MAX: Final = 128
+"""Limit of a preview's longer side: as many pixels as SDXL has latents at 1024 x 1024, enough to see the
+composition."""
+PREVIEW_BYTES_MAX: Final = 32 * 1024
+"""Limit of a preview's file: previews go through a broker in large numbers, and none of them is essential."""
+
+JobId = str
+"""The id of one job inside one worker. Opaque to the engine."""
+
+
+class RowId(NamedTuple):
+    """One image of one job."""
+
+    job_id: JobId
+    image: int
+
+
+class BatchKey(NamedTuple):
+    """The properties that rows must have in common to share a step: latent size, in latent pixels, and model."""
+
+    latent_height: int
+    latent_width: int
+    revision: str
+
+
+class Prediction(NamedTuple):
+    """The prediction of a model's UNet, and its noise schedule."""
+
+    kind: str
+    """`epsilon` or `v_prediction`."""
+    zero_terminal_snr: bool
+    """True if the schedule ends in pure noise."""
+    timestep_spacing: str
+    """`leading`, `linspace` or `trailing`."""
+    source: str
+    """The tensor, metadata or folder that states it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The properties of a loaded model that can be read without touching it."""
+
+    name: str
+    revision: str
+    """A digest of the weights: `sha256:` and 16 hexadecimal digits or more."""
+    native_width: int
+    native_height: int
+    size_multiple: int
+    """Width and height in pixels must be multiples of this."""
+    latent_factor: int
+    """Pixels per latent pixel along one side."""
+    device: str
+    dtype: str
+    sampler_version: str
+    """Changes when the same request would give other pixels because this code changed."""
+    takes_pose: bool = True
+    path: str | None = None
+    controlnet_path: str | None = None
+    pose_detector: str | None = None
+    """The digest of the detector that finds people in photos, which decides pictures made from photos. None: photos are
+    refused."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the LoRAs that requests may name, by name."""
+    adapters_refused: Mapping[str, str] = field(default_factory=dict)
+    """Adapter files that cannot be used, by the name that requests would give: a sentence with the remedy."""
+    prediction: Prediction | None = None
+    """None for a device that does not denoise."""
+
+
+TWO_CALLS: Final = frozenset({"dpmpp_sde", "heun"})
+"""Samplers that call the UNet twice a step, except in the last one."""
+
+
+class AdapterUse(NamedTuple):
+    """A LoRA that a request asks for: its name in `ModelInfo.adapters` and its weight."""
+
+    name: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class RenderRequest:
+    """A request with every default filled in. Made by `darkroom.inference.resolve`."""
+
+    prompt: str
+    negative_prompt: str | None
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    seed: int
+    """Image i is painted from seed + i."""
+    count: int = 1
+    pose: Pose | None = None
+    control_scale: float = 1.0
+    control_start: float = 0.0
+    control_end: float = 1.0
+    schedule: str | None = None
+    """None for the model's own."""
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    guidance_rescale: float = 0.0
+    prompt_syntax: str = "plain"
+    """`plain` or `weighted`."""
+    clip_skip: int = 0
+    """Layers of the text encoders that are left out at their end, beyond the one that SDXL never uses."""
+    adapter: AdapterUse | None = None
+    image_format: str = "png"
+    image_quality: int = 90
+    image_text: Mapping[str, str] = field(default_factory=dict)
+    """Written into the picture's text chunks if its format has them (PNG)."""
+
+    @property
+    def calls(self) -> int:
+        """How often an image calls the UNet: the steps that a device takes of it."""
+        return 2 * self.steps - 1 if self.sampler in TWO_CALLS else self.steps
+
+
+@dataclass(frozen=True, slots=True)
+class RenderJob:
+    """One request on its way through an engine."""
+
+    job_id: JobId
+    request: RenderRequest
+    pose_picture: bytes | None = None
+    """The encoded picture of a pose that is given as a stored picture: fetched by the caller, decoded by the engine."""
+    progress: ProgressDetail = "none"
+    """Decides whether `StepDone.steps_done` and `JobPreview` report on this job."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedImage:
+    """One finished picture."""
+
+    content: bytes
+    width: int
+    height: int
+    seed: int
+    content_type: str
+    extension: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A rough picture of an unfinished row, within `PREVIEW_SIDE_PX_MAX` and `PREVIEW_BYTES_MAX`."""
+
+    content: bytes
+    """JPEG."""
+    steps_done: int
+
+
+class FaultKind(Enum):
+    """The party at fault for an error, which decides how the worker reacts."""
+
+    REQUEST = "request"
+    """Bad input. The same request would fail anywhere, so it is never retried."""
+    BATCH_MEMORY = "batch_memory"
+    """The device ran out of memory: a smaller batch may succeed."""
+    BATCH = "batch"
+    """A step failed for an unknown reason: the worker finds the culprit by running rows alone."""
+
+
+class RenderFault(Exception):  # noqa: N818 - "fault" is the term for it throughout this package
+    """An error with the party at fault and a code of `darkroom.schemas.errors`."""
+
+    def __init__(self, kind: FaultKind, code: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.code = code
+        self.message = message
+
+
+class DeviceLost(Exception):  # noqa: N818 - an event rather than a class of errors
+    """The device stopped working and no request is to blame: the process must end and start again."""
+
+
+class ModelError(Exception):
+    """A model that cannot be loaded: one sentence that says what is wrong and what to do."""
+
+
+class Lane(Enum):
+    """One of the three kinds of calls into a device."""
+
+    PREPARE = "prepare"
+    DENOISE = "denoise"
+    FINISH = "finish"
+
+
+class Series(Enum):
+    """The lanes of a device that must take turns because its memory is short."""
+
+    NONE = "none"
+    DENOISE_AND_FINISH = "denoise and finish"
+    """A step and a decode do not fit together; changing turns costs nothing."""
+    ALL = "all"
+    """Weights move to the device for their lane's turn. Moving them takes time, so a turn lasts."""
+
+
+class Part(Enum):
+    """A part of a device's work that can be timed on its own."""
+
+    UNET = "unet"
+    """A forward of `count` slots."""
+    CONTROLNET = "controlnet"
+    """A forward of `count` slots."""
+    REST = "rest"
+    """The remainder of a step whose rows take `count` UNet slots, as many of them guided as fit."""
+    DECODE = "decode"
+    """Decoding the latents of `count` pictures."""
+
+
+class CacheCounts(NamedTuple):
+    """Hits and misses of a cache since the start, and its present size."""
+
+    hits: int
+    misses: int
+    bytes_held: int
+
+
+# --- Events: what an engine reports to its listener, on the lanes' threads. ------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobPrepared:
+    """The job's prompt is encoded and its pose drawn: its rows may be admitted."""
+
+    job_id: JobId
+    batch_key: BatchKey
+    prepare_ms: float
+    warnings: tuple[str, ...] = ()
+    found: tuple[FoundPerson, ...] = ()
+    """The people in the pose's photo, the largest first; empty if the pose is not a photo."""
+    cap: int | None = None
+    """The most rows of the batch key that are worth running together on this device. None if the engine has no cap."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """A step boundary: `rows` took one step together, `retired` are complete and left the device."""
+
+    batch_key: BatchKey
+    rows: tuple[RowId, ...]
+    retired: tuple[RowId, ...]
+    seconds: float
+    joined: int
+    """The number of rows that joined just before this step."""
+    steps_done: Mapping[JobId, int] = field(default_factory=dict)
+    """For jobs that asked for progress: the steps done by their slowest row on the device."""
+    idle_s: float | None = None
+    """Seconds between the end of the previous step and the start of this one. None if no step came before, or if the
+    previous one failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPreview:
+    """A small picture of the unfinished first image of a job. Lossy: made only when the finish lane has time."""
+
+    job_id: JobId
+    preview: Preview
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """A step failed and changed nothing. Its `rows` left the device unchanged and may be admitted again."""
+
+    rows: tuple[RowId, ...]
+    fault: RenderFault
+    dropped: int = 0
+    """Rows that shared the step and whose jobs were dropped meanwhile: with any, no row was alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRendered:
+    """All images of a job, in order, encoded."""
+
+    job_id: JobId
+    images: tuple[RenderedImage, ...]
+    denoise_ms: float
+    """From the moment the first row joined to the moment the last row left."""
+    decode_ms: float
+    """VAE decoding and image encoding, without the time spent waiting for them."""
+    device_seconds: float
+    """The job's share of the device: the sum, over its steps, of each step's seconds divided by the rows that shared
+    it."""
+    rows_min: int
+    rows_max: int
+    """The smallest and largest number of rows that shared a step with this job's."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    """The job failed outside of a shared step (prepare or finish). It is the job's last event."""
+
+    job_id: JobId
+    fault: RenderFault
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStopped:
+    """A lane died of an error that belongs to no row: the process must end and start again."""
+
+    reason: str
+
+
+EngineEvent = JobPrepared | StepDone | JobPreview | StepFailed | JobRendered | JobFailed | EngineStopped
