@@ -1,4 +1,4 @@
-"""Proves long and weighted prompts against embeddings that are put together by hand and given to diffusers' pipeline."""
+"""Proves long and weighted prompts against embeddings that are made by hand and given to diffusers' pipeline."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 SDXL reads a prompt with two encoders. It uses the penultimate layers of both, side by side, and a pooled embedding from
 the second. The same text with the same adapter always gives the same embeddings, so text and adapter are the cache key.
 
-A weighted prompt is split into chunks of 75 tokens, each encoded by itself; a token's vector z becomes e + (z - e) w with
-its weight w and the vector e of the empty prompt at its place (ComfyUI's rule: 1 changes nothing, 0 has a meaning, no
-token depends on another's weight). The pooled embedding is that of the first chunk, unweighted.
+A weighted prompt is split into chunks of 75 tokens, each encoded by itself; a token's vector z becomes e + (z - e) w,
+with its weight w and the vector e of the empty prompt at its place (ComfyUI's rule: 1 changes nothing, 0 has a meaning,
+no token depends on another's weight). The pooled embedding is that of the first chunk, unweighted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank, AppliedAdapter, shares_of
 from darkroom.inference.sdxl.prepare.cache import ByteCache
-from darkroom.inference.sdxl.prepare.chunks import Chunk, Chunks, split_chunks
+from darkroom.inference.sdxl.prepare.chunks import CHUNK_TOKENS, Chunk, Chunks, split_chunks
 from darkroom.inference.types import CacheCounts, FaultKind, RenderFault
 from darkroom.schemas.prompts.weighted import WeightedPrompt, clamped, parse_weighted
 
@@ -93,7 +93,7 @@ class TextConditioner:
     def embed(self, text: str, adapter: AppliedAdapter | None = None, style: TextStyle = _PLAIN) -> TextEmbedding:
         """Return the text's embedding, from the cache if possible.
 
-        Tokens that do not fit are cut and counted: those beyond the 77th, or beyond four chunks if the text is weighted.
+        Tokens that do not fit are cut and counted: those beyond the 77th, or beyond four chunks of a weighted text.
         Raises `PromptSyntaxError` for a weighted text that cannot be read.
         """
         if adapter is None or not adapter.lora.changes_text:
@@ -173,12 +173,12 @@ class TextConditioner:
             )
         layers = []
         for tokenizer, encoder, chunked in zip(self._tokenizers, self._encoders, made, strict=True):
-            # The empty prompt comes last: its vectors are those that weights are measured from.
-            ids = [_ids_of(chunk, tokenizer) for chunk in (*chunked.chunks, Chunk((), ()))]
-            output = encoder(torch.tensor(ids).to(encoder.device), output_hidden_states=True)
+            output = _encoded(chunked.chunks, tokenizer, encoder)
             layer = output.hidden_states[_LAYER - style.clip_skip]
-            weighted = _weighted(layer[:-1], layer[-1:], chunked.chunks)
-            layers.append(weighted.reshape(1, -1, weighted.shape[-1]))
+            if any(weight != 1 for chunk in chunked.chunks for weight in chunk.weights):
+                empty = _encoded([Chunk((), ())], tokenizer, encoder).hidden_states[_LAYER - style.clip_skip]
+                layer = _weighted(layer, empty, chunked.chunks)
+            layers.append(layer.reshape(1, -1, layer.shape[-1]))
         return TextEmbedding(
             tokens=torch.cat(layers, dim=-1).to(self._device, self._dtype),
             pooled=output.text_embeds[:1].to(self._device, self._dtype),
@@ -196,15 +196,15 @@ def _chunked(prompt: WeightedPrompt, tokenizer: Any) -> Chunks:
     return split_chunks(sections, comma=ids(",")[-1])
 
 
-def _ids_of(chunk: Chunk, tokenizer: Any) -> list[int]:
-    padding = [tokenizer.pad_token_id] * (CHUNK_VECTORS - 2 - len(chunk.ids))
-    return [tokenizer.bos_token_id, *chunk.ids, tokenizer.eos_token_id, *padding]
+def _encoded(chunks: Sequence[Chunk], tokenizer: Any, encoder: Any) -> Any:
+    """Encode the chunks, each between a begin and an end token and padded as its tokenizer pads."""
+    begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    ids = [[begin, *chunk.ids, end, *[pad] * (CHUNK_TOKENS - len(chunk.ids))] for chunk in chunks]
+    return encoder(torch.tensor(ids).to(encoder.device), output_hidden_states=True)
 
 
 def _weighted(layer: torch.Tensor, empty: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
     """Apply the tokens' weights to `layer` (chunks, 77, width); `empty` (1, 77, width) is the empty prompt's."""
-    if all(weight == 1 for chunk in chunks for weight in chunk.weights):
-        return layer
     weights = torch.ones(layer.shape[:2])
     for number, chunk in enumerate(chunks):
         weights[number, 1 : 1 + len(chunk.weights)] = torch.tensor(chunk.weights)
