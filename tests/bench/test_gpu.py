@@ -44,8 +44,10 @@ def test_a_smoke_run_goes_through_all_of_it_and_says_what_it_is(
     assert told in capsys.readouterr().out
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_it_says_so_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["--out", str(tmp_path / "out")]) == 0
     assert "No GPU is at hand" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

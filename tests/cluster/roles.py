@@ -27,9 +27,9 @@ from tests.cluster.brokers import APP, APP_PASSWORD, Brokers
 GROUP: Final = "darkroom"
 IDLE_GROUP: Final = "idle"
 """A group without members: `init` writes no offsets beside live ones."""
-ACT_S_MAX: Final = 45.0
+ACT_S_MAX: Final = 90.0
 """No act takes longer, whatever is missing: on a machine that does ten other things an interpreter takes seconds."""
-READY_S_MAX: Final = 45.0
+READY_S_MAX: Final = 120.0
 SEES_S_MAX: Final = 15.0
 """Within this time of its start a process that misses a right has to say so."""
 

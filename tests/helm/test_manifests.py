@@ -103,10 +103,7 @@ def test_a_misspelt_field_is_an_error() -> None:
         check(deployment, NEWEST)
 
 
-@pytest.mark.skipif(
-    not (KEDA / binaries.KEDA_TRIGGERS).exists(),
-    reason="KEDA's own definitions were not compared: `make control-plane` fetches them",
-)
+@pytest.mark.proof  # `make control-plane` fetches them
 @pytest.mark.parametrize("kind", ["ScaledObject", "TriggerAuthentication"])
 def test_kedas_own_definitions_take_them(kind: str) -> None:
     definition = yaml.load((KEDA / f"keda.sh_{kind.lower()}s.yaml").read_text(), LOADER)
@@ -155,10 +152,7 @@ def test_the_notes_say_how_to_reach_it() -> None:
     assert "port-forward" in notes(VARIANTS["single-gpu"])
 
 
-@pytest.mark.skipif(
-    not (KEDA / binaries.KEDA_TRIGGERS).exists(),
-    reason="the triggers' metadata was not held against KEDA's list: `make control-plane` fetches it",
-)
+@pytest.mark.proof  # `make control-plane` fetches the list
 @pytest.mark.parametrize(("kind", "ours"), [("kafka", KAFKA_TRIGGER), ("prometheus", PROMETHEUS_TRIGGER)])
 def test_keda_knows_every_name_of_the_triggers_metadata(kind: str, ours: Schema) -> None:
     listed = json.loads((KEDA / binaries.KEDA_TRIGGERS).read_text())

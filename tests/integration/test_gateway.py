@@ -258,7 +258,7 @@ async def refused_in_time(client: httpx.AsyncClient, code: str, order: dict[str,
     answer = await client.post("/v1/generations", json=order)
     assert (answer.status_code, answer.json()["code"]) == (503, code), answer.text
     assert answer.headers["retry-after"]
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("link", [Link(is_dead=True), Link(refuses=True)], ids=["silent", "refusing"])

@@ -62,7 +62,7 @@ async def test_a_request_that_kills_its_worker_is_found_and_the_others_succeed(f
         await client.send(innocent[:12] + poison + innocent[12:])
         supervising = asyncio.create_task(keep_one_running(fleet))
         try:
-            outcomes = await client.wait([one.request_id for one in innocent + poison], timeout_s=150)
+            outcomes = await client.wait([one.request_id for one in innocent + poison], timeout_s=240)
         finally:
             supervising.cancel()
     ended = outcomes.pop(poison[0].request_id)

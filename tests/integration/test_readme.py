@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,16 @@ from pathlib import Path
 import pytest
 from diffusers import UNet2DConditionModel
 
+from darkroom.consumer.stack import Stack
 from darkroom.inference.tiny import ensure_tiny_model
 from tests.inference import checkpoints, loras
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = [pytest.mark.stack, pytest.mark.render]
+SECONDS_MAX = 540
+"""For one block on a busy machine. It takes a minute on an idle one."""
+
+pytestmark = [pytest.mark.stack, pytest.mark.render, pytest.mark.timeout(SECONDS_MAX + 60)]
 
 
 def block(page: str, mark: str) -> str:
@@ -32,11 +37,24 @@ def run(script: str, folder: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     whole = "set -e\ntrap 'darkroom down > /dev/null' EXIT\n" + script
-    done = subprocess.run(
-        ["bash", "-c", whole], cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
+    with subprocess.Popen(
+        ["bash", "-c", whole],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as shell:
+        try:
+            printed, said = shell.communicate(timeout=SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            os.killpg(shell.pid, signal.SIGKILL)
+            raise
+        finally:
+            Stack(folder / ".darkroom").down()
+    assert shell.returncode == 0, f"{printed}\n{said}"
+    return printed
 
 
 def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:

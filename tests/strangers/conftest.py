@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.strangers.second_store import MISSING, minio_program, minio_server, moto_server
+from tests.strangers.second_store import minio_server, moto_server
 
 if TYPE_CHECKING:
     from darkroom.consumer.stack import Stack
@@ -20,15 +20,13 @@ class Place(NamedTuple):
     environment: dict[str, str]
 
 
-@pytest.fixture(scope="module", params=["seaweedfs", "moto", "minio"])
+@pytest.fixture(scope="module", params=["seaweedfs", "moto", pytest.param("minio", marks=pytest.mark.proof)])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """The embedded server, a second one, and a third where it is installed."""
+    """The embedded server, a second one, and in `make proofs` a third."""
     if request.param == "seaweedfs":
         stack: Stack = request.getfixturevalue("stack")
         yield Place("seaweedfs", dict(stack.environment))
         return
-    if request.param == "minio" and minio_program() is None:
-        pytest.skip(MISSING)
     start = moto_server if request.param == "moto" else minio_server
     with start(tmp_path_factory.mktemp(request.param)) as environment:
         yield Place(request.param, environment)

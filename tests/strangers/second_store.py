@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import pytest
 import urllib3
 
 from darkroom.consumer.stack.ports import LOOPBACK, free_ports
@@ -23,7 +24,6 @@ from darkroom.consumer.stack.ports import LOOPBACK, free_ports
 ROOT: Final = Path(__file__).parents[2]
 READY_S_MAX: Final = 30.0
 KEYS: Final = ("store-of-a-stranger", "its-secret-key")
-MISSING: Final = "MinIO's program is not on the PATH, in .venv/bin or in ~/go/bin: `make proofs` builds it"
 
 
 def minio_program() -> str | None:
@@ -36,7 +36,8 @@ def minio_program() -> str | None:
 def minio_server(folder: Path) -> Iterator[dict[str, str]]:
     """Run MinIO with its data in `folder`. Yields the variables that reach it."""
     program = minio_program()
-    assert program is not None
+    if program is None:
+        pytest.fail("MinIO's program is not on the PATH, in .venv/bin or in ~/go/bin: `make proofs` builds it")
     port, console = free_ports(2)
     command = [
         program,

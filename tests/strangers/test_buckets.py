@@ -299,9 +299,8 @@ async def test_puts_go_into_a_bucket_with_object_lock(place: Place) -> None:
 
 
 @pytest.mark.stack
+@pytest.mark.parametrize("place", ["seaweedfs", "moto"], indirect=True, scope="module")  # MinIO wants a key server
 async def test_the_encryption_that_is_asked_for_is_what_objects_have(place: Place) -> None:
-    if place.name == "minio":
-        pytest.skip("MinIO encrypts with a key server alone")
     settings = settings_on(place, s3__sse="AES256")
     async with MinioObjects(settings.s3) as objects:
         await objects.ensure_bucket(30)

@@ -22,7 +22,7 @@ from darkroom.producer.store.objects import StoreUnavailable
 from darkroom.producer.store.s3_objects import MinioObjects
 from darkroom.schemas.settings import Settings, load_settings
 from darkroom.schemas.settings.model_source import StorePrefix
-from tests.strangers.second_store import KEYS, MISSING, minio_program, minio_server
+from tests.strangers.second_store import KEYS, minio_server
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "s3-rights.md"
 BUCKET, PREFIX = "pictures", "team/darkroom"
@@ -155,8 +155,6 @@ class Server(NamedTuple):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The only one of the servers that knows policies of users."""
-    if minio_program() is None:
-        pytest.skip(MISSING)
     folder = tmp_path_factory.mktemp("minio-rights")
     with minio_server(folder) as environment:
         address = environment["DARKROOM_S3__ENDPOINT"].removeprefix("http://")
@@ -202,7 +200,7 @@ async def outcome(server: Server, heading: str, action: str | None, folder: Path
             return False, str(error)
 
 
-@pytest.mark.stack
+@pytest.mark.proof
 @pytest.mark.parametrize("heading", ROLES)
 async def test_a_policy_of_the_page_is_enough(server: Server, heading: str, tmp_path: Path) -> None:
     works, said = await outcome(server, heading, None, tmp_path)
@@ -210,7 +208,7 @@ async def test_a_policy_of_the_page_is_enough(server: Server, heading: str, tmp_
     assert "AccessDenied" not in said
 
 
-@pytest.mark.stack
+@pytest.mark.proof
 @pytest.mark.parametrize(
     ("heading", "action"), [(heading, action) for heading, role in ROLES.items() for action in role.without]
 )

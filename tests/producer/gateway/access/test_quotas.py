@@ -198,9 +198,9 @@ async def test_ten_thousand_calls_from_one_key_are_cut_to_the_quota(tmp_path: Pa
     write_keys(path, key.line())
     settings = settings_with(keys_file=path, calls_burst_max=50, calls_per_minute_max=100)
     quotas = quotas_of(settings, AccessMetrics())
-    started = time.monotonic()
+    started = time.process_time()
     passed = sum([await refusal(quotas.take_call(ADA)) is None for _ in range(10_000)])
-    assert time.monotonic() - started < 10, "a refusal is cheap"
+    assert time.process_time() - started < 10, "a refusal is cheap"
     assert 50 <= passed <= 100
     async with calling(app_of(settings)) as client:
         answers = [await client.get("/jobs", headers={"X-API-Key": text}) for _ in range(200)]
