@@ -85,6 +85,7 @@ def test_the_core_is_synchronous() -> None:
     [
         "darkroom",
         "darkroom.producer.cli.following",
+        "darkroom.producer.cli.send",
         "darkroom.producer.gateway.app",
         "darkroom.producer.client.client",
         "darkroom.consumer.cli.audit",
