@@ -54,7 +54,7 @@ _COMMANDS = {
     ),
     "serve": ("darkroom.consumer.cli.serve", "Run a worker: requests in, pictures and completions out."),
     "gateway": ("darkroom.producer.cli.gateway", "Serve the HTTP API and the web page."),
-    "send": ("darkroom.producer.cli.following", "Send requests, and wait for their completions if asked to."),
+    "send": ("darkroom.producer.cli.send", "Send requests, and wait for their completions if asked to."),
     "pose": ("darkroom.consumer.cli.pose", "Show the people in a photo or in a file of keypoints."),
     "watch": ("darkroom.producer.cli.following", "Follow completions."),
     "cancel": ("darkroom.producer.cli.following", "Take a request back."),

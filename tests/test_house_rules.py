@@ -85,6 +85,7 @@ WITHOUT_TORCH = (
     "darkroom",
     "darkroom.producer.client.client",
     "darkroom.producer.cli.following",
+    "darkroom.producer.cli.send",
     "darkroom.producer.gateway.app",
     "darkroom.consumer.cli.audit",
     "darkroom.consumer.cli.stack",

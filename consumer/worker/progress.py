@@ -110,7 +110,7 @@ class ProgressFeed:
             request_id=payload.request_id,
             tenant=payload.tenant,
             stage=stage,
-            steps_done=min(steps_done, payload.render.steps),
+            steps_done=payload.render.steps_after(steps_done),
             steps_total=payload.render.steps,
             preview=None if preview is None else InlinePicture(inline=base64.b64encode(preview.content).decode()),
             worker=self._worker,

@@ -1,4 +1,4 @@
-"""The commands `send`, `watch` and `cancel`: requests in, completions out, from a terminal or a script."""
+"""The commands `watch` and `cancel`: follow completions, and take a request back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darkroom.producer.cli.send import send
 from darkroom.producer.cli.terminal import config_option, fail, run, settings_of, telling_of_outages
 from darkroom.schemas.rights import Role
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from darkroom.producer.store.objects import Objects
     from darkroom.schemas.events.completion import Completion
     from darkroom.schemas.settings import Settings
-
-__all__ = ["cancel", "send", "watch"]
 
 
 @click.command(epilog="Example: darkroom watch --from-beginning --save pictures/")

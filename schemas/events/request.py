@@ -1,7 +1,9 @@
-"""What a requester asks for: the GenerationRequest event, version 1.
+"""The GenerationRequest event, version 1: what a requester asks for.
 
-The model holds what was written, defaults filled in. What depends on the loaded model (its native size) or on a
-deployment's settings (bounds on pixels) is left open here and resolved where they are known.
+The model holds what was written, with defaults filled in. Values that depend on the loaded model (its native size) or
+on a deployment's settings (bounds on pixels) stay open here; `darkroom.inference.resolve` fills them in.
+
+To add a field, declare it here with its `FieldFacts`, and give it its meaning in `darkroom.inference`.
 """
 
 from __future__ import annotations
@@ -10,8 +12,20 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from darkroom.schemas.events.fields import ASKED, WHOLE, AdapterName, Identity, Labels, OrDefault, Timestamp
+from darkroom.schemas.events.fields import (
+    ASKED,
+    WHOLE,
+    AdapterName,
+    FieldFacts,
+    Identity,
+    Labels,
+    Named,
+    Option,
+    OrDefault,
+    Timestamp,
+)
 from darkroom.schemas.events.pose import Pose
+from darkroom.schemas.events.samplers import Sampler, Schedule
 from darkroom.schemas.names import DEFAULT_TENANT
 
 SEED_MAX: Final = 2**53 - 1
@@ -19,10 +33,15 @@ SEED_MAX: Final = 2**53 - 1
 COUNT_MAX: Final = 8
 """Images of one request: they are all or nothing, so a request must stay a small part of the device's work."""
 STEPS_MAX: Final = 150
+CLIP_SKIP_MAX: Final = 9
+"""SDXL's first text encoder has 12 layers, of which the last is never used."""
 SIDE_MIN, SIDE_MAX = 16, 4096
 """No model of this family paints outside of these; a deployment's own bounds are settings."""
 PRESET_STEPS: Final[dict[str, int]] = {"fast": 22, "quality": 35}
 """Denoising steps of each preset: the middle of the usual 20-25 and 30-40 for Euler ancestral."""
+
+_POSED: Final = FieldFacts(digest=Named.ALWAYS, idle_when=("pose", None), option=Option("X"))
+"""Facts of the fields that say how a pose is followed."""
 
 Side = Annotated[int, Field(ge=SIDE_MIN, le=SIDE_MAX), WHOLE]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -67,9 +86,10 @@ class Output(BaseModel):
     model_config = ASKED
 
     format: OrDefault[Literal["png", "webp", "jpeg"]] = Field(default="png", description="The file format.")
-    quality: OrDefault[Annotated[int, Field(ge=1, le=100), WHOLE]] = Field(
-        default=90, description="Quality for WebP and JPEG, 1-100; PNG ignores it."
-    )
+    quality: Annotated[
+        OrDefault[Annotated[int, Field(ge=1, le=100), WHOLE]],
+        FieldFacts(digest=Named.ALWAYS, idle_when=("format", "png")),
+    ] = Field(default=90, description="Quality for WebP and JPEG, 1-100; PNG ignores it.")
 
 
 class GenerationRequest(BaseModel):
@@ -77,69 +97,135 @@ class GenerationRequest(BaseModel):
 
     model_config = ConfigDict(**ASKED, json_schema_extra={"examples": _EXAMPLES})
 
-    request_id: Identity = Field(
+    request_id: Annotated[Identity, FieldFacts(decides="identity")] = Field(
         description="The requester's own id: 1-128 of A-Za-z0-9._-, not starting with a dot. The same id again is "
         "answered with the outcome that stands; the same id with another request fails with request_id_conflict."
     )
-    tenant: OrDefault[Identity] = Field(
-        default=DEFAULT_TENANT, description="On whose behalf: 1-128 of A-Za-z0-9._-, not starting with a dot."
-    )
-    prompt: str = Field(
+    tenant: Annotated[
+        OrDefault[Identity],
+        FieldFacts(decides="identity", option=Option("NAME", "On whose behalf; 'default' when left out.")),
+    ] = Field(default=DEFAULT_TENANT, description="On whose behalf: 1-128 of A-Za-z0-9._-, not starting with a dot.")
+    prompt: Annotated[str, FieldFacts(digest=Named.ALWAYS, option=Option("TEXT", "What to paint."))] = Field(
         min_length=1, max_length=2000, description="What to paint, 1-2,000 characters; the model reads 77 tokens of it."
     )
-    negative_prompt: str | None = Field(
+    negative_prompt: Annotated[
+        str | None, FieldFacts(digest=Named.ALWAYS, option=Option("TEXT", "What to stay away from."))
+    ] = Field(
         default=None,
         max_length=2000,
         description="What to stay away from. null gives zero embeddings where the model is so configured; an empty "
         "string is encoded like any other text, which paints another picture.",
     )
-    preset: OrDefault[Literal["fast", "quality"]] = Field(
-        default="fast", description="fast: 22 steps, quality: 35 steps. An explicit `steps` wins."
+    preset: Annotated[
+        OrDefault[Literal["fast", "quality"]],
+        FieldFacts(digest=Named.NEVER, option=Option(help="fast: 22 steps, the default; quality: 35.")),
+    ] = Field(default="fast", description="fast: 22 steps, quality: 35 steps. An explicit `steps` wins.")
+    width: Annotated[
+        Side | None,
+        FieldFacts(digest=Named.ALWAYS, option=Option("PIXELS", "The model's native width when left out.")),
+    ] = Field(default=None, description="Width in pixels; null for the model's native width.")
+    height: Annotated[
+        Side | None,
+        FieldFacts(digest=Named.ALWAYS, option=Option("PIXELS", "The model's native height when left out.")),
+    ] = Field(default=None, description="Height in pixels; null for the model's native height.")
+    steps: Annotated[
+        Annotated[int, Field(ge=1, le=STEPS_MAX), WHOLE] | None,
+        FieldFacts(digest=Named.ALWAYS, option=Option("N", "Denoising steps, in place of the preset's.")),
+    ] = Field(default=None, description="Denoising steps, 1-150; null for the preset's.")
+    guidance_scale: Annotated[
+        OrDefault[Annotated[float, Field(ge=0.0, le=30.0)]], FieldFacts(digest=Named.ALWAYS, option=Option("X"))
+    ] = Field(default=5.0, description="Classifier-free guidance, 0-30; off at 1 and below.")
+    sampler: Annotated[
+        OrDefault[Sampler],
+        FieldFacts(
+            digest=Named.ALWAYS,
+            option=Option("NAME", "euler_ancestral is the default; other tools' names are understood."),
+        ),
+    ] = Field(
+        default="euler_ancestral",
+        description="The sampler. dpmpp_sde and heun call the model twice a step; lcm and tcd are for models and LoRAs "
+        "that were distilled for them.",
     )
-    width: Side | None = Field(default=None, description="Width in pixels; null for the model's native width.")
-    height: Side | None = Field(default=None, description="Height in pixels; null for the model's native height.")
-    steps: Annotated[int, Field(ge=1, le=STEPS_MAX), WHOLE] | None = Field(
-        default=None, description="Denoising steps, 1-150; null for the preset's."
+    schedule: Annotated[
+        Schedule | None, FieldFacts(option=Option(help="The noise schedule; the model's own when left out."))
+    ] = Field(
+        default=None,
+        description="The noise schedule; null for the model's own. ddim takes sgm_uniform alone, lcm and tcd none.",
     )
-    guidance_scale: OrDefault[Annotated[float, Field(ge=0.0, le=30.0)]] = Field(
-        default=5.0, description="Classifier-free guidance, 0-30; off at 1 and below."
+    guidance_start: Annotated[OrDefault[Fraction], FieldFacts(option=Option("X"))] = Field(
+        default=0.0,
+        description="The fraction of the steps at which guidance begins; before it, it is off.",
     )
-    sampler: OrDefault[Literal["euler_ancestral", "euler"]] = Field(
-        default="euler_ancestral", description="The sampler."
+    guidance_end: Annotated[OrDefault[Fraction], FieldFacts(option=Option("X"))] = Field(
+        default=1.0, description="The fraction of the steps at which guidance ends; above guidance_start."
     )
-    seed: Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] | None = Field(
+    guidance_rescale: Annotated[OrDefault[Fraction], FieldFacts(option=Option("X"))] = Field(
+        default=0.0,
+        description="How far the guided prediction is brought back to the prompt's own spread, 0-1, against burnt "
+        "pictures; 0.7 is usual for models that predict v.",
+    )
+    prompt_syntax: Annotated[
+        OrDefault[Literal["plain", "weighted"]],
+        FieldFacts(option=Option(help="weighted: (x:1.3), [x], BREAK and up to 300 tokens; plain is the default.")),
+    ] = Field(
+        default="plain",
+        description="plain: prompts are text, 77 tokens of it. weighted: (x), (x:1.3), [x], escapes and BREAK as in "
+        "Stable Diffusion web UI, in up to four chunks of 75 tokens.",
+    )
+    clip_skip: Annotated[
+        OrDefault[Annotated[int, Field(ge=0, le=CLIP_SKIP_MAX), WHOLE]], FieldFacts(option=Option("N"))
+    ] = Field(
+        default=0,
+        description="Layers of the text encoders left out, as diffusers counts: 0 is other tools' clip skip 2.",
+    )
+    seed: Annotated[
+        Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] | None,
+        FieldFacts(
+            digest=Named.ALWAYS, option=Option("N", "The first image's seed; from the request id when left out.")
+        ),
+    ] = Field(
         default=None,
         description="The first image's seed; image i uses seed + i, up to 2^53 - 1. null derives it from the tenant "
         "and the request id, so that a replay paints the same picture.",
     )
-    count: OrDefault[Annotated[int, Field(ge=1, le=COUNT_MAX), WHOLE]] = Field(
-        default=1, description="Images to paint, 1-8; all or nothing."
-    )
-    pose: Pose | None = Field(
+    count: Annotated[
+        OrDefault[Annotated[int, Field(ge=1, le=COUNT_MAX), WHOLE]],
+        FieldFacts(digest=Named.ALWAYS, option=Option("IMAGES")),
+    ] = Field(default=1, description="Images to paint, 1-8; all or nothing.")
+    pose: Annotated[Pose | None, FieldFacts(digest=Named.ALWAYS, text=Named.WHEN_SET)] = Field(
         default=None, description="The people's pose: keypoints, a skeleton picture or a photo; null for none."
     )
-    control_scale: OrDefault[Annotated[float, Field(ge=0.0, le=2.0)]] = Field(
+    control_scale: Annotated[OrDefault[Annotated[float, Field(ge=0.0, le=2.0)]], _POSED] = Field(
         default=1.0, description="How strongly the pose is followed, 0-2."
     )
-    control_start: OrDefault[Fraction] = Field(
+    control_start: Annotated[OrDefault[Fraction], _POSED] = Field(
         default=0.0, description="The fraction of the steps at which the pose begins to count."
     )
-    control_end: OrDefault[Fraction] = Field(
-        default=1.0, description="The fraction of the steps at which it ends; above control_start."
+    control_end: Annotated[OrDefault[Fraction], _POSED] = Field(
+        default=1.0, description="The fraction of the steps at which the pose ceases to count; above control_start."
     )
-    adapter: Adapter | None = Field(default=None, description="A LoRA to apply; null for none.")
-    output: OrDefault[Output] = Field(default=Output(), description="The pictures' file format and quality.")
-    priority: OrDefault[Annotated[int, Field(ge=0, le=9), WHOLE]] = Field(
-        default=4, description="0 (last) to 9 (first), among the requests that wait."
+    adapter: Annotated[Adapter | None, FieldFacts(digest=Named.ALWAYS, text=Named.WHEN_SET)] = Field(
+        default=None, description="A LoRA to apply; null for none."
     )
-    deadline: Timestamp | None = Field(
+    output: Annotated[OrDefault[Output], FieldFacts(digest=Named.ALWAYS)] = Field(
+        default=Output(), description="The pictures' file format and quality."
+    )
+    priority: Annotated[
+        OrDefault[Annotated[int, Field(ge=0, le=9), WHOLE]], FieldFacts(decides="treatment", option=Option("N"))
+    ] = Field(default=4, description="0 (last) to 9 (first), among the requests that wait.")
+    deadline: Annotated[
+        Timestamp | None,
+        FieldFacts(
+            decides="treatment", option=Option("TIME", "RFC 3339; a request not begun by then ends as expired.")
+        ),
+    ] = Field(
         default=None,
         description="RFC 3339 with a time zone: a request that was not begun by then ends as expired. null: never.",
     )
-    progress: OrDefault[Literal["none", "steps", "previews"]] = Field(
+    progress: Annotated[OrDefault[Literal["none", "steps", "previews"]], FieldFacts(decides="treatment")] = Field(
         default="none", description="Which progress events to publish while it is rendered."
     )
-    labels: OrDefault[Labels] = Field(
+    labels: Annotated[OrDefault[Labels], FieldFacts(decides="treatment")] = Field(
         default_factory=dict,
         description="Up to 16 names (1-64 characters) and values (up to 256), given back in the completion.",
     )
@@ -148,11 +234,13 @@ class GenerationRequest(BaseModel):
     def _parts_fit(self) -> GenerationRequest:
         if self.control_start >= self.control_end:
             raise ValueError("control_start must be below control_end")
+        if self.guidance_start >= self.guidance_end:
+            raise ValueError("guidance_start must be below guidance_end")
         if self.seed is not None and self.seed + self.count - 1 > SEED_MAX:
             raise ValueError(f"seed + count - 1 must be at most {SEED_MAX}, the last image's seed")
         return self
 
 
 def effective_steps(request: GenerationRequest) -> int:
-    """The denoising steps of a request: `steps` where it is set, else its preset's."""
+    """Return the denoising steps of a request: `steps` where it is set, else its preset's."""
     return PRESET_STEPS[request.preset] if request.steps is None else request.steps

@@ -24,6 +24,8 @@ from starlette.types import Message, Receive
 from darkroom.producer.gateway.jobs.uploads import too_many_bytes
 from darkroom.producer.gateway.problems import Problem
 from darkroom.schemas.errors import ErrorCode, bounded
+from darkroom.schemas.events.fields import text_fields
+from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.wire.json import read_json
 
 MULTIPART: Final = "multipart/form-data"
@@ -34,7 +36,7 @@ FILES: Final = ("pose", "photo")
 """The fields that are pictures."""
 REQUEST: Final = "request"
 """The field that holds a whole request as JSON."""
-_TEXTS: Final = frozenset({"request_id", "tenant", "prompt", "negative_prompt", "preset", "sampler", "progress"})
+_TEXTS: Final = text_fields(GenerationRequest)
 """Fields that are text as they are; the others are read as JSON where they are some."""
 _CHARSET: Final = "_charset_"
 """A browser writes the form's encoding into a hidden field of this name (RFC 7578, 4.6)."""

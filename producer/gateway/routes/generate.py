@@ -17,11 +17,14 @@ from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem
 from darkroom.producer.gateway.routes.generations import PROBLEMS
 from darkroom.producer.gateway.routes.images import PICTURE_CONTENT, media_type_of, picture_of
+from darkroom.schemas.describing import described
 from darkroom.schemas.errors import ErrorCode, describe
 from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.request import GenerationRequest
 
 router = APIRouter(tags=["pictures"])
 
+_SCHEMAS: Final = "#/components/schemas/{model}"
 _CALLERS: Final = frozenset(
     {
         ErrorCode.INVALID_REQUEST,
@@ -39,18 +42,37 @@ _CALLERS: Final = frozenset(
 """Codes that say that the request was at fault: 422."""
 _ENDED: Final = frozenset({ErrorCode.REQUEST_ID_CONFLICT, ErrorCode.CANCELLED, ErrorCode.DEADLINE_PASSED})
 """Codes that say that it ended otherwise than by a picture, and nobody failed: 409. All others are ours: 502."""
-_FIELDS: Final = {
-    "prompt": {"type": "string", "minLength": 1, "maxLength": 2000},
-    "negative_prompt": {"type": "string", "maxLength": 2000},
-    "preset": {"type": "string", "enum": ["fast", "quality"]},
-    "steps": {"type": "integer", "minimum": 1, "maximum": 150},
-    "width": {"type": "integer"},
-    "height": {"type": "integer"},
-    "seed": {"type": "integer", "minimum": 0},
-    "guidance_scale": {"type": "number", "minimum": 0, "maximum": 30},
-    "control_scale": {"type": "number", "minimum": 0, "maximum": 2},
-    "pose": {"type": "string", "format": "binary", "description": "An OpenPose skeleton picture."},
-    "photo": {"type": "string", "format": "binary", "description": "A photo, in place of the skeleton."},
+
+
+def _form_fields() -> dict[str, dict[str, Any]]:
+    """Return the schemas of the form's fields: those of a request, without null, which a form cannot say.
+
+    The tenant is the key's, and the answer is one picture. A pose comes as a file.
+    """
+    request = described([GenerationRequest], ref_template=_SCHEMAS, nulls_in=[])[GenerationRequest.__name__]
+    fields = {name: _not_null(part) for name, part in request["properties"].items() if name not in ("tenant", "count")}
+    return {
+        **fields,
+        "pose": {"type": "string", "format": "binary", "description": "An OpenPose skeleton picture."},
+        "photo": {"type": "string", "format": "binary", "description": "A photo, in place of the skeleton."},
+    }
+
+
+def _not_null(part: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(part.get("type"), list):
+        return {**part, "type": part["type"][0]}
+    kinds = [kind for kind in part.get("oneOf", ()) if kind != {"type": "null"}]
+    if not kinds:
+        return part
+    said = {name: value for name, value in part.items() if name != "oneOf"}
+    return {**said, **kinds[0]} if len(kinds) == 1 else {**said, "oneOf": kinds}
+
+
+_FIELDS: Final = _form_fields()
+_OBJECTS: Final = {
+    name: {"contentType": "application/json"}
+    for name, part in _FIELDS.items()
+    if part.get("type", "object") == "object"
 }
 _BODY: Final[dict[str, Any]] = {
     "parameters": [
@@ -61,13 +83,17 @@ _BODY: Final[dict[str, Any]] = {
         "content": {
             "multipart/form-data": {
                 "schema": {"type": "object", "properties": _FIELDS},
-                "encoding": {name: {"contentType": "image/png, image/jpeg, image/webp"} for name in ("pose", "photo")},
+                "encoding": {
+                    **_OBJECTS,
+                    **{name: {"contentType": "image/png, image/jpeg, image/webp"} for name in FILES},
+                },
             },
             "application/x-www-form-urlencoded": {
                 "schema": {
                     "type": "object",
                     "properties": {name: part for name, part in _FIELDS.items() if name not in FILES},
-                }
+                },
+                "encoding": _OBJECTS,
             },
             "application/json": {"schema": {"$ref": "#/components/schemas/GenerationOrder"}},
         },

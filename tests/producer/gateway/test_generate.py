@@ -97,3 +97,18 @@ async def test_what_makes_no_picture_is_refused(house: House, replica: Replica, 
     assert answer.status_code in (415, 422), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert house.kafka.sent == []
+
+
+async def test_the_form_is_documented_with_every_field_that_it_takes(replica: Replica) -> None:
+    document = (await replica.client.get("/openapi.json")).json()
+    content = document["paths"]["/generate"]["post"]["requestBody"]["content"]
+    form = content["multipart/form-data"]["schema"]["properties"]
+    assert form.keys() == (GenerationRequest.model_fields.keys() | {"photo"}) - {"tenant", "count"}
+    assert form["sampler"]["enum"] == ["euler_ancestral", "euler"]
+    assert (form["steps"]["type"], form["steps"]["maximum"]) == ("integer", 150)
+    assert not [part for part in form.values() if isinstance(part.get("type"), list) or "oneOf" in part]
+    assert content["multipart/form-data"]["encoding"]["output"] == {"contentType": "application/json"}
+    assert content["application/x-www-form-urlencoded"]["schema"]["properties"].keys() == form.keys() - {
+        "pose",
+        "photo",
+    }
