@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 
 from darkroom.producer.cli.terminal import config_option, fail, settings_of
-from darkroom.producer.gateway.access.keys import KEYS_MAX, SCOPES, ApiKey, KeyRing, new_key, parse_keys
+from darkroom.producer.gateway.access.keys import KEYS_MAX, ApiKey, KeyRing, new_key, parse_keys
+from darkroom.producer.gateway.principal import ALL_SCOPES, Scope
 from darkroom.schemas.names import is_identity
 
 _file_option = click.option(
@@ -38,7 +39,7 @@ def keys() -> None:
 
 @keys.command(epilog="Example: darkroom keys new --tenant studio --scopes submit,read --expires-days 90")
 @click.option("--tenant", required=True, metavar="NAME", help="Whose jobs it opens.")
-@click.option("--scopes", default=",".join(SCOPES), show_default=True, metavar="LIST", help="What it may do.")
+@click.option("--scopes", default=",".join(Scope), show_default=True, metavar="LIST", help="What it may do.")
 @click.option("--expires-days", type=click.IntRange(1, 36_500), metavar="N", help="Opens nothing after N days.")
 @_file_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
@@ -50,8 +51,8 @@ def new(
     if not is_identity(tenant):
         raise click.UsageError("A tenant is 1-128 of A-Za-z0-9._-, not starting with a dot.")
     asked = {scope.strip() for scope in scopes.split(",") if scope.strip()}
-    if not asked or not asked <= set(SCOPES):
-        raise click.UsageError(f"Scopes are some of {','.join(SCOPES)}.")
+    if not asked or not asked <= ALL_SCOPES:
+        raise click.UsageError(f"Scopes are some of {','.join(Scope)}.")
     now = datetime.now(UTC)
     expires = None if expires_days is None else now + timedelta(days=expires_days)
     text, key = new_key(tenant, asked, now=now, expires=expires)

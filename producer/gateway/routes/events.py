@@ -32,10 +32,10 @@ from typing_extensions import override
 from darkroom.producer.gateway.gateway import Gateway, gateway_of
 from darkroom.producer.gateway.jobs.answers import ProgressSeen, progress_seen
 from darkroom.producer.gateway.jobs.jobs import Job
+from darkroom.producer.gateway.openapi import PROBLEMS
 from darkroom.producer.gateway.principal import Scope as May
 from darkroom.producer.gateway.problems import Problem
-from darkroom.producer.gateway.routes.generations import PROBLEMS, RequestId
-from darkroom.producer.gateway.routes.methods import reads
+from darkroom.producer.gateway.routes.common import RequestId, reads
 
 router = APIRouter(tags=["jobs"])
 
