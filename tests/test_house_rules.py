@@ -84,7 +84,7 @@ def test_the_core_is_synchronous() -> None:
     "modules_to_import",
     [
         "darkroom",
-        "darkroom.producer.cli.following",
+        "darkroom.producer.cli.send",
         "darkroom.producer.gateway.app",
         "darkroom.producer.client.client",
         "darkroom.consumer.cli.audit",

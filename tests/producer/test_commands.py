@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner, Result
 
-from darkroom.producer.cli.following import cancel, send, watch
+from darkroom.producer.cli.send import cancel, send
+from darkroom.producer.cli.watch import watch
 from darkroom.producer.kafka.reader import TopicReader
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.outcomes import completions
@@ -352,8 +353,7 @@ def _process(environment: Mapping[str, str], *arguments: str) -> Iterator[subpro
     # Whoever runs the tests in the background has them inherit an ignored SIGINT, as a terminal's job would not.
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from producer import commands; name = sys.argv.pop(1); "
-        "getattr(commands, name).main(prog_name='darkroom ' + name)"
+        "from darkroom import main; main(prog_name='darkroom')"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, *arguments],

@@ -200,7 +200,7 @@ class Submissions:
                 self._refuse_forbidden(picture, request.tenant)
 
     def _refuse_forbidden(self, picture: StoredPicture, tenant: str) -> None:
-        """Raise `Problem` 403 for another tenant's object in the deployment's own bucket, and for a bucket not allowed."""
+        """Raise `Problem` 403 for another tenant's object in the deployment's bucket, and for a bucket not allowed."""
         is_theirs = picture.bucket != self._bucket or picture.key.startswith(f"{self._prefix}{tenant}/")
         if not (is_theirs and self._may_read(picture.bucket)):
             raise Problem(

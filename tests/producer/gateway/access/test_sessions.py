@@ -120,9 +120,7 @@ def raised(value: str) -> str:
     return f"{body}.{signature}"
 
 
-@pytest.mark.parametrize(
-    "attack", ["another end", "another secret", "no signature", "cut", "long", "nonsense", "bomb"]
-)
+@pytest.mark.parametrize("attack", ["another end", "another secret", "no signature", "cut", "long", "nonsense", "bomb"])
 async def test_a_tampered_cookie_is_worth_nothing(tmp_path: Path, attack: str) -> None:
     page = Page(tmp_path)
     good = CookieSigner(SECRET.encode()).sign(page.key, expires_at=time.time() + 60)
