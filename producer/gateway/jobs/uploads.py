@@ -14,13 +14,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
-
-from PIL import Image, UnidentifiedImageError
+from typing import TYPE_CHECKING, Final
 
 from darkroom.producer.gateway.problems import Problem, body_too_large
 from darkroom.schemas.events.pictures import PICTURE_FORMATS, foreign_format, foreign_remedy, jpeg_reduction
 from darkroom.schemas.names import CONTENT_TYPES, EXTENSIONS
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _NAMES: Final = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp"}
 """Pillow's formats. MPO is a JPEG followed by others, as some phones make them."""
@@ -64,6 +65,8 @@ class Uploads:
 
 def read_picture(content: bytes, pixels_max: int) -> Picture:
     """Return the picture in a file whose size is not checked, on this thread. Raises `Problem` 413, 415 or 422."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
             name = picture.format or ""
