@@ -24,6 +24,7 @@ from darkroom.producer.outages import KAFKA, STORE
 from darkroom.producer.outcomes.outcomes import OutcomeUnreadable
 from darkroom.producer.store.objects import ObjectsError, StoreUnavailable
 from darkroom.schemas.errors import bounded
+from darkroom.schemas.faults import said
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +102,7 @@ def _of_validation(error: Exception, _call: Request) -> Problem:
     FastAPI validates no bodies here: the codec decodes them.
     """
     assert isinstance(error, RequestValidationError)
-    found = [f"{'.'.join(str(step) for step in one['loc'])}: {one['msg']}" for one in error.errors()]
+    found = [f"{'.'.join(str(step) for step in one['loc'])}: {said(one)}" for one in error.errors()]
     return Problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid_parameter",
