@@ -304,8 +304,8 @@ def _from_file(file: str, content: BinaryIO, settings: Settings, *, skip_invalid
         )
     if counts.invalid and not skip_invalid:
         fail(
-            f"Invalid lines: {counts.invalid} of {counts.valid + counts.invalid}, so nothing was sent. Correct them, or "
-            "use --skip-invalid."
+            f"Invalid lines: {counts.invalid} of {counts.valid + counts.invalid}, so nothing was sent. Correct "
+            "them, or use --skip-invalid."
         )
     if not counts.valid:
         fail(
