@@ -154,8 +154,8 @@ def _too_many_pixels(size: str, pixels_max: int) -> Problem:
     return Problem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "image_too_large",
-        f"The uploaded picture has {size}; at most {pixels_max} are decoded (DARKROOM_LIMITS__POSE_PICTURE_PIXELS_MAX), "
-        "and more only of a JPEG that is not progressive.",
+        f"The uploaded picture has {size}; at most {pixels_max} are decoded "
+        "(DARKROOM_LIMITS__POSE_PICTURE_PIXELS_MAX), and more only of a JPEG that is not progressive.",
         "Send a smaller picture.",
         limit_pixels=pixels_max,
     )
