@@ -127,7 +127,7 @@ def _fields(order: dict[str, Any]) -> dict[str, Any]:
         described_by = {key: part for key, part in schema.items() if key not in ("oneOf", "type")}
         types = schema.get("type")
         kinds = schema.get("oneOf") or [{"type": one} for one in (types if isinstance(types, list) else [types])]
-        kind = next((one for one in kinds if one.get("type") != "null"), {})
+        kind: dict[str, Any] = next((one for one in kinds if one.get("type") != "null"), {})
         if name != "count" and kind.get("type") in ("string", "integer", "number"):
             fields[name] = {**described_by, **kind}
     return fields
