@@ -84,7 +84,7 @@ def test_the_core_is_synchronous() -> None:
 WITHOUT_TORCH = (
     "darkroom",
     "darkroom.producer.client.client",
-    "darkroom.producer.cli.following",
+    "darkroom.producer.cli.send",
     "darkroom.producer.gateway.app",
     "darkroom.consumer.cli.audit",
     "darkroom.consumer.cli.stack",

@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
 from darkroom.producer.gateway.access.assembly import AccessControl
-from darkroom.producer.gateway.access.bodies import InputLimits
+from darkroom.producer.gateway.access.middleware import InputLimits
 from darkroom.producer.gateway.app import create_app
 from darkroom.producer.gateway.bounded_store import BoundedStore
 from darkroom.producer.gateway.gateway import Gateway

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -97,3 +98,15 @@ async def test_what_makes_no_picture_is_refused(house: House, replica: Replica, 
     assert answer.status_code in (415, 422), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert house.kafka.sent == []
+
+
+async def test_the_form_is_documented_with_every_field_that_it_can_hold(replica: Replica) -> None:
+    schemas = (await replica.client.get("/openapi.json")).json()["components"]["schemas"]
+    order, form = schemas["GenerationOrder"]["properties"], schemas["PictureForm"]["properties"]
+    structured = {
+        name for name, schema in order.items() if "$ref" in json.dumps(schema) or "object" in schema.get("type", "")
+    }
+    assert form.keys() == (order.keys() - structured - {"count"}) | {"pose", "photo"}
+    assert schemas["PictureFields"]["properties"].keys() == form.keys() - {"pose", "photo"}
+    assert {"prompt", "sampler", "control_end", "deadline", "progress"} <= form.keys()
+    assert form["sampler"]["enum"] == ["euler_ancestral", "euler"]
