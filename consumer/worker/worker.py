@@ -39,6 +39,8 @@ from darkroom.schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+PREPARE_AHEAD_ROWS = 8
+"""Images prepared before there is a place for them: a full batch, or so many."""
 LOOP_CHECK_S = 0.5
 """How often the event loop's delay is measured."""
 LOOP_STUCK_S = 30.0
@@ -54,7 +56,7 @@ def limits_of(settings: Settings, boot: Boot) -> Limits:
         batch_rows_max=batch.max_rows,
         ahead_rows_max=max(1, batch.max_rows // 2),
         begin_ahead_rows_max=max(64, batch.max_rows),
-        prepare_ahead_rows_max=max(Limits.prepare_ahead_rows_max, batch.max_rows),
+        prepare_ahead_rows_max=max(PREPARE_AHEAD_ROWS, batch.max_rows),
         linger_s=batch.linger_ms / 1000,
         unsettled_bytes_max=settings.limits.finished_bytes_max,
         drain_s=worker.drain_s,

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka.admin import NewTopic
 
-from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.offset_map import encode_map
 from darkroom.consumer.core.partition_key import PartitionKey
-from darkroom.consumer.worker.worker import Worker
+from darkroom.consumer.worker.worker import PREPARE_AHEAD_ROWS, Worker
 from darkroom.inference.engine.loop import LaneEngine
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.outcomes.outcomes import Outcomes
@@ -292,7 +291,7 @@ async def test_a_hot_partition_does_not_starve_the_others(make: MakeSettings) ->
         await succeeded(settings, [*first, *cold, *second])
     last_cold = len(device.in_order) - 1 - device.in_order[::-1].index("cold")
     hot_before = device.in_order[:last_cold].count("hot") // 2
-    held = 32 + 4 + 2 + Limits.prepare_ahead_rows_max
+    held = 32 + 4 + 2 + PREPARE_AHEAD_ROWS
     assert hot_before <= len(first) + held, "what came later to the hot partition did not go before"
 
 
