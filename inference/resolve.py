@@ -7,14 +7,14 @@ paint the same picture from it.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from darkroom.inference.pose.photo import NO_DETECTOR
 from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo, RenderRequest
 from darkroom.schemas.errors import ErrorCode, RequestRejected
-from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
+from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose
 from darkroom.schemas.events.request import GenerationRequest, effective_steps
-from darkroom.schemas.wire.digests import derived_seed, raw_digest
+from darkroom.schemas.wire.digests import derived_seed, picture_text
 
 _ADAPTERS_NAMED_MAX = 5
 
@@ -116,28 +116,11 @@ def _image_text(
     request: GenerationRequest, info: ModelInfo, *, width: int, height: int, steps: int, seed: int
 ) -> dict[str, str]:
     """Return the PNG's text: everything needed to paint it again, and nothing about the worker or the time."""
-    asked: dict[str, Any] = {
-        "tenant": request.tenant,
-        "request_id": request.request_id,
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "width": width,
-        "height": height,
-        "steps": steps,
-        "guidance_scale": request.guidance_scale,
-        "sampler": request.sampler,
-        "seed": seed,
-        "count": request.count,
-        "output": {"format": request.output.format, "quality": request.output.quality},
-    }
-    if request.pose is not None:
-        asked["pose"] = _pose_text(request.pose)
-        asked["control_scale"] = request.control_scale
-        asked["control_start"] = request.control_start
-        asked["control_end"] = request.control_end
-    if request.adapter is not None:
-        name = request.adapter.name
-        asked["adapter"] = {"name": name, "weight": request.adapter.weight, "digest": info.adapters[name]}
+    asked = picture_text(
+        request,
+        {"width": width, "height": height, "steps": steps, "seed": seed},
+        adapter_digest=None if request.adapter is None else info.adapters[request.adapter.name],
+    )
     text = {
         "Software": "darkroom",
         "darkroom:request": json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False),
@@ -148,16 +131,6 @@ def _image_text(
     if isinstance(request.pose, PhotoPose) and info.pose_detector is not None:
         text["darkroom:pose_detector"] = info.pose_detector
     return text
-
-
-def _pose_text(pose: Pose) -> dict[str, Any]:
-    if isinstance(pose, PeoplePose):
-        return {"people": pose.people, "format": pose.format}
-    field, picture = ("image", pose.image) if isinstance(pose, SkeletonPose) else ("photo", pose.photo)
-    if isinstance(picture, InlinePicture):
-        # Its digest alone: the picture itself would make a small PNG half a megabyte larger.
-        return {field: raw_digest(picture.content)}
-    return {field: {"bucket": picture.bucket, "key": picture.key}}
 
 
 def _reject(request: GenerationRequest, code: ErrorCode, message: str) -> NoReturn:

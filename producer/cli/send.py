@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 import click
 
+from darkroom.producer.cli.request_options import adapter_of, field_options, labels_of, pose_of
 from darkroom.producer.cli.terminal import config_option, fail, is_watched, run, settings_of, telling_of_outages
 from darkroom.schemas.rights import Role
 
@@ -28,14 +29,14 @@ PROBLEMS_SHOWN_MAX: Final = 20
 STDIN_MEMORY_BYTES_MAX: Final = 16 * 1024 * 1024
 """Standard input is read twice, so it is kept: in memory up to this size, above it in a temporary file."""
 
-_FIELDS: Final = (
-    "prompt", "negative_prompt", "preset", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count",
-    "control_scale", "control_start", "control_end", "priority", "deadline", "tenant",
-)  # fmt: skip
-
 
 class _Send(click.Command):
-    """Names our own option when it is given an option of another tool."""
+    """Takes the options of request fields from the fields, and names the counterpart of another tool's option."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the argument, the options of request fields, and the other options."""
+        argument, *others = super().get_params(ctx)
+        return [argument, *field_options().values(), *others]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -46,7 +47,7 @@ class _Send(click.Command):
             remedy = remedy_of(error.option_name)
             if remedy is None:
                 raise
-            for parameter in self.params:
+            for parameter in self.get_params(ctx):
                 remedy = remedy.replace(f"`{parameter.name}`", parameter.opts[0])
             raise click.UsageError(f"No such option: {error.option_name}: {remedy}.", ctx) from error
 
@@ -57,8 +58,6 @@ class _Send(click.Command):
     "darkroom send --wait requests.jsonl    generate-requests | darkroom send -",
 )
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--prompt", metavar="TEXT", help="The prompt.")
-@click.option("--negative-prompt", metavar="TEXT", help="The negative prompt.")
 @click.option(
     "--pose",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -77,15 +76,6 @@ class _Send(click.Command):
     metavar="FILE",
     help="A photo of at most 512 KiB to take the pose from; needs a worker with a pose detector.",
 )
-@click.option("--preset", type=click.Choice(["fast", "quality"]), help="fast: 22 steps, the default; quality: 35.")
-@click.option("--steps", type=int, metavar="N", help="Denoising steps, instead of the preset's.")
-@click.option("--width", type=int, metavar="PIXELS", help="The model's native width by default.")
-@click.option("--height", type=int, metavar="PIXELS", help="The model's native height by default.")
-@click.option("--guidance-scale", type=float, metavar="X", help="Classifier-free guidance; off at 1 and below.")
-@click.option("--sampler", type=click.Choice(["euler_ancestral", "euler"]), help="euler_ancestral is the default.")
-@click.option("--seed", type=int, metavar="N", help="The first image's seed; derived from the request id by default.")
-@click.option("--count", type=int, metavar="IMAGES", help="Images per request, 1-8.")
-@click.option("--control-scale", type=float, metavar="X", help="How strongly the pose is followed, 0-2.")
 @click.option(
     "--control-start", type=float, metavar="X", help="The fraction of the steps at which the pose starts to apply."
 )
@@ -97,10 +87,7 @@ class _Send(click.Command):
 )
 @click.option("--format", "image_format", type=click.Choice(["png", "webp", "jpeg"]), help="png is the default.")
 @click.option("--quality", type=int, metavar="N", help="Quality of WebP and JPEG, 1-100.")
-@click.option("--priority", type=int, metavar="N", help="0 (last) to 9 (first); 4 by default.")
-@click.option("--deadline", metavar="TIME", help="RFC 3339; a request that has not started by then expires.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Returned in the completion; repeatable.")
-@click.option("--tenant", metavar="NAME", help="The tenant; `default` by default.")
 @click.option("--request-id", metavar="ID", help="The request's id; a new one by default.")
 @click.option(
     "--repeat",
@@ -205,57 +192,17 @@ def _from_options(
         return request_of(
             {
                 "request_id": request_id or new_request_id(),
-                **{name: options[name] for name in _FIELDS},
+                **{name: options[name] for name in field_options()},
                 "output": {name: value for name, value in output.items() if value is not None} or None,
-                "pose": _pose(*posed),
-                "adapter": _adapter(options["adapter"]),
-                "labels": _labels(labels),
+                "pose": pose_of(*posed),
+                "adapter": adapter_of(options["adapter"]),
+                "labels": labels_of(labels),
                 "progress": "steps" if progress else None,
             },
             bytes_max=settings.limits.request_bytes_max,
         )
     except RequestUnreadable as error:
         raise click.UsageError(f"These options do not make a valid request: {error}") from error
-
-
-def _pose(file: Path | None, size: str | None, photo: Path | None) -> dict[str, Any] | None:
-    """Return the pose of the options. Raises `click.UsageError`, and `RequestUnreadable` for the files."""
-    from darkroom.producer.poses.files import photo_of, pose_of, size_of
-
-    if photo is not None:
-        if file is not None or size is not None:
-            raise click.UsageError("Give either --photo or --pose, which may come with --pose-size.")
-        return photo_of(photo)
-    if file is None:
-        if size is not None:
-            raise click.UsageError("--pose-size belongs to the keypoints of --pose: give both.")
-        return None
-    try:
-        pixels = None if size is None else size_of(size)
-    except ValueError as error:
-        raise click.UsageError(f"--pose-size {size}: {error}") from error
-    read = pose_of(file, pixels)
-    for note in read.notes:
-        click.echo(f"{file}: {note}", err=True)
-    return read.pose
-
-
-def _adapter(option: str | None) -> dict[str, Any] | None:
-    if option is None:
-        return None
-    # From the right: a name is that of a file, which may have an equals sign, too.
-    name, separator, weight = option.rpartition("=")
-    try:
-        return {"name": name, "weight": float(weight)} if separator else {"name": weight}
-    except ValueError as error:
-        raise click.UsageError(f"--adapter {option}: the weight after = must be a number, as in ink=0.8.") from error
-
-
-def _labels(labels: tuple[str, ...]) -> dict[str, str] | None:
-    pairs = [label.partition("=") for label in labels]
-    if not all(separator for _, separator, _ in pairs):
-        raise click.UsageError("A label is written NAME=VALUE.")
-    return {name: value for name, _, value in pairs} or None
 
 
 def _repeated(request: GenerationRequest, repeat: int, *, named: bool) -> Iterator[GenerationRequest]:

@@ -1,16 +1,31 @@
-"""The field types that several events share, and how all events' models read."""
+"""Field types that events share, how event models read, and what a request field declares besides its type."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, TypeVar
+from enum import StrEnum
+from functools import cache
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, Strict
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    Strict,
+)
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticUseDefault, core_schema
+from typing_extensions import TypeAliasType
 
 from darkroom.schemas.names import ADAPTER_NAME_PATTERN, IDENTITY_PATTERN
 
@@ -27,6 +42,94 @@ LABEL_VALUE_CHARACTERS_MAX: Final = 256
 
 T = TypeVar("T")
 
+
+class Named(StrEnum):
+    """When a digest, or a picture's text, names a field."""
+
+    ALWAYS = "always"
+    WHEN_SET = "when_set"
+    """Only where the field's value is not its default, so that a new field leaves the digests of old requests alone."""
+    NEVER = "never"
+
+
+class Option(NamedTuple):
+    """A field's option of `darkroom send`: `--` and the field's name with hyphens."""
+
+    metavar: str | None = None
+    """Stands for the value in `--help`; None for a field with a closed list of values, which are shown instead."""
+    help: str | None = None
+    """The line in `--help`; None for the field's description."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldFacts:
+    """What a request field decides. Stands in the field's annotation: `Annotated[type, FieldFacts(...)]`.
+
+    Digests, the text in PNGs, the options of `darkroom send`, the gateway's forms and the refusal of misspelt fields
+    are derived from it. The defaults are right for a new field that changes pictures: `FieldFacts(option=Option("N"))`.
+    """
+
+    decides: Literal["identity", "picture", "treatment"] = "picture"
+    """`identity`: whose request this is. `picture`: what the requester gets; `request_digest` covers these alone.
+    `treatment`: how and when the request is worked on, which clients set anew when they repeat a request."""
+    digest: Named = Named.WHEN_SET
+    """When `request_digest` names the field. The fields of the first release are ALWAYS named, and later ones must not
+    be; NEVER is for a field that decides nothing but the default of another one."""
+    text: Named | None = None
+    """When a PNG's text names the field; None: whenever the digest does."""
+    idle_when: tuple[str, Any] | None = None
+    """Another field of the same model, and the value of it with which this field changes no pixel: `render_digest` and
+    the picture's text then leave this field out."""
+    option: Option | None = None
+    """None for a field without an option of its own."""
+
+    @property
+    def in_digest(self) -> Named:
+        """When digests name the field."""
+        return self.digest if self.decides == "picture" else Named.NEVER
+
+    @property
+    def in_text(self) -> Named:
+        """When a picture's text names the field."""
+        if self.decides == "picture":
+            return self.text or self.digest
+        return Named.ALWAYS if self.decides == "identity" else Named.NEVER
+
+
+_INNER: Final = FieldFacts(digest=Named.ALWAYS)
+"""The facts of a field inside of a request's objects that declares none."""
+
+
+@cache
+def facts_of(model: type[BaseModel]) -> Mapping[str, FieldFacts]:
+    """Return what each field of a request, or of an object in one, declares, by name."""
+    return MappingProxyType(
+        {
+            name: next((one for one in field.metadata if isinstance(one, FieldFacts)), _INNER)
+            for name, field in model.model_fields.items()
+        }
+    )
+
+
+def value_type(annotation: Any) -> Any:
+    """Return a field's type without its bounds, without null and without names for it; unions stay unions."""
+    while True:
+        arguments = [one for one in get_args(annotation) if one is not NoneType]
+        if get_origin(annotation) is Annotated or (get_origin(annotation) in _UNIONS and len(arguments) == 1):
+            annotation = arguments[0]
+        elif isinstance(annotation, TypeAliasType):
+            annotation = annotation.__value__
+        else:
+            return annotation
+
+
+def text_fields(model: type[BaseModel]) -> frozenset[str]:
+    """Return the names of a model's fields whose values are any text, or one of a list of texts."""
+    types = {name: value_type(field.annotation) for name, field in model.model_fields.items()}
+    return frozenset(name for name, kind in types.items() if kind is str or get_origin(kind) is Literal)
+
+
+_UNIONS: Final = (Union, UnionType)
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 _ISO8601 = re.compile(
     r"(?P<year>\d{4})(?P<dash>-?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)"

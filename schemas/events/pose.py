@@ -34,8 +34,6 @@ _INLINE_CHARACTERS_MAX: Final = (INLINE_BYTES_MAX + 2) // 3 * 4
 PEOPLE_MAX: Final = 8
 """People in one pose. Beyond it skeletons overlap at the model's sizes and it no longer tells them apart."""
 
-FIELDS: Final = frozenset({"people", "format", "image", "photo", "bucket", "key", "inline"})
-"""Every field that some kind of pose or picture has."""
 NOBODY_IN_PICTURE: Final = (
     "There is nobody in the pose: no point of anybody is seen within the picture. Coordinates are fractions of its "
     "width and height, 0 to 1 from the left and from the top; send those of somebody, or no pose."
@@ -281,3 +279,8 @@ Pose = Annotated[
     ),
 ]
 """A pose: one of the three."""
+
+FIELDS: Final = frozenset(
+    name for kind in (PeoplePose, SkeletonPose, PhotoPose, StoredPicture, InlinePicture) for name in kind.model_fields
+)
+"""Every field that some kind of pose or picture has."""

@@ -1,7 +1,9 @@
-"""What a requester asks for: the GenerationRequest event, version 1.
+"""The GenerationRequest event, version 1: what a requester asks for.
 
-The model holds what was written, defaults filled in. What depends on the loaded model (its native size) or on a
-deployment's settings (bounds on pixels) is left open here and resolved where they are known.
+The model holds what was written, with defaults filled in. Values that depend on the loaded model (its native size) or
+on a deployment's settings (bounds on pixels) stay open here; `darkroom.inference.resolve` fills them in.
+
+To add a field, declare it here with its `FieldFacts`, and give it its meaning in `darkroom.inference`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,18 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from darkroom.schemas.events.fields import ASKED, WHOLE, AdapterName, Identity, Labels, OrDefault, Timestamp
+from darkroom.schemas.events.fields import (
+    ASKED,
+    WHOLE,
+    AdapterName,
+    FieldFacts,
+    Identity,
+    Labels,
+    Named,
+    Option,
+    OrDefault,
+    Timestamp,
+)
 from darkroom.schemas.events.pose import Pose
 from darkroom.schemas.names import DEFAULT_TENANT
 
@@ -23,6 +36,9 @@ SIDE_MIN, SIDE_MAX = 16, 4096
 """No model of this family paints outside of these; a deployment's own bounds are settings."""
 PRESET_STEPS: Final[dict[str, int]] = {"fast": 22, "quality": 35}
 """Denoising steps of each preset: the middle of the usual 20-25 and 30-40 for Euler ancestral."""
+
+_POSED: Final = FieldFacts(digest=Named.ALWAYS, idle_when=("pose", None), option=Option("X"))
+"""Facts of the fields that say how a pose is followed."""
 
 Side = Annotated[int, Field(ge=SIDE_MIN, le=SIDE_MAX), WHOLE]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -67,9 +83,10 @@ class Output(BaseModel):
     model_config = ASKED
 
     format: OrDefault[Literal["png", "webp", "jpeg"]] = Field(default="png", description="The file format.")
-    quality: OrDefault[Annotated[int, Field(ge=1, le=100), WHOLE]] = Field(
-        default=90, description="Quality for WebP and JPEG, 1-100; PNG ignores it."
-    )
+    quality: Annotated[
+        OrDefault[Annotated[int, Field(ge=1, le=100), WHOLE]],
+        FieldFacts(digest=Named.ALWAYS, idle_when=("format", "png")),
+    ] = Field(default=90, description="Quality for WebP and JPEG, 1-100; PNG ignores it.")
 
 
 class GenerationRequest(BaseModel):
@@ -77,69 +94,96 @@ class GenerationRequest(BaseModel):
 
     model_config = ConfigDict(**ASKED, json_schema_extra={"examples": _EXAMPLES})
 
-    request_id: Identity = Field(
+    request_id: Annotated[Identity, FieldFacts(decides="identity")] = Field(
         description="The requester's own id: 1-128 of A-Za-z0-9._-, not starting with a dot. The same id again is "
         "answered with the outcome that stands; the same id with another request fails with request_id_conflict."
     )
-    tenant: OrDefault[Identity] = Field(
-        default=DEFAULT_TENANT, description="On whose behalf: 1-128 of A-Za-z0-9._-, not starting with a dot."
-    )
-    prompt: str = Field(
+    tenant: Annotated[
+        OrDefault[Identity],
+        FieldFacts(decides="identity", option=Option("NAME", "On whose behalf; 'default' when left out.")),
+    ] = Field(default=DEFAULT_TENANT, description="On whose behalf: 1-128 of A-Za-z0-9._-, not starting with a dot.")
+    prompt: Annotated[str, FieldFacts(digest=Named.ALWAYS, option=Option("TEXT", "What to paint."))] = Field(
         min_length=1, max_length=2000, description="What to paint, 1-2,000 characters; the model reads 77 tokens of it."
     )
-    negative_prompt: str | None = Field(
+    negative_prompt: Annotated[
+        str | None, FieldFacts(digest=Named.ALWAYS, option=Option("TEXT", "What to stay away from."))
+    ] = Field(
         default=None,
         max_length=2000,
         description="What to stay away from. null gives zero embeddings where the model is so configured; an empty "
         "string is encoded like any other text, which paints another picture.",
     )
-    preset: OrDefault[Literal["fast", "quality"]] = Field(
-        default="fast", description="fast: 22 steps, quality: 35 steps. An explicit `steps` wins."
-    )
-    width: Side | None = Field(default=None, description="Width in pixels; null for the model's native width.")
-    height: Side | None = Field(default=None, description="Height in pixels; null for the model's native height.")
-    steps: Annotated[int, Field(ge=1, le=STEPS_MAX), WHOLE] | None = Field(
-        default=None, description="Denoising steps, 1-150; null for the preset's."
-    )
-    guidance_scale: OrDefault[Annotated[float, Field(ge=0.0, le=30.0)]] = Field(
-        default=5.0, description="Classifier-free guidance, 0-30; off at 1 and below."
-    )
-    sampler: OrDefault[Literal["euler_ancestral", "euler"]] = Field(
-        default="euler_ancestral", description="The sampler."
-    )
-    seed: Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] | None = Field(
+    preset: Annotated[
+        OrDefault[Literal["fast", "quality"]],
+        FieldFacts(digest=Named.NEVER, option=Option(help="fast: 22 steps, the default; quality: 35.")),
+    ] = Field(default="fast", description="fast: 22 steps, quality: 35 steps. An explicit `steps` wins.")
+    width: Annotated[
+        Side | None,
+        FieldFacts(digest=Named.ALWAYS, option=Option("PIXELS", "The model's native width when left out.")),
+    ] = Field(default=None, description="Width in pixels; null for the model's native width.")
+    height: Annotated[
+        Side | None,
+        FieldFacts(digest=Named.ALWAYS, option=Option("PIXELS", "The model's native height when left out.")),
+    ] = Field(default=None, description="Height in pixels; null for the model's native height.")
+    steps: Annotated[
+        Annotated[int, Field(ge=1, le=STEPS_MAX), WHOLE] | None,
+        FieldFacts(digest=Named.ALWAYS, option=Option("N", "Denoising steps, in place of the preset's.")),
+    ] = Field(default=None, description="Denoising steps, 1-150; null for the preset's.")
+    guidance_scale: Annotated[
+        OrDefault[Annotated[float, Field(ge=0.0, le=30.0)]], FieldFacts(digest=Named.ALWAYS, option=Option("X"))
+    ] = Field(default=5.0, description="Classifier-free guidance, 0-30; off at 1 and below.")
+    sampler: Annotated[
+        OrDefault[Literal["euler_ancestral", "euler"]],
+        FieldFacts(digest=Named.ALWAYS, option=Option(help="euler_ancestral is the default.")),
+    ] = Field(default="euler_ancestral", description="The sampler.")
+    seed: Annotated[
+        Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] | None,
+        FieldFacts(
+            digest=Named.ALWAYS, option=Option("N", "The first image's seed; from the request id when left out.")
+        ),
+    ] = Field(
         default=None,
         description="The first image's seed; image i uses seed + i, up to 2^53 - 1. null derives it from the tenant "
         "and the request id, so that a replay paints the same picture.",
     )
-    count: OrDefault[Annotated[int, Field(ge=1, le=COUNT_MAX), WHOLE]] = Field(
-        default=1, description="Images to paint, 1-8; all or nothing."
-    )
-    pose: Pose | None = Field(
+    count: Annotated[
+        OrDefault[Annotated[int, Field(ge=1, le=COUNT_MAX), WHOLE]],
+        FieldFacts(digest=Named.ALWAYS, option=Option("IMAGES")),
+    ] = Field(default=1, description="Images to paint, 1-8; all or nothing.")
+    pose: Annotated[Pose | None, FieldFacts(digest=Named.ALWAYS, text=Named.WHEN_SET)] = Field(
         default=None, description="The people's pose: keypoints, a skeleton picture or a photo; null for none."
     )
-    control_scale: OrDefault[Annotated[float, Field(ge=0.0, le=2.0)]] = Field(
+    control_scale: Annotated[OrDefault[Annotated[float, Field(ge=0.0, le=2.0)]], _POSED] = Field(
         default=1.0, description="How strongly the pose is followed, 0-2."
     )
-    control_start: OrDefault[Fraction] = Field(
+    control_start: Annotated[OrDefault[Fraction], _POSED] = Field(
         default=0.0, description="The fraction of the steps at which the pose begins to count."
     )
-    control_end: OrDefault[Fraction] = Field(
-        default=1.0, description="The fraction of the steps at which it ends; above control_start."
+    control_end: Annotated[OrDefault[Fraction], _POSED] = Field(
+        default=1.0, description="The fraction of the steps at which the pose ceases to count; above control_start."
     )
-    adapter: Adapter | None = Field(default=None, description="A LoRA to apply; null for none.")
-    output: OrDefault[Output] = Field(default=Output(), description="The pictures' file format and quality.")
-    priority: OrDefault[Annotated[int, Field(ge=0, le=9), WHOLE]] = Field(
-        default=4, description="0 (last) to 9 (first), among the requests that wait."
+    adapter: Annotated[Adapter | None, FieldFacts(digest=Named.ALWAYS, text=Named.WHEN_SET)] = Field(
+        default=None, description="A LoRA to apply; null for none."
     )
-    deadline: Timestamp | None = Field(
+    output: Annotated[OrDefault[Output], FieldFacts(digest=Named.ALWAYS)] = Field(
+        default=Output(), description="The pictures' file format and quality."
+    )
+    priority: Annotated[
+        OrDefault[Annotated[int, Field(ge=0, le=9), WHOLE]], FieldFacts(decides="treatment", option=Option("N"))
+    ] = Field(default=4, description="0 (last) to 9 (first), among the requests that wait.")
+    deadline: Annotated[
+        Timestamp | None,
+        FieldFacts(
+            decides="treatment", option=Option("TIME", "RFC 3339; a request not begun by then ends as expired.")
+        ),
+    ] = Field(
         default=None,
         description="RFC 3339 with a time zone: a request that was not begun by then ends as expired. null: never.",
     )
-    progress: OrDefault[Literal["none", "steps", "previews"]] = Field(
+    progress: Annotated[OrDefault[Literal["none", "steps", "previews"]], FieldFacts(decides="treatment")] = Field(
         default="none", description="Which progress events to publish while it is rendered."
     )
-    labels: OrDefault[Labels] = Field(
+    labels: Annotated[OrDefault[Labels], FieldFacts(decides="treatment")] = Field(
         default_factory=dict,
         description="Up to 16 names (1-64 characters) and values (up to 256), given back in the completion.",
     )
@@ -154,5 +198,5 @@ class GenerationRequest(BaseModel):
 
 
 def effective_steps(request: GenerationRequest) -> int:
-    """The denoising steps of a request: `steps` where it is set, else its preset's."""
+    """Return the denoising steps of a request: `steps` where it is set, else its preset's."""
     return PRESET_STEPS[request.preset] if request.steps is None else request.steps

@@ -11,13 +11,14 @@ names for the same things. Case, hyphens, underscores and blanks do not matter, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
 from darkroom.schemas.errors import bounded
+from darkroom.schemas.events.fields import facts_of
 from darkroom.schemas.events.pose import FIELDS as POSE_FIELDS
 from darkroom.schemas.events.unsupported_names import CALLED_OTHERWISE, IN_PARTS, NOT_HONOURED
 from darkroom.schemas.events.unsupported_synonyms import SYNONYMS
@@ -26,6 +27,14 @@ FIELDS_NAMED_MAX: Final = 5
 """The most fields that one message names: five with their remedies fit into an error message's 500 characters."""
 _NAME_CHARACTERS_MAX: Final = 60
 """No listed name is longer; a longer one is not looked up."""
+
+
+class UnknownField(NamedTuple):
+    """A field of a request's JSON document that the request's model does not have."""
+
+    path: tuple[str, ...]
+    """The names of the objects that it stands in, and its own."""
+    value: Any
 
 
 class UnsupportedField(NamedTuple):
@@ -72,9 +81,6 @@ _SAME_ANYWAY: Final[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
 _NOTHING_WORDS: Final = frozenset({"", "none", "null", "off", "false", "auto", "automatic", "default"})
 """Texts by which other tools' clients say that they leave a choice open."""
 
-_CHANGES_NO_PICTURE: Final = frozenset({"request_id", "tenant", "priority", "deadline", "progress", "labels"})
-"""Fields of a request that may be written wrongly without another picture coming of it."""
-
 
 def _plain(name: str) -> str:
     """The name without what spellings differ in."""
@@ -112,25 +118,29 @@ def _listed(name: str) -> str | None:
     return listed
 
 
-def unsupported_fields(model: type[BaseModel], document: Mapping[str, Any]) -> Iterator[UnsupportedField]:
-    """Find the fields of a request's JSON document that would change the picture and are not honoured.
+def unsupported_fields(model: type[BaseModel], unknown: Iterable[UnknownField]) -> Iterator[UnsupportedField]:
+    """Yield those of a request's unknown fields that would change the picture, each with its remedy.
 
     `model` has the fields that are honoured. A listed field whose value asks for nothing (null, false, empty, zero
     where there is no counterpart here, what is done anyway) is left to those who report unknown fields.
     """
-    own = {_plain(name): name for name in model.model_fields if name not in _CHANGES_NO_PICTURE}
-    known = model.model_fields
-    for name, value in document.items():
-        if name in known:
-            if isinstance(value, Mapping) and name not in _CHANGES_NO_PICTURE:
-                yield from _in_part(name, name, value, own)
-        elif not _asks_nothing(name, value) and (remedy := _remedy(name, own, "it is spelt")) is not None:
-            yield UnsupportedField(bounded(name, _NAME_CHARACTERS_MAX), remedy)
+    own = {_plain(name): name for name, facts in facts_of(model).items() if facts.decides == "picture"}
+    for path, value in unknown:
+        *outer, name = path
+        part = outer[0] if outer else ""
+        if _asks_nothing(name, value) or (part == "pose" and name in POSE_FIELDS):
+            continue
+        if part:
+            remedy = _spelt_in(part, name) or _remedy(name, own, "it belongs to the request itself, as")
+        else:
+            remedy = _remedy(name, own, "it is spelt")
+        if remedy is not None:
+            yield UnsupportedField(bounded(".".join(path), _NAME_CHARACTERS_MAX), remedy)
 
 
-def refusal_of(model: type[BaseModel], document: Mapping[str, Any]) -> str | None:
-    """Return the message that refuses a document with such fields, each with its remedy; None where it has none."""
-    found = list(unsupported_fields(model, document))
+def refusal_of(model: type[BaseModel], unknown: Iterable[UnknownField]) -> str | None:
+    """Return the message that refuses a request with such fields, each with its remedy; None where it has none."""
+    found = list(unsupported_fields(model, unknown))
     if not found:
         return None
     named = "; ".join(f"{field.path}: {field.remedy}" for field in found[:FIELDS_NAMED_MAX])
@@ -144,28 +154,8 @@ def table() -> dict[str, dict[str, str]]:
     return {"request": dict(sorted(request.items())), **{part: dict(names) for part, names in IN_PARTS.items()}}
 
 
-def _in_part(part: str, path: str, value: Mapping[str, Any], own: Mapping[str, str]) -> Iterator[UnsupportedField]:
-    """The same inside `adapter`, `output` or `pose`, at any depth; names that its models have are passed over."""
-    for name, inner in value.items():
-        inner_path = f"{path}.{name}"
-        if name in _KNOWN_IN_PARTS.get(part, frozenset()):
-            if isinstance(inner, Mapping):
-                yield from _in_part(part, inner_path, inner, own)
-            continue
-        if _asks_nothing(name, inner):
-            continue
-        spelt = _SPELT_IN_PARTS.get(part, {}).get(_plain(name)) if len(name) <= _NAME_CHARACTERS_MAX else None
-        remedy = spelt or _remedy(name, own, "it belongs to the request itself, as")
-        if remedy is not None:
-            yield UnsupportedField(bounded(inner_path, _NAME_CHARACTERS_MAX), remedy)
-
-
-_KNOWN_IN_PARTS: Final[Mapping[str, frozenset[str]]] = {
-    "adapter": frozenset({"name", "weight"}),
-    "output": frozenset({"format", "quality"}),
-    "pose": POSE_FIELDS,
-}
-"""What those objects have for fields; a test holds it against the models."""
+def _spelt_in(part: str, name: str) -> str | None:
+    return _SPELT_IN_PARTS.get(part, {}).get(_plain(name)) if len(name) <= _NAME_CHARACTERS_MAX else None
 
 
 def spelt_otherwise(field: str, document: Mapping[str, Any]) -> str | None:

@@ -6,10 +6,8 @@ documents. So the worker can promise an outcome for each record without knowing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from types import NoneType
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -21,7 +19,7 @@ from darkroom.schemas.events.completion import Completion
 from darkroom.schemas.events.pose import TAGS
 from darkroom.schemas.events.progress import Cancellation, Progress
 from darkroom.schemas.events.request import GenerationRequest
-from darkroom.schemas.events.unsupported import refusal_of, spelt_otherwise
+from darkroom.schemas.events.unsupported import UnknownField, refusal_of, spelt_otherwise
 from darkroom.schemas.faults import said
 from darkroom.schemas.names import CLIENT_SOURCE, DEFAULT_TENANT, WORKER_SOURCE, EventType, is_identity, stand_in_tenant
 from darkroom.schemas.wire.cloudevents import Headers, Unwrapped, unwrap, wrap
@@ -167,7 +165,7 @@ def encode_cancellation(
 def _decoded(event: Unwrapped, key: bytes | None) -> Decoded:
     """Return the request that an event is. Raise `RequestRejected`."""
     try:
-        request = _validated(GenerationRequest, event)
+        request, unknown = _request(event)
     except EventUnreadable as error:
         request_id, tenant = _identity(event.document)
         raise RequestRejected(
@@ -179,8 +177,7 @@ def _decoded(event: Unwrapped, key: bytes | None) -> Decoded:
             requested_at=event.time,
             traceparent=event.traceparent,
         ) from error
-    unknown, more = _unknown_fields(request, event.document.value)
-    if unknown and (refusal := refusal_of(GenerationRequest, event.document.value)) is not None:
+    if unknown and (refusal := refusal_of(GenerationRequest, unknown)) is not None:
         raise RequestRejected(
             ErrorCode.UNSUPPORTED_FIELD,
             refusal,
@@ -190,7 +187,9 @@ def _decoded(event: Unwrapped, key: bytes | None) -> Decoded:
             requested_at=event.time,
             traceparent=event.traceparent,
         )
-    warnings = [*event.warnings, *(f"unknown field ignored: {path}" for path in unknown)]
+    paths = [bounded(".".join(field.path), _PATH_CHARACTERS_MAX) for field in unknown[:UNKNOWN_FIELDS_SHOWN_MAX]]
+    more = len(unknown) - len(paths)
+    warnings = [*event.warnings, *(f"unknown field ignored: {path}" for path in paths)]
     if more:
         warnings.append(f"and {more} more unknown fields ignored")
     if key is not None and bytes(key) != request.request_id.encode():
@@ -202,7 +201,7 @@ def _decoded(event: Unwrapped, key: bytes | None) -> Decoded:
         requested_at=event.time,
         traceparent=event.traceparent,
         warnings=tuple(warnings),
-        unknown_fields=tuple(unknown),
+        unknown_fields=tuple(paths),
     )
 
 
@@ -212,13 +211,32 @@ def _decode(model: type[EventT], value: bytes | None, headers: Headers, event_ty
     return _validated(model, unwrap(bytes(value), headers, event_type, bytes_max=REQUEST_BYTES_MAX))
 
 
+def _request(event: Unwrapped) -> tuple[GenerationRequest, list[UnknownField]]:
+    """Return the request in a record, and its unknown fields in the record's order. Raise `EventUnreadable`.
+
+    A field that is null asks for nothing: clients generated from a union of types write the other types' fields so.
+    """
+    value = event.document.value
+    unknown: list[UnknownField] = []
+    if event.problem is None:
+        try:
+            return GenerationRequest.model_validate(value, extra="forbid"), unknown
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_context=False)
+        unknown = [UnknownField(_steps(one["loc"]), one["input"]) for one in found if one["type"] == "extra_forbidden"]
+    request = _validated(GenerationRequest, event)
+    places = {name: place for place, name in enumerate(value)}
+    return request, sorted(
+        (field for field in unknown if field.value is not None), key=lambda field: places.get(field.path[0], 0)
+    )
+
+
 def _validated(model: type[EventT], event: Unwrapped) -> EventT:
-    """Return the event that a record holds. Raise `EventUnreadable` with what is wrong, field by field."""
+    """Return the event that a record holds, unknown fields passed over. Raise `EventUnreadable` with what is wrong."""
     if event.problem is not None:
         raise EventUnreadable(f"the record is not a {model.__name__}: {event.problem}")
     value = event.document.value
     try:
-        # What is unknown is reported or refused by name, not by the model.
         return model.model_validate(value, extra="ignore")
     except ValidationError as error:
         members = value if isinstance(value, dict) else {}
@@ -255,8 +273,12 @@ def _message(item: ErrorDetails) -> str:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    steps = [str(step) for step in location if not (location[0] == "pose" and step in TAGS)]
-    return bounded(".".join(steps), _PATH_CHARACTERS_MAX)
+    return bounded(".".join(_steps(location)), _PATH_CHARACTERS_MAX)
+
+
+def _steps(location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return where an error stands, without the names of a union's alternatives, which no requester knows."""
+    return tuple(str(step) for step in location if step not in TAGS or location[0] == "labels")
 
 
 def _identity(document: Document) -> tuple[str | None, str | None]:
@@ -276,24 +298,3 @@ def _identity(document: Document) -> tuple[str | None, str | None]:
 
 def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else type(value).__name__
-
-
-def _unknown_fields(event: BaseModel, value: Any) -> tuple[list[str], int]:
-    """The paths of the first fields of `value` that the event's model does not have, and how many more there are."""
-    paths = _unknown_paths(event, value, "")
-    first = [bounded(path, _PATH_CHARACTERS_MAX) for path in islice(paths, UNKNOWN_FIELDS_SHOWN_MAX)]
-    return first, sum(1 for _ in paths)
-
-
-def _unknown_paths(event: BaseModel, value: dict[str, Any], prefix: str) -> Iterator[str]:
-    """Yield the dotted paths of unknown fields: the event, which has only known ones, is walked beside its document.
-
-    A field that is null asks for nothing: clients generated from a union of types write the other types' fields so.
-    """
-    known = type(event).model_fields
-    for name, part in value.items():
-        if name not in known:
-            if part is not None:
-                yield f"{prefix}{name}"
-        elif isinstance(part, dict) and isinstance(nested := getattr(event, name), BaseModel):
-            yield from _unknown_paths(nested, part, f"{prefix}{name}.")

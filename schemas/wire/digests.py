@@ -1,26 +1,29 @@
-"""What makes two requests the same: digests of what was asked, and of what decides the pixels.
+"""Digests of what was asked and of what decides the pixels, and the text that a picture carries about both.
 
-Both are SHA-256 over canonical JSON: keys sorted, no white space, ASCII, numbers in Python's shortest form (whole
-fractions as `5.0`, zero never negative). So they do not depend on the order of fields, on fields that are not
-known, or on whether a default was written out.
+A digest is SHA-256 over canonical JSON: keys sorted, no white space, ASCII, numbers in Python's shortest form (whole
+fractions as `5.0`, zero never negative). So it does not depend on the order of fields, on unknown fields, or on whether
+a default was written out. Which fields it covers follows from their `FieldFacts`.
 
 `request_digest` decides conflicts: the same (tenant, request id) with another digest is another request. It covers
-what the requester gets and nothing else. Not covered are the identity itself; `deadline`, `priority`, `progress` and
-`labels`, which say how the work is to be treated and which clients set anew when they repeat a request; and the
-`preset`, whose steps are covered.
+what the requester gets: neither the identity nor how the request is to be treated. The `preset` is covered by its
+steps.
 
-`render_digest` decides pictures: it leaves out what cannot change a pixel of the outcome (control settings without
-a pose, quality of a PNG) and adds the model's revision, the sampler's version, the adapter's digest and, for a photo,
-the detector's.
+`render_digest` decides pictures: it leaves out what cannot change a pixel (control settings without a pose, the quality
+of a PNG) and adds the model's revision, the sampler's version, the adapter's digest and, for a photo, the detector's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, Final, NamedTuple
 
-from darkroom.schemas.events.pose import InlinePicture, PeoplePose, PhotoPose, PictureRef, Pose, SkeletonPose
+from pydantic import BaseModel
+
+from darkroom.schemas.events.fields import FieldFacts, Named, facts_of
+from darkroom.schemas.events.pose import InlinePicture, PhotoPose
 from darkroom.schemas.events.request import COUNT_MAX, SEED_MAX, GenerationRequest, effective_steps
 
 DERIVED_SEED_MAX: Final = SEED_MAX - COUNT_MAX
@@ -29,20 +32,32 @@ DERIVED_SEED_MAX: Final = SEED_MAX - COUNT_MAX
 _encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+class _Part(NamedTuple):
+    """One field of a model, as a digest or a picture's text names it."""
+
+    name: str
+    default: Any
+    """What the field's value must differ from to be named; `_REQUIRED` where it is named whatever it is."""
+    idle_when: tuple[str, Any] | None
+
+
+_REQUIRED: Final = object()
+
+
 def raw_digest(value: bytes) -> str:
-    """`sha256:` and 64 hexadecimal digits over bytes as they are: the digest of a record that is no request."""
+    """Return `sha256:` and 64 hexadecimal digits over the bytes as they are."""
     return f"sha256:{hashlib.sha256(value).hexdigest()}"
 
 
 def derived_seed(tenant: str, request_id: str) -> int:
-    """The first image's seed of a request that names none, 0 to `DERIVED_SEED_MAX`: the same for every replay."""
+    """Return the first image's seed of a request that names none, 0 to `DERIVED_SEED_MAX`: the same in each replay."""
     digest = hashlib.sha256(f"{tenant}/{request_id}".encode()).digest()
     return int.from_bytes(digest[:16], "big") % (DERIVED_SEED_MAX + 1)
 
 
 def request_digest(request: GenerationRequest) -> str:
-    """The digest of what was asked. Equal for two requests that ask for the same thing in other words."""
-    return raw_digest(_canonical(_asked(request)))
+    """Return the digest of what was asked: equal for two requests that ask for the same thing in other words."""
+    return raw_digest(_canonical(_asked(request, with_idle=True)))
 
 
 def render_digest(
@@ -54,22 +69,18 @@ def render_digest(
     pose_detector: str | None = None,
     adapter_digest: str | None = None,
 ) -> str:
-    """The digest of all that decides the pictures.
+    """Return the digest of all that decides the pictures.
 
-    `pose_picture` are the bytes of a stored pose picture, where they are known: then the digest is of the picture
-    rather than of its name, as it always is for an inline one. `pose_detector` is the digest of what found the people
+    `pose_picture` are the bytes of a stored pose picture, where they are known: the digest then covers the picture
+    rather than its name, as it always does for an inline one. `pose_detector` is the digest of what found the people
     in a photo: two detectors may paint one photo in two ways, and no other request depends on any. `adapter_digest`
     is that of the adapter's file, where the request names one: a name may come to stand for other weights. Width and
     height count as written; to tell a native size from none, pass a request in which they are filled in.
     """
-    parts = _asked(request)
-    if request.pose is None:
-        for name in ("control_scale", "control_start", "control_end"):
-            del parts[name]
-    elif pose_picture is not None:
-        parts["pose"] = {_picture_field(request.pose): raw_digest(pose_picture)}
-    if request.output.format == "png":
-        del parts["output"]["quality"]
+    parts = _asked(request, with_idle=False)
+    if request.pose is not None and pose_picture is not None:
+        picture_field = next(iter(type(request.pose).model_fields))
+        parts["pose"][picture_field] = raw_digest(pose_picture)
     if isinstance(request.pose, PhotoPose):
         parts["pose_detector"] = pose_detector
     if request.adapter is not None:
@@ -79,44 +90,75 @@ def render_digest(
     return raw_digest(_canonical(parts))
 
 
-def _asked(request: GenerationRequest) -> dict[str, Any]:
-    """The parts of a request that say what was asked, with every default filled in."""
-    seed = derived_seed(request.tenant, request.request_id) if request.seed is None else request.seed
-    adapter = request.adapter
-    return {
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "width": request.width,
-        "height": request.height,
-        "steps": effective_steps(request),
-        "guidance_scale": request.guidance_scale,
-        "sampler": request.sampler,
-        "seed": seed,
-        "count": request.count,
-        "pose": None if request.pose is None else _pose(request.pose),
-        "control_scale": request.control_scale,
-        "control_start": request.control_start,
-        "control_end": request.control_end,
-        "adapter": None if adapter is None else {"name": adapter.name, "weight": adapter.weight},
-        "output": {"format": request.output.format, "quality": request.output.quality},
+def picture_text(
+    request: GenerationRequest, resolved: Mapping[str, Any], *, adapter_digest: str | None = None
+) -> dict[str, Any]:
+    """Return the fields that it takes to paint a picture again, as JSON: nothing of who painted it or when.
+
+    `resolved` are the values of fields that the request left open (size, steps, seed). An inline picture is named by
+    its digest: the picture itself would make a small PNG half a megabyte larger.
+    """
+    named = {
+        part.name: _plain(getattr(request, part.name), _in_digest, with_idle=True)
+        for part in _present(request, _in_text, with_idle=False)
     }
+    if request.adapter is not None:
+        named["adapter"]["digest"] = adapter_digest
+    return {**named, **resolved}
 
 
-def _pose(pose: Pose) -> dict[str, Any]:
-    if isinstance(pose, PeoplePose):
-        return {"people": pose.people, "format": pose.format}
-    picture = pose.image if isinstance(pose, SkeletonPose) else pose.photo
-    return {_picture_field(pose): _picture(picture)}
+def _asked(request: GenerationRequest, *, with_idle: bool) -> dict[str, Any]:
+    """Return the parts of a request that say what was asked, with every default filled in."""
+    parts: dict[str, Any] = _plain(request, _in_digest, with_idle=with_idle)
+    parts["steps"] = effective_steps(request)
+    if request.seed is None:
+        parts["seed"] = derived_seed(request.tenant, request.request_id)
+    return parts
 
 
-def _picture_field(pose: Pose) -> str:
-    return "image" if isinstance(pose, SkeletonPose) else "photo"
+def _in_digest(facts: FieldFacts) -> Named:
+    return facts.in_digest
 
 
-def _picture(picture: PictureRef) -> Any:
-    if isinstance(picture, InlinePicture):
-        return raw_digest(picture.content)
-    return {"bucket": picture.bucket, "key": picture.key}
+def _in_text(facts: FieldFacts) -> Named:
+    return facts.in_text
+
+
+def _plain(value: Any, named: Callable[[FieldFacts], Named], *, with_idle: bool) -> Any:
+    """Return a field's value as JSON, objects by the fields that `named` chooses, inline pictures by their digest."""
+    if isinstance(value, InlinePicture):
+        return raw_digest(value.content)
+    if isinstance(value, BaseModel):
+        return {
+            part.name: _plain(getattr(value, part.name), named, with_idle=with_idle)
+            for part in _present(value, named, with_idle=with_idle)
+        }
+    if type(value) is tuple and value and isinstance(value[0], BaseModel):
+        return [_plain(one, named, with_idle=with_idle) for one in value]
+    return value
+
+
+def _present(model: BaseModel, named: Callable[[FieldFacts], Named], *, with_idle: bool) -> Iterator[_Part]:
+    for part in _parts(type(model), named):
+        if part.default is not _REQUIRED and getattr(model, part.name) == part.default:
+            continue
+        if not with_idle and part.idle_when is not None and getattr(model, part.idle_when[0]) == part.idle_when[1]:
+            continue
+        yield part
+
+
+@cache
+def _parts(model: type[BaseModel], named: Callable[[FieldFacts], Named]) -> tuple[_Part, ...]:
+    """Return the fields of a model that may be named. Kept for each model: a digest is made for each record."""
+    parts = []
+    for name, facts in facts_of(model).items():
+        when, field = named(facts), model.model_fields[name]
+        if when is Named.NEVER:
+            continue
+        is_always = when is Named.ALWAYS or field.is_required()
+        default = _REQUIRED if is_always else field.get_default(call_default_factory=True, validated_data={})
+        parts.append(_Part(name, default, facts.idle_when))
+    return tuple(parts)
 
 
 def _canonical(parts: dict[str, Any]) -> bytes:
@@ -127,11 +169,11 @@ def _canonical(parts: dict[str, Any]) -> bytes:
 
 
 def _without_negative_zero(value: Any) -> Any:
-    """Adding 0.0 turns -0.0, which compares equal to 0.0 and paints the same, into 0.0."""
+    """Return the value with each -0.0, which equals 0.0 and paints the same, as 0.0, which adding 0.0 makes of it."""
     if isinstance(value, float):
         return value + 0.0
     if isinstance(value, dict):
         return {key: _without_negative_zero(part) for key, part in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return [_without_negative_zero(part) for part in value]
     return value

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from darkroom.producer.cli.request_options import field_options
 from darkroom.producer.cli.send import cancel, send
 from darkroom.producer.cli.watch import watch
 from darkroom.producer.kafka.reader import TopicReader
@@ -379,3 +381,18 @@ def _reads(process: subprocess.Popen[bytes]) -> bool:
                 return True
         time.sleep(0.05)
     return False
+
+
+def test_send_has_an_option_for_every_field_of_a_request() -> None:
+    by_hand = {
+        "request_id": "--request-id", "pose": "--pose", "adapter": "--adapter", "output": "--format",
+        "labels": "--label", "progress": "--wait",
+    }  # fmt: skip
+    """Fields that are objects, are made where they are left out, or follow from how the command is called."""
+    options = {name for option in send.get_params(click.Context(send)) for name in option.opts}
+    derived = field_options()
+    assert derived.keys() | by_hand.keys() == GenerationRequest.model_fields.keys()
+    assert not derived.keys() & by_hand.keys()
+    assert options >= {*by_hand.values(), *(f"--{name.replace('_', '-')}" for name in derived)}
+    kinds = {"steps": "integer", "prompt": "text", "sampler": "choice", "control_end": "float"}
+    assert {name: derived[name].type.name for name in kinds} == kinds

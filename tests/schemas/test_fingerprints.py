@@ -5,17 +5,80 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darkroom.schemas.events.request import SEED_MAX, GenerationRequest, effective_steps
-from darkroom.schemas.wire.digests import DERIVED_SEED_MAX, derived_seed, raw_digest, render_digest, request_digest
+from darkroom.schemas.events.fields import FieldFacts, Named, Option, facts_of
+from darkroom.schemas.events.request import SEED_MAX, GenerationRequest, Output, effective_steps
+from darkroom.schemas.wire.digests import (
+    DERIVED_SEED_MAX,
+    derived_seed,
+    picture_text,
+    raw_digest,
+    render_digest,
+    request_digest,
+)
 from tests.schemas.strategies import IDENTITIES, request_objects
 
 PERSON: list[Any] = [[0.5, 0.25]] * 18
+GOLDEN: list[tuple[dict[str, Any], str, str]] = [
+    ({}, "11d01a28c88de762", "d69487a0e042cbb6"),
+    ({"negative_prompt": ""}, "64b2a7623469ac6c", "cd40fd33a3bc6e4d"),
+    (
+        {
+            "tenant": "studio",
+            "preset": "quality",
+            "width": 1024,
+            "height": 768,
+            "seed": 7,
+            "count": 2,
+            "guidance_scale": 5,
+        },
+        "c0d2a751cd245db7",
+        "2e274546a7ab2bce",
+    ),
+    (
+        {
+            "steps": 30,
+            "sampler": "euler",
+            "priority": 9,
+            "progress": "previews",
+            "labels": {"a": "b"},
+            "deadline": "2027-01-31T12:00:00Z",
+        },
+        "b54325084b576c3d",
+        "c6b40139f59f516f",
+    ),
+    ({"pose": {"people": [[*PERSON[:17], None]]}}, "4466d4e711bb0584", "a4272c3437f95bce"),
+    (
+        {
+            "pose": {"people": [PERSON[:17]], "format": "coco17"},
+            "control_scale": 0.8,
+            "control_start": 0.1,
+            "control_end": 0.9,
+        },
+        "d803c12d3dfcf7ef",
+        "62c936bc20155614",
+    ),
+    (
+        {"pose": {"image": {"bucket": "abc", "key": "k"}}, "output": {"format": "webp", "quality": 85}},
+        "15877c2e2022f488",
+        "2236dfacc5459891",
+    ),
+    ({"pose": {"image": {"inline": "YWJj"}}, "output": {"quality": 10}}, "0cc94332bfaa64d7", "e2cc488e196b9281"),
+    ({"pose": {"photo": {"inline": "YWJj"}}, "control_scale": -0.0}, "dc6d6ad18d634503", "0d05ff888ef17fa2"),
+    ({"pose": {"photo": {"bucket": "abc", "key": "k"}}}, "f5d5936e93c1a526", "057cbb9ac6e53718"),
+    ({"adapter": {"name": "ink"}}, "850c66e2804d226d", "e17f4442f8ee4a46"),
+    (
+        {"adapter": {"name": "t\u00ef", "weight": -0.5}, "control_scale": 0.5, "prompt": "\u00e9t\u00e9 \u2603"},
+        "19f5e41d0f63676b",
+        "9ce6b4ed2e4fb096",
+    ),
+]
+"""Requests, and the first 16 digits of the request and the render digest that they always had."""
 
 
 def read(fields: dict[str, Any]) -> GenerationRequest:
@@ -166,6 +229,57 @@ def test_digests_do_not_change_between_releases() -> None:
     assert request_digest(asked) == GOLDEN_REQUEST
     assert render_digest(asked, "sha256:0", "1") == GOLDEN_RENDER
     assert derived_seed("default", "r") == GOLDEN_SEED
+
+
+@pytest.mark.parametrize(("fields", "asked", "rendered"), GOLDEN, ids=range(len(GOLDEN)))
+def test_every_field_stands_in_the_digests_as_it_did(fields: dict[str, Any], asked: str, rendered: str) -> None:
+    one = request(**fields)
+    assert request_digest(one).startswith(f"sha256:{asked}")
+    assert render_digest(one, "m", "s", pose_detector="d", adapter_digest="x").startswith(f"sha256:{rendered}")
+
+
+class Later(GenerationRequest):
+    """A request of a later release, with fields that declare no more than they must."""
+
+    schedule: Annotated[str | None, FieldFacts(option=Option("NAME"))] = None
+    fit: Annotated[str, FieldFacts(idle_when=("pose", None))] = "stretch"
+    recipe: Annotated[str | None, FieldFacts(digest=Named.NEVER)] = None
+
+
+def test_a_new_field_changes_the_digests_where_it_is_set_and_nowhere_else() -> None:
+    ask = {"request_id": "r", "prompt": "p"}
+    for fields, asked, _ in GOLDEN:
+        assert request_digest(Later.model_validate({**ask, **fields}, strict=False)).startswith(f"sha256:{asked}")
+    later, set_ = Later(**ask), Later(**ask, schedule="karras")
+    assert request_digest(set_) != request_digest(later)
+    assert render_digest(set_, "m", "s") != render_digest(later, "m", "s")
+    assert picture_text(set_, {})["schedule"] == "karras"
+    assert "schedule" not in picture_text(later, {})
+
+
+def test_a_field_declares_with_which_value_of_another_it_changes_no_pixel() -> None:
+    ask = {"request_id": "r", "prompt": "p"}
+    idle = Later(**ask, fit="cover")
+    assert request_digest(idle) != request_digest(Later(**ask))
+    assert render_digest(idle, "m", "s") == render_digest(Later(**ask), "m", "s")
+    assert "fit" not in picture_text(idle, {})
+    posed = request(pose={"people": [PERSON]}).pose
+    assert render_digest(Later(**ask, fit="cover", pose=posed), "m", "s") != render_digest(
+        Later(**ask, pose=posed), "m", "s"
+    )
+
+
+def test_a_field_that_another_one_covers_stands_in_no_digest() -> None:
+    ask = {"request_id": "r", "prompt": "p"}
+    assert request_digest(Later(**ask, recipe="noir")) == request_digest(Later(**ask))
+
+
+def test_every_field_of_a_request_declares_what_it_decides() -> None:
+    for name, field in GenerationRequest.model_fields.items():
+        declared = [one for one in field.metadata if isinstance(one, FieldFacts)]
+        assert declared == [facts_of(GenerationRequest)[name]]
+    for name, facts in facts_of(Output).items():
+        assert facts.in_digest is Named.ALWAYS, name
 
 
 def test_raw_digest_is_plain_sha256() -> None:

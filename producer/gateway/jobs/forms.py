@@ -24,6 +24,8 @@ from starlette.types import Message, Receive
 from darkroom.producer.gateway.jobs.uploads import file_too_large
 from darkroom.producer.gateway.problems import Problem, body_too_large, invalid
 from darkroom.schemas.errors import bounded
+from darkroom.schemas.events.fields import text_fields
+from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.wire.json import read_json
 
 MULTIPART: Final = "multipart/form-data"
@@ -34,7 +36,7 @@ FILES: Final = ("pose", "photo")
 """The fields that are pictures."""
 REQUEST: Final = "request"
 """The field that holds a whole request as JSON."""
-_TEXTS: Final = frozenset({"request_id", "tenant", "prompt", "negative_prompt", "preset", "sampler", "progress"})
+_TEXTS: Final = text_fields(GenerationRequest)
 """Fields that are always text. The others are read as JSON if they are valid JSON."""
 _CHARSET: Final = "_charset_"
 """The hidden field into which a browser writes the form's encoding (RFC 7578, 4.6)."""

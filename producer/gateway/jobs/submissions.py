@@ -33,7 +33,7 @@ from darkroom.producer.gateway.problems import Problem, coded, invalid
 from darkroom.schemas.errors import ErrorCode, RequestRejected, bounded
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.request import GenerationRequest
-from darkroom.schemas.events.unsupported import refusal_of
+from darkroom.schemas.events.unsupported import UnknownField, refusal_of
 from darkroom.schemas.names import is_identity, pose_key
 from darkroom.schemas.settings import Settings
 from darkroom.schemas.wire.codec import decode_document
@@ -236,7 +236,9 @@ def _new_id(call: Request, tenant: str) -> str:
 
 def _refuse_unsupported(members: Mapping[str, Any]) -> None:
     """Raise `Problem` for fields and files of a form that would change the picture. The decoder checks its JSON."""
-    found = refusal_of(GenerationRequest, members)
+    fields = GenerationRequest.model_fields
+    unknown = [UnknownField((name,), value) for name, value in members.items() if name not in fields]
+    found = refusal_of(GenerationRequest, unknown)
     if found is not None:
         raise _unsupported(found)
 

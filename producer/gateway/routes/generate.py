@@ -21,6 +21,7 @@ from darkroom.schemas.events.completion import Completion
 
 router = APIRouter(tags=["pictures"])
 
+_SCHEMAS: Final = "#/components/schemas/{model}"
 _CALLERS: Final = frozenset(
     {
         ErrorCode.INVALID_REQUEST,

@@ -1,0 +1,82 @@
+"""The options of `send` that describe a request: derived from its fields, or written out for objects."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+
+@cache
+def field_options() -> dict[str, click.Option]:
+    """Return the options of the request fields that declare one, by the field's name; those of the identity last.
+
+    The event's model is imported here and not with the module, so that other commands start without it.
+    """
+    from darkroom.schemas.events.fields import facts_of, value_type
+    from darkroom.schemas.events.request import GenerationRequest
+
+    declared = sorted(facts_of(GenerationRequest).items(), key=lambda one: one[1].decides == "identity")
+    options = {}
+    for name, facts in declared:
+        if facts.option is not None:
+            field = GenerationRequest.model_fields[name]
+            options[name] = click.Option(
+                [f"--{name.replace('_', '-')}"],
+                type=_click_type(value_type(field.annotation)),
+                metavar=facts.option.metavar,
+                help=facts.option.help or field.description,
+            )
+    return options
+
+
+def _click_type(kind: Any) -> Any:
+    """Return click's type of an option. The event's model reads the text of whatever is no choice and no number."""
+    if get_origin(kind) is Literal:
+        return click.Choice(get_args(kind))
+    return kind if kind in (int, float) else str
+
+
+def pose_of(file: Path | None, size: str | None, photo: Path | None) -> dict[str, Any] | None:
+    """Return the pose that the options name. Raise `click.UsageError`, and `RequestUnreadable` for their files."""
+    from darkroom.producer.poses.files import photo_of, size_of
+    from darkroom.producer.poses.files import pose_of as pose_in
+
+    if photo is not None:
+        if file is not None or size is not None:
+            raise click.UsageError("Give either --pose, with --pose-size or without, or --photo.")
+        return photo_of(photo)
+    if file is None:
+        if size is not None:
+            raise click.UsageError("--pose-size says how to read the keypoints of --pose: give both.")
+        return None
+    try:
+        pixels = None if size is None else size_of(size)
+    except ValueError as error:
+        raise click.UsageError(f"--pose-size {size}: {error}") from error
+    read = pose_in(file, pixels)
+    for note in read.notes:
+        click.echo(f"{file}: {note}", err=True)
+    return read.pose
+
+
+def adapter_of(option: str | None) -> dict[str, Any] | None:
+    """Return the adapter that `--adapter NAME=WEIGHT` names. Raise `click.UsageError`."""
+    if option is None:
+        return None
+    # From the right: a name is what a file is called, and may have such a sign itself.
+    name, separator, weight = option.rpartition("=")
+    try:
+        return {"name": name, "weight": float(weight)} if separator else {"name": weight}
+    except ValueError as error:
+        raise click.UsageError(f"--adapter {option}: the weight after = is a number, as in ink=0.8.") from error
+
+
+def labels_of(labels: tuple[str, ...]) -> dict[str, str] | None:
+    """Return the labels that `--label NAME=VALUE` give. Raise `click.UsageError`."""
+    pairs = [label.partition("=") for label in labels]
+    if not all(separator for _, separator, _ in pairs):
+        raise click.UsageError("A label is written NAME=VALUE.")
+    return {name: value for name, _, value in pairs} or None
