@@ -142,9 +142,10 @@ bench-gpu: setup ## SDXL at full size with random weights on a GPU; writes bench
 quality: setup ## Measure what the built-in model paints; writes quality-out/contact-sheet.png.
 	@$(BIN)/python -m darkroom.tools.tiny.quality --out quality-out
 
-schemas: setup ## Write the published JSON Schemas, AsyncAPI and the chart's schema of settings again.
+schemas: setup ## Write the published JSON Schemas, AsyncAPI, and the chart's schema of settings and dashboard again.
 	@$(BIN)/darkroom schemas --write schemas/published
 	@$(BIN)/python -m tests.helm.values_schema
+	@$(BIN)/python -m tests.helm.dashboard
 
 lock: setup ## Refresh the lock files to the newest versions that pyproject.toml allows.
 	@$(BIN)/uv $(COMPILE) pyproject.toml --all-extras --output-file requirements.lock

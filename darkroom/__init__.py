@@ -56,18 +56,18 @@ _COMMANDS = {
     "gateway": ("darkroom.producer.cli.gateway", "Serve the HTTP API and the web page."),
     "send": ("darkroom.producer.cli.send", "Send requests, and wait for their completions if asked to."),
     "pose": ("darkroom.consumer.cli.pose", "Show the people in a photo or in a file of keypoints."),
-    "watch": ("darkroom.producer.cli.following", "Follow completions."),
-    "cancel": ("darkroom.producer.cli.following", "Take a request back."),
+    "watch": ("darkroom.producer.cli.watch", "Follow completions."),
+    "cancel": ("darkroom.producer.cli.send", "Cancel a request."),
     "dlq": ("darkroom.producer.cli.dlq", "List, show and replay dead letters."),
     "keys": ("darkroom.producer.cli.keys", "Make, list and revoke the gateway's API keys."),
     "audit": ("darkroom.consumer.cli.audit", "Check that every record has exactly one outcome."),
-    "rights": ("darkroom.producer.cli.rights", "Print the Kafka rights that a role needs."),
+    "rights": ("darkroom.producer.cli.contracts", "Print the Kafka rights that a role needs."),
     "doctor": ("darkroom.consumer.cli.doctor", "Check what a worker needs, one line a check."),
     "calibrate": ("darkroom.consumer.cli.calibrate", "Measure the device: which batches pay, at which sizes."),
     "plan": ("darkroom.consumer.cli.plan", "Say how many workers a load needs, and what they cost."),
     "demo": ("darkroom.consumer.cli.demo", "Show the whole of it with the built-in tiny model."),
     "train-tiny": ("darkroom.tools.tiny.training.command", "Train the built-in tiny model anew."),
-    "schemas": ("darkroom.producer.cli.schemas", "Print or write JSON Schemas and AsyncAPI."),
+    "schemas": ("darkroom.producer.cli.contracts", "Print or write JSON Schemas and AsyncAPI."),
 }
 """Each command's module and its line in `--help`. The function has the command's name, `-` being `_`."""
 
@@ -99,6 +99,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: darkroom up; darkroom serve & darkroom send --prompt 'a dancer' --count 2 --wait; darkroom down",
 )
 @click.version_option(package_name="darkroom", prog_name="darkroom")

@@ -137,7 +137,7 @@ def _check_size(request: GenerationRequest, width: int, height: int, info: Model
 def _image_text(
     request: GenerationRequest, info: ModelInfo, *, width: int, height: int, steps: int, seed: int
 ) -> dict[str, str]:
-    """Return a PNG's text: all that it takes to paint the picture again, and nothing of who painted it or when."""
+    """Return the PNG's text: everything needed to paint it again, and nothing about the worker or the time."""
     asked = picture_text(
         request,
         {"width": width, "height": height, "steps": steps, "seed": seed},

@@ -92,7 +92,9 @@ def test_options_of_commands_exist(page: Path) -> None:
                 command = command.get_command(click.Context(command), words.pop(0)) or pytest.fail(
                     f"{page.name}: {line}"
                 )
-            known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+            known = {
+                option for parameter in command.get_params(click.Context(command)) for option in parameter.opts
+            } | {"--help"}
             assert set(_OPTION.findall(called)) <= known, f"{page.name}: {line}"
 
 

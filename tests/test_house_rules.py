@@ -6,10 +6,12 @@ import-linter holds which room may import which; `make check` runs it, and a tes
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,7 +86,6 @@ def test_the_core_is_synchronous() -> None:
 WITHOUT_TORCH = (
     "darkroom",
     "darkroom.producer.client.client",
-    "darkroom.producer.cli.following",
     "darkroom.producer.cli.send",
     "darkroom.producer.gateway.app",
     "darkroom.consumer.cli.audit",
@@ -188,3 +189,54 @@ def test_the_light_tests_need_no_torch() -> None:
                 if found.is_file() and found not in seen:
                     seen.add(found)
                     waiting.append(found)
+
+
+REGISTRY_HOST = re.compile(
+    r"\b([a-z0-9-]+\.)*(pypi|pythonhosted|npmjs|yarnpkg|golang|maven|crates|rubygems|nuget|conda|packagist)[a-z0-9-]*"
+    r"(\.[a-z0-9-]+)*\.(org|com|io|dev|net)\b|(index|registry)[-_]?url[\"']?\s*[=:]\s*[\"']?https?:",
+    re.IGNORECASE,
+)
+"""A package registry's host by the name of what it serves, or a client's setting that names one."""
+
+
+POM_NAMESPACE = "http://maven.apache.org/POM/4.0.0"
+"""The name of an XML vocabulary, which nobody fetches."""
+
+
+def test_no_registry_is_named() -> None:
+    """Clients take the registry that their own configuration names: a mirror's address is nobody else's affair."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False).stdout
+    files = [ROOT / name for name in listed.decode().split("\0") if name]
+    if not files:
+        pytest.skip("this is no checkout")
+    found = []
+    for file in files:
+        with contextlib.suppress(UnicodeDecodeError, FileNotFoundError, IsADirectoryError):
+            text = file.read_text(encoding="utf-8").replace(POM_NAMESPACE, "")
+            found += [f"{file.relative_to(ROOT)}: {match[0]}" for match in REGISTRY_HOST.finditer(text)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("https://example." + "pypi" + ".org/simple", True),
+        ("registry." + "npmjs" + ".org", True),
+        ("repo1." + "maven" + ".org", True),
+        ("--index-url=" + "https://mirror.example/simple", True),
+        ("--no-emit-index-url", False),
+        ("python.org, kafka.apache.org", False),
+    ],
+)
+def test_a_registry_would_be_found(text: str, is_one: bool) -> None:
+    assert bool(REGISTRY_HOST.search(text)) is is_one
+
+
+def test_every_direct_dependency_has_an_upper_bound() -> None:
+    """A next major release may break what is imported: it is let in once it was tried."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    open_ended = [
+        one for one in wanted if "<" not in one and "==" not in one and not one.startswith(("types-", "darkroom["))
+    ]
+    assert open_ended == []

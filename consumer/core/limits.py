@@ -17,7 +17,8 @@ class Limits:
     """Rows handed to the engine beyond the batch, so that a place that falls free is taken at that very boundary; never
     more than half of the batch's cap, or one."""
     oom_probe_s: float = 300.0
-    """How long a batch that ran out of memory stays halved before a larger one is tried. A failed try doubles it."""
+    """How long a batch that ran out of memory stays halved before a larger one is tried. A failed try costs one step,
+    and the wait then doubles, up to sixteen times this one."""
     begin_ahead_rows_max: int = 64
     """Rows being looked up or waiting for the journal's commit, on a fast device; on a slow one a batch is enough."""
     prepare_ahead_rows_max: int = 8
@@ -31,7 +32,7 @@ class Limits:
     waiting_rows_max: int = 2000
     """Rows received and not started; beyond it partitions are paused. Shared out evenly over the partitions."""
     waiting_bytes_max: int = 64 * 1024 * 1024
-    """The bytes of those records."""
+    """The bytes of those records: 64 of the largest."""
     offset_window: int = 512
     """How far a started offset may be above the committed one, so that the map always fits the metadata."""
     unsettled_bytes_max: int = 256 * 1024 * 1024
@@ -45,6 +46,7 @@ class Limits:
     attempts_max: int = 3
     """How often a row may fail alone, or its worker crash with it alone, before its request is failed."""
     backoff_s_min: float = 0.2
+    """The first wait after the store or Kafka failed; it doubles."""
     backoff_s_max: float = 10.0
     cancellations_max: int = 10_000
     """Cancellations remembered for requests that have not come yet; the oldest are forgotten first."""

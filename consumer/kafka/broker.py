@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -38,7 +38,7 @@ from darkroom.consumer.worker.ports import (
 from darkroom.producer.kafka.administrator import Administrator
 from darkroom.producer.kafka.client_tasks import ended_task
 from darkroom.producer.kafka.connection import kafka_arguments
-from darkroom.producer.kafka.consuming import RecordConsumer
+from darkroom.producer.kafka.consuming import FETCH_BYTES_MAX, RecordConsumer
 from darkroom.producer.kafka.denials import denial
 from darkroom.producer.kafka.groups import Group, committed_offsets, describe_group
 from darkroom.producer.kafka.record_batches import UnreadableBatch
@@ -57,6 +57,13 @@ REPLACE_S_MAX = 10.0
 """Between two new consumers: each joins the group anew, and so makes everybody rebalance."""
 DEAD_S_MAX = 300.0
 """How long new consumers are tried. By then whoever watches readiness knows; a fresh process may fare better."""
+HEARTBEATS_A_SESSION: Final = 5
+"""Kafka advises three at least, so that one that is lost does not end the session."""
+POLL_INTERVAL_MS_MAX: Final = 300_000
+"""A worker that does not poll for so long leaves the group. It polls all the time, so this only catches one that
+hangs."""
+POLL_RECORDS_MAX: Final = 200
+"""Records taken in one poll: bounds the work between two polls."""
 LEAVE_S_MAX = 10.0
 """How long leaving the group may take; after that the group finds out by the session's time-out."""
 
@@ -96,11 +103,11 @@ class KafkaBroker:
             isolation_level="read_committed",
             partition_assignment_strategy=[type("MemberAssignor", (StickyPartitionAssignor,), {})],
             session_timeout_ms=kafka.session_timeout_ms,
-            heartbeat_interval_ms=kafka.heartbeat_interval_ms,
-            max_poll_interval_ms=kafka.max_poll_interval_ms,
+            heartbeat_interval_ms=kafka.session_timeout_ms // HEARTBEATS_A_SESSION,
+            max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
             rebalance_timeout_ms=kafka.rebalance_timeout_ms,
-            max_poll_records=kafka.max_poll_records,
-            fetch_max_bytes=kafka.fetch_max_bytes,
+            max_poll_records=POLL_RECORDS_MAX,
+            fetch_max_bytes=FETCH_BYTES_MAX,
             metadata_max_age_ms=kafka.metadata_max_age_ms,
         )
 

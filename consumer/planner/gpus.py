@@ -15,6 +15,7 @@ from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile, End
 from darkroom.inference.planning.profile_store import FILE_BYTES_MAX, ProfileError, decode_profile
 from darkroom.inference.planning.step_curve import CurveError, StepCurve, read_curve
 from darkroom.schemas.errors import bounded
+from darkroom.schemas.faults import said
 
 TERMS: Final = ("on_demand", "reserved", "spot")
 PUBLISHED_ROWS: Final = 4
@@ -215,7 +216,7 @@ def _table(path: Path, model: type[BaseModel]) -> dict[str, Any]:
         place = ".".join(str(step) for step in first["loc"])
         raise GpuError(
             bounded(
-                f"The file {path} cannot be used ({place}: {first['msg']}): take consumer/planner/prices.toml as a "
+                f"The file {path} cannot be used ({place}: {said(first)}): take consumer/planner/prices.toml as a "
                 "pattern."
             )
         ) from error

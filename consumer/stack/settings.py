@@ -14,6 +14,7 @@ from pydantic import Field, HttpUrl, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from darkroom.consumer.stack.errors import StackError
+from darkroom.schemas.faults import said
 
 ENV_PREFIX: Final = "DARKROOM_STACK_"
 DIRECTORY_VARIABLE: Final = f"{ENV_PREFIX}DIR"
@@ -80,4 +81,4 @@ def load_settings() -> StackSettings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ENV_PREFIX + str(first["loc"][0]).upper()
-        raise StackError(f"{name} cannot be used: {first['msg']}. Correct or unset it.") from error
+        raise StackError(f"{name} cannot be used: {said(first)}. Correct or unset it.") from error

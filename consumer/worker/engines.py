@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from darkroom.inference.contract import Device, Engine, RowT
 from darkroom.inference.engine import Calibrate, LaneEngine
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from darkroom.inference.sdxl import ModelFiles
     from darkroom.inference.sdxl.loading.placement import Wishes
     from darkroom.inference.simulated.device import SimulatedDevice
+
+PROMPT_CACHE_BYTES: Final = 64 * 1024 * 1024
+"""Encoded prompts kept: about 150 of SDXL's."""
+POSE_CACHE_BYTES: Final = 256 * 1024 * 1024
+"""Pose pictures and embeddings kept: about 16 of SDXL's."""
+PREVIEW_INTERVAL_S: Final = 0.5
+"""The least time between two previews of a request that asked for them: about as often as a person looks."""
 
 
 def make_engine(settings: Settings, calibration: Calibrate | None = None) -> Engine:
@@ -40,8 +47,8 @@ def make_engine(settings: Settings, calibration: Calibrate | None = None) -> Eng
         name=settings.model.name or _name_of(path),
         device=settings.device,
         dtype=settings.model.dtype,
-        prompt_cache_bytes_max=limits.prompt_cache_bytes,
-        pose_cache_bytes_max=limits.pose_cache_bytes,
+        prompt_cache_bytes_max=PROMPT_CACHE_BYTES,
+        pose_cache_bytes_max=POSE_CACHE_BYTES,
         adapter_cache_bytes_max=limits.adapter_cache_bytes,
         pose_limits=pictures,
         rows_max=settings.batch.max_rows,
@@ -64,7 +71,7 @@ def _in_lanes(device: Device[RowT], settings: Settings, calibration: Calibrate) 
     return LaneEngine(
         device,
         rows_max=settings.batch.max_rows,
-        preview_interval_s=settings.worker.preview_interval_ms / 1000,
+        preview_interval_s=PREVIEW_INTERVAL_S,
         calibration=calibration,
     )
 
@@ -109,7 +116,7 @@ def _wishes(settings: Settings) -> Wishes:
         vae_device=model.vae_device,
         width=limits.max_width,
         height=min(limits.max_height, limits.max_pixels // limits.max_width),
-        cache_bytes=limits.prompt_cache_bytes + limits.pose_cache_bytes,
+        cache_bytes=PROMPT_CACHE_BYTES + POSE_CACHE_BYTES,
     )
 
 

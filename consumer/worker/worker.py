@@ -39,6 +39,8 @@ from darkroom.schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+PREPARE_AHEAD_ROWS = 8
+"""Images prepared before there is a place for them: a full batch, or so many."""
 LOOP_CHECK_S = 0.5
 """How often the event loop's delay is measured."""
 LOOP_STUCK_S = 30.0
@@ -46,24 +48,18 @@ LOOP_STUCK_S = 30.0
 
 
 def limits_of(settings: Settings, boot: Boot) -> Limits:
-    """The core's bounds, from the settings of the same names."""
-    batch, limits, worker = settings.batch, settings.limits, settings.worker
+    """Return the core's bounds: those that are settings, and the core's own for the rest."""
+    batch, worker = settings.batch, settings.worker
     return Limits(
         boot=boot,
         attempts_max=worker.max_attempts,
         batch_rows_max=batch.max_rows,
         ahead_rows_max=max(1, batch.max_rows // 2),
-        oom_probe_s=batch.oom_probe_s,
         begin_ahead_rows_max=max(64, batch.max_rows),
-        prepare_ahead_rows_max=max(batch.prepare_ahead_rows, batch.max_rows),
+        prepare_ahead_rows_max=max(PREPARE_AHEAD_ROWS, batch.max_rows),
         linger_s=batch.linger_ms / 1000,
-        waiting_rows_max=limits.waiting_rows_max,
-        waiting_bytes_max=limits.waiting_bytes_max,
-        offset_window=limits.offset_window,
-        unsettled_bytes_max=limits.finished_bytes_max,
-        idle_commit_s=worker.commit_interval_ms / 1000,
+        unsettled_bytes_max=settings.limits.finished_bytes_max,
         drain_s=worker.drain_s,
-        backoff_s_min=worker.backoff_ms_min / 1000,
         backoff_s_max=worker.backoff_ms_max / 1000,
         jitter=(hash(worker.name) % 1000) / 1000,
     )

@@ -18,6 +18,7 @@ from darkroom.inference.planning.profile import DeviceProfile, Ended, ProfileKey
 from darkroom.inference.planning.step_curve import CurveError, StepCurve
 from darkroom.inference.user_cache import user_cache_folder
 from darkroom.schemas.errors import bounded
+from darkroom.schemas.faults import said
 from darkroom.schemas.wire.json import read_json
 
 FORMAT: Final = 1
@@ -94,7 +95,7 @@ def decode_profile(content: bytes) -> DeviceProfile:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"])
-        raise ProfileError(bounded(f"{place or 'the document'}: {first['msg']}")) from error
+        raise ProfileError(bounded(f"{place or 'the document'}: {said(first)}")) from error
     except (CurveError, ValueError) as error:
         raise ProfileError(bounded(str(error))) from error
 

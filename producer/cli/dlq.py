@@ -1,4 +1,4 @@
-"""The commands `dlq list`, `dlq show` and `dlq replay`: what could not be done, why, and once more."""
+"""The commands `dlq list`, `dlq show` and `dlq replay`: look at dead letters, and publish their records again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
+from typing_extensions import override
 
 from darkroom.producer.cli.terminal import CommandT, config_option, fail, run, settings_of
 from darkroom.schemas.rights import Role
@@ -26,19 +27,19 @@ if TYPE_CHECKING:
     from darkroom.schemas.settings import Settings
 
 LIMIT_DEFAULT: Final = 1000
-"""Letters that are listed or replayed unless --limit says otherwise."""
+"""Letters listed or replayed without --limit."""
 _AGO: Final = re.compile(r"(\d{1,6})([smhd])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _ACTION_FAILED: Final = "failed"
 
 
 class _Time(click.ParamType[datetime]):
-    """RFC 3339, UTC where it names no zone, or a time ago: 90m, 2h, 7d."""
+    """A time as RFC 3339, in UTC if it has no zone, or as an age: 90m, 2h, 7d."""
 
     name = "time"
 
+    @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """As click says."""
         if isinstance(value, datetime):
             return value
         if ago := _AGO.fullmatch(value):
@@ -47,14 +48,14 @@ class _Time(click.ParamType[datetime]):
             time = datetime.fromisoformat(value)
         except ValueError:
             self.fail(
-                f"{value!r} is no time: write 2027-01-31T12:00:00Z, or 90m, 2h or 7d for so long ago.", param, ctx
+                f"{value!r} is not a time: write 2027-01-31T12:00:00Z, or an age such as 90m, 2h or 7d.", param, ctx
             )
         return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The filters' options."""
+    """The options that filter dead letters."""
 
     code: tuple[str, ...]
     since: datetime | None
@@ -63,24 +64,29 @@ class _Asked:
 
     @property
     def narrows(self) -> bool:
-        """Whether any is given."""
+        """Return whether any is given."""
         return bool(self.code or self.since or self.until or self.worker)
 
     def filter(self, names: Sequence[str]) -> Filter:
-        """Together with names, where there are any."""
+        """Return the filter, restricted to `names` if there are any."""
         from darkroom.producer.outcomes.dead_letter_log import Filter
 
         return Filter(frozenset(names), frozenset(self.code), self.worker, self.since, self.until)
 
 
 def _filters(command: CommandT) -> CommandT:
-    """Adds the options that choose among dead letters."""
+    """Add the options that filter dead letters."""
     for option in reversed(
         (
-            click.option("--code", multiple=True, metavar="CODE", help="With this error code; repeatable."),
-            click.option("--since", type=_Time(), metavar="TIME", help="RFC 3339, or 90m, 2h, 7d for so long ago."),
-            click.option("--until", type=_Time(), metavar="TIME", help="Before this time."),
-            click.option("--worker", metavar="NAME", help="Set aside by this worker."),
+            click.option("--code", multiple=True, metavar="CODE", help="Only with this error code; repeatable."),
+            click.option(
+                "--since",
+                type=_Time(),
+                metavar="TIME",
+                help="Only since this time: RFC 3339, or an age such as 90m, 2h, 7d.",
+            ),
+            click.option("--until", type=_Time(), metavar="TIME", help="Only before this time."),
+            click.option("--worker", metavar="NAME", help="Only from this worker."),
         )
     ):
         command = option(command)
@@ -100,19 +106,19 @@ def _limit(help_text: str) -> Callable[[CommandT], CommandT]:
 def dlq() -> None:
     """List, show and replay dead letters.
 
-    A dead letter is a record of the request topic that was no request, or that killed its workers. Its ID is the
+    A dead letter is a record of the request topic that was not a request, or that crashed its workers. Its ID is the
     record's topic-partition-offset.
     """
 
 
 @dlq.command(name="list", epilog="Example: darkroom dlq list --code worker_crash --since 1d")
 @_filters
-@click.option("--topic-partition-offset", "names", multiple=True, metavar="ID", help="Of this record; repeatable.")
-@_limit("At most so many, the newest.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+@click.option("--topic-partition-offset", "names", multiple=True, metavar="ID", help="Only of this record; repeatable.")
+@_limit("At most this many, the newest.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @config_option
 def list_(names: tuple[str, ...], limit: int, as_json: bool, config: Path | None, **filters: Any) -> None:
-    """Print the dead letters, oldest first: what, when, why, and whether it was replayed."""
+    """Print the dead letters, oldest first: record, time, reason, and whether it was replayed."""
     settings = settings_of(config)
     letters = run(_letters(settings, _Asked(**filters).filter(names)), settings=settings, role=Role.DLQ_LIST)
     shown = letters[-limit:]
@@ -130,13 +136,13 @@ def list_(names: tuple[str, ...], limit: int, as_json: bool, config: Path | None
 
 @dlq.command(epilog="Example: darkroom dlq show generation.requests-3-17 --raw > request.json")
 @click.argument("name", metavar="ID")
-@click.option("--raw", is_flag=True, help="Print the record's value alone, byte for byte.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object, its bytes in base64.")
+@click.option("--raw", is_flag=True, help="Print only the record's value, byte for byte.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object, with bytes in base64.")
 @config_option
 def show(name: str, raw: bool, as_json: bool, config: Path | None) -> None:
-    """Print one dead letter: why it is here, and the record's key, headers and value.
+    """Print one dead letter: its reason, and the record's key, headers and value.
 
-    A record that is too large for the topic is fetched from the store.
+    A record too large for the dead-letter topic is fetched from the store.
     """
     if raw and as_json:
         raise click.UsageError("Give --raw or --json, not both.")
@@ -169,12 +175,12 @@ def show(name: str, raw: bool, as_json: bool, config: Path | None) -> None:
     "darkroom dlq replay --all --code worker_crash --since 1d --dry-run"
 )
 @click.argument("names", metavar="[ID]...", nargs=-1)
-@click.option("--all", "all_", is_flag=True, help="All that the filters choose and that were not replayed yet.")
+@click.option("--all", "all_", is_flag=True, help="All that match the filters and were not replayed yet.")
 @_filters
-@_limit("At most so many, the oldest.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask. Nobody is asked where there is no terminal.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a letter.")
+@_limit("At most this many, the oldest.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation. Without a terminal, none is asked for.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per letter.")
 @config_option
 def replay(
     *,
@@ -187,17 +193,17 @@ def replay(
     config: Path | None,
     **filters: Any,
 ) -> None:
-    """Take back the failed outcomes of these dead letters, and publish their records again.
+    """Remove the failed outcomes of these dead letters, and publish their records again.
 
-    Each becomes a new record with the same key, value and headers, and so gets a new outcome; the header
-    darkroom_replay_of names its origin. A letter that was replayed before is left as it is, so this can be repeated,
-    and interrupted anywhere. An outcome is taken back only where it is failed and was decided for this very record.
+    Each becomes a new record with the same key, value and headers, and so gets a new outcome. The header
+    darkroom_replay_of names its origin. A letter that was replayed before is skipped, so the command can be interrupted
+    and repeated. An outcome is removed only if it is failed and belongs to this very record.
     """
     asked = _Asked(**filters)
     if bool(names) == all_:
-        raise click.UsageError("Name the letters by their IDs, or give --all.")
+        raise click.UsageError("Give the letters' IDs, or --all.")
     if names and asked.narrows:
-        raise click.UsageError("The filters choose among --all, not among named letters.")
+        raise click.UsageError("Filters apply to --all, not to letters given by ID.")
     settings = settings_of(config)
 
     def confirm(number: int) -> None:
@@ -232,7 +238,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Objects, DeadLetter
         except (TooManyLetters, ReplayFenced) as error:
             raise click.ClickException(str(error)) from error
         except LetterUnreadable as error:
-            raise click.ClickException(f"The record of this dead letter cannot be had: {error}.") from error
+            raise click.ClickException(f"The record of this dead letter cannot be read: {error}.") from error
 
 
 async def _letters(settings: Settings, wanted: Filter) -> list[Letter]:
@@ -260,7 +266,7 @@ async def _replay(
     confirm: Callable[[int], None],
     tell: Callable[[Replay], None],
 ) -> dict[str, int]:
-    """Replay what is wanted. Returns how many came to what."""
+    """Replay the wanted letters. Return the number of each result."""
     from darkroom.producer.outcomes.dead_letter_log import unknown
     from darkroom.producer.outcomes.replays import Replayer
 
@@ -268,7 +274,7 @@ async def _replay(
     async with _opened(settings) as (objects, log):
         confirm(len(_chosen(await log.letters(wanted), names, limit)))
         async with Replayer(settings, objects, log, dry_run=dry_run) as replayer:
-            # Read again: what another replay had done before it was fenced is complete only now.
+            # Read again: only now are the results of a replay that this one fenced complete.
             letters = await log.letters(wanted)
             if missing := unknown(names, letters):
                 _fail_unknown(missing)
@@ -280,7 +286,7 @@ async def _replay(
 
 
 def _chosen(letters: Sequence[Letter], names: Sequence[str], limit: int) -> list[Letter]:
-    """All that are named; of others those that were not replayed, the oldest."""
+    """Return the named letters, or else the oldest that were not replayed."""
     if names:
         return list(letters)
     return [letter for letter in letters if letter.replayed_as is None][:limit]
@@ -288,12 +294,12 @@ def _chosen(letters: Sequence[Letter], names: Sequence[str], limit: int) -> list
 
 def _fail_unknown(names: Sequence[str]) -> NoReturn:
     fail(
-        f"There is no dead letter of {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}. Their IDs are "
-        "printed by `darkroom dlq list`; letters are kept for DARKROOM_TOPICS__DEAD_LETTERS_RETENTION_HOURS."
+        f"There is no dead letter {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}. `darkroom dlq list` "
+        "prints the IDs; letters are kept for DARKROOM_TOPICS__DEAD_LETTERS_RETENTION_HOURS."
     )
 
 
-# --- In words -------------------------------------------------------------------------------------------
+# --- Output ---------------------------------------------------------------------------------------------
 
 
 def _facts(letter: Letter) -> dict[str, Any]:
@@ -346,7 +352,7 @@ def _table(letters: Sequence[Letter]) -> list[str]:
 
 
 def _name_bytes(name: str) -> bytes:
-    """Return a header's name as it stands in Kafka: of one that is not UTF-8 the bytes are lone surrogates."""
+    """Return the bytes of a header's name in Kafka. Bytes that are not UTF-8 were decoded as lone surrogates."""
     return name.encode("utf-8", "surrogateescape")
 
 
@@ -359,7 +365,7 @@ def _text(content: bytes) -> str:
 
 
 def _plain(text: str, keep: str = "") -> str:
-    """Without what a terminal would obey: a record may hold anything."""
+    """Escape control characters, which a record may hold and a terminal would obey."""
     return "".join(one if one.isprintable() or one in keep else one.encode("unicode_escape").decode() for one in text)
 
 

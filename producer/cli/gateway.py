@@ -1,4 +1,4 @@
-"""The command `darkroom gateway`: the HTTP API and the web page, until SIGTERM."""
+"""The command `gateway`: serves the HTTP API and the web page until SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from darkroom.schemas.settings import Settings
 
 _BACKLOG = 2048
-"""Connections that the kernel holds until they are taken: some seconds of a burst."""
+"""Connections that the kernel queues until they are accepted: a burst of some seconds."""
 
 
 @click.command(
     name="gateway", epilog="Example: darkroom gateway --port 8080   (in a folder where `darkroom up` runs a stack)"
 )
 @click.option("--host", metavar="ADDRESS", help="The address to listen on; loopback by default.")
-@click.option("--port", type=click.IntRange(0, 65_535), help="The port; 0 takes a free one and says which.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="The port; 0 takes a free one and logs it.")
 @config_option
 def gateway(host: str | None, port: int | None, config: Path | None) -> None:
-    """Serve the HTTP API and the web page: jobs in, their state, events and pictures out.
+    """Serve the HTTP API and the web page: submit jobs, and get their state, events and pictures.
 
-    Any number of these can run side by side, and be ended and started at any time: they keep nothing. Where Kafka or
-    the store is away they start all the same, and say so at /readyz. SIGTERM lets calls finish.
+    Any number of gateways can run side by side, and start and stop at any time: they keep no state. A gateway starts
+    even while Kafka or the store is away, and says so at /readyz. SIGTERM lets calls finish.
     """
     settings = settings_of(config, {"gateway.host": host, "gateway.port": port})
     sys.exit(_serve(settings))
@@ -72,7 +72,7 @@ def _serve(settings: Settings) -> int:
             lifespan="on",
             ws="none",
             server_header=False,
-            proxy_headers=False,  # whoever calls says what it likes there
+            proxy_headers=False,  # any caller can forge them
             limit_concurrency=own.connections_max,
             timeout_keep_alive=own.keep_alive_s,
             timeout_graceful_shutdown=own.shutdown_s,

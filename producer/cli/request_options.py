@@ -49,11 +49,11 @@ def pose_of(file: Path | None, size: str | None, photo: Path | None) -> dict[str
 
     if photo is not None:
         if file is not None or size is not None:
-            raise click.UsageError("Give either --pose, with --pose-size or without, or --photo.")
+            raise click.UsageError("Give either --photo or --pose, which may come with --pose-size.")
         return photo_of(photo)
     if file is None:
         if size is not None:
-            raise click.UsageError("--pose-size says how to read the keypoints of --pose: give both.")
+            raise click.UsageError("--pose-size belongs to the keypoints of --pose: give both.")
         return None
     try:
         pixels = None if size is None else size_of(size)
@@ -74,7 +74,7 @@ def adapter_of(option: str | None) -> dict[str, Any] | None:
     try:
         return {"name": name, "weight": float(weight)} if separator else {"name": weight}
     except ValueError as error:
-        raise click.UsageError(f"--adapter {option}: the weight after = is a number, as in ink=0.8.") from error
+        raise click.UsageError(f"--adapter {option}: the weight after = must be a number, as in ink=0.8.") from error
 
 
 def labels_of(labels: tuple[str, ...]) -> dict[str, str] | None:

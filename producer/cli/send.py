@@ -1,4 +1,4 @@
-"""The command `send`: requests from options, a file or a pipe into Kafka, and their completions back out."""
+"""The commands `send` and `cancel`: requests from options, a file or a pipe, and cancellations, into Kafka."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from darkroom.schemas.settings import Settings
 
 PORTION: Final = 500
-"""Requests that are sent before their ids are printed."""
+"""The number of requests that are sent before their ids are printed."""
 REPEAT_MAX: Final = 100_000
 PROBLEMS_SHOWN_MAX: Final = 20
 STDIN_MEMORY_BYTES_MAX: Final = 16 * 1024 * 1024
-"""What is piped in is read twice, so it is kept: in memory up to here, beyond it in a temporary file."""
+"""Standard input is read twice, so it is kept: in memory up to this size, above it in a temporary file."""
 
 
 class _Send(click.Command):
@@ -62,37 +62,41 @@ class _Send(click.Command):
     "--pose",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="JSON with keypoints (a request's pose, or as OpenPose, COCO, MMPose, Ultralytics or MediaPipe write them), "
-    "or an OpenPose skeleton as PNG, JPEG or WebP of up to 512 KiB.",
+    help="Keypoints as JSON (a request's pose, or the output of OpenPose, COCO, MMPose, Ultralytics or MediaPipe), or "
+    "an OpenPose skeleton as PNG, JPEG or WebP of at most 512 KiB.",
 )
 @click.option(
     "--pose-size",
     metavar="WIDTHxHEIGHT",
-    help="The picture that the keypoints are pixels of, where the file does not say it.",
+    help="The size of the picture whose pixels the keypoints count, if the file does not say it.",
 )
 @click.option(
     "--photo",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="A photo of up to 512 KiB whose people have the pose; for workers with a pose detector.",
+    help="A photo of at most 512 KiB to take the pose from; needs a worker with a pose detector.",
 )
 @click.option(
-    "--adapter", metavar="NAME[=WEIGHT]", help="A LoRA of the worker's; its weight, -2 to 2, is 1 by default."
+    "--control-start", type=float, metavar="X", help="The fraction of the steps at which the pose starts to apply."
+)
+@click.option(
+    "--control-end", type=float, metavar="X", help="The fraction of the steps at which the pose stops applying."
+)
+@click.option(
+    "--adapter", metavar="NAME[=WEIGHT]", help="A LoRA that the workers have; its weight is -2 to 2, 1 by default."
 )
 @click.option("--format", "image_format", type=click.Choice(["png", "webp", "jpeg"]), help="png is the default.")
 @click.option("--quality", type=int, metavar="N", help="Quality of WebP and JPEG, 1-100.")
-@click.option(
-    "--label", "labels", multiple=True, metavar="NAME=VALUE", help="Given back in the completion; repeatable."
-)
-@click.option("--request-id", metavar="ID", help="The request's id; a new one when left out.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Returned in the completion; repeatable.")
+@click.option("--request-id", metavar="ID", help="The request's id; a new one by default.")
 @click.option(
     "--repeat",
     type=click.IntRange(1, REPEAT_MAX),
     default=1,
     metavar="REQUESTS",
-    help="Send so many requests, each with an id of its own.",
+    help="Send this many requests, each with its own id.",
 )
-@click.option("--skip-invalid", is_flag=True, help="Send a file's valid lines even if others are not.")
+@click.option("--skip-invalid", is_flag=True, help="Send a file's valid lines even if others are invalid.")
 @click.option("--wait", is_flag=True, help="Show progress, and print the completions as JSON lines as they come.")
 @click.option(
     "--timeout",
@@ -146,6 +150,31 @@ def send(
         run(sending, settings=settings, role=Role.SEND_WAIT if wait else Role.SEND)
 
 
+@click.command(epilog="Example: darkroom cancel hello-1 --reason 'no longer needed'")
+@click.argument("request_id")
+@click.option("--tenant", default="default", show_default=True, metavar="NAME", help="The tenant it was sent for.")
+@click.option("--reason", metavar="TEXT", help="The reason, for the completion's message.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@config_option
+def cancel(request_id: str, tenant: str, reason: str | None, as_json: bool, config: Path | None) -> None:
+    """Cancel the request REQUEST_ID, even one that is still to be sent.
+
+    A finished request stays as it is; one that is being rendered ends as cancelled.
+    """
+    from darkroom.schemas.names import is_identity
+
+    if not is_identity(request_id) or not is_identity(tenant):
+        raise click.UsageError(
+            "A request id and a tenant have 1-128 characters of A-Za-z0-9._-, and do not start with a dot."
+        )
+    if reason is not None and len(reason) > 500:
+        raise click.UsageError("A reason has at most 500 characters.")
+    settings = settings_of(config)
+    run(_cancel(settings, request_id, tenant, reason), settings=settings, role=Role.CANCEL)
+    done = {"request_id": request_id, "tenant": tenant, "reason": reason}
+    click.echo(json.dumps(done) if as_json else f"The cancellation of {tenant}/{request_id} is published.")
+
+
 def _from_options(
     options: dict[str, Any],
     posed: tuple[Path | None, str | None, Path | None],
@@ -155,7 +184,7 @@ def _from_options(
     *,
     progress: bool,
 ) -> GenerationRequest:
-    """The request that the options describe. Raises `click.UsageError` with the field that is wrong."""
+    """Return the request that the options describe. Raises `click.UsageError` that names a wrong field."""
     from darkroom.producer.client.request_files import RequestUnreadable, new_request_id, request_of
     from darkroom.schemas.events.samplers import in_our_names
 
@@ -174,11 +203,11 @@ def _from_options(
         )
         return request_of(asked, bytes_max=settings.limits.request_bytes_max)
     except RequestUnreadable as error:
-        raise click.UsageError(f"These options make no request: {error}") from error
+        raise click.UsageError(f"These options do not make a valid request: {error}") from error
 
 
 def _repeated(request: GenerationRequest, repeat: int, *, named: bool) -> Iterator[GenerationRequest]:
-    """So many requests that differ in their ids, and so, unless a seed is given, in their pictures."""
+    """Yield `repeat` requests with different ids, and so, unless a seed is given, with different pictures."""
     from darkroom.producer.client.request_files import new_request_id
 
     if repeat == 1:
@@ -191,7 +220,7 @@ def _repeated(request: GenerationRequest, repeat: int, *, named: bool) -> Iterat
 
 @contextlib.contextmanager
 def _opened(file: str) -> Iterator[BinaryIO]:
-    """The file, or standard input copied to where it can be read twice."""
+    """Open the file, or a copy of standard input that can be read twice."""
     import shutil
     import sys
     import tempfile
@@ -203,44 +232,44 @@ def _opened(file: str) -> Iterator[BinaryIO]:
     with tempfile.SpooledTemporaryFile(max_size=STDIN_MEMORY_BYTES_MAX) as kept:
         shutil.copyfileobj(sys.stdin.buffer, kept)
         kept.seek(0)
-        yield kept  # type: ignore[misc]  # it has all of a file's methods, and is no BinaryIO by name
+        yield kept  # type: ignore[misc]  # it has all of BinaryIO's methods, but not its type
 
 
 def _from_file(file: str, content: BinaryIO, settings: Settings, *, skip_invalid: bool) -> Iterator[GenerationRequest]:
-    """The valid requests of a file. All lines are looked at before the first request is given out.
+    """Return the valid requests of a file, after a check of all its lines.
 
-    Ends the command where a line is invalid, unless such are to be skipped, and where no line is valid.
+    Ends the command if a line is invalid, unless invalid ones are to be skipped, and if no line is valid.
     """
     from darkroom.producer.client.request_files import is_one_text, lines
 
     name = "<stdin>" if file == "-" else file
     bytes_max = settings.limits.request_bytes_max
-    looked_at = _checked(lines(name, content, bytes_max=bytes_max))
-    if looked_at.invalid and not looked_at.valid and is_one_text(content, bytes_max=bytes_max):
+    counts = _checked(lines(name, content, bytes_max=bytes_max))
+    if counts.invalid and not counts.valid and is_one_text(content, bytes_max=bytes_max):
         fail(
-            f"{name} is one JSON text, and a file has one request a line, so nothing was sent. Make lines of it with "
-            f"`jq -c . {name}`, and of an array with `jq -c '.[]' {name}`."
+            f"{name} is one JSON text over several lines, but each line has to be a request, so nothing was sent. "
+            f"Convert it with `jq -c . {name}`, or an array with `jq -c '.[]' {name}`."
         )
-    if looked_at.invalid and not skip_invalid:
+    if counts.invalid and not skip_invalid:
         fail(
-            f"{looked_at.invalid} of {looked_at.valid + looked_at.invalid} lines are no requests, so nothing was sent. "
-            "Correct them, or use --skip-invalid."
+            f"Invalid lines: {counts.invalid} of {counts.valid + counts.invalid}, so nothing was sent. Correct "
+            "them, or use --skip-invalid."
         )
-    if not looked_at.valid:
+    if not counts.valid:
         fail(
-            f"{name} has no request. Write one JSON object a line; `darkroom schemas --only request` prints the schema."
+            f"{name} has no request. Write a JSON object per line; `darkroom schemas --only request` prints the schema."
         )
     content.seek(0)
     return (line.request for line in lines(name, content, bytes_max=bytes_max) if line.request is not None)
 
 
-class _LookedAt(NamedTuple):
+class _Counts(NamedTuple):
     valid: int
     invalid: int
 
 
-def _checked(lines: Iterator[Line]) -> _LookedAt:
-    """Say on stderr what is wrong with which line. Return the numbers of valid and invalid ones."""
+def _checked(lines: Iterator[Line]) -> _Counts:
+    """Report each invalid line on stderr. Return the numbers of valid and invalid lines."""
     valid = invalid = told = 0
     for line in lines:
         if line.problem is None:
@@ -251,13 +280,13 @@ def _checked(lines: Iterator[Line]) -> _LookedAt:
         for text in wrong[: PROBLEMS_SHOWN_MAX - told]:
             click.echo(f"{line.place}: {text}", err=True)
             told += 1
-    return _LookedAt(valid, invalid)
+    return _Counts(valid, invalid)
 
 
 async def _send(
     settings: Settings, requests: Iterator[GenerationRequest], *, wait: bool, timeout_s: float, as_json: bool
 ) -> None:
-    """Publish the requests, print the ids of those that Kafka has accepted, or wait and print their completions."""
+    """Publish the requests, and print the ids of those that Kafka accepted, or wait and print their completions."""
     from darkroom.producer.client.client import Client, SendInterrupted
     from darkroom.producer.kafka.topics import ensure_topics
 
@@ -286,7 +315,7 @@ def _print_ids(portion: Sequence[GenerationRequest], accepted: Collection[str], 
 
 
 async def _wait(client: Client, sent: set[tuple[str, str]], timeout_s: float) -> None:
-    """Print completions as they come. Ends the command with an error unless all of them succeeded."""
+    """Print completions as they arrive. Ends the command with an error unless all requests succeeded."""
     from darkroom.producer.client.following import follow
     from darkroom.schemas.events.completion import Status
 
@@ -302,8 +331,17 @@ async def _wait(client: Client, sent: set[tuple[str, str]], timeout_s: float) ->
     if missing:
         first = "/".join(min(missing))
         fail(
-            f"{len(missing)} of {len(sent)} requests, such as {first}, had no completion after {timeout_s:g} s. They "
-            "may still get one: see that a worker runs, and look with `darkroom watch --from-beginning`."
+            f"{len(missing)} of {len(sent)} requests, such as {first}, have no completion after {timeout_s:g} s. They "
+            "may still get one: check that a worker runs, and look with `darkroom watch --from-beginning`."
         )
     if unsuccessful:
         fail(f"{unsuccessful} of {len(sent)} requests did not succeed. Their completions say why.")
+
+
+async def _cancel(settings: Settings, request_id: str, tenant: str, reason: str | None) -> None:
+    from darkroom.producer.client.client import Client
+    from darkroom.producer.kafka.topics import ensure_topics
+
+    await ensure_topics(settings)
+    async with Client(settings, follow=False) as client:
+        await client.cancel(request_id, tenant=tenant, reason=reason)

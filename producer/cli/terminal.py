@@ -1,8 +1,7 @@
-"""What the commands that talk to Kafka or the store have in common: their settings, and errors as one sentence."""
+"""What the commands that use Kafka or the store share: their settings, and errors in one sentence."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import sys
@@ -13,29 +12,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from darkroom.schemas.rights import Role
     from darkroom.schemas.settings import Settings
 
 ASKING_S_MAX: Final = 5.0
-"""How long a command that failed asks which rights it lacks."""
+"""Seconds that a failed command spends on asking Kafka which rights it lacks."""
 
 ResultT = TypeVar("ResultT")
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 def config_option(command: CommandT) -> CommandT:
-    """Adds `--config FILE`, the settings file, as the argument `config`."""
+    """Add `--config FILE`, the settings file, as the argument `config`."""
     return click.option(
         "--config", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="A TOML file of settings."
     )(command)
 
 
 def settings_of(config: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The settings in force. Says on stderr where a stack that runs in this folder was found and is used.
+    """Return the settings. Says on stderr if they are those of a stack that runs in this folder.
 
-    Raises `click.ClickException`, which click shows as one sentence with exit code 1.
+    Raises `click.ClickException`, which click prints as one sentence, with exit code 1.
     """
     from darkroom.schemas.errors import SettingsError
     from darkroom.schemas.settings import load_settings
@@ -54,11 +54,13 @@ def settings_of(config: Path | None, overrides: Mapping[str, Any] | None = None)
 
 
 def run(work: Coroutine[Any, Any, ResultT], *, settings: Settings | None = None, role: Role | None = None) -> ResultT:
-    """Run a command's work to its end, its failures translated into `click.ClickException`.
+    """Run a command's work, and raise its failures as `click.ClickException`.
 
-    Where Kafka is what failed, and the `role` lacks rights on it, the sentence names all of them. What nobody foresaw
-    is one sentence as well; its traceback is kept in a file for the report.
+    If Kafka failed and the `role` lacks rights there, the sentence names all of them. An unforeseen failure is one
+    sentence, too; its traceback is kept in a file for the report.
     """
+    import asyncio
+
     from darkroom.producer.kafka.connection import KafkaUnavailable
     from darkroom.producer.kafka.topics import TopicRefused
     from darkroom.producer.store.objects import ObjectsError
@@ -75,7 +77,7 @@ def run(work: Coroutine[Any, Any, ResultT], *, settings: Settings | None = None,
     except RequestRejected as error:
         raise click.ClickException(error.message) from error
     except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-        raise  # click's own ways to end, and a reader of the output that has seen enough
+        raise  # click's own ways to end, and a closed pipe behind the output
     except Exception as error:
         raise click.ClickException(
             f"The command ended unexpectedly with {described(error)}. The traceback is in {_kept_traceback(error)}: "
@@ -84,7 +86,9 @@ def run(work: Coroutine[Any, Any, ResultT], *, settings: Settings | None = None,
 
 
 def _lacking(error: Exception, settings: Settings | None, role: Role | None) -> str | None:
-    """Return the sentence for the rights that the role lacks; None where it has all, or where that is not known."""
+    """Return a sentence with the rights that the role lacks; None if it has all, or if that is unknown."""
+    import asyncio
+
     from aiokafka.errors import KafkaConnectionError
 
     from darkroom.producer.kafka.connection import KafkaUnavailable
@@ -105,7 +109,7 @@ def _lacking(error: Exception, settings: Settings | None, role: Role | None) -> 
 
 
 def _kept_traceback(error: Exception) -> str:
-    """Write a traceback to a file. Returns its path."""
+    """Write a traceback to a file, and return its path."""
     with tempfile.NamedTemporaryFile("w", prefix="darkroom-", suffix=".log", delete=False, encoding="utf-8") as file:
         file.write("".join(traceback.format_exception(error)))
         return file.name
@@ -113,9 +117,9 @@ def _kept_traceback(error: Exception) -> str:
 
 @contextlib.asynccontextmanager
 async def telling_of_outages() -> AsyncIterator[None]:
-    """Say on stderr when Kafka or the store goes away and comes back, while a command follows what they have.
+    """Report on stderr when Kafka or the store goes away or returns, while a command follows them.
 
-    From here on, not from the command's beginning: one that cannot begin ends with a sentence of its own.
+    Not used before a command has connected: one that cannot connect ends with a sentence of its own.
     """
     from darkroom.producer.logs import telling_by_libraries
     from darkroom.producer.outages import watch_outages
@@ -133,12 +137,12 @@ def fail(sentence: str) -> NoReturn:
 
 
 def is_watched() -> bool:
-    """Whether a person looks at stderr: then there are progress bars."""
+    """Return whether stderr is a terminal, on which progress bars are shown."""
     return sys.stderr.isatty()
 
 
 def _speak_in_sentences() -> None:
-    """Whoever reads a command's stderr reads sentences of ours; the libraries' lines before them say the same worse."""
+    """Log to stderr in our own sentences. The libraries' lines, which say the same less clearly, are silenced."""
     for name in ("aiokafka", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     root = logging.getLogger()
@@ -150,6 +154,7 @@ def _speak_in_sentences() -> None:
 
 
 class _Sentences(logging.Formatter):
+    @override
     def format(self, record: logging.LogRecord) -> str:
-        """Return the message without the traceback that may come with it."""
+        # Without the traceback that may come with a record.
         return record.getMessage()

@@ -1,1 +1,1 @@
-"""The HTTP gateway: jobs in by HTTP, their state and pictures out, and the web page. Holds no state of its own."""
+"""The HTTP gateway: accepts jobs, serves their state, events and pictures, and the web page. Keeps no state."""

@@ -1,38 +1,33 @@
-"""The gateway as an ASGI application: its parts put together, its routes, and its OpenAPI."""
+"""The gateway as an ASGI application: assembles its parts and its routes."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
 from darkroom.producer.gateway.access.assembly import AccessControl
+from darkroom.producer.gateway.error_handlers import Guard, handle_errors
 from darkroom.producer.gateway.gateway import Gateway
 from darkroom.producer.gateway.jobs.acceptance import Acceptance
-from darkroom.producer.gateway.jobs.answers import Addresses, ProblemBody
+from darkroom.producer.gateway.jobs.answers import Addresses
 from darkroom.producer.gateway.jobs.claims import Claims
-from darkroom.producer.gateway.jobs.finished import Finished
+from darkroom.producer.gateway.jobs.feed import JobEnds
 from darkroom.producer.gateway.jobs.jobs import Jobs
 from darkroom.producer.gateway.jobs.submissions import Submissions
 from darkroom.producer.gateway.jobs.uploads import Uploads
 from darkroom.producer.gateway.metrics import Metrics
-from darkroom.producer.gateway.refusing import Guard, handle_errors
-from darkroom.producer.gateway.routes import events, generate, generations, images, poses, probes
-from darkroom.producer.gateway.routes.pages import Page, router_of
+from darkroom.producer.gateway.openapi import openapi_of
+from darkroom.producer.gateway.routes import events, generate, generations, images, site
 from darkroom.producer.gateway.services import OpenServices, Services, connected
 from darkroom.producer.outages import watch_outages
 from darkroom.producer.tasks import TaskSupervisor
-from darkroom.schemas.describing import described, or_null, readable
-from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.settings import Settings
 
-_SCHEMAS = "#/components/schemas/"
-_ABOUT = "Jobs in by HTTP, their state and pictures out. Errors are RFC 9457 problem details."
+_ABOUT = "Submits jobs over HTTP and returns their state and pictures. Errors are RFC 9457 problem details."
 
 
 def create_app(
@@ -43,14 +38,14 @@ def create_app(
     open_services: OpenServices = connected,
     make_tasks: Callable[..., TaskSupervisor] = TaskSupervisor,
 ) -> FastAPI:
-    """The application. Its lifespan opens Kafka and the store; it starts, and says 503, where they are away.
+    """Return the application. Its lifespan opens Kafka and the store; while they are away it runs and answers 503.
 
-    `app.state.gateway` is the open `Gateway`, while it runs. The end of the lifespan closes `access`.
+    `app.state.gateway` is the `Gateway` while the lifespan runs. The end of the lifespan closes `access`.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        finished = Finished(access.quotas)
+        ends = JobEnds(access.quotas)
         async with contextlib.AsyncExitStack() as open_:
             open_.push_async_callback(access.close)
             tasks = await open_.enter_async_context(
@@ -60,8 +55,8 @@ def create_app(
                 )
             )
             tasks.keep("outages", watch_outages)
-            tasks.keep("finished", finished.run, matters="the ends of jobs are not counted, so quotas fill")
-            services = await open_.enter_async_context(open_services(settings, finished.note, tasks))
+            tasks.keep("finished", ends.run, matters="finished jobs keep counting against quotas")
+            services = await open_.enter_async_context(open_services(settings, ends.note, tasks))
             app.state.gateway = _gateway(settings, services, access, metrics, tasks)
             metrics.watch(services.hub, lambda: app.state.gateway.streams_open)
             yield
@@ -81,14 +76,13 @@ def create_app(
         events.router,
         images.router,
         generate.router,
-        poses.router,
-        probes.router,
+        site.operation,
         access.sessions,
+        site.pages,
     ):
         app.include_router(router)
-    app.include_router(router_of(Page()))
     handle_errors(app, metrics, settings.gateway.retry_after_s)
-    app.openapi = lambda: _openapi(app, settings.gateway.public_url)  # type: ignore[method-assign] # as FastAPI's manual says to extend it
+    app.openapi = lambda: openapi_of(app, settings.gateway.public_url)  # type: ignore[method-assign] # as FastAPI's manual says to extend it
     return app
 
 
@@ -117,45 +111,3 @@ def _gateway(
         metrics=metrics,
         tasks=tasks,
     )
-
-
-def _openapi(app: FastAPI, public_url: str | None) -> dict[str, Any]:
-    """FastAPI's document with the request's own schema: bodies are read by the codec, not by FastAPI."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
-            tags=app.openapi_tags,
-            # Without a public address the document's own place is the only one that is known, and the default of
-            # OpenAPI, the root of its host, is it unless a proxy puts a prefix before it.
-            servers=None if public_url is None else [{"url": public_url.rstrip("/")}],
-        )
-        parts = described([GenerationRequest], ref_template=f"{_SCHEMAS}{{model}}", nulls_in=[GenerationRequest])
-        answers = document.setdefault("components", {}).setdefault("schemas", {})
-        answers["ProblemBody"] = ProblemBody.model_json_schema()
-        document["components"]["schemas"] = {
-            **{name: readable(name, schema) for name, schema in answers.items()},
-            **{name: schema for name, schema in parts.items() if name != GenerationRequest.__name__},
-            "GenerationForm": generations.FORM,
-            "GenerationOrder": _order(parts[GenerationRequest.__name__]),
-        }
-        app.openapi_schema = document
-    return app.openapi_schema
-
-
-def _order(request: dict[str, Any]) -> dict[str, Any]:
-    """The request's schema as a caller writes it: without a tenant, which is the key's."""
-    properties = {name: schema for name, schema in request["properties"].items() if name != "tenant"}
-    return {
-        **request,
-        "title": "GenerationOrder",
-        "description": "A GenerationRequest (v1) of the caller's own tenant; request_id is made where absent.",
-        "examples": [
-            {name: value for name, value in example.items() if name in properties} for example in request["examples"]
-        ],
-        "properties": {**properties, "request_id": or_null(properties["request_id"])},
-        "required": ["prompt"],
-        "additionalProperties": False,
-    }

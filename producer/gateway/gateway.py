@@ -1,4 +1,4 @@
-"""One open gateway: its services and what was made of them, as the routes find it on the application."""
+"""One running gateway: its services and what is built on them, as the routes find it on the application."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from darkroom.schemas.settings import Settings
 
 @dataclass(slots=True)
 class Gateway:
-    """All that a route needs."""
+    """All that the routes need."""
 
     settings: Settings
     services: Services
@@ -35,34 +35,34 @@ class Gateway:
     tasks: TaskSupervisor
     streams_open: int = 0
     is_closing: bool = False
-    """Whether event streams should end, so that the process can."""
+    """Whether event streams are to end, so that the process can exit."""
 
     def unready(self) -> list[str]:
         """Return the sentences that say why this process should get no calls at the moment."""
         if self.is_closing:
-            return ["The process is about to end."]
+            return ["The process is shutting down."]
         return [*self.services.unready(), *self.tasks.unready()]
 
     async def admit(self, call: HTTPConnection, scope: Scope) -> Principal:
-        """Who calls, counted. Raises `Problem`."""
+        """Return the caller, and count its call. Raises `Problem`."""
         principal = await self.gatekeeper.identify(call, scope)
         await self.quotas.take_call(principal)
         return principal
 
     async def waited_for(self, tenant: str, request_id: str, wait_s: float) -> Job:
-        """A tenant's job, once it has an outcome or `wait_s` has passed. Raises `Problem` 404."""
+        """Return a tenant's job once it has an outcome or `wait_s` seconds have passed. Raises `Problem` 404."""
         with self.services.hub.watching((tenant, request_id)) as watch:
             job = await self.jobs.found(tenant, request_id)
             await self.jobs.repair(job)
             return await self.jobs.wait(job, watch, min(wait_s, self.settings.gateway.wait_s_max))
 
     def close(self) -> None:
-        """Have every event stream and everyone who waits look up: the process is about to end."""
+        """End every event stream and every wait: the process is shutting down."""
         self.is_closing = True
         self.services.hub.wake_all()
 
 
 def gateway_of(call: Request) -> Gateway:
-    """The gateway that serves a call."""
+    """Return the gateway that serves a call."""
     gateway: Gateway = call.app.state.gateway
     return gateway

@@ -1,16 +1,20 @@
-"""Who calls the gateway, and what they may do: the contract between the routes and whoever guards them."""
+"""Who calls the gateway, and what they may do: the contract between the routes and access control.
+
+Needs no library, so that `darkroom keys` runs without the gateway's.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from starlette.requests import HTTPConnection
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
 
 
 class Scope(StrEnum):
-    """What a caller may do, to the jobs of its own tenant."""
+    """What a caller may do to the jobs of its own tenant."""
 
     SUBMIT = "submit"
     READ = "read"
@@ -22,37 +26,33 @@ ALL_SCOPES = frozenset(Scope)
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller who is known."""
+    """An authenticated caller."""
 
     tenant: str
     name: str
     """A key's id, a token's subject or `loopback`: for logs and rate limits, never secret."""
     scopes: frozenset[Scope]
 
-    def may(self, scope: Scope) -> bool:
-        """Whether the caller has a scope."""
-        return scope in self.scopes
-
 
 class Gatekeeper(Protocol):
-    """Tells who calls."""
+    """Authenticates and authorizes callers."""
 
     async def identify(self, connection: HTTPConnection, scope: Scope) -> Principal:
-        """Who calls, once it is known that they may do `scope`.
+        """Return the caller, who is known to have `scope`.
 
-        Raises `Problem`: 401 where nobody can be told, 403 where the caller may not, 503 where the identity
-        provider is away.
+        Raises `Problem`: 401 for an unknown caller, 403 for one without the scope, 503 while the identity provider is
+        away.
         """
 
 
 class Quotas(Protocol):
-    """How much a tenant may ask for. Shared by all replicas where a store for it is configured."""
+    """Limits what a tenant may ask for. All replicas share the counts where a store for them is configured."""
 
     async def take_call(self, principal: Principal) -> None:
-        """Count one call. Raises `Problem` 429 with `Retry-After` where there were too many."""
+        """Count one call. Raises `Problem` 429 with `Retry-After` above the limit."""
 
     async def begin_job(self, principal: Principal, request_id: str) -> None:
-        """Count a job as unfinished, once however often it is begun. Raises `Problem` 429 where too many are."""
+        """Count a job as unfinished; beginning it again counts once. Raises `Problem` 429 above the limit."""
 
     async def end_job(self, tenant: str, request_id: str) -> None:
-        """Count it no more. Nothing happens where it was not counted."""
+        """Stop counting a job. Does nothing for one that was not counted."""

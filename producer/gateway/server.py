@@ -1,4 +1,4 @@
-"""uvicorn, ended as this product's processes are: SIGTERM lets calls finish, and the exit code is 0."""
+"""uvicorn with this product's way to shut down: SIGTERM lets calls finish, and the exit code is 0."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from collections.abc import Generator
 
 import uvicorn
 from fastapi import FastAPI
+from typing_extensions import override
 
 
 class Server(uvicorn.Server):
-    """One server of one gateway."""
+    """The server of one gateway."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
 
+    @override
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """As uvicorn's, which raises them once more in the end, so that the process dies of them all the same."""
+        # uvicorn's own raises each captured signal once more at the end, so that the process dies of it.
         loop = asyncio.get_running_loop()
         for one in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(one, self.end)
         yield
 
     def end(self) -> None:
-        """Take no more connections, and end when the calls that are there have."""
+        """Accept no more connections, and exit when the calls in progress have finished."""
         self.should_exit = True
 
+    @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, which would wait for event streams until its time is up: they end at once."""
+        # uvicorn would wait for event streams until its time is up: they end at once.
         self._app.state.gateway.close()
         await super().shutdown(sockets)

@@ -1,4 +1,4 @@
-"""What the routes work with, and how it is opened: the store, the way to Kafka, and what is followed of it."""
+"""Opens the services that the routes use: the store, the publisher, the backlog and the hub; and probes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Protocol
 from darkroom.producer.gateway.bounded_store import BoundedStore, hurried
 from darkroom.producer.gateway.jobs.feed import Feed
 from darkroom.producer.gateway.jobs.hub import Hub
-from darkroom.producer.gateway.jobs.outlet import Outlet
+from darkroom.producer.gateway.jobs.publisher import Publisher
 from darkroom.producer.gateway.jobs.queue import Backlog, Queue
 from darkroom.producer.outages import STORE
 from darkroom.producer.store.objects import StoreUnavailable
@@ -25,50 +25,50 @@ from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.settings import Settings
 
 PROBE_KEY = ".darkroom/gateway-probe"
-"""An object that need not exist, after the prefix. Tenants never begin with a dot, so it is no request's key."""
+"""The key that probes look up, after the prefix. It need not exist, and no tenant begins with a dot."""
 
 
 class Publishing(Protocol):
-    """The way out to Kafka. Both raise `KafkaUnavailable` within `gateway.kafka_timeout_s`."""
+    """Sends to Kafka. Both methods raise `KafkaUnavailable` within `gateway.kafka_timeout_s`."""
 
     async def publish(self, request: GenerationRequest, *, traceparent: str | None = None) -> Source:
-        """Send a request. Where it stands, once all replicas have it."""
+        """Send a request, and return its place once all brokers have it."""
 
     async def cancel(self, tenant: str, request_id: str, reason: str | None) -> None:
-        """Publish a cancellation."""
+        """Send a cancellation."""
 
 
 class Queueing(Protocol):
-    """The requests topic seen from outside. All raise `KafkaUnavailable` within `gateway.kafka_timeout_s`."""
+    """Reads the backlog. All methods raise `KafkaUnavailable` within `gateway.kafka_timeout_s`."""
 
     async def backlog(self) -> Backlog:
-        """What waits, as of a second ago at the most."""
+        """Return the backlog, at most a second old."""
 
     async def partition_of(self, request_id: str) -> int:
-        """The partition that this product's producers choose for a request id."""
+        """Return the partition that Darkroom's producers choose for a request id."""
 
     async def offset_at(self, partition: int, moment: datetime) -> int:
-        """The offset of the first record that is not older than `moment`, or the end where there is none."""
+        """Return the offset of the first record that is not older than `moment`, or the partition's end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """All of it, opened."""
+    """The open services."""
 
     store: BoundedStore
-    outlet: Publishing
+    publisher: Publishing
     queue: Queueing
     hub: Hub
     unready: Callable[[], list[str]]
-    """The sentences that say why this process should get no calls at the moment; empty when it should."""
+    """Returns the sentences that say why this process should get no calls at the moment."""
 
 
 OpenServices = Callable[[Settings, Callable[[Completion], None], TaskSupervisor], AbstractAsyncContextManager[Services]]
-"""Opens them, with what is told of each completion, and with the owner of the tasks that follow and probe."""
+"""Opens the services. Is given the settings, what to call with each completion, and the owner of background tasks."""
 
 
 def new_hub(settings: Settings) -> Hub:
-    """A hub with the settings' bounds."""
+    """Return a hub with the settings' bounds."""
     gateway = settings.gateway
     return Hub(
         clock=time.monotonic,
@@ -82,27 +82,27 @@ def new_hub(settings: Settings) -> Hub:
 async def connected(
     settings: Settings, on_completion: Callable[[Completion], None], tasks: TaskSupervisor
 ) -> AsyncIterator[Services]:
-    """The real ones. Returns at once: what is not reached yet is tried again in the background, and told of.
+    """Open Kafka and S3. Returns at once: a service that cannot be reached is retried in the background and logged.
 
     Raises `SettingsError` for certificates that cannot be loaded.
     """
     hub = new_hub(settings)
-    outlet, queue, feed = Outlet(settings), Queue(settings), Feed(settings, hub, on_completion)
+    publisher, queue, feed = Publisher(settings), Queue(settings), Feed(settings, hub, on_completion)
     async with MinioObjects(hurried(settings.s3, settings.gateway.store_timeout_s)) as objects:
         store = BoundedStore(objects, settings.gateway.store_timeout_s)
-        probes = _Probes(settings, objects, store=store, outlet=outlet, queue=queue, feed=feed, hub=hub)
-        tasks.keep("outlet", outlet.run, matters="nothing can be sent to Kafka")
-        tasks.keep("queue", queue.run, matters="it is not known how much waits")
+        probes = _Probes(settings, objects, store=store, publisher=publisher, queue=queue, feed=feed, hub=hub)
+        tasks.keep("publisher", publisher.run, matters="nothing can be sent to Kafka")
+        tasks.keep("queue", queue.run, matters="the backlog is unknown")
         tasks.keep("feed", feed.run, matters="completions and progress are not followed")
-        tasks.keep("probes", probes.run, matters="it is not known whether Kafka and the object store answer")
+        tasks.keep("probes", probes.run, matters="it is unknown whether Kafka and the object store answer")
         try:
-            yield Services(store, outlet, queue, hub, probes.unready)
+            yield Services(store, publisher, queue, hub, probes.unready)
         finally:
             await tasks.close()
 
 
 class _Probes:
-    """Asks Kafka and the store for their health, whether anybody calls or not."""
+    """Probes Kafka and the store regularly, whether anybody calls or not."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class _Probes:
         objects: MinioObjects,
         *,
         store: BoundedStore,
-        outlet: Outlet,
+        publisher: Publisher,
         queue: Queue,
         feed: Feed,
         hub: Hub,
@@ -118,13 +118,14 @@ class _Probes:
         self._settings = settings
         self._objects = objects
         self._store = store
-        self._outlet = outlet
+        self._publisher = publisher
         self._queue = queue
         self._feed = feed
         self._hub = hub
         self._has_bucket = False
 
     async def run(self) -> None:
+        """Probe until cancelled."""
         while True:
             await asyncio.gather(self._ask_store(), self._ask_kafka())
             await asyncio.sleep(self._settings.gateway.probe_s if self._has_bucket else 1.0)
@@ -132,7 +133,7 @@ class _Probes:
     async def _ask_store(self) -> None:
         try:
             if not self._has_bucket:
-                # Whoever comes first makes the bucket, a worker or a gateway; both need its conditional puts.
+                # A worker or a gateway, whichever comes first, creates the bucket. Both need its conditional puts.
                 await self._objects.ensure_bucket(retention_days=self._settings.s3.retention_days)
                 self._has_bucket = True
             await self._store.stat(f"{self._store.prefix}{PROBE_KEY}")
@@ -142,20 +143,20 @@ class _Probes:
             STORE.answered("probes")
 
     async def _ask_kafka(self) -> None:
-        with contextlib.suppress(Exception):  # the queue says and mends it itself
+        with contextlib.suppress(Exception):  # the queue logs and reconnects itself
             await self._queue.backlog()
 
     def unready(self) -> list[str]:
-        """As `Services.unready` says."""
+        """Return the sentences for `Services.unready`."""
         gateway = self._settings.gateway
         old = time.monotonic() - 2 * gateway.probe_s - max(gateway.kafka_timeout_s, gateway.store_timeout_s)
         reasons = []
         if not self._has_bucket or self._store.reached_at < old:
             reasons.append("The object store has not answered lately.")
-        if not self._hub.is_following or max(self._queue.reached_at, self._outlet.reached_at) < old:
+        if not self._hub.is_following or max(self._queue.reached_at, self._publisher.reached_at) < old:
             reasons.append("Kafka has not answered lately.")
-        denied = (self._outlet.denied, self._queue.denied, self._feed.denied)
+        denied = (self._publisher.denied, self._queue.denied, self._feed.denied)
         reasons += [why for why in dict.fromkeys(denied) if why is not None]
-        if self._outlet.reached_at == float("-inf"):
-            reasons.append("Kafka was not connected to yet, so nothing can be sent.")
+        if self._publisher.reached_at == float("-inf"):
+            reasons.append("There has been no connection to Kafka yet, so nothing can be sent.")
         return reasons

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import Any
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer import fetcher as fetching
@@ -23,6 +23,10 @@ from darkroom.producer.kafka.passwords import renew_password
 from darkroom.producer.kafka.record_batches import Batches, Doubted
 
 __all__ = ["RecordConsumer"]
+
+
+FETCH_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Bytes that one fetch may bring: several of the largest requests fit."""
 
 
 class RecordConsumer(AIOKafkaConsumer):  # type: ignore[misc]

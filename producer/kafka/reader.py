@@ -27,7 +27,7 @@ from darkroom.producer.kafka.connection import (
     kafka_arguments,
     reaching_kafka,
 )
-from darkroom.producer.kafka.consuming import RecordConsumer
+from darkroom.producer.kafka.consuming import FETCH_BYTES_MAX, RecordConsumer
 from darkroom.producer.kafka.denials import lacks
 from darkroom.producer.outages import KAFKA
 
@@ -86,7 +86,7 @@ class TopicReader:
             isolation_level="read_committed",
             auto_offset_reset="earliest",  # only where retention overtakes the position
             enable_auto_commit=False,
-            fetch_max_bytes=self._kafka.fetch_max_bytes,
+            fetch_max_bytes=FETCH_BYTES_MAX,
         )
         with self._reaching("starting to read"):
             await _start(self._consumer)

@@ -66,7 +66,7 @@ _EXAMPLES: list[Any] = [
         "status": "failed",
         "error": {
             "code": "invalid_request",
-            "message": "steps: Input should be less than or equal to 150",
+            "message": "steps: must be at most 150",
             "retryable": False,
         },
         "worker": "worker-0",

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from darkroom.schemas.errors import SettingsError, bounded
+from darkroom.schemas.faults import said
 from darkroom.schemas.settings.access import AccessSettings
 from darkroom.schemas.settings.gateway import GatewaySettings
 from darkroom.schemas.settings.model_source import StorePrefix
@@ -191,7 +192,7 @@ def _explain(error: ValidationError, layers: list[Layer]) -> str:
     problems = error.errors(include_url=False, include_context=False)
     first = problems[0]
     path = tuple(str(step) for step in first["loc"])[:2]
-    message = first["msg"].removeprefix("Value error, ")
+    message = said(first)
     remedy = f" Correct or unset it; {_SHOW}."
     if len(problems) > 1:
         remedy += f" ({len(problems) - 1} more cannot be used.)"

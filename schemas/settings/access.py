@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 
@@ -30,19 +30,18 @@ def _origin(text: str) -> str:
 
 
 class AccessSettings(BaseModel):
-    """Who may do what at the gateway. With neither keys nor an issuer only its own machine is served."""
+    """Who may do what at the gateway. With neither keys nor an issuer only its own machine is served.
+
+    The class variables are no settings: their reasons hold in every deployment.
+    """
 
     model_config = SECTION
 
     keys_file: Path | None = Field(
         default=None, description="The API keys' hashes, a JSON object a line; `darkroom keys new` writes it."
     )
-    reload_s: float = Field(
-        default=2.0,
-        ge=0,
-        le=300,
-        description="How long a new or a revoked key may go unnoticed; a look is a stat call.",
-    )
+    reload_s: ClassVar[float] = 2.0
+    """How long a new or a revoked key may go unnoticed; a look is a stat call."""
     oidc_issuer: str | None = Field(
         default=None,
         pattern=_PROVIDER,
@@ -70,34 +69,24 @@ class AccessSettings(BaseModel):
     oidc_scope_prefix: str = Field(
         default="", max_length=200, description="What stands before our scopes' names in that claim, darkroom: say."
     )
-    oidc_leeway_s: float = Field(
-        default=30.0, ge=0, le=300, description="How far the provider's clock may be off, for exp and nbf."
-    )
-    oidc_keys_ttl_s: float = Field(
-        default=300.0,
-        ge=10,
-        le=86_400,
-        description="How old the provider's keys may be before they are asked for again.",
-    )
-    oidc_keys_stale_s_max: float = Field(
-        default=21_600.0,
-        ge=0,
-        le=604_800,
-        description="How long the last keys are used while the provider is away: an outage, not a withdrawn key.",
-    )
-    oidc_timeout_s: float = Field(
-        default=5.0, gt=0, le=60, description="How long the provider may take to answer; a call waits for it."
-    )
+    oidc_leeway_s: ClassVar[float] = 30.0
+    """How far the provider's clock may be off, for exp and nbf."""
+    oidc_keys_ttl_s: ClassVar[float] = 300.0
+    """How old the provider's keys may be before they are asked for again."""
+    oidc_keys_stale_s_max: ClassVar[float] = 21_600.0
+    """How long the last keys are used while the provider is away: an outage, not a withdrawn key."""
+    oidc_timeout_s: ClassVar[float] = 5.0
+    """How long the provider may take to answer; a call waits for it."""
     session_secret: SecretStr | None = Field(
         default=None,
         min_length=32,
         description="Signs the page's cookies, 32 characters or more, the same for all replicas; a random one for this "
         "process when not set, which ends all sessions at a restart.",
     )
-    session_hours: float = Field(default=12.0, gt=0, le=720, description="How long one signs in for: a working day.")
-    sign_ins_per_minute_max: int = Field(
-        default=20, ge=1, le=10_000, description="Attempts to sign in from one address; keys cannot be guessed anyway."
-    )
+    session_hours: ClassVar[float] = 12.0
+    """How long one signs in for: a working day."""
+    sign_ins_per_minute_max: ClassVar[int] = 20
+    """Attempts to sign in from one address; keys cannot be guessed anyway."""
     cookie_secure: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Whether the cookie goes over https only: auto as the call came; on behind a proxy that ends TLS "
@@ -112,12 +101,10 @@ class AccessSettings(BaseModel):
         default=None,
         description="redis:// or rediss:// of the Redis that counts for all replicas; each counts alone when not set.",
     )
-    redis_timeout_s: float = Field(
-        default=0.5, gt=0, le=10, description="Redis that takes longer counts as away; every call waits for it."
-    )
-    redis_retry_s: float = Field(
-        default=5.0, ge=0.1, le=300, description="How long this process counts alone before it tries Redis again."
-    )
+    redis_timeout_s: ClassVar[float] = 0.5
+    """Redis that takes longer counts as away; every call waits for it."""
+    redis_retry_s: ClassVar[float] = 5.0
+    """How long this process counts alone before it tries Redis again."""
     calls_per_minute_max: int = Field(
         default=6_000, ge=1, le=10_000_000, description="Calls of one tenant in any minute: 100 a second."
     )
@@ -133,12 +120,8 @@ class AccessSettings(BaseModel):
         le=1_000_000,
         description="Jobs of one tenant that are accepted and not finished: what it may put before everybody else.",
     )
-    jobs_forgotten_s: float = Field(
-        default=21_600.0,
-        ge=60,
-        le=2_592_000,
-        description="A job counts as unfinished for so long at the most: its end may come while no gateway listens.",
-    )
+    jobs_forgotten_s: ClassVar[float] = 21_600.0
+    """A job counts as unfinished for so long at the most: its end may come while no gateway listens."""
     body_bytes_max: int = Field(
         default=18 * MIB,
         ge=1_024,
@@ -146,13 +129,12 @@ class AccessSettings(BaseModel):
         description="The largest body of a call, a pose picture's upload included; counted as it comes. Above "
         "limits.pose_picture_bytes_max and limits.request_bytes_max together.",
     )
-    body_read_timeout_s: float = Field(
-        default=30.0, gt=0, le=3_600, description="How long a body may take to come: 18 MiB at 5 Mbit/s."
-    )
-    headers_max: int = Field(default=100, ge=10, le=1_000, description="Headers of a call; browsers send some 20.")
-    header_bytes_max: int = Field(
-        default=16 * 1024, ge=1_024, le=MIB, description="All headers of a call together; a token has 1-4 KiB."
-    )
+    body_read_timeout_s: ClassVar[float] = 30.0
+    """How long a body may take to come: 18 MiB at 5 Mbit/s."""
+    headers_max: ClassVar[int] = 100
+    """Headers of a call; browsers send some 20."""
+    header_bytes_max: ClassVar[int] = 16 * 1024
+    """All headers of a call together; a token has 1-4 KiB."""
 
     @field_validator("allowed_origins")
     @classmethod

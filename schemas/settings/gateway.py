@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -10,7 +10,10 @@ from darkroom.schemas.settings.services import MIB, SECTION
 
 
 class GatewaySettings(BaseModel):
-    """One gateway process. It keeps nothing that another could not find out."""
+    """One gateway process. It keeps nothing that another could not find out.
+
+    The class variables are no settings: their reasons hold in every deployment.
+    """
 
     model_config = SECTION
 
@@ -42,24 +45,14 @@ class GatewaySettings(BaseModel):
         description="How long POST /generate waits for the picture before it answers 504 with the job's id: some "
         "pictures of SDXL on a busy device.",
     )
-    events_open_max: int = Field(
-        default=2_000, ge=1, le=100_000, description="Event streams open at a time; about 100 KB each."
-    )
-    events_comment_s: float = Field(
-        default=15.0,
-        ge=0.1,
-        le=300,
-        description="A comment is sent into a silent event stream so often: proxies close silent ones after 30-60 s.",
-    )
-    events_write_s: float = Field(
-        default=30.0, ge=0.1, le=600, description="A reader that takes nothing of its event stream for so long is left."
-    )
-    connections_max: int = Field(
-        default=4_096,
-        ge=1,
-        le=100_000,
-        description="Connections at a time, event streams included; beyond them callers get 503.",
-    )
+    events_open_max: ClassVar[int] = 2_000
+    """Event streams open at a time; about 100 KB each."""
+    events_comment_s: ClassVar[float] = 15.0
+    """A comment is sent into a silent event stream so often: proxies close silent ones after 30-60 s."""
+    events_write_s: ClassVar[float] = 30.0
+    """A reader that takes nothing of its event stream for so long is left."""
+    connections_max: ClassVar[int] = 4_096
+    """Connections at a time, event streams included; beyond them callers get 503."""
     keep_alive_s: int = Field(
         default=20, ge=1, le=600, description="An idle connection is closed after so long; above a load balancer's."
     )
@@ -75,12 +68,10 @@ class GatewaySettings(BaseModel):
         le=120,
         description="How long the store may take with one call, two tries included, before it counts as away.",
     )
-    probe_s: float = Field(
-        default=5.0, ge=0.1, le=300, description="How often Kafka and the store are asked for their health (/readyz)."
-    )
-    retry_after_s: int = Field(
-        default=5, ge=1, le=3_600, description="What Retry-After says when Kafka or the store is away."
-    )
+    probe_s: ClassVar[float] = 5.0
+    """How often Kafka and the store are asked for their health (/readyz)."""
+    retry_after_s: ClassVar[int] = 5
+    """What Retry-After says when Kafka or the store is away."""
     repair_after_s: float = Field(
         default=15.0,
         ge=0,
@@ -88,19 +79,11 @@ class GatewaySettings(BaseModel):
         description="A claim so old without an event is sent when its job is polled. Above kafka_timeout_s, so that a "
         "replica that is still sending it is not raced.",
     )
-    result_check_s: float = Field(
-        default=2.0,
-        ge=0,
-        le=60,
-        description="How long a look into the store that found no outcome is believed while completions are followed: "
-        "polls of one job cost the store no more than a read in so long.",
-    )
-    waiting_check_s: float = Field(
-        default=20.0,
-        ge=0.1,
-        le=600,
-        description="How often the store is looked into for a job that is waited for, lest a completion was missed.",
-    )
+    result_check_s: ClassVar[float] = 2.0
+    """How long a look into the store that found no outcome is believed while completions are followed: polls of one job
+    cost the store no more than a read in so long."""
+    waiting_check_s: ClassVar[float] = 20.0
+    """How often the store is looked into for a job that is waited for, lest a completion was missed."""
     progress: Literal["none", "steps", "previews"] = Field(
         default="steps",
         description="The progress of requests that do not say: without events nobody can tell running from queued.",
@@ -110,30 +93,20 @@ class GatewaySettings(BaseModel):
         description="How pictures go out: through the gateway, which needs nothing of the caller's network, or by a "
         "redirect to a signed address of s3.public_endpoint, which spares it the bytes.",
     )
-    image_url_s: int = Field(
-        default=600, ge=10, le=604_800, description="How long a signed address works: a page's stay, S3's limit a week."
-    )
-    uploads_decoding_max: int = Field(
-        default=2,
-        ge=1,
-        le=64,
-        description="Uploaded pictures decoded at a time, at up to 4 bytes a pixel of limits.pose_picture_pixels_max.",
-    )
-    completions_kept_max: int = Field(
-        default=5_000, ge=1, le=1_000_000, description="Completions kept to answer polls from, at about 3 KB each."
-    )
-    progress_kept_max: int = Field(
-        default=2_000, ge=1, le=1_000_000, description="Jobs whose latest progress is kept, previews included."
-    )
-    progress_kept_bytes: int = Field(
-        default=16 * MIB, ge=65_536, le=1024 * MIB, description="Bytes of previews kept for them; old ones go first."
-    )
-    claims_kept_max: int = Field(
-        default=5_000, ge=1, le=1_000_000, description="Claims kept, so that polls read them once, at about 5 KB each."
-    )
-    sent_kept_max: int = Field(
-        default=50_000, ge=1, le=10_000_000, description="Jobs of which it is remembered where in Kafka they stand."
-    )
+    image_url_s: ClassVar[int] = 600
+    """How long a signed address works: a page's stay, S3's limit a week."""
+    uploads_decoding_max: ClassVar[int] = 2
+    """Uploaded pictures decoded at a time, at up to 4 bytes a pixel of limits.pose_picture_pixels_max."""
+    completions_kept_max: ClassVar[int] = 5_000
+    """Completions kept to answer polls from, at about 3 KB each."""
+    progress_kept_max: ClassVar[int] = 2_000
+    """Jobs whose latest progress is kept, previews included."""
+    progress_kept_bytes: ClassVar[int] = 16 * MIB
+    """Bytes of previews kept for them; old ones go first."""
+    claims_kept_max: ClassVar[int] = 5_000
+    """Claims kept, so that polls read them once, at about 5 KB each."""
+    sent_kept_max: ClassVar[int] = 50_000
+    """Jobs of which it is remembered where in Kafka they stand."""
 
     @model_validator(mode="after")
     def _fits(self) -> GatewaySettings:

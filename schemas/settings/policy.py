@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -19,21 +20,13 @@ class PolicySettings(BaseModel):
         description="A TOML file with the policy (darkroom.schemas.prompts.policy describes its form); every prompt is "
         "painted when not set. Give gateways and workers the same file, because Kafka producers bypass the gateway.",
     )
-    reload_s: float = Field(
-        default=5.0,
-        ge=0,
-        le=3_600,
-        description="How long a changed file may go unnoticed; looking costs one stat call.",
-    )
+    reload_s: ClassVar[float] = 5.0
+    """How long a changed file may go unnoticed; looking costs one stat call."""
     classifier_timeout_s: float = Field(
         default=2.0,
         gt=0,
         le=60,
         description="How long the policy's classifier may take before that counts as its failure; a request waits.",
     )
-    classifier_threads_max: int = Field(
-        default=2,
-        ge=1,
-        le=64,
-        description="Prompts that are classified at a time. One that never returns keeps its thread.",
-    )
+    classifier_threads_max: ClassVar[int] = 2
+    """Prompts that are classified at a time. One that never returns keeps its thread."""

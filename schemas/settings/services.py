@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
@@ -79,16 +79,6 @@ class KafkaSettings(BaseModel):
         description="A worker that is silent for so long has lost its partitions. Long enough for a pause of the "
         "whole process, short enough that a dead worker's requests move on.",
     )
-    heartbeat_interval_ms: int = Field(
-        default=3_000, ge=100, le=100_000, description="Several heartbeats must fit into the session timeout."
-    )
-    max_poll_interval_ms: int = Field(
-        default=300_000,
-        ge=5_000,
-        le=3_600_000,
-        description="A worker that does not poll for so long leaves the group. It polls all the time, so this only "
-        "catches one that hangs.",
-    )
     rebalance_timeout_ms: int = Field(
         default=60_000,
         ge=1_000,
@@ -101,15 +91,6 @@ class KafkaSettings(BaseModel):
         ge=1_000,
         le=900_000,
         description="A transaction of a worker that died holds back every reader for so long; ours take 20-90 ms.",
-    )
-    max_poll_records: int = Field(
-        default=200, ge=1, le=10_000, description="Records taken in one poll; bounds the work between two polls."
-    )
-    fetch_max_bytes: int = Field(
-        default=8 * MIB,
-        ge=65_536,
-        le=256 * MIB,
-        description="Bytes that one fetch may bring; several of the largest requests fit.",
     )
     metadata_max_age_ms: int = Field(
         default=30_000,
@@ -137,8 +118,6 @@ class KafkaSettings(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> KafkaSettings:
-        if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
-            raise ValueError("heartbeat_interval_ms must be at most a third of session_timeout_ms")
         if self.security_protocol.startswith("SASL"):
             missing = [name for name in ("sasl_mechanism", "sasl_username", "sasl_password") if not getattr(self, name)]
             if missing:
@@ -274,7 +253,8 @@ class S3Settings(BaseModel):
     threads: int = Field(
         default=16, ge=1, le=256, description="Transfers at a time; small objects gain up to 16 and not beyond."
     )
-    connect_timeout_s: float = Field(default=3.0, gt=0, le=300, description="A server that is there answers at once.")
+    connect_timeout_s: ClassVar[float] = 3.0
+    """A server that is there answers at once."""
     read_timeout_s: float = Field(
         default=20.0, gt=0, le=3_600, description="A transfer that stands still for so long counts as failed."
     )

@@ -136,22 +136,12 @@ class BatchSettings(BaseModel):
         description="How long an empty device waits for company. A row can join at every step, so more than about a "
         "step only adds latency.",
     )
-    prepare_ahead_rows: int = Field(
-        default=8, ge=1, le=1_024, description="Images prepared before there is a place: a full batch, or so many."
-    )
     calibrate_s: float = Field(
         default=10.0,
         ge=0,
         le=3_600,
         description="How long a start may measure the device where no stored profile fits: a data-centre GPU needs "
         "about so long for eight SDXL images. 0 never measures, and max_rows is the cap of every size.",
-    )
-    oom_probe_s: float = Field(
-        default=300.0,
-        ge=1,
-        le=86_400,
-        description="How long a batch that ran out of memory stays halved before a larger one is tried: a failed try "
-        "costs one step, and the wait then doubles, up to sixteen times this one.",
     )
 
 
@@ -217,33 +207,11 @@ class LimitSettings(BaseModel):
         description="Its largest width x height, before it is decoded. A JPEG that is not progressive may have 16 "
         "times as many, and 89 million at the most: it is decoded at a half or a quarter.",
     )
-    waiting_rows_max: int = Field(
-        default=2_000, ge=1, le=1_000_000, description="Images that may wait in a worker before it pauses partitions."
-    )
-    waiting_bytes_max: int = Field(
-        default=64 * MIB, ge=MIB, le=64 * 1024 * MIB, description="Bytes of requests that may wait in a worker."
-    )
-    offset_window: int = Field(
-        default=512,
-        ge=1,
-        le=4_096,
-        description="How far a partition's highest taken offset may be above the committed one. The commit's map of "
-        "what finished above it must fit the broker's 4,096 characters.",
-    )
     finished_bytes_max: int = Field(
         default=256 * MIB,
         ge=MIB,
         le=64 * 1024 * MIB,
         description="Pictures held while the store or Kafka is away, before rendering stops.",
-    )
-    prompt_cache_bytes: int = Field(
-        default=64 * MIB, ge=0, le=64 * 1024 * MIB, description="Encoded prompts kept; about 150 of SDXL's."
-    )
-    pose_cache_bytes: int = Field(
-        default=256 * MIB,
-        ge=0,
-        le=64 * 1024 * MIB,
-        description="Pose pictures and embeddings kept; about 16 of SDXL's.",
     )
     adapter_cache_bytes: int = Field(
         default=GIB,
@@ -283,24 +251,12 @@ class WorkerSettings(BaseModel):
     usd_per_device_hour: float = Field(
         default=0.0, ge=0, le=10_000, description="The price of an hour of the device, for the cost in completions."
     )
-    preview_interval_ms: int = Field(
-        default=500,
-        ge=0,
-        le=60_000,
-        description="The least time between two previews of a request that asked for them; about as often as a person "
-        "looks.",
-    )
-    commit_interval_ms: int = Field(
-        default=500,
-        ge=0,
-        le=60_000,
-        description="How long positions without outcomes may wait for a commit; outcomes never wait.",
-    )
-    backoff_ms_min: int = Field(
-        default=200, ge=1, le=60_000, description="The first wait after the store or Kafka failed; it doubles."
-    )
     backoff_ms_max: int = Field(
-        default=15_000, ge=1, le=600_000, description="The longest such wait: how late a recovery may be noticed."
+        default=15_000,
+        ge=200,
+        le=600_000,
+        description="The longest wait after the store or Kafka failed, from 200 ms on: how late a recovery may be "
+        "noticed.",
     )
     pod_name: str | None = Field(
         default=None,
@@ -319,12 +275,6 @@ class WorkerSettings(BaseModel):
         le=5,
         description="How often a request may fail by itself, or its worker crash with it alone, before it is failed.",
     )
-
-    @model_validator(mode="after")
-    def _fits(self) -> WorkerSettings:
-        if self.backoff_ms_min > self.backoff_ms_max:
-            raise ValueError("backoff_ms_min must be at most backoff_ms_max")
-        return self
 
 
 class LogSettings(BaseModel):

@@ -20,6 +20,7 @@ from darkroom.schemas.events.pose import TAGS
 from darkroom.schemas.events.progress import Cancellation, Progress
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.events.unsupported import UnknownField, refusal_of, spelt_otherwise
+from darkroom.schemas.faults import said
 from darkroom.schemas.names import CLIENT_SOURCE, DEFAULT_TENANT, WORKER_SOURCE, EventType, is_identity, stand_in_tenant
 from darkroom.schemas.wire.cloudevents import Headers, Unwrapped, unwrap, wrap
 from darkroom.schemas.wire.digests import request_digest
@@ -33,14 +34,6 @@ UNKNOWN_FIELDS_SHOWN_MAX: Final = 10
 _PATH_CHARACTERS_MAX: Final = 100
 _ERRORS_SHOWN_MAX: Final = 3
 
-_IN_JSON: Final = {
-    "model_type": "Input should be an object",
-    "model_attributes_type": "Input should be an object",
-    "dict_type": "Input should be an object",
-    "tuple_type": "Input should be an array",
-    "string_unicode": "Input should be text without unpaired surrogates (\\ud800 to \\udfff)",
-}
-"""Pydantic's types of errors that speak of Python's types, in the words of JSON."""
 _KINDS: Final = {str: "text", bool: "true or false", NoneType: "null", dict: "an object", list: "an array"}
 
 EventT = TypeVar("EventT", bound=BaseModel)
@@ -268,9 +261,9 @@ def _explain(error: ValidationError, members: dict[str, Any]) -> str:
 
 
 def _message(item: ErrorDetails) -> str:
-    """Pydantic's sentence in the words of JSON, with the kind of what stands there where another kind belongs."""
+    """Return what is wrong with a field, with the kind of value that it has if it should be of another kind."""
     kind, given = item["type"], item["input"]
-    message = _IN_JSON.get(kind, item["msg"].removeprefix("Value error, "))
+    message = said(item)
     if not kind.endswith("_type"):
         return message
     found = "a number" if type(given) in (int, float) else _KINDS.get(type(given))

@@ -201,7 +201,6 @@ def _environment(stack: Stack, plan: Plan, folder: Path) -> dict[str, str]:
         "DARKROOM_S3__BUCKET": plan.name,
         "DARKROOM_DEVICE": "cpu",  # of the tiny model: pictures are compared, and a GPU's differ by the batch
         "DARKROOM_KAFKA__SESSION_TIMEOUT_MS": str(session_ms),
-        "DARKROOM_KAFKA__HEARTBEAT_INTERVAL_MS": "500",
         "DARKROOM_KAFKA__REQUEST_TIMEOUT_MS": "8000",
         "DARKROOM_KAFKA__TRANSACTION_TIMEOUT_MS": "6000",
         "DARKROOM_S3__READ_TIMEOUT_S": "5",

@@ -39,9 +39,7 @@ async def test_a_worker_takes_work_again_after_a_right_was_missing(
     stack: Stack, brokers: Brokers, resource: int, name: str
 ) -> None:
     environment = {**stack.environment, "DARKROOM_KAFKA__BOOTSTRAP_SERVERS": brokers.bootstrap_servers}
-    settings = deployment_on(environment)(
-        topics__requests_partitions=2, kafka__session_timeout_ms=6000, kafka__heartbeat_interval_ms=300
-    )
+    settings = deployment_on(environment)(topics__requests_partitions=2, kafka__session_timeout_ms=6000)
     await ensure_topics(settings)
     name = name.format(prefix=settings.topics.prefix, group=settings.kafka.group_id)
     engine = LaneEngine(CountingDevice(), rows_max=8)

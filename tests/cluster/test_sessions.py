@@ -58,7 +58,6 @@ def worker_settings(stack: Stack, brokers: Brokers, administrator: Settings, pas
         "DARKROOM_KAFKA__SASL_USERNAME": APP,
         "DARKROOM_KAFKA__SASL_PASSWORD_FILE": str(password),
         "DARKROOM_KAFKA__SESSION_TIMEOUT_MS": "6000",
-        "DARKROOM_KAFKA__HEARTBEAT_INTERVAL_MS": "300",
     }
     return deployment_on(environment)(
         topics__prefix=administrator.topics.prefix,

@@ -25,6 +25,7 @@ from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.producer.gateway.access.assembly import access_of
 from darkroom.producer.gateway.metrics import Metrics as GatewayMetrics
 from darkroom.schemas.settings import load_settings
+from tests.helm import dashboard
 from tests.helm.chart import CHART, EXAMPLES, one, render, values_of, with_values
 from tests.producer.gateway.house import House
 
@@ -205,6 +206,11 @@ def test_the_alerts_reach_prometheus_with_their_runbooks() -> None:
             ours = rendered[rule["alert"]]
             assert ours["annotations"].pop("runbook_url") == f"{base}#{rule['alert'].lower()}"
             assert ours == rule
+
+
+def test_the_dashboard_is_the_one_that_its_table_makes() -> None:
+    remedy = "run `make schemas`, which writes the dashboard from the table in tests/helm/dashboard.py"
+    assert dashboard.FILE.read_text() == dashboard.text(), remedy
 
 
 def test_the_dashboard_reaches_grafana_unchanged() -> None:

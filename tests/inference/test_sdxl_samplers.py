@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.inference.contract import RenderFault, RenderRequest
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.sdxl.denoise.schedule import OF_X0_2, SAMPLERS, Schedules
 from darkroom.inference.tiny import TinyModel
+from darkroom.inference.types import RenderFault, RenderRequest
 from darkroom.schemas.events.samplers import SCHEDULES
 from tests.inference.devices import finished
 from tests.inference.painting import (

@@ -92,7 +92,6 @@ class Fleet:
             "DARKROOM_TOPICS__PREFIX": f"t{serial}.",
             "DARKROOM_KAFKA__GROUP_ID": f"group-{serial}",
             "DARKROOM_KAFKA__SESSION_TIMEOUT_MS": "6000",
-            "DARKROOM_KAFKA__HEARTBEAT_INTERVAL_MS": "500",
             "DARKROOM_LOG__LEVEL": "debug",
             **settings,
         }

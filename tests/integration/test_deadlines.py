@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from darkroom.consumer.worker.worker import Worker
 from darkroom.inference.engine import LaneEngine
-from darkroom.producer.cli.following import cancel
+from darkroom.producer.cli.send import cancel
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.schemas.events.completion import Completion
 from darkroom.schemas.settings import Settings

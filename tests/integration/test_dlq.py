@@ -299,7 +299,7 @@ async def test_what_cannot_be_done_is_one_sentence(deployment: Deployment) -> No
     for arguments in (["show", "nowhere-0-1"], ["replay", name, "nowhere-0-1"]):
         result = await deployment.dlq(*arguments)
         assert result.exit_code == 1
-        assert "There is no dead letter of nowhere-0-1." in result.stderr
+        assert "There is no dead letter nowhere-0-1." in result.stderr
     for arguments in (["replay"], ["replay", name, "--all"], ["replay", name, "--code", "x"], ["list", "--since", "x"]):
         assert (await deployment.dlq(*arguments)).exit_code == 2
     await deployment.objects.put(result_key("default", "order-1"), b"rubbish", "application/json")

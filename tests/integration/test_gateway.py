@@ -41,7 +41,6 @@ LIMIT_S = 60
 HURRIED = {
     "DARKROOM_GATEWAY__KAFKA_TIMEOUT_S": "2",
     "DARKROOM_GATEWAY__REPAIR_AFTER_S": "2.5",
-    "DARKROOM_GATEWAY__WAITING_CHECK_S": "1",
     "DARKROOM_GATEWAY__GENERATE_TIMEOUT_S": "20",
 }
 
@@ -137,7 +136,7 @@ async def test_a_claim_that_a_dead_replica_left_is_sent_by_a_retry_and_by_a_poll
         for request in (retried, polled):
             answer = await other.get(f"/v1/generations/{request.request_id}", params={"wait": 40})
             assert answer.json()["status"] == "succeeded", answer.text
-    assert street.gateways[1].events("a claim had no event and was sent")
+    assert street.gateways[1].events("the missing event of a claim was sent")
 
 
 async def test_a_job_is_taken_back(street: Street) -> None:

@@ -20,7 +20,7 @@ from aiokafka.admin import NewTopic
 
 from darkroom.consumer.core.offset_map import encode_map
 from darkroom.consumer.core.partition_key import PartitionKey
-from darkroom.consumer.worker.worker import Worker
+from darkroom.consumer.worker.worker import PREPARE_AHEAD_ROWS, Worker
 from darkroom.inference.engine import LaneEngine
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.outcomes.outcomes import Outcomes
@@ -57,7 +57,6 @@ def make(stack: Stack) -> MakeSettings:
     quick = {
         "topics__requests_partitions": 1,
         "kafka__session_timeout_ms": 6000,
-        "kafka__heartbeat_interval_ms": 500,
         "kafka__metadata_max_age_ms": 1000,
         "worker__commit_interval_ms": 50,
     }
@@ -292,7 +291,7 @@ async def test_a_hot_partition_does_not_starve_the_others(make: MakeSettings) ->
         await succeeded(settings, [*first, *cold, *second])
     last_cold = len(device.in_order) - 1 - device.in_order[::-1].index("cold")
     hot_before = device.in_order[:last_cold].count("hot") // 2
-    held = 32 + 4 + 2 + settings.batch.prepare_ahead_rows
+    held = 32 + 4 + 2 + PREPARE_AHEAD_ROWS
     assert hot_before <= len(first) + held, "what came later to the hot partition did not go before"
 
 

@@ -51,7 +51,7 @@ class SlowToOpen(KafkaBroker):
 def make(stack: Stack) -> MakeSettings:
     """Settings of a deployment of its own, with the shortest session that the broker allows."""
     deployment = deployment_on(stack.environment)
-    short = {"kafka__session_timeout_ms": int(SESSION_S * 1000), "kafka__heartbeat_interval_ms": 500}
+    short = {"kafka__session_timeout_ms": int(SESSION_S * 1000)}
     return lambda **more: deployment(topics__requests_partitions=2, **short | more)
 
 

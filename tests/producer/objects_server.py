@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from darkroom.schemas.settings import S3Settings
+from tests.constants import section_with
 from tests.loopback import QuietHandler, served
 
 
@@ -57,7 +58,7 @@ class ScriptedServer:
             "read_timeout_s": 1.0,
             "threads": 4,
         }
-        return S3Settings.model_validate(values | more)
+        return section_with(S3Settings, **(values | more))
 
 
 @contextlib.contextmanager

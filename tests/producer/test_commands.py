@@ -20,9 +20,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from darkroom.producer.cli.following import cancel, watch
 from darkroom.producer.cli.request_options import field_options
-from darkroom.producer.cli.send import send
+from darkroom.producer.cli.send import cancel, send
+from darkroom.producer.cli.watch import watch
 from darkroom.producer.kafka.reader import TopicReader
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.outcomes import completions
@@ -196,7 +196,7 @@ def test_one_bad_line_keeps_all_from_being_sent_unless_such_are_skipped(
     refused = invoke(send, environment, str(file))
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert f"{file}:2: steps" in refused.stderr
-    assert "1 of 2 lines are no requests, so nothing was sent" in refused.stderr
+    assert "Invalid lines: 1 of 2, so nothing was sent" in refused.stderr
     skipped = invoke(send, environment, "--skip-invalid", str(file))
     assert (skipped.exit_code, skipped.stdout) == (0, "a\n")
     assert f"{file}:2: steps" in skipped.stderr
@@ -209,9 +209,9 @@ def test_send_says_how_to_make_lines_of_one_json_text(tmp_path: Path, environmen
         file.write_text(json.dumps(value, indent=2))
         refused = invoke(send, environment, "--skip-invalid", str(file))
         assert refused.exit_code == 1
-        assert f"Make lines of it with `jq -c . {file}`" in " ".join(refused.stderr.split())
+        assert f"Convert it with `jq -c . {file}`" in " ".join(refused.stderr.split())
     file.write_text(json.dumps({"prompt": "a dancer", "steps": 1000}))
-    assert "1 of 1 lines are no requests" in invoke(send, environment, str(file)).stderr
+    assert "Invalid lines: 1 of 1" in invoke(send, environment, str(file)).stderr
 
 
 def test_a_file_without_a_request_is_an_error(environment: dict[str, str]) -> None:
@@ -233,8 +233,8 @@ def test_a_file_without_a_request_is_an_error(environment: dict[str, str]) -> No
         (["--prompt", "x", "--pose", "/absent.png"], "/absent.png"),
         (["--prompt", "x", "--photo", "/absent.jpg"], "/absent.jpg"),
         (["--prompt", "x", "--photo", __file__], "is no PNG, JPEG or WebP picture"),
-        (["--prompt", "x", "--photo", __file__, "--pose", __file__], "either --pose"),
-        (["--prompt", "x", "--pose-size", "64x64"], "--pose-size says how to read"),
+        (["--prompt", "x", "--photo", __file__, "--pose", __file__], "either --photo or --pose"),
+        (["--prompt", "x", "--pose-size", "64x64"], "--pose-size belongs to the keypoints"),
         (["--prompt", "x", "--pose", __file__, "--pose-size", "64"], "--pose-size 64: write width x height"),
         (["-", "--photo", __file__], "no options but --wait"),
         (["--prompt", "x", "--repeat", "0"], "--repeat"),
@@ -268,7 +268,7 @@ def test_waiting_fails_where_a_request_does(environment: dict[str, str], setting
 def test_waiting_ends_in_time(environment: dict[str, str]) -> None:
     result = invoke(send, environment, "--prompt", "a dancer", "--request-id", "a", "--wait", "--timeout", "1")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "1 of 1 requests, such as default/a, had no completion after 1 s" in result.stderr
+    assert "1 of 1 requests, such as default/a, have no completion after 1 s" in result.stderr
 
 
 def test_a_cancellation_is_published(environment: dict[str, str], settings: Settings) -> None:
@@ -355,8 +355,7 @@ def _process(environment: Mapping[str, str], *arguments: str) -> Iterator[subpro
     # Whoever runs the tests in the background has them inherit an ignored SIGINT, as a terminal's job would not.
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from producer import commands; name = sys.argv.pop(1); "
-        "getattr(commands, name).main(prog_name='darkroom ' + name)"
+        "from darkroom import main; main(prog_name='darkroom')"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
@@ -395,5 +394,5 @@ def test_send_has_an_option_for_every_field_of_a_request() -> None:
     assert derived.keys() | by_hand.keys() == GenerationRequest.model_fields.keys()
     assert not derived.keys() & by_hand.keys()
     assert options >= {*by_hand.values(), *(f"--{name.replace('_', '-')}" for name in derived)}
-    kinds = {"steps": "integer", "prompt": "text", "sampler": "choice", "control_end": "float"}
+    kinds = {"steps": "integer", "prompt": "text", "sampler": "text", "schedule": "choice", "control_end": "float"}
     assert {name: derived[name].type.name for name in kinds} == kinds

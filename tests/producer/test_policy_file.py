@@ -15,6 +15,7 @@ from darkroom.producer.policy.policy_file import CLASSIFIER_FAILED, PolicyFile
 from darkroom.schemas.errors import SettingsError
 from darkroom.schemas.prompts.policy import Rejection
 from darkroom.schemas.settings.policy import PolicySettings
+from tests.constants import section_with
 
 BLOCK = '\n[[block]]\ncategory = "sexual"\nwords = ["{}"]\n'
 CLASSIFIER = """
@@ -55,7 +56,7 @@ async def test_without_a_file_every_prompt_is_painted() -> None:
 
 async def test_a_changed_file_takes_effect_and_rejections_are_counted(path: Path) -> None:
     counted: list[str] = []
-    policy = PolicyFile(PolicySettings(file=path, reload_s=0), on_rejected=counted.append)
+    policy = PolicyFile(section_with(PolicySettings, file=path, reload_s=0), on_rejected=counted.append)
     assert await policy.judge("a nude") == Rejection("sexual", "1")
     write(path, "2", "gore")
     assert await policy.judge("a nude") is None
@@ -70,7 +71,9 @@ async def test_the_negative_prompt_is_not_judged_by_the_list(path: Path) -> None
 @pytest.mark.parametrize("broken", ['version = "2"\n[[block]', "\udcff", None, "x" * 1_100_000])
 async def test_a_broken_file_leaves_the_old_policy_in_force(path: Path, broken: str | None) -> None:
     failures: list[int] = []
-    policy = PolicyFile(PolicySettings(file=path, reload_s=0), on_reload_failed=lambda: failures.append(1))
+    policy = PolicyFile(
+        section_with(PolicySettings, file=path, reload_s=0), on_reload_failed=lambda: failures.append(1)
+    )
     if broken is None:
         path.unlink()
     else:
@@ -83,7 +86,7 @@ async def test_a_broken_file_leaves_the_old_policy_in_force(path: Path, broken: 
 
 
 async def test_a_file_is_looked_at_only_now_and_then(path: Path) -> None:
-    policy = PolicyFile(PolicySettings(file=path, reload_s=3600))
+    policy = PolicyFile(section_with(PolicySettings, file=path, reload_s=3600))
     write(path, "2")
     assert await policy.judge("a nude") == Rejection("sexual", "1")
 
@@ -112,7 +115,9 @@ def classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
 
 def with_classifier(path: Path, classifier: str, on_error: str = "reject", timeout_s: float = 30.0) -> PolicyFile:
     write(path, "1", head=f'classifier = "{classifier}:classify"\non_classifier_error = "{on_error}"\n')
-    return PolicyFile(PolicySettings(file=path, reload_s=0, classifier_timeout_s=timeout_s, classifier_threads_max=1))
+    return PolicyFile(
+        section_with(PolicySettings, file=path, reload_s=0, classifier_timeout_s=timeout_s, classifier_threads_max=1)
+    )
 
 
 async def test_a_classifier_is_asked_where_the_list_has_nothing_to_say(path: Path, classifier: str) -> None:

@@ -15,7 +15,7 @@ def modules_after(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["darkroom.schemas.names", "darkroom.schemas.errors", "darkroom.producer.cli.schemas"]
+    "module", ["darkroom.schemas.names", "darkroom.schemas.errors", "darkroom.producer.cli.contracts"]
 )
 def test_light_modules_load_no_models(module: str) -> None:
     assert modules_after(f"import {module}").isdisjoint({"pydantic", "pydantic_settings", "asyncio"})

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 
-from darkroom.producer.cli.schemas import schemas as command
+from darkroom.producer.cli.contracts import schemas as command
 from darkroom.schemas import publish
 from darkroom.schemas.describing import or_null
 from darkroom.schemas.errors import ErrorCode, RequestRejected

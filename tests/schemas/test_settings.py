@@ -53,7 +53,7 @@ def test_published_defaults() -> None:
         False,
     )
     assert (settings.batch.max_rows, settings.batch.linger_ms, settings.device) == (8, 5, "auto")
-    assert (settings.limits.offset_window, settings.topics.requests_partitions) == (512, 12)
+    assert settings.topics.requests_partitions == 12
     assert settings.topics.max_message_bytes > settings.limits.request_bytes_max
     assert settings.model.path is None
     assert settings.worker.name
@@ -67,15 +67,17 @@ def test_settings_made_in_place_ignore_the_environment(monkeypatch: pytest.Monke
 
 
 def test_flags_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
-    config = toml(tmp_path, '[kafka]\ngroup_id = "file"\nmax_poll_records = 7\n[batch]\nmax_rows = 2\nlinger_ms = 1\n')
+    config = toml(
+        tmp_path, '[kafka]\ngroup_id = "file"\nsession_timeout_ms = 7000\n[batch]\nmax_rows = 2\nlinger_ms = 1\n'
+    )
     environ = {"DARKROOM_KAFKA__GROUP_ID": "environment", "DARKROOM_BATCH__MAX_ROWS": "3"}
     overrides = {"kafka.group_id": "flag", "batch": {"max_rows": None}, "device": None}
     settings = load_settings(config, overrides, environ=environ)
     assert settings.kafka.group_id == "flag"
     assert settings.batch.max_rows == 3
-    assert settings.kafka.max_poll_records == 7
+    assert settings.kafka.session_timeout_ms == 7000
     assert settings.batch.linger_ms == 1
-    assert settings.batch.prepare_ahead_rows == 8
+    assert settings.batch.calibrate_s == 10
 
 
 def test_environment_text_becomes_values() -> None:
@@ -256,7 +258,7 @@ def test_sizes_to_compile_are_pairs_of_pixels() -> None:
     ("name", "value", "also"),
     [
         ("DARKROOM_BATCH__MAX_ROWS", "many", "'many', set by the environment"),
-        ("DARKROOM_BATCH__MAX_ROWS", "0", "greater than or equal to 1"),
+        ("DARKROOM_BATCH__MAX_ROWS", "0", "must be at least 1"),
         ("DARKROOM_WORKER__DRAIN_S", "nan", "finite"),
         ("DARKROOM_KAFKA__BOOTSTRAP_SERVER", "x", "is DARKROOM_KAFKA__BOOTSTRAP_SERVERS meant?"),
         ("DARKROOM_KAFAK__GROUP_ID", "x", "is DARKROOM_KAFKA meant?"),
@@ -286,9 +288,8 @@ def test_an_error_names_the_variable_and_the_remedy(name: str, value: str, also:
     [
         ({"DARKROOM_KAFKA__SECURITY_PROTOCOL": "SASL_SSL"}, "needs sasl_mechanism and sasl_username and sasl_password"),
         ({"DARKROOM_KAFKA__SSL_CERTFILE": "/x"}, "ssl_certfile and ssl_keyfile"),
-        ({"DARKROOM_KAFKA__HEARTBEAT_INTERVAL_MS": "9000"}, "a third of session_timeout_ms"),
         ({"DARKROOM_WORKER__DRAIN_S": "60"}, "kafka.rebalance_timeout_ms must be above worker.drain_s"),
-        ({"DARKROOM_WORKER__BACKOFF_MS_MIN": "20000"}, "backoff_ms_min"),
+        ({"DARKROOM_GATEWAY__REPAIR_AFTER_S": "4"}, "repair_after_s must be above kafka_timeout_s"),
         ({"DARKROOM_TOPICS__MAX_MESSAGE_BYTES": "100000"}, "topics.max_message_bytes"),
     ],
 )
@@ -351,7 +352,6 @@ def as_text(value: Any) -> str:
 
 UNITS = ("_ms", "_s", "_hours", "_minutes", "_days", "_bytes", "_rows", "_pixels", "_hour", "_max", "_min")
 COUNTS = {  # numbers whose unit is the thing that they count
-    "kafka.max_poll_records",
     "topics.requests_partitions",
     "topics.completions_partitions",
     "topics.replication_factor",
@@ -363,7 +363,6 @@ COUNTS = {  # numbers whose unit is the thing that they count
     "limits.max_height",
     "limits.max_count",
     "limits.max_steps",
-    "limits.offset_window",
     "worker.metrics_port",
     "gateway.port",
 }

@@ -20,7 +20,7 @@ SAMPLES: list[Stranger[Sent, Answer]] = [
         "header-without-value-refused",
         "Debezium 3.4.3 outbox router, of a record that is refused",
         Sent(b'{"prompt":"x"}', (("tenant", None),)),
-        Answer(None, says="request_id: Field required"),
+        Answer(None, says="request_id: is missing"),
     ),
     Stranger(
         "header-name-not-utf8",

@@ -1,1 +1,1 @@
-"""Who may do what at the gateway: keys, tokens, the page's cookie, quotas, and what guards the edge."""
+"""Access control: keys, tokens, the page's cookie, quotas, and the middleware around the application."""

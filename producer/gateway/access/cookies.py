@@ -1,27 +1,28 @@
-"""The page's cookie: who signed in, until when, under a signature. It holds no key, and the gateway holds no session.
+"""The page's session cookie: who signed in, and until when, signed. It holds no key, and the gateway no session.
 
-A cookie names the key that it was given for and a part of the key's hash, so that it ends with the key, and is no
-good for another one that got the same id.
+A cookie names the key that it was issued for and a part of the key's hash. So it ends with the key, and is worthless
+for another key of the same id.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import hmac
-import json
 from dataclasses import dataclass
 from typing import Final
 
+from itsdangerous import BadData, URLSafeSerializer
+
 from darkroom.producer.gateway.access.keys import ApiKey
 
+COOKIE_NAME: Final = "darkroom_session"
+SECURE_COOKIE_NAME: Final = "__Host-darkroom_session"
+"""Browsers accept a cookie of this prefix from this host alone, and over https alone: no neighbour can plant one."""
 COOKIE_CHARACTERS_MAX: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a good cookie says."""
+    """The content of a valid cookie."""
 
     key_id: str
     key_part: str
@@ -30,41 +31,36 @@ class Session:
     """Seconds since 1970."""
 
     def belongs_to(self, key: ApiKey) -> bool:
-        """Whether it was given for this very key."""
+        """Return whether the cookie was issued for this very key."""
         return key.tenant == self.tenant and key.sha256.startswith(self.key_part)
 
 
 class CookieSigner:
-    """Makes and reads cookies' values: `1.<what it says>.<HMAC-SHA-256>`, both in base64url."""
+    """Writes and reads cookies' values, signed with HMAC-SHA-256 by a key derived from `secret` for cookies alone.
+
+    The end is in the signed content rather than measured from the time of signing, as itsdangerous would: a session
+    ends no later than its key.
+    """
 
     def __init__(self, secret: bytes) -> None:
-        # The secret may be used for something else one day: this key is for cookies alone.
-        self._key = hmac.digest(secret, b"darkroom session cookie 1", hashlib.sha256)
+        self._serializer = URLSafeSerializer(
+            secret,
+            salt="darkroom session cookie",
+            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+        )
 
     def sign(self, key: ApiKey, *, expires_at: float) -> str:
-        """The value for whoever showed a key."""
-        said = {"k": key.id, "p": key.sha256[:16], "t": key.tenant, "e": round(expires_at)}
-        body = _encoded(json.dumps(said, separators=(",", ":")).encode())
-        return f"1.{body}.{self._signature(body)}"
+        """Return the cookie's value for a caller who showed a key. `expires_at` is in seconds since 1970."""
+        value = self._serializer.dumps([key.id, key.sha256[:16], key.tenant, round(expires_at)])
+        assert isinstance(value, str)
+        return value
 
     def read(self, value: str, *, now: float) -> Session | None:
-        """What a value says, where we signed it and its time is not over."""
-        version, _, rest = value.partition(".")
-        body, _, signature = rest.partition(".")
-        if version != "1" or len(value) > COOKIE_CHARACTERS_MAX or not value.isascii():
-            return None
-        if not hmac.compare_digest(signature, self._signature(body)):
+        """Return the content of a value that was signed here and has not expired."""
+        if len(value) > COOKIE_CHARACTERS_MAX:
             return None
         try:
-            said = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-            session = Session(said["k"], said["p"], said["t"], float(said["e"]))
-        except (ValueError, LookupError, TypeError, binascii.Error):
+            session = Session(*self._serializer.loads(value))
+        except (BadData, ValueError, TypeError):
             return None
         return session if now < session.expires_at else None
-
-    def _signature(self, body: str) -> str:
-        return _encoded(hmac.digest(self._key, body.encode("ascii"), hashlib.sha256))
-
-
-def _encoded(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode("ascii")

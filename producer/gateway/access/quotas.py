@@ -1,12 +1,12 @@
-"""How much a tenant may ask for: calls in any second and any minute, and jobs that are accepted and not finished.
+"""Quotas of a tenant: calls per second and per minute, and unfinished jobs.
 
-Counts are kept per tenant, so that making more keys does not make more room, and in Redis where several replicas
-share them (`redis_counts`). Redis being away is nobody's fault who calls: each process then counts by itself, under
-the same limits, says so in log and metrics, and goes back when Redis does. So a deployment of N replicas lets
-through at most N times as much meanwhile, and never refuses all.
+Counts are kept per tenant, so that more keys give no more room, and in Redis where replicas share them
+(`redis_counts`). While Redis is away, each process counts alone under the same limits, says so in its log and metrics,
+and goes back to Redis when that returns. So N replicas admit at most N times as much meanwhile, and refuse no caller
+for the outage.
 
-Within a process the windows are our own and not those of `limits`: its storages in memory start a thread, or hop to
-one, for the calls that they count, and never forget a key.
+The windows within a process are our own rather than those of `limits`: its in-memory storages start a thread, or hop
+to one, for each counted call, and never forget a key.
 """
 
 from __future__ import annotations
@@ -17,42 +17,44 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
-from darkroom.producer.gateway.access.metrics import AccessMetrics
+from typing_extensions import override
+
 from darkroom.producer.gateway.access.refusals import too_many
-from darkroom.producer.gateway.principal import Principal
+from darkroom.producer.gateway.metrics import AccessMetrics
+from darkroom.producer.gateway.principal import Principal, Quotas
 from darkroom.producer.outages import REDIS
 from darkroom.schemas.settings.access import AccessSettings
 
 NAMES_MAX: Final = 10_000
-"""Tenants or addresses that are counted at a time; who was not seen for longest is forgotten."""
+"""Tenants or addresses counted at a time; the one seen least recently is forgotten."""
 JOBS_RETRY_S: Final = 10.0
-"""When to try again where too many jobs are unfinished: about a picture's time."""
+"""When to try again with too many unfinished jobs: about the time of one picture."""
 
 AnswerT = TypeVar("AnswerT")
 
 
-class CountsAway(Exception):  # noqa: N818 - as the store's
-    """Whoever counts did not answer."""
+class CountsAway(Exception):  # noqa: N818 - named for what happened
+    """The store of the counts did not answer."""
 
 
 class Counts(Protocol):
-    """Where the numbers are. Everything may raise `CountsAway`."""
+    """A store of counts. Every method may raise `CountsAway`."""
 
     async def take_call(self, tenant: str) -> float:
-        """Count a call. 0 where it may be made, else the seconds after which to try again."""
+        """Count a call. Return 0 if it is allowed, otherwise the seconds to wait before another."""
 
     async def begin_job(self, tenant: str, request_id: str) -> bool:
-        """Count a job as unfinished, once. False where too many are."""
+        """Count a job as unfinished, once. Return whether it is within the limit."""
 
     async def end_job(self, tenant: str, request_id: str) -> None:
-        """Count it no more."""
+        """Stop counting a job."""
 
     async def close(self) -> None:
-        """Give up what is held. Never raises."""
+        """Close the connections. Never raises."""
 
 
 class CallLimit:
-    """At most `number` calls of a name in any `per_s` seconds: a moving window that holds each call's time."""
+    """Allows a name `number` calls in any `per_s` seconds: a moving window with the time of each call."""
 
     def __init__(self, number: int, *, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._number = number
@@ -61,7 +63,7 @@ class CallLimit:
         self._calls: OrderedDict[str, deque[float]] = OrderedDict()
 
     def refused(self, name: str) -> float:
-        """Count a call. 0 where it may be made, else the seconds until one may; then it was not counted."""
+        """Count a call and return 0 if it is allowed; otherwise return the seconds until the next may be made."""
         now = self._clock()
         calls = self._calls.setdefault(name, deque())
         self._calls.move_to_end(name)
@@ -75,8 +77,8 @@ class CallLimit:
         return 0.0
 
 
-class LocalCounts:
-    """`Counts` of this process alone. Bounded: by the limits themselves, and by the number of tenants."""
+class LocalCounts(Counts):
+    """The counts of this process alone. Bounded by the limits themselves and by the number of tenants."""
 
     def __init__(self, settings: AccessSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._jobs_max = settings.jobs_unfinished_max
@@ -86,12 +88,12 @@ class LocalCounts:
         self._minute = CallLimit(settings.calls_per_minute_max, per_s=60.0, clock=clock)
         self._jobs: OrderedDict[str, OrderedDict[str, float]] = OrderedDict()
 
+    @override
     async def take_call(self, tenant: str) -> float:
-        """As the protocol says."""
         return self._burst.refused(tenant) or self._minute.refused(tenant)
 
+    @override
     async def begin_job(self, tenant: str, request_id: str) -> bool:
-        """As the protocol says."""
         now = self._clock()
         jobs = self._jobs.setdefault(tenant, OrderedDict())
         self._jobs.move_to_end(tenant)
@@ -104,19 +106,20 @@ class LocalCounts:
         jobs.setdefault(request_id, now)
         return True
 
+    @override
     async def end_job(self, tenant: str, request_id: str) -> None:
-        """As the protocol says."""
         if jobs := self._jobs.get(tenant):
             jobs.pop(request_id, None)
             if not jobs:
                 del self._jobs[tenant]
 
+    @override
     async def close(self) -> None:
-        """Nothing is held but memory."""
+        pass  # there is nothing but memory
 
 
-class TenantQuotas:
-    """`darkroom.producer.gateway.principal.Quotas` over shared counts where there are any, and this process's own."""
+class TenantQuotas(Quotas):
+    """Counts in the shared store if there is one and it answers, otherwise in this process."""
 
     def __init__(self, settings: AccessSettings, own: Counts, shared: Counts | None, metrics: AccessMetrics) -> None:
         self._settings = settings
@@ -125,29 +128,34 @@ class TenantQuotas:
         self._metrics = metrics
         self._try_shared_at = float("-inf")
 
+    @override
     async def take_call(self, principal: Principal) -> None:
-        """As the protocol says."""
         tenant = principal.tenant
         if wait_s := await self._ask(lambda counts: counts.take_call(tenant)):
             self._metrics.quota_refusals.labels("too_many_calls").inc()
-            raise too_many("too_many_calls", f"The tenant {tenant} makes more calls than it may.", wait_s)
+            raise too_many("too_many_calls", f"The tenant {tenant} is over its limit of calls.", wait_s)
 
+    @override
     async def begin_job(self, principal: Principal, request_id: str) -> None:
-        """As the protocol says."""
         tenant = principal.tenant
         if not await self._ask(lambda counts: counts.begin_job(tenant, request_id)):
             self._metrics.quota_refusals.labels("too_many_jobs").inc()
             number = self._settings.jobs_unfinished_max
-            raise too_many("too_many_jobs", f"The tenant {tenant} has {number} unfinished jobs.", JOBS_RETRY_S)
+            raise too_many(
+                "too_many_jobs",
+                f"The tenant {tenant} has {number} unfinished jobs, the most it may have.",
+                JOBS_RETRY_S,
+            )
 
+    @override
     async def end_job(self, tenant: str, request_id: str) -> None:
-        """As the protocol says. A job may have been begun while Redis was away, so it ends here as well."""
+        # In both: the job may have begun while Redis was away.
         await self._own.end_job(tenant, request_id)
         if self._shared is not None:
             await self._ask(lambda counts: counts.end_job(tenant, request_id))
 
     async def close(self) -> None:
-        """Give up what is held, at the process's end."""
+        """Close the connections at the end of the process."""
         if self._shared is not None:
             await self._shared.close()
 

@@ -1,4 +1,4 @@
-"""The counts that several replicas share, in Redis: calls by `limits`' moving windows, jobs in a sorted set."""
+"""The counts that replicas share in Redis: calls in the moving windows of `limits`, jobs in a sorted set."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from typing_extensions import override
 
-from darkroom.producer.gateway.access.quotas import CountsAway
+from darkroom.producer.gateway.access.quotas import Counts, CountsAway
 from darkroom.schemas.settings.access import AccessSettings
 
 PREFIX: Final = "darkroom"
-# KEYS: the tenant's jobs. ARGV: now, the time before which jobs are forgotten, the most there may be, the job, for
-# how long to keep the set. One script, so that two replicas cannot both take the last place.
+# KEYS: the tenant's jobs. ARGV: now, the time before which jobs are forgotten, the limit, the job, the set's time to
+# live. One script, so that two replicas cannot both take the last place.
 _BEGIN: Final = """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[2])
 if not redis.call('ZSCORE', KEYS[1], ARGV[4]) then
@@ -33,15 +34,15 @@ return 1
 """
 
 
-class RedisCounts:
-    """`darkroom.producer.gateway.access.quotas.Counts` in Redis. Connects when it is first asked."""
+class RedisCounts(Counts):
+    """Counts in Redis. Connects on the first call."""
 
     def __init__(self, settings: AccessSettings) -> None:
         assert settings.redis_url is not None
         url = settings.redis_url.get_secret_value()
         self._jobs_max = settings.jobs_unfinished_max
         self._forgotten_s = settings.jobs_forgotten_s
-        # No retries: the caller falls back to its own counts at once, and tries again a little later.
+        # No retries: `TenantQuotas` falls back to the process's own counts at once, and tries Redis again later.
         options: dict[str, Any] = {
             "socket_timeout": settings.redis_timeout_s,
             "socket_connect_timeout": settings.redis_timeout_s,
@@ -61,8 +62,8 @@ class RedisCounts:
         self._minute = RateLimitItemPerMinute(settings.calls_per_minute_max, namespace="calls")
         self._begin = self._redis.register_script(_BEGIN)
 
+    @override
     async def take_call(self, tenant: str) -> float:
-        """As the protocol says."""
         async with _translated():
             for item in (self._burst, self._minute):
                 if not await self._limiter.hit(item, tenant):
@@ -70,8 +71,8 @@ class RedisCounts:
                     return max(0.001, reset_at - time.time())
         return 0.0
 
+    @override
     async def begin_job(self, tenant: str, request_id: str) -> bool:
-        """As the protocol says."""
         now = time.time()
         arguments: list[str | float] = [
             now,
@@ -83,13 +84,13 @@ class RedisCounts:
         async with _translated():
             return bool(await self._begin(keys=[_jobs(tenant)], args=arguments))
 
+    @override
     async def end_job(self, tenant: str, request_id: str) -> None:
-        """As the protocol says."""
         async with _translated():
             await self._redis.zrem(_jobs(tenant), request_id)
 
+    @override
     async def close(self) -> None:
-        """Close the connections. Never raises `CountsAway`."""
         with contextlib.suppress(CountsAway):
             async with _translated():
                 await self._pool.disconnect()

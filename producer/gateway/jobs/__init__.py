@@ -1,1 +1,1 @@
-"""The gateway's jobs: how a request is accepted, followed through Kafka's events, and repaired from the store."""
+"""Jobs: accepting a request, following it through Kafka events, and repairing it from the object store."""

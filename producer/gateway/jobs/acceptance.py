@@ -1,4 +1,4 @@
-"""Accepts requests: the policy, the quota, the upload, the claim, the event. The order is the guarantee."""
+"""Accepts requests: policy, quota, upload, claim, event. The order of these steps is the guarantee."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from darkroom.producer.gateway.jobs.jobs import Job, Jobs
 from darkroom.producer.gateway.jobs.submissions import Submission
 from darkroom.producer.gateway.metrics import Metrics
 from darkroom.producer.gateway.principal import Principal, Quotas
-from darkroom.producer.gateway.problems import Problem
+from darkroom.producer.gateway.problems import Problem, coded
 from darkroom.producer.gateway.services import Services
 from darkroom.producer.kafka.connection import KafkaUnavailable
 from darkroom.producer.store.objects import ObjectTooLarge, StoreUnavailable
-from darkroom.schemas.errors import ErrorCode, RequestRejected, describe
+from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import pose_key
 
 Policy = Callable[[GenerationRequest], Awaitable[Problem | None]]
-"""Says why a request is not allowed; None where it is."""
+"""Returns the problem of a request that is not allowed, or None."""
 
 
 class Acceptance:
-    """Accepts the requests of all tenants. `jobs.claims` says what follows from the order of its steps."""
+    """Accepts the requests of all tenants. `jobs.claims` says what the order of the steps guarantees."""
 
     def __init__(
         self, services: Services, claims: Claims, jobs: Jobs, *, quotas: Quotas, policy: Policy, metrics: Metrics
@@ -37,9 +37,9 @@ class Acceptance:
         self._metrics = metrics
 
     async def accept(self, submission: Submission, principal: Principal, traceparent: str | None) -> Job:
-        """The job: claimed, and its event acknowledged by Kafka; or the one that the same request made before.
+        """Return the job, claimed and its event acknowledged by Kafka; or the existing job of the same request.
 
-        Raises `Problem`; and `StoreUnavailable` and `KafkaUnavailable`, after which the same request can be made again.
+        Raises `Problem`; also `StoreUnavailable` and `KafkaUnavailable`, after which the same request may be repeated.
         """
         request = submission.request
         refused = await self._policy(request)
@@ -53,17 +53,17 @@ class Acceptance:
             if standing is mine:
                 return await self._send(Job(mine.identity, mine, None, None), traceparent)
         except (Problem, StoreUnavailable, KafkaUnavailable):
-            await self._quotas.end_job(*mine.identity)  # it is counted again when it is repeated
+            await self._quotas.end_job(*mine.identity)  # a repetition counts it again
             raise
         return await self._repeat(standing, submission, traceparent)
 
     async def _repeat(self, standing: Claim, submission: Submission, traceparent: str | None) -> Job:
-        """What stands for this request, its event sent again where nothing says that it ever was."""
+        """Return the job that stands for this request, and send its event unless it is known to have been sent."""
         job = await self._jobs.found(*standing.identity)
         if job.completion is not None:
-            await self._quotas.end_job(*job.identity)  # only of a job that is unfinished may the count stay
+            await self._quotas.end_job(*job.identity)  # only unfinished jobs are counted
         if standing.digest != submission.digest:
-            raise conflict(submission.request.request_id)
+            raise _conflict(submission.request.request_id)
         self._metrics.repeated.inc()
         if self._jobs.was_sent(job):
             return job
@@ -73,21 +73,20 @@ class Acceptance:
     async def _send(self, job: Job, traceparent: str | None) -> Job:
         assert job.claim is not None
         try:
-            place = await self._services.outlet.publish(job.claim.request, traceparent=traceparent)
+            place = await self._services.publisher.publish(job.claim.request, traceparent=traceparent)
         except RequestRejected as error:
-            raise Problem(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.code.value, error.message, describe(error.code).remedy
-            ) from error
+            raise coded(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.code, error.message) from error
         self._jobs.note_sent(job.identity, place)
         self._metrics.accepted.inc()
         return job
 
     async def _keep_upload(self, submission: Submission) -> None:
-        """Store the uploaded picture where the pose names it. Another picture under the same id is a conflict."""
+        """Store the uploaded picture under the key in the pose. A different picture under the same id is a conflict."""
         picture = submission.upload
         if picture is None:
             return
-        key = pose_key(*_identity(submission.request), picture.extension, prefix=self._services.store.prefix)
+        request = submission.request
+        key = pose_key(request.tenant, request.request_id, picture.extension, prefix=self._services.store.prefix)
         store = self._services.store
         if await store.put_if_absent(key, picture.content, picture.content_type):
             return
@@ -96,16 +95,8 @@ class Acceptance:
         except ObjectTooLarge:
             standing = None
         if standing != picture.content:
-            raise conflict(submission.request.request_id)
+            raise _conflict(request.request_id)
 
 
-def conflict(request_id: str) -> Problem:
-    """409: the id is taken by another request."""
-    text = describe(ErrorCode.REQUEST_ID_CONFLICT)
-    return Problem(
-        HTTPStatus.CONFLICT, ErrorCode.REQUEST_ID_CONFLICT.value, text.sentence, text.remedy, request_id=request_id
-    )
-
-
-def _identity(request: GenerationRequest) -> tuple[str, str]:
-    return request.tenant, request.request_id
+def _conflict(request_id: str) -> Problem:
+    return coded(HTTPStatus.CONFLICT, ErrorCode.REQUEST_ID_CONFLICT, request_id=request_id)

@@ -1,4 +1,4 @@
-"""What the gateway answers, as models: the shapes of its OpenAPI, and the state of a job as one value."""
+"""The gateway's JSON responses as models, which are the schemas of its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -23,86 +23,92 @@ class ProblemBody(BaseModel):
     type: str = Field(description="urn:darkroom:problem: and the code.")
     title: str = Field(description="The status's phrase.")
     status: int = Field(description="The HTTP status.")
-    code: str = Field(description="For programs; never changes its meaning.")
+    code: str = Field(description="For programs; its meaning never changes.")
     detail: str = Field(description="What happened.")
     remedy: str = Field(description="What the caller can do.")
     request_id: str | None = Field(default=None, description="The job that it is about, where there is one.")
 
 
 class Accepted(BaseModel):
-    """A job that was accepted."""
+    """An accepted job."""
 
     request_id: str = Field(description="The job's id.")
-    status_url: str = Field(description="Where its state is.")
-    events_url: str = Field(description="Where its events are (text/event-stream).")
-    status: State = Field(description="Its state: queued, or what an earlier request of the same id came to.")
+    status_url: str = Field(description="The URL of its state.")
+    events_url: str = Field(description="The URL of its events (text/event-stream).")
+    status: State = Field(description="Its state: queued, or that of an earlier request of the same id.")
 
 
 class Cancelled(BaseModel):
-    """What a cancellation found."""
+    """The job that a cancellation was sent for."""
 
     request_id: str = Field(description="The job's id.")
-    status: State = Field(description="Its state at this moment; it ends as cancelled unless it ended before.")
+    status: State = Field(description="Its state at this moment. It ends as cancelled unless it has ended.")
 
 
 class PoseFound(BaseModel):
-    """A pose that was read from somebody's file."""
+    """A pose read from a file of keypoints."""
 
-    pose: dict[str, Any] = Field(description="As a request's `pose`.")
-    notes: list[str] = Field(description="What was left out or taken for granted; for people.")
+    pose: dict[str, Any] = Field(description="The value for a request's `pose`.")
+    notes: list[str] = Field(description="For people: what was left out or assumed.")
 
 
 class ProgressSeen(BaseModel):
-    """How far a job is."""
+    """The progress of a job."""
 
-    steps_done: int = Field(ge=0, description="Steps that its slowest image took.")
+    steps_done: int = Field(ge=0, description="Steps that its slowest image has taken.")
     steps_total: int = Field(ge=1, description="Steps that each image needs.")
-    preview: str | None = Field(default=None, description="A small JPEG as a data: URL; where previews were asked.")
+    preview: str | None = Field(
+        default=None, description="A small JPEG as a data: URL, if the request asked for previews."
+    )
 
 
 class JobState(BaseModel):
-    """A job, as far as it is known."""
+    """The state of a job."""
 
     request_id: str = Field(description="Its id.")
-    status: State = Field(description="running once progress was seen; queued before.")
-    accepted_at: Timestamp | None = Field(description="When it was accepted; null where it came by Kafka.")
+    status: State = Field(description="`queued` until progress is seen, then `running`, then the outcome.")
+    accepted_at: Timestamp | None = Field(
+        description="When it was accepted; null for a request that came through Kafka."
+    )
     ahead: int | None = Field(
-        description="While queued: records before it in its partition that are not committed, an estimate; null where "
-        "Kafka does not say."
+        description="While queued: estimated unfinished records before it in its partition; null if Kafka does not say."
     )
     eta_s: float | None = Field(
-        description="While queued: seconds until it should be done, at the rate of the last minute; null if unknown."
+        description="While queued: estimated seconds until it is done, at the last minute's rate; null if unknown."
     )
-    progress: ProgressSeen | None = Field(description="Its latest progress, while it runs.")
+    progress: ProgressSeen | None = Field(description="Its latest progress, while it is running.")
     completion: dict[str, Any] | None = Field(
-        description="Its Completion (v1), each of whose images has a `url` besides, and whose error a `remedy`; null "
-        "while there is none."
+        description="Its Completion (v1), each image with its `url` and an error with its `remedy`; null until it ends."
     )
     request: dict[str, Any] | None = Field(
-        description="The GenerationRequest (v1) as it was accepted; null where it came by Kafka."
+        description="The GenerationRequest (v1) as it was accepted; null for one that came through Kafka."
     )
 
 
 class Fleet(BaseModel):
-    """All workers together, of all tenants."""
+    """All workers together, for all tenants."""
 
-    lag_records: int = Field(ge=0, description="Requests that no worker has finished.")
-    eta_s: float | None = Field(description="Seconds until they should be done at that rate; null if unknown.")
-    completions_per_minute: float = Field(ge=0, description="Measured over the last minute.")
-    batch_rows_mean: float | None = Field(description="Images that shared a step at the most, on average.")
-    queued_ms_p50: float | None = Field(description="The median of what requests waited for a worker.")
-    active: int = Field(ge=0, description="Jobs that are being painted, of those that tell their progress.")
+    lag_records: int = Field(ge=0, description="Unfinished requests.")
+    eta_s: float | None = Field(description="An estimate of the seconds until they are done; null if unknown.")
+    completions_per_minute: float = Field(ge=0, description="The rate of the last minute.")
+    batch_rows_mean: float | None = Field(
+        description="The requests' mean of the largest batch that each was rendered in, in images."
+    )
+    queued_ms_p50: float | None = Field(
+        description="The median time that requests waited for a worker, in milliseconds."
+    )
+    active: int = Field(ge=0, description="Running jobs, of those that report progress.")
 
 
 class Probe(BaseModel):
-    """The answer to a probe."""
+    """The response to a probe."""
 
     well: bool = Field(description="Whether all is well.")
-    reasons: list[str] = Field(description="If not: why.")
+    reasons: list[str] = Field(description="Why it is not well.")
 
 
 def progress_seen(progress: Progress | None) -> ProgressSeen | None:
-    """A progress event as callers see it."""
+    """Return a progress event as callers see it."""
     if progress is None:
         return None
     preview = None if progress.preview is None else f"data:image/jpeg;base64,{progress.preview.inline}"
@@ -110,25 +116,25 @@ def progress_seen(progress: Progress | None) -> ProgressSeen | None:
 
 
 class Addresses:
-    """The addresses in answers: paths, or below `gateway.public_url` where one is set."""
+    """The URLs in responses: paths, or below `gateway.public_url` if it is set."""
 
     def __init__(self, public_url: str | None) -> None:
         self._before = "" if public_url is None else public_url.rstrip("/")
 
     def status(self, request_id: str) -> str:
-        """Of a job. Ids need no escaping: they are of A-Za-z0-9._-."""
+        """Return the URL of a job. Ids consist of A-Za-z0-9._- and need no escaping."""
         return f"{self._before}/v1/generations/{request_id}"
 
     def events(self, request_id: str) -> str:
-        """Of its events."""
+        """Return the URL of a job's events."""
         return f"{self.status(request_id)}/events"
 
     def image(self, request_id: str, number: int) -> str:
-        """Of one of its pictures."""
+        """Return the URL of one of a job's pictures."""
         return f"{self.status(request_id)}/images/{number}"
 
     def completion(self, completion: Completion) -> dict[str, Any]:
-        """A completion with the addresses of its pictures, and with what can be done where it has none."""
+        """Return a completion with the URLs of its pictures, and with the remedy of its error."""
         document = completion.model_dump(mode="json")
         if completion.error is not None:
             document["error"]["remedy"] = describe(completion.error.code).remedy
@@ -138,5 +144,5 @@ class Addresses:
 
 
 def utc_text(moment: datetime | None) -> str | None:
-    """RFC 3339."""
+    """Return a time in UTC as RFC 3339."""
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")

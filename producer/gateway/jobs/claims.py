@@ -1,19 +1,19 @@
-"""Claims: what was accepted over HTTP, in the store under `{tenant}/{request_id}/request.json`.
+"""Claims: the requests accepted over HTTP, in the store under `{tenant}/{request_id}/request.json`.
 
-A claim is put, if there is none, before the event goes to Kafka. So of all who ask for one id, wherever they ask,
-one asks first, and the others are told whether they ask for the same. From this follows what no death of a replica
-can break:
+A claim is put, if there is none, before the event goes to Kafka. So of all who use an id, on any replica, exactly one
+comes first, and the others learn whether their request is the same. From this follows what no crash of a replica can
+break:
 
-- a job that was answered 202 has its claim in the store and its event acknowledged by all of Kafka's replicas, in
-  this order; nothing of it is in the gateway's memory alone;
-- a replica that dies between the two leaves a claim without an event, and a caller without an answer. The caller
-  repeats the request under its id or key: the claim stands, the digest agrees, no outcome is known, and the event is
-  sent. Or it polls: `darkroom.producer.gateway.jobs.jobs` sends the event once Kafka shows that it was never there. An
-  event that is sent a second time costs a record: a worker renders a request id once and answers the others with its
-  outcome.
+- A job that was answered with 202 has its claim in the store and its event acknowledged by all brokers, in this order.
+  Nothing of it is in the gateway's memory alone.
+- A replica that dies between the two leaves a claim without an event, and a caller without an answer. The caller
+  repeats the request under its id or key: the claim stands, the digest matches, there is no outcome, and the event is
+  sent. Or the caller polls: `darkroom.producer.gateway.jobs.jobs` sends the event once Kafka shows that it was never
+  sent. An event that is sent twice costs a record: a worker renders a request id once and answers later records with
+  its outcome.
 
-There is no marker of what was sent. It would cost each job another write to be of use to the one in a million whose
-replica died between two calls.
+There is no marker of sent events. It would cost each job another write for the sake of the one in a million whose
+replica dies between two calls.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from darkroom.producer.gateway.bounded_store import BoundedStore
+from darkroom.producer.gateway.jobs.hub import Identity
 from darkroom.producer.store.objects import ObjectTooLarge, StoreUnavailable
 from darkroom.schemas.errors import RequestRejected
 from darkroom.schemas.events.fields import read_timestamp
@@ -31,26 +32,23 @@ from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import request_key
 from darkroom.schemas.wire.codec import decode_request
 
-Identity = tuple[str, str]
-"""Tenant and request id."""
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A request that was accepted."""
+    """An accepted request."""
 
     request: GenerationRequest
     digest: str
-    """`darkroom.schemas.wire.digests.request_digest` of it."""
+    """The request's `darkroom.schemas.wire.digests.request_digest`."""
     accepted_at: datetime
 
     @property
     def identity(self) -> Identity:
-        """Whose it is."""
+        """Return tenant and request id."""
         return self.request.tenant, self.request.request_id
 
     def to_json(self) -> bytes:
-        """As it stands in the store. Fields that were never set are left out, as in the event."""
+        """Return the claim's object in the store. Fields that were never set are left out, as in the event."""
         document = {
             "request": self.request.model_dump(mode="json", exclude_unset=True),
             "request_digest": self.digest,
@@ -60,17 +58,17 @@ class Claim:
 
 
 class Claims:
-    """The claims of all tenants. Those that were seen are kept: a claim never changes. Raises `StoreUnavailable`."""
+    """The claims of all tenants, with a bounded cache: a claim never changes. Methods raise `StoreUnavailable`."""
 
     def __init__(self, store: BoundedStore, *, kept_max: int, request_bytes_max: int) -> None:
         self._store = store
         self._kept: OrderedDict[Identity, Claim] = OrderedDict()
         self._kept_max = kept_max
-        # The request, its bytes written as ASCII at the worst, and what is beside it.
+        # The request, each byte escaped as ASCII at worst, and the members beside it.
         self._bytes_max = 6 * request_bytes_max + 1024
 
     async def stake(self, claim: Claim) -> Claim:
-        """The claim that stands: this one, or the one that came first."""
+        """Put a claim if there is none, and return the one that stands: this one or the earlier one."""
         standing = self._kept.get(claim.identity)
         if standing is not None:
             return standing
@@ -81,17 +79,17 @@ class Claims:
         standing = await self.find(*claim.identity)
         if standing is None:
             raise StoreUnavailable(
-                f"The claim of {'/'.join(claim.identity)} stood in the way and was gone when it was read. Check who "
+                f"The claim of {'/'.join(claim.identity)} existed and was deleted before it could be read. Check who "
                 "else deletes objects there."
             )
         return standing
 
     def kept(self, identity: Identity) -> Claim | None:
-        """The claim, where it is at hand."""
+        """Return the claim, if it is cached."""
         return self._kept.get(identity)
 
     async def find(self, tenant: str, request_id: str) -> Claim | None:
-        """The claim of a request, or None where there is none."""
+        """Return the claim of a request, or None."""
         identity = (tenant, request_id)
         claim = self._kept.get(identity)
         if claim is not None:
@@ -126,4 +124,4 @@ class Claims:
 
 
 def _unreadable(key: str, why: str) -> StoreUnavailable:
-    return StoreUnavailable(f"The object {key} is no claim ({why}). Remove it, and check who else writes there.")
+    return StoreUnavailable(f"The object {key} is not a claim ({why}). Delete it, and check who else writes there.")

@@ -1,14 +1,19 @@
-"""Follows completions and progress into the hub, from the process's start on, whatever happens to Kafka meanwhile."""
+"""Follows completions and progress from the start of the process on, into the hub and the quotas.
+
+Following survives every outage of Kafka. What was published during one is read after it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from darkroom.producer.gateway.jobs.hub import Hub
+from darkroom.producer.gateway.problems import Problem
 from darkroom.producer.kafka.connection import KafkaDenied, KafkaUnavailable
 from darkroom.producer.kafka.passed_over import PassedOver
 from darkroom.producer.kafka.reader import TopicPartition, TopicReader
@@ -17,19 +22,22 @@ from darkroom.schemas.errors import EventUnreadable
 from darkroom.schemas.wire.codec import decode_completion, decode_progress
 
 if TYPE_CHECKING:
+    from darkroom.producer.gateway.principal import Quotas
     from darkroom.schemas.events.completion import Completion
     from darkroom.schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 READ_S: Final = 1.0
-"""How long one read waits for records; a record that comes ends it."""
+"""Seconds that one read waits for a record."""
 AGAIN_S: Final = 1.0
-"""Between two tries to follow."""
+"""Seconds between two tries to follow."""
+ENDS_WAITING_MAX: Final = 10_000
+"""Ended jobs that the quotas are still to be told of. Beyond it the oldest are dropped: every replica reports each."""
 
 
 class Feed:
-    """`run` follows until cancelled. `on_completion` is told of each completion beside the hub."""
+    """Follows into the hub, and tells `on_completion` of each completion, while `run` runs."""
 
     def __init__(self, settings: Settings, hub: Hub, on_completion: Callable[[Completion], None]) -> None:
         self._settings = settings
@@ -38,10 +46,10 @@ class Feed:
         self._positions: dict[TopicPartition, int] = {}
         self._passed_over = PassedOver()
         self.denied: str | None = None
-        """The right that was missing when following ended, until it goes on."""
+        """The right that was missing when following ended, until it resumes."""
 
     async def run(self) -> None:
-        """Follow. After a failure, on from where it was, so that what was published meanwhile is seen late."""
+        """Follow until cancelled. After a failure, resume at the last position, so that no event is missed."""
         while True:
             try:
                 await self._follow()
@@ -77,3 +85,32 @@ class Feed:
         except EventUnreadable as error:
             if told := self._passed_over.add(record, error.message):
                 log.warning(told)
+
+
+class JobEnds:
+    """Tells the quotas which jobs have ended, in a task of its own: a slow store of counts delays no event.
+
+    Every replica reports every end, so that an end is reported even if the replica that began the job is gone.
+    """
+
+    def __init__(self, quotas: Quotas) -> None:
+        self._quotas = quotas
+        self._waiting: deque[tuple[str, str]] = deque(maxlen=ENDS_WAITING_MAX)
+        self._some = asyncio.Event()
+
+    def note(self, completion: Completion) -> None:
+        """Queue the end of a job."""
+        self._waiting.append((completion.tenant, completion.request_id))
+        self._some.set()
+
+    async def run(self) -> None:
+        """Report ends until cancelled."""
+        while True:
+            while self._waiting:
+                tenant, request_id = self._waiting.popleft()
+                try:
+                    await self._quotas.end_job(tenant, request_id)
+                except Problem as error:
+                    log.warning("the end of a job was not counted", job=f"{tenant}/{request_id}", reason=error.detail)
+            self._some.clear()
+            await self._some.wait()

@@ -1,8 +1,8 @@
-"""Reads forms as browsers and programs send them: multipart/form-data, application/x-www-form-urlencoded, the query.
+"""Reads forms: multipart/form-data, application/x-www-form-urlencoded, and the query.
 
-What a form cannot say in any other way is read as browsers mean it (WHATWG HTML, 4.10.22): a file part with an empty
-file name and no content is no file, and an empty text is a field that was left empty, so it counts as not given. Text
-has to be in the encoding that the form names, UTF-8 unless it does: text that is guessed at would be another prompt.
+Empty fields are read as browsers mean them (WHATWG HTML, 4.10.22): a file part with an empty file name and no content
+is no file, and an empty text counts as absent. Text has to be in the encoding that the form names, UTF-8 by default: a
+guess could change the prompt.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
-from darkroom.producer.gateway.jobs.uploads import too_many_bytes
-from darkroom.producer.gateway.problems import Problem
-from darkroom.schemas.errors import ErrorCode, bounded
+from darkroom.producer.gateway.jobs.uploads import file_too_large
+from darkroom.producer.gateway.problems import Problem, body_too_large, invalid
+from darkroom.schemas.errors import bounded
 from darkroom.schemas.events.fields import text_fields
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.wire.json import read_json
@@ -31,27 +31,27 @@ from darkroom.schemas.wire.json import read_json
 MULTIPART: Final = "multipart/form-data"
 URLENCODED: Final = "application/x-www-form-urlencoded"
 FIELDS_MAX: Final = 40
-"""Fields, and files, of a form: a request has fewer."""
+"""The most fields, and the most files, of a form: a request has fewer."""
 FILES: Final = ("pose", "photo")
 """The fields that are pictures."""
 REQUEST: Final = "request"
 """The field that holds a whole request as JSON."""
 _TEXTS: Final = text_fields(GenerationRequest)
-"""Fields that are text as they are; the others are read as JSON where they are some."""
+"""Fields that are always text. The others are read as JSON if they are valid JSON."""
 _CHARSET: Final = "_charset_"
-"""A browser writes the form's encoding into a hidden field of this name (RFC 7578, 4.6)."""
+"""The hidden field into which a browser writes the form's encoding (RFC 7578, 4.6)."""
 _NUMBER: Final = re.compile(r"-?[0-9]{0,20}\.?[0-9]{1,20}")
-"""HTML's valid numbers that JSON's grammar lacks: `.5` and `007` (WHATWG HTML, 2.3.4.3)."""
+"""Numbers that are valid in HTML and not in JSON: `.5` and `007` (WHATWG HTML, 2.3.4.3)."""
 _CODECS: Final = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252"})
-"""Encodings that forms name. Others are refused: some of Python's take minutes for a text of a MiB."""
+"""The accepted encodings. Some others of Python's take minutes to decode a MiB."""
 _BYTES_AS_TEXT: Final = "iso-8859-1"
-"""Gives each byte a character, so that the bytes can be had back. Starlette's parser gives text, and falls back to this
-encoding without a word where the form's own does not fit."""
+"""Maps each byte to a character, so that the bytes can be recovered. Starlette's parser returns text, and falls back to
+this encoding silently where the form's own does not fit."""
 _NAME_CHARACTERS_MAX: Final = 60
 
 
 class _Parser(MultiPartParser):
-    """Starlette's, which also tells whether the closing boundary came: without it the last part is dropped silently."""
+    """Starlette's parser, which also notes the closing boundary: without one the last part is dropped silently."""
 
     has_ended = False
 
@@ -66,7 +66,7 @@ async def read_multipart(
     _, options = parse_options_header(call.headers.get("content-type"))
     boundary = options.get(b"boundary", b"").decode("latin-1")
     if not boundary:
-        raise invalid("The form's Content-Type names no boundary: leave the header to the client's form support.")
+        raise invalid("The form's Content-Type has no boundary: let the HTTP client set this header.")
     headers = Headers({"content-type": f'{MULTIPART}; boundary="{boundary}"; charset={_BYTES_AS_TEXT}'})
     receive = _bounded(call.receive, file_bytes_max + text_bytes_max)
     parser = _Parser(
@@ -83,18 +83,18 @@ async def read_multipart(
             form = await parser.parse()
     except MultiPartException as error:
         if "exceeded maximum size" in error.message:
-            raise too_much_text(text_bytes_max) from error
+            raise text_too_large(text_bytes_max) from error
         raise invalid(f"The form cannot be read: {bounded(error.message, 200)}") from error
     try:
         if not parser.has_ended:
-            raise invalid("The form stops before its closing boundary: send all of it.")
+            raise invalid("The form ends before its closing boundary: send all of it.")
         for name, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 _put(texts, name, value.encode(_BYTES_AS_TEXT), files)
             elif _is_text(name, value):
                 _put(texts, name, await value.read(text_bytes_max + 1), files)
                 if len(texts[name]) > text_bytes_max:
-                    raise too_much_text(text_bytes_max)
+                    raise text_too_large(text_bytes_max)
             elif value.filename or value.size:
                 _put(files, name, await value.read(file_bytes_max + 1), texts)
     finally:
@@ -122,7 +122,7 @@ def read_pairs(encoded: bytes) -> dict[str, str]:
 
 
 def value_of(name: str, text: str) -> Any:
-    """Return what a field's text means: text, or JSON, or a number as HTML writes it. Raises `Problem`."""
+    """Return the value of a field's text: text, JSON, or a number as HTML writes it. Raises `Problem`."""
     if name in _TEXTS:
         return text
     document = read_json(text.encode("utf-8", "backslashreplace"))
@@ -138,50 +138,38 @@ def value_of(name: str, text: str) -> Any:
 
 @contextlib.asynccontextmanager
 async def to_its_end() -> AsyncIterator[None]:
-    """Raise `Problem` 400 where a body's sender hangs up. How long it may take is access control's affair."""
+    """Raise `Problem` 400 if the sender of a body hangs up. Access control limits the time that it may take."""
     try:
         yield
     except ClientDisconnect as error:
         raise Problem(
-            HTTPStatus.BAD_REQUEST, "body_incomplete", "The body stopped before its end.", "Send all of it."
+            HTTPStatus.BAD_REQUEST, "body_incomplete", "The body ended too early.", "Send all of it."
         ) from error
 
 
-def invalid(detail: str) -> Problem:
-    """Return the 422 of a request that is none."""
-    return Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        ErrorCode.INVALID_REQUEST.value,
-        detail,
-        "Correct what is named; /openapi.json has the schema.",
-    )
-
-
-def too_much_text(bytes_max: int) -> Problem:
+def text_too_large(bytes_max: int) -> Problem:
     """Return the 413 of a JSON body, or of one text of a form."""
-    return Problem(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        "body_too_large",
-        f"The request, or one text of its form, has more than {bytes_max} bytes.",
-        "Shorten its texts; a picture is uploaded as a file, or named by bucket and key.",
-        limit_bytes=bytes_max,
+    return body_too_large(
+        "The request, or one text of its form,",
+        bytes_max,
+        "Shorten its texts. Upload a picture as a file, or name it by bucket and key.",
     )
 
 
 def _is_text(name: str, part: UploadFile) -> bool:
-    """Whether a part with a file name is text all the same: scripts append JSON to a form as a Blob, which gets one."""
+    """Return whether a part with a file name is text: scripts append JSON to a form as a Blob, which gets a name."""
     kind = (part.content_type or "").partition(";")[0].strip().lower()
     return name not in FILES and (name == REQUEST or kind == "application/json" or kind.startswith("text/"))
 
 
 def _given(fields: dict[str, str]) -> dict[str, str]:
-    """The fields that were filled in. An empty prompt stays, for the decoder to refuse in its own words."""
+    """Return the fields that are not empty. An empty prompt stays: the decoder refuses it in its own words."""
     return {name: text for name, text in fields.items() if text or name == "prompt"}
 
 
 def _put(of_its_kind: dict[str, Any], name: str, value: Any, others: dict[str, Any]) -> None:
     if name in of_its_kind or name in others:
-        raise invalid(f"The form has {bounded(name, _NAME_CHARACTERS_MAX)} more than once.")
+        raise invalid(f"The form has the field {bounded(name, _NAME_CHARACTERS_MAX)} more than once.")
     of_its_kind[name] = value
 
 
@@ -196,7 +184,7 @@ def _codec_of(charset: str) -> str:
 
 
 def _decoded(name: str, raw: bytes, codec: str) -> str:
-    """The text of a field. Raises `Problem` where it is in another encoding than the form says."""
+    """Return the text of a field. Raises `Problem` if it is not in the form's encoding."""
     try:
         return raw.decode(codec)
     except ValueError as error:
@@ -206,25 +194,21 @@ def _decoded(name: str, raw: bytes, codec: str) -> str:
 
 
 def _not_text(what: str, encoding: str) -> Problem:
-    return Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        ErrorCode.INVALID_REQUEST.value,
+    return invalid(
         f"{what} is not in {encoding}.",
         "Send the form in UTF-8: a page does with <meta charset=utf-8> or accept-charset=utf-8.",
     )
 
 
 def _file_as_text(name: str) -> Problem:
-    return Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        ErrorCode.INVALID_REQUEST.value,
+    return invalid(
         f"The field {name} came as text and not as a file.",
-        f"Send the form as {MULTIPART} (enctype of an HTML form), with a file name for the part.",
+        f"Send the form as {MULTIPART} (the enctype of an HTML form), with a file name for the part.",
     )
 
 
 def _bounded(receive: Receive, bytes_max: int) -> Receive:
-    """The same body, up to so many bytes: a form may come without saying how long it is."""
+    """Return `receive` limited to so many bytes: a form may come without a Content-Length."""
     taken = 0
 
     async def receive_more() -> Message:
@@ -232,7 +216,7 @@ def _bounded(receive: Receive, bytes_max: int) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > bytes_max:
-            raise too_many_bytes(bytes_max)
+            raise file_too_large(bytes_max)
         return message
 
     return receive_more

@@ -1,7 +1,7 @@
-"""What this process knows of all jobs by following their events, and who waits for news of which.
+"""Keeps the latest events of all jobs, and wakes those who wait for a job.
 
-One per process: completions and progress are read once, whatever the number of callers. Everything is bounded; what is
-forgotten is in the store, so nobody who was told wrongly of nothing stays without an answer.
+There is one hub per process: completions and progress are read once for all callers. The hub is bounded. The store
+still has the outcomes that the hub has forgotten.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Identity = tuple[str, str]
 """Tenant and request id."""
 
 RATE_WINDOW_S: Final = 60.0
-"""The span over which the fleet's rate is measured: some dozens of pictures of a small fleet."""
+"""The seconds over which the fleet's rate is measured: a small fleet makes some dozens of pictures in them."""
 RECENT_MAX: Final = 10_000
-"""Completions that the rate is counted from: 160 a second for a minute, beyond which the span gets shorter."""
+"""Completions that the rate is counted from: 160 a second for a minute; above that rate the span is shorter."""
 ACTIVE_S: Final = 30.0
-"""A job of which nothing was heard for so long does not count as being painted."""
+"""Seconds without an event after which a job no longer counts as running."""
 
 
 class Watch:
-    """The latest of one job, for one who waits. What came between two looks is passed over."""
+    """The latest events of one job, for one waiting caller. Events between two looks are skipped."""
 
     __slots__ = ("_event", "completion", "progress")
 
@@ -39,11 +39,11 @@ class Watch:
         self._event = asyncio.Event()
 
     def wake(self) -> None:
-        """Have whoever waits look."""
+        """Wake the waiting caller."""
         self._event.set()
 
     async def changed(self, timeout_s: float) -> bool:
-        """Wait for news since the last call. False where there was none within `timeout_s`."""
+        """Wait for an event since the last call. Return whether one came within `timeout_s` seconds."""
         try:
             async with asyncio.timeout(max(0.0, timeout_s)):
                 await self._event.wait()
@@ -54,7 +54,7 @@ class Watch:
 
 
 class Recent:
-    """What the last completions say of the fleet."""
+    """Statistics of the fleet's latest completions."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -62,28 +62,28 @@ class Recent:
         self._since = clock()
 
     def add(self, completion: Completion) -> None:
-        """One more, unless it only repeats an outcome."""
+        """Add a completion, unless it only repeats an outcome."""
         if not completion.replayed:
             rows = None if completion.batch is None else completion.batch.rows_max
             self._seen.append((self._clock(), rows, completion.timings_ms.queued))
 
     def per_second(self) -> float | None:
-        """Completions a second; None where too few were seen to say."""
+        """Return the completions per second, or None after fewer than two."""
         self._forget()
         if len(self._seen) < 2:
             return None
-        # From the first that is counted, so that a fleet that just began is not thought to be slow.
+        # Since the first one counted, so that a fleet that just started does not look slow.
         span_s = max(1.0, self._clock() - self._seen[0][0])
         return len(self._seen) / span_s
 
     def batch_rows_mean(self) -> float | None:
-        """Images that shared a step at the most, on average over the requests."""
+        """Return the requests' mean of the largest batch that each was rendered in, in images."""
         self._forget()
         rows = [rows for _, rows, _ in self._seen if rows is not None]
         return fmean(rows) if rows else None
 
     def queued_ms_p50(self) -> float | None:
-        """The median of what requests waited before a worker took them."""
+        """Return the median time until a worker took a request, in milliseconds."""
         self._forget()
         queued = [queued for _, _, queued in self._seen if queued is not None]
         return median(queued) if queued else None
@@ -95,7 +95,7 @@ class Recent:
 
 
 class Hub:
-    """For one event loop. `clock` is monotonic, in seconds."""
+    """The hub of one event loop. `clock` is monotonic, in seconds."""
 
     def __init__(
         self, *, clock: Callable[[], float], completions_max: int, progress_max: int, progress_bytes_max: int
@@ -110,14 +110,14 @@ class Hub:
         self._watches: dict[Identity, set[Watch]] = {}
         self.recent = Recent(clock)
         self.is_following = False
-        """Whether events come in: what a look into the store found is believed only while they do."""
+        """Whether events are being followed. Only then may an older look into the store be trusted."""
 
-    # --- What comes in -----------------------------------------------------------------------------------
+    # --- Events ------------------------------------------------------------------------------------------
 
     def on_completion(self, completion: Completion) -> None:
-        """A record was answered: with its job's outcome, with a repetition of it, or with a conflict.
+        """Take the completion of a record: its job's outcome, a repetition of that, or a conflict.
 
-        A conflict is another record's end, and says nothing of the job. A repetition adds nothing to what is known.
+        A conflict ends another record of the same id, and says nothing about the job. A repetition adds nothing.
         """
         self.recent.add(completion)
         if completion.error is not None and completion.error.code is ErrorCode.REQUEST_ID_CONFLICT:
@@ -126,7 +126,7 @@ class Hub:
             self.learn(completion)
 
     def learn(self, completion: Completion) -> None:
-        """The outcome that stands, from wherever it is known."""
+        """Take a job's outcome from a completion or from the store."""
         identity = (completion.tenant, completion.request_id)
         self._drop_progress(identity)
         self._completions[identity] = completion
@@ -137,13 +137,13 @@ class Hub:
             watch.wake()
 
     def on_progress(self, progress: Progress) -> None:
-        """A job is so far. What comes after its outcome, from another topic, is of no interest."""
+        """Take a job's progress, unless its outcome came first: they come from different topics."""
         identity = (progress.tenant, progress.request_id)
         if identity in self._completions:
             return
         earlier = self._progress.get(identity)
         if progress.preview is None and earlier is not None and earlier[0].preview is not None:
-            # The last preview is shown until there is another.
+            # The last preview is shown until another comes.
             progress = progress.model_copy(update={"preview": earlier[0].preview})
         self._drop_progress(identity)
         self._progress[identity] = (progress, self._clock())
@@ -159,31 +159,31 @@ class Hub:
         if gone is not None:
             self._progress_bytes -= _bytes_of(gone[0])
 
-    # --- What is asked -----------------------------------------------------------------------------------
+    # --- Look-ups ----------------------------------------------------------------------------------------
 
     def completion(self, identity: Identity) -> Completion | None:
-        """The outcome, where it was seen and not forgotten."""
+        """Return the outcome, if it was seen and not forgotten."""
         return self._completions.get(identity)
 
     def progress(self, identity: Identity) -> Progress | None:
-        """The latest progress, where it was seen and not forgotten."""
+        """Return the latest progress, if it was seen and not forgotten."""
         found = self._progress.get(identity)
         return None if found is None else found[0]
 
     @property
     def active(self) -> int:
-        """Jobs that are being painted, of those that tell their progress."""
+        """Return the number of running jobs, of those that report progress."""
         horizon = self._clock() - ACTIVE_S
         return sum(at >= horizon for _, at in self._progress.values())
 
     @property
     def watches(self) -> int:
-        """How many wait."""
+        """Return the number of waiting callers."""
         return sum(len(watches) for watches in self._watches.values())
 
     @contextlib.contextmanager
     def watching(self, identity: Identity) -> Iterator[Watch]:
-        """Keep a watch on a job. Begin it before looking elsewhere, so that nothing falls between."""
+        """Watch a job. Begin before looking into the store, so that no event is missed in between."""
         watch = Watch(self.completion(identity), self.progress(identity))
         self._watches.setdefault(identity, set()).add(watch)
         try:
@@ -195,7 +195,7 @@ class Hub:
                 del self._watches[identity]
 
     def wake_all(self) -> None:
-        """Have everyone who waits look: the process is about to end."""
+        """Wake every waiting caller: the process is shutting down."""
         for watches in self._watches.values():
             for watch in watches:
                 watch.wake()

@@ -1,14 +1,13 @@
-"""A job's state, put together from what is known here and what stands in the store; and the repair of lost events.
+"""The state of each job, from the hub and the store; and the repair of events that were never sent.
 
-Terminal states are in `result.json`, which any replica reads; the hub only knows them sooner. A job whose completion
-came in is answered without the store. For any other the store is asked: for the outcome first, then for the claim.
+The store has the outcomes in `result.json`, which any replica reads; the hub only learns them sooner. A job whose
+completion came in is answered without the store. For any other job the store is asked for the outcome, then the claim.
 
-Repair: a claim without an outcome, of which this process neither sent the event nor saw any, may never have been
-sent, because a replica died between claim and event. Kafka tells: if the group has committed everything that was on
-the job's partition when the claim was made, and some seconds more, then an event would have been finished by now, and
-its outcome would stand. So it was never there, and it is sent. Before that nothing is lost by waiting: the job would
-stand in the same queue. It is tried once per claim in `repair_after_s`, and a mistake costs one record that is
-answered with the outcome that stands.
+Repair: a claim without an outcome whose event this process neither sent nor saw may never have been sent, because a
+replica died between claim and event. Kafka tells: once the group has committed all that was on the job's partition some
+seconds after the claim was made, an event would have been finished and its outcome would stand. If there is none, the
+event is missing and is sent. Waiting until then loses nothing, as the job would stand in the same queue. Repair is
+tried once per claim in `repair_after_s` seconds. A mistake costs one record, which is answered with the outcome.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from typing import Any, Final
 import structlog
 
 from darkroom.producer.gateway.jobs.answers import Addresses, State, progress_seen, utc_text
-from darkroom.producer.gateway.jobs.claims import Claim, Claims, Identity
-from darkroom.producer.gateway.jobs.hub import Watch
+from darkroom.producer.gateway.jobs.claims import Claim, Claims
+from darkroom.producer.gateway.jobs.hub import Identity, Watch
 from darkroom.producer.gateway.metrics import Metrics
 from darkroom.producer.gateway.problems import Problem
 from darkroom.producer.gateway.services import Services
@@ -40,12 +39,13 @@ from darkroom.schemas.settings import GatewaySettings
 log = structlog.get_logger(__name__)
 
 CLAIM_WAIT_S: Final = 1.0
-"""How long an answer about a finished job waits for its claim, which it can do without."""
+"""Seconds that the state of a finished job waits for its claim, which it can do without."""
+_NEVER: Final = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is known of a job. One of `claim` and `completion` is there."""
+    """The state of a job. At least one of `claim` and `completion` is known."""
 
     identity: Identity
     claim: Claim | None
@@ -54,29 +54,27 @@ class Job:
 
     @property
     def status(self) -> State:
-        """Running once progress was seen: without it nobody can tell."""
+        """Return the outcome's status if there is one, else running once progress was seen, else queued."""
         if self.completion is not None:
             return self.completion.status.value
         return "queued" if self.progress is None else "running"
 
 
-class Bounded(OrderedDict[Identity, Any]):
-    """Remembers so many of the latest."""
+@dataclass(slots=True)
+class _Notes:
+    """This process's own notes on a job. Losing them costs a question to Kafka or the store. Times are monotonic."""
 
-    def __init__(self, kept_max: int) -> None:
-        super().__init__()
-        self._kept_max = kept_max
-
-    def note(self, identity: Identity, value: Any) -> None:
-        """Remember, and forget the oldest if there are too many."""
-        self[identity] = value
-        self.move_to_end(identity)
-        if len(self) > self._kept_max:
-            self.popitem(last=False)
+    is_sent: bool = False
+    """Whether Kafka acknowledged the job's event here."""
+    place: tuple[int, int] | None = None
+    """Partition and offset of the event, or their estimate."""
+    looked_at: float = _NEVER
+    """When the store last had no outcome."""
+    repaired_at: float = _NEVER
 
 
 class Jobs:
-    """The jobs of all tenants. Methods raise `StoreUnavailable` where only the store could tell."""
+    """The jobs of all tenants. Methods raise `StoreUnavailable` when only the store knows the answer."""
 
     def __init__(
         self, settings: GatewaySettings, services: Services, claims: Claims, addresses: Addresses, metrics: Metrics
@@ -87,15 +85,12 @@ class Jobs:
         self._addresses = addresses
         self._metrics = metrics
         self._outcomes = Outcomes(services.store)
-        self._sent = Bounded(settings.sent_kept_max)
-        self._places = Bounded(settings.sent_kept_max)
-        self._looked_at = Bounded(settings.sent_kept_max)
-        self._repaired_at = Bounded(settings.sent_kept_max)
+        self._notes: OrderedDict[Identity, _Notes] = OrderedDict()
 
     # --- Finding -----------------------------------------------------------------------------------------
 
     async def find(self, tenant: str, request_id: str) -> Job | None:
-        """A tenant's job; None where there is none, and where it is another tenant's."""
+        """Return a tenant's job; None for an unknown id and for another tenant's."""
         if not is_identity(request_id):
             return None
         identity = (tenant, request_id)
@@ -104,32 +99,44 @@ class Jobs:
         if completion is not None:
             return Job(identity, await self._claim_if_quick(identity), completion, None)
         claim = self._claims.kept(identity)
-        if claim is None:
+        if claim is None or not self._is_believed_open(identity):
             claim, completion = await asyncio.gather(self._claims.find(*identity), self._outcome(identity))
-        elif not self._is_believed_open(identity):
-            completion = await self._outcome(identity)
+            if claim is not None and completion is None:
+                self._note(identity).looked_at = time.monotonic()
         completion = completion or hub.completion(identity)
         if claim is None and completion is None:
             return None
         return Job(identity, claim, completion, hub.progress(identity))
 
     async def found(self, tenant: str, request_id: str) -> Job:
-        """The same. Raises `Problem` 404."""
+        """Return a tenant's job. Raises `Problem` 404."""
         job = await self.find(tenant, request_id)
         if job is None:
-            raise no_such_job()
+            # The same for an id that never was and for another tenant's.
+            raise Problem(
+                HTTPStatus.NOT_FOUND,
+                "no_such_job",
+                "There is no such job, or it is not yours, or its retention has passed.",
+                "Check the id and your key.",
+            )
         return job
 
     def _is_believed_open(self, identity: Identity) -> bool:
-        """Whether the store was looked into so lately that, with completions coming in, it need not be again."""
-        looked_at = self._looked_at.get(identity, float("-inf"))
+        """Return whether the store had no outcome so lately that, with completions coming in, it need not be asked."""
+        notes = self._notes.get(identity)
+        looked_at = _NEVER if notes is None else notes.looked_at
         return self._services.hub.is_following and time.monotonic() - looked_at < self._settings.result_check_s
+
+    def _note(self, identity: Identity) -> _Notes:
+        notes = self._notes.setdefault(identity, _Notes())
+        self._notes.move_to_end(identity)
+        if len(self._notes) > self._settings.sent_kept_max:
+            self._notes.popitem(last=False)
+        return notes
 
     async def _outcome(self, identity: Identity) -> Completion | None:
         completion = await self._outcomes.find(*identity)
-        if completion is None:
-            self._looked_at.note(identity, time.monotonic())
-        else:
+        if completion is not None:
             self._services.hub.learn(completion)
         return completion
 
@@ -143,7 +150,7 @@ class Jobs:
     # --- Waiting -----------------------------------------------------------------------------------------
 
     async def wait(self, job: Job, watch: Watch, timeout_s: float) -> Job:
-        """The job once it has an outcome, or as it is when `timeout_s` has passed. `watch` was begun before `find`."""
+        """Return the job once it has an outcome or `timeout_s` seconds have passed. `watch` was begun before `find`."""
         deadline = time.monotonic() + timeout_s
         while job.completion is None and (left_s := deadline - time.monotonic()) > 0:
             news = await watch.changed(min(left_s, self._settings.waiting_check_s))
@@ -151,11 +158,11 @@ class Jobs:
         return job
 
     def with_news(self, job: Job, watch: Watch) -> Job:
-        """The job with what its watch was told."""
+        """Return the job with the events that its watch received."""
         return Job(job.identity, job.claim, watch.completion or job.completion, watch.progress or job.progress)
 
     async def look_again(self, job: Job) -> Job:
-        """The job as the store has it, and sent where its event was lost. A store that is away changes nothing."""
+        """Return the job as the store has it, repaired if need be. A store that is away leaves the job as it is."""
         try:
             found = await self.find(*job.identity)
         except StoreUnavailable:
@@ -168,23 +175,24 @@ class Jobs:
     # --- Sending -----------------------------------------------------------------------------------------
 
     def note_sent(self, identity: Identity, place: Source) -> None:
-        """An event was acknowledged."""
-        self._sent.note(identity, True)
-        self._places.note(identity, (place.partition, place.offset))
+        """Note that the job's event was acknowledged."""
+        notes = self._note(identity)
+        notes.is_sent, notes.place = True, (place.partition, place.offset)
 
     def was_sent(self, job: Job) -> bool:
-        """Whether it is certain that the job's event is in Kafka."""
-        return job.completion is not None or job.progress is not None or job.identity in self._sent
+        """Return whether it is certain that the job's event is in Kafka."""
+        notes = self._notes.get(job.identity)
+        return job.completion is not None or job.progress is not None or (notes is not None and notes.is_sent)
 
     async def repair(self, job: Job) -> None:
-        """Send the event of a claim where it was never there. A Kafka that is away leaves it for the next time."""
+        """Send the event of a claim if it was never sent. Leaves that for the next time while Kafka is away."""
         claim = job.claim
         if claim is None or self.was_sent(job):
             return
         now = datetime.now(UTC)
         settled_at = claim.accepted_at + timedelta(seconds=self._settings.repair_after_s)
-        last_s = time.monotonic() - self._repaired_at.get(job.identity, float("-inf"))
-        if now < settled_at or last_s < self._settings.repair_after_s:
+        since_last_s = time.monotonic() - self._note(job.identity).repaired_at
+        if now < settled_at or since_last_s < self._settings.repair_after_s:
             return
         try:
             queue = self._services.queue
@@ -192,23 +200,23 @@ class Jobs:
             offset = await queue.offset_at(partition, settled_at)
             if (await queue.backlog()).before(partition, offset) > 0:
                 return
-            # The commit may have come after the store was looked into: only now does its silence say anything.
+            # The job may have been committed after the first look into the store: only this look is conclusive.
             if await self._outcome(job.identity) is not None:
                 return
-            self._repaired_at.note(job.identity, time.monotonic())
-            self.note_sent(job.identity, await self._services.outlet.publish(claim.request))
+            self._note(job.identity).repaired_at = time.monotonic()
+            self.note_sent(job.identity, await self._services.publisher.publish(claim.request))
         except (KafkaUnavailable, StoreUnavailable) as error:
-            log.warning("a claim without an event could not be sent", job="/".join(job.identity), error=str(error))
+            log.warning("the missing event of a claim could not be sent", job="/".join(job.identity), error=str(error))
             return
         self._metrics.repaired.inc()
         log.warning(
-            "a claim had no event and was sent", job="/".join(job.identity), accepted_at=utc_text(claim.accepted_at)
+            "the missing event of a claim was sent", job="/".join(job.identity), accepted_at=utc_text(claim.accepted_at)
         )
 
-    # --- Saying ------------------------------------------------------------------------------------------
+    # --- Telling -----------------------------------------------------------------------------------------
 
     async def body(self, job: Job) -> dict[str, Any]:
-        """The job as `answers.JobState`."""
+        """Return the job as `answers.JobState`."""
         claim, completion = job.claim, job.completion
         ahead, eta_s = await self._place(job) if job.status == "queued" else (None, None)
         accepted_at = claim.accepted_at if claim is not None else None
@@ -225,9 +233,9 @@ class Jobs:
         }
 
     async def _place(self, job: Job) -> tuple[int | None, float | None]:
-        """How many are before it, and in how many seconds it should be done."""
+        """Return how many records are before the job, and an estimate of the seconds until it is done."""
         try:
-            place = self._places.get(job.identity) or await self._place_by_time(job)
+            place = self._note(job.identity).place or await self._place_by_time(job)
             backlog = await self._services.queue.backlog()
         except KafkaUnavailable:
             return None, None
@@ -237,24 +245,14 @@ class Jobs:
         per_second = self._services.hub.recent.per_second()
         if not per_second:
             return ahead, None
-        # The fleet's rate is shared by the partitions that wait.
+        # The partitions with a backlog share the fleet's rate.
         return ahead, round((ahead + 1) * max(1, backlog.partitions_waiting) / per_second, 1)
 
     async def _place_by_time(self, job: Job) -> tuple[int, int] | None:
-        """Where another process's event should stand: at the end of its partition when the job was accepted."""
+        """Return the estimated place of another process's event: the end of its partition when the job was accepted."""
         if job.claim is None:
             return None
         partition = await self._services.queue.partition_of(job.identity[1])
         place = (partition, await self._services.queue.offset_at(partition, job.claim.accepted_at))
-        self._places.note(job.identity, place)
+        self._note(job.identity).place = place
         return place
-
-
-def no_such_job() -> Problem:
-    """404, the same for what never was and for what is another tenant's."""
-    return Problem(
-        HTTPStatus.NOT_FOUND,
-        "no_such_job",
-        "There is no such job, or it is not yours, or its retention has passed.",
-        "Check the id and the key that you use.",
-    )

@@ -1,7 +1,7 @@
-"""Where a request stands in its partition, and how much waits in all: asked of Kafka, at most once a second.
+"""Asks Kafka for the backlog, and for the place of a request in its partition, at most once a second.
 
-`ahead` is an estimate: records before it that the group has not committed yet. Some of them may be finished, since
-workers finish out of order, and commits come in intervals.
+A place is an estimate: it counts the records before the request that the group has not committed yet. Some of those may
+be finished, because workers finish out of order and commit in intervals.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ if TYPE_CHECKING:
     from darkroom.schemas.settings import Settings
 
 FRESH_S: Final = 1.0
-"""How old an answer of Kafka's may be."""
+"""Seconds for which Kafka's answer is reused."""
 AGAIN_S: Final = 1.0
-"""Between two tries to connect."""
+"""Seconds between two tries to connect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits, by partition."""
+    """The unfinished records of each partition."""
 
     ends: Mapping[int, int]
     committed: Mapping[int, int]
-    """Missing where the group has committed nothing yet."""
+    """Lacks the partitions in which the group has committed nothing yet."""
 
     def before(self, partition: int, offset: int) -> int:
-        """Records before `offset` that are not committed."""
+        """Return the number of records before `offset` that are not committed."""
         return max(0, offset - self.committed.get(partition, 0))
 
     @property
     def lag_records(self) -> int:
-        """Records that are not committed, in all partitions."""
+        """Return the number of records that are not committed, in all partitions."""
         return sum(self.before(partition, end) for partition, end in self.ends.items())
 
     @property
     def partitions_waiting(self) -> int:
-        """Partitions with such records."""
+        """Return the number of partitions with such records."""
         return sum(self.before(partition, end) > 0 for partition, end in self.ends.items())
 
 
 class Queue:
-    """The requests topic and its group, seen from outside. `run` has to run meanwhile.
+    """Watches the requests topic and its group while `run` runs.
 
     Every method raises `KafkaUnavailable` within `gateway.kafka_timeout_s`.
     """
@@ -76,12 +76,12 @@ class Queue:
         self._backlog_at = 0.0
         self._partitions: list[int] = []
         self.denied: str | None = None
-        """The right that was missing when Kafka was asked last."""
+        """The right that was missing when Kafka was last asked."""
         self.reached_at = float("-inf")
-        """When Kafka last answered, by the monotonic clock."""
+        """When Kafka last answered, by the monotonic clock in seconds."""
 
     async def run(self) -> None:
-        """Stay connected, until cancelled."""
+        """Stay connected until cancelled."""
         while True:
             try:
                 async with AsyncExitStack() as open_:
@@ -109,16 +109,16 @@ class Queue:
     async def _connect(self, open_: AsyncExitStack) -> tuple[RecordConsumer, Any]:
         kafka = self._settings.kafka
         self._partitions = await self._look_for_partitions()
-        admin = await open_.enter_async_context(administering(kafka, "connecting to look at the backlog"))
+        admin = await open_.enter_async_context(administering(kafka, "connecting to read the backlog"))
         consumer = RecordConsumer(**kafka_arguments(kafka), enable_auto_commit=False)
         open_.push_async_callback(consumer.stop)
-        with reaching_kafka(kafka, "connecting to look at the backlog"):
+        with reaching_kafka(kafka, "connecting to read the backlog"):
             await consumer.start()
-            await asyncio.sleep(0)  # the client's own tasks have to begin before it can be stopped
+            await asyncio.sleep(0)  # the client's own tasks have to start before it can be stopped
         return consumer, admin
 
     async def backlog(self) -> Backlog:
-        """What waits, as of a second ago at the most. Whoever asks meanwhile waits for the same answer."""
+        """Return the backlog, at most `FRESH_S` old. Concurrent callers share one question to Kafka."""
         async with self._asking:
             if self._backlog is None or time.monotonic() - self._backlog_at > FRESH_S:
                 async with self._reaching() as (consumer, admin):
@@ -135,12 +135,12 @@ class Queue:
         return {place.partition: at.offset for place, at in found.items() if at is not None}
 
     async def partition_of(self, request_id: str) -> int:
-        """The partition that this product's producers choose for a request id."""
+        """Return the partition that Darkroom's producers choose for a request id."""
         async with self._reaching():
             return int(DefaultPartitioner()(request_id.encode(), self._partitions, self._partitions))
 
     async def offset_at(self, partition: int, moment: datetime) -> int:
-        """The offset of the first record that is not older than `moment`, or the end where there is none."""
+        """Return the offset of the first record that is not older than `moment`, or the partition's end."""
         place = TopicPartition(self._topic, partition)
         async with self._reaching() as (consumer, _):
             found = (await consumer.offsets_for_times({place: int(moment.timestamp() * 1000)}))[place]
@@ -152,12 +152,12 @@ class Queue:
     async def _reaching(self) -> AsyncIterator[tuple[RecordConsumer, Any]]:
         kafka = self._settings.kafka
         if self._connected is None:
-            raise KafkaUnavailable(f"Kafka at {kafka.bootstrap_servers} is not connected to at the moment.")
+            raise KafkaUnavailable(f"There is no connection to Kafka at {kafka.bootstrap_servers} at the moment.")
         try:
-            with reaching_kafka(kafka, "looking at the backlog"):
+            with reaching_kafka(kafka, "reading the backlog"):
                 async with asyncio.timeout(self._settings.gateway.kafka_timeout_s):
                     yield self._connected
-        except Exception as error:  # whatever it was: a connection that is made anew is well
+        except Exception as error:  # whatever it is, a new connection is free of it
             self.denied = str(error) if isinstance(error, KafkaDenied) else self.denied
             self._broken.set()
             raise

@@ -1,7 +1,7 @@
-"""Reads what callers post, JSON or a form, as a request of their tenant. Decoding is the worker's own.
+"""Reads a posted JSON body or form as a request of the caller's tenant, with the worker's own decoder.
 
-What passes here passes at the worker, and what is refused is refused with the same words; only unknown fields, of
-which a worker warns, are refused here: a caller is there to be told.
+A request that passes here passes at the worker, and one that is refused is refused in the same words. Only unknown
+fields, which a worker accepts with a warning, are refused here, because the caller is there to hear of them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from darkroom.producer.gateway.jobs.forms import (
     MULTIPART,
     REQUEST,
     URLENCODED,
-    invalid,
     read_multipart,
     read_pairs,
+    text_too_large,
     to_its_end,
-    too_much_text,
     value_of,
 )
 from darkroom.producer.gateway.jobs.uploads import Picture, Uploads
 from darkroom.producer.gateway.principal import Principal
-from darkroom.producer.gateway.problems import Problem
-from darkroom.schemas.errors import ErrorCode, RequestRejected, bounded, describe
+from darkroom.producer.gateway.problems import Problem, coded, invalid
+from darkroom.schemas.errors import ErrorCode, RequestRejected, bounded
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.events.samplers import in_our_names
@@ -44,21 +43,21 @@ from darkroom.schemas.wire.json import read_json
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 """An Idempotency-Key: visible ASCII."""
 _UPLOADS: Final = {"pose": "image", "photo": "photo"}
-"""The form's file fields, and the kind of pose that each is."""
+"""A form's file fields, and the member of the pose that each becomes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request that may be accepted."""
+    """A valid request."""
 
     request: GenerationRequest
     digest: str
     upload: Picture | None
-    """To be stored under the key that the request's pose names."""
+    """The picture to store under the key in the request's pose."""
 
 
 class Submissions:
-    """Reads them for one deployment. All that is wrong with one is raised as `Problem`."""
+    """Reads submissions for one deployment. Methods raise `Problem` for invalid ones."""
 
     def __init__(self, settings: Settings, uploads: Uploads, bucket: str, prefix: str) -> None:
         self._limits = settings.limits
@@ -69,22 +68,22 @@ class Submissions:
         self._prefix = prefix
 
     async def read(self, call: Request, principal: Principal) -> Submission:
-        """What was posted to /v1/generations."""
+        """Return the submission posted to /v1/generations."""
         document, files = await self._posted(call)
         return await self._submission(call, principal, document, files)
 
     async def content(self, call: Request, bytes_max: int) -> bytes:
-        """All of a body of any type, of up to `bytes_max` bytes. Raises `Problem`."""
+        """Return a whole body of any type. Raises `Problem` 413 above `bytes_max` bytes."""
         content = bytearray()
         async with to_its_end():
             async for chunk in call.stream():
                 content += chunk
                 if len(content) > bytes_max:
-                    raise too_much_text(bytes_max)
+                    raise text_too_large(bytes_max)
         return bytes(content)
 
     async def read_loosely(self, call: Request, principal: Principal) -> Submission:
-        """What was posted to /generate: the same, or fields of the query beside it, one each."""
+        """Return the submission posted to /generate, whose fields may also stand in the query."""
         has_body = _content_type(call) or call.headers.get("content-length", "0") != "0"
         document, files = await self._posted(call) if has_body else ({}, {})
         asked = {name: value_of(name, text) for name, text in read_pairs(call.scope["query_string"]).items()}
@@ -93,13 +92,13 @@ class Submissions:
     # --- Bodies ------------------------------------------------------------------------------------------
 
     async def _posted(self, call: Request) -> tuple[dict[str, Any], Mapping[str, bytes]]:
-        """The request in a body, and the files beside it."""
+        """Return the request in a body, and the files beside it."""
         if call.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise Problem(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 "content_encoding_unknown",
-                "The body is compressed, and compressed bodies are not read.",
-                "Send it as it is, without Content-Encoding.",
+                "The body is compressed, and compressed bodies are not accepted.",
+                "Send it uncompressed, without Content-Encoding.",
                 headers={"Accept-Encoding": "identity"},
             )
         kind = _content_type(call)
@@ -111,18 +110,20 @@ class Submissions:
         elif kind == URLENCODED:
             content = await self.content(call, self._limits.request_bytes_max)
             if content.lstrip().startswith(b"{"):
-                raise _another_type("The body is JSON, and its Content-Type says that it is a form.")
+                raise _wrong_type("The body is JSON, but its Content-Type is that of a form.")
             fields = read_pairs(content)
         elif kind in ("application/json", "text/json", "") or kind.endswith("+json"):
             return _object(await self.content(call, self._limits.request_bytes_max)), files
         else:
-            raise _another_type("The body is neither JSON nor a form.")
+            raise _wrong_type("The body is neither JSON nor a form.")
         if REQUEST not in fields:
             return in_our_names({name: value_of(name, text) for name, text in fields.items()}), files
         text = fields.pop(REQUEST)
         if fields:
             _refuse_unsupported(fields)
-            raise invalid(f"A form with a field `request`, the JSON, has no field {bounded(min(fields), 60)} besides.")
+            raise invalid(
+                f"A form with the field `request`, the JSON, cannot have the field {bounded(min(fields), 60)} besides."
+            )
         return _object(text.encode()), files
 
     # --- Requests ----------------------------------------------------------------------------------------
@@ -131,45 +132,45 @@ class Submissions:
         self, call: Request, principal: Principal, document: dict[str, Any], files: Mapping[str, bytes]
     ) -> Submission:
         for name, default in (("tenant", principal.tenant), ("progress", self._gateway.progress)):
-            if document.get(name) is None:  # null is as good as left out, in a request's every field with a default
+            if document.get(name) is None:  # null counts as absent in every field with a default
                 document[name] = default
         if document["tenant"] != principal.tenant:
             raise Problem(
                 HTTPStatus.FORBIDDEN,
                 "tenant_forbidden",
-                "The request names another tenant than the key's.",
-                "Leave `tenant` out: it is that of the key.",
+                "The request names a tenant other than the key's.",
+                "Leave `tenant` out: it is the key's.",
             )
         document.setdefault("request_id", None)
         if document["request_id"] is None:
             document["request_id"] = _new_id(call, principal.tenant)
         elif "idempotency-key" in call.headers:
-            raise invalid("A request has `request_id` or the header Idempotency-Key, not both: each names the job.")
+            raise invalid("Give either `request_id` or the header Idempotency-Key: each identifies the job.")
         upload = await self._upload(document, files)
         request, digest = self._decoded(document)
         self._refuse_beyond_limits(request)
         return Submission(request, digest, upload)
 
     async def _upload(self, document: dict[str, Any], files: Mapping[str, bytes]) -> Picture | None:
-        """The uploaded picture, checked, and named by the document's pose."""
+        """Return the uploaded picture, checked, and point the document's pose at it."""
         if not files:
             return None
         name = next(iter(files))
         _refuse_unsupported(dict.fromkeys(files.keys() - _UPLOADS.keys(), True))
         if len(files) > 1 or name not in _UPLOADS:
-            raise invalid("A form has one file: `pose` (a skeleton picture) or `photo`.")
+            raise invalid("A form may have one file: `pose` (a skeleton picture) or `photo`.")
         if document.get("pose") is not None:
-            raise invalid("The request has a pose beside the uploaded file: leave one of them out.")
+            raise invalid("The request has both a pose and an uploaded file: leave one of them out.")
         picture = await self._uploads.check(files[name])
         if not is_identity(document["request_id"]):
-            return None  # the decoder says so in its own words
+            return None  # the decoder refuses the id in its own words
         key = pose_key(document["tenant"], document["request_id"], picture.extension, prefix=self._prefix)
         document["pose"] = {_UPLOADS[name]: {"bucket": self._bucket, "key": key}}
         return picture
 
     def _decoded(self, document: dict[str, Any]) -> tuple[GenerationRequest, str]:
         try:
-            # No envelope is looked into: the tenant of the key was compared with this object's, not with an inner one.
+            # Envelopes are not unwrapped: the key's tenant was compared with this object's, not with an inner one.
             decoded = decode_document(document)
         except RequestRejected as error:
             if error.code is ErrorCode.UNSUPPORTED_FIELD:
@@ -180,38 +181,33 @@ class Submissions:
         return decoded.request, decoded.digest
 
     def _refuse_beyond_limits(self, request: GenerationRequest) -> None:
-        """What the deployment's bounds and rules refuse, as a worker would in the end."""
+        """Raise `Problem` for a request beyond the deployment's limits, which a worker would refuse, too."""
         limits = self._limits
         width, height = request.width or limits.min_side, request.height or limits.min_side
         if not (limits.min_side <= width <= limits.max_width and limits.min_side <= height <= limits.max_height):
             bounds = f"{limits.min_side} to {limits.max_width} x {limits.max_height}"
-            raise invalid(f"width and height are {bounds} pixels here")
+            raise invalid(f"width and height must be {bounds} pixels here")
         if width * height > limits.max_pixels:
-            raise invalid(f"width x height is at most {limits.max_pixels} pixels here")
+            raise invalid(f"width x height must be at most {limits.max_pixels} pixels here")
         if request.count > limits.max_count:
-            raise invalid(f"count is at most {limits.max_count} here")
+            raise invalid(f"count must be at most {limits.max_count} here")
         if request.steps is not None and request.steps > limits.max_steps:
-            raise invalid(f"steps is at most {limits.max_steps} here")
+            raise invalid(f"steps must be at most {limits.max_steps} here")
         if isinstance(request.pose, PeoplePose) and not request.pose.shows_somebody:
-            raise Problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                ErrorCode.POSE_NOT_FOUND.value,
-                NOBODY_IN_PICTURE,
-                describe(ErrorCode.POSE_NOT_FOUND).remedy,
-            )
+            raise coded(HTTPStatus.UNPROCESSABLE_ENTITY, ErrorCode.POSE_NOT_FOUND, NOBODY_IN_PICTURE)
         if isinstance(request.pose, SkeletonPose | PhotoPose):
             picture = request.pose.image if isinstance(request.pose, SkeletonPose) else request.pose.photo
             if isinstance(picture, StoredPicture):
-                self._refuse_what_is_not_theirs(picture, request.tenant)
+                self._refuse_forbidden(picture, request.tenant)
 
-    def _refuse_what_is_not_theirs(self, picture: StoredPicture, tenant: str) -> None:
-        """In the deployment's own bucket a tenant reads what is its own; other allowed buckets are for everyone."""
+    def _refuse_forbidden(self, picture: StoredPicture, tenant: str) -> None:
+        """Raise `Problem` 403 for another tenant's object in the deployment's bucket, and for a bucket not allowed."""
         is_theirs = picture.bucket != self._bucket or picture.key.startswith(f"{self._prefix}{tenant}/")
         if not (is_theirs and self._may_read(picture.bucket)):
             raise Problem(
                 HTTPStatus.FORBIDDEN,
                 ErrorCode.POSE_FORBIDDEN.value,
-                "The pose names a picture that this tenant does not read from.",
+                "The pose names a picture that this tenant may not read.",
                 "Upload the picture with the request, or put it in an allowed bucket.",
             )
 
@@ -225,22 +221,22 @@ def _object(text: bytes) -> dict[str, Any]:
     if document.flaw is not None:
         raise invalid(f"The body {document.flaw}.")
     if not isinstance(document.value, dict):
-        raise invalid("The body is no JSON object.")
+        raise invalid("The body is not a JSON object.")
     return document.value
 
 
 def _new_id(call: Request, tenant: str) -> str:
-    """An id that nobody has used; with an Idempotency-Key always the same for the tenant and the key."""
+    """Return a new id, or the one that a tenant's Idempotency-Key always stands for."""
     key = call.headers.get("idempotency-key")
     if key is None:
         return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
     if not _KEY.fullmatch(key):
-        raise invalid("The header Idempotency-Key is 1-255 visible ASCII characters.")
+        raise invalid("The header Idempotency-Key must be 1-255 visible ASCII characters.")
     return f"key-{hashlib.sha256(f'{tenant}/{key}'.encode()).hexdigest()[:40]}"
 
 
 def _refuse_unsupported(members: Mapping[str, Any]) -> None:
-    """Refuse fields and files of a form that would change the picture. Those of its JSON are the decoder's affair."""
+    """Raise `Problem` for fields and files of a form that would change the picture. The decoder checks its JSON."""
     fields = GenerationRequest.model_fields
     unknown = [UnknownField((name,), value) for name, value in members.items() if name not in fields]
     found = refusal_of(GenerationRequest, unknown)
@@ -249,14 +245,13 @@ def _refuse_unsupported(members: Mapping[str, Any]) -> None:
 
 
 def _unsupported(detail: str) -> Problem:
-    code = ErrorCode.UNSUPPORTED_FIELD
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, code.value, detail, describe(code).remedy)
+    return coded(HTTPStatus.UNPROCESSABLE_ENTITY, ErrorCode.UNSUPPORTED_FIELD, detail)
 
 
-def _another_type(detail: str) -> Problem:
+def _wrong_type(detail: str) -> Problem:
     return Problem(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         "content_type_unknown",
         detail,
-        "Send the request as application/json, or as a form where a picture goes with it.",
+        "Send the request as application/json, or as a form together with a picture.",
     )

@@ -1,1 +1,1 @@
-"""The gateway's HTTP routes."""
+"""The HTTP routes."""

@@ -1,56 +1,33 @@
-"""`/v1/generations`: jobs are made, looked at and taken back."""
+"""`/v1/generations`, `/v1/poses` and `/v1/fleet`: submit jobs, look at them and cancel them."""
 
 from __future__ import annotations
 
-import json
+import asyncio
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from darkroom.producer.gateway.gateway import gateway_of
-from darkroom.producer.gateway.jobs.answers import Accepted, Cancelled, Fleet, JobState
+from darkroom.producer.gateway.jobs.answers import Accepted, Cancelled, Fleet, JobState, PoseFound
+from darkroom.producer.gateway.openapi import ORDER_BODY, PROBLEMS
 from darkroom.producer.gateway.principal import Scope
-from darkroom.producer.gateway.routes.methods import reads
-from darkroom.schemas.names import IDENTITY_PATTERN
+from darkroom.producer.gateway.problems import Problem, invalid
+from darkroom.producer.gateway.routes.common import RequestId, answer, reads
+from darkroom.producer.poses.documents import PoseJsonRefused
+from darkroom.producer.poses.files import read_pose_json, size_of
+from darkroom.producer.poses.keypoints import POSE_JSON_BYTES_MAX
 
 router = APIRouter(tags=["jobs"])
 
-RequestId = Annotated[str, Path(description="The job's id.", json_schema_extra={"pattern": IDENTITY_PATTERN})]
-"""Checked by looking: an id of another form is no job's, and is answered as any other that is not there."""
-
-_REF: Final = "#/components/schemas/"
-PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"description": text, "content": {"application/problem+json": {"schema": {"$ref": f"{_REF}ProblemBody"}}}}
-    for status, text in (("4XX", "Refused; `code` says why."), ("5XX", "Not possible now; `code` says why."))
-}
-FORM: Final[dict[str, Any]] = {
-    "title": "GenerationForm",
-    "type": "object",
-    "required": ["request"],
-    "additionalProperties": False,
-    "properties": {
-        "request": {"type": "string", "contentMediaType": "application/json", "description": "A GenerationOrder."},
-        "pose": {"type": "string", "format": "binary", "description": "An OpenPose skeleton picture."},
-        "photo": {"type": "string", "format": "binary", "description": "A photo, in place of the skeleton."},
-    },
-}
-"""The schema of a form."""
-BODIES: Final[dict[str, Any]] = {
+_KEYPOINTS: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
-        "content": {
-            "application/json": {"schema": {"$ref": f"{_REF}GenerationOrder"}},
-            "multipart/form-data": {
-                "schema": {"$ref": f"{_REF}GenerationForm"},
-                "encoding": {
-                    "pose": {"contentType": "image/png, image/jpeg, image/webp"},
-                    "photo": {"contentType": "image/png, image/jpeg, image/webp"},
-                },
-            },
-        },
+        "description": "A file of keypoints of at most 4 MiB: a request's pose, or JSON of OpenPose, COCO, MMPose, "
+        "Ultralytics, rtmlib, TensorFlow.js, MediaPipe or Label Studio.",
+        "content": {"application/json": {"schema": {}}},
     }
 }
 
@@ -60,22 +37,22 @@ BODIES: Final[dict[str, Any]] = {
     status_code=HTTPStatus.ACCEPTED,
     response_model=Accepted,
     responses=PROBLEMS,
-    openapi_extra=BODIES,
-    summary="Make a job",
+    openapi_extra=ORDER_BODY,
+    summary="Submit a job",
 )
 async def submit(
     call: Request,
     idempotency_key: Annotated[  # noqa: ARG001 - read where the id is made
         str | None,
-        Header(description="Names the job in place of request_id: the same key again is the same job."),
+        Header(description="Identifies the job in place of request_id: the same key again is the same job."),
     ] = None,
 ) -> Response:
     """Accept a request: JSON, or a form whose `request` is that JSON and whose `pose` or `photo` is a picture.
 
-    A form without `request` has the request's fields themselves, as at /generate; what was left empty is not given.
+    A form without `request` has the request's own fields, as at /generate; an empty field counts as absent.
 
     202 says that the job is safe: it will have an outcome whatever happens to this gateway. The same request again,
-    under its `request_id` or Idempotency-Key, is answered with the same job; another one under them with 409.
+    under its `request_id` or Idempotency-Key, returns the same job; a different one under them gets 409.
     """
     gateway = gateway_of(call)
     principal = await gateway.admit(call, Scope.SUBMIT)
@@ -97,10 +74,10 @@ async def look(
     call: Request,
     request_id: RequestId,
     wait: Annotated[
-        float, Query(ge=0, le=86_400, allow_inf_nan=False, description="Seconds to wait for the outcome, if need be.")
+        float, Query(ge=0, le=86_400, allow_inf_nan=False, description="Seconds to wait for the outcome.")
     ] = 0.0,
 ) -> Response:
-    """The job as far as it is known. With `wait` the answer comes with the outcome, or when the time has passed."""
+    """Return a job's state. With `wait`, return it once the job has an outcome or the time has passed."""
     gateway = gateway_of(call)
     principal = await gateway.admit(call, Scope.READ)
     job = await gateway.waited_for(principal.tenant, request_id, wait)
@@ -111,24 +88,24 @@ async def look(
     "/v1/generations/{request_id}",
     status_code=HTTPStatus.ACCEPTED,
     response_model=Cancelled,
-    responses={200: {"model": Cancelled, "description": "It had ended before."}, **PROBLEMS},
-    summary="Take a job back",
+    responses={200: {"model": Cancelled, "description": "It had already ended."}, **PROBLEMS},
+    summary="Cancel a job",
 )
 async def cancel(call: Request, request_id: RequestId) -> Response:
-    """Cancel a job: 202, and it ends as cancelled unless it ends first. 200 for a job that has an outcome."""
+    """Cancel a job: 202, and it ends as cancelled unless it finishes first. 200 for a job that has an outcome."""
     gateway = gateway_of(call)
     principal = await gateway.admit(call, Scope.CANCEL)
     job = await gateway.jobs.found(principal.tenant, request_id)
     body = {"request_id": request_id, "status": job.status}
     if job.completion is not None:
         return answer(body)
-    await gateway.services.outlet.cancel(*job.identity, f"taken back by {principal.name} over HTTP")
+    await gateway.services.publisher.cancel(*job.identity, f"cancelled by {principal.name} over HTTP")
     return answer(body, HTTPStatus.ACCEPTED)
 
 
-@reads(router, "/v1/fleet", response_model=Fleet, responses=PROBLEMS, summary="All workers together")
+@reads(router, "/v1/fleet", response_model=Fleet, responses=PROBLEMS, summary="The state of all workers together")
 async def fleet(call: Request) -> Response:
-    """What waits, how fast it goes, and in what company: of all tenants, without anything that is anybody's."""
+    """Return the backlog, the rate and the batching of all tenants together, and nothing that belongs to one."""
     gateway = gateway_of(call)
     await gateway.admit(call, Scope.READ)
     hub = gateway.services.hub
@@ -146,8 +123,38 @@ async def fleet(call: Request) -> Response:
     )
 
 
-def answer(body: dict[str, Any], status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
-    """JSON that nobody keeps: it is true now."""
-    content = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
-    kept = {"Cache-Control": "no-store", **(headers or {})}
-    return Response(content, status, kept, "application/json")
+@router.post(
+    "/v1/poses",
+    response_model=PoseFound,
+    responses=PROBLEMS,
+    openapi_extra=_KEYPOINTS,
+    summary="Read a file of keypoints",
+)
+async def read(
+    call: Request,
+    size: Annotated[
+        str | None,
+        Query(
+            max_length=20,
+            description="WIDTHxHEIGHT of the picture whose pixels the keypoints count, if the file does not say it.",
+        ),
+    ] = None,
+) -> Response:
+    """Read keypoints as `darkroom send --pose` does: return the pose for a request, and what was left out.
+
+    422 says what the file is and how to convert it. Nothing of the file is stored.
+    """
+    gateway = gateway_of(call)
+    await gateway.admit(call, Scope.SUBMIT)
+    try:
+        pixels = None if size is None else size_of(size)
+    except ValueError as error:
+        raise invalid(f"size: {error}", "Correct what is named.") from error
+    content = await gateway.submissions.content(call, POSE_JSON_BYTES_MAX)
+    try:
+        found = await asyncio.to_thread(read_pose_json, content, pixels)
+    except PoseJsonRefused as refused:
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "pose_unreadable", f"The file {refused.what}", refused.remedy
+        ) from refused
+    return answer({"pose": found.pose, "notes": list(found.notes)})

@@ -1,7 +1,7 @@
-"""`/v1/generations/{id}/images/{n}`: a picture, through the gateway or by a signed address of the store.
+"""`/v1/generations/{id}/images/{n}`: a picture, proxied or by redirect to a presigned URL of the store.
 
-Through the gateway is the default: a bucket can stay private and its server unreachable from outside, as on a laptop
-and in a cluster. A redirect spares the gateway the bytes, where callers reach the store (`s3.public_endpoint`).
+Proxying is the default: the bucket can stay private, and its server out of the callers' reach. A redirect spares the
+gateway the bytes where callers reach the store (`s3.public_endpoint`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from starlette.responses import RedirectResponse, Response
 from darkroom.producer.client.saving import PictureUnusable, fetch
 from darkroom.producer.gateway.gateway import gateway_of
 from darkroom.producer.gateway.jobs.jobs import Job
+from darkroom.producer.gateway.openapi import PROBLEMS
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem
-from darkroom.producer.gateway.routes.generations import PROBLEMS, RequestId
-from darkroom.producer.gateway.routes.methods import reads
+from darkroom.producer.gateway.routes.common import RequestId, reads
 from darkroom.schemas.events.completion import ImageRef
 from darkroom.schemas.events.request import COUNT_MAX
 from darkroom.schemas.names import CONTENT_TYPES
@@ -36,13 +36,13 @@ _PICTURE: Final[dict[int | str, dict[str, Any]]] = {
         "description": "The picture.",
         "content": PICTURE_CONTENT,
     },
-    304: {"description": "The caller has it: If-None-Match named its digest."},
-    307: {"description": "It is to be had there, for a while."},
+    304: {"description": "Not modified: If-None-Match has its digest."},
+    307: {"description": "The picture is at that URL, for a limited time."},
 }
 
 
 def origins_of(settings: Settings) -> list[str]:
-    """Where pictures' addresses lead outside of the gateway, which a page has to be allowed to load from."""
+    """Return the origins other than the gateway that its page has to be allowed to load pictures from."""
     if settings.gateway.images == "proxy":
         return []
     return [(settings.s3.public_endpoint or settings.s3.endpoint).rstrip("/")]
@@ -58,7 +58,7 @@ def origins_of(settings: Settings) -> list[str]:
 async def image(
     call: Request, request_id: RequestId, number: Annotated[int, Path(ge=0, lt=COUNT_MAX, description="From 0.")]
 ) -> Response:
-    """A picture. 409 while the job has none yet, or where it ended without one; 404 beyond the last."""
+    """Return a picture. 409 for a job that has none, be it unfinished or failed; 404 for a number beyond the last."""
     gateway = gateway_of(call)
     principal = await gateway.admit(call, Scope.READ)
     picture = picture_of(await gateway.jobs.found(principal.tenant, request_id), number)
@@ -70,7 +70,7 @@ async def image(
     if settings.images == "redirect":
         sign = store.presigned_head if call.method == "HEAD" else store.presigned_get
         url = sign(picture.key, bucket=picture.bucket, valid_s=settings.image_url_s)
-        # A kept redirect must not outlive the address.
+        # A cached redirect must not outlive the signature.
         return RedirectResponse(url, headers={"Cache-Control": f"private, max-age={settings.image_url_s // 2}"})
     try:
         content = await fetch(store, picture)
@@ -78,21 +78,21 @@ async def image(
         raise Problem(
             HTTPStatus.GONE,
             "picture_gone",
-            "The picture is not in the store any more; its retention may have passed.",
-            "Ask for it again under a new id.",
+            "The picture is no longer in the store; its retention may have passed.",
+            "Submit the request again under a new id.",
             request_id=request_id,
         ) from error
     return Response(content, media_type=media_type_of(picture), headers=kept)
 
 
 def picture_of(job: Job, number: int) -> ImageRef:
-    """One picture of a job. Raises `Problem`."""
+    """Return one picture of a job. Raises `Problem` 409 for a job without pictures, 404 for a number it lacks."""
     if job.completion is None or not job.completion.images:
         raise Problem(
             HTTPStatus.CONFLICT,
             "no_pictures",
             f"The job is {job.status} and has no pictures.",
-            "Wait until it has succeeded: its state and its events say when."
+            "Wait until it has succeeded; its state and its events say when."
             if job.completion is None
             else "See its completion for the reason.",
             request_id=job.identity[1],
@@ -103,12 +103,12 @@ def picture_of(job: Job, number: int) -> ImageRef:
             HTTPStatus.NOT_FOUND,
             "no_such_picture",
             f"The job has {len(job.completion.images)} pictures, counted from 0.",
-            "Ask for one of them.",
+            "Ask for a lower number.",
             request_id=job.identity[1],
         )
     return job.completion.images[number]
 
 
 def media_type_of(picture: ImageRef) -> str:
-    """Its content type, if it is one of ours: nothing that stands in a completion makes a browser run it."""
+    """Return the picture's content type if it is one of ours: no completion can make a browser run a picture."""
     return picture.content_type if picture.content_type in _SAFE_TYPES else "application/octet-stream"

@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
 from darkroom.producer.gateway.access.assembly import AccessControl
-from darkroom.producer.gateway.access.bodies import InputLimits
+from darkroom.producer.gateway.access.middleware import InputLimits
 from darkroom.producer.gateway.app import create_app
 from darkroom.producer.gateway.bounded_store import BoundedStore
 from darkroom.producer.gateway.gateway import Gateway
@@ -40,8 +40,9 @@ from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.completion import Completion, Source
 from darkroom.schemas.events.progress import Progress
 from darkroom.schemas.events.request import GenerationRequest
-from darkroom.schemas.settings import Settings
+from darkroom.schemas.settings import GatewaySettings, Settings
 from darkroom.schemas.wire.digests import request_digest
+from tests.constants import section_with
 from tests.producer.examples import Picture, work
 
 KEYS = {"studio-key": "studio", "rival-key": "rival"}
@@ -147,7 +148,8 @@ class House:
         self.kafka = NotedKafka()
         self.quotas = Counting()
         self.policy: Callable[[GenerationRequest], Problem | None] = lambda _request: None
-        self.settings = Settings.model_validate({"gateway": {"store_timeout_s": 1.0, **gateway}})
+        section = section_with(GatewaySettings, **{"store_timeout_s": 1.0, **gateway})
+        self.settings = Settings().model_copy(update={"gateway": section})
 
     @contextlib.asynccontextmanager
     async def _services(

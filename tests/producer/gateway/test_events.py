@@ -78,6 +78,15 @@ async def test_a_stream_of_a_job_that_has_ended_says_so_and_ends(house: House, r
     assert "event: completion\n" in answer.text
 
 
+async def test_head_of_a_stream_is_its_headers_and_ends(replica: Replica) -> None:
+    await replica.post({"request_id": "hello-1", "prompt": "a dancer"})
+    async with asyncio.timeout(LIMIT_S):
+        answer = await replica.client.head(EVENTS)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert replica.gateway.streams_open == 0
+
+
 async def test_a_silent_stream_is_kept_open_by_comments() -> None:
     house = House(events_comment_s=0.1)
     async with house.gateway() as replica:

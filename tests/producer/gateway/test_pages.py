@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from darkroom.producer.gateway.routes.pages import FOLDER
+from darkroom.producer.gateway.routes.site import FOLDER
 from tests.producer.gateway.house import Replica, problem
 
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from darkroom.producer.gateway.jobs.uploads import Uploads, read_picture
+from darkroom.producer.gateway.jobs.forms import text_too_large
+from darkroom.producer.gateway.jobs.uploads import Uploads, file_too_large, read_picture
 from darkroom.producer.gateway.problems import Problem
 from tests.producer.gateway.house import png
 
@@ -111,3 +112,11 @@ def test_whatever_the_bytes_are_there_is_a_picture_or_a_problem(form: str, noise
 @given(st.binary(max_size=300))
 def test_noise_is_no_picture(noise: bytes) -> None:
     assert refused(noise)[0] in (413, 415, 422)
+
+
+def test_whatever_is_too_large_is_refused_in_one_shape() -> None:
+    for problem in (file_too_large(7), text_too_large(7)):
+        body = problem.body()
+        assert body.keys() == {"type", "title", "status", "code", "detail", "remedy", "limit_bytes"}
+        assert (body["status"], body["code"], body["limit_bytes"]) == (413, "body_too_large", 7)
+        assert body["detail"].endswith(" has more than 7 bytes.")

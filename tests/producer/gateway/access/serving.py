@@ -19,7 +19,7 @@ from darkroom.producer.gateway.access.assembly import access_of
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import PROBLEM_CONTENT_TYPE, Problem
 from darkroom.schemas.events.request import GenerationRequest
-from darkroom.schemas.settings import Settings, load_settings
+from darkroom.schemas.settings import AccessSettings, Settings, load_settings
 
 LOCAL = ("127.0.0.1", 40000)
 ELSEWHERE = ("198.51.100.7", 40000)
@@ -27,7 +27,10 @@ ELSEWHERE = ("198.51.100.7", 40000)
 
 def settings_with(*, policy_file: Path | None = None, **access: Any) -> Settings:
     """Defaults, but for what is given."""
-    return load_settings(overrides={"access": access, "policy.file": policy_file}, environ={})
+    fixed = {name: value for name, value in access.items() if name not in AccessSettings.model_fields}
+    given = {name: value for name, value in access.items() if name not in fixed}
+    settings = load_settings(overrides={"access": given, "policy.file": policy_file}, environ={})
+    return settings.model_copy(update={"access": settings.access.model_copy(update=fixed)})
 
 
 def app_of(settings: Settings, registry: CollectorRegistry | None = None) -> FastAPI:

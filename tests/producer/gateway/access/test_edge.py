@@ -16,9 +16,7 @@ from fastapi import FastAPI, Request, UploadFile
 from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
-from darkroom.producer.gateway.access.access_log import AccessLog
-from darkroom.producer.gateway.access.bodies import InputLimits
-from darkroom.producer.gateway.access.protection import content_policy
+from darkroom.producer.gateway.access.middleware import AccessLog, InputLimits, content_policy
 from tests.producer.gateway.access.serving import app_of, calling, served, settings_with
 
 KIB = 1024

@@ -19,9 +19,9 @@ from redis import Redis
 
 from darkroom.producer.gateway.access.assembly import quotas_of
 from darkroom.producer.gateway.access.keys import new_key
-from darkroom.producer.gateway.access.metrics import AccessMetrics
 from darkroom.producer.gateway.access.quotas import NAMES_MAX, CallLimit, Counts, LocalCounts
 from darkroom.producer.gateway.access.redis_counts import RedisCounts
+from darkroom.producer.gateway.metrics import AccessMetrics
 from darkroom.producer.gateway.principal import ALL_SCOPES, Principal
 from darkroom.producer.gateway.problems import Problem
 from darkroom.schemas.settings import Settings

@@ -18,8 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from darkroom.producer.gateway.access.provider_keys import FAILURE_PAUSE_S, UNKNOWN_KEY_PAUSE_S, ProviderKeys
-from darkroom.producer.gateway.access.tokens import TOKEN_CHARACTERS_MAX, TokenReader
+from darkroom.producer.gateway.access.oidc import (
+    FAILURE_PAUSE_S,
+    TOKEN_CHARACTERS_MAX,
+    UNKNOWN_KEY_PAUSE_S,
+    ProviderKeys,
+    TokenReader,
+)
 from darkroom.producer.gateway.principal import Principal, Scope
 from darkroom.producer.gateway.problems import Problem
 from tests.loopback import QuietHandler, served

@@ -1,4 +1,11 @@
-"""The identity provider's public keys: fetched within bounds, kept for a while, and kept longer while it is away."""
+"""OpenID Connect bearer tokens: checks them, with the identity provider's public keys, and tells whose they are.
+
+The keys are fetched by our own code rather than by `jwt.PyJWKClient` (PyJWT 2.15), which is weaker where tests hold us:
+it blocks the thread, and one lock makes every caller wait for the fetch; it reads an answer of any length, for as long
+as each read takes less than its time-out; it forgets expired keys while the provider is away; tokens with unknown key
+ids make it fetch without a pause while that lasts; and it binds an RSA key without `alg` to RS256, so that tokens
+signed with PS256 are refused.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +19,102 @@ import httpx
 import jwt
 import structlog
 
-from darkroom.producer.gateway.access.refusals import provider_away
+from darkroom.producer.gateway.access.refusals import no_tenant, provider_away, unknown_credential
+from darkroom.producer.gateway.principal import Principal, Scope
 from darkroom.producer.outages import IDENTITY_PROVIDER
 from darkroom.schemas.errors import bounded
+from darkroom.schemas.names import is_identity
 from darkroom.schemas.settings.access import AccessSettings
 
 log = structlog.get_logger(__name__)
 
+TOKEN_CHARACTERS_MAX: Final = 8_192
+"""Providers' tokens have 1-4 KiB. Longer ones are refused before anything of them is decoded."""
+NAME_CHARACTERS_MAX: Final = 128
 DOCUMENT_BYTES_MAX: Final = 512 * 1024
 KEYS_MAX: Final = 100
 UNKNOWN_KEY_PAUSE_S: Final = 60.0
-"""A token with a key that nobody knows has them fetched again, once in so long: anybody can write such a token."""
+"""The shortest time between two fetches for the sake of unknown key ids: anybody can write a token with one."""
 FAILURE_PAUSE_S: Final = 10.0
-"""How long nobody waits for a provider that was just away."""
+"""How long after a failed fetch no caller waits for another."""
 ALGORITHMS: Final = ("RS256", "PS256", "ES256", "EdDSA")
-"""Asymmetric ones alone: with HS256 among them, the public key would be a password that everybody knows."""
+"""Asymmetric algorithms alone: with HS256, the public key would be a password that everybody knows."""
 _KINDS: Final = {"RSA": ("RS256", "PS256"), "EC": ("ES256",), "OKP": ("EdDSA",)}
 
 ProviderKey = Mapping[str, jwt.PyJWK]
-"""One public key, for each algorithm that it may be used with."""
+"""One public key, by the algorithms that it may be used with."""
 
 
-class ProviderUnreadable(Exception):  # noqa: N818 - said of its answer
-    """The provider answered something else than it should."""
+class TokenReader:
+    """Reads the tokens of one issuer for one audience.
+
+    The signature is checked with the key that the token names and an asymmetric algorithm of a fixed list. `iss`,
+    `aud`, `exp` and `sub` are required; `nbf` is checked if present.
+    """
+
+    def __init__(self, settings: AccessSettings, keys: ProviderKeys) -> None:
+        self._settings = settings
+        self._keys = keys
+
+    async def principal(self, token: str) -> Principal:
+        """Return a token's caller. Raises `Problem`: 401 if it is invalid, 403 without a tenant, 503 without keys."""
+        claims = await self._claims(token)
+        tenant = claims.get(self._settings.oidc_tenant_claim)
+        if not is_identity(tenant):
+            raise no_tenant(self._settings.oidc_tenant_claim)
+        return Principal(str(tenant), bounded(str(claims["sub"]), NAME_CHARACTERS_MAX), self._scopes(claims))
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        if len(token) > TOKEN_CHARACTERS_MAX:
+            raise _refused("it is too long")
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError) as error:
+            raise _refused("its header cannot be read") from error
+        algorithm, key_id = header.get("alg"), header.get("kid")
+        if algorithm not in ALGORITHMS:
+            raise _refused("its algorithm is not allowed")
+        if not isinstance(key_id, str) or not key_id:
+            raise _refused("it names no key")
+        usable = await self._keys.find(key_id)
+        key = None if usable is None else usable.get(algorithm)
+        if key is None:
+            raise _refused("its key is not the provider's, or not for its algorithm")
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                audience=self._settings.oidc_audience,
+                issuer=self._settings.oidc_issuer,
+                leeway=self._settings.oidc_leeway_s,
+                options={"require": ["iss", "aud", "exp", "sub"]},
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise _refused(type(error).__name__) from error
+        return claims
+
+    def _scopes(self, claims: dict[str, Any]) -> frozenset[Scope]:
+        said = claims.get(self._settings.oidc_scope_claim, ())
+        names = said.split() if isinstance(said, str) else said if isinstance(said, list) else ()
+        prefix = self._settings.oidc_scope_prefix
+        return frozenset(scope for scope in Scope if prefix + scope.value in names)
+
+
+def _refused(reason: str) -> Exception:
+    log.info("token refused", reason=reason)
+    return unknown_credential()
+
+
+# --- The provider's keys --------------------------------------------------------------------------------
+
+
+class ProviderUnreadable(Exception):  # noqa: N818 - named for what happened
+    """The provider's answer is not the document that it should be."""
 
 
 class ProviderKeys:
-    """The keys by their ids. Fetches one at a time."""
+    """The provider's keys by their ids. At most one fetch is in progress at a time."""
 
     def __init__(
         self,
@@ -54,12 +130,12 @@ class ProviderKeys:
         self._clock = clock
         self._keys: dict[str, ProviderKey] | None = None
         self._fetched_at = self._failed_at = self._asked_for_unknown_at = float("-inf")
-        self._tls = httpx.create_ssl_context(trust_env=False)  # once: it reads all authorities, and calls would wait
+        self._tls = httpx.create_ssl_context(trust_env=False)  # made once: it reads all authorities
         self._fetches = 0
         self._fetching = asyncio.Lock()
 
     async def find(self, key_id: str) -> ProviderKey | None:
-        """The key of an id; None where the provider has none. Raises `Problem` 503 where nobody can tell."""
+        """Return the key of an id, or None if the provider has none. Raises `Problem` 503 if no keys are known."""
         if self._clock() - self._fetched_at >= self._settings.oidc_keys_ttl_s:
             await self._refresh()
         keys = self._usable()
@@ -76,7 +152,7 @@ class ProviderKeys:
         return self._keys
 
     async def _refresh(self) -> None:
-        """Fetch the keys, unless somebody did meanwhile or the provider was just away. Never raises."""
+        """Fetch the keys, unless another call just did or the last fetch just failed. Never raises."""
         fetches = self._fetches
         async with self._fetching:
             if self._fetches != fetches or self._clock() - self._failed_at < FAILURE_PAUSE_S:
@@ -86,7 +162,7 @@ class ProviderKeys:
                 async with asyncio.timeout(self._settings.oidc_timeout_s):
                     keys = await self._fetch()
             except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ProviderUnreadable) as error:
-                IDENTITY_PROVIDER.failed("keys", f"its keys were not fetched: {bounded(str(error) or repr(error))}")
+                IDENTITY_PROVIDER.failed("keys", f"its keys could not be fetched: {bounded(str(error) or repr(error))}")
                 self._failed_at = self._clock()
                 self._on_failure()
                 return
@@ -102,7 +178,7 @@ class ProviderKeys:
             found = await _document(client, url)
         entries = found.get("keys")
         if not isinstance(entries, list) or len(entries) > KEYS_MAX:
-            raise ProviderUnreadable(f"{url} holds no list of at most {KEYS_MAX} keys")
+            raise ProviderUnreadable(f"{url} has no list of at most {KEYS_MAX} keys")
         keys = {}
         for entry in entries:
             if isinstance(entry, dict) and isinstance(entry.get("kid"), str) and entry.get("use", "sig") == "sig":
@@ -115,12 +191,12 @@ class ProviderKeys:
         if found.get("issuer") != self._issuer or not isinstance(url, str):
             raise ProviderUnreadable(f"the discovery document is not that of {self._issuer}")
         if not url.startswith("https://") and self._issuer.startswith("https://"):
-            raise ProviderUnreadable("the discovery document names keys without https")
+            raise ProviderUnreadable("the discovery document has a jwks_uri without https")
         return url
 
 
 def _key(entry: dict[str, Any]) -> ProviderKey:
-    """Ready for each algorithm that the key is for; for none where it is unusable or of another kind."""
+    """Return the key by the algorithms that it is for: by none if it is unusable or of another kind."""
     key: dict[str, jwt.PyJWK] = {}
     for algorithm in _KINDS.get(str(entry.get("kty")), ()):
         if entry.get("alg", algorithm) in (algorithm, "Ed25519"):
@@ -150,5 +226,5 @@ async def _document(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ProviderUnreadable(f"{url} is not JSON") from error
     if not isinstance(document, dict):
-        raise ProviderUnreadable(f"{url} is no JSON object")
+        raise ProviderUnreadable(f"{url} is not a JSON object")
     return document

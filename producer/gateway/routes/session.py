@@ -1,4 +1,4 @@
-"""Signing in on the page: a key once, then a cookie that scripts cannot read and other sites cannot use."""
+"""`/session`: signing in on the page with a key, for a cookie that scripts cannot read and other sites cannot use."""
 
 from __future__ import annotations
 
@@ -11,26 +11,20 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request, Response
 
-from darkroom.producer.gateway.access.cookies import CookieSigner
-from darkroom.producer.gateway.access.gatekeeper import (
-    COOKIE_NAME,
-    SECURE_COOKIE_NAME,
-    CredentialGatekeeper,
-    LoopbackGatekeeper,
-)
-from darkroom.producer.gateway.access.origins import same_origin
+from darkroom.producer.gateway.access.cookies import COOKIE_NAME, SECURE_COOKIE_NAME, CookieSigner
+from darkroom.producer.gateway.access.gatekeeper import CredentialGatekeeper, LoopbackGatekeeper, same_origin
 from darkroom.producer.gateway.access.quotas import CallLimit
 from darkroom.producer.gateway.access.refusals import cross_site, too_many, unknown_credential
 from darkroom.producer.gateway.principal import Principal
 from darkroom.producer.gateway.problems import Problem
-from darkroom.producer.gateway.routes.methods import reads
+from darkroom.producer.gateway.routes.common import reads
 from darkroom.schemas.settings.access import AccessSettings
 
 SIGN_IN_BYTES_MAX: Final = 4096
 
 
 class Sessions:
-    """Gives cookies for keys, and takes them back. Holds nothing but how often an address tried."""
+    """Exchanges keys for cookies. Keeps nothing but how often an address tried."""
 
     def __init__(
         self, settings: AccessSettings, gatekeeper: CredentialGatekeeper | LoopbackGatekeeper, cookies: CookieSigner
@@ -41,7 +35,7 @@ class Sessions:
         self._attempts = CallLimit(settings.sign_ins_per_minute_max, per_s=60)
 
     def router(self) -> APIRouter:
-        """`/session`: GET says who one is, POST signs in, DELETE signs out."""
+        """Return the routes: GET says who the caller is, POST signs in, DELETE signs out."""
         router = APIRouter(tags=["session"])
         reads(router, "/session", summary="Who is signed in")(self.who)
         router.add_api_route(
@@ -51,7 +45,7 @@ class Sessions:
         return router
 
     async def who(self, request: Request) -> dict[str, Any]:
-        """Who one is, and whether a key is needed. 200 also where nobody is; raises `Problem` 503."""
+        """Return the caller, or nobody, and whether a key is needed. Raises `Problem` 503."""
         try:
             principal = await self._gatekeeper.known(request)
         except Problem as problem:
@@ -64,7 +58,7 @@ class Sessions:
         return _told(principal, signed_in=signed_in, needs_key=False)
 
     async def sign_in(self, request: Request, response: Response) -> dict[str, Any]:
-        """Give a cookie for a key. Raises `Problem` 401, 403 or 429."""
+        """Set a cookie for a key. Raises `Problem` 401, 403 or 429."""
         if not same_origin(request, unsaid=True):
             raise cross_site()
         if isinstance(self._gatekeeper, LoopbackGatekeeper):
@@ -82,7 +76,7 @@ class Sessions:
         return {"tenant": key.tenant, "name": key.id, "scopes": scopes, "signed_in": True, "needs_key": False}
 
     async def sign_out(self, request: Request, response: Response) -> dict[str, Any]:
-        """Have the browser forget the cookie. Raises `Problem` 403 for another site's page."""
+        """Delete the cookie. Raises `Problem` 403 for another site's page."""
         if not same_origin(request, unsaid=True):
             raise cross_site()
         self._set(request, response, "", 0)
@@ -114,7 +108,7 @@ def _told(principal: Principal | None, *, needs_key: bool, signed_in: bool = Fal
 
 
 async def _given_key(request: Request) -> str:
-    """The key in a JSON object or a form; empty where there is none."""
+    """Return the key in a JSON object or a form, or an empty text."""
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
@@ -132,7 +126,7 @@ async def _given_key(request: Request) -> str:
 
 
 def _address(request: Request) -> str:
-    """The caller's address; of IPv6 the network, which is one caller's to choose addresses in."""
+    """Return the caller's address; for IPv6 the /64 network, in which one caller can choose any address."""
     host = request.client.host if request.client is not None else ""
     try:
         address = ipaddress.ip_address(host)

@@ -1,7 +1,7 @@
-"""The way out to Kafka: one client that is kept connected, and made anew where it failed.
+"""Publishes to Kafka through one client that is kept connected and replaced when it fails.
 
-A producer that lost a batch has a gap in its sequence, and aiokafka cannot go on with it; one that never connected is
-of no use either. Both are replaced in the background while callers are told that Kafka is away.
+A producer that lost a batch has a gap in its sequence, after which aiokafka cannot use it. It is replaced in the
+background, and callers are told meanwhile that Kafka is away.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from darkroom.schemas.rights import Role
 from darkroom.schemas.settings import Settings
 
 AGAIN_S: Final = 1.0
-"""Between two tries to connect: soon enough for callers who repeat a request, and no storm on a broker that starts."""
+"""Seconds between two tries to connect: soon enough for callers who retry, and no storm on a starting broker."""
 
 
-class Outlet:
-    """Publishes requests and cancellations. `run` has to run meanwhile."""
+class Publisher:
+    """Publishes requests and cancellations while `run` runs."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client: Client | None = None
         self._broken = asyncio.Event()
         self.denied: str | None = None
-        """What Kafka does not let this process do, from a refused connection to the next good one."""
+        """What Kafka does not allow this process, from a refused connection to the next good one."""
         self.reached_at = float("-inf")
-        """When Kafka last took something or was connected to, by the monotonic clock."""
+        """When Kafka last accepted a record or a connection, by the monotonic clock in seconds."""
 
     async def run(self) -> None:
-        """Stay connected, until cancelled."""
+        """Stay connected until cancelled."""
         while True:
             try:
-                # All that a gateway needs, whatever it is for: a missing right is said before somebody needs it.
+                # All rights of a gateway, so that a missing one is reported before a caller needs it.
                 await check_rights(self._settings, Role.GATEWAY)
                 await ensure_topics(self._settings)
                 async with Client(self._settings, follow=False, source=GATEWAY_SOURCE) as client:
@@ -52,23 +52,23 @@ class Outlet:
                     self.denied = None
                     self._broken.clear()
                     self._client, self.reached_at = client, time.monotonic()
-                    KAFKA.answered("outlet")
+                    KAFKA.answered("publisher")
                     try:
                         await self._broken.wait()
                     finally:
                         self._client = None
             except (KafkaUnavailable, TopicRefused) as error:
                 self.denied = str(error) if isinstance(error, KafkaDenied | TopicRefused) else None
-                KAFKA.failed("outlet", error)
+                KAFKA.failed("publisher", error)
             await asyncio.sleep(AGAIN_S)
 
     async def publish(self, request: GenerationRequest, *, traceparent: str | None = None) -> Source:
-        """Send a request. Where it stands, once all replicas have it. Raises `KafkaUnavailable`, `RequestRejected`."""
+        """Send a request; return its place once all brokers have it. Raises `KafkaUnavailable`, `RequestRejected`."""
         async with self._connected("sending a request") as client:
             return await client.send_one(request, traceparent=traceparent)
 
     async def cancel(self, tenant: str, request_id: str, reason: str | None) -> None:
-        """Publish a cancellation. Raises `KafkaUnavailable`."""
+        """Send a cancellation. Raises `KafkaUnavailable`."""
         async with self._connected("sending a cancellation") as client:
             await client.cancel(request_id, tenant=tenant, reason=reason)
 
@@ -77,7 +77,9 @@ class Outlet:
         client = self._client
         where = self._settings.kafka.bootstrap_servers
         if client is None:
-            raise KafkaUnavailable(f"Kafka at {where} is not connected to at the moment. Try again in some seconds.")
+            raise KafkaUnavailable(
+                f"There is no connection to Kafka at {where} at the moment. Try again in a few seconds."
+            )
         try:
             async with asyncio.timeout(self._settings.gateway.kafka_timeout_s):
                 yield client
@@ -85,11 +87,11 @@ class Outlet:
             self._broken.set()
             raise KafkaUnavailable(
                 f"Kafka at {where} did not answer within {self._settings.gateway.kafka_timeout_s:g} s while {doing}. "
-                "Check that it runs and is reached."
+                "Check that it runs and can be reached."
             ) from error
-        except RequestRejected:  # of which Kafka knows nothing
+        except RequestRejected:  # raised before anything was sent
             raise
-        except Exception:  # whatever it was: a client that is made anew is well
+        except Exception:  # whatever it is, a new client is free of it
             self._broken.set()
             raise
         self.reached_at = time.monotonic()

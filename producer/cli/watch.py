@@ -1,9 +1,8 @@
-"""The commands `watch` and `cancel`: follow completions, and take a request back."""
+"""The command `watch`: follows completions, and downloads their pictures if asked to."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: darkroom watch --from-beginning --save pictures/")
-@click.option("--from-beginning", is_flag=True, help="Begin with the oldest completion that is still there.")
+@click.option("--from-beginning", is_flag=True, help="Begin with the oldest completion that Kafka still has.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N completions.")
 @click.option(
     "--save", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Download the pictures to DIR."
@@ -29,32 +28,9 @@ if TYPE_CHECKING:
 def watch(from_beginning: bool, limit: int | None, save: Path | None, as_json: bool, config: Path | None) -> None:
     """Follow everyone's completions until interrupted (Ctrl-C)."""
     settings = settings_of(config)
-    with contextlib.suppress(KeyboardInterrupt):  # the way in which watching ends
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
         watching = _watch(settings, from_beginning=from_beginning, limit=limit, save=save, as_json=as_json)
         run(watching, settings=settings, role=Role.WATCH)
-
-
-@click.command(epilog="Example: darkroom cancel hello-1 --reason 'no longer needed'")
-@click.argument("request_id")
-@click.option("--tenant", default="default", show_default=True, metavar="NAME", help="On whose behalf it was sent.")
-@click.option("--reason", metavar="TEXT", help="Why; it is in the completion's message.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-@config_option
-def cancel(request_id: str, tenant: str, reason: str | None, as_json: bool, config: Path | None) -> None:
-    """Take the request REQUEST_ID back. It also counts when it comes before its request.
-
-    A request that is finished stays as it is; one that is being painted ends as cancelled.
-    """
-    from darkroom.schemas.names import is_identity
-
-    if not is_identity(request_id) or not is_identity(tenant):
-        raise click.UsageError("A request id and a tenant are 1-128 of A-Za-z0-9._-, not starting with a dot.")
-    if reason is not None and len(reason) > 500:
-        raise click.UsageError("A reason has at most 500 characters.")
-    settings = settings_of(config)
-    run(_cancel(settings, request_id, tenant, reason), settings=settings, role=Role.CANCEL)
-    done = {"request_id": request_id, "tenant": tenant, "reason": reason}
-    click.echo(json.dumps(done) if as_json else f"The cancellation of {tenant}/{request_id} is published.")
 
 
 async def _watch(
@@ -83,7 +59,7 @@ async def _watch(
 
 
 async def _save(objects: Objects, completion: Completion, folder: Path) -> None:
-    """Download the pictures. One that is gone is told of and costs the others nothing."""
+    """Download the pictures of a completion. One that is gone is reported and skipped."""
     from darkroom.producer.client.saving import PictureUnusable, save_images
 
     try:
@@ -91,7 +67,7 @@ async def _save(objects: Objects, completion: Completion, folder: Path) -> None:
     except PictureUnusable as error:
         click.echo(str(error), err=True)
     except OSError as error:
-        fail(f"The pictures cannot be written to {folder} ({error}). Check that it is a folder with room in it.")
+        fail(f"The pictures cannot be written to {folder} ({error}). Check that it is a folder with free space.")
 
 
 def _in_words(completion: Completion) -> str:
@@ -108,12 +84,3 @@ def _in_words(completion: Completion) -> str:
     if completion.replayed:
         parts.append("replayed")
     return "  ".join(parts)
-
-
-async def _cancel(settings: Settings, request_id: str, tenant: str, reason: str | None) -> None:
-    from darkroom.producer.client.client import Client
-    from darkroom.producer.kafka.topics import ensure_topics
-
-    await ensure_topics(settings)
-    async with Client(settings, follow=False) as client:
-        await client.cancel(request_id, tenant=tenant, reason=reason)
