@@ -28,6 +28,7 @@ from darkroom.consumer.core.offset_map import (
     window_offsets,
 )
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.core.snapshot import PartitionSnapshot
 
 
 @dataclass(slots=True)
@@ -96,6 +97,13 @@ class Partition:
         if not self.is_open:
             return self.reopen_at is not None
         return bool(self.decided) or self.journal_is_due or self.commit_at is not None or self.account.is_ahead_idly
+
+    def snapshot(self) -> PartitionSnapshot:
+        """Return the partition as others may see it."""
+        ledger = self.ledger
+        if ledger is None:
+            return PartitionSnapshot(self.key, self.is_open)
+        return PartitionSnapshot(self.key, self.is_open, ledger.base, ledger.position, ledger.unfinished)
 
     def jobs_not_in(self, states: tuple[JobState, ...]) -> list[Job]:
         """Its jobs in other states than these."""

@@ -24,6 +24,7 @@ from darkroom.consumer.core.jobs import JobState
 from darkroom.consumer.core.lifecycle import Phase, Signal, after
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.core.snapshot import Snapshot
 
 _FINISHED_IN_A_DRAIN = (
     JobState.ON_DEVICE,
@@ -88,8 +89,28 @@ class Core:
         self._out.clear()
         return effects
 
+    @property
+    def rows_to_join(self) -> int:
+        """Return the rows that are to join the device and were not handed to it. Safe to call from any thread."""
+        return self.flow.rows_to_join
+
+    def snapshot(self) -> Snapshot:
+        """Return the state that others may see. Safe to call from any thread."""
+        flow = self.flow
+        return Snapshot(
+            phase=self.phase,
+            store_is_away=flow.breaker.is_open,
+            partitions=tuple(one.snapshot() for one in list(self.partitions.values())),
+            rows_waiting=flow.rows_to_join + flow.rows_in[JobState.FOLLOWING],
+            rows_on_device=flow.batcher.rows_on_device,
+            unsettled_bytes=flow.unsettled_bytes,
+            jobs_to_render=flow.jobs_to_render(),
+        )
+
     def wake_at(self) -> float | None:
         """When a `Tick` is due if nothing else happens before. None: never."""
+        if self.phase is Phase.CLOSED:
+            return None
         times = [
             self.flow.batcher.wake_at,
             self.flow.breaker.wake_at,
@@ -153,9 +174,12 @@ class Core:
         """
         partition.assigned = True
         if partition.is_open and self.phase is Phase.RUNNING:
-            self._out.append(do.Resume(partition.key, seek_to=partition.account.position))
-            if partition.paused:
-                self._out.append(do.Pause(partition.key))
+            self._deliver_from_position(partition)
+
+    def _deliver_from_position(self, partition: Partition) -> None:
+        self._out.append(do.Resume(partition.key, seek_to=partition.account.position))
+        if partition.paused:
+            self._out.append(do.Pause(partition.key))
 
     def _reopen(self, partition: Partition, *, prove_ownership: bool, at: float | None = None) -> None:
         """Open under a new epoch, now or at a later time."""
@@ -191,11 +215,16 @@ class Core:
     def _on_record(self, event: on.RecordArrived, _now: float) -> None:
         partition = self._delivering(event.facts.key.partition_key, event.epoch)
         if partition is not None and partition.account.receive(event.facts.key.offset):
+            self._out.append(do.Keep(event.facts.key))
             self.flow.arrive(event.facts, partition)
 
     def _on_position(self, event: on.PositionAdvanced, _now: float) -> None:
-        partition = self._delivering(event.partition, event.epoch)
-        if partition is None:
+        partition = self.partitions.get(event.partition)
+        if partition is None or not partition.is_open or self.phase is not Phase.RUNNING:
+            return
+        if event.epoch != partition.epoch:
+            # Fetched before the partition was opened, or while it was: the consumer has passed what it must deliver.
+            self._deliver_from_position(partition)
             return
         if event.position < partition.account.base:
             # The consumer had to go back behind what is committed: the topic was made anew, or its end was lost.

@@ -41,6 +41,13 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """The record of the `RecordArrived` being handled is new work: keep its content until `Forget`."""
+
+    job: JobKey
+
+
+@dataclass(frozen=True, slots=True)
 class LookUp:
     """See whether the request's outcome was decided before: `OutcomeFound` or `OutcomeAbsent`."""
 
@@ -106,4 +113,4 @@ class Stop:
     """False where the drain's time ran out with work unfinished; that work is delivered to somebody else."""
 
 
-Effect = OpenPartition | ClosePartition | Resume | Pause | StoreCall | Admit | Publish | Leave | Forget | Stop
+Effect = OpenPartition | ClosePartition | Resume | Pause | Keep | StoreCall | Admit | Publish | Leave | Forget | Stop

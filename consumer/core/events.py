@@ -61,9 +61,16 @@ class RecordArrived:
     epoch: int
 
 
+NOT_OPEN = 0
+"""The epoch of what was fetched while the partition was not open: no partition ever has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class PositionAdvanced:
-    """The consumer's position, after the records before it were reported."""
+    """The consumer's position, after the records before it were reported.
+
+    Under another epoch than the partition's it says only that the consumer has passed records that were not taken.
+    """
 
     partition: PartitionKey
     epoch: int

@@ -72,6 +72,10 @@ class JobFlow:
         """The job of a record that is not over."""
         return self._jobs.get(key)
 
+    def jobs_to_render(self) -> frozenset[JobKey]:
+        """Return the jobs that still need the device."""
+        return frozenset(key for key, job in list(self._jobs.items()) if job.state in _TO_RENDER)
+
     @property
     def rows_begun(self) -> int:
         """Rows that are looked up or wait for the journal."""
@@ -381,6 +385,17 @@ class JobFlow:
         return job if job is not None and job.state is state else None
 
 
+_TO_RENDER = frozenset(
+    {
+        JobState.WAITING,
+        JobState.LOOKING,
+        JobState.JOURNALING,
+        JobState.PREPARING,
+        JobState.READY,
+        JobState.ON_DEVICE,
+    }
+)
+"""States whose jobs still need the device. A follower needs its leader's outcome only."""
 _MAY_FAULT = (JobState.LOOKING, JobState.PREPARING, JobState.ON_DEVICE, JobState.FINISHING)
 """States in which something is done for one job alone, and may fail for it alone."""
 _STATE_OF_CALL = {

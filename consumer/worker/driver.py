@@ -19,9 +19,9 @@ from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.journal import Boot, Fate
-from darkroom.consumer.core.lifecycle import Phase
 from darkroom.consumer.core.offset_map import decode_journal
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.core.snapshot import Snapshot
 from darkroom.consumer.worker.delivery import Delivery, Payloads, RequestRefused, StoreAway
 from darkroom.consumer.worker.intake import Intake, Payload
 from darkroom.consumer.worker.ports import (
@@ -80,6 +80,12 @@ class Driver:
         self._wake: asyncio.TimerHandle | None = None
         self._tasks = TaskSupervisor(on_failed=self._fail)
         self._openings: dict[PartitionKey, asyncio.Task[None]] = {}
+        self._epochs: dict[PartitionKey, int] = {}
+        """The epochs under which partitions were opened last; none of one that is being opened or was given up."""
+        self._told: dict[PartitionKey, tuple[int, int]] = {}
+        """By partition: the epoch and the position that the core was told of last."""
+        self._arriving: Payload | None = None
+        """What was received with the record that the core is being told of."""
         self._calls: dict[JobKey, tuple[do.StoreCall, asyncio.Task[None]]] = {}
         self._stopped: asyncio.Future[bool] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -102,10 +108,9 @@ class Driver:
         self.delivered: dict[PartitionKey, Delivered] = {}
         """The last poll's word on each partition, for the lag."""
 
-    @property
-    def core(self) -> Core:
-        """The core, to look at."""
-        return self._core
+    def snapshot(self) -> Snapshot:
+        """Return the core's state as others may see it. Safe to call from any thread."""
+        return self._core.snapshot()
 
     @property
     def rendering(self) -> Rendering:
@@ -129,8 +134,7 @@ class Driver:
             await self._rendering.start()
             await self._boots.announce()
             intake = self._make_intake()
-            if self._core.phase is Phase.STARTING:
-                self.post(on.Started())
+            self.post(on.Started())
             if not self._stopped.done():
                 await self._broker.join(
                     lambda partitions: self.post(on.PartitionsRevoked(partitions)),
@@ -182,6 +186,9 @@ class Driver:
         match effect:
             case do.LookUp() | do.Prepare() | do.Settle():
                 self._calls[effect.job] = (effect, self._tasks.spawn(_NAMES[type(effect)], self._call_store(effect)))
+            case do.Keep(job):
+                assert self._arriving is not None
+                self._payloads[job] = self._arriving
             case do.Admit(rows):
                 self._rendering.admit(rows)
             case do.Leave(job):
@@ -198,6 +205,7 @@ class Driver:
             case do.ClosePartition(partition):
                 self._open(effect)
                 self.delivered.pop(partition, None)
+                self._told.pop(partition, None)
             case do.Pause(partition):
                 self._broker.pause(partition)
             case do.Resume(partition, seek_to):
@@ -281,6 +289,7 @@ class Driver:
 
     def _open(self, effect: do.OpenPartition | do.ClosePartition) -> None:
         """Open or close after what was being done to the partition before was given up: one hand at a time."""
+        self._epochs.pop(effect.partition, None)
         earlier = self._openings.pop(effect.partition, None)
         if earlier is not None:
             earlier.cancel()
@@ -307,6 +316,7 @@ class Driver:
         else:
             self.open_errors.pop(effect.partition, None)
             KAFKA.answered("open")
+            self._epochs[effect.partition] = effect.epoch
             self.post(
                 on.PartitionOpened(
                     effect.partition, effect.epoch, opened.base, opened.metadata, fresh=opened.fresh, fates=fates
@@ -326,7 +336,7 @@ class Driver:
 
     async def _poll(self, intake: Intake) -> None:
         while True:
-            epochs = {key: one.epoch for key, one in self._core.partitions.items() if one.is_open}
+            epochs = dict(self._epochs)
             try:
                 deliveries = await self._broker.poll(POLL_S)
             except BrokerUnavailable as unavailable:
@@ -348,25 +358,23 @@ class Driver:
         self.polled_at, self.polled_at_time = self.now(), time.time()
 
     def _take_in(self, intake: Intake, delivery: Delivered, epoch: int | None) -> None:
-        partition = self._core.partitions.get(delivery.partition)
-        if partition is None or not partition.is_open:
+        """Tell the core of what was fetched while the partition was open under `epoch`; None: while it was not open."""
+        partition, position = delivery.partition, delivery.position
+        if epoch is None or epoch != self._epochs.get(partition):
+            self.post(on.PositionAdvanced(partition, epoch or on.NOT_OPEN, position))
             return
-        if epoch != partition.epoch:
-            # Fetched before the partition was opened, or while it was: the position is not to be trusted.
-            self._broker.resume(delivery.partition, seek_to=partition.account.position)
-            return
-        self.delivered[delivery.partition] = delivery
+        self.delivered[partition] = delivery
         now, wall = self.now(), datetime.now(UTC)
         for record in delivery.records:
-            facts, payload = intake.take(delivery.partition, record, now=now, wall=wall)
-            known = facts.key in self._payloads
-            if not known:
-                self._payloads[facts.key] = payload
+            facts, self._arriving = intake.take(partition, record, now=now, wall=wall)
             self.post(on.RecordArrived(facts, epoch))
-            if not known and self._core.flow.job(facts.key) is None:
-                self._payloads.pop(facts.key, None)  # finished before, or not taken
-        if delivery.position != partition.account.position:
-            self.post(on.PositionAdvanced(delivery.partition, epoch, delivery.position))
+        self._arriving = None
+        told = self._told.get(partition)
+        if told != (epoch, position):
+            self._told[partition] = (epoch, position)
+            by_record = told is not None and told < (epoch, position) and delivery.ends_with_a_record
+            if not by_record:
+                self.post(on.PositionAdvanced(partition, epoch, position))
 
     # --- Life --------------------------------------------------------------------------------------------
 
@@ -383,7 +391,7 @@ class Driver:
             self._wake.cancel()
             self._wake = None
         wake_at = self._core.wake_at()
-        if wake_at is not None and self._core.phase is not Phase.CLOSED:
+        if wake_at is not None:
             self._wake = asyncio.get_running_loop().call_at(wake_at, lambda: self.post(on.Tick()))
 
     async def _end(self) -> None:

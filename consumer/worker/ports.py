@@ -65,6 +65,11 @@ class Delivery:
     end: int | None
     """The partition's last stable offset as last seen, for the lag."""
 
+    @property
+    def ends_with_a_record(self) -> bool:
+        """Return True if the position follows from the last record, with no control record or gap behind it."""
+        return bool(self.records) and self.records[-1].offset + 1 == self.position
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:

@@ -114,7 +114,7 @@ class Worker:
         # The group's members are told apart by their boots: ownership and fates are read from the client ids.
         client_id = f"{settings.worker.name}.{self._boots.boot}"
         core = Core(limits_of(settings, self._boots.boot))
-        timed = TimedEngine(engine, lambda: core.flow.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
+        timed = TimedEngine(engine, lambda: core.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
         self._broker: Broker = make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id)
         self._kafka_answers = True
         self._tasks = make_tasks(
@@ -132,7 +132,14 @@ class Worker:
         )
         self.driver.observers.append(self.metrics.on_core)
         self.driver.rendering.observers.append(self.metrics.on_engine)
-        self.gauges = WorkerGauges(self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics)
+        self.gauges = WorkerGauges(
+            core.snapshot,
+            engine,
+            self.driver.delivered,
+            self.payloads,
+            self.metrics,
+            rows_max=settings.batch.max_rows,
+        )
         self.metrics.last_poll.set_function(lambda: self.driver.polled_at_time)
         self._loop_turned_at = asyncio.get_running_loop().time()
 
@@ -181,13 +188,13 @@ class Worker:
         return Health(True)
 
     def _ready(self) -> Health:
-        core = self.driver.core
+        core = self.driver.snapshot()
         reasons = []
         if core.phase is not Phase.RUNNING:
             reasons.append(f"The worker is {core.phase.value}.")
         elif not self.driver.joined:
             reasons.append("Kafka was not reached yet.")
-        if core.flow.breaker.is_open:
+        if core.store_is_away:
             reasons.append("The object store does not answer; work goes on when it does.")
         if not self._kafka_answers:
             reasons.append("Kafka does not answer; work goes on when it does.")
@@ -196,7 +203,7 @@ class Worker:
         elif (silent_s := self._silent_s()) > POLL_SILENT_S_MAX:
             reasons.append(f"No poll of Kafka has succeeded for {silent_s:.0f} s; work goes on when one does.")
         reasons += [str(refused) for refused in list(self.driver.refusals.values())]
-        closed = [key.partition for key, one in list(core.partitions.items()) if not one.is_open]
+        closed = [one.key.partition for one in core.partitions if not one.is_open]
         if closed:
             reasons.append(f"Partitions {closed} are being opened.")
         reasons += list(self.driver.open_errors.values())

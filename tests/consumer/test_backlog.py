@@ -75,7 +75,7 @@ def gauges(engine: LaneEngine, unread: int) -> WorkerGauges:  # type: ignore[typ
     )
     delivered = {P0: Delivery(P0, (), position=1, end=1 + unread)}
     metrics = Metrics(CollectorRegistry())
-    gauge = WorkerGauges(core, engine, delivered, {key(0): payload}, metrics)
+    gauge = WorkerGauges(core.snapshot, engine, delivered, {key(0): payload}, metrics, rows_max=8)
     assert gauge.lag_records() == {P0: 1 + unread}
     if unread == 0:
         core.handle(on.OutcomeFound(key(0)), 0.0)

@@ -64,7 +64,7 @@ def worker() -> CollectorRegistry:
     registry.register(CacheUsage(load_settings(environ={}).model))
     engine = LaneEngine(SimulatedDevice(0.0), rows_max=1)
     payloads: dict[Any, Payload] = {}
-    registry.register(WorkerGauges(Core(Limits()), engine, {}, payloads, metrics))
+    registry.register(WorkerGauges(Core(Limits()).snapshot, engine, {}, payloads, metrics, rows_max=1))
     return registry
 
 

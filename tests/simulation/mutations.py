@@ -144,8 +144,7 @@ def forget_the_epoch() -> Iterator[None]:
         return self.partitions.get(key)
 
     def taking_in(self: Driver, intake: Intake, delivery: Delivered, epoch: int | None) -> None:
-        partition = self.core.partitions.get(delivery.partition)
-        take_in(self, intake, delivery, epoch if partition is None else partition.epoch)
+        take_in(self, intake, delivery, self._epochs.get(delivery.partition, epoch))
 
     with replaced(Core, "_current", current), replaced(Driver, "_take_in", taking_in):
         yield

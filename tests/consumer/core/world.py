@@ -290,6 +290,8 @@ class World:
                         worker.writers.pop(key)
                 case do.Leave(job) | do.Forget(job):
                     self._leave(worker, job, forgotten=isinstance(effect, do.Forget))
+                case do.Keep():
+                    pass
                 case _:
                     worker.under_way.append(effect)
 
