@@ -23,7 +23,7 @@ from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.offset_map import (
     METADATA_CHARS_MAX,
     METADATA_CHARS_MIN,
-    decode_journal,
+    Commit,
     fitting,
     window_offsets,
 )
@@ -75,8 +75,6 @@ class Partition:
     """When to try to open again after a failure."""
     prove_ownership: bool = False
     fates: Mapping[Boot, Fate] = field(default_factory=dict)
-    maps_refused: int = 0
-    """Maps that did not verify, so that the partition was replayed from its committed offset."""
 
     @property
     def account(self) -> Ledger:
@@ -117,13 +115,13 @@ class Partition:
         if job.state is JobState.PUBLISHING:
             self.suspects.pop(job.key.offset, None)
 
-    def open(self, base: int, metadata: str, limits: Limits, fates: Mapping[Boot, Fate]) -> list[Job]:
-        """Take the committed offset, its map and journal. Returns the jobs that are over or to be received again."""
+    def open(self, commit: Commit, limits: Limits, fates: Mapping[Boot, Fate]) -> list[Job]:
+        """Take over what stands committed. Return the jobs that are over or to be received again."""
         window = min(limits.offset_window, window_offsets(self.metadata_chars_max))
-        previous, ledger = self.ledger, Ledger(self.key, base, metadata, window)
+        previous, ledger = self.ledger, Ledger(self.key, commit, window)
         kept = previous is not None and ledger.adopt(previous)
         gone = [job for key, job in self.jobs.items() if not kept or ledger.is_finished(key.offset)]
-        journal = decode_journal(self.key, base, metadata)
+        journal = commit.journal
         self._journal_stands(journal.entries if journal.boot == limits.boot else {})
         self.suspects = (self.suspects if kept else {}) | suspects_of(journal, fates)
         tried = {boot for entry in self.suspects.values() for boot in entry.trials}
@@ -133,7 +131,6 @@ class Partition:
         self.journal_is_due = left_by_another or any(job.state is JobState.JOURNALING for job in self.jobs.values())
         self.ledger = ledger
         self.journal_is_full = False
-        self.maps_refused += not ledger.map_verified
         self.is_open = True
         return gone
 

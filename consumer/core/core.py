@@ -196,7 +196,7 @@ class Core:
         partition = self._current(event.partition, event.epoch)
         if partition is None or partition.is_open:
             return
-        for job in partition.open(event.base, event.metadata, self.limits, event.fates):
+        for job in partition.open(event.commit, self.limits, event.fates):
             self.flow.forget(job)
         if event.fresh:
             partition.commit_at = now

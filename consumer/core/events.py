@@ -9,6 +9,7 @@ from enum import Enum
 from darkroom.consumer.core.effects import StoreCall
 from darkroom.consumer.core.jobs import Identity, JobFacts
 from darkroom.consumer.core.journal import Boot, Fate
+from darkroom.consumer.core.offset_map import Commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 
 
@@ -37,12 +38,11 @@ class PartitionOpened:
 
     partition: PartitionKey
     epoch: int
-    base: int
-    metadata: str
+    commit: Commit
     fresh: bool = False
-    """The group had no committed offset: `base` is where the topic begins, and is to be committed."""
+    """The group had no committed offset: the commit's base is where the topic begins, and is to be committed."""
     fates: Mapping[Boot, Fate] = field(default_factory=dict)
-    """What became of the boots that the metadata's journal names."""
+    """What became of the boots that the commit's journal names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.limits import Limits
-from darkroom.consumer.core.offset_map import decode_journal
+from darkroom.consumer.core.offset_map import decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 from darkroom.consumer.planner.simulate import Delays
 from darkroom.consumer.planner.topic import TOPIC, Topic
@@ -164,8 +164,9 @@ class Member:
             return
         token, base, metadata = self._topic.open(partition.partition)
         self._held[partition.partition] = Held(epoch, token)
-        fates = self._topic.fates(decode_journal(partition, base, metadata).boots)
-        self._handle(on.PartitionOpened(partition, epoch, base, metadata, fates=fates))
+        commit = decode_commit(partition, base, metadata)
+        fates = self._topic.fates(commit.journal.boots)
+        self._handle(on.PartitionOpened(partition, epoch, commit, fates=fates))
 
     def _publish(self, effect: do.Publish) -> None:
         held = self._held.get(effect.partition.partition)

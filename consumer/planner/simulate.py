@@ -19,6 +19,7 @@ from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.jobs import JobFacts
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.offset_map import Commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 from darkroom.consumer.planner.virtual import Alarm, Clock, DeviceListener, VirtualClock, VirtualDevice
 from darkroom.inference.contract import BatchKey, RenderRequest, RowId
@@ -168,7 +169,7 @@ class CoreRun:
             case do.Publish():
                 self._clock.later(delays.commit_s, lambda: self._publish(effect))
             case do.OpenPartition(partition, epoch):
-                self._answer(0.0, on.PartitionOpened(partition, epoch, 0, ""))
+                self._answer(0.0, on.PartitionOpened(partition, epoch, Commit(0)))
             case do.Resume(partition):
                 self._delivering.add(partition)
                 self._clock.later(0.0, lambda: self._deliver(partition))

@@ -19,7 +19,7 @@ from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.journal import Boot, Fate
-from darkroom.consumer.core.offset_map import decode_journal
+from darkroom.consumer.core.offset_map import Commit, decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.core.snapshot import Snapshot
 from darkroom.consumer.worker.delivery import Delivery, Payloads, RequestRefused, StoreAway
@@ -29,7 +29,6 @@ from darkroom.consumer.worker.ports import (
     Broker,
     BrokerGone,
     BrokerUnavailable,
-    Opened,
     PublicationRefused,
     PublicationUnknown,
     WriterFenced,
@@ -307,7 +306,8 @@ class Driver:
             return
         try:
             opened = await self._broker.open(effect.partition, prove_ownership=effect.prove_ownership)
-            fates = await self._fates(effect.partition, opened)
+            commit = decode_commit(effect.partition, opened.base, opened.metadata)
+            fates = await self._fates(effect.partition, commit)
         except BrokerUnavailable as unavailable:
             log.debug("partition not opened", partition=effect.partition.partition, error=str(unavailable))
             self.open_errors[effect.partition] = str(unavailable)
@@ -317,15 +317,11 @@ class Driver:
             self.open_errors.pop(effect.partition, None)
             KAFKA.answered("open")
             self._epochs[effect.partition] = effect.epoch
-            self.post(
-                on.PartitionOpened(
-                    effect.partition, effect.epoch, opened.base, opened.metadata, fresh=opened.fresh, fates=fates
-                )
-            )
+            self.post(on.PartitionOpened(effect.partition, effect.epoch, commit, fresh=opened.fresh, fates=fates))
 
-    async def _fates(self, partition: PartitionKey, opened: Opened) -> Mapping[Boot, Fate]:
+    async def _fates(self, partition: PartitionKey, commit: Commit) -> Mapping[Boot, Fate]:
         """What became of whoever had records of the partition in its lanes."""
-        boots = decode_journal(partition, opened.base, opened.metadata).boots - {self._boots.boot}
+        boots = commit.journal.boots - {self._boots.boot}
         known = {self._boots.boot: Fate.ALIVE}
         if boots:
             known |= await self._boots.fates(boots, await self._broker.members())

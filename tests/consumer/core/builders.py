@@ -10,6 +10,7 @@ from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.jobs import JobFacts, Verdict
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.offset_map import Commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 
 P0 = PartitionKey("requests", 0)
@@ -44,7 +45,7 @@ def opened(limits: Limits, *partitions: PartitionKey, now: float = 0.0) -> Core:
     core.handle(on.Started(), now)
     core.handle(on.PartitionsAssigned(frozenset(partitions or (P0,))), now)
     for partition in partitions or (P0,):
-        core.handle(on.PartitionOpened(partition, core.partitions[partition].epoch, 0, ""), now)
+        core.handle(on.PartitionOpened(partition, core.partitions[partition].epoch, Commit(0)), now)
     return core
 
 

@@ -17,7 +17,7 @@ from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.jobs import JobFacts, Verdict, VerdictKind
 from darkroom.consumer.core.journal import Boot, Fate
-from darkroom.consumer.core.offset_map import decode_journal
+from darkroom.consumer.core.offset_map import decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from tests.consumer.core.cast import LIMITS, ROWS_MAX, TOPIC, Partition, Worker
 from tests.consumer.core.promises import check
@@ -191,8 +191,9 @@ class World:
         worker.writers[effect.partition] = partition.fence
         base, metadata = partition.committed or (0, "")
         fresh = partition.committed is None
-        fates = self._fates(decode_journal(effect.partition, base, metadata).boots)
-        self._tell(worker, on.PartitionOpened(effect.partition, effect.epoch, base, metadata, fresh=fresh, fates=fates))
+        commit = decode_commit(effect.partition, base, metadata)
+        fates = self._fates(commit.journal.boots)
+        self._tell(worker, on.PartitionOpened(effect.partition, effect.epoch, commit, fresh=fresh, fates=fates))
 
     def _complete_lookup(self, worker: Worker, effect: do.LookUp) -> None:
         facts = self.facts(effect.job)
@@ -335,7 +336,7 @@ class World:
 
     def _calls_somebody_alone(self, boot: Boot) -> bool:
         """A crash of such a boot counts against somebody: only poison may cause it here."""
-        journals = [decode_journal(one.key, *one.committed) for one in self.partitions.values() if one.committed]
+        journals = [decode_commit(one.key, *one.committed).journal for one in self.partitions.values() if one.committed]
         return any(one.boot == boot and any(entry.alone for entry in one.entries.values()) for one in journals)
 
     def _fates(self, boots: frozenset[Boot]) -> dict[Boot, Fate]:
