@@ -99,13 +99,26 @@ class StoreFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class PoseFetched:
+    """The picture that the job's pose names was read from the store."""
+
+    job: JobKey
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """The job's rows may join the device."""
 
     job: JobKey
     batch_key: Hashable
-    cap: int | None = None
-    """Rows of that key that pay together on this device; None where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapKnown:
+    """The engine has measured, or set anew, how many rows of a batch key pay together."""
+
+    batch_key: Hashable
+    rows: int
 
 
 class FaultParty(Enum):
@@ -220,6 +233,8 @@ Event = (
     | OutcomeFound
     | OutcomeAbsent
     | StoreFailed
+    | CapKnown
+    | PoseFetched
     | Prepared
     | JobFaulted
     | StepBoundary

@@ -107,6 +107,8 @@ class JobFacts:
     """When the request came to Kafka, in seconds of the core's clock."""
     deadline: float | None = None
     """In seconds of the core's clock."""
+    fetches_pose: bool = False
+    """Its pose names a picture in the store."""
     refusal: Verdict | None = None
     """Why the record cannot be rendered, where decoding it said so."""
 
@@ -121,8 +123,6 @@ class Job:
     waits: bool = False
     """Whether the waiting room counts it."""
     batch_key: Hashable = None
-    cap: int | None = None
-    """Rows of its batch key that pay together, where the engine said so."""
     ready_at: float = 0.0
     rows_ready: set[int] = field(default_factory=set)
     """Indexes that are prepared and wait to join the device."""

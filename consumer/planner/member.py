@@ -102,7 +102,8 @@ class Member:
     # --- The device ----------------------------------------------------------------------------------------
 
     def _prepared(self, job_id: str, key: BatchKey, cap: int) -> None:
-        self._handle(on.Prepared(self._jobs[job_id], key, cap))
+        self._handle(on.CapKnown(key, cap))
+        self._handle(on.Prepared(self._jobs[job_id], key))
 
     def _boundary(self, retired: Sequence[RowId]) -> None:
         self._handle(on.StepBoundary(tuple(RowKey(self._jobs[row.job_id], row.image) for row in retired)))

@@ -111,7 +111,9 @@ class CoreRun:
 
     def prepared(self, job_id: str, key: BatchKey, cap: int | None) -> None:
         """A job's rows may join."""
-        self._handle(on.Prepared(self._key(int(job_id)), key, cap))
+        if cap is not None:
+            self._handle(on.CapKnown(key, cap))
+        self._handle(on.Prepared(self._key(int(job_id)), key))
 
     def boundary(self, retired: Sequence[RowId]) -> None:
         """Rows are complete."""

@@ -14,7 +14,7 @@ import structlog
 
 from darkroom.consumer.core.jobs import Verdict, VerdictKind
 from darkroom.consumer.core.partition_key import JobKey
-from darkroom.consumer.worker.intake import Payload, Stopwatch
+from darkroom.consumer.worker.intake import Payload, Stopwatch, stored_pose
 from darkroom.consumer.worker.ports import OutgoingRecord
 from darkroom.inference.contract import ModelInfo
 from darkroom.producer.outcomes import completions
@@ -25,7 +25,6 @@ from darkroom.producer.policy.policy_file import PolicyFile
 from darkroom.producer.store.objects import BucketForbidden, Objects, ObjectTooLarge, StoreUnavailable
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.completion import BatchSeen, Completion, ModelRef, Source, Timings
-from darkroom.schemas.events.pose import PeoplePose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.progress import Cancellation
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import Topic
@@ -121,11 +120,8 @@ class Delivery:
 
     async def fetch_pose(self, payload: Payload) -> None:
         """Put the bytes of a pose picture that the request names by bucket and key into its payload."""
-        pose = payload.request.pose if payload.request is not None else None
-        if pose is None or isinstance(pose, PeoplePose):
-            return
-        picture = pose.image if isinstance(pose, SkeletonPose) else pose.photo
-        if not isinstance(picture, StoredPicture):
+        picture = None if payload.request is None else stored_pose(payload.request)
+        if picture is None:
             return
         s3 = self._settings.s3
         if not s3.may_read(picture.bucket):

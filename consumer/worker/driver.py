@@ -45,8 +45,10 @@ POLL_S = 0.2
 """The longest wait inside one poll; short, so that a resumed partition and a drain are not held up."""
 POLL_RETRY_S = 1.0
 """The pause after a poll that failed."""
-_NAMES = {do.LookUp: "look_up", do.Prepare: "prepare", do.Settle: "settle"}
-"""The names of the tasks that call the store."""
+JobCall = do.LookUp | do.FetchPose | do.Prepare | do.Settle
+"""Effects that are performed by a task for one job."""
+_NAMES = {do.LookUp: "look_up", do.FetchPose: "fetch_pose", do.Prepare: "prepare", do.Settle: "settle"}
+"""The names of those tasks."""
 
 
 class EngineGone(Exception):  # noqa: N818
@@ -85,7 +87,7 @@ class Driver:
         """By partition: the epoch and the position that the core was told of last."""
         self._arriving: Payload | None = None
         """What was received with the record that the core is being told of."""
-        self._calls: dict[JobKey, tuple[do.StoreCall, asyncio.Task[None]]] = {}
+        self._calls: dict[JobKey, tuple[JobCall, asyncio.Task[None]]] = {}
         self._stopped: asyncio.Future[bool] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._leaving = False
@@ -183,8 +185,8 @@ class Driver:
 
     def _perform(self, effect: do.Effect) -> None:
         match effect:
-            case do.LookUp() | do.Prepare() | do.Settle():
-                self._calls[effect.job] = (effect, self._tasks.spawn(_NAMES[type(effect)], self._call_store(effect)))
+            case do.LookUp() | do.FetchPose() | do.Prepare() | do.Settle():
+                self._calls[effect.job] = (effect, self._tasks.spawn(_NAMES[type(effect)], self._call(effect)))
             case do.Keep(job):
                 assert self._arriving is not None
                 self._payloads[job] = self._arriving
@@ -220,7 +222,7 @@ class Driver:
             task.cancel()
         self._rendering.drop(job)
 
-    async def _call_store(self, call: do.StoreCall) -> None:
+    async def _call(self, call: JobCall) -> None:
         payload = self._payloads.get(call.job)
         if payload is None:
             return
@@ -230,6 +232,7 @@ class Driver:
         except RequestRefused as refused:
             answer = on.JobFaulted(call.job, on.FaultParty.REQUEST, refused.code, refused.message)
         except StoreAway as away:
+            assert not isinstance(call, do.Prepare)
             log.debug("the store did not answer", request_id=payload.request_id, error=str(away))
             STORE.failed("worker", away)
             answer = on.StoreFailed(call)
@@ -242,12 +245,13 @@ class Driver:
             said = f"The worker did not expect this failure while it began the request: {described(unexpected)}."
             answer = on.JobFaulted(call.job, on.FaultParty.UNKNOWN, ErrorCode.RENDER_FAILED.value, said)
         else:
-            STORE.answered("worker")
+            if not isinstance(call, do.Prepare):
+                STORE.answered("worker")
         # The record may have been given up and delivered again meanwhile: then this answers nobody.
         if answer is not None and self._payloads.get(call.job) is payload:
             self.post(answer)
 
-    async def _answer(self, call: do.StoreCall, payload: Payload) -> on.Event | None:
+    async def _answer(self, call: JobCall, payload: Payload) -> on.Event | None:
         match call:
             case do.LookUp(job):
                 found = await self._delivery.look_up(job, payload)
@@ -255,9 +259,11 @@ class Driver:
             case do.Settle(job, verdict):
                 await self._delivery.settle(job, payload, verdict)
                 return on.Settled(job)
+            case do.FetchPose(job):
+                await self._delivery.fetch_pose(payload)
+                return on.PoseFetched(job)
             case do.Prepare(job):
                 await self._delivery.judge_prompt(payload)
-                await self._delivery.fetch_pose(payload)
                 if self._payloads.get(job) is payload:
                     self._rendering.prepare(job, payload)
                 return None  # the engine answers

@@ -17,7 +17,7 @@ from darkroom.inference.contract import ModelInfo, RenderedImage, RenderRequest
 from darkroom.inference.resolve import resolve
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.completion import Completion
-from darkroom.schemas.events.pose import FoundPerson
+from darkroom.schemas.events.pose import FoundPerson, PeoplePose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import DEFAULT_TENANT
 from darkroom.schemas.prompts.syntax import warnings_of
@@ -132,9 +132,18 @@ class Intake:
             priority=decoded.request.priority,
             waiting_since=now - _age_s(record, wall),
             deadline=None if deadline is None else now + (deadline - wall).total_seconds(),
+            fetches_pose=stored_pose(decoded.request) is not None,
             refusal=_verdict(payload.refusal),
         )
         return facts, payload
+
+
+def stored_pose(request: GenerationRequest) -> StoredPicture | None:
+    """Return the object that the request's pose names; None where the request holds all of its pose, or has none."""
+    if request.pose is None or isinstance(request.pose, PeoplePose):
+        return None
+    picture = request.pose.image if isinstance(request.pose, SkeletonPose) else request.pose.photo
+    return picture if isinstance(picture, StoredPicture) else None
 
 
 def _refused(

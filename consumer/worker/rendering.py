@@ -19,7 +19,7 @@ from darkroom.consumer.core import events as on
 from darkroom.consumer.core.partition_key import JobKey, RowKey
 from darkroom.consumer.worker.intake import Payload, Stopwatch
 from darkroom.inference import contract as engine_says
-from darkroom.inference.contract import Engine, EngineEvent, FaultKind, JobId, RenderJob, RowId
+from darkroom.inference.contract import BatchKey, Engine, EngineEvent, FaultKind, JobId, RenderJob, RowId
 from darkroom.producer.tasks import described
 
 log = structlog.get_logger(__name__)
@@ -51,6 +51,8 @@ class Rendering:
         self._serial = count(1)
         self._ids: dict[JobKey, JobId] = {}
         self._jobs: dict[JobId, tuple[JobKey, Payload]] = {}
+        self._caps: dict[BatchKey, int] = {}
+        """The caps that the core was told of."""
         self._queue: deque[EngineEvent] = deque()
         self._woken = False
         self._quiet_s = 0.0
@@ -163,7 +165,10 @@ class Rendering:
                 payload.prepare_ms = event.prepare_ms
                 payload.warnings += tuple(one for one in event.warnings if one not in payload.warnings)
                 payload.found = event.found
-                self._post(on.Prepared(key, event.batch_key, event.cap))
+                if event.cap is not None and self._caps.get(event.batch_key) != event.cap:
+                    self._caps[event.batch_key] = event.cap
+                    self._post(on.CapKnown(event.batch_key, event.cap))
+                self._post(on.Prepared(key, event.batch_key))
             case engine_says.JobRendered():
                 payload.images = event.images
                 payload.denoise_ms, payload.decode_ms = event.denoise_ms, event.decode_ms

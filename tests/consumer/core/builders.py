@@ -32,11 +32,15 @@ def facts(
     waiting_since: float = 0.0,
     deadline: float | None = None,
     refusal: Verdict | None = None,
+    fetches_pose: bool = False,
     size_bytes: int = 100,
 ) -> JobFacts:
     """A record; its request id is its offset unless another is given."""
     identity = None if request_id is None else ("t", request_id or f"{partition.partition}-{offset}")
-    return JobFacts(key(offset, partition), identity, rows, size_bytes, priority, waiting_since, deadline, refusal)
+    place = key(offset, partition)
+    return JobFacts(
+        place, identity, rows, size_bytes, priority, waiting_since, deadline, fetches_pose=fetches_pose, refusal=refusal
+    )
 
 
 def opened(limits: Limits, *partitions: PartitionKey, now: float = 0.0) -> Core:
@@ -62,7 +66,9 @@ def to_ready(
     for record in records:
         arrive(core, record, now)
         effects += journal(core, core.handle(on.OutcomeAbsent(record.key), now), now)
-        effects += core.handle(on.Prepared(record.key, batch_key, cap), now)
+        if cap is not None:
+            core.handle(on.CapKnown(batch_key, cap), now)
+        effects += core.handle(on.Prepared(record.key, batch_key), now)
     return effects
 
 

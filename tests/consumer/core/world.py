@@ -22,6 +22,9 @@ from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from tests.consumer.core.cast import LIMITS, ROWS_MAX, TOPIC, Partition, Worker
 from tests.consumer.core.promises import check
 
+_UNDONE = (do.LookUp, do.FetchPose, do.Prepare)
+"""What leaving a job undoes."""
+
 
 class World:
     """Everything, driven by one random generator: the same seed is the same history."""
@@ -96,6 +99,7 @@ class World:
                 priority=self.rng.randrange(10),
                 waiting_since=self.now,
                 deadline=self.now + self.rng.random() if kind > 0.9 else None,
+                fetches_pose=self.rng.random() < 0.2,
                 refusal=Verdict(VerdictKind.FAILED, "invalid_request", "no") if 0.05 <= kind < 0.1 else None,
             )
         )
@@ -208,14 +212,20 @@ class World:
         else:
             self._tell(worker, on.OutcomeAbsent(effect.job))
 
+    def _complete_fetchpose(self, worker: Worker, effect: do.FetchPose) -> None:
+        if self._goes_wrong():
+            self._tell(worker, on.StoreFailed(effect))
+        elif self._goes_wrong():
+            self._tell(worker, on.JobFaulted(effect.job, on.FaultParty.REQUEST, "pose_not_found", "no"))
+        else:
+            self._tell(worker, on.PoseFetched(effect.job))
+
     def _complete_prepare(self, worker: Worker, effect: do.Prepare) -> None:
         if effect.job in self.poison and self.rng.random() < 0.5:
             self._crash(worker)
             return
         chance = self.rng.random() if self.faults else 1.0
-        if chance < 0.05:
-            self._tell(worker, on.StoreFailed(effect))
-        elif chance < 0.1:
+        if chance < 0.1:
             party = self.rng.choice((on.FaultParty.REQUEST, on.FaultParty.UNKNOWN))
             self._tell(worker, on.JobFaulted(effect.job, party, "pose_unreadable", "no"))
         else:
@@ -300,7 +310,7 @@ class World:
         for row in [row for row in worker.device if row.job == job]:
             del worker.device[row]
         worker.finishing.pop(job, None)
-        cancelled = (do.LookUp, do.Prepare, do.Settle) if forgotten else (do.LookUp, do.Prepare)
+        cancelled = (*_UNDONE, do.Settle) if forgotten else _UNDONE
         worker.under_way = [one for one in worker.under_way if not (isinstance(one, cancelled) and one.job == job)]
 
     def _rebalance(self) -> None:
