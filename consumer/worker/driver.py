@@ -22,8 +22,9 @@ from darkroom.consumer.core.journal import Boot, Fate
 from darkroom.consumer.core.offset_map import Commit, decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.core.snapshot import Snapshot
-from darkroom.consumer.worker.delivery import Delivery, Payloads, RequestRefused, StoreAway
-from darkroom.consumer.worker.intake import Intake, Payload
+from darkroom.consumer.worker.delivery import Delivery, RequestRefused, StoreAway
+from darkroom.consumer.worker.intake import Intake
+from darkroom.consumer.worker.payload import Payload, Payloads, Received
 from darkroom.consumer.worker.ports import (
     Boots,
     Broker,
@@ -85,7 +86,7 @@ class Driver:
         """The epochs under which partitions were opened last; none of one that is being opened or was given up."""
         self._told: dict[PartitionKey, tuple[int, int]] = {}
         """By partition: the epoch and the position that the core was told of last."""
-        self._arriving: Payload | None = None
+        self._arriving: Received | None = None
         """What was received with the record that the core is being told of."""
         self._calls: dict[JobKey, tuple[JobCall, asyncio.Task[None]]] = {}
         self._stopped: asyncio.Future[bool] | None = None
@@ -189,7 +190,7 @@ class Driver:
                 self._calls[effect.job] = (effect, self._tasks.spawn(_NAMES[type(effect)], self._call(effect)))
             case do.Keep(job):
                 assert self._arriving is not None
-                self._payloads[job] = self._arriving
+                self._payloads[job] = Payload(self._arriving)
             case do.Admit(rows):
                 self._rendering.admit(rows)
             case do.Leave(job):
@@ -233,7 +234,7 @@ class Driver:
             answer = on.JobFaulted(call.job, on.FaultParty.REQUEST, refused.code, refused.message)
         except StoreAway as away:
             assert not isinstance(call, do.Prepare)
-            log.debug("the store did not answer", request_id=payload.request_id, error=str(away))
+            log.debug("the store did not answer", request_id=payload.received.request_id, error=str(away))
             STORE.failed("worker", away)
             answer = on.StoreFailed(call)
         except MemoryError:
@@ -241,7 +242,7 @@ class Driver:
         except Exception as unexpected:
             if isinstance(call, do.Settle):  # what is in the store now is not known: only a restart can tell
                 raise
-            log.exception("a request failed unexpectedly", request_id=payload.request_id)
+            log.exception("a request failed unexpectedly", request_id=payload.received.request_id)
             said = f"The worker did not expect this failure while it began the request: {described(unexpected)}."
             answer = on.JobFaulted(call.job, on.FaultParty.UNKNOWN, ErrorCode.RENDER_FAILED.value, said)
         else:

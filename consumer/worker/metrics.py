@@ -20,7 +20,7 @@ from darkroom.consumer.core import events as on
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.core.snapshot import Snapshot
 from darkroom.consumer.worker.backlog import MeanSeconds, backlog_seconds
-from darkroom.consumer.worker.intake import Payload
+from darkroom.consumer.worker.payload import Payload
 from darkroom.consumer.worker.ports import Delivery
 from darkroom.inference import contract as engine_says
 from darkroom.inference.contract import Engine, EngineEvent
@@ -268,7 +268,11 @@ class WorkerGauges(Collector):
         profile = self._engine.profile
         if profile is not None:
             payloads = list(self._payloads.items())
-            known = [one.render for key, one in payloads if one.render and key in now.jobs_to_render]
+            known = [
+                render
+                for key, one in payloads
+                if (render := one.received.render) is not None and key in now.jobs_to_render
+            ]
             seconds = backlog_seconds(
                 profile,
                 self._engine.info,
@@ -293,7 +297,7 @@ class WorkerGauges(Collector):
             if one.base is not None and one.position is not None:
                 committed.add_metric([one.key.topic, str(one.key.partition)], one.base)
                 window = max(window, one.position - one.base)
-        begun = (one.requested_at or one.taken_at for one in list(self._payloads.values()))
+        begun = (one.received.requested_at or one.taken_at for one in list(self._payloads.values()))
         oldest = min((moment.timestamp() for moment in begun if moment is not None), default=None)
         return [
             records,

@@ -17,12 +17,13 @@ from darkroom.consumer.kafka.broker import KafkaBroker
 from darkroom.consumer.kafka.cancellations import CancellationFollower
 from darkroom.consumer.weights.usage import CacheUsage
 from darkroom.consumer.worker.boots import StoreBoots
-from darkroom.consumer.worker.delivery import Delivery, Payloads
+from darkroom.consumer.worker.delivery import Delivery
 from darkroom.consumer.worker.driver import Driver
 from darkroom.consumer.worker.health import Health, HealthServer
 from darkroom.consumer.worker.idle_time import TimedEngine
 from darkroom.consumer.worker.intake import Intake
 from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
+from darkroom.consumer.worker.payload import Payloads
 from darkroom.consumer.worker.pod_cost import PodApi, PodCost
 from darkroom.consumer.worker.ports import Broker, BrokerUnavailable
 from darkroom.consumer.worker.progress import ProgressFeed

@@ -33,7 +33,7 @@ from darkroom.consumer.core.journal import Entry
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.offset_map import METADATA_CHARS_MAX, decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
-from darkroom.consumer.worker.delivery import Payloads
+from darkroom.consumer.worker.payload import Payloads
 from darkroom.consumer.worker.ports import OutgoingRecord
 from darkroom.producer.outcomes.dead_letters import origin
 from darkroom.producer.store.memory_objects import MemoryObjects

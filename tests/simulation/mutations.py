@@ -28,7 +28,8 @@ from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.worker.delivery import Delivery
 from darkroom.consumer.worker.driver import Driver
-from darkroom.consumer.worker.intake import Intake, Payload
+from darkroom.consumer.worker.intake import Intake
+from darkroom.consumer.worker.payload import Payload
 from darkroom.consumer.worker.ports import BrokerGone, BrokerUnavailable, Opened
 from darkroom.consumer.worker.ports import Delivery as Delivered
 from darkroom.producer.kafka import groups
