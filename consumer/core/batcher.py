@@ -24,8 +24,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 
 from darkroom.consumer.core.ceilings import Ceilings
-from darkroom.consumer.core.jobs import Job
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition import Job
 from darkroom.consumer.core.partition_key import RowKey
 
 

@@ -17,12 +17,13 @@ from typing import Any
 
 from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
-from darkroom.consumer.core.assignment import Partition
 from darkroom.consumer.core.backpressure import Backpressure, Flow
 from darkroom.consumer.core.jobflow import JobFlow
 from darkroom.consumer.core.jobs import JobState
+from darkroom.consumer.core.journal import UNNAMED_BOOT, Boot
 from darkroom.consumer.core.lifecycle import Phase, Signal, after
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition import Partition
 from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.consumer.core.snapshot import Snapshot
 
@@ -38,12 +39,15 @@ _FINISHED_IN_A_DRAIN = (
 class Core:
     """All of a worker's state that decides anything. Synchronous, single-threaded, and without a clock."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, *, boot: Boot = UNNAMED_BOOT, jitter: float = 0.5) -> None:
+        """`boot` names this run of the process in the journal; `jitter` is that of `Limits.backoff_s`."""
         self.limits = limits or Limits()
+        self._boot = boot
+        self._jitter = jitter
         self.phase = Phase.STARTING
         self.partitions: dict[PartitionKey, Partition] = {}
         self._out: list[do.Effect] = []
-        self.flow = JobFlow(self.limits, self.partitions, self._out)
+        self.flow = JobFlow(self.limits, self.partitions, self._out, jitter=jitter)
         self._backpressure = Backpressure(self.limits)
         self._epochs = count(1)
         self._drain_until: float | None = None
@@ -166,7 +170,7 @@ class Core:
             self._out.append(do.ClosePartition(key))
         for key in sorted(event.partitions):
             if key not in self.partitions:
-                self.partitions[key] = Partition(key)
+                self.partitions[key] = Partition(key, self._boot)
                 self._reopen(self.partitions[key], prove_ownership=False)
             self._deliver_again(self.partitions[key])
 
@@ -212,7 +216,7 @@ class Core:
         partition = self._current(event.partition, event.epoch)
         if partition is not None and not partition.is_open:
             partition.failures += 1
-            partition.reopen_at = now + self.limits.backoff_s(partition.failures)
+            partition.reopen_at = now + self.limits.backoff_s(partition.failures, self._jitter)
 
     def _on_record(self, event: on.RecordArrived, _now: float) -> None:
         partition = self._delivering(event.facts.key.partition_key, event.epoch)
@@ -275,7 +279,7 @@ class Core:
         if event.refusal is on.Refusal.METADATA:
             partition.metadata_was_refused()
         self._out.append(do.Pause(partition.key))
-        wait = self.limits.backoff_s(partition.failures) if partition.failures > 1 else None
+        wait = self.limits.backoff_s(partition.failures, self._jitter) if partition.failures > 1 else None
         self._reopen(partition, prove_ownership=event.fenced, at=None if wait is None else now + wait)
 
     def _control_flow(self) -> None:

@@ -16,14 +16,14 @@ from itertools import count
 
 from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
-from darkroom.consumer.core.assignment import Partition
 from darkroom.consumer.core.batcher import Batcher
 from darkroom.consumer.core.breaker import Breaker
 from darkroom.consumer.core.deadlines import Deadlines
 from darkroom.consumer.core.identities import Identities
-from darkroom.consumer.core.jobs import OPEN_TO_INTERRUPTION, Job, JobFacts, JobState, Verdict, VerdictKind
+from darkroom.consumer.core.jobs import OPEN_TO_INTERRUPTION, JobFacts, JobState, Verdict, VerdictKind
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.pace import Pace
+from darkroom.consumer.core.partition import Job, Partition
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.core.retry import FailRow, RunApart, SmallerBatch, remedy_for
 from darkroom.consumer.core.waiting import TURN_S, WaitingRoom
@@ -47,12 +47,14 @@ _CANCELLED = Verdict(VerdictKind.CANCELLED, "cancelled", "The request was cancel
 class JobFlow:
     """The part of the core that moves jobs. Appends its effects to the list it was given."""
 
-    def __init__(self, limits: Limits, partitions: Mapping[PartitionKey, Partition], out: list[do.Effect]) -> None:
+    def __init__(
+        self, limits: Limits, partitions: Mapping[PartitionKey, Partition], out: list[do.Effect], *, jitter: float
+    ) -> None:
         self.limits = limits
         self._partitions = partitions
         self.room = WaitingRoom(limits)
         self.batcher = Batcher(limits, self.room.urgency)
-        self.breaker: Breaker[do.StoreCall] = Breaker(limits)
+        self.breaker: Breaker[do.StoreCall] = Breaker(limits, jitter)
         self.deadlines = Deadlines()
         self.identities = Identities(limits.cancellations_max)
         self.rows_in = dict.fromkeys(JobState, 0)

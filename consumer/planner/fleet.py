@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 
 from darkroom.consumer.core.limits import Limits
@@ -182,7 +182,8 @@ class Fleet:
             self._topic,
             self._clock,
             profile=spec.profile,
-            limits=replace(spec.limits, boot=f"{next(self._numbers):016x}"),
+            limits=spec.limits,
+            boot=f"{next(self._numbers):016x}",
             delays=spec.delays,
             open_s=spec.open_s,
             on_left=lambda _: self._end(pod),

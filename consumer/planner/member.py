@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
+from darkroom.consumer.core.journal import Boot
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.offset_map import decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
@@ -41,19 +42,20 @@ class Member:
         *,
         profile: DeviceProfile,
         limits: Limits,
+        boot: Boot,
         delays: Delays,
         open_s: float,
         on_left: Callable[[Member], None],
     ) -> None:
-        """`limits.boot` is this run's own. `open_s`: fencing and reading the committed offset of a partition."""
+        """`boot` names this run. `open_s`: fencing and reading the committed offset of a partition."""
         self.name = name
         self._topic = topic
         self._clock = clock
-        self._limits = limits
+        self._boot = boot
         self._delays = delays
         self._open_s = open_s
         self._on_left = on_left
-        self._core = Core(limits)
+        self._core = Core(limits, boot=boot)
         listener = DeviceListener(self._prepared, self._boundary, self._rendered)
         self.device = VirtualDevice(
             profile, clock, listener, rows_max=limits.batch_rows_max, prepare_s=delays.prepare_s
@@ -74,7 +76,7 @@ class Member:
 
     def start(self) -> None:
         """The model is loaded."""
-        self._topic.joined(self._limits.boot)
+        self._topic.joined(self._boot)
         self._handle(on.Started())
 
     def revoked(self) -> None:
@@ -185,7 +187,7 @@ class Member:
         self._delivering.clear()
         self._held.clear()
         self.device.close()
-        self._topic.left(self._limits.boot)
+        self._topic.left(self._boot)
         self._on_left(self)
 
 

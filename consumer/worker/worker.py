@@ -10,7 +10,6 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from darkroom.consumer.core.core import Core
-from darkroom.consumer.core.journal import Boot
 from darkroom.consumer.core.lifecycle import Phase
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.kafka.broker import KafkaBroker
@@ -46,11 +45,10 @@ LOOP_STUCK_S = 30.0
 """A loop that has not turned for so long will not turn again: the process is to be restarted."""
 
 
-def limits_of(settings: Settings, boot: Boot) -> Limits:
+def limits_of(settings: Settings) -> Limits:
     """The core's bounds, from the settings of the same names."""
     batch, limits, worker = settings.batch, settings.limits, settings.worker
     return Limits(
-        boot=boot,
         attempts_max=worker.max_attempts,
         batch_rows_max=batch.max_rows,
         ahead_rows_max=max(1, batch.max_rows // 2),
@@ -66,7 +64,6 @@ def limits_of(settings: Settings, boot: Boot) -> Limits:
         drain_s=worker.drain_s,
         backoff_s_min=worker.backoff_ms_min / 1000,
         backoff_s_max=worker.backoff_ms_max / 1000,
-        jitter=(hash(worker.name) % 1000) / 1000,
     )
 
 
@@ -114,7 +111,8 @@ class Worker:
         self._boots = StoreBoots(objects, deployment=deployment)
         # The group's members are told apart by their boots: ownership and fates are read from the client ids.
         client_id = f"{settings.worker.name}.{self._boots.boot}"
-        core = Core(limits_of(settings, self._boots.boot))
+        jitter = (hash(settings.worker.name) % 1000) / 1000
+        core = Core(limits_of(settings), boot=self._boots.boot, jitter=jitter)
         timed = TimedEngine(engine, lambda: core.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
         self._broker: Broker = make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id)
         self._kafka_answers = True

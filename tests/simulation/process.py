@@ -97,7 +97,7 @@ class VirtualIntake(Intake):
 class Process:
     """A worker from its start to its end, however it ends."""
 
-    def __init__(self, around: Surroundings, place: Place, boot: Boot, limits: Limits) -> None:
+    def __init__(self, around: Surroundings, place: Place, boot: Boot, limits: Limits, *, jitter: float) -> None:
         self._around = around
         self.place = place
         self.boot = boot
@@ -108,7 +108,7 @@ class Process:
         self._had_begun = False
         self.ended = False
         self.clean: bool | None = None
-        self.core = Core(limits)
+        self.core = Core(limits, boot=boot, jitter=jitter)
         self.payloads: Payloads = {}
         self.engine = SimEngine(self, limits.batch_rows_max)
         objects = SimObjects(around.invariants.memory, around.store, around.invariants)

@@ -9,6 +9,7 @@ from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.jobs import JobFacts, Verdict
+from darkroom.consumer.core.journal import UNNAMED_BOOT, Boot
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.offset_map import Commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
@@ -43,9 +44,9 @@ def facts(
     )
 
 
-def opened(limits: Limits, *partitions: PartitionKey, now: float = 0.0) -> Core:
-    """A running core whose partitions are assigned and open at offset 0."""
-    core = Core(limits)
+def opened(limits: Limits, *partitions: PartitionKey, now: float = 0.0, boot: Boot = UNNAMED_BOOT) -> Core:
+    """A running core whose partitions are assigned and open at offset 0, and whose waits are the longest."""
+    core = Core(limits, boot=boot, jitter=1.0)
     core.handle(on.Started(), now)
     core.handle(on.PartitionsAssigned(frozenset(partitions or (P0,))), now)
     for partition in partitions or (P0,):

@@ -126,7 +126,7 @@ def test_after_a_fence_ownership_is_proven_before_the_partition_is_opened() -> N
 
 
 def test_opening_is_tried_again_and_waits_longer_each_time() -> None:
-    core = Core(Limits(backoff_s_min=1.0, jitter=1.0))
+    core = Core(Limits(backoff_s_min=1.0), jitter=1.0)
     core.handle(on.Started(), 0.0)
     core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
     epoch = core.partitions[P0].epoch

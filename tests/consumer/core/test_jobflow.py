@@ -11,7 +11,7 @@ from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.partition_key import RowKey
 from tests.consumer.core.builders import P0, P1, arrive, facts, journal, key, of, opened, to_decided, to_ready
 
-LIMITS = Limits(batch_rows_max=2, ahead_rows_max=1, prepare_ahead_rows_max=4, backoff_s_min=1.0, jitter=1.0)
+LIMITS = Limits(batch_rows_max=2, ahead_rows_max=1, prepare_ahead_rows_max=4, backoff_s_min=1.0)
 
 
 def test_the_second_record_of_a_request_waits_for_the_first_and_then_looks_up() -> None:

@@ -25,7 +25,7 @@ from darkroom.consumer.core.partition_key import RowKey
 from tests.consumer.core.builders import P0, arrive, facts, journal, key, of, opened, to_ready
 
 OURS, THEIRS, EARLIER = (f"{number:016x}" for number in (1, 2, 3))
-LIMITS = Limits(boot=OURS, batch_rows_max=4)
+LIMITS = Limits(batch_rows_max=4)
 boots = st.integers(0, 40).map(lambda number: f"{number:016x}")
 entries = st.builds(Entry, st.booleans(), st.lists(boots, max_size=TRIALS_MAX, unique=True).map(tuple))
 
@@ -75,7 +75,7 @@ def test_a_run_that_was_not_known_to_have_crashed_counts_once_it_is() -> None:
 
 
 def opened_after(left: Journal, fates: dict[str, Fate]) -> Core:
-    core = Core(LIMITS)
+    core = Core(LIMITS, boot=OURS)
     core.handle(on.Started(), 0.0)
     core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
     epoch = core.partitions[P0].epoch
@@ -97,7 +97,7 @@ def test_nothing_is_prepared_before_the_journal_is_committed() -> None:
 
 def lanes_full() -> Core:
     """Offset 0 left the device and is not decided, 1 to 3 are handed to it, 4 and 5 ready: nothing is missing."""
-    core = opened(Limits(boot=OURS, batch_rows_max=2, ahead_rows_max=1, prepare_ahead_rows_max=4, linger_s=0.0))
+    core = opened(Limits(batch_rows_max=2, ahead_rows_max=1, prepare_ahead_rows_max=4, linger_s=0.0), boot=OURS)
     to_ready(core, [facts(offset) for offset in range(5)])
     core.handle(on.StepBoundary((RowKey(key(0), 0),)), 0.0)
     to_ready(core, [facts(5)])
@@ -143,7 +143,7 @@ def test_whoever_goes_before_all_that_is_named_waits_for_no_outcome() -> None:
 
 
 def test_what_another_boot_left_is_written_anew_at_once() -> None:
-    core = Core(LIMITS)
+    core = Core(LIMITS, boot=OURS)
     core.handle(on.Started(), 0.0)
     core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
     left = Commit(0, journal=Journal(THEIRS, {3: Entry()}))
@@ -204,7 +204,9 @@ def test_freezes_and_evictions_never_count() -> None:
 
 
 def test_the_journal_is_bounded_and_what_it_cannot_hold_waits() -> None:
-    core = Core(dataclasses.replace(LIMITS, begin_ahead_rows_max=2 * ENTRIES_MAX, prepare_ahead_rows_max=1000))
+    core = Core(
+        dataclasses.replace(LIMITS, begin_ahead_rows_max=2 * ENTRIES_MAX, prepare_ahead_rows_max=1000), boot=OURS
+    )
     core.handle(on.Started(), 0.0)
     core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
     core.handle(on.PartitionOpened(P0, core.partitions[P0].epoch, Commit(0)), 0.0)

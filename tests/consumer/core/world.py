@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import replace
 from itertools import count
 
 from darkroom.consumer.core import effects as do
@@ -334,7 +333,7 @@ class World:
 
     def _new_worker(self) -> Worker:
         boot = f"{next(self._boots):016x}"
-        worker = Worker(Core(replace(LIMITS, boot=boot)), boot)
+        worker = Worker(Core(LIMITS, boot=boot), boot)
         self._tell(worker, on.Started())
         return worker
 
