@@ -105,6 +105,11 @@ class Delivery:
         payload.decide(completions.for_record(standing, self._answered(key, payload), now=datetime.now(UTC)))
         return True
 
+    @property
+    def judges_prompts(self) -> bool:
+        """True if a policy judges each prompt before it is prepared."""
+        return self._policy is not None and self._policy.judges
+
     async def judge_prompt(self, payload: Payload) -> None:
         """Ask the policy in force. Raises `RequestRefused`.
 

@@ -187,7 +187,7 @@ class Driver:
     def _perform(self, effect: do.Effect) -> None:
         match effect:
             case do.LookUp() | do.FetchPose() | do.Prepare() | do.Settle():
-                self._calls[effect.job] = (effect, self._tasks.spawn(_NAMES[type(effect)], self._call(effect)))
+                self._begin(effect)
             case do.Keep(job):
                 assert self._arriving is not None
                 self._payloads[job] = Payload(self._arriving)
@@ -215,6 +215,12 @@ class Driver:
             case do.Stop(clean):
                 if self._stopped is not None and not self._stopped.done():
                     self._stopped.set_result(clean)
+
+    def _begin(self, call: JobCall) -> None:
+        if isinstance(call, do.Prepare) and not self._delivery.judges_prompts:
+            self._rendering.prepare(call.job, self._payloads[call.job])  # it only queues, so no task is needed
+        else:
+            self._calls[call.job] = (call, self._tasks.spawn(_NAMES[type(call)], self._call(call)))
 
     def _leave(self, job: JobKey) -> None:
         """Stop what is being done for a job. A settlement goes on: the outcome is worth having either way."""

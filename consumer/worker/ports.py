@@ -126,7 +126,9 @@ class Broker(Protocol):
         """Join the group. The callbacks only take note. Raises `BrokerUnavailable`."""
 
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
-        """Records of the partitions that are not paused. Must be called at all times.
+        """Return the records of the partitions that are not paused. Must be called at all times.
+
+        A partition without records may be left out for a second at the most.
 
         Raises `BrokerUnavailable`, and `BrokerGone` where no further call will do better.
         """

@@ -168,7 +168,10 @@ class Rendering:
                     self._post(on.CapKnown(event.batch_key, event.cap))
                 self._post(on.Prepared(key, event.batch_key))
             case engine_says.JobRendered():
-                self._post(on.Rendered(key, payload.note_rendered(event)))
+                size_bytes = payload.note_rendered(event)
+                request_id = payload.received.request_id
+                log.debug("rendered", request_id=request_id, partition=key.partition, offset=key.offset)
+                self._post(on.Rendered(key, size_bytes))
             case engine_says.JobFailed(_, fault):
                 self._post(on.JobFaulted(key, _PARTY[fault.kind], fault.code, fault.message))
 
