@@ -10,20 +10,20 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from darkroom.consumer.core.core import Core
-from darkroom.consumer.core.journal import Boot
 from darkroom.consumer.core.lifecycle import Phase
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.kafka.broker import KafkaBroker
 from darkroom.consumer.kafka.cancellations import CancellationFollower
 from darkroom.consumer.weights.usage import CacheUsage
 from darkroom.consumer.worker.boots import StoreBoots
-from darkroom.consumer.worker.delivery import Delivery, Payloads
+from darkroom.consumer.worker.delivery import Delivery
 from darkroom.consumer.worker.driver import Driver
 from darkroom.consumer.worker.health import Health, HealthServer
 from darkroom.consumer.worker.idle_time import DeviceWaits
 from darkroom.consumer.worker.intake import Intake
 from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
 from darkroom.consumer.worker.open_files import allow_open_files
+from darkroom.consumer.worker.payload import Payloads
 from darkroom.consumer.worker.pod_cost import PodApi, PodCost
 from darkroom.consumer.worker.ports import Broker, BrokerUnavailable
 from darkroom.consumer.worker.progress import ProgressFeed
@@ -48,11 +48,10 @@ LOOP_STUCK_S = 30.0
 """A loop that has not turned for so long will not turn again: the process is to be restarted."""
 
 
-def limits_of(settings: Settings, boot: Boot) -> Limits:
+def limits_of(settings: Settings) -> Limits:
     """Return the core's bounds: those that are settings, and the core's own for the rest."""
     batch, worker = settings.batch, settings.worker
     return Limits(
-        boot=boot,
         attempts_max=worker.max_attempts,
         batch_rows_max=batch.max_rows,
         ahead_rows_max=max(1, batch.max_rows // 2),
@@ -62,7 +61,6 @@ def limits_of(settings: Settings, boot: Boot) -> Limits:
         unsettled_bytes_max=settings.limits.finished_bytes_max,
         drain_s=worker.drain_s,
         backoff_s_max=worker.backoff_ms_max / 1000,
-        jitter=(hash(worker.name) % 1000) / 1000,
     )
 
 
@@ -110,8 +108,9 @@ class Worker:
         self._boots = StoreBoots(objects, deployment=deployment)
         # The group's members are told apart by their boots: ownership and fates are read from the client ids.
         client_id = f"{settings.worker.name}.{self._boots.boot}"
-        core = Core(limits_of(settings, self._boots.boot))
-        waits = DeviceWaits(lambda: core.flow.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
+        jitter = (hash(settings.worker.name) % 1000) / 1000
+        core = Core(limits_of(settings), boot=self._boots.boot, jitter=jitter)
+        waits = DeviceWaits(lambda: core.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
         self._broker: Broker = make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id)
         self._kafka_answers = True
         self._tasks = make_tasks(
@@ -131,7 +130,14 @@ class Worker:
         )
         self.driver.observers.append(self.metrics.on_core)
         self.driver.rendering.observers.append(self.metrics.on_engine)
-        self.gauges = WorkerGauges(self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics)
+        self.gauges = WorkerGauges(
+            core.snapshot,
+            engine,
+            self.driver.delivered,
+            self.payloads,
+            self.metrics,
+            rows_max=settings.batch.max_rows,
+        )
         self.metrics.last_poll.set_function(lambda: self.driver.polled_at_time)
         self._loop_turned_at = asyncio.get_running_loop().time()
 
@@ -181,13 +187,13 @@ class Worker:
         return Health(True)
 
     def _ready(self) -> Health:
-        core = self.driver.core
+        core = self.driver.snapshot()
         reasons = []
         if core.phase is not Phase.RUNNING:
             reasons.append(f"The worker is {core.phase.value}.")
         elif not self.driver.joined:
             reasons.append("Kafka was not reached yet.")
-        if core.flow.breaker.is_open:
+        if core.store_is_away:
             reasons.append("The object store does not answer; work goes on when it does.")
         if not self._kafka_answers:
             reasons.append("Kafka does not answer; work goes on when it does.")
@@ -196,7 +202,7 @@ class Worker:
         elif (silent_s := self._silent_s()) > POLL_SILENT_S_MAX:
             reasons.append(f"No poll of Kafka has succeeded for {silent_s:.0f} s; work goes on when one does.")
         reasons += [str(refused) for refused in list(self.driver.refusals.values())]
-        closed = [key.partition for key, one in list(core.partitions.items()) if not one.is_open]
+        closed = [one.key.partition for one in core.partitions if not one.is_open]
         if closed:
             reasons.append(f"Partitions {closed} are being opened.")
         reasons += list(self.driver.open_errors.values())

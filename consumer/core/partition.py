@@ -12,22 +12,65 @@ answer to an earlier one, or to a publication made under it, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from darkroom.consumer.core.jobs import IN_THE_LANES, Job, JobState
-from darkroom.consumer.core.journal import Boot, Entry, Fate, Journal, lonely_crashes, suspects_of
+from darkroom.consumer.core.jobs import IN_THE_LANES, TRANSITIONS, Identity, JobFacts, JobState
+from darkroom.consumer.core.journal import UNNAMED_BOOT, Boot, Entry, Fate, Journal, lonely_crashes, suspects_of
 from darkroom.consumer.core.ledger import CommitPlan, Ledger
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.offset_map import (
     METADATA_CHARS_MAX,
     METADATA_CHARS_MIN,
-    decode_journal,
+    Commit,
     fitting,
     window_offsets,
 )
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.core.snapshot import PartitionSnapshot
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A record with its state. Owned by the core; changed by nobody else."""
+
+    facts: JobFacts
+    partition: Partition
+    state: JobState = JobState.WAITING
+    waits: bool = False
+    """Whether the waiting room counts it."""
+    batch_key: Hashable = None
+    ready_at: float = 0.0
+    rows_ready: set[int] = field(default_factory=set)
+    """Indexes that are prepared and wait to join the device."""
+    rows_on_device: set[int] = field(default_factory=set)
+    failures: int = 0
+    """Faults suffered that may be the job's own."""
+    cleared: bool = False
+    """Whether it is in the committed journal and waits only for a place."""
+    suspicion: Entry | None = None
+    """Set where it was in the lanes of a boot that may have crashed: then it runs alone."""
+    rendered_bytes: int = 0
+    over: bool = False
+    """Whether the core has forgotten it."""
+
+    @property
+    def key(self) -> JobKey:
+        """Where the record stands."""
+        return self.facts.key
+
+    @property
+    def identity(self) -> Identity:
+        """What its outcome belongs to. Only for a record whose request id could be read."""
+        assert self.facts.identity is not None
+        return self.facts.identity
+
+    def to(self, state: JobState) -> None:
+        """Move on. Raises `AssertionError` for a move that is not in the table: a bug, never an input."""
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"job {self.key} cannot go from {self.state.value} to {state.value}")
+        self.state = state
 
 
 @dataclass(slots=True)
@@ -43,6 +86,8 @@ class Partition:
     """One assigned partition. Owned by the core; changed by nobody else."""
 
     key: PartitionKey
+    boot: Boot = UNNAMED_BOOT
+    """This run of this process, as the journal names it."""
     epoch: int = 0
     assigned: bool = True
     """False from a rebalance's beginning to its end. Publishing goes on: the writer's own fence guards it."""
@@ -74,8 +119,6 @@ class Partition:
     """When to try to open again after a failure."""
     prove_ownership: bool = False
     fates: Mapping[Boot, Fate] = field(default_factory=dict)
-    maps_refused: int = 0
-    """Maps that did not verify, so that the partition was replayed from its committed offset."""
 
     @property
     def account(self) -> Ledger:
@@ -97,6 +140,13 @@ class Partition:
             return self.reopen_at is not None
         return bool(self.decided) or self.journal_is_due or self.commit_at is not None or self.account.is_ahead_idly
 
+    def snapshot(self) -> PartitionSnapshot:
+        """Return the partition as others may see it."""
+        ledger = self.ledger
+        if ledger is None:
+            return PartitionSnapshot(self.key, self.is_open)
+        return PartitionSnapshot(self.key, self.is_open, ledger.base, ledger.position, ledger.unfinished)
+
     def jobs_not_in(self, states: tuple[JobState, ...]) -> list[Job]:
         """Its jobs in other states than these."""
         return [job for job in self.jobs.values() if job.state not in states]
@@ -109,23 +159,22 @@ class Partition:
         if job.state is JobState.PUBLISHING:
             self.suspects.pop(job.key.offset, None)
 
-    def open(self, base: int, metadata: str, limits: Limits, fates: Mapping[Boot, Fate]) -> list[Job]:
-        """Take the committed offset, its map and journal. Returns the jobs that are over or to be received again."""
+    def open(self, commit: Commit, limits: Limits, fates: Mapping[Boot, Fate]) -> list[Job]:
+        """Take over what stands committed. Return the jobs that are over or to be received again."""
         window = min(limits.offset_window, window_offsets(self.metadata_chars_max))
-        previous, ledger = self.ledger, Ledger(self.key, base, metadata, window)
+        previous, ledger = self.ledger, Ledger(self.key, commit, window)
         kept = previous is not None and ledger.adopt(previous)
         gone = [job for key, job in self.jobs.items() if not kept or ledger.is_finished(key.offset)]
-        journal = decode_journal(self.key, base, metadata)
-        self._journal_stands(journal.entries if journal.boot == limits.boot else {})
+        journal = commit.journal
+        self._journal_stands(journal.entries if journal.boot == self.boot else {})
         self.suspects = (self.suspects if kept else {}) | suspects_of(journal, fates)
         tried = {boot for entry in self.suspects.values() for boot in entry.trials}
         self.fates = {boot: fate for boot, fate in {**self.fates, **fates}.items() if boot in tried}
         # What another boot left is written anew at once: if it crashes later, these records were not with it.
-        left_by_another = bool(journal.entries) and journal.boot != limits.boot
+        left_by_another = bool(journal.entries) and journal.boot != self.boot
         self.journal_is_due = left_by_another or any(job.state is JobState.JOURNALING for job in self.jobs.values())
         self.ledger = ledger
         self.journal_is_full = False
-        self.maps_refused += not ledger.map_verified
         self.is_open = True
         return gone
 
@@ -156,7 +205,7 @@ class Partition:
         if not jobs and not self.journal_is_due and not self._position_is_due(limits, now):
             return None
         finishing = frozenset(key.offset for key in jobs)
-        journal = self._journal(limits.boot, finishing)
+        journal = self._journal(self.boot, finishing)
         self.journal_is_due = False
         plan = self.account.plan(finishing, journal, self.metadata_chars_max)
         self.decided = [key for key in self.decided if key not in jobs]
