@@ -1,22 +1,20 @@
-"""Proves that every guarantee, assumption and limit in ARCHITECTURE.md names tests that exist."""
+"""Proves that every guarantee, assumption and limit of docs/explain/guarantees.md names tests that exist."""
 
 from __future__ import annotations
 
 import ast
-import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADING = "### What is guaranteed, and by which test"
 KINDS = {"assumed", "guaranteed", "limit"}
 
 
 def rows() -> list[list[str]]:
-    section = (ROOT / "ARCHITECTURE.md").read_text().partition(HEADING)[2].partition("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")]
+    page = (ROOT / "docs" / "explain" / "guarantees.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
@@ -40,28 +38,3 @@ def test_every_row_names_tests_that_exist(row: list[str]) -> None:
 def test_the_table_has_every_kind_of_row() -> None:
     assert {row[0] for row in rows()} == KINDS
     assert len(rows()) > 20
-
-
-def module_tables() -> list[tuple[str, str]]:
-    """Return each module that a table of modules names, with the folder that its heading or its path gives."""
-    named: list[tuple[str, str]] = []
-    folder = None
-    for line in (ROOT / "ARCHITECTURE.md").read_text().splitlines():
-        if heading := re.match(r"\| modules?(?: of (?:the (core)|`([a-z/]+)`))? \|", line):
-            folder = "consumer/core" if heading[1] else (heading[2] or "")
-        elif not line.startswith("|"):
-            folder = None
-        elif folder is not None and not line.startswith("|---"):
-            at = folder
-            for name in re.findall(r"`([a-z_0-9/]+)`", line.split("|")[1]):
-                path, _, module = name.rstrip("/").rpartition("/")
-                at = path if path and not folder else at
-                named.append((at, module))
-    return named
-
-
-def test_the_modules_that_it_names_exist() -> None:
-    named = module_tables()
-    assert len(named) > 60
-    gone = [f"{at}/{name}" for at, name in named if not any((ROOT / at / end).exists() for end in (name, f"{name}.py"))]
-    assert gone == []
