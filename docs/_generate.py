@@ -48,7 +48,7 @@ _BOUNDS = {
     "exclusiveMinimum": "above {}",
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
-    "minLength": "at least {} long",
+    "minLength": "at least {} characters",
     "maxLength": "at most {} characters",
     "minItems": "at least {} items",
     "maxItems": "at most {} items",
@@ -77,7 +77,8 @@ def _downloaded(folder: Path, pages: Path, link: re.Match[str]) -> str:
     if target.is_relative_to(pages) or not target.exists():
         return link[0]
     if target.is_dir():
-        return f"{link[1]} (`{target.relative_to(ROOT)}`)"
+        path = f"`{target.relative_to(ROOT)}`"
+        return path if link[1].strip("`") == path.strip("`") else f"{link[1]} ({path})"
     return f"{{download}}`{link[1].strip('`')} <{os.path.relpath(target, folder)}>`"
 
 
@@ -166,7 +167,14 @@ def _kind_by_type(schema: Mapping[str, Any]) -> str:
 
 
 def _limits(schema: Mapping[str, Any]) -> str:
-    found = [words.format(_number(schema[name])) for name, words in _BOUNDS.items() if name in schema]
+    found = []
+    if "minimum" in schema and "maximum" in schema:
+        found.append(f"{_number(schema['minimum'])} to {_number(schema['maximum'])}")
+        schema = {name: value for name, value in schema.items() if name not in ("minimum", "maximum")}
+    if schema.get("minLength") == 1:
+        found.append("not empty")
+        schema = {name: value for name, value in schema.items() if name != "minLength"}
+    found += [words.format(_number(schema[name])) for name, words in _BOUNDS.items() if name in schema]
     if "pattern" in schema and len(schema["pattern"]) <= 60:
         found.append(_code(schema["pattern"]))
     found += filter(None, (_limits(one) for one in schema.get("oneOf") or schema.get("anyOf") or ()))
@@ -192,7 +200,7 @@ def errors() -> str:
 
 
 def settings() -> str:
-    """Return each setting with its variable, its default, its limits and its meaning, a table for each section."""
+    """Return each setting with its variable, its meaning, its values and its default, a table for each section."""
     parts: list[str] = []
     alone: list[list[str]] = []
     for name, field in Settings.model_fields.items():
@@ -204,7 +212,7 @@ def settings() -> str:
     return "\n\n".join(["## Without a section", _table(_SETTING_HEADS, alone), *parts])
 
 
-_SETTING_HEADS = ("variable", "default", "values", "meaning")
+_SETTING_HEADS = ("variable", "meaning, values and default")
 
 
 def _settings_in(section: type[BaseModel], path: tuple[str, ...]) -> Iterator[list[str]]:
@@ -219,7 +227,9 @@ def _setting(section: type[BaseModel], path: tuple[str, ...], name: str) -> Iter
     field = section.model_fields[name]
     schema = section.model_json_schema()["properties"][name]
     values = ", ".join(part for part in (_kind(schema), _limits(schema)) if part)
-    yield [_code(env_name((*path, name))), _default(field.default), values, _text(field.description or "")]
+    default = _default(field.default)
+    told = [_text(field.description or ""), f"*{values[0].upper()}{values[1:]}.*"]
+    yield [_code(env_name((*path, name))), " ".join(told + ([f"*Default:* {default}."] if default else []))]
 
 
 def _default(value: object) -> str:
@@ -292,7 +302,7 @@ def http() -> str:
 
 
 def _call(method: str, path: str, call: Mapping[str, Any], document: Mapping[str, Any]) -> str:
-    parts = [f"## `{method.upper()} {path}`", _paragraphs(call.get("description") or call.get("summary", ""))]
+    parts = [f"## {_text(f'{method.upper()} {path}')}", _paragraphs(call.get("description") or call.get("summary", ""))]
     parameters = [
         [_code(one["name"]), one["in"], _kind(one["schema"]), _limits(one["schema"]), _text(one.get("description", ""))]
         for one in (_resolved(one, document) for one in call.get("parameters", ()))
@@ -350,7 +360,9 @@ def _command(command: click.Command, name: str, parent: click.Context, level: in
     told = _paragraphs(inspect.cleandoc(command.help or ""))
     parts = [f"{'#' * level} {context.command_path}", f"```text\n{usage}\n```", told]
     if command.epilog:
-        parts.append(_text(command.epilog))
+        kind, _, examples = command.epilog.partition(": ")
+        lines = re.sub(r" {4,}", "\n", examples)
+        parts.append(f"{kind}:\n\n```text\n{lines}\n```")
     options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
     if options:
         parts.append(_table(["option", "value", "meaning"], (_option(one, context) for one in options)))

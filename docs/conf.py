@@ -15,14 +15,14 @@ release = version = installed("darkroom")
 extensions = ["myst_parser", "_generate"]
 exclude_patterns = ["_build"]
 
-myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4
-myst_links_external_new_tab = False
 
 nitpicky = True
+smartquotes = False  # options begin with two hyphens
 html_theme = "furo"
 html_title = "Darkroom"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_show_copyright = False
 html_copy_source = False
 html_show_sourcelink = False

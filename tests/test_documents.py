@@ -12,6 +12,7 @@ import yaml
 
 import darkroom
 from schemas import unsupported
+from schemas.completion import Status
 from schemas.errors import ErrorCode
 from schemas.settings import Settings, shown
 
@@ -128,13 +129,13 @@ def test_the_plan_in_the_docs_is_the_published_one() -> None:
 
 
 def test_errors_that_the_pages_name_exist() -> None:
-    codes = {code.value for code in ErrorCode}
+    known = {name.value for kind in (ErrorCode, Status) for name in kind}
     for page in PAGES:
         if page.name in HISTORY:
             continue
         text = page.read_text()
         named = re.findall(r"(?:ends? as|fails its own request with|refused .{0,80}with) `([a-z_]+)`", text)
-        assert set(named) <= codes, page.name
+        assert set(named) <= known, page.name
 
 
 def test_the_pages_count_the_unsupported_fields_rightly() -> None:
