@@ -1,5 +1,5 @@
-"""The policies of docs/how-to/s3-rights.md: each is enough on MinIO, and each action of it that is taken away is missed as
-the page says.
+"""The policies of docs/how-to/s3-rights.md: each is enough on MinIO, and each of its actions, taken away, is missed as the
+page says.
 """
 
 from __future__ import annotations
