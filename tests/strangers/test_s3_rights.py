@@ -1,4 +1,4 @@
-"""The policies of docs/how-to/s3-rights.md: each is enough on MinIO, and each of its actions, taken away, is missed as the
+"""The policies of docs/how-to/s3-rights.md: each is enough on MinIO; each of its actions, taken away, is missed as the
 page says.
 """
 
