@@ -42,6 +42,7 @@ _CALLED = r"(?:^|[`;|&=]|&& |timeout \d+ )\s*(?:[A-Z0-9_]+=\S+ )*darkroom "
 _COMMAND = re.compile(_CALLED + r"([a-z][a-z-]+)", re.MULTILINE)
 _CALL = re.compile(_CALLED + r"([a-z][a-z-]+(?: [^`|;&#]*)?)")
 _OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]+")
+_PATH = re.compile(r"`((?:schemas|inference|producer|consumer|tests|helm|docs|examples)/[\w./-]*)`")
 _TARGET = re.compile(r"(?:^|[`;])\s*make ([a-z][a-z-]+)", re.MULTILINE)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -69,6 +70,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), f"{page.name} links to {link}"
         if anchor and GENERATED not in target.read_text():
             assert anchor in anchors(target), f"{page.name} links to {link}"
+
+
+@pages
+def test_paths_exist(page: Path) -> None:
+    if page.name in HISTORY:
+        return
+    for path in _PATH.findall(page.read_text()):
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
 
 
 @pages
