@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -338,6 +339,34 @@ def _paragraphs(words: str) -> str:
     return "\n\n".join(_text(paragraph) for paragraph in words.split("\n\n"))
 
 
+def problems() -> str:
+    """Return the codes of the gateway's own problems, each with its status and, where it is fixed, its remedy."""
+    found: dict[str, tuple[set[str], set[str]]] = {}
+    for path in sorted((ROOT / "producer" / "gateway").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Problem"):
+                continue
+            status, code, *words = node.args
+            for one in _texts(code):
+                statuses, remedies = found.setdefault(one, (set(), set()))
+                statuses |= {str(HTTPStatus[status.attr].value)} if isinstance(status, ast.Attribute) else set()
+                remedies |= set(_texts(words[-1])) if len(words) > 1 else set()
+    rows = (
+        [_code(code), ", ".join(sorted(statuses)), " ".join(_text(remedy) for remedy in sorted(remedies))]
+        for code, (statuses, remedies) in sorted(found.items())
+    )
+    return _table(["code", "status", "remedy"], rows)
+
+
+def _texts(node: ast.expr) -> Iterator[str]:
+    """Yield the texts that an expression of constants can be; none where it is computed."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.IfExp):
+        yield from _texts(node.body)
+        yield from _texts(node.orelse)
+
+
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
@@ -422,6 +451,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "settings": settings,
     "metrics": metrics,
     "http": http,
+    "problems": problems,
     "commands": commands,
     "states": states,
     "modules": modules,
