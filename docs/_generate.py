@@ -410,12 +410,29 @@ def _option(option: click.Option, context: click.Context) -> list[str]:
 
 
 def states() -> str:
-    """Return the states of a record, each with those that may follow it."""
-    rows = (
-        [_code(state.value), ", ".join(_code(one.value) for one in JobState if one in following) or "none"]
-        for state, following in TRANSITIONS.items()
-    )
-    return _table(["state", "may be followed by"], rows)
+    """Return the states of a record as a drawing: the way onward at the right, the way back at the left."""
+    places = {state: at for at, state in enumerate(JobState)}
+    middle, half, apart = 220, 60, 44
+    drawn = [
+        f'<rect x="{middle - half}" y="{apart * at + 8}" width="{2 * half}" height="26" rx="6"/>'
+        f'<text x="{middle}" y="{apart * at + 26}">{state.value}</text>'
+        for state, at in places.items()
+    ]
+    for state, following in TRANSITIONS.items():
+        for one in following:
+            start, end = places[state], places[one]
+            if end == start + 1:
+                line = f"M {middle} {apart * start + 34} V {apart * end + 4}"
+            else:
+                side = 1 if end > start else -1
+                edge, bow = middle + side * half, side * (18 + 14 * abs(end - start))
+                y, to = apart * start + 21 + 6, apart * end + 21 - 6
+                line = f"M {edge} {y} C {edge + bow} {y}, {edge + bow} {to}, {edge + 4 * side} {to}"
+            drawn.append(f'<path d="{line}"/>')
+    arrow = '<marker id="end" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    head = f'{arrow}<path class="head" d="M 0 0 L 8 4 L 0 8 z"/></marker>'
+    box = f'viewBox="0 0 {2 * middle} {apart * len(places)}" role="img" aria-label="The states of a record"'
+    return "\n".join(["```{raw} html", f'<svg class="states" {box}>{head}', *drawn, "</svg>", "```"])
 
 
 # --- modules ---------------------------------------------------------------------------------------------------------
