@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import docstrings
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("schemas", "inference", "producer", "consumer", "tools")
 CORE_MAY_IMPORT = {
@@ -113,3 +115,14 @@ def test_the_lock_names_no_index_and_pins_every_hash() -> None:
     assert entries
     assert all("==" in line for line in entries)
     assert lock.count("--hash=sha256:") >= len(entries)
+
+
+def test_public_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    new = docstrings.found() - set(docstrings.listed())
+    assert new == set(), "docs/contributing/style.md says how a docstring begins"
+
+
+def test_the_list_of_docstrings_to_reword_only_shrinks() -> None:
+    names = docstrings.listed()
+    assert names == sorted(set(names))
+    assert set(names) <= docstrings.found(), "reworded: run `python -m tests.docstrings`, which takes them off the list"
