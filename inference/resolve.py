@@ -14,6 +14,8 @@ from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo, RenderRequ
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose
 from darkroom.schemas.events.request import GenerationRequest, effective_steps
+from darkroom.schemas.events.samplers import pair_fault
+from darkroom.schemas.prompts.weighted import PromptSyntaxError, parse_weighted
 from darkroom.schemas.wire.digests import derived_seed, picture_text
 
 _ADAPTERS_NAMED_MAX = 5
@@ -41,6 +43,10 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
         _reject(
             request, ErrorCode.INVALID_REQUEST, f"count is {request.count}: at most {limits.max_count} are allowed here"
         )
+    fault = pair_fault(request.sampler, request.schedule, steps)
+    if fault is not None:
+        _reject(request, ErrorCode.INVALID_REQUEST, fault)
+    _check_prompts(request)
     adapter = request.adapter
     if adapter is not None and adapter.name not in info.adapters:
         _reject(request, ErrorCode.UNKNOWN_ADAPTER, unknown_adapter(adapter.name, info))
@@ -59,6 +65,12 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
         steps=steps,
         guidance_scale=request.guidance_scale,
         sampler=request.sampler,
+        schedule=request.schedule,
+        guidance_start=request.guidance_start,
+        guidance_end=request.guidance_end,
+        guidance_rescale=request.guidance_rescale,
+        prompt_syntax=request.prompt_syntax,
+        clip_skip=request.clip_skip,
         seed=seed,
         count=request.count,
         pose=request.pose,
@@ -86,6 +98,16 @@ def unknown_adapter(name: str, info: ModelInfo) -> str:
 def batch_key(request: RenderRequest, info: ModelInfo) -> BatchKey:
     """Return the key of the request's rows: rows with equal keys may share a step."""
     return BatchKey(request.height // info.latent_factor, request.width // info.latent_factor, info.revision)
+
+
+def _check_prompts(request: GenerationRequest) -> None:
+    """Refuse weighted prompts that hold what is understood and not supported."""
+    if request.prompt_syntax == "weighted":
+        for field, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
+            try:
+                parse_weighted(text or "")
+            except PromptSyntaxError as error:
+                _reject(request, ErrorCode.INVALID_REQUEST, f"{field}: {error}")
 
 
 def _check_size(request: GenerationRequest, width: int, height: int, info: ModelInfo, limits: LimitSettings) -> None:

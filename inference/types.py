@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple
 
 from darkroom.schemas.events.pose import FoundPerson, Pose
+from darkroom.schemas.events.samplers import TWO_CALLS
 
 ProgressDetail = Literal["none", "steps", "previews"]
 """The reported progress of a job: nothing, its steps, or also small pictures of its first image."""
@@ -88,10 +89,6 @@ class ModelInfo:
     """None for a device that does not denoise."""
 
 
-TWO_CALLS: Final = frozenset({"dpmpp_sde", "heun"})
-"""Samplers that call the UNet twice a step, except in the last one."""
-
-
 class AdapterUse(NamedTuple):
     """A LoRA that a request asks for: its name in `ModelInfo.adapters` and its weight."""
 
@@ -136,6 +133,10 @@ class RenderRequest:
     def calls(self) -> int:
         """Number of calls of the UNet for one image: the steps that a device takes of it."""
         return 2 * self.steps - 1 if self.sampler in TWO_CALLS else self.steps
+
+    def steps_after(self, calls: int) -> int:
+        """Return the whole steps of an image that has taken so many calls."""
+        return min(self.steps, calls * self.steps // self.calls)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from darkroom.schemas.rights import Role
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, the model's folders and plan included.")
 def doctor(config: Path | None, role: str, as_json: bool) -> None:
-    """Check what a worker needs: machine, device, model, Kafka, rights, topics, bucket, clocks.
+    """Check what a worker needs: machine, device, model, Kafka, rights, topics, group, worker, bucket, clocks.
 
     With --role, what another role needs. Exit code 1 if one check fails. Nothing is changed.
 

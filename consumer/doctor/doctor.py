@@ -6,14 +6,14 @@ import asyncio
 import platform
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 import urllib3
 
+from darkroom.consumer.doctor import live
+from darkroom.consumer.doctor.finding import Finding
 from darkroom.consumer.worker.machine import machine
 from darkroom.inference.contract import RunPlan
 from darkroom.inference.planning.memory_plan import MEMORY_BYTES_MIN as DEVICE_BYTES_MIN
@@ -41,20 +41,6 @@ DISK_FREE_BYTES_MIN = 1024**3
 """Profiles, compiled code, the tiny model; a model from the store says its own size."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found."""
-
-    check: str
-    passed: bool
-    says: str
-    remedy: str | None = None
-    """What to do; beside a check that passed, what would be better."""
-    notes: tuple[str, ...] = ()
-    """Why, a sentence each."""
-    details: dict[str, Any] = field(default_factory=dict)
-
-
 async def examine(settings: Settings, role: Role = Role.WORKER) -> list[Finding]:
     """Run every check of what `role` uses, whatever the others found."""
 
@@ -69,12 +55,22 @@ async def examine(settings: Settings, role: Role = Role.WORKER) -> list[Finding]
         ("kafka", _kafka),
         ("rights", rights),
         ("topics", _topics),
+        ("group", live.group),
+        ("worker", live.worker),
         ("bucket", bucket),
         ("clocks", _clocks),
     ]
     findings: list[Finding] = []
     for name, check in checks:
-        if (name in _RENDERING and role is not Role.WORKER) or (name in _STORING and role in _WITHOUT_STORE):
+        is_skipped = (
+            (name in _OF_WORKERS and role is not Role.WORKER)
+            or (name in _STORING and role in _WITHOUT_STORE)
+            or (name == "group" and role not in _IN_GROUP)
+        )
+        if is_skipped:
+            continue
+        if name in _ON_KAFKA and any(one.check == "kafka" and not one.passed for one in findings):
+            findings.append(Finding(name, False, "Kafka was not reached", "See the check of Kafka."))
             continue
         try:
             found = await check(settings)
@@ -87,7 +83,9 @@ async def examine(settings: Settings, role: Role = Role.WORKER) -> list[Finding]
     return findings
 
 
-_RENDERING = frozenset({"machine", "device", "model", "photos"})
+_OF_WORKERS = frozenset({"machine", "device", "model", "photos", "worker"})
+_IN_GROUP = frozenset({Role.WORKER, Role.GATEWAY, Role.AUDIT, Role.INIT, Role.INIT_GROW})
+_ON_KAFKA = frozenset({"rights", "topics", "group"})
 _STORING = frozenset({"bucket", "clocks"})
 _WITHOUT_STORE = frozenset({Role.CANCEL, Role.WATCH, Role.DOCTOR})
 

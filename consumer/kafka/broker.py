@@ -42,6 +42,7 @@ from darkroom.producer.kafka.consuming import FETCH_BYTES_MAX, RecordConsumer
 from darkroom.producer.kafka.denials import denial
 from darkroom.producer.kafka.groups import Group, committed_offsets, describe_group
 from darkroom.producer.kafka.record_batches import UnreadableBatch
+from darkroom.producer.kafka.remedies import remedy
 from darkroom.schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -118,16 +119,17 @@ class KafkaBroker:
             await self._admin.start()
             await self._start_consumer()
         except (KafkaError, OSError) as error:
-            denied = self._denied(error)
+            explained = self._explained(error)
             raise BrokerUnavailable(
                 f"Kafka at {self._kafka.bootstrap_servers} was not reached ({error!r}). Check the address and that it "
                 "runs."
-                if denied is None
-                else f"The worker cannot join its group: {denied}"
+                if explained is None
+                else f"The worker cannot join its group: {explained}"
             ) from error
 
-    def _denied(self, error: BaseException) -> str | None:
-        return denial(error, self._kafka, operation="Read", group_operation="Read")
+    def _explained(self, error: BaseException) -> str | None:
+        denied = denial(error, self._kafka, operation="Read", group_operation="Read")
+        return remedy(error, self._kafka) if denied is None else denied
 
     async def _start_consumer(self) -> None:
         assert self._noted is not None
@@ -144,7 +146,7 @@ class KafkaBroker:
             self._polls_failed += 1
             if self._polls_failed >= POLLS_FAILED_MAX:
                 self._repeating = f"{self._polls_failed} polls in a row failed, the last with {type(error).__name__}"
-            said = self._denied(error) or f"{type(error).__name__}: {error}."
+            said = self._explained(error) or f"{type(error).__name__}: {error}."
             raise BrokerUnavailable(f"Polling Kafka failed: {said}") from error
         self._dead_since, self._replaced, self._polls_failed, self._repeating = None, 0, 0, None
         return deliveries
@@ -178,7 +180,7 @@ class KafkaBroker:
             async with asyncio.timeout(self._answer_s):
                 await self._start_consumer()
         except (KafkaError, OSError, TimeoutError) as error:
-            said = self._denied(error) or f"{type(error).__name__}: {error}."
+            said = self._explained(error) or f"{type(error).__name__}: {error}."
             raise BrokerUnavailable(f"A new consumer did not start: {said}") from error
 
     async def _poll(self, timeout_s: float) -> Sequence[Delivery]:
@@ -234,7 +236,7 @@ class KafkaBroker:
             self._writers[partition] = writer
             return await self._committed(partition)
         except (KafkaError, OSError) as error:
-            said = self._denied(error) or f"{error!r}."
+            said = self._explained(error) or f"{error!r}."
             raise BrokerUnavailable(f"Partition {partition.partition} could not be opened: {said}") from error
 
     async def _owns(self, partition: PartitionKey) -> bool:

@@ -12,19 +12,20 @@ before it reads, and what it commits is never taken back.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from aiokafka.structs import OffsetAndMetadata
 
 from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.consumer.kafka.writer import PartitionWriter
-from darkroom.consumer.worker.ports import BrokerUnavailable, PublicationUnknown, WriterFenced
-from darkroom.producer.kafka.administrator import Administrator
+from darkroom.consumer.worker.ports import BrokerUnavailable, OutgoingRecord, PublicationUnknown, WriterFenced
+from darkroom.producer.kafka.broker_client import CLUSTER_S_MAX
 from darkroom.producer.kafka.connection import KafkaUnavailable, administering, kafka_arguments
-from darkroom.producer.kafka.groups import committed_offsets, describe_group
+from darkroom.producer.kafka.groups import Questions, committed_offsets, describe_group
 from darkroom.producer.kafka.reader import TopicPartition, TopicReader
-from darkroom.schemas.settings import Settings
+from darkroom.schemas.settings import KafkaSettings, Settings
 
 AT_ONCE: Final = 16
 """Writers at a time: each is two connections."""
@@ -42,6 +43,19 @@ class Offsets:
     """A worker came and holds them, or the group has members: workers commit what they hold themselves."""
 
 
+class OffsetWriter(Protocol):
+    """What commits one partition's offset: `PartitionWriter`, or a simulated one."""
+
+    async def start(self) -> None:
+        """Fence every earlier writer of the partition. Raises `BrokerUnavailable`."""
+
+    async def publish(self, records: Sequence[OutgoingRecord], offset: int, metadata: str) -> None:
+        """Commit. Raises `WriterFenced`, `PublicationUnknown` or `PublicationRefused`."""
+
+    async def stop(self) -> None:
+        """Let go of the partition. Never raises."""
+
+
 async def commit_offsets(settings: Settings) -> Offsets:
     """Commit an offset for each partition that has none and refresh the others. Never lower a committed offset.
 
@@ -51,27 +65,51 @@ async def commit_offsets(settings: Settings) -> Offsets:
     kafka = settings.kafka
     async with TopicReader(kafka, [settings.topics.requests]) as reader:
         beginnings = await reader.beginnings()
-    places = sorted(beginnings)
-    answer_s = kafka.request_timeout_ms / 1000
+
+    def writer(place: TopicPartition) -> PartitionWriter:
+        return PartitionWriter(
+            PartitionKey(*place),
+            kafka,
+            kafka_arguments(kafka),
+            timeout_s=_patience_s(kafka),
+            transaction_timeout_ms=kafka.transaction_timeout_ms,
+        )
+
     async with administering(kafka, "looking at the group's offsets") as admin:
-        if (await describe_group(admin, kafka.group_id, timeout_s=answer_s)).members:
-            return Offsets(left=tuple(place.partition for place in places))
-        before = await committed_offsets(admin, kafka.group_id, places, timeout_s=answer_s)
-        gate = asyncio.Semaphore(AT_ONCE)
+        return await settle_offsets(admin, kafka, beginnings, writer)
 
-        async def one(place: TopicPartition) -> str:
-            async with gate:
-                return await _commit(admin, settings, place, beginnings[place], before[place])
 
-        done = await asyncio.gather(*(one(place) for place in places))
+async def settle_offsets(
+    coordinator: Questions,
+    kafka: KafkaSettings,
+    beginnings: Mapping[TopicPartition, int],
+    make_writer: Callable[[TopicPartition], OffsetWriter],
+) -> Offsets:
+    """As `commit_offsets`, for partitions whose beginnings are known. Raises `KafkaError` besides."""
+    places = sorted(beginnings)
+    answer_s = _patience_s(kafka)
+    if (await describe_group(coordinator, kafka.group_id, timeout_s=answer_s)).members:
+        return Offsets(left=tuple(place.partition for place in places))
+    before = await committed_offsets(coordinator, kafka.group_id, places, timeout_s=answer_s)
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(place: TopicPartition) -> str:
+        async with gate:
+            return await _commit(
+                coordinator, kafka, place, make_writer(place), beginning=beginnings[place], before=before[place]
+            )
+
+    done = await asyncio.gather(*(one(place) for place in places))
     became = list(zip(places, done, strict=True))
     return Offsets(**{what: tuple(place.partition for place, it in became if it == what) for what in set(done)})
 
 
 async def _commit(
-    admin: Administrator,
-    settings: Settings,
+    coordinator: Questions,
+    kafka: KafkaSettings,
     place: TopicPartition,
+    writer: OffsetWriter,
+    *,
     beginning: int,
     before: OffsetAndMetadata | None,
 ) -> str:
@@ -80,17 +118,9 @@ async def _commit(
     `before` is what the group had committed before the writer started. A group's offset never falls while it has no
     members, so an offset that is lower afterwards, or gone, is an answer not to be acted on.
     """
-    kafka = settings.kafka
-    writer = PartitionWriter(
-        PartitionKey(*place),
-        kafka,
-        kafka_arguments(kafka),
-        timeout_s=kafka.request_timeout_ms / 1000,
-        transaction_timeout_ms=kafka.transaction_timeout_ms,
-    )
     try:
         await writer.start()
-        committed = await _committed_now(admin, settings, place)
+        committed = await _committed_now(coordinator, kafka, place)
         if before is not None and (committed is None or committed.offset < before.offset):
             raise KafkaUnavailable(
                 f"Kafka at {kafka.bootstrap_servers} contradicts itself about the group {kafka.group_id}: partition "
@@ -110,11 +140,17 @@ async def _commit(
     return "committed" if fresh else "refreshed"
 
 
-async def _committed_now(admin: Administrator, settings: Settings, place: TopicPartition) -> OffsetAndMetadata | None:
+async def _committed_now(
+    coordinator: Questions, kafka: KafkaSettings, place: TopicPartition
+) -> OffsetAndMetadata | None:
     """Read the committed offset, twice where the first answer is "none": the coordinator is looked up for each."""
-    answer_s = settings.kafka.request_timeout_ms / 1000
     for _ in range(2):
-        committed = (await committed_offsets(admin, settings.kafka.group_id, [place], timeout_s=answer_s))[place]
-        if committed is not None:
+        found = await committed_offsets(coordinator, kafka.group_id, [place], timeout_s=_patience_s(kafka))
+        if (committed := found[place]) is not None:
             return committed
     return None
+
+
+def _patience_s(kafka: KafkaSettings) -> float:
+    """Return how long one partition's coordinators may take: one broker may have died just now."""
+    return max(kafka.request_timeout_ms / 1000, CLUSTER_S_MAX)

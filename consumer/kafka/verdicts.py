@@ -15,6 +15,7 @@ from darkroom.consumer.core.events import Refusal
 from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.consumer.worker.ports import PublicationRefused
 from darkroom.producer.kafka.denials import DENIED, chain, denial
+from darkroom.producer.kafka.remedies import CLOCKS
 from darkroom.schemas.settings import KafkaSettings
 
 
@@ -68,6 +69,10 @@ def _topic_gone(error: BaseException, _partition: PartitionKey, _kafka: KafkaSet
     return _no_topic(str(error.args[0]) if error.args else "that it publishes to")
 
 
+def _other_time(_error: BaseException, _partition: PartitionKey, _kafka: KafkaSettings) -> str:
+    return CLOCKS
+
+
 def _refused(error: BaseException, _partition: PartitionKey, _kafka: KafkaSettings) -> str:
     return f"the broker refuses it ({error})."
 
@@ -78,5 +83,6 @@ _VERDICTS: Final[tuple[tuple[tuple[type[BaseException], ...], Refusal, _Sentence
     ((errors.OffsetMetadataTooLargeError,), Refusal.METADATA, _too_much_metadata),
     (DENIED, Refusal.RIGHTS, _right),
     ((errors.UnknownTopicOrPartitionError, errors.InvalidTopicError), Refusal.TOPIC, _topic_gone),
+    ((errors.InvalidTimestampError,), Refusal.OTHER, _other_time),
     ((errors.PolicyViolationError, errors.InvalidRequiredAcksError), Refusal.OTHER, _refused),
 )

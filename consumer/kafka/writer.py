@@ -26,8 +26,8 @@ from aiokafka.structs import OffsetAndMetadata
 from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.consumer.kafka.verdicts import refused
 from darkroom.consumer.worker.ports import BrokerUnavailable, OutgoingRecord, PublicationUnknown, WriterFenced
+from darkroom.producer.kafka.broker_client import harden
 from darkroom.producer.kafka.denials import denial, lacks
-from darkroom.producer.kafka.passwords import renew_password
 from darkroom.schemas.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class PartitionWriter:
             transactional_id=f"{kafka.group_id}-{partition.topic}-{partition.partition}",
             acks="all",
         )
-        renew_password(self._producer.client)
+        harden(self._producer.client)
 
     async def start(self) -> None:
         """Take over the transactional id. Raises `BrokerUnavailable`: `InitProducerId` retries for ever by itself."""

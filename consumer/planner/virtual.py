@@ -156,7 +156,7 @@ class VirtualDevice:
         held = self._jobs[job_id] = HeldJob(RenderJob(job_id, request))
         slots = GUIDED_SLOTS if request.guidance_scale > 1 else 1
         rows = [
-            VirtualRow(RowId(job_id, image), key, request.steps, slots, slots if request.pose is not None else 0)
+            VirtualRow(RowId(job_id, image), key, request.calls, slots, slots if request.pose is not None else 0)
             for image in range(request.count)
         ]
         self._prepare_free_at = max(self._clock.now(), self._prepare_free_at) + self._prepare_s

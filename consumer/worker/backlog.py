@@ -80,7 +80,7 @@ def _kind_of(request: RenderRequest, info: ModelInfo) -> _Kind:
     return _Kind(
         request.height // info.latent_factor,
         request.width // info.latent_factor,
-        request.steps,
+        request.calls,
         guided=request.guidance_scale > 1,
         posed=request.pose is not None,
     )

@@ -182,9 +182,10 @@ def _payload(key: JobKey, record: Record, decoded: Decoded, wall: datetime) -> P
 
 def _about_prompts(request: GenerationRequest) -> tuple[str, ...]:
     """Warnings of what another tool would not have read as text."""
-    warnings = warnings_of(request.prompt)
+    is_weighted = request.prompt_syntax == "weighted"
+    warnings = warnings_of(request.prompt, is_weighted=is_weighted)
     negative = request.negative_prompt
-    return (*warnings, *warnings_of(negative, "negative_prompt")) if negative else warnings
+    return (*warnings, *warnings_of(negative, "negative_prompt", is_weighted=is_weighted)) if negative else warnings
 
 
 def _verdict(rejected: RequestRejected | None) -> Verdict | None:

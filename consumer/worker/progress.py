@@ -21,7 +21,7 @@ from darkroom.consumer.core.partition_key import JobKey
 from darkroom.consumer.worker.intake import Payload
 from darkroom.inference import types as engine_says
 from darkroom.inference.types import EngineEvent, JobId, Preview
-from darkroom.producer.kafka.passwords import renew_password
+from darkroom.producer.kafka.broker_client import harden
 from darkroom.producer.outages import KAFKA
 from darkroom.schemas.events.pose import InlinePicture
 from darkroom.schemas.events.progress import Progress, Stage
@@ -110,7 +110,7 @@ class ProgressFeed:
             request_id=payload.request_id,
             tenant=payload.tenant,
             stage=stage,
-            steps_done=min(steps_done, payload.render.steps),
+            steps_done=payload.render.steps_after(steps_done),
             steps_total=payload.render.steps,
             preview=None if preview is None else InlinePicture(inline=base64.b64encode(preview.content).decode()),
             worker=self._worker,
@@ -122,7 +122,7 @@ class ProgressFeed:
         """Send what is queued, until cancelled. While Kafka is away, what does not fit into the queue is dropped."""
         while True:
             producer = AIOKafkaProducer(**self._arguments, acks=1)
-            renew_password(producer.client)
+            harden(producer.client)
             try:
                 await producer.start()
                 await self._send(producer)

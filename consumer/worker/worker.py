@@ -23,6 +23,7 @@ from darkroom.consumer.worker.health import Health, HealthServer
 from darkroom.consumer.worker.idle_time import DeviceWaits
 from darkroom.consumer.worker.intake import Intake
 from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
+from darkroom.consumer.worker.open_files import allow_open_files
 from darkroom.consumer.worker.pod_cost import PodApi, PodCost
 from darkroom.consumer.worker.ports import Broker, BrokerUnavailable
 from darkroom.consumer.worker.progress import ProgressFeed
@@ -144,6 +145,7 @@ class Worker:
 
     async def run(self) -> bool:
         """Serve until `drain`. Returns whether all begun work was finished. Raises as `Driver.run` does."""
+        allow_open_files()
         try:
             async with self._beside():
                 return await self.driver.run()

@@ -191,7 +191,7 @@ class SimulatedDevice(Device[SimulatedRow]):
                 SimulatedRow(
                     row_id=RowId(job.job_id, index),
                     batch_key=key,
-                    steps_total=request.steps,
+                    steps_total=request.calls,
                     request=request,
                     shown=_shown(request, pose, request.seed + index),
                     trouble=trouble,

@@ -25,16 +25,19 @@ def field_options() -> dict[str, click.Option]:
             field = GenerationRequest.model_fields[name]
             options[name] = click.Option(
                 [f"--{name.replace('_', '-')}"],
-                type=_click_type(value_type(field.annotation)),
+                type=_click_type(value_type(field.annotation), is_open=facts.option.metavar is not None),
                 metavar=facts.option.metavar,
                 help=facts.option.help or field.description,
             )
     return options
 
 
-def _click_type(kind: Any) -> Any:
-    """Return click's type of an option. The event's model reads the text of whatever is no choice and no number."""
-    if get_origin(kind) is Literal:
+def _click_type(kind: Any, *, is_open: bool) -> Any:
+    """Return click's type of an option. The event's model reads the text of whatever is no choice and no number.
+
+    `is_open`: further texts than those of a closed list are understood.
+    """
+    if get_origin(kind) is Literal and not is_open:
         return click.Choice(get_args(kind))
     return kind if kind in (int, float) else str
 
@@ -46,11 +49,11 @@ def pose_of(file: Path | None, size: str | None, photo: Path | None) -> dict[str
 
     if photo is not None:
         if file is not None or size is not None:
-            raise click.UsageError("Give either --pose, with --pose-size or without, or --photo.")
+            raise click.UsageError("Give either --photo or --pose, which may come with --pose-size.")
         return photo_of(photo)
     if file is None:
         if size is not None:
-            raise click.UsageError("--pose-size says how to read the keypoints of --pose: give both.")
+            raise click.UsageError("--pose-size belongs to the keypoints of --pose: give both.")
         return None
     try:
         pixels = None if size is None else size_of(size)
@@ -71,7 +74,7 @@ def adapter_of(option: str | None) -> dict[str, Any] | None:
     try:
         return {"name": name, "weight": float(weight)} if separator else {"name": weight}
     except ValueError as error:
-        raise click.UsageError(f"--adapter {option}: the weight after = is a number, as in ink=0.8.") from error
+        raise click.UsageError(f"--adapter {option}: the weight after = must be a number, as in ink=0.8.") from error
 
 
 def labels_of(labels: tuple[str, ...]) -> dict[str, str] | None:

@@ -186,10 +186,11 @@ def _from_options(
 ) -> GenerationRequest:
     """Return the request that the options describe. Raises `click.UsageError` that names a wrong field."""
     from darkroom.producer.client.request_files import RequestUnreadable, new_request_id, request_of
+    from darkroom.schemas.events.samplers import in_our_names
 
     output = {"format": options["image_format"], "quality": options["quality"]}
     try:
-        return request_of(
+        asked = in_our_names(
             {
                 "request_id": request_id or new_request_id(),
                 **{name: options[name] for name in field_options()},
@@ -198,9 +199,9 @@ def _from_options(
                 "adapter": adapter_of(options["adapter"]),
                 "labels": labels_of(labels),
                 "progress": "steps" if progress else None,
-            },
-            bytes_max=settings.limits.request_bytes_max,
+            }
         )
+        return request_of(asked, bytes_max=settings.limits.request_bytes_max)
     except RequestUnreadable as error:
         raise click.UsageError(f"These options do not make a valid request: {error}") from error
 

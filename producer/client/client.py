@@ -28,9 +28,9 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from darkroom.producer.client.arrivals import Arrivals, Identity
+from darkroom.producer.kafka.broker_client import harden
 from darkroom.producer.kafka.connection import KafkaUnavailable, connecting_to_kafka, kafka_arguments, reaching_kafka
 from darkroom.producer.kafka.passed_over import PassedOver
-from darkroom.producer.kafka.passwords import renew_password
 from darkroom.producer.kafka.reader import GROWTH_CHECK_S, STOP_S_MAX, TopicPartition, TopicReader
 from darkroom.schemas.errors import ErrorCode, EventUnreadable, RequestRejected
 from darkroom.schemas.events.completion import Completion, Source
@@ -135,7 +135,7 @@ class Client:
             # aiokafka's five minutes would keep partitions that were added without requests for so long.
             metadata_max_age_ms=kafka.metadata_max_age_ms,
         )
-        renew_password(producer.client)
+        harden(producer.client)
         try:
             async with connecting_to_kafka(kafka, "starting to send"):
                 async with asyncio.timeout(kafka.request_timeout_ms / 1000):  # it asks for a producer id without limit

@@ -20,7 +20,7 @@ from aiokafka.errors import (
     StaleMetadata,
 )
 
-from darkroom.producer.kafka.passwords import renew_password
+from darkroom.producer.kafka.broker_client import harden
 
 __all__ = ["Administrator"]
 
@@ -39,7 +39,25 @@ class Administrator(AIOKafkaAdminClient):  # type: ignore[misc]
     def __init__(self, **arguments: Any) -> None:
         """Take what `connection.kafka_arguments` makes; a password in a file is read again when it changes."""
         super().__init__(**arguments)
-        renew_password(self._client)
+        harden(self._client)
+
+    async def start(self) -> None:
+        """Connect to one of the brokers that the cluster names, where those listen that clients are to use.
+
+        Raises `KafkaConnectionError` where none is reached there, although one answered at the bootstrap address.
+        """
+        await super().start()
+        nodes = [one.nodeId for one in self._client.cluster.brokers()]
+        asking = [asyncio.ensure_future(self._client.ready(node)) for node in nodes]
+        try:
+            for one in asyncio.as_completed(asking):
+                if await one:
+                    return
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        raise KafkaConnectionError("none of the brokers is reached at the address that it tells clients to use")
 
     async def _send_request(self, request: Any, node_id: int | None = None) -> Any:
         """Ask one broker, or, without a `node_id`, one after the other until one answers.

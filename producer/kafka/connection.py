@@ -13,6 +13,7 @@ from darkroom.producer.kafka.administrator import Administrator
 from darkroom.producer.kafka.denials import denial
 from darkroom.producer.kafka.passwords import Password
 from darkroom.producer.kafka.refusals import refusal
+from darkroom.producer.kafka.remedies import remedy
 from darkroom.producer.kafka.tls import KAFKA, client_context
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def reaching_kafka(kafka: KafkaSettings, doing: str, *, operation: str | None = 
     except (KafkaError, OSError, TimeoutError) as error:
         if (denied := denial(error, kafka, operation=operation)) is not None:
             raise KafkaDenied(f"Kafka at {kafka.bootstrap_servers} refused while {doing}: {denied}") from error
+        if (known := remedy(error, kafka)) is not None:
+            raise KafkaUnavailable(f"Kafka at {kafka.bootstrap_servers} refused while {doing}: {known}") from error
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise KafkaUnavailable(
             f"Kafka at {kafka.bootstrap_servers} did not do its part while {doing} ({said}). Check that it runs and "

@@ -19,7 +19,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer import fetcher as fetching
 
-from darkroom.producer.kafka.passwords import renew_password
+from darkroom.producer.kafka.broker_client import harden
 from darkroom.producer.kafka.record_batches import Batches, Doubted
 
 __all__ = ["RecordConsumer"]
@@ -36,7 +36,7 @@ class RecordConsumer(AIOKafkaConsumer):  # type: ignore[misc]
 
     def __init__(self, *topics: str, **arguments: Any) -> None:
         super().__init__(*topics, **arguments)
-        renew_password(self._client)
+        harden(self._client)
 
     @property
     def _fetcher(self) -> Any:

@@ -27,6 +27,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     IncompatibleBrokerVersion,
+    InconsistentGroupProtocolError,
     KafkaError,
     UnsupportedVersionError,
     for_code,
@@ -135,7 +136,7 @@ async def describe_group(admin: Questions, group_id: str, *, timeout_s: float) -
         code, _, state, protocol_type, _, members = described[:6]
         _raise_for(code, group_id)
         if protocol_type not in (_CONSUMER, _NO_PROTOCOL_TYPE):
-            raise KafkaError(f"the group {group_id} is one of {protocol_type!r} members, not of consumers")
+            raise InconsistentGroupProtocolError(f"the group {group_id} has {protocol_type!r} members, not consumers")
         return Group(state, tuple(Member(one[1], _assigned(one[4])) for one in members))
 
     group = await _ask_coordinator(admin, group_id, DescribeGroupsRequest([group_id]), read, timeout_s=timeout_s)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiokafka import TopicPartition
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError, TopicAuthorizationFailedError
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaTimeoutError, TopicAuthorizationFailedError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from darkroom.producer.kafka.administrator import Administrator
+from darkroom.producer.kafka.broker_client import CLUSTER_S_MAX
 from darkroom.producer.kafka.client_tasks import ended_task
 from darkroom.producer.kafka.connection import (
     KafkaDenied,
@@ -105,12 +106,12 @@ class TopicReader:
     async def beginnings(self) -> dict[TopicPartition, int]:
         """The first offset of each partition that is still there."""
         with self._reaching("asking for offsets"):
-            return dict(await self._consumer.beginning_offsets(sorted(self._partitions)))
+            return await _until_told(lambda: self._consumer.beginning_offsets(sorted(self._partitions)))
 
     async def stable_ends(self) -> dict[TopicPartition, int]:
         """The last stable offset of each partition: what is before it is there for everyone and will not change."""
         with self._reaching("asking for offsets"):
-            return dict(await self._consumer.end_offsets(sorted(self._partitions)))
+            return await _until_told(lambda: self._consumer.end_offsets(sorted(self._partitions)))
 
     async def high_watermarks(self) -> dict[TopicPartition, int]:
         """Where each partition ends, records of open transactions included."""
@@ -119,7 +120,7 @@ class TopicReader:
         with self._reaching("asking for offsets"):
             await _start(everything)
             try:
-                return dict(await everything.end_offsets(sorted(self._partitions)))
+                return await _until_told(lambda: everything.end_offsets(sorted(self._partitions)))
             finally:
                 await everything.stop()
 
@@ -191,6 +192,17 @@ async def _start(consumer: RecordConsumer) -> None:
         await consumer.stop()
         raise
     await asyncio.sleep(0)
+
+
+async def _until_told(ask: Callable[[], Awaitable[dict[TopicPartition, int]]]) -> dict[TopicPartition, int]:
+    """Ask for offsets until every partition's leader has told, or raise the last error after `CLUSTER_S_MAX`."""
+    deadline = time.monotonic() + CLUSTER_S_MAX
+    while True:
+        try:
+            return dict(await ask())
+        except KafkaTimeoutError:
+            if time.monotonic() > deadline:
+                raise
 
 
 async def _missing(admin: Administrator, kafka: KafkaSettings, topics: Sequence[str]) -> KafkaUnavailable:

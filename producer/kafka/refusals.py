@@ -1,4 +1,4 @@
-"""Why Kafka lets a client not in: a certificate, a password, a listener that speaks something else.
+"""Why Kafka lets a client not in: a certificate, a password, a listener that speaks something else or sends it away.
 
 aiokafka's clients keep the reason to their log and say only that they reached no broker. So where one fails to
 connect, a single connection is opened once more, and its own error is read.
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 ASKING_S_MAX: Final = 5.0
 """How long the reason is looked for, all brokers together: a refusal comes at once."""
+REDIRECTED_S_MAX: Final = 3.0
+"""How long one address may take that a broker sends clients on to."""
+REDIRECTED_MAX: Final = 5
+"""Such addresses that are tried and named."""
 _SAID_CHARACTERS_MAX: Final = 200
 _PROTOCOL: Final = "Check that DARKROOM_KAFKA__SECURITY_PROTOCOL is what it speaks at this port."
 
@@ -38,26 +42,48 @@ async def refusal(kafka: KafkaSettings, arguments: Mapping[str, Any]) -> Trouble
     try:
         async with asyncio.timeout(ASKING_S_MAX):
             for host, port, _family in collect_hosts(kafka.bootstrap_servers, randomize=False):
-                error = await _error_of(host, port, connecting)
-                trouble = None if error is None else _trouble_of(kafka, error)
-                if error is None or trouble is not None:
+                answer = await _answer_of(host, port, connecting)
+                if not isinstance(answer, Exception):
+                    return await _redirected(kafka, answer, connecting)
+                if (trouble := _trouble_of(kafka, answer)) is not None:
                     return trouble
     except TimeoutError:
         pass
     return None
 
 
-async def _error_of(host: str, port: int, connecting: dict[str, Any]) -> Exception | None:
-    """Connect, log in and ask something: a listener that wants a log-in answers nothing without one."""
+async def _answer_of(host: str, port: int, connecting: dict[str, Any]) -> list[tuple[str, int]] | Exception:
+    """Connect, log in and ask where the brokers are: a listener that wants a log-in answers nothing without one."""
     try:
         connection = await create_conn(host, port, **connecting)
         try:
-            await connection.send(MetadataRequest([]))
+            answer = await connection.send(MetadataRequest([]))
         finally:
             connection.close()
     except (KafkaError, OSError) as error:  # a time-out is an OSError
         return error
-    return None
+    return [(one[1], one[2]) for one in answer.brokers]
+
+
+async def _redirected(
+    kafka: KafkaSettings, brokers: list[tuple[str, int]], connecting: dict[str, Any]
+) -> Trouble | None:
+    """Say so where none of the addresses that the brokers tell clients to use is reached from here."""
+    limited = connecting | {"request_timeout_ms": min(REDIRECTED_S_MAX * 1000, connecting["request_timeout_ms"])}
+    answers = await asyncio.gather(*(_answer_of(host, port, limited) for host, port in brokers[:REDIRECTED_MAX]))
+    errors = [one for one in answers if isinstance(one, Exception)]
+    if not errors or len(errors) < len(answers):
+        return None
+    trouble = _trouble_of(kafka, errors[0])
+    said = (
+        bounded(str(errors[0]) or type(errors[0]).__name__, _SAID_CHARACTERS_MAX) if trouble is None else trouble.what
+    )
+    named = ", ".join(f"{host}:{port}" for host, port in brokers[:REDIRECTED_MAX])
+    return Trouble(
+        f"it answers there and sends clients on to {named}, where no client gets in "
+        f"({bounded(said, _SAID_CHARACTERS_MAX)})",
+        "Let the brokers' advertised.listeners name addresses that this machine reaches.",
+    )
 
 
 def _trouble_of(kafka: KafkaSettings, error: Exception) -> Trouble | None:

@@ -23,8 +23,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, MessageSizeTooLargeError, ProducerFenced
 from aiokafka.partitioner import DefaultPartitioner
 
+from darkroom.producer.kafka.broker_client import harden
 from darkroom.producer.kafka.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
-from darkroom.producer.kafka.passwords import renew_password
 from darkroom.producer.kafka.record_batches import Headers, SingleRecordBatch
 from darkroom.producer.outcomes.dead_letter_log import DeadLetterLog, Filter, Letter
 from darkroom.producer.outcomes.dead_letters import LetterUnreadable, Original, coordinates
@@ -103,7 +103,7 @@ class Replayer:
             transactional_id=f"{self._settings.topics.dead_letters}-replay",
             transaction_timeout_ms=kafka.transaction_timeout_ms,
         )
-        renew_password(self._producer.client)
+        harden(self._producer.client)
         try:
             with reaching_kafka(kafka, "starting a replay"):
                 async with asyncio.timeout(kafka.request_timeout_ms / 1000):  # it asks for its epoch without limit

@@ -25,6 +25,7 @@ from darkroom.schemas.events.fields import (
     Timestamp,
 )
 from darkroom.schemas.events.pose import Pose
+from darkroom.schemas.events.samplers import Sampler, Schedule
 from darkroom.schemas.names import DEFAULT_TENANT
 
 SEED_MAX: Final = 2**53 - 1
@@ -32,6 +33,8 @@ SEED_MAX: Final = 2**53 - 1
 COUNT_MAX: Final = 8
 """Images of one request: they are all or nothing, so a request must stay a small part of the device's work."""
 STEPS_MAX: Final = 150
+CLIP_SKIP_MAX: Final = 9
+"""SDXL's first text encoder has 12 layers, of which the last is never used."""
 SIDE_MIN, SIDE_MAX = 16, 4096
 """No model of this family paints outside of these; a deployment's own bounds are settings."""
 PRESET_STEPS: Final[dict[str, int]] = {"fast": 22, "quality": 35}
@@ -133,9 +136,48 @@ class GenerationRequest(BaseModel):
         OrDefault[Annotated[float, Field(ge=0.0, le=30.0)]], FieldFacts(digest=Named.ALWAYS, option=Option("X"))
     ] = Field(default=5.0, description="Classifier-free guidance, 0-30; off at 1 and below.")
     sampler: Annotated[
-        OrDefault[Literal["euler_ancestral", "euler"]],
-        FieldFacts(digest=Named.ALWAYS, option=Option(help="euler_ancestral is the default.")),
-    ] = Field(default="euler_ancestral", description="The sampler.")
+        OrDefault[Sampler],
+        FieldFacts(
+            digest=Named.ALWAYS,
+            option=Option("NAME", "euler_ancestral is the default; other tools' names are understood."),
+        ),
+    ] = Field(
+        default="euler_ancestral",
+        description="The sampler. dpmpp_sde and heun call the model twice a step; lcm and tcd are for models and LoRAs "
+        "that were distilled for them.",
+    )
+    schedule: Annotated[
+        Schedule | None, FieldFacts(option=Option(help="The noise schedule; the model's own when left out."))
+    ] = Field(
+        default=None,
+        description="The noise schedule; null for the model's own. ddim takes sgm_uniform alone, lcm and tcd none.",
+    )
+    guidance_start: Annotated[OrDefault[Fraction], FieldFacts(option=Option("X"))] = Field(
+        default=0.0,
+        description="The fraction of the steps at which guidance begins; before it, it is off.",
+    )
+    guidance_end: Annotated[OrDefault[Fraction], FieldFacts(option=Option("X"))] = Field(
+        default=1.0, description="The fraction of the steps at which guidance ends; above guidance_start."
+    )
+    guidance_rescale: Annotated[OrDefault[Fraction], FieldFacts(option=Option("X"))] = Field(
+        default=0.0,
+        description="How far the guided prediction is brought back to the prompt's own spread, 0-1, against burnt "
+        "pictures; 0.7 is usual for models that predict v.",
+    )
+    prompt_syntax: Annotated[
+        OrDefault[Literal["plain", "weighted"]],
+        FieldFacts(option=Option(help="weighted: (x:1.3), [x], BREAK and up to 300 tokens; plain is the default.")),
+    ] = Field(
+        default="plain",
+        description="plain: prompts are text, 77 tokens of it. weighted: (x), (x:1.3), [x], escapes and BREAK as in "
+        "Stable Diffusion web UI, in up to four chunks of 75 tokens.",
+    )
+    clip_skip: Annotated[
+        OrDefault[Annotated[int, Field(ge=0, le=CLIP_SKIP_MAX), WHOLE]], FieldFacts(option=Option("N"))
+    ] = Field(
+        default=0,
+        description="Layers of the text encoders left out, as diffusers counts: 0 is other tools' clip skip 2.",
+    )
     seed: Annotated[
         Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] | None,
         FieldFacts(
@@ -192,6 +234,8 @@ class GenerationRequest(BaseModel):
     def _parts_fit(self) -> GenerationRequest:
         if self.control_start >= self.control_end:
             raise ValueError("control_start must be below control_end")
+        if self.guidance_start >= self.guidance_end:
+            raise ValueError("guidance_start must be below guidance_end")
         if self.seed is not None and self.seed + self.count - 1 > SEED_MAX:
             raise ValueError(f"seed + count - 1 must be at most {SEED_MAX}, the last image's seed")
         return self

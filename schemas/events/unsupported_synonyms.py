@@ -37,9 +37,8 @@ _GROUPS: Final[Mapping[str, str]] = {
     "enhance_prompt": "expand_prompt prompt_weighting use_prompt_weighting",
     "prompt_2": "clip_l_text open_clip_g_text positive_style_prompt prompt_3 separate_clip_l separate_open_clip_g",
     "negative_prompt_2": "negative_prompt_3 zero_negative_prompt",
-    "clip_skip": "clip_weight",
-    "guidance_rescale": "distilled_guidance_scale flux_guidance_scale guidance_embed "
-    "perturbed_attention_guidance_scale",
+    "clip_guidance_preset": "clip_weight",
+    "pag": "distilled_guidance_scale flux_guidance_scale guidance_embed perturbed_attention_guidance_scale",
     "sigmas": "rho sigma_max sigma_min start_at_step",
     "eta": "stochastic_sampling_gamma",
     "model": "ckpt_path sd_version unet_name use_stable_diffusion_model use_vae_model",

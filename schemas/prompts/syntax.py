@@ -22,6 +22,7 @@ _NEAR_CHARACTERS: Final = 60
 """How far around a word in capitals its neighbours are looked for."""
 
 _Found = Iterator[tuple[int, str]]
+_Rules = tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], bool]], ...]
 _LETTER = re.compile(r"[^\W\d_]")
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 """A backslash takes a bracket its meaning in A1111 and ComfyUI."""
@@ -53,9 +54,14 @@ _OPTION = re.compile(
 _PART = re.compile(r"(?<=\S)::[+-]?\d{0,3}(?:\.\d{1,3})?(?=\s|,|\Z)")
 
 
-def warnings_of(prompt: str, field: str = "prompt") -> tuple[str, ...]:
-    """Return a sentence where `prompt` has syntax of another tool, which quotes it; else nothing. Takes linear time."""
-    if _MARKS.search(prompt) is None or not (found := sorted(set(_pieces(prompt)))):
+def warnings_of(prompt: str, field: str = "prompt", *, is_weighted: bool = False) -> tuple[str, ...]:
+    """Return a sentence where `prompt` has syntax of another tool, which quotes it; else nothing. Takes linear time.
+
+    In a weighted prompt, weights, square brackets and BREAK are read as such.
+    """
+    if _MARKS.search(prompt) is None or not (
+        found := sorted(set(_pieces(prompt, _UNWEIGHTED if is_weighted else _RULES)))
+    ):
         return ()
     shown = ", ".join(bounded(piece, _PIECE_CHARACTERS_MAX) for _, piece in found[:SHOWN_MAX])
     more = f" and {len(found) - SHOWN_MAX} more" if len(found) > SHOWN_MAX else ""
@@ -67,10 +73,10 @@ def _is_lora(piece: str) -> bool:
     return piece.lower().startswith(("<lora:", "<lyco", "withlora("))
 
 
-def _pieces(prompt: str) -> _Found:
+def _pieces(prompt: str, rules: _Rules) -> _Found:
     """The places and the words of what another tool would not read as text."""
     text = _ESCAPED.sub("  ", prompt)
-    for pattern, holds in _RULES:
+    for pattern, holds in rules:
         for match in pattern.finditer(text):
             if holds(match):
                 begin, end = match.span()
@@ -113,7 +119,7 @@ def _words(text: str) -> list[str]:
     return [word for one in _WORD.sub(" ", text).split() if len(word := "".join(_LETTER.findall(one))) > 1]
 
 
-_RULES: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], bool]], ...]] = (
+_RULES: Final[_Rules] = (
     (_TAG, _always),
     (_WEIGHT, _is_weighted),
     (_DOUBLED, _has_words),
@@ -126,3 +132,4 @@ _RULES: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], bool]], ...
     (_OPTION, _always),
     (_PART, _always),
 )
+_UNWEIGHTED: Final = tuple(rule for rule in _RULES if rule[0] not in (_WEIGHT, _DOUBLED, _SQUARE, _WORD))

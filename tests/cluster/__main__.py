@@ -1,7 +1,7 @@
 """`python -m tests.cluster --minutes 20`: rolling restarts of three brokers, and whether anything is missing.
 
 Exit code 0 only when every record had its one outcome and readiness said in time what was the matter. `--kafka 3.9.2`
-runs that version instead of the embedded one; Maven fetches it.
+runs that version instead of the embedded one. Maven fetches it, and the console consumer of either.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from darkroom.consumer.stack import Stack
+from darkroom.consumer.stack.jars import KAFKA_VERSION
 from darkroom.producer.logs import configure
 from darkroom.schemas.settings import LogSettings
 from tests.cluster.jars import jars_of
@@ -34,12 +35,14 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="darkroom-cluster-"))
     folder.mkdir(parents=True, exist_ok=True)
+    tools = jars_of(arguments.kafka or KAFKA_VERSION, folder / "jars")
     plan = Plan(
         seconds=arguments.minutes * 60,
         rate_per_s=arguments.rate,
         workers=arguments.workers,
         seed=arguments.seed,
-        jars=None if arguments.kafka is None else jars_of(arguments.kafka, folder / "jars"),
+        jars=None if arguments.kafka is None else tools,
+        tools=tools,
     )
     stack = Stack(folder / "stack")
     good = False

@@ -22,8 +22,10 @@ from darkroom.consumer.stack.download import fetch_kafka
 from darkroom.consumer.stack.java import find_java
 from darkroom.consumer.stack.ports import LOOPBACK, free_ports
 from darkroom.consumer.stack.settings import load_settings
+from tests.cluster.certificates import Certificates
 
-START_S_MAX: Final = 90.0
+START_S_MAX: Final = 240.0
+"""On a machine that does ten other things a broker takes a minute, and one that ended is noticed at once."""
 STOP_S_MAX: Final = 60.0
 POLL_S: Final = 0.1
 HEAP_MB: Final = 256
@@ -33,9 +35,15 @@ SASL: Final = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "super.users": "User:ANONYMOUS",
     "sasl.enabled.mechanisms": "PLAIN",
-    "listener.name.sasl_plaintext.plain.sasl.jaas.config": (
+    "listener.name.{listener}.plain.sasl.jaas.config": (
         f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{APP}="{APP_PASSWORD}";'
     ),
+}
+TLS: Final = {
+    # A client has to show a certificate and to log in as well: the log-in is who it is.
+    "ssl.keystore.type": "PEM",
+    "ssl.truststore.type": "PEM",
+    "listener.name.sasl_ssl.ssl.client.auth": "required",
 }
 AUTHORIZED: Final = {
     # Everybody is ANONYMOUS on a plain listener. Brokers are that too, so a test denies rights one by one.
@@ -55,11 +63,16 @@ class Brokers:
         properties: Mapping[str, str] | None = None,
         *,
         users_log_in: bool = False,
+        certificates: Certificates | None = None,
         jars: Path | None = None,
     ) -> None:
-        """`jars` is a folder with another version of Kafka than the embedded one."""
+        """`jars` is a folder with another version of Kafka than the embedded one. Users come by TLS where there are
+        `certificates`."""
         self._folder = folder
         self._users_log_in = users_log_in
+        self._certificates = certificates
+        self.users_protocol = "SASL_PLAINTEXT" if certificates is None else "SASL_SSL"
+        """What the listener for users who log in speaks."""
         self._settings = load_settings()
         self._java = find_java(self._settings.java)
         self._jars = jars or fetch_kafka(self._settings, lambda _line: None)
@@ -76,7 +89,7 @@ class Brokers:
 
     @property
     def users_bootstrap_servers(self) -> str:
-        """Every broker's address for users who log in (SASL_PLAINTEXT)."""
+        """Every broker's address for users who log in."""
         return ",".join(f"{LOOPBACK}:{port}" for port in self._users)
 
     def __enter__(self) -> Self:
@@ -100,9 +113,11 @@ class Brokers:
     def start(self, node: int) -> None:
         """Start a node; `wait_until_ready` tells when it answers."""
         folder = self._folder / str(node)
+        if self._certificates is not None:
+            self._certificates.started(node)
         with (folder / "server.out").open("ab") as out:
             self._processes[node] = subprocess.Popen(
-                [*self._command(), "kafka.Kafka", str(folder / "server.properties")], stdout=out, stderr=out
+                [*self.java(), "kafka.Kafka", str(folder / "server.properties")], stdout=out, stderr=out
             )
 
     def wait_until_ready(self, node: int) -> None:
@@ -133,9 +148,10 @@ class Brokers:
         finally:
             process.send_signal(signal.SIGCONT)
 
-    def _command(self) -> list[str]:
-        flags = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", f"-Xmx{HEAP_MB}m")
-        return [str(self._java), *flags, "-cp", f"{self._jars}/*"]
+    def java(self, heap_mb: int = HEAP_MB, jars: Path | None = None) -> list[str]:
+        """Return the command that runs a class of Kafka's, or of a folder with other jars."""
+        flags = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", f"-Xmx{heap_mb}m")
+        return [str(self._java), *flags, "-cp", f"{jars or self._jars}/*"]
 
     def _format(self, node: int) -> None:
         folder = self._folder / str(node)
@@ -143,7 +159,7 @@ class Brokers:
         voters = ",".join(f"{one}@{LOOPBACK}:{port}" for one, port in enumerate(self._controllers))
         advertised = f"PLAINTEXT://{LOOPBACK}:{self._clients[node]}"
         if self._users_log_in:
-            advertised += f",SASL_PLAINTEXT://{LOOPBACK}:{self._users[node]}"
+            advertised += f",{self.users_protocol}://{LOOPBACK}:{self._users[node]}"
         replicas = str(self.count)
         synced = str(max(1, self.count - 1))
         properties = {
@@ -155,9 +171,9 @@ class Brokers:
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
             "listener.security.protocol.map": (
-                "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT"
+                "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL"
             ),
-            **(SASL if self._users_log_in else {}),
+            **self._security(node),
             "log.dirs": str(folder / "data"),
             "auto.create.topics.enable": "false",
             "default.replication.factor": replicas,
@@ -176,7 +192,21 @@ class Brokers:
         path = folder / "server.properties"
         path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
         tool = ("kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", str(path))
-        subprocess.run([*self._command(), *tool], check=True, capture_output=True, timeout=START_S_MAX)
+        subprocess.run([*self.java(), *tool], check=True, capture_output=True, timeout=START_S_MAX)
+
+    def _security(self, node: int) -> dict[str, str]:
+        if not self._users_log_in:
+            return {}
+        listener = self.users_protocol.lower()
+        properties = {name.replace("{listener}", listener): value for name, value in SASL.items()}
+        if self._certificates is None:
+            return properties
+        return {
+            **properties,
+            **TLS,
+            "ssl.keystore.location": str(self._certificates.servers[node]),
+            "ssl.truststore.location": str(self._certificates.clients_authority),
+        }
 
     def _brokers_seen_by(self, node: int) -> int:
         from aiokafka.protocol.metadata import MetadataRequest_v1

@@ -1,4 +1,4 @@
-"""Fetches the jars of another version of Kafka than the embedded one, with Maven."""
+"""Fetches the jars of a version of Kafka with Maven, its command-line tools included, which the embedded one lacks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ _PROJECT = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <dependencies>
     <dependency>
       <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{version}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{version}</version>
     </dependency>
     <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-nop</artifactId><version>1.7.36</version></dependency>
   </dependencies>

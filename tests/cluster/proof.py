@@ -2,14 +2,17 @@
 
 Every broker in turn is stopped cleanly, killed or frozen, each time until all replicas are in sync again, as whoever
 restarts a cluster does. Between the rounds other things befall the group: a member of the new protocol joins, the
-right to read is withdrawn and given back, an administrator changes topics. Then it is asked whether every record has
-its one outcome, and how long readiness took to say what was the matter.
+right to read is withdrawn and given back, an administrator changes topics, the user is limited by quotas. All the while
+certificates are issued anew, callers make jobs by HTTP, and Kafka's own console consumers come and go. Topics are an
+administrator's, with Kafka's defaults. Then it is asked whether every record has its one outcome, and how long
+readiness took to say what was the matter.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import itertools
 import json
 import os
@@ -22,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import urllib3
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
@@ -30,14 +33,19 @@ from darkroom.consumer.audit.audit import audit
 from darkroom.consumer.cli.init import _init
 from darkroom.producer.kafka.connection import KafkaUnavailable
 from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.names import Topic
 from darkroom.schemas.rights import Resource, Right, Role, rights_of
 from darkroom.schemas.settings import Settings, load_settings
 from tests.chaos.traffic import Mix, Traffic
 from tests.chaos.verdict import Verdict, judge
 from tests.chaos.watch import Book, Watcher
 from tests.cluster.brokers import APP, APP_PASSWORD, Brokers
+from tests.cluster.callers import Callers
+from tests.cluster.certificates import Certificates
+from tests.cluster.quotas import limited
 from tests.cluster.readiness import Timeline, follow
 from tests.cluster.rights import grant, withdraw
+from tests.cluster.strangers import Strangers
 from tests.integration.fleet import WorkerProcess
 from tests.new_protocol_member import joined_by_new_protocol
 
@@ -53,6 +61,13 @@ FROZEN_S = 20.0
 DOWN_S = 3.0
 WITHDRAWN_S = 25.0
 GUEST_S = 10.0
+LIMITED_S = 20.0
+LIMITS = {"producer_byte_rate": 20_000.0, "consumer_byte_rate": 20_000.0, "request_percentage": 20.0}
+"""What ten requests a second need, or a little less."""
+RENEW_S = 45.0
+CLIENT_VALID_FOR = datetime.timedelta(minutes=4)
+"""Longer than a renewal may be late: a broker's start comes between."""
+STRANGE_S, STRANGE_EVERY_S = 25.0, 60.0
 STEP_MS = 20
 SESSION_END_MS = 20_000
 ROLES = (Role.WORKER, Role.GATEWAY, Role.INIT, Role.AUDIT, Role.SEND)
@@ -70,11 +85,16 @@ class Plan:
     workers: int = 2
     ways: tuple[str, ...] = ("stop", "kill", "freeze")
     extras: bool = True
-    """A guest, a withdrawn right and an administrator's changes between the rounds."""
+    """A guest, a withdrawn right, quotas and an administrator's changes between the rounds."""
     seed: int = 1
     partitions: int = 6
     jars: Path | None = None
     """Another version of Kafka than the embedded one."""
+    tools: Path | None = None
+    """Kafka's jars with its tools: without them there are no console consumers."""
+
+
+_BAD = ("lowered", "bad_audits", "wrong_jobs", "told_wrongly", "slow")
 
 
 @dataclass(slots=True)
@@ -88,6 +108,15 @@ class Outcome:
     """Partitions whose offset `init` found absent although workers had them."""
     audits: int = 0
     bad_audits: list[str] = field(default_factory=list)
+    jobs_by_http: int = 0
+    wrong_jobs: list[str] = field(default_factory=list)
+    """Jobs that were made by HTTP, and of which HTTP told no success in time."""
+    read_by_strangers: int = 0
+    """Request records of which console consumers were told."""
+    told_wrongly: list[str] = field(default_factory=list)
+    """Request records for which console consumers were told two completions, or none."""
+    renewals: int = 0
+    """Of all certificates."""
     slow: list[str] = field(default_factory=list)
     """Readiness that was not what it should be in time."""
     busy: dict[str, float] = field(default_factory=dict)
@@ -101,16 +130,18 @@ class Outcome:
     @property
     def is_good(self) -> bool:
         """Whether nothing was lost, doubled or too slow."""
-        return self.verdict.is_good and not (self.lowered or self.bad_audits or self.slow)
+        return self.verdict.is_good and not any(getattr(self, name) for name in _BAD)
 
     def table(self) -> str:
         """For people."""
         lines = [
             self.verdict.table(),
             f"  init ran {self.initialized} times beside it, and refused {len(self.refused_to_initialize)} times",
-            f"  audits beside it: {self.audits}",
+            *(f"        {one}" for one in sorted(set(self.refused_to_initialize))[:6]),
+            f"  audits beside it: {self.audits}; jobs by HTTP: {self.jobs_by_http}; certificates issued anew: "
+            f"{self.renewals} times; outcomes read by console consumers: {self.read_by_strangers}",
         ]
-        for name in ("lowered", "bad_audits", "slow"):
+        for name in _BAD:
             found = getattr(self, name)
             lines += [f"  {len(found):4}  {name.replace('_', ' ')}", *(f"        {one}" for one in found[:20])]
         lines += [f"  {one}: device busy {share:.2f}" for one, share in self.busy.items()]
@@ -124,20 +155,25 @@ class Outcome:
 async def run(plan: Plan, store_environment: dict[str, str], folder: Path) -> Outcome:
     """Run a plan. The store is somebody else's; the brokers are the run's own, in `folder`."""
     properties = {"connections.max.reauth.ms": str(SESSION_END_MS)}
-    brokers = await asyncio.to_thread(
-        Brokers(folder / "brokers", 3, properties, users_log_in=True, jars=plan.jars).__enter__
-    )
+    certificates = Certificates(folder / "certificates", 3, client_valid_for=CLIENT_VALID_FOR)
+    cluster = Brokers(folder / "brokers", 3, properties, users_log_in=True, certificates=certificates, jars=plan.jars)
+    brokers = await asyncio.to_thread(cluster.__enter__)
     try:
-        return await _Proof(plan, brokers, store_environment, folder).run()
+        return await _Proof(plan, brokers, certificates, store_environment, folder).run()
     finally:
         await asyncio.to_thread(brokers.__exit__)
 
 
 class _Proof:
-    def __init__(self, plan: Plan, brokers: Brokers, store_environment: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self, plan: Plan, brokers: Brokers, certificates: Certificates, store_environment: dict[str, str], folder: Path
+    ) -> None:
         name = f"rolling-{uuid.uuid4().hex[:8]}"
         self._plan = plan
         self._brokers = brokers
+        self._certificates = certificates
+        self._starting = asyncio.Lock()
+        """Held while a broker reads its certificate."""
         self._folder = folder
         common = {
             **store_environment,
@@ -159,7 +195,10 @@ class _Proof:
         self._environment = {
             **common,
             "DARKROOM_KAFKA__BOOTSTRAP_SERVERS": brokers.users_bootstrap_servers,
-            "DARKROOM_KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+            "DARKROOM_KAFKA__SECURITY_PROTOCOL": brokers.users_protocol,
+            "DARKROOM_KAFKA__SSL_CAFILE": str(certificates.trusted),
+            "DARKROOM_KAFKA__SSL_CERTFILE": str(certificates.client),
+            "DARKROOM_KAFKA__SSL_KEYFILE": str(certificates.client),
             "DARKROOM_KAFKA__SASL_MECHANISM": "PLAIN",
             "DARKROOM_KAFKA__SASL_USERNAME": APP,
             "DARKROOM_KAFKA__SASL_PASSWORD": APP_PASSWORD,
@@ -169,9 +208,14 @@ class _Proof:
         self._book = Book()
         self._workers: list[WorkerProcess] = []
         self._timelines: list[Timeline] = []
+        self._strangers: Strangers | None = None
+        if plan.tools is not None:
+            java = brokers.java(jars=plan.tools)
+            self._strangers = Strangers(java, brokers.bootstrap_servers, self._settings.topics.completions, folder)
 
     async def run(self) -> Outcome:
         started = time.monotonic()
+        await self._make_topics()
         await _init(self._administrator, grow_partitions=False)
         async with self._admin() as admin:
             for role in ROLES:
@@ -179,19 +223,27 @@ class _Proof:
                     await grant(admin, APP, right)
         mix = Mix(self._plan.seed, steps=(10, 20, 30, 40), markers=False)
         traffic = Traffic(self._administrator, mix, self._book)
-        async with self._running(), self._beside(self._watch):
+        async with self._running() as gateway, self._beside(self._watch, self._renew):
             await self._all_ready(READY_S_MAX)
             say("all are ready")
             begun = time.monotonic()
+            callers = Callers(gateway.url, mix.sent)
             async with self._beside(
-                self._initialize, self._audit, lambda: traffic.run(self._plan.rate_per_s, self._plan.seed)
+                self._initialize,
+                self._audit,
+                self._strange,
+                callers.run,
+                lambda: traffic.run(self._plan.rate_per_s, self._plan.seed),
             ):
                 await self._rounds()
             self._measure(begun)
             say("no more restarts; waiting until everything is finished")
             await traffic.finish(FINISH_S_MAX)
+            await callers.finish()
+            self._outcome.jobs_by_http, self._outcome.wrong_jobs = callers.answered, callers.wrong
             await until(lambda: not self._book.waiting, FINISH_S_MAX)
             await self._report(mix)
+            await self._ask_strangers()
             self._outcome.verdict.unclean_ends = await asyncio.to_thread(self._drain)
         await traffic.stop()
         self._outcome.verdict.seconds = time.monotonic() - started
@@ -204,7 +256,7 @@ class _Proof:
     # --- What runs ---------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
+    async def _running(self) -> AsyncIterator[Gateway]:
         flags = ("--simulated-device", str(STEP_MS), "--max-rows", "8")
         self._workers = [
             WorkerProcess(self._environment, self._folder, f"worker{number}", *flags)
@@ -216,7 +268,7 @@ class _Proof:
             self._timelines.append(Timeline(name))
             asking.append(asyncio.create_task(follow(self._timelines[-1], _ready_address(url))))
         try:
-            yield
+            yield gateway
         finally:
             for task in asking:
                 task.cancel()
@@ -265,11 +317,44 @@ class _Proof:
                     if not report.is_clean:
                         self._outcome.bad_audits.append(str(report.as_dict()))
 
+    async def _make_topics(self) -> None:
+        """As an administrator who knows nothing of Darkroom: all that Kafka has a default for has that."""
+        topics = self._settings.topics
+        async with self._admin() as admin:
+            counts = dict.fromkeys(Topic, topics.completions_partitions)
+            counts[Topic.REQUESTS] = topics.requests_partitions
+            await admin.create_topics([NewTopic(topics.name(topic), count, 3) for topic, count in counts.items()])
+
+    async def _renew(self) -> None:
+        """Issue all certificates anew, again and again."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            async with self._starting:
+                await asyncio.to_thread(self._certificates.renew)
+            self._outcome.renewals += 1
+
+    async def _strange(self) -> None:
+        """Let console consumers come and go."""
+        while self._strangers is not None:
+            await self._strangers.read(STRANGE_S)
+            await asyncio.sleep(STRANGE_EVERY_S)
+
+    async def _ask_strangers(self) -> None:
+        if self._strangers is None:
+            return
+        await self._strangers.read_all()
+        told = self._strangers.told()
+        self._outcome.read_by_strangers = len(told)
+        for spot in sorted(told.keys() | self._book.completions.keys()):
+            if len(places := told.get(spot, set())) != 1:
+                self._outcome.told_wrongly.append(f"partition {spot[0]}, offset {spot[1]}: told at {sorted(places)}")
+
     # --- What befalls them -------------------------------------------------------------------------------
 
     async def _rounds(self) -> None:
         until_at = time.monotonic() + self._plan.seconds
-        extras = itertools.cycle([self._guest, self._withdraw, self._administrate, self._two_frozen])
+        befalling = [self._guest, self._withdraw, self._administrate, self._limit, self._two_frozen]
+        extras = itertools.cycle(befalling)
         nodes = itertools.cycle(range(self._brokers.count))
         for number, way in enumerate(itertools.cycle(self._plan.ways)):
             if time.monotonic() > until_at or number >= self._plan.rounds_max:
@@ -291,8 +376,9 @@ class _Proof:
             case _:
                 await asyncio.to_thread(self._brokers.stop if way == "stop" else self._brokers.kill, node)
                 await asyncio.sleep(DOWN_S)
-                self._brokers.start(node)
-                await asyncio.to_thread(self._brokers.wait_until_ready, node)
+                async with self._starting:
+                    self._brokers.start(node)
+                    await asyncio.to_thread(self._brokers.wait_until_ready, node)
         await self._in_sync()
         back = time.monotonic()
         await self._ready_again(back, f"broker {node} was {kind}")
@@ -340,6 +426,12 @@ class _Proof:
             self._not_ready_since(since, "two of three brokers were frozen")
         await self._in_sync()
         await self._ready_again(time.monotonic(), "two of three brokers were thawed")
+
+    async def _limit(self) -> None:
+        say("the user is limited by quotas")
+        async with self._admin() as admin, limited(admin, APP, LIMITS):
+            await asyncio.sleep(LIMITED_S)
+        await self._ready_again(time.monotonic(), "the quotas were taken away")
 
     async def _administrate(self) -> None:
         say("an administrator changes topics")

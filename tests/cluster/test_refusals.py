@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from click.testing import CliRunner
 
+from darkroom import main
 from darkroom.consumer.core.events import Refusal
 from darkroom.consumer.core.offset_map import METADATA_CHARS_MAX
 from darkroom.consumer.worker.worker import Worker
@@ -19,6 +23,8 @@ from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.outcomes.dead_letter_log import DeadLetterLog
 from darkroom.producer.store.s3_objects import MinioObjects
 from darkroom.schemas.events.completion import Status
+from darkroom.schemas.rights import Role
+from tests.cluster import roles
 from tests.cluster.brokers import AUTHORIZED, Brokers
 from tests.cluster.rights import GROUP, READ, TOPIC, WRITE, taken_away
 from tests.integration.by_hand import CountingDevice, admin, until_no_lag
@@ -27,6 +33,8 @@ from tests.integration.in_process import Producer, running_worker
 from tests.producer.deployments import deployment_on
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from darkroom.consumer.stack import Stack
 
 pytestmark = pytest.mark.stack
@@ -129,3 +137,30 @@ async def test_a_right_that_is_taken_away_is_named_and_the_request_is_answered_w
         assert [one.status for one in answers[place]] == [Status.SUCCEEDED]
         await until(lambda: worker._ready().well, 30, "readiness to come back")
         assert sample(worker, "darkroom_last_publication_timestamp_seconds") > published_at
+
+
+async def test_doctor_says_which_partition_cannot_publish(environment: dict[str, str], tmp_path: Path) -> None:
+    settings = deployment_on(environment)(topics__requests_partitions=1)
+    topics, kafka = settings.topics, settings.kafka
+    own = {
+        **os.environ,
+        **environment,
+        "DARKROOM_TOPICS__PREFIX": topics.prefix,
+        "DARKROOM_KAFKA__GROUP_ID": kafka.group_id,
+        "DARKROOM_S3__BUCKET": settings.s3.bucket,
+        "DARKROOM_SIMULATED__STEP_MS": "1",
+    }
+    await ensure_topics(settings)
+    with roles.serving(Role.WORKER, own, tmp_path) as (process, port, out):
+        await asyncio.to_thread(roles.wait_until_ready, process, port, out)
+        asked = own | {"DARKROOM_WORKER__METRICS_PORT": str(port)}
+        async with (
+            taken_away(kafka.bootstrap_servers, TOPIC, topics.completions, WRITE),
+            Producer(settings) as producer,
+        ):
+            await producer.put(request())
+            await until(lambda: "publication refused" in out.read_text(), 30, "the publication to be refused")
+            done = await asyncio.to_thread(CliRunner().invoke, main, ["doctor", "--json"], env=asked)
+            told = json.loads(done.stdout)["worker"]
+            assert not told["passed"]
+            assert any("Partition 0 of" in note and "lacks Write" in note for note in told["notes"]), told

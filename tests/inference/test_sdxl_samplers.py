@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from darkroom.inference.sdxl import SdxlDevice
-from darkroom.inference.sdxl.denoise.schedule import OF_X0_2, SAMPLERS, SCHEDULES, Schedules
+from darkroom.inference.sdxl.denoise.schedule import OF_X0_2, SAMPLERS, Schedules
 from darkroom.inference.tiny import TinyModel
 from darkroom.inference.types import RenderFault, RenderRequest
+from darkroom.schemas.events.samplers import SCHEDULES
 from tests.inference.devices import finished
 from tests.inference.painting import (
     PLAIN,
@@ -186,10 +187,10 @@ def test_every_usual_number_of_steps_has_a_table(tiny: TinyModel) -> None:
     [
         ("k_euler", None, 4, "no sampler"),
         ("euler", "linear", 4, "no schedule"),
-        ("lcm", "karras", 4, "cannot take the schedule"),
+        ("lcm", "karras", 4, "distilled with"),
         ("ddim", "karras", 4, "sgm_uniform"),
         ("euler", None, 1001, "1 to 1000"),
-        ("lcm", None, 120, "steps are not possible"),
+        ("lcm", None, 120, "1 to 50"),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -51,6 +51,7 @@ class Authority:
         hosts: Sequence[str] = (),
         organization: str | None = None,
         password: str | None = None,
+        valid_for: datetime.timedelta = VALID_FOR,
     ) -> Path:
         """A key (PKCS 8) and a certificate for it, in one file: good for a client and for a server at `address`.
 
@@ -60,7 +61,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         signed = (
-            _building(_named(name, organization), self._name, key)
+            _building(_named(name, organization), self._name, key, valid_for)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(uses, critical=False)
@@ -88,7 +89,9 @@ def _named(name: str, organization: str | None = None) -> x509.Name:
     return x509.Name(parts)
 
 
-def _building(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _building(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, valid_for: datetime.timedelta = VALID_FOR
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -97,6 +100,6 @@ def _building(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivat
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - VALID_FOR)  # clocks that differ do not matter here
-        .not_valid_after(now + VALID_FOR)
+        .not_valid_after(now + valid_for)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )

@@ -15,7 +15,8 @@ from uuid import uuid4
 
 import pytest
 
-from darkroom.consumer.doctor.doctor import Finding, examine
+from darkroom.consumer.doctor.doctor import examine
+from darkroom.consumer.doctor.finding import Finding
 from darkroom.consumer.weights import ModelStore
 from darkroom.consumer.worker.engines import make_engine
 from darkroom.inference.resolve import resolve

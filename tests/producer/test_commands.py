@@ -394,5 +394,5 @@ def test_send_has_an_option_for_every_field_of_a_request() -> None:
     assert derived.keys() | by_hand.keys() == GenerationRequest.model_fields.keys()
     assert not derived.keys() & by_hand.keys()
     assert options >= {*by_hand.values(), *(f"--{name.replace('_', '-')}" for name in derived)}
-    kinds = {"steps": "integer", "prompt": "text", "sampler": "choice", "control_end": "float"}
+    kinds = {"steps": "integer", "prompt": "text", "sampler": "text", "schedule": "choice", "control_end": "float"}
     assert {name: derived[name].type.name for name in kinds} == kinds

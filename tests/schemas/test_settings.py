@@ -258,7 +258,7 @@ def test_sizes_to_compile_are_pairs_of_pixels() -> None:
     ("name", "value", "also"),
     [
         ("DARKROOM_BATCH__MAX_ROWS", "many", "'many', set by the environment"),
-        ("DARKROOM_BATCH__MAX_ROWS", "0", "greater than or equal to 1"),
+        ("DARKROOM_BATCH__MAX_ROWS", "0", "must be at least 1"),
         ("DARKROOM_WORKER__DRAIN_S", "nan", "finite"),
         ("DARKROOM_KAFKA__BOOTSTRAP_SERVER", "x", "is DARKROOM_KAFKA__BOOTSTRAP_SERVERS meant?"),
         ("DARKROOM_KAFAK__GROUP_ID", "x", "is DARKROOM_KAFKA meant?"),

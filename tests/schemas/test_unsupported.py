@@ -19,7 +19,7 @@ from darkroom.schemas.wire.codec import decode_request
 
 NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE, *SYNONYMS)
 RESERVED = (
-    "schedule", "guidance_start", "guidance_end", "guidance_rescale", "prompt_syntax", "clip_skip", "adapters",
+    "adapters",
     "recipe", "fidelity", "controls", "init", "mask", "reference", "upscale", "fit", "model",
 )  # fmt: skip
 """Fields that the request may come to have: until then whoever sends one is told so."""
@@ -122,7 +122,7 @@ def test_null_for_a_field_that_is_not_there_is_no_field() -> None:
 
 @pytest.mark.parametrize(
     "same",
-    [{"n_iter": 1}, {"image_seed": -1}, {"guidance_end": 1.0}, {"prompt_syntax": "plain"}, {"fidelity": "exact"},
+    [{"n_iter": 1}, {"image_seed": -1}, {"fidelity": "exact"},
      {"refine": "no_refiner"}, {"s_noise": 1.0}, {"output_format": "PNG"}],
     ids=str,
 )  # fmt: skip

@@ -33,6 +33,7 @@ class Focus(Enum):
     MAPS = "damaged maps"
     MOVES = "coordinators that move while partitions are opened"
     DEAD_CLIENTS = "consumers that read no more"
+    INIT = "`init` while all workers are restarted"
     REFUSALS = "publications that are refused"
 
 
@@ -64,8 +65,13 @@ class Faults:
             self._guest,
             self._consumer_dies,
             self._refuse,
+            self._init,
+            self._restart_all_with_init,
         ]
         self._kinds = rng.sample(kinds, rng.randrange(0, 6))
+        if self._damage_map in self._kinds:
+            # `init` writes again what it finds, whoever's it is: a map that somebody damaged is a commit of theirs.
+            self._kinds = [one for one in self._kinds if one not in (self._init, self._restart_all_with_init)]
         self._pause_s = rng.choice((0.4, 1.0, 3.0))
         for weather in (world.kafka, world.store):
             shares = rng.choice(((0.0,), (0.0, 0.0, 0.02, 0.1)))
@@ -100,6 +106,11 @@ class Faults:
             self._world.cluster.sticky = 0.0
         elif focus is Focus.DEAD_CLIENTS:
             self._kinds = [self._consumer_dies]
+        elif focus is Focus.INIT:
+            self._kinds = [self._restart_all_with_init]
+            self._pause_s = 1.0
+            kafka.slow, kafka.slow_s = 0.4, 2.5
+            kafka.ever_rough = True
         elif focus is Focus.REFUSALS:
             self._kinds = [self._refuse]
             self._world.cluster.record_bytes_max = SMALL_RECORD_BYTES
@@ -245,6 +256,16 @@ class Faults:
         cluster.refusal = self._world.rng.choice((Refusal.RIGHTS, Refusal.TOPIC, Refusal.OTHER))
         self._world.tell(f"publications are refused: {cluster.refusal.value}")
         cluster.refused_until = self._world.loop.time() + self._world.rng.random() * 6
+
+    def _init(self) -> None:
+        """Beside whatever is there."""
+        self._world.initialize()
+
+    def _restart_all_with_init(self) -> None:
+        """As a deployment that is stopped, upgraded and started: the group is empty for a moment."""
+        for process in self._world.alive:
+            process.drain()
+        self._world.initialize()
 
     def _damage_map_and_rebalance(self) -> None:
         """So that somebody reads it before the next commit takes its place."""

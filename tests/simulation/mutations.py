@@ -26,6 +26,7 @@ from darkroom.consumer.core.journal import Boot, Entry, Fate, Journal, suspects_
 from darkroom.consumer.core.ledger import CommitPlan, Ledger
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.kafka import initial_offsets
 from darkroom.consumer.worker.delivery import Delivery
 from darkroom.consumer.worker.driver import Driver
 from darkroom.consumer.worker.intake import Intake, Payload
@@ -425,6 +426,23 @@ def lower_an_offset() -> Iterator[None]:
         return CommitPlan(max(0, self.base - 1), right.metadata, right.finished, right.journal)
 
     with replaced(Ledger, "plan", lower):
+        yield
+
+
+@mutation("committed_offset_never_falls", "map_names_what_was_published", focus=Focus.INIT)
+def init_lowers_an_offset() -> Iterator[None]:
+    """`init` writes what it read before it fenced: a worker that came meanwhile has committed more."""
+
+    ask = groups.committed_offsets
+    read: dict[tuple[Any, ...], OffsetAndMetadata | None] = {}
+
+    async def once(coordinator: Any, group_id: str, places: Any, *, timeout_s: float) -> Any:
+        if any((coordinator, place) not in read for place in places):
+            found = await ask(coordinator, group_id, places, timeout_s=timeout_s)
+            read.update({(coordinator, place): one for place, one in found.items()})
+        return {place: read[coordinator, place] for place in places}
+
+    with replaced(initial_offsets, "committed_offsets", once):
         yield
 
 

@@ -16,6 +16,7 @@ from darkroom.consumer.core.limits import Limits
 from tests.simulation.clock import Run, VirtualLoop
 from tests.simulation.engine import Troubles
 from tests.simulation.faults import Faults, Focus
+from tests.simulation.initializing import initialize
 from tests.simulation.invariants import Invariants, Violation
 from tests.simulation.kafka import Cluster
 from tests.simulation.process import Place, Process, Surroundings
@@ -42,6 +43,8 @@ HEALED_S_MAX = 240.0
 """How long everything may take to end after that."""
 DRAIN_S_MAX = LIMITS.drain_s + 20.0
 """How long a drained process may live: its drain, and the time limits of the calls that it waits for."""
+EMPTY_S_MAX = 8.0
+"""How long whoever runs `init` waits for a group without members; there are few such moments."""
 TRACE_LINES_MAX = 400
 
 
@@ -91,6 +94,7 @@ class World:
         self.cancellations: list[str] = []
         self._boots = 0
         self._hosts = 0
+        self._inits: list[asyncio.Task[None]] = []
         self.restarting = True
         """Whether the place of a process that ended is taken again."""
         self.faults = Faults(self, focus)
@@ -119,6 +123,7 @@ class World:
         await self.faults.happen(TROUBLED_S)
         await sending
         self.faults.stop()
+        await asyncio.gather(*self._inits)
         await self._until_all_ended()
         await self._drain_all()
         self.invariants.at_the_end(self.cluster.partitions)
@@ -228,6 +233,17 @@ class World:
         self.cancellations.append(request_id)
         for process in self.alive:
             process.cancel(request_id)
+
+    def initialize(self) -> None:
+        """Somebody runs `darkroom init`."""
+        self._inits.append(self.loop.create_task(self._initialize()))
+
+    async def _initialize(self) -> None:
+        until = self.loop.time() + EMPTY_S_MAX
+        while self.cluster.members and self.loop.time() < until:
+            await asyncio.sleep(0.02)
+        self.tell("init runs")
+        self.tell(f"init: {await initialize(self.cluster, self.around.kafka, self.rng)}")
 
     def _hears(self, client_id: str) -> bool:
         return not any(one.client_id == client_id and one.gate.run is Run.FROZEN for one in self.processes)

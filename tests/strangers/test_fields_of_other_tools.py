@@ -66,7 +66,7 @@ TABLE: tuple[Stranger[Fields, set[str]], ...] = (
             "controlnet_conditioning_scale": 0.7, "cross_attention_kwargs": {"scale": 0.6}, "guidance_rescale": 0.7,
             "guess_mode": False, "eta": 0.0, "output_type": "pil", "return_dict": True,
         },
-        {"prompt_2", "num_inference_steps", "num_images_per_prompt", "clip_skip", "controlnet_conditioning_scale",
+        {"prompt_2", "num_inference_steps", "num_images_per_prompt", "controlnet_conditioning_scale",
          "cross_attention_kwargs", "guidance_rescale"},
     ),
     Stranger(

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from darkroom.inference.types import FaultKind, RenderFault
+from darkroom.schemas.events.samplers import SCHEDULES, pair_fault
 
 (
     TIMESTEP,
@@ -46,8 +47,6 @@ from darkroom.inference.types import FaultKind, RenderFault
 the columns after them are the general formula's."""
 COLUMNS: Final = OF_NOISE + 1
 
-SCHEDULES: Final = ("karras", "exponential", "beta", "sgm_uniform", "align_your_steps")
-"""Besides the model's own, which is None."""
 _SIGMA_RULES: Final[Mapping[str, Mapping[str, Any]]] = {
     "karras": {"use_karras_sigmas": True},
     "exponential": {"use_exponential_sigmas": True},
@@ -111,6 +110,8 @@ class Schedules:
             _refuse(f"There is no sampler {sampler!r}: use one of {', '.join(SAMPLERS)}.")
         if schedule is not None and schedule not in SCHEDULES:
             _refuse(f"There is no schedule {schedule!r}: use one of {', '.join(SCHEDULES)}, or null.")
+        if fault := pair_fault(sampler, schedule, steps):
+            _refuse(f"The request cannot be sampled: {fault}.")
         key = (sampler, schedule, steps)
         if key not in self._made:
             trained = int(self._config.get("num_train_timesteps", 1000))
@@ -164,27 +165,17 @@ def _ancestral_split(sigma: torch.Tensor, sigma_next: torch.Tensor) -> tuple[tor
 # --- Samplers whose numbers diffusers gives ----------------------------------------------------------------
 
 
-def measured(name: str, *, only: tuple[str | None, ...] = (None, *SCHEDULES), **options: Any) -> Maker:
+def measured(name: str, **options: Any) -> Maker:
     """Return the maker of a sampler whose numbers are measured on diffusers' scheduler of that class name.
 
-    `only` are the schedules that it can take; `options` go to the scheduler's `from_config`.
+    `options` are the scheduler's own.
     """
 
     def make(config: Mapping[str, Any], schedule: str | None, steps: int) -> Schedule:
         import diffusers
 
-        if schedule not in only:
-            _refuse(
-                f"This sampler cannot take the schedule {schedule!r}: leave the schedule out"
-                f"{' or use sgm_uniform' if 'sgm_uniform' in only else ''}."
-            )
         asked = {**config, "prediction_type": "sample"}
-        try:
-            scheduler = _scheduled(getattr(diffusers, name), asked, schedule, steps, **options)
-        except ValueError as error:
-            raise RenderFault(
-                FaultKind.REQUEST, "invalid_request", f"{steps} steps are not possible with this sampler: {error}"
-            ) from error
+        scheduler = _scheduled(getattr(diffusers, name), asked, schedule, steps, **options)
         return _measure(scheduler, config, steps)
 
     return make
@@ -381,10 +372,9 @@ SAMPLERS: Final[Mapping[str, Maker]] = {
     "dpmpp_2m": measured("DPMSolverMultistepScheduler", algorithm_type="dpmsolver++"),
     "dpmpp_2m_sde": measured("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++"),
     "dpmpp_sde": _dpmpp_sde,
-    "ddim": measured("DDIMScheduler", only=(None, "sgm_uniform")),
+    "ddim": measured("DDIMScheduler"),
     "heun": measured("HeunDiscreteScheduler"),
     "unipc": measured("UniPCMultistepScheduler"),
-    # Distilled models were taught these timesteps and no others.
-    "lcm": measured("LCMScheduler", only=(None,)),
-    "tcd": measured("TCDScheduler", only=(None,)),
+    "lcm": measured("LCMScheduler"),
+    "tcd": measured("TCDScheduler"),
 }

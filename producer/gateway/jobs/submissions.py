@@ -33,6 +33,7 @@ from darkroom.producer.gateway.problems import Problem, coded, invalid
 from darkroom.schemas.errors import ErrorCode, RequestRejected, bounded
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.events.samplers import in_our_names
 from darkroom.schemas.events.unsupported import UnknownField, refusal_of
 from darkroom.schemas.names import is_identity, pose_key
 from darkroom.schemas.settings import Settings
@@ -86,7 +87,7 @@ class Submissions:
         has_body = _content_type(call) or call.headers.get("content-length", "0") != "0"
         document, files = await self._posted(call) if has_body else ({}, {})
         asked = {name: value_of(name, text) for name, text in read_pairs(call.scope["query_string"]).items()}
-        return await self._submission(call, principal, {**asked, **document}, files)
+        return await self._submission(call, principal, in_our_names({**asked, **document}), files)
 
     # --- Bodies ------------------------------------------------------------------------------------------
 
@@ -116,7 +117,7 @@ class Submissions:
         else:
             raise _wrong_type("The body is neither JSON nor a form.")
         if REQUEST not in fields:
-            return {name: value_of(name, text) for name, text in fields.items()}, files
+            return in_our_names({name: value_of(name, text) for name, text in fields.items()}), files
         text = fields.pop(REQUEST)
         if fields:
             _refuse_unsupported(fields)

@@ -11,6 +11,7 @@ import pytest
 
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.events.samplers import SAMPLERS
 from tests.producer.gateway.house import House, Replica, failure_of, png, problem
 
 LIMIT_S = 20
@@ -109,4 +110,4 @@ async def test_the_form_is_documented_with_every_field_that_it_can_hold(replica:
     assert form.keys() == (order.keys() - structured - {"count"}) | {"pose", "photo"}
     assert schemas["PictureFields"]["properties"].keys() == form.keys() - {"pose", "photo"}
     assert {"prompt", "sampler", "control_end", "deadline", "progress"} <= form.keys()
-    assert form["sampler"]["enum"] == ["euler_ancestral", "euler"]
+    assert form["sampler"]["enum"] == list(SAMPLERS)
