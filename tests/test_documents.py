@@ -157,6 +157,14 @@ def test_the_pages_count_the_unsupported_fields_rightly() -> None:
     assert f"{request} for the request and {parts} for its parts" in page
 
 
+def test_the_names_of_other_tools_that_the_page_shows_are_refused() -> None:
+    table = (DOCS / "how-to" / "records.md").read_text().partition("| field elsewhere |")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:]]
+    shown_names = {name for row in rows for name in re.findall(r"`([a-z_0-9]+)`", row)}
+    assert len(shown_names) > 20
+    assert shown_names <= unsupported.table()["request"].keys()
+
+
 @pytest.mark.parametrize("page", WORDS_MAX)
 def test_pages_that_are_read_first_are_short(page: str) -> None:
     assert len((ROOT / page).read_text().split()) <= WORDS_MAX[page]
