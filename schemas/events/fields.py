@@ -63,7 +63,7 @@ class Option(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldFacts:
-    """What a request field decides. Stands in the field's annotation: `Annotated[type, FieldFacts(...)]`.
+    """Facts of a request field: what it decides, and its option. They stand in its `Annotated[type, FieldFacts(...)]`.
 
     Digests, the text in PNGs, the options of `darkroom send`, the gateway's forms and the refusal of misspelt fields
     are derived from it. The defaults are right for a new field that changes pictures: `FieldFacts(option=Option("N"))`.
