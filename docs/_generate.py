@@ -271,7 +271,7 @@ def _worker() -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(CacheUsage(load_settings(environ={}).model))
     engine = LaneEngine(SimulatedDevice(0.0), rows_max=1)
-    registry.register(WorkerGauges(Core(Limits()), engine, {}, {}, Metrics(registry)))
+    registry.register(WorkerGauges(Core(Limits()).snapshot, engine, {}, {}, Metrics(registry), rows_max=1))
     return registry
 
 
