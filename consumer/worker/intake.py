@@ -21,6 +21,7 @@ from darkroom.schemas.events.pose import FoundPerson
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import DEFAULT_TENANT
 from darkroom.schemas.prompts.syntax import warnings_of
+from darkroom.schemas.recipes import NO_RECIPES, Recipes
 from darkroom.schemas.settings import LimitSettings
 from darkroom.schemas.wire.codec import Decoded, decode_request
 from darkroom.schemas.wire.digests import raw_digest
@@ -56,6 +57,7 @@ class Payload:
     requested_at: datetime | None
     """When it was asked for; None where no believable time says so."""
     request: GenerationRequest | None = None
+    """With its recipe's fields in place of the recipe."""
     render: RenderRequest | None = None
     traceparent: str | None = None
     tenant: str = DEFAULT_TENANT
@@ -103,9 +105,12 @@ class Payload:
 class Intake:
     """Takes records in against the loaded model and the deployment's limits."""
 
-    def __init__(self, info: ModelInfo, limits: LimitSettings, *, request_bytes_max: int) -> None:
+    def __init__(
+        self, info: ModelInfo, limits: LimitSettings, *, request_bytes_max: int, recipes: Recipes = NO_RECIPES
+    ) -> None:
         self._info = info
         self._limits = limits
+        self._recipes = recipes
         self._request_bytes_max = request_bytes_max
 
     def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Payload]:
@@ -120,9 +125,11 @@ class Intake:
             return _refused(key, record, rejected, now=now, wall=wall)
         payload = _payload(key, record, decoded, wall)
         try:
-            payload.render = resolve(decoded.request, self._info, self._limits)
+            payload.request = self._recipes.filled(decoded.request)
+            payload.render = resolve(payload.request, self._info, self._limits)
         except RequestRejected as rejected:
             payload.refusal = rejected
+        payload.warnings += _about_prompts(payload.request or decoded.request)
         deadline = decoded.request.deadline
         facts = JobFacts(
             key=key,
@@ -176,7 +183,7 @@ def _payload(key: JobKey, record: Record, decoded: Decoded, wall: datetime) -> P
         traceparent=decoded.traceparent,
         tenant=decoded.request.tenant,
         request_id=decoded.request.request_id,
-        warnings=(*decoded.warnings, *asked.warnings, *_about_prompts(decoded.request)),
+        warnings=(*decoded.warnings, *asked.warnings),
     )
 
 
