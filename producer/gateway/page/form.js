@@ -16,9 +16,16 @@ const NUMBERS = {
   seed: { empty: true, whole: true, min: 0, max: SEED_MAX },
   count: { whole: true, min: 1, max: 8 },
   control_scale: { min: 0, max: 2 },
+  guidance_start: { min: 0, max: 1 },
+  guidance_end: { min: 0, max: 1 },
+  guidance_rescale: { min: 0, max: 1 },
+  clip_skip: { whole: true, min: 0, max: 9 },
   width: { whole: true, min: SIDE_MIN, max: SIDE_MAX, multiple: SIDE_MULTIPLE },
   height: { whole: true, min: SIDE_MIN, max: SIDE_MAX, multiple: SIDE_MULTIPLE }
 };
+
+// What stands in the request only where it was changed, and so leaves the rest to the recipe.
+const MORE = ["recipe", "sampler", "schedule", "guidance_start", "guidance_end", "guidance_rescale", "clip_skip", "prompt_syntax"];
 
 export function randomSeed() {
   return crypto.getRandomValues(new Uint32Array(1))[0];
@@ -27,6 +34,8 @@ export function randomSeed() {
 export class RequestForm extends EventTarget {
   #form;
   #fields;
+  #recipes = [];
+  #wantedRecipe = "";
 
   constructor(form) {
     super();
@@ -55,14 +64,19 @@ export class RequestForm extends EventTarget {
   // The request's fields, without a pose and an id.
   get request() {
     const fields = this.#fields;
-    const request = { prompt: fields.prompt.value.trim(), preset: fields.preset.value, progress: "previews" };
+    const request = { prompt: fields.prompt.value.trim(), progress: "previews" };
+    if (!this.#isLeftTo("preset")) request.preset = fields.preset.value;
     if (fields.negative_prompt.value.trim()) request.negative_prompt = fields.negative_prompt.value.trim();
     for (const name of ["steps", "seed", "guidance_scale", "count", "control_scale"]) {
-      if (fields[name].value.trim() !== "") request[name] = Number(fields[name].value);
+      if (fields[name].value.trim() !== "" && !this.#isLeftTo(name)) request[name] = Number(fields[name].value);
+    }
+    for (const name of MORE) {
+      const { value } = fields[name];
+      if (value.trim() !== "" && value !== defaultOf(fields[name])) request[name] = name in NUMBERS ? Number(value) : value;
     }
     const { width, height, own } = this.size;
     if (!own) Object.assign(request, { width, height });
-    if (fields.format.value !== "png") request.output = { format: fields.format.value };
+    if (fields.format.value !== "png" && !this.#isLeftTo("output")) request.output = { format: fields.format.value };
     return request;
   }
 
@@ -72,10 +86,23 @@ export class RequestForm extends EventTarget {
     for (const name of ["prompt", "preset", "negative_prompt", "steps", "seed", "guidance_scale", "count", "control_scale"]) {
       if (name in values) fields[name].value = values[name] ?? "";
     }
+    for (const name of MORE) if (name in values) fields[name].value = values[name] ?? defaultOf(fields[name]);
+    if ("recipe" in values) this.#wantedRecipe = values.recipe ?? "";
     if ("width" in values && values.width) this.#setSize(values.width, values.height);
     if (values.output?.format) fields.format.value = values.output.format;
     if (values.size) fields.size.value = values.size;
     this.#edited(fields.prompt);
+  }
+
+  // Offers the gateway's recipes: [{name, description, fields}].
+  offer(recipes) {
+    this.#recipes = recipes;
+    const select = this.#fields.recipe;
+    const chosen = select.value || this.#wantedRecipe;
+    select.replaceChildren(select.options[0], ...recipes.map(({ name }) => new Option(name, name)));
+    select.value = recipes.some(({ name }) => name === chosen) ? chosen : "";
+    show(this.#form.querySelector("[data-recipes]"), recipes.length > 0);
+    this.#shown();
   }
 
   // Checks every field, says what is wrong beside it, and goes to the first one. Whether all is right.
@@ -116,6 +143,18 @@ export class RequestForm extends EventTarget {
     }
   }
 
+  get #recipe() {
+    return this.#recipes.find(({ name }) => name === this.#fields.recipe.value) ?? null;
+  }
+
+  // Whether the chosen recipe decides a field: it has it, and nobody changed it here.
+  #isLeftTo(name) {
+    const has = this.#recipe?.fields ?? {};
+    const named = name === "preset" ? "steps" in has || "preset" in has : name in has;
+    const field = name === "output" ? this.#fields.format : this.#fields[name];
+    return named && field.value === (name === "preset" ? "fast" : defaultOf(field));
+  }
+
   #setSize(width, height) {
     const named = `${width}x${height}`;
     const listed = [...this.#fields.size.options].some((option) => option.value === named);
@@ -134,17 +173,32 @@ export class RequestForm extends EventTarget {
   #shown() {
     const fields = this.#fields;
     show(this.#form.querySelector("[data-custom-size]"), fields.size.value === "custom");
-    fields.steps.placeholder = `${PRESET_STEPS[fields.preset.value]}`;
+    fields.steps.placeholder = `${this.#steps}`;
+    const recipe = this.#recipe;
+    setText(this.#form.querySelector("#recipe-hint"), recipe ? toldOf(recipe) : "");
+    setText(this.#form.querySelector("[data-more]"), recipe?.name ?? MORE.map((name) => this.#changed(name)).filter(Boolean).join(" · "));
     const used = fields.prompt.value.length;
     setText(this.#form.querySelector("[data-used]"), used > PROMPT_CHARACTERS_MAX * 0.8 ? `${used} of ${PROMPT_CHARACTERS_MAX}` : "");
     setText(this.#form.querySelector("[data-control-value]"), Number(fields.control_scale.value).toFixed(2));
     setText(this.#form.querySelector("[data-summary]"), this.#summary());
   }
 
+  // The steps where none are written.
+  get #steps() {
+    const steps = this.#isLeftTo("preset") ? this.#recipe.fields.steps : null;
+    return steps ?? PRESET_STEPS[this.#recipe?.fields.preset ?? this.#fields.preset.value];
+  }
+
+  // The text of a choice that is not the default; none for numbers.
+  #changed(name) {
+    const field = this.#fields[name];
+    return field.value !== defaultOf(field) && field.selectedOptions ? field.selectedOptions[0].text : null;
+  }
+
   #summary() {
     const fields = this.#fields;
     const { width, height, own } = this.size;
-    const steps = fields.steps.value || PRESET_STEPS[fields.preset.value];
+    const steps = fields.steps.value || this.#steps;
     const parts = own ? [`${steps} steps`] : [`${width} × ${height}`, `${steps} steps`];
     parts.push(fields.seed.value === "" ? "any seed" : `seed ${fields.seed.value}`);
     if (fields.count.value !== "1") parts.push(`${fields.count.value} pictures`);
@@ -171,10 +225,18 @@ export class RequestForm extends EventTarget {
 
   #goTo(name) {
     const field = this.#fields[name];
-    const folded = field.closest("details");
-    if (folded) folded.open = true;
+    for (let at = field.closest("details"); at; at = at.parentElement.closest("details")) at.open = true;
     field.focus();
   }
+}
+
+function defaultOf(field) {
+  return field.options ? field.options[0].value : field.defaultValue;
+}
+
+function toldOf({ description, fields }) {
+  const said = Object.entries(fields).map(([name, value]) => `${name.replaceAll("_", " ")} ${value?.name ?? value}`);
+  return `${description ? `${description}: ` : ""}${said.join(", ")}. What you set here wins.`;
 }
 
 function wrongPrompt(text) {
