@@ -24,7 +24,7 @@ const NUMBERS = {
   height: { whole: true, min: SIDE_MIN, max: SIDE_MAX, multiple: SIDE_MULTIPLE }
 };
 
-// What stands in the request only where it was changed, and so leaves the rest to the recipe.
+// What stands in the request only where it is not the default, or where the recipe has something else.
 const MORE = ["recipe", "sampler", "schedule", "guidance_start", "guidance_end", "guidance_rescale", "clip_skip", "prompt_syntax"];
 
 export function randomSeed() {
@@ -35,6 +35,7 @@ export class RequestForm extends EventTarget {
   #form;
   #fields;
   #recipes = [];
+  #recipe = null;
   #wantedRecipe = "";
 
   constructor(form) {
@@ -43,6 +44,7 @@ export class RequestForm extends EventTarget {
     this.#fields = form.elements;
     form.noValidate = true;
     form.addEventListener("input", (event) => this.#edited(event.target));
+    this.#fields.recipe.addEventListener("change", () => this.#choose());
     form.querySelector("[data-dice]").addEventListener("click", () => this.set({ seed: randomSeed() }));
     for (const chip of form.querySelectorAll("[data-prompt]")) {
       chip.addEventListener("click", () => this.set({ prompt: chip.textContent }));
@@ -64,19 +66,19 @@ export class RequestForm extends EventTarget {
   // The request's fields, without a pose and an id.
   get request() {
     const fields = this.#fields;
-    const request = { prompt: fields.prompt.value.trim(), progress: "previews" };
-    if (!this.#isLeftTo("preset")) request.preset = fields.preset.value;
+    const request = { prompt: fields.prompt.value.trim(), preset: fields.preset.value, progress: "previews" };
     if (fields.negative_prompt.value.trim()) request.negative_prompt = fields.negative_prompt.value.trim();
     for (const name of ["steps", "seed", "guidance_scale", "count", "control_scale"]) {
-      if (fields[name].value.trim() !== "" && !this.#isLeftTo(name)) request[name] = Number(fields[name].value);
+      if (fields[name].value.trim() !== "") request[name] = Number(fields[name].value);
     }
     for (const name of MORE) {
       const { value } = fields[name];
-      if (value.trim() !== "" && value !== defaultOf(fields[name])) request[name] = name in NUMBERS ? Number(value) : value;
+      const counts = value !== defaultOf(fields[name]) || name in (this.#recipe?.fields ?? {});
+      if (counts && value.trim() !== "") request[name] = name in NUMBERS ? Number(value) : value;
     }
     const { width, height, own } = this.size;
     if (!own) Object.assign(request, { width, height });
-    if (fields.format.value !== "png" && !this.#isLeftTo("output")) request.output = { format: fields.format.value };
+    if (fields.format.value !== "png") request.output = { format: fields.format.value };
     return request;
   }
 
@@ -88,7 +90,7 @@ export class RequestForm extends EventTarget {
     }
     for (const name of MORE) if (name in values) fields[name].value = values[name] ?? defaultOf(fields[name]);
     if ("recipe" in values) this.#wantedRecipe = values.recipe ?? "";
-    if ("width" in values && values.width) this.#setSize(values.width, values.height);
+    if (values.width && values.height) this.#setSize(values.width, values.height);
     if (values.output?.format) fields.format.value = values.output.format;
     if (values.size) fields.size.value = values.size;
     this.#edited(fields.prompt);
@@ -100,7 +102,8 @@ export class RequestForm extends EventTarget {
     const select = this.#fields.recipe;
     const chosen = select.value || this.#wantedRecipe;
     select.replaceChildren(select.options[0], ...recipes.map(({ name }) => new Option(name, name)));
-    select.value = recipes.some(({ name }) => name === chosen) ? chosen : "";
+    this.#recipe = recipes.find(({ name }) => name === chosen) ?? null;
+    select.value = this.#recipe?.name ?? "";
     show(this.#form.querySelector("[data-recipes]"), recipes.length > 0);
     this.#shown();
   }
@@ -143,16 +146,16 @@ export class RequestForm extends EventTarget {
     }
   }
 
-  get #recipe() {
-    return this.#recipes.find(({ name }) => name === this.#fields.recipe.value) ?? null;
-  }
-
-  // Whether the chosen recipe decides a field: it has it, and nobody changed it here.
-  #isLeftTo(name) {
-    const has = this.#recipe?.fields ?? {};
-    const named = name === "preset" ? "steps" in has || "preset" in has : name in has;
-    const field = name === "output" ? this.#fields.format : this.#fields[name];
-    return named && field.value === (name === "preset" ? "fast" : defaultOf(field));
+  // Puts the chosen recipe's values in, in place of the ones that the recipe before it had put in.
+  #choose() {
+    const fields = this.#fields;
+    for (const name of Object.keys(this.#recipe?.fields ?? {})) {
+      if (fields[name]) fields[name].value = defaultOf(fields[name]);
+      if (name === "width") fields.size.value = "model";
+      if (name === "output") fields.format.value = "png";
+    }
+    this.#recipe = this.#recipes.find(({ name }) => name === fields.recipe.value) ?? null;
+    this.set(this.#recipe?.fields ?? {});
   }
 
   #setSize(width, height) {
@@ -173,20 +176,16 @@ export class RequestForm extends EventTarget {
   #shown() {
     const fields = this.#fields;
     show(this.#form.querySelector("[data-custom-size]"), fields.size.value === "custom");
-    fields.steps.placeholder = `${this.#steps}`;
-    const recipe = this.#recipe;
-    setText(this.#form.querySelector("#recipe-hint"), recipe ? toldOf(recipe) : "");
-    setText(this.#form.querySelector("[data-more]"), recipe?.name ?? MORE.map((name) => this.#changed(name)).filter(Boolean).join(" · "));
+    fields.steps.placeholder = `${PRESET_STEPS[fields.preset.value]}`;
+    const { recipe } = fields;
+    setText(this.#form.querySelector("#recipe-hint"), this.#recipe ? toldOf(this.#recipe, fields) : "");
+    // A recipe's schedule can be replaced, but not taken off: the model's own is what a request says with nothing.
+    fields.schedule.options[0].disabled = "schedule" in (this.#recipe?.fields ?? {});
+    setText(this.#form.querySelector("[data-more]"), recipe.value || MORE.map((name) => this.#changed(name)).filter(Boolean).join(" · "));
     const used = fields.prompt.value.length;
     setText(this.#form.querySelector("[data-used]"), used > PROMPT_CHARACTERS_MAX * 0.8 ? `${used} of ${PROMPT_CHARACTERS_MAX}` : "");
     setText(this.#form.querySelector("[data-control-value]"), Number(fields.control_scale.value).toFixed(2));
     setText(this.#form.querySelector("[data-summary]"), this.#summary());
-  }
-
-  // The steps where none are written.
-  get #steps() {
-    const steps = this.#isLeftTo("preset") ? this.#recipe.fields.steps : null;
-    return steps ?? PRESET_STEPS[this.#recipe?.fields.preset ?? this.#fields.preset.value];
   }
 
   // The text of a choice that is not the default; none for numbers.
@@ -198,7 +197,7 @@ export class RequestForm extends EventTarget {
   #summary() {
     const fields = this.#fields;
     const { width, height, own } = this.size;
-    const steps = fields.steps.value || this.#steps;
+    const steps = fields.steps.value || PRESET_STEPS[fields.preset.value];
     const parts = own ? [`${steps} steps`] : [`${width} × ${height}`, `${steps} steps`];
     parts.push(fields.seed.value === "" ? "any seed" : `seed ${fields.seed.value}`);
     if (fields.count.value !== "1") parts.push(`${fields.count.value} pictures`);
@@ -231,12 +230,15 @@ export class RequestForm extends EventTarget {
 }
 
 function defaultOf(field) {
-  return field.options ? field.options[0].value : field.defaultValue;
+  if (field.options) return field.options[0].value;
+  return field.type === undefined ? "fast" : field.defaultValue;
 }
 
-function toldOf({ description, fields }) {
-  const said = Object.entries(fields).map(([name, value]) => `${name.replaceAll("_", " ")} ${value?.name ?? value}`);
-  return `${description ? `${description}: ` : ""}${said.join(", ")}. What you set here wins.`;
+// What a recipe is, and what it has that no field here shows.
+function toldOf({ description, fields }, shown) {
+  const hidden = Object.entries(fields).filter(([name]) => !shown[name] && name !== "output");
+  const also = hidden.map(([name, value]) => `${name.replaceAll("_", " ")} ${value?.name ?? JSON.stringify(value)}`);
+  return [description, also.length ? `with ${also.join(", ")}` : ""].filter(Boolean).join(", ");
 }
 
 function wrongPrompt(text) {
