@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from darkroom import main
 from darkroom.producer.recipes_file import read_recipes
 from darkroom.schemas.errors import ErrorCode, RequestRejected, SettingsError
 from darkroom.schemas.events.request import effective_steps
@@ -144,3 +146,17 @@ def test_a_file_that_cannot_be_read_is_told_in_a_sentence(tmp_path: Path) -> Non
     file.write_bytes(b"#" * (RECIPES_BYTES_MAX + 1))
     with pytest.raises(SettingsError, match="it has more than"):
         read_recipes(file)
+
+
+def test_the_command_lists_them_for_people_and_machines(tmp_path: Path) -> None:
+    env = {"DARKROOM_MODEL__RECIPES_FILE": str(EXAMPLES)}
+    listed = CliRunner().invoke(main, ["recipes"], env=env)
+    assert listed.exit_code == 0
+    assert 'dmd2: DMD2, 4 steps; not for commercial use\n  steps = 4\n  guidance_scale = 0.0\n  sampler = "lcm"' in (
+        listed.stdout
+    )
+    found = json.loads(CliRunner().invoke(main, ["recipes", "--json"], env=env).stdout)
+    assert found[-1]["fields"] == {"steps": 10, "sampler": "dpmpp_2m_sde", "schedule": "align_your_steps"}
+    broken = CliRunner().invoke(main, ["recipes"], env={"DARKROOM_MODEL__RECIPES_FILE": str(tmp_path / "none.toml")})
+    assert broken.exit_code == 1
+    assert "The file of recipes" in broken.stderr
