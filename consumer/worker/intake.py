@@ -20,6 +20,7 @@ from darkroom.schemas.events.pose import PeoplePose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import DEFAULT_TENANT
 from darkroom.schemas.prompts.syntax import warnings_of
+from darkroom.schemas.recipes import NO_RECIPES, Recipes
 from darkroom.schemas.settings import LimitSettings
 from darkroom.schemas.wire.codec import Decoded, decode_request
 from darkroom.schemas.wire.digests import raw_digest
@@ -41,9 +42,12 @@ PRIORITY_DEFAULT = 4
 class Intake:
     """Takes records in against the loaded model and the deployment's limits."""
 
-    def __init__(self, info: ModelInfo, limits: LimitSettings, *, request_bytes_max: int) -> None:
+    def __init__(
+        self, info: ModelInfo, limits: LimitSettings, *, request_bytes_max: int, recipes: Recipes = NO_RECIPES
+    ) -> None:
         self._info = info
         self._limits = limits
+        self._recipes = recipes
         self._request_bytes_max = request_bytes_max
 
     def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Received]:
@@ -123,7 +127,7 @@ def _received(key: JobKey, record: Record, decoded: Decoded, wall: datetime) -> 
         traceparent=decoded.traceparent,
         tenant=decoded.request.tenant,
         request_id=decoded.request.request_id,
-        warnings=(*decoded.warnings, *asked.warnings, *_about_prompts(decoded.request)),
+        warnings=(*decoded.warnings, *asked.warnings),
     )
 
 

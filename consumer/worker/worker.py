@@ -32,6 +32,7 @@ from darkroom.inference.contract import Engine
 from darkroom.producer.kafka.connection import kafka_arguments
 from darkroom.producer.outages import KAFKA, watch_outages
 from darkroom.producer.policy.policy_file import PolicyFile
+from darkroom.producer.recipes_file import read_recipes
 from darkroom.producer.store.objects import Objects
 from darkroom.producer.tasks import TaskSupervisor
 from darkroom.schemas.events.progress import Cancellation
@@ -86,7 +87,7 @@ class Worker:
     ) -> None:
         """On a running event loop. `make_broker` takes what `KafkaBroker` takes, `make_tasks` what its default takes.
 
-        Raises `SettingsError` for a policy file that cannot be used.
+        Raises `SettingsError` for a file of the policy or of recipes that cannot be used.
         """
         self.settings = settings
         self.engine = engine
@@ -113,6 +114,7 @@ class Worker:
         waits = DeviceWaits(lambda: core.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
         self._broker: Broker = make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id)
         self._kafka_answers = True
+        self._recipes = read_recipes(settings.model.recipes_file)
         self._tasks = make_tasks(
             on_kept=self.metrics.task_restarts.labels,
             on_restart=lambda name: self.metrics.task_restarts.labels(name).inc(),
@@ -147,7 +149,8 @@ class Worker:
         self.metrics.model_loads.inc()
         self.metrics.registry.register(self.gauges)
         log.info("ready", model=info.name, revision=info.revision, device=info.device, dtype=info.dtype)
-        return Intake(info, self.settings.limits, request_bytes_max=self.settings.limits.request_bytes_max)
+        limits = self.settings.limits
+        return Intake(info, limits, request_bytes_max=limits.request_bytes_max, recipes=self._recipes)
 
     async def run(self) -> bool:
         """Serve until `drain`. Returns whether all begun work was finished. Raises as `Driver.run` does."""

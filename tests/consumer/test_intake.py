@@ -15,6 +15,8 @@ from darkroom.consumer.worker.intake import AGE_S_MAX, EARLIEST, Intake
 from darkroom.consumer.worker.payload import Payload, Received
 from darkroom.consumer.worker.ports import Record
 from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.recipes import parse_recipes
 from darkroom.schemas.settings import LimitSettings
 
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
@@ -28,6 +30,32 @@ def taken(offset: int, *, now: float, wall: datetime, written: datetime = NOON, 
     value = json.dumps({"request_id": f"r{offset}", "prompt": "a figure", **fields}).encode()
     record = Record(offset, None, value, (), int(written.timestamp() * 1000))
     return INTAKE.take(P0, record, now=now, wall=wall)[0]
+
+
+def painted(**fields: object) -> Payload:
+    """Return the edges' side of a record, read with a recipe named `few`."""
+    recipes = parse_recipes('[few]\nsteps = 4\nsampler = "lcm"\nprompt_syntax = "weighted"')
+    intake = Intake(SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20, recipes=recipes)
+    value = json.dumps({"request_id": "r", "prompt": "a (red:1.3) figure", **fields}).encode()
+    return intake.take(P0, Record(0, None, value, (), int(NOON.timestamp() * 1000)), now=100.0, wall=NOON)[1]
+
+
+def test_a_recipe_is_painted_and_warned_of_as_if_written_out() -> None:
+    payload, plain = painted(recipe="few", steps=6), painted()
+    assert payload.render is not None
+    assert (payload.render.steps, payload.render.sampler, payload.render.prompt_syntax) == (6, "lcm", "weighted")
+    assert '"sampler":"lcm"' in payload.render.image_text["darkroom:request"]
+    assert payload.warnings == ()
+    assert plain.warnings != (), "the prompt looks weighted, and is read as plain text"
+    assert payload.request_digest != painted(recipe="few").request_digest
+
+
+def test_an_unknown_recipe_ends_as_a_refusal_that_lists_what_there_is() -> None:
+    payload = painted(recipe="noir")
+    assert payload.refusal is not None
+    assert payload.refusal.code is ErrorCode.INVALID_REQUEST
+    assert payload.refusal.message == "recipe 'noir' is not known: there are few"
+    assert payload.request_id == "r"
 
 
 def test_a_deadline_is_kept_by_the_clock_that_cannot_jump() -> None:
