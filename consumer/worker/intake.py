@@ -62,9 +62,12 @@ class Intake:
             return _refused(key, record, rejected, now=now, wall=wall)
         received = _received(key, record, decoded, wall)
         try:
-            received = replace(received, render=resolve(decoded.request, self._info, self._limits))
+            request = self._recipes.filled(decoded.request)
+            received = replace(received, request=request, render=resolve(request, self._info, self._limits))
         except RequestRejected as rejected:
             received = replace(received, refusal=rejected)
+        assert received.request is not None
+        received = replace(received, warnings=(*received.warnings, *_about_prompts(received.request)))
         deadline = decoded.request.deadline
         facts = JobFacts(
             key=key,

@@ -29,6 +29,7 @@ class Received:
     requested_at: datetime | None
     """When it was asked for; None where no believable time says so."""
     request: GenerationRequest | None = None
+    """With its recipe's fields in place of the recipe."""
     render: RenderRequest | None = None
     traceparent: str | None = None
     tenant: str = DEFAULT_TENANT
