@@ -77,4 +77,4 @@ assert own == 0.3, own
 assert torch.equal(default, zero)
 assert (default - named).abs().max() > 0.1
 PY
-"$folder/venv/bin/python" "$folder/look.py"
+TRANSFORMERS_VERBOSITY=error "$folder/venv/bin/python" "$folder/look.py"

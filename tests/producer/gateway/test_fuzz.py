@@ -36,10 +36,11 @@ CALLS = [
     ("/v1/generations/{request_id}/events", "GET"),
     ("/v1/generations/{request_id}/images/{number}", "GET"),
     ("/v1/fleet", "GET"),
+    ("/v1/recipes", "GET"),
     ("/v1/poses", "POST"),
     ("/generate", "POST"),
 ]
-TAKES_NOTHING = ("/v1/fleet",)
+TAKES_NOTHING = ("/v1/fleet", "/v1/recipes")
 """Nothing is unlawful there."""
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.types import RenderedImage, RenderJob, RenderRequest
 from darkroom.schemas.events.pose import PeoplePose
+from darkroom.schemas.events.samplers import Sampler
 from darkroom.tools.tiny.quality.looking import Pixels
 from darkroom.tools.tiny.training.figures import Scene
 
@@ -28,6 +29,7 @@ class Ask:
     guidance_scale: float = 5.0
     control_scale: float = 1.0
     posed: bool = True
+    sampler: Sampler = "euler_ancestral"
 
 
 class Painter:
@@ -54,7 +56,7 @@ class Painter:
             for place, scene in enumerate(scenes)
         ]
         rows = [row for job in jobs for row in self._device.prepare(job).rows]
-        for _ in range(ask.steps):
+        for _ in range(rows[0].steps_total):
             self._device.step(rows)
         pictures = []
         for outcome in self._device.finish(rows):
@@ -74,7 +76,7 @@ def request(scene: Scene, ask: Ask, seed: int) -> RenderRequest:
         height=scene.height,
         steps=ask.steps,
         guidance_scale=ask.guidance_scale,
-        sampler="euler_ancestral",
+        sampler=ask.sampler,
         seed=seed,
         pose=PeoplePose(people=tuple(scene.keypoints())) if ask.posed else None,
         control_scale=ask.control_scale,

@@ -9,12 +9,17 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final, get_args
 
 import numpy as np
 
+from darkroom.schemas.events.samplers import SAMPLERS, Sampler
 from darkroom.tools.tiny.quality.looking import Pixels, adherence, figure_mask, overlap, right_colours
 from darkroom.tools.tiny.quality.painting import Ask, Painter
 from darkroom.tools.tiny.training.figures import Scene, random_scene
+
+SAMPLER_STEPS: Final = (10, 22)
+"""Few steps, and the preset's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +33,48 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplerLine:
+    """One line of the samplers' table: shares at each of `SAMPLER_STEPS`."""
+
+    sampler: str
+    limbs: tuple[float, ...]
+    """Of limb samples on the figure."""
+    colours: tuple[float, ...]
+    """Of pictures with all three colours right."""
+
+
+@dataclass(frozen=True, slots=True)
 class Quality:
     """The quality table, with the scenes and pictures from which it was measured."""
 
     lines: tuple[Line, ...]
     scenes: tuple[Scene, ...]
     pictures: tuple[Pixels, ...]
+    samplers: tuple[SamplerLine, ...] = ()
 
     def value(self, what: str) -> float:
         """Return a line's value. Raises `KeyError` for an unknown line."""
         return {line.what: line.value for line in self.lines}[what]
 
     def text(self) -> str:
-        """Return the table in Markdown."""
+        """Return both tables in Markdown."""
         rows = [f"| {line.what} | {line.value:.3g}{line.unit} | {line.goal} |" for line in self.lines]
-        return "\n".join(["| what | measured | goal |", "|---|---|---|", *rows])
+        return "\n".join(["| what | measured | goal |", "|---|---|---|", *rows, "", samplers_text(self.samplers)])
+
+
+def samplers_text(lines: Sequence[SamplerLine]) -> str:
+    """Return the samplers' table in Markdown."""
+    named = [
+        f"{what}, {steps} steps"
+        for what in ("limb samples on the figure", "all three colours right")
+        for steps in SAMPLER_STEPS
+    ]
+    rows = [
+        " | ".join([f"| `{line.sampler}`", *(f"{one:.3g}" for one in (*line.limbs, *line.colours))]) for line in lines
+    ]
+    return "\n".join(
+        [f"| sampler | {' | '.join(named)} |", f"|---{'|---' * len(named)}|", *(f"{row} |" for row in rows)]
+    )
 
 
 def fresh_scenes(count: int, *, people: int = 1, simple: bool = True) -> list[Scene]:
@@ -60,9 +92,28 @@ def measure(painter: Painter, count: int, report: Callable[[str], None], *, ask:
     pictures = painter.paint(scenes, ask)
     lines = [*_one_person(scenes, pictures), *_others(painter, few, ask, report)]
     lines += [*_effects(painter, scenes[:few], pictures[:few], ask, report), *_times(painter, scenes, ask, report)]
+    samplers = measure_samplers(painter, scenes[:few], ask, report)
     shown = fresh_scenes(few, people=2, simple=False) + fresh_scenes(few, simple=False)
     report(f"for the sheet, {len(shown)} pictures")
-    return Quality(tuple(lines), (*scenes, *shown), (*pictures, *painter.paint(shown, ask)))
+    return Quality(tuple(lines), (*scenes, *shown), (*pictures, *painter.paint(shown, ask)), samplers)
+
+
+def measure_samplers(
+    painter: Painter, scenes: Sequence[Scene], ask: Ask, report: Callable[[str], None]
+) -> tuple[SamplerLine, ...]:
+    """Render the scenes with each sampler, on the model's own schedule, at each of `SAMPLER_STEPS`."""
+    report(f"samplers, {len(SAMPLERS) * len(SAMPLER_STEPS)} times {len(scenes)} pictures")
+    lines = []
+    for sampler in get_args(Sampler):
+        painted = [painter.paint(scenes, replace(ask, sampler=sampler, steps=steps)) for steps in SAMPLER_STEPS]
+        lines.append(
+            SamplerLine(
+                sampler,
+                tuple(posture(scenes, pictures)[0] for pictures in painted),
+                tuple(colours(scenes, pictures)[-1] for pictures in painted),
+            )
+        )
+    return tuple(lines)
 
 
 def posture(scenes: Sequence[Scene], pictures: Sequence[Pixels]) -> tuple[float, float]:
