@@ -80,7 +80,7 @@ def adapted(tiny: TinyModel, folder: Path) -> Oracle:
 
 
 def with_adapter(name: str, weight: float = 1.0, request: RenderRequest = PLAIN) -> RenderRequest:
-    return replace(request, adapter=AdapterUse(name, weight))
+    return replace(request, adapters=(AdapterUse(name, weight),))
 
 
 @pytest.mark.parametrize("name", ["ink", "oil", "words", "only-words", "kohya", "grain"])
@@ -88,7 +88,7 @@ def test_a_row_alone_is_the_pipelines(device: SdxlDevice, adapted: Oracle, name:
     request = with_adapter(name, 0.8, replace(PLAIN, negative_prompt="a dog"))
     painted = paint(device, request)
     assert distance(painted, adapted.paint(request)) <= TOLERANCE
-    assert distance(painted, paint(device, replace(request, adapter=None))) > VISIBLE, "the adapter does nothing"
+    assert distance(painted, paint(device, replace(request, adapters=()))) > VISIBLE, "the adapter does nothing"
     assert distance(painted, paint(device, with_adapter(name, -0.8, request))) > VISIBLE, "the weight does nothing"
 
 
@@ -104,9 +104,33 @@ def test_rows_with_different_adapters_weights_and_none_share_steps(device: SdxlD
     ]
     joining = [(number % 3, request) for number, request in enumerate(requests)]
     for request, painted in zip(requests, paint_together(device, joining), strict=True):
-        assert distance(painted, adapted.paint(request)) <= TOLERANCE, request.adapter
+        assert distance(painted, adapted.paint(request)) <= TOLERANCE, request.adapters
     pictures = [adapted.paint(request) for request in requests]
     assert all(distance(pictures[0], other) > VISIBLE for other in pictures[1:])
+
+
+def with_adapters(*uses: tuple[float | str | None, ...], request: RenderRequest = PLAIN) -> RenderRequest:
+    return replace(request, adapters=tuple(AdapterUse(*use) for use in uses))  # type: ignore[arg-type]
+
+
+def test_rows_with_several_adapters_share_steps_with_other_sets(device: SdxlDevice, adapted: Oracle) -> None:
+    """The oracle is `set_adapters` with several names; PEFT adds the changes up."""
+    requests = [
+        with_adapters(("ink", 0.7), ("oil", 0.5)),
+        with_adapters(("grain", 0.6), ("ink", -0.4), ("kohya", 0.5), ("words", 0.8), request=POSED),
+        with_adapters(("kohya", 0.4, -0.9), ("words", 0.5, 1.0), request=replace(PLAIN, negative_prompt="a dog")),
+        with_adapters(("words", 0.0, 1.0)),
+        with_adapters(("oil", 0.5), request=replace(PLAIN, guidance_scale=1.0)),
+        PLAIN,
+    ]
+    joining = [(number % 2, request) for number, request in enumerate(requests)]
+    together = paint_together(device, joining)
+    for request, painted in zip(requests, together, strict=True):
+        assert distance(painted, adapted.paint(request)) <= TOLERANCE, request.adapters
+        assert distance(painted, paint(device, request)) <= TOLERANCE, request.adapters
+    one_alone = [adapted.paint(with_adapter("ink", 0.7)), adapted.paint(with_adapter("oil", 0.5))]
+    assert all(distance(together[0], alone) > VISIBLE for alone in one_alone)
+    assert distance(together[3], together[5]) > VISIBLE, "the text encoders' weight is one of its own"
 
 
 def test_rows_without_adapters_are_untouched_to_the_last_bit(device: SdxlDevice, shared_device: SdxlDevice) -> None:

@@ -1,4 +1,4 @@
-"""Applies LoRAs to the slots of a batch: rows with different ones, different weights and none share one forward.
+"""Applies LoRAs to the slots of a batch: rows with different sets of them, weights and none share one forward.
 
 The network's weights are never touched. While a batch with adapters runs, each layer that one of them changes has a
 forward hook, which adds weight * scale * up(down(x)) to the output of the slots that asked for it and leaves the other
@@ -26,6 +26,9 @@ class AppliedAdapter:
     digest: str
     lora: Lora
     weight: float
+    """In the UNet."""
+    text_weight: float
+    """In the text encoders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +74,27 @@ class AdapterBank:
             yield
 
 
-def shares_of(slots: Sequence[AppliedAdapter | None], device: torch.device) -> tuple[Share, ...]:
-    """Group the slots of a batch by LoRA, with any weights: each layer then needs one pair of products per LoRA."""
-    places: dict[int, list[int]] = {}
-    for slot, adapter in enumerate(slots):
-        if adapter is not None:
-            places.setdefault(id(adapter.lora), []).append(slot)
+def shares_of(
+    slots: Sequence[Sequence[AppliedAdapter]], device: torch.device, *, of_text: bool = False
+) -> tuple[Share, ...]:
+    """Group the slots of a batch by LoRA, with any weights: each layer then needs one pair of products per LoRA.
+
+    A slot has any number of LoRAs, each once. `of_text`: the batch is of a text encoder.
+    """
+    places: dict[int, list[tuple[int, AppliedAdapter]]] = {}
+    for slot, adapters in enumerate(slots):
+        for adapter in adapters:
+            places.setdefault(id(adapter.lora), []).append((slot, adapter))
     shares = []
-    for its_slots in places.values():
-        used = [adapter for slot in its_slots if (adapter := slots[slot]) is not None]
-        weights = torch.tensor([adapter.weight for adapter in used], dtype=torch.float32)
+    # Sums in fp16 depend on their order, and a slot's must not depend on its company.
+    for used in sorted(places.values(), key=lambda used: used[0][1].name):
+        weights = [adapter.text_weight if of_text else adapter.weight for _, adapter in used]
         shares.append(
             Share(
-                lora=used[0].lora,
-                slots=torch.tensor(its_slots).to(device, non_blocking=True),
-                weights=weights.to(device, non_blocking=True),
-                is_all=len(its_slots) == len(slots),
+                lora=used[0][1].lora,
+                slots=torch.tensor([slot for slot, _ in used]).to(device, non_blocking=True),
+                weights=torch.tensor(weights, dtype=torch.float32).to(device, non_blocking=True),
+                is_all=len(used) == len(slots),
             )
         )
     return tuple(shares)

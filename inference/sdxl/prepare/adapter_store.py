@@ -82,7 +82,9 @@ class AdapterStore:
             why = self.refused.get(use.name, f"This worker has no adapter {use.name!r}.")
             raise RenderFault(FaultKind.REQUEST, "unknown_adapter", why)
         lora = self._cache.get_or_make(use.name, lambda: self._load(use.name, digest))
-        return AppliedAdapter(use.name, digest, lora, use.weight)
+        return AppliedAdapter(
+            use.name, digest, lora, use.weight, use.weight if use.text_weight is None else use.text_weight
+        )
 
     def counts(self) -> CacheCounts:
         """Return the counts of the cache of tensors."""
