@@ -12,10 +12,12 @@ PYTHONS := 3.11 3.12 3.13 3.14
 PROCESSES ?= 3
 PEERS := $(VENV)/bench/.installed
 MINIO := v0.0.0-20260212201848-7aac2a2c5b7c
+VALE := v3.22.0
+PAGES := $(wildcard *.md) docs examples/README.md helm/darkroom/README.md inference/tiny/trained/README.md
 SEEDS ?= 1000
 SEED ?= 1
 MINUTES ?= 10
-CODE := setup.py darkroom schemas inference producer consumer tools tests
+CODE := setup.py darkroom schemas inference producer consumer tools tests docs
 LIGHT_CODE := -p darkroom.schemas -p darkroom.producer -p darkroom.consumer
 LIGHT_TESTS := tests/schemas tests/consumer tests/producer $(wildcard tests/test_*.py)
 PARALLEL := -n $(PROCESSES) --dist loadscope --no-loadscope-reorder --durations=20
@@ -29,8 +31,8 @@ define TYPING
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-light demo test test-light test-pythons test-chart test-autoscale test-operations \
-	control-plane check check-light proofs simulate chaos bench bench-gpu quality schemas lock check-lock clean
+.PHONY: help setup setup-light demo test words test-light test-pythons test-chart test-autoscale test-operations \
+	control-plane check check-light proofs simulate chaos bench bench-gpu quality docs schemas lock check-lock clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -91,12 +93,18 @@ test-operations: setup ## Run every command of the chart's operations on that co
 control-plane: setup ## Build etcd's company (Kubernetes, KEDA, Helm) for the two above: once, 28 minutes, 11 GB.
 	@$(BIN)/python -m tests.autoscale.build
 
-check: setup ## Lint, types and import rules: fast.
+check: setup ## Lint, types, import rules and words: fast.
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy
+	@$(BIN)/mypy docs/_generate.py
 	@cd $(VENV)/typing && ../bin/lint-imports --config ../../pyproject.toml --no-cache
 	@$(BIN)/python -m tests.helm.lint
+	@$(MAKE) --no-print-directory words
+
+words: ## Check the words of the pages with Vale, where it is installed. Part of `make check`.
+	@if vale=$$(command -v $(abspath $(BIN))/vale || command -v vale); then $$vale --glob='!docs/_build/**' $(PAGES); \
+		else echo "== Vale is not installed, so the words of the pages were not checked: make $(BIN)/vale builds it"; fi
 
 check-light: setup-light ## Lint everything, check the types of what does not render.
 	@$(LIGHT)/bin/ruff check $(CODE)
@@ -115,6 +123,11 @@ proofs: setup $(BIN)/minio ## What takes long: rights, rolling restarts for MINU
 	@$(BIN)/python -m pytest -m "proof or not proof" tests/strangers/test_buckets.py tests/strangers/test_foreign_bucket.py \
 		tests/strangers/test_s3_rights.py
 	@$(BIN)/python -m tests.cluster --minutes $(MINUTES)
+
+$(BIN)/vale: | $(STAMP)
+	@command -v go >/dev/null || { echo "Go 1.25 or newer is needed to build Vale"; exit 2; }
+	@echo "== Building Vale: once, a minute of processor time"
+	@GOBIN=$(abspath $(BIN)) go install github.com/vale-cli/vale/v3/cmd/vale@$(VALE)
 
 $(BIN)/minio: | $(STAMP)
 	@command -v go >/dev/null || { echo "Go 1.24 or newer is needed to build MinIO"; exit 2; }
@@ -142,6 +155,10 @@ bench-gpu: setup ## SDXL at full size with random weights on a GPU; writes bench
 quality: setup ## Measure what the built-in model paints; writes quality-out/contact-sheet.png.
 	@$(BIN)/python -m darkroom.tools.tiny.quality --out quality-out
 
+docs: setup ## Build the documentation into docs/_build; warnings are errors, and links are checked offline.
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs docs/_build
+	@echo "== docs/_build/index.html"
+
 schemas: setup ## Write the published JSON Schemas, AsyncAPI, and the chart's schema of settings and dashboard again.
 	@$(BIN)/darkroom schemas --write schemas/published
 	@$(BIN)/python -m tests.helm.values_schema
@@ -153,4 +170,4 @@ lock: setup ## Refresh the lock files to the newest versions that pyproject.toml
 	@$(BIN)/uv $(COMPILE) --group bench --constraint requirements.lock --no-annotate --output-file requirements-bench.lock
 
 clean: ## Remove what the targets made, .venv included.
-	rm -rf $(VENV) $(LIGHT) bench-out demo-out quality-out .hypothesis .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(LIGHT) docs/_build bench-out demo-out quality-out .hypothesis .mypy_cache .ruff_cache *.egg-info

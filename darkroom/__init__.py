@@ -67,6 +67,7 @@ _COMMANDS = {
     "plan": ("darkroom.consumer.cli.plan", "Say how many workers a load needs, and what they cost."),
     "demo": ("darkroom.consumer.cli.demo", "Show the whole of it with the built-in tiny model."),
     "train-tiny": ("darkroom.tools.tiny.training.command", "Train the built-in tiny model anew."),
+    "recipes": ("darkroom.producer.cli.contracts", "List the operator's recipes."),
     "schemas": ("darkroom.producer.cli.contracts", "Print or write JSON Schemas and AsyncAPI."),
 }
 """Each command's module and its line in `--help`. The function has the command's name, `-` being `_`."""

@@ -134,7 +134,7 @@ class RenderRequest:
 
     @property
     def calls(self) -> int:
-        """How often an image calls the UNet: the steps that a device takes of it."""
+        """Number of calls of the UNet for one image: the steps that a device takes of it."""
         return 2 * self.steps - 1 if self.sampler in TWO_CALLS else self.steps
 
     def steps_after(self, calls: int) -> int:

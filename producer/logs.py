@@ -75,7 +75,12 @@ def configure(settings: LogSettings, **names: str) -> None:
     # that its lines hold whole requests.
     logging.getLogger("aiokafka").setLevel(logging.WARNING if everything else max(logging.ERROR, root.level))
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        # Filtered first: a line below the level must cost next to nothing.
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         # A logger that was kept would stay as it was at its first use, whatever is configured later.

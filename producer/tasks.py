@@ -28,6 +28,10 @@ EXCEPTION_CHARACTERS_MAX: Final = 300
 """The length to which an exception is cut in a sentence: a library's can quote a whole response."""
 
 
+CANCEL_AGAIN_S: Final = 1.0
+"""Between two cancellations of a task that has not ended: longer than a task needs that ends at the first."""
+
+
 class TaskFailed(Exception):  # noqa: N818 - named for what happened
     """A task ended by an exception that nobody expected: one sentence with its name. The exception is the cause."""
 
@@ -141,12 +145,17 @@ class TaskSupervisor:
         ]
 
     async def close(self, sparing: Collection[asyncio.Task[Any]] = ()) -> None:
-        """Cancel the tasks, except for those to be spared, and wait for all of them. Idempotent."""
+        """Cancel the tasks, except for those to be spared, and wait for all of them. Idempotent.
+
+        A task is cancelled again while it runs on: before Python 3.12 `asyncio.wait_for` loses a cancellation that
+        comes in the moment in which what it waits for is done (python/cpython#86296), and work that goes round in a
+        circle would then never end.
+        """
         self._closed = True
-        for task in self._tasks:
-            if task not in sparing:
+        while running := {task for task in self._tasks if not task.done()}:
+            for task in running.difference(sparing):
                 task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
 
     def _own(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)

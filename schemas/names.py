@@ -78,6 +78,7 @@ IDENTITY_PATTERN: Final = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"
 ADAPTER_NAME_CHARACTERS_MAX: Final = 128
 ADAPTER_NAME_PATTERN: Final = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,127}$"
 """What an adapter's name looks like: what its file is called, without the ending, in the store or in a folder."""
+RECIPE_NAME_PATTERN: Final = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
 
 _IDENTITY = re.compile(IDENTITY_PATTERN)
 _ADAPTER_NAME = re.compile(ADAPTER_NAME_PATTERN)

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import docstrings
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("schemas", "inference", "producer", "consumer", "tools")
 CORE_MAY_IMPORT = {
@@ -240,3 +242,14 @@ def test_every_direct_dependency_has_an_upper_bound() -> None:
         one for one in wanted if "<" not in one and "==" not in one and not one.startswith(("types-", "darkroom["))
     ]
     assert open_ended == []
+
+
+def test_public_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    new = docstrings.found() - set(docstrings.listed())
+    assert new == set(), "docs/contributing/style.md says how a docstring begins"
+
+
+def test_the_list_of_docstrings_to_reword_only_shrinks() -> None:
+    names = docstrings.listed()
+    assert names == sorted(set(names))
+    assert set(names) <= docstrings.found(), "reworded: run `python -m tests.docstrings`, which takes them off the list"

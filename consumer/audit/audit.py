@@ -20,7 +20,7 @@ import structlog
 
 from darkroom.consumer.audit.pictures import ObjectChecks
 from darkroom.consumer.audit.tally import Committed, Tally
-from darkroom.consumer.core.offset_map import decode_map
+from darkroom.consumer.core.offset_map import decode_commit
 from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.producer.kafka.connection import KafkaUnavailable, administering
 from darkroom.producer.kafka.groups import committed_offsets
@@ -157,9 +157,8 @@ async def _committed(settings: Settings, partitions: Collection[TopicPartition])
     committed = {}
     for place, found in offsets.items():
         if found is not None:
-            finished = decode_map(PartitionKey(topic, place.partition), found.offset, found.metadata or "")
-            # A map that does not verify means replay: nothing above the offset counts as finished.
-            committed[place.partition] = Committed(found.offset, finished or frozenset())
+            commit = decode_commit(PartitionKey(topic, place.partition), found.offset, found.metadata or "")
+            committed[place.partition] = Committed(commit.base, commit.finished)
     return committed
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-from darkroom.consumer.core.assignment import Partition
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition import Partition
 from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.consumer.core.waiting import WaitingRoom
 

@@ -2,8 +2,8 @@
 
 Objective: as many rows on the device as still pay, and no more. The cap for a shape is the smallest batch
 whose measured throughput is at least 95% of the best; beyond it a join only slows the rows that are there. The
-engine says it with each prepared job (`Prepared.cap`); where it does not, and above it, the setting
-`batch.max_rows` bounds the batch. Running out of memory lowers it for a time (`darkroom.consumer.core.ceilings`).
+engine says it once for a shape (`CapKnown`); where it does not, and above it, the setting `batch.max_rows` bounds
+the batch. Running out of memory lowers it for a time (`darkroom.consumer.core.ceilings`).
 
 Rules:
 
@@ -22,11 +22,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
-from itertools import chain
 
 from darkroom.consumer.core.ceilings import Ceilings
-from darkroom.consumer.core.jobs import Job
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition import Job
 from darkroom.consumer.core.partition_key import RowKey
 
 
@@ -39,6 +38,8 @@ class Batcher:
         self._ready: list[Job] = []
         self._on_device: dict[RowKey, Job] = {}
         self._device_key: Hashable = None
+        self._caps: dict[Hashable, int] = {}
+        """By batch key. The sizes that the model takes bound their number."""
         self._ceilings = Ceilings(limits.oom_probe_s)
         self._apart: deque[tuple[RowKey, ...]] = deque()
         self._linger_until: float | None = None
@@ -62,6 +63,10 @@ class Batcher:
         """Rows of a shape that may share a step now."""
         cap, ceiling = self._paying(key), self._ceilings.of(key)
         return cap if ceiling is None else min(cap, ceiling)
+
+    def know_cap(self, key: Hashable, rows: int) -> None:
+        """Remember how many rows of a batch key pay together."""
+        self._caps[key] = rows
 
     def add(self, job: Job) -> None:
         """A job's rows (`rows_ready`) are prepared, or came back from a failed step."""
@@ -110,10 +115,8 @@ class Batcher:
         return self._ready[0].batch_key if self._ready else None
 
     def _paying(self, key: Hashable) -> int:
-        """Rows of a shape that pay together, as its jobs say: memory set aside."""
-        jobs = chain(self._ready, self._on_device.values())
-        cap = next((job.cap for job in jobs if job.batch_key == key and job.cap is not None), None)
-        return self._limits.batch_rows_max if cap is None else min(cap, self._limits.batch_rows_max)
+        """Rows of a shape that pay together, memory set aside."""
+        return min(self._caps.get(key, self._limits.batch_rows_max), self._limits.batch_rows_max)
 
     def _ahead(self, key: Hashable) -> int:
         if self._ceilings.of(key) is not None:

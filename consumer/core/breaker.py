@@ -23,8 +23,9 @@ class Breaker(Generic[CallT]):
     The number of calls held is bounded by the jobs that may be past waiting.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, jitter: float) -> None:
         self._limits = limits
+        self._jitter = jitter
         self._held: deque[CallT] = deque()
         self._failures = 0
         self._retry_at = 0.0
@@ -52,7 +53,7 @@ class Breaker(Generic[CallT]):
         self._held.append(call)
         if not self.is_open or call == self._probe:
             self._failures += 1
-            self._retry_at = now + self._limits.backoff_s(self._failures)
+            self._retry_at = now + self._limits.backoff_s(self._failures, self._jitter)
             self._probe = None
 
     def succeeded(self) -> list[CallT]:

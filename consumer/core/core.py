@@ -17,13 +17,15 @@ from typing import Any
 
 from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
-from darkroom.consumer.core.assignment import Partition
 from darkroom.consumer.core.backpressure import Backpressure, Flow
 from darkroom.consumer.core.jobflow import JobFlow
 from darkroom.consumer.core.jobs import JobState
+from darkroom.consumer.core.journal import UNNAMED_BOOT, Boot
 from darkroom.consumer.core.lifecycle import Phase, Signal, after
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition import Partition
 from darkroom.consumer.core.partition_key import PartitionKey
+from darkroom.consumer.core.snapshot import Snapshot
 
 _FINISHED_IN_A_DRAIN = (
     JobState.ON_DEVICE,
@@ -37,12 +39,15 @@ _FINISHED_IN_A_DRAIN = (
 class Core:
     """All of a worker's state that decides anything. Synchronous, single-threaded, and without a clock."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, *, boot: Boot = UNNAMED_BOOT, jitter: float = 0.5) -> None:
+        """`boot` names this run of the process in the journal; `jitter` is that of `Limits.backoff_s`."""
         self.limits = limits or Limits()
+        self._boot = boot
+        self._jitter = jitter
         self.phase = Phase.STARTING
         self.partitions: dict[PartitionKey, Partition] = {}
         self._out: list[do.Effect] = []
-        self.flow = JobFlow(self.limits, self.partitions, self._out)
+        self.flow = JobFlow(self.limits, self.partitions, self._out, jitter=jitter)
         self._backpressure = Backpressure(self.limits)
         self._epochs = count(1)
         self._drain_until: float | None = None
@@ -64,6 +69,8 @@ class Core:
             on.StoreFailed: self.flow.on_store_failed,
             on.Settled: self.flow.on_settled,
             on.CancellationArrived: self.flow.on_cancellation,
+            on.PoseFetched: self.flow.on_pose_fetched,
+            on.CapKnown: self.flow.on_cap_known,
             on.Prepared: self.flow.on_prepared,
             on.JobFaulted: self.flow.on_job_faulted,
             on.StepBoundary: self.flow.on_step_boundary,
@@ -88,8 +95,28 @@ class Core:
         self._out.clear()
         return effects
 
+    @property
+    def rows_to_join(self) -> int:
+        """Return the rows that are to join the device and were not handed to it. Safe to call from any thread."""
+        return self.flow.rows_to_join
+
+    def snapshot(self) -> Snapshot:
+        """Return the state that others may see. Safe to call from any thread."""
+        flow = self.flow
+        return Snapshot(
+            phase=self.phase,
+            store_is_away=flow.breaker.is_open,
+            partitions=tuple(one.snapshot() for one in list(self.partitions.values())),
+            rows_waiting=flow.rows_to_join + flow.rows_in[JobState.FOLLOWING],
+            rows_on_device=flow.batcher.rows_on_device,
+            unsettled_bytes=flow.unsettled_bytes,
+            jobs_to_render=flow.jobs_to_render(),
+        )
+
     def wake_at(self) -> float | None:
         """When a `Tick` is due if nothing else happens before. None: never."""
+        if self.phase is Phase.CLOSED:
+            return None
         times = [
             self.flow.batcher.wake_at,
             self.flow.breaker.wake_at,
@@ -143,7 +170,7 @@ class Core:
             self._out.append(do.ClosePartition(key))
         for key in sorted(event.partitions):
             if key not in self.partitions:
-                self.partitions[key] = Partition(key)
+                self.partitions[key] = Partition(key, self._boot)
                 self._reopen(self.partitions[key], prove_ownership=False)
             self._deliver_again(self.partitions[key])
 
@@ -153,9 +180,12 @@ class Core:
         """
         partition.assigned = True
         if partition.is_open and self.phase is Phase.RUNNING:
-            self._out.append(do.Resume(partition.key, seek_to=partition.account.position))
-            if partition.paused:
-                self._out.append(do.Pause(partition.key))
+            self._deliver_from_position(partition)
+
+    def _deliver_from_position(self, partition: Partition) -> None:
+        self._out.append(do.Resume(partition.key, seek_to=partition.account.position))
+        if partition.paused:
+            self._out.append(do.Pause(partition.key))
 
     def _reopen(self, partition: Partition, *, prove_ownership: bool, at: float | None = None) -> None:
         """Open under a new epoch, now or at a later time."""
@@ -172,7 +202,7 @@ class Core:
         partition = self._current(event.partition, event.epoch)
         if partition is None or partition.is_open:
             return
-        for job in partition.open(event.base, event.metadata, self.limits, event.fates):
+        for job in partition.open(event.commit, self.limits, event.fates):
             self.flow.forget(job)
         if event.fresh:
             partition.commit_at = now
@@ -186,16 +216,21 @@ class Core:
         partition = self._current(event.partition, event.epoch)
         if partition is not None and not partition.is_open:
             partition.failures += 1
-            partition.reopen_at = now + self.limits.backoff_s(partition.failures)
+            partition.reopen_at = now + self.limits.backoff_s(partition.failures, self._jitter)
 
     def _on_record(self, event: on.RecordArrived, _now: float) -> None:
         partition = self._delivering(event.facts.key.partition_key, event.epoch)
         if partition is not None and partition.account.receive(event.facts.key.offset):
+            self._out.append(do.Keep(event.facts.key))
             self.flow.arrive(event.facts, partition)
 
     def _on_position(self, event: on.PositionAdvanced, _now: float) -> None:
-        partition = self._delivering(event.partition, event.epoch)
-        if partition is None:
+        partition = self.partitions.get(event.partition)
+        if partition is None or not partition.is_open or self.phase is not Phase.RUNNING:
+            return
+        if event.epoch != partition.epoch:
+            # Fetched before the partition was opened, or while it was: the consumer has passed what it must deliver.
+            self._deliver_from_position(partition)
             return
         if event.position < partition.account.base:
             # The consumer had to go back behind what is committed: the topic was made anew, or its end was lost.
@@ -244,7 +279,7 @@ class Core:
         if event.refusal is on.Refusal.METADATA:
             partition.metadata_was_refused()
         self._out.append(do.Pause(partition.key))
-        wait = self.limits.backoff_s(partition.failures) if partition.failures > 1 else None
+        wait = self.limits.backoff_s(partition.failures, self._jitter) if partition.failures > 1 else None
         self._reopen(partition, prove_ownership=event.fenced, at=None if wait is None else now + wait)
 
     def _control_flow(self) -> None:

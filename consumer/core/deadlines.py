@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from itertools import count
 
-from darkroom.consumer.core.jobs import Job
+from darkroom.consumer.core.partition import Job
 
 
 class Deadlines:

@@ -41,6 +41,13 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """The record of the `RecordArrived` being handled is new work: keep its content until `Forget`."""
+
+    job: JobKey
+
+
+@dataclass(frozen=True, slots=True)
 class LookUp:
     """See whether the request's outcome was decided before: `OutcomeFound` or `OutcomeAbsent`."""
 
@@ -48,8 +55,15 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchPose:
+    """Read the stored picture that the job's pose names: `PoseFetched` or `JobFaulted`."""
+
+    job: JobKey
+
+
+@dataclass(frozen=True, slots=True)
 class Prepare:
-    """Fetch the pose and queue the job for the prepare lane: `Prepared` or `JobFaulted`."""
+    """Judge the prompt and queue the job for the prepare lane: `Prepared` or `JobFaulted`."""
 
     job: JobKey
 
@@ -69,7 +83,7 @@ class Settle:
     verdict: Verdict
 
 
-StoreCall = LookUp | Prepare | Settle
+StoreCall = LookUp | FetchPose | Settle
 """Effects that the store's absence holds up."""
 
 
@@ -106,4 +120,19 @@ class Stop:
     """False where the drain's time ran out with work unfinished; that work is delivered to somebody else."""
 
 
-Effect = OpenPartition | ClosePartition | Resume | Pause | StoreCall | Admit | Publish | Leave | Forget | Stop
+Effect = (
+    OpenPartition
+    | ClosePartition
+    | Resume
+    | Pause
+    | Keep
+    | LookUp
+    | FetchPose
+    | Prepare
+    | Admit
+    | Settle
+    | Publish
+    | Leave
+    | Forget
+    | Stop
+)

@@ -9,6 +9,7 @@ from enum import Enum
 from darkroom.consumer.core.effects import StoreCall
 from darkroom.consumer.core.jobs import Identity, JobFacts
 from darkroom.consumer.core.journal import Boot, Fate
+from darkroom.consumer.core.offset_map import Commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 
 
@@ -37,12 +38,11 @@ class PartitionOpened:
 
     partition: PartitionKey
     epoch: int
-    base: int
-    metadata: str
+    commit: Commit
     fresh: bool = False
-    """The group had no committed offset: `base` is where the topic begins, and is to be committed."""
+    """The group had no committed offset: the commit's base is where the topic begins, and is to be committed."""
     fates: Mapping[Boot, Fate] = field(default_factory=dict)
-    """What became of the boots that the metadata's journal names."""
+    """What became of the boots that the commit's journal names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,16 @@ class RecordArrived:
     epoch: int
 
 
+NOT_OPEN = 0
+"""The epoch of what was fetched while the partition was not open: no partition ever has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class PositionAdvanced:
-    """The consumer's position, after the records before it were reported."""
+    """The consumer's position, after the records before it were reported.
+
+    Under another epoch than the partition's it says only that the consumer has passed records that were not taken.
+    """
 
     partition: PartitionKey
     epoch: int
@@ -92,13 +99,26 @@ class StoreFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class PoseFetched:
+    """The picture that the job's pose names was read from the store."""
+
+    job: JobKey
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """The job's rows may join the device."""
 
     job: JobKey
     batch_key: Hashable
-    cap: int | None = None
-    """Rows of that key that pay together on this device; None where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapKnown:
+    """The engine has measured, or set anew, how many rows of a batch key pay together."""
+
+    batch_key: Hashable
+    rows: int
 
 
 class FaultParty(Enum):
@@ -213,6 +233,8 @@ Event = (
     | OutcomeFound
     | OutcomeAbsent
     | StoreFailed
+    | CapKnown
+    | PoseFetched
     | Prepared
     | JobFaulted
     | StepBoundary

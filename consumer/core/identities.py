@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from darkroom.consumer.core.jobs import Identity, Job
+from darkroom.consumer.core.jobs import Identity
+from darkroom.consumer.core.partition import Job
 
 
 class Identities:

@@ -16,14 +16,14 @@ from itertools import count
 
 from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
-from darkroom.consumer.core.assignment import Partition
 from darkroom.consumer.core.batcher import Batcher
 from darkroom.consumer.core.breaker import Breaker
 from darkroom.consumer.core.deadlines import Deadlines
 from darkroom.consumer.core.identities import Identities
-from darkroom.consumer.core.jobs import OPEN_TO_INTERRUPTION, Job, JobFacts, JobState, Verdict, VerdictKind
+from darkroom.consumer.core.jobs import OPEN_TO_INTERRUPTION, JobFacts, JobState, Verdict, VerdictKind
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.pace import Pace
+from darkroom.consumer.core.partition import Job, Partition
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.core.retry import FailRow, RunApart, SmallerBatch, remedy_for
 from darkroom.consumer.core.waiting import TURN_S, WaitingRoom
@@ -47,12 +47,14 @@ _CANCELLED = Verdict(VerdictKind.CANCELLED, "cancelled", "The request was cancel
 class JobFlow:
     """The part of the core that moves jobs. Appends its effects to the list it was given."""
 
-    def __init__(self, limits: Limits, partitions: Mapping[PartitionKey, Partition], out: list[do.Effect]) -> None:
+    def __init__(
+        self, limits: Limits, partitions: Mapping[PartitionKey, Partition], out: list[do.Effect], *, jitter: float
+    ) -> None:
         self.limits = limits
         self._partitions = partitions
         self.room = WaitingRoom(limits)
         self.batcher = Batcher(limits, self.room.urgency)
-        self.breaker: Breaker[do.StoreCall] = Breaker(limits)
+        self.breaker: Breaker[do.StoreCall] = Breaker(limits, jitter)
         self.deadlines = Deadlines()
         self.identities = Identities(limits.cancellations_max)
         self.rows_in = dict.fromkeys(JobState, 0)
@@ -71,6 +73,10 @@ class JobFlow:
     def job(self, key: JobKey) -> Job | None:
         """The job of a record that is not over."""
         return self._jobs.get(key)
+
+    def jobs_to_render(self) -> frozenset[JobKey]:
+        """Return the jobs that still need the device."""
+        return frozenset(key for key, job in list(self._jobs.items()) if job.state in _TO_RENDER)
 
     @property
     def rows_begun(self) -> int:
@@ -196,7 +202,10 @@ class JobFlow:
             if job.cleared and not job.over and job.state is JobState.JOURNALING:
                 job.cleared = False
                 self.move(job, JobState.PREPARING)
-                self._call_store(do.Prepare(job.key))
+                if job.facts.fetches_pose:
+                    self._call_store(do.FetchPose(job.key))
+                else:
+                    self._out.append(do.Prepare(job.key))
 
     def admit(self, now: float) -> None:
         """Put rows on the device, unless finished pictures pile up in front of the store."""
@@ -247,6 +256,12 @@ class JobFlow:
         if self._in_state(call.job, _STATE_OF_CALL[type(call)]):
             self.breaker.failed(call, now)
 
+    def on_pose_fetched(self, event: on.PoseFetched, _now: float) -> None:
+        """Prepare the job: its pose picture is here."""
+        self._out += self.breaker.succeeded()
+        if self._in_state(event.job, JobState.PREPARING):
+            self._out.append(do.Prepare(event.job))
+
     def on_settled(self, event: on.Settled, _now: float) -> None:
         """The outcome stands now, this worker's or another's: the job is decided."""
         self._out += self.breaker.succeeded()
@@ -263,23 +278,29 @@ class JobFlow:
 
     # --- The device's answers ----------------------------------------------------------------------------
 
+    def on_cap_known(self, event: on.CapKnown, _now: float) -> None:
+        """Bound the batches of a key from now on."""
+        self.batcher.know_cap(event.batch_key, event.rows)
+
     def on_prepared(self, event: on.Prepared, now: float) -> None:
-        """The rows may join."""
-        self._out += self.breaker.succeeded()
+        """Let the rows join."""
         job = self._in_state(event.job, JobState.PREPARING)
         if job is not None:
-            job.batch_key, job.cap = event.batch_key, event.cap
+            job.batch_key = event.batch_key
             job.ready_at = now
             job.rows_ready = set(range(job.facts.rows))
             self.move(job, JobState.READY)
             self.batcher.add(job)
 
     def on_job_faulted(self, event: on.JobFaulted, _now: float) -> None:
-        """One job failed by itself: its own fault fails it at once, an unknown one only after some attempts."""
-        self._out += self.breaker.succeeded()
+        """Fail a job for its own fault at once, and for an unknown one only after some attempts.
+
+        A fault says nothing of the store: where the faulted call was the breaker's probe, another call takes its turn.
+        """
         job = self._jobs.get(event.job)
         if job is None or job.state not in _MAY_FAULT:
             return
+        self.breaker.abandon(lambda call: call.job == job.key)
         self.batcher.remove(job)  # one picture of several may be finished, and fail, while others are still to run
         job.failures += 1
         if event.party is on.FaultParty.REQUEST or job.failures >= self.limits.attempts_max:
@@ -381,10 +402,21 @@ class JobFlow:
         return job if job is not None and job.state is state else None
 
 
+_TO_RENDER = frozenset(
+    {
+        JobState.WAITING,
+        JobState.LOOKING,
+        JobState.JOURNALING,
+        JobState.PREPARING,
+        JobState.READY,
+        JobState.ON_DEVICE,
+    }
+)
+"""States whose jobs still need the device. A follower needs its leader's outcome only."""
 _MAY_FAULT = (JobState.LOOKING, JobState.PREPARING, JobState.ON_DEVICE, JobState.FINISHING)
 """States in which something is done for one job alone, and may fail for it alone."""
 _STATE_OF_CALL = {
     do.LookUp: JobState.LOOKING,
-    do.Prepare: JobState.PREPARING,
+    do.FetchPose: JobState.PREPARING,
     do.Settle: JobState.SETTLING,
 }

@@ -15,16 +15,10 @@ fails; LOOKING, PREPARING, ON_DEVICE and FINISHING go back to WAITING to be trie
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
-from darkroom.consumer.core.journal import Entry
 from darkroom.consumer.core.partition_key import JobKey
-
-if TYPE_CHECKING:
-    from darkroom.consumer.core.assignment import Partition
 
 Identity = tuple[str, str]
 """Tenant and request id: what a decided outcome belongs to."""
@@ -46,28 +40,26 @@ class JobState(Enum):
     PUBLISHING = "publishing"
 
 
-_W, _F, _L, _J, _P, _R, _O, _N, _S, _D, _U = JobState
-
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    _W: frozenset({_F, _L, _D}),
-    _F: frozenset({_W}),
-    _L: frozenset({_J, _S, _D, _W}),
-    _J: frozenset({_P, _S}),
-    _P: frozenset({_R, _S, _W}),
-    _R: frozenset({_O, _S}),
-    _O: frozenset({_N, _S, _W}),
-    _N: frozenset({_S, _W}),
-    _S: frozenset({_D}),
-    _D: frozenset({_U}),
-    _U: frozenset({_D}),
+    JobState.WAITING: frozenset({JobState.FOLLOWING, JobState.LOOKING, JobState.DECIDED}),
+    JobState.FOLLOWING: frozenset({JobState.WAITING}),
+    JobState.LOOKING: frozenset({JobState.JOURNALING, JobState.SETTLING, JobState.DECIDED, JobState.WAITING}),
+    JobState.JOURNALING: frozenset({JobState.PREPARING, JobState.SETTLING}),
+    JobState.PREPARING: frozenset({JobState.READY, JobState.SETTLING, JobState.WAITING}),
+    JobState.READY: frozenset({JobState.ON_DEVICE, JobState.SETTLING}),
+    JobState.ON_DEVICE: frozenset({JobState.FINISHING, JobState.SETTLING, JobState.WAITING}),
+    JobState.FINISHING: frozenset({JobState.SETTLING, JobState.WAITING}),
+    JobState.SETTLING: frozenset({JobState.DECIDED}),
+    JobState.DECIDED: frozenset({JobState.PUBLISHING}),
+    JobState.PUBLISHING: frozenset({JobState.DECIDED}),
 }
 """Which state may follow which. PUBLISHING falls back to DECIDED where the transaction's fate is not known."""
 
-OPEN_TO_INTERRUPTION = frozenset({_J, _P, _R, _O})
+OPEN_TO_INTERRUPTION = frozenset({JobState.JOURNALING, JobState.PREPARING, JobState.READY, JobState.ON_DEVICE})
 """States that a deadline or a cancellation ends at once. Earlier ones first look for a standing outcome."""
 
 
-IN_THE_LANES = frozenset({_J, _P, _R, _O, _N, _S})
+IN_THE_LANES = OPEN_TO_INTERRUPTION | {JobState.FINISHING, JobState.SETTLING}
 """States whose jobs are in the journal: from before anything decodes them to their outcome."""
 
 
@@ -107,49 +99,7 @@ class JobFacts:
     """When the request came to Kafka, in seconds of the core's clock."""
     deadline: float | None = None
     """In seconds of the core's clock."""
+    fetches_pose: bool = False
+    """Its pose names a picture in the store."""
     refusal: Verdict | None = None
     """Why the record cannot be rendered, where decoding it said so."""
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A record with its state. Owned by the core; changed by nobody else."""
-
-    facts: JobFacts
-    partition: Partition
-    state: JobState = JobState.WAITING
-    waits: bool = False
-    """Whether the waiting room counts it."""
-    batch_key: Hashable = None
-    cap: int | None = None
-    """Rows of its batch key that pay together, where the engine said so."""
-    ready_at: float = 0.0
-    rows_ready: set[int] = field(default_factory=set)
-    """Indexes that are prepared and wait to join the device."""
-    rows_on_device: set[int] = field(default_factory=set)
-    failures: int = 0
-    """Faults suffered that may be the job's own."""
-    cleared: bool = False
-    """Whether it is in the committed journal and waits only for a place."""
-    suspicion: Entry | None = None
-    """Set where it was in the lanes of a boot that may have crashed: then it runs alone."""
-    rendered_bytes: int = 0
-    over: bool = False
-    """Whether the core has forgotten it."""
-
-    @property
-    def key(self) -> JobKey:
-        """Where the record stands."""
-        return self.facts.key
-
-    @property
-    def identity(self) -> Identity:
-        """What its outcome belongs to. Only for a record whose request id could be read."""
-        assert self.facts.identity is not None
-        return self.facts.identity
-
-    def to(self, state: JobState) -> None:
-        """Move on. Raises `AssertionError` for a move that is not in the table: a bug, never an input."""
-        if state not in TRANSITIONS[self.state]:
-            raise AssertionError(f"job {self.key} cannot go from {self.state.value} to {state.value}")
-        self.state = state

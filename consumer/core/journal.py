@@ -23,6 +23,7 @@ from enum import Enum
 
 Boot = str
 """16 hexadecimal digits that name one run of one worker process."""
+UNNAMED_BOOT: Boot = "0" * 16
 
 
 class Fate(Enum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from darkroom.consumer.core.journal import NO_JOURNAL, Journal
-from darkroom.consumer.core.offset_map import METADATA_CHARS_MAX, decode_map, encode_map
+from darkroom.consumer.core.offset_map import METADATA_CHARS_MAX, Commit, encode_map
 from darkroom.consumer.core.partition_key import PartitionKey
 
 
@@ -32,16 +32,14 @@ class Ledger:
       that control records and compacted gaps do not hold the lag above zero.
     """
 
-    def __init__(self, partition: PartitionKey, base: int, metadata: str, window_offsets: int) -> None:
-        """Open at a committed offset with the metadata that stood beside it."""
-        decoded = decode_map(partition, base, metadata)
+    def __init__(self, partition: PartitionKey, commit: Commit, window_offsets: int) -> None:
+        """Open at what stands committed."""
         self.partition = partition
-        self.base = base
-        self.map_verified = decoded is not None
-        self.position = base
+        self.base = commit.base
+        self.position = commit.base
         """The next offset to receive."""
         self._window_offsets = window_offsets
-        self._finished = set(decoded or ())
+        self._finished = set(commit.finished)
         self._unfinished: set[int] = set()
 
     @property

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from darkroom.consumer.core.journal import Boot
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -50,12 +48,11 @@ class Limits:
     backoff_s_max: float = 10.0
     cancellations_max: int = 10_000
     """Cancellations remembered for requests that have not come yet; the oldest are forgotten first."""
-    boot: Boot = "0" * 16
-    """This run of this worker's process, as it is named in the journal."""
-    jitter: float = 0.5
-    """This worker's place between 0 and 1 in the spread of waits, so that a fleet does not retry in step."""
 
-    def backoff_s(self, failures: int) -> float:
-        """The wait after this many failures in a row: doubling, bounded, spread by `jitter` over its upper half."""
+    def backoff_s(self, failures: int, jitter: float) -> float:
+        """Return the wait after this many failures in a row: doubling, bounded, spread by `jitter` over its upper half.
+
+        `jitter` is a worker's own place between 0 and 1, so that a fleet does not retry in step.
+        """
         full: float = min(self.backoff_s_max, self.backoff_s_min * 2.0 ** min(failures - 1, 30))
-        return full * (0.5 + 0.5 * self.jitter)
+        return full * (0.5 + 0.5 * jitter)

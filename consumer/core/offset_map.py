@@ -11,8 +11,7 @@ Text form: `dr1.` and the unpadded URL-safe base64 of these bytes, numbers big e
 
 Bit i of the bitmap, least significant first, is offset base + 1 + i: the base itself is unfinished by definition. The
 first boot is the writer's. The checksum also covers topic, partition and base, so metadata that was cut, corrupted,
-written by another version or copied from another partition does not verify. What does not verify reads as None: the
-caller replays, and never skips.
+written by another version or copied from another partition does not verify, and is replayed.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import binascii
 import struct
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from darkroom.consumer.core.journal import ENTRIES_MAX, NO_JOURNAL, TRIALS_MAX, Entry, Journal
@@ -105,24 +105,33 @@ def fitting(journal: Journal, chars_max: int) -> Journal:
     return Journal(journal.boot, kept)
 
 
-def decode_map(partition: PartitionKey, base: int, metadata: str) -> frozenset[int] | None:
-    """The finished offsets above `base`, or None where the metadata is not that of this very commit."""
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A committed offset with what its metadata says. Metadata is decoded once, where it is read; this travels."""
+
+    base: int
+    finished: frozenset[int] = frozenset()
+    """The offsets above the base that are finished too."""
+    journal: Journal = NO_JOURNAL
+    is_verified: bool = True
+    """False where the metadata is not that of this very commit: then nothing above the base counts as finished."""
+
+
+def decode_commit(partition: PartitionKey, base: int, metadata: str) -> Commit:
+    """Return what stands committed. Metadata that does not verify is replayed, never skipped."""
     content = _verified(partition, base, metadata)
     if content is None:
-        return None
-    bits = int.from_bytes(content[2 : 2 + _bitmap_length(content)], "little") if content else 0
-    return frozenset(base + 1 + index for index in range(bits.bit_length()) if bits >> index & 1)
-
-
-def decode_journal(partition: PartitionKey, base: int, metadata: str) -> Journal:
-    """The journal beside the map; an empty one where the metadata does not verify or has none."""
-    content = _verified(partition, base, metadata)
+        return Commit(base, is_verified=False)
     if not content:
-        return NO_JOURNAL
+        return Commit(base)
+    length = int.from_bytes(content[:2], "big")
+    bits = int.from_bytes(content[2 : 2 + length], "little")
+    finished = frozenset(base + 1 + index for index in range(bits.bit_length()) if bits >> index & 1)
     try:
-        return _decode_journal(base, content[2 + _bitmap_length(content) :])
+        journal = _decode_journal(base, content[2 + length :])
     except (struct.error, IndexError):
-        return NO_JOURNAL  # a right checksum over what no worker of this version writes: it must not end one
+        journal = NO_JOURNAL  # the checksum is right, but no worker of this version writes this
+    return Commit(base, finished, journal)
 
 
 def _verified(partition: PartitionKey, base: int, metadata: str) -> bytes | None:
@@ -139,10 +148,6 @@ def _verified(partition: PartitionKey, base: int, metadata: str) -> bytes | None
     if len(body) < 6 or int.from_bytes(body[:4], "big") != _checksum(partition, base, body[4:]):
         return None
     return body[4:]
-
-
-def _bitmap_length(content: bytes) -> int:
-    return int.from_bytes(content[:2], "big")
 
 
 def _encode_journal(base: int, journal: Journal) -> bytes:

@@ -18,9 +18,8 @@ import heapq
 from collections import deque
 from itertools import count
 
-from darkroom.consumer.core.assignment import Partition
-from darkroom.consumer.core.jobs import Job
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition import Job, Partition
 from darkroom.consumer.core.partition_key import PartitionKey
 
 TURN_S = 0.5

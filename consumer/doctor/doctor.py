@@ -25,6 +25,7 @@ from darkroom.producer.kafka.rights_check import missing_rights
 from darkroom.producer.kafka.tls import STORE, client_context
 from darkroom.producer.kafka.topic_checks import compare_topics
 from darkroom.producer.kafka.topics import TopicRefused, would_be_made
+from darkroom.producer.recipes_file import read_recipes
 from darkroom.producer.store.objects import StoreUnavailable
 from darkroom.producer.store.s3_objects import MinioObjects
 from darkroom.schemas.errors import SettingsError
@@ -52,6 +53,7 @@ async def examine(settings: Settings, role: Role = Role.WORKER) -> list[Finding]
         ("device", _device),
         ("model", _model),
         ("photos", photos),
+        ("recipes", _recipes),
         ("kafka", _kafka),
         ("rights", rights),
         ("topics", _topics),
@@ -264,6 +266,15 @@ def _detector_digest(settings: Settings, source: Path | StorePrefix) -> str:
         return load_detector(path, torch.device("cpu")).digest
     finally:
         store.close()
+
+
+async def _recipes(settings: Settings) -> Finding | tuple[Finding, ...]:
+    """Read the file of recipes as workers and gateways do; nothing to say without one."""
+    if settings.model.recipes_file is None:
+        return ()
+    recipes = list(await asyncio.to_thread(read_recipes, settings.model.recipes_file))
+    names = ", ".join(recipe.name for recipe in recipes) or "none"
+    return Finding("recipes", True, f"{len(recipes)} in {settings.model.recipes_file}: {names}")
 
 
 async def _kafka(settings: Settings) -> Finding:

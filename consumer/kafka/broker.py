@@ -51,6 +51,9 @@ OWNERSHIP_POLL_S = 0.5
 """How often the group is asked whose a partition is, after a fence."""
 POSITIONS_S_MAX = 0.2
 """How long the positions may take to be known while a rebalance comes between."""
+POSITIONS_EVERY_S = 0.5
+"""How often partitions without new records are looked at, for control records, gaps and the lag: most polls bring
+nothing, and looking at every partition was most of what they cost."""
 POLLS_FAILED_MAX = 3
 """Polls that fail in a row before the consumer is taken to be dead."""
 REPLACE_S_MIN = 1.0
@@ -81,6 +84,8 @@ class KafkaBroker:
         self._record_bytes_max = settings.topics.max_message_bytes
         self._consumer = self._new_consumer()
         self._noted: tuple[Noted, Noted] | None = None
+        self._look_at = 0.0
+        """When partitions without records are looked at next, by the event loop's clock."""
         self._polls_failed = 0
         """In a row, by this consumer."""
         self._repeating: str | None = None
@@ -187,6 +192,11 @@ class KafkaBroker:
         try:
             batches = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
             delivering = self._consumer.assignment() - self._consumer.paused()
+            now = asyncio.get_running_loop().time()
+            if now >= self._look_at:
+                self._look_at = now + POSITIONS_EVERY_S
+            else:
+                delivering &= batches.keys()
             async with asyncio.timeout(POSITIONS_S_MAX):  # known at once, since a resumed partition was sought
                 return [await self._delivery(one, batches.get(one, ())) for one in sorted(delivering)]
         except (IllegalStateError, TimeoutError):

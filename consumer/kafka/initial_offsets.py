@@ -44,7 +44,7 @@ class Offsets:
 
 
 class OffsetWriter(Protocol):
-    """What commits one partition's offset: `PartitionWriter`, or a simulated one."""
+    """A committer of one partition's offset: `PartitionWriter`, or a simulated one."""
 
     async def start(self) -> None:
         """Fence every earlier writer of the partition. Raises `BrokerUnavailable`."""

@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.planner.assignor import shares
 from darkroom.consumer.planner.autoscaler import Autoscaler, Autoscaling
 from darkroom.consumer.planner.member import Member
-from darkroom.consumer.planner.simulate import Arrival, Delays
-from darkroom.consumer.planner.topic import Topic
-from darkroom.consumer.planner.virtual import VirtualClock
+from darkroom.consumer.planner.topic import Arrival, Delays, Topic
+from darkroom.consumer.planner.virtual import DeviceListener, VirtualClock, VirtualDevice
 from darkroom.inference.planning.profile import DeviceProfile
 
 SAMPLE_S = 5.0
@@ -61,6 +60,7 @@ class Pod:
     ending: bool = False
     ended_at: float = math.inf
     member: Member | None = None
+    device: VirtualDevice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +177,24 @@ class Fleet:
             return
         pod.joined_at = self._clock.now()
         spec = self._spec
+
+        def make_device(listener: DeviceListener) -> VirtualDevice:
+            pod.device = VirtualDevice(
+                spec.profile,
+                self._clock,
+                listener,
+                rows_max=spec.limits.batch_rows_max,
+                prepare_s=spec.delays.prepare_s,
+            )
+            return pod.device
+
         pod.member = Member(
             pod.name,
             self._topic,
             self._clock,
-            profile=spec.profile,
-            limits=replace(spec.limits, boot=f"{next(self._numbers):016x}"),
+            make_device,
+            limits=spec.limits,
+            boot=f"{next(self._numbers):016x}",
             delays=spec.delays,
             open_s=spec.open_s,
             on_left=lambda _: self._end(pod),
@@ -262,17 +274,17 @@ class Fleet:
         last = max(answered, default=0.0)
         ended, paid_until = max(self._until_s, last), self._until_s or last
         pods = [*self._gone, *self._pods]
-        members = [pod.member for pod in pods if pod.member is not None]
+        devices = [pod.device for pod in pods if pod.device is not None]
         steps: Counter[int] = Counter()
-        for member in members:
-            steps.update(member.device.steps_by_rows)
+        for device in devices:
+            steps.update(device.steps_by_rows)
         return FleetRun(
             latencies_s=[at - arrival.at_s for at, arrival in zip(answered, self._arrivals, strict=True)],
             arrived_at_s=[arrival.at_s for arrival in self._arrivals],
             answers=list(self._topic.answers),
             replica_s=sum(max(0.0, min(pod.ended_at, paid_until) - pod.asked_at) for pod in pods),
             serving_s=sum(max(0.0, min(pod.ended_at, ended) - pod.joined_at) for pod in pods),
-            busy_s=sum(member.device.busy_s for member in members),
+            busy_s=sum(device.busy_s for device in devices),
             ended_at_s=ended,
             last_answer_s=last,
             history=self._history,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from darkroom.consumer.planner.simulate import Arrival
+from darkroom.consumer.planner.topic import Arrival
 from darkroom.inference.types import BatchKey, RenderRequest
 from darkroom.schemas.events.pose import PeoplePose
 

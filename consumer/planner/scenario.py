@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from darkroom.consumer.planner.load import Mix, Rate, arrivals_at, partitions_of, times_of
-from darkroom.consumer.planner.simulate import Arrival
+from darkroom.consumer.planner.topic import Arrival
 
 WINDOWS: Final = 8
 """Of a time that is too long to be simulated whole: enough to tell their spread."""

@@ -20,7 +20,7 @@ from darkroom.consumer.planner.fleet import Spec
 from darkroom.consumer.planner.gpus import Machine
 from darkroom.consumer.planner.load import LATENT_FACTOR, Mix
 from darkroom.consumer.planner.scenario import Scenario
-from darkroom.consumer.planner.simulate import Delays
+from darkroom.consumer.planner.topic import Delays
 from darkroom.inference.planning.profile import DeviceProfile
 
 SEARCH_REQUESTS: Final = 1_500

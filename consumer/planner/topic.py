@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from darkroom.consumer.core.jobs import JobFacts
 from darkroom.consumer.core.journal import Boot, Fate
 from darkroom.consumer.core.partition_key import JobKey
-from darkroom.consumer.planner.simulate import Arrival
+from darkroom.inference.types import BatchKey, RenderRequest
 
 TOPIC = "generation.requests"
 RECORD_BYTES = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request and when it comes."""
+
+    at_s: float
+    request: RenderRequest
+    batch_key: BatchKey
+    priority: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """Seconds that everything beside the device takes. All 0: only the device and the batcher's choices are seen."""
+
+    look_up_s: float = 0.0
+    """Asking the store for an outcome that stands."""
+    commit_s: float = 0.0
+    """A transaction: there are two of a request, the journal's and the completion's."""
+    prepare_s: float = 0.0
+    settle_s: float = 0.0
+    """Storing the pictures and the outcome."""
 
 
 class Topic:

@@ -108,8 +108,8 @@ class Leap:
 class DeviceListener:
     """What the device tells, at the moment at which it happens."""
 
-    prepared: Callable[[str, BatchKey, int], None]
-    """The job, its key, the cap of the key."""
+    prepared: Callable[[str, BatchKey, int | None], None]
+    """The job, its key, the cap of the key where it was measured."""
     boundary: Callable[[Sequence[RowId]], None]
     """Rows that have retired."""
     rendered: Callable[[str], None]

@@ -14,7 +14,8 @@ import structlog
 
 from darkroom.consumer.core.jobs import Verdict, VerdictKind
 from darkroom.consumer.core.partition_key import JobKey
-from darkroom.consumer.worker.intake import Payload, Stopwatch
+from darkroom.consumer.worker.intake import stored_pose
+from darkroom.consumer.worker.payload import Payload, Payloads
 from darkroom.consumer.worker.ports import OutgoingRecord
 from darkroom.inference.types import ModelInfo
 from darkroom.producer.outcomes import completions
@@ -25,7 +26,6 @@ from darkroom.producer.policy.policy_file import PolicyFile
 from darkroom.producer.store.objects import BucketForbidden, Objects, ObjectTooLarge, StoreUnavailable
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.completion import BatchSeen, Completion, ModelRef, Source, Timings
-from darkroom.schemas.events.pose import PeoplePose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.progress import Cancellation
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import Topic
@@ -35,8 +35,6 @@ from darkroom.schemas.wire.digests import render_digest
 from darkroom.schemas.wire.echo import echoed
 
 log = structlog.get_logger(__name__)
-
-Payloads = dict[JobKey, Payload]
 
 REASONS_MAX = 10_000
 """Reasons of cancellations that are remembered, of at most 500 characters each."""
@@ -93,19 +91,24 @@ class Delivery:
 
     async def look_up(self, key: JobKey, payload: Payload) -> bool:
         """Whether the request's outcome was decided before; then the payload's completion is made from it."""
-        assert payload.request_id is not None
-        payload.taken_at = payload.taken_at or datetime.now(UTC)
+        assert payload.received.request_id is not None
+        payload.take()
         try:
-            standing = await self._outcomes.find(payload.tenant, payload.request_id)
+            standing = await self._outcomes.find(payload.received.tenant, payload.received.request_id)
         except StoreUnavailable as error:
             raise StoreAway(str(error)) from error
         except OutcomeUnreadable as unreadable:
-            payload.completion = self._unreadable(key, payload, unreadable)
+            payload.decide(self._unreadable(key, payload, unreadable))
             return True
         if standing is None:
             return False
-        payload.completion = completions.for_record(standing, self._answered(key, payload), now=datetime.now(UTC))
+        payload.decide(completions.for_record(standing, self._answered(key, payload), now=datetime.now(UTC)))
         return True
+
+    @property
+    def judges_prompts(self) -> bool:
+        """True if a policy judges each prompt before it is prepared."""
+        return self._policy is not None and self._policy.judges
 
     async def judge_prompt(self, payload: Payload) -> None:
         """Ask the policy in force. Raises `RequestRefused`.
@@ -113,19 +116,16 @@ class Delivery:
         Here and not where records are taken in: a classifier takes time, and an outcome that was decided before stands
         under any later policy.
         """
-        if self._policy is None or payload.request is None:
+        if self._policy is None or payload.received.request is None:
             return
-        rejection = await self._policy.judge(payload.request.prompt, payload.request.negative_prompt)
+        rejection = await self._policy.judge(payload.received.request.prompt, payload.received.request.negative_prompt)
         if rejection is not None:
             raise RequestRefused(ErrorCode.PROMPT_REJECTED, str(rejection))
 
     async def fetch_pose(self, payload: Payload) -> None:
         """Put the bytes of a pose picture that the request names by bucket and key into its payload."""
-        pose = payload.request.pose if payload.request is not None else None
-        if pose is None or isinstance(pose, PeoplePose):
-            return
-        picture = pose.image if isinstance(pose, SkeletonPose) else pose.photo
-        if not isinstance(picture, StoredPicture):
+        picture = None if payload.received.request is None else stored_pose(payload.received.request)
+        if picture is None:
             return
         s3 = self._settings.s3
         if not s3.may_read(picture.bucket):
@@ -162,7 +162,7 @@ class Delivery:
         except StoreUnavailable as error:
             raise StoreAway(str(error)) from error
         except OutcomeUnreadable as unreadable:
-            payload.completion = self._unreadable(key, payload, unreadable)
+            payload.decide(self._unreadable(key, payload, unreadable))
             return
         except MemoryError:
             raise
@@ -170,12 +170,10 @@ class Delivery:
             if not _is_everybodys(payload, verdict):
                 raise  # ends the process; after some such ends the verdict is that of a crash
             # Else the record would end every worker, and hold its partition, for ever.
-            log.exception("an outcome is published that could not be stored", request_id=payload.request_id)
-            payload.completion = proposed
+            log.exception("an outcome is published that could not be stored", request_id=payload.received.request_id)
+            payload.decide(proposed)
             return
-        payload.completion = completions.for_record(standing, answered, now=datetime.now(UTC))
-        payload.images = ()
-        payload.pose_picture = None
+        payload.decide(completions.for_record(standing, answered, now=datetime.now(UTC)))
 
     async def records(self, keys: Sequence[JobKey], payloads: Payloads) -> list[OutgoingRecord]:
         """The records of decided jobs: a completion each, or a dead letter where no request id could be read; both
@@ -190,7 +188,7 @@ class Delivery:
                 published, echoed = payload.completion, self._echoed(payload)[0]
                 if payload.is_small and (echoed or published.labels or published.warnings or published.found):
                     published, echoed = trimmed(published), ()
-                event = encode_completion(published, traceparent=payload.traceparent)
+                event = encode_completion(published, traceparent=payload.received.traceparent)
                 headers = (*event.headers, *echoed)
                 records.append(OutgoingRecord(self._completions_topic, event.key, event.value, headers))
         return records
@@ -221,7 +219,7 @@ class Delivery:
             completion = payload.completion
             self._on_published(completion)
             if completion is None:
-                log.warning("dead letter", source=_coordinates(key), error=str(payload.refusal))
+                log.warning("dead letter", source=_coordinates(key), error=str(payload.received.refusal))
                 continue
             log.info(
                 "published",
@@ -235,11 +233,11 @@ class Delivery:
             )
 
     async def _dead_letter(self, key: JobKey, payload: Payload) -> OutgoingRecord:
-        record = payload.record
+        record = payload.received.record
         letter = dead_letter(
             Original(_source(key), record.key, record.value, record.headers),
             self._reason(payload),
-            request_id=payload.request_id,
+            request_id=payload.received.request_id,
             bucket=self._objects.bucket,
             prefix=self._objects.prefix,
             record_bytes_max=0 if payload.is_small else self._settings.topics.max_message_bytes,
@@ -256,8 +254,8 @@ class Delivery:
         if payload.completion is not None and payload.completion.error is not None:
             error = payload.completion.error
             return Reason(error.code.value, error.message, self._settings.worker.max_attempts, worker)
-        assert payload.refusal is not None
-        return Reason(payload.refusal.code.value, payload.refusal.message, payload.attempts, worker)
+        assert payload.received.refusal is not None
+        return Reason(payload.received.refusal.code.value, payload.received.refusal.message, payload.attempts, worker)
 
     def _proposed(self, answered: Answered, payload: Payload, verdict: Verdict) -> Completion:
         now = datetime.now(UTC)
@@ -283,7 +281,7 @@ class Delivery:
 
     def _unreadable(self, key: JobKey, payload: Payload, unreadable: OutcomeUnreadable) -> Completion:
         """The one outcome that is not in the store, since something else stands in its place."""
-        log.error("an outcome cannot be read", request_id=payload.request_id, error=str(unreadable))
+        log.error("an outcome cannot be read", request_id=payload.received.request_id, error=str(unreadable))
         return completions.failed(
             self._answered(key, payload),
             ErrorCode.OUTCOME_UNREADABLE,
@@ -293,50 +291,51 @@ class Delivery:
         )
 
     def _answered(self, key: JobKey, payload: Payload) -> Answered:
-        assert payload.request_id is not None
+        assert payload.received.request_id is not None
         _, left_out = self._echoed(payload)
         return Answered(
-            request_id=payload.request_id,
-            tenant=payload.tenant,
-            event_id=payload.event_id,
+            request_id=payload.received.request_id,
+            tenant=payload.received.tenant,
+            event_id=payload.received.event_id,
             source=_source(key),
-            request_digest=payload.request_digest,
+            request_digest=payload.received.request_digest,
             worker=self._settings.worker.name,
-            requested_at=payload.requested_at,
-            labels=payload.request.labels if payload.request is not None else {},
+            requested_at=payload.received.requested_at,
+            labels=payload.received.request.labels if payload.received.request is not None else {},
             warnings=payload.warnings if left_out is None else (left_out, *payload.warnings),
         )
 
     def _echoed(self, payload: Payload) -> tuple[tuple[tuple[str, bytes | None], ...], str | None]:
         """The record's own headers that its completion has too, and a warning where not all do."""
-        return echoed(payload.record.headers, self._settings.kafka.echo_headers)
+        return echoed(payload.received.record.headers, self._settings.kafka.echo_headers)
 
     def _work(self, payload: Payload) -> Work:
-        info, rendered = self._info, payload.denoise_ms is not None
-        if info is None or payload.request is None or payload.attempts == 0:
+        info, request = self._info, payload.received.request
+        prepared, rendered = payload.prepared, payload.rendered
+        if info is None or request is None or payload.attempts == 0:
             return Work()
         return Work(
             timings=Timings(
-                queued=payload.queued_ms(),
-                prepare=payload.prepare_ms,
-                waited=payload.between_ms(Stopwatch.PREPARED, Stopwatch.JOINED),
-                denoise=payload.denoise_ms,
-                decode=payload.decode_ms,
+                queued=payload.queued_ms,
+                prepare=None if prepared is None else prepared.prepare_ms,
+                waited=payload.waited_ms,
+                denoise=None if rendered is None else rendered.denoise_ms,
+                decode=None if rendered is None else rendered.decode_ms,
             ),
             attempts=payload.attempts,
-            batch=BatchSeen(rows_min=payload.rows_shared[0], rows_max=payload.rows_shared[1]) if rendered else None,
+            batch=None if rendered is None else BatchSeen(rows_min=rendered.rows_min, rows_max=rendered.rows_max),
             model=ModelRef(name=info.name, revision=info.revision),
             found=payload.found,
-            render_digest=_render_digest(payload, payload.request, info) if rendered else None,
+            render_digest=None if rendered is None else _render_digest(payload, request, info),
             cost=completions.cost(payload.device_seconds, self._settings.worker.usd_per_device_hour),
         )
 
 
 def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo) -> str:
     """With the native size filled in: two requests that get the same picture have the same digest."""
-    sized = request
-    if payload.render is not None:
-        sized = request.model_copy(update={"width": payload.render.width, "height": payload.render.height})
+    sized, render = request, payload.received.render
+    if render is not None:
+        sized = request.model_copy(update={"width": render.width, "height": render.height})
     return render_digest(
         sized,
         info.revision,
@@ -363,7 +362,7 @@ def trimmed(completion: Completion) -> Completion:
 def _is_everybodys(payload: Payload, verdict: Verdict) -> bool:
     """Whether every worker comes to this verdict at each start: by the record itself, the clock, or the crashes."""
     is_crash = verdict.code == ErrorCode.WORKER_CRASH.value
-    return payload.refusal is not None or is_crash or verdict.kind is VerdictKind.EXPIRED
+    return payload.received.refusal is not None or is_crash or verdict.kind is VerdictKind.EXPIRED
 
 
 def _killed_its_workers(completion: Completion) -> bool:

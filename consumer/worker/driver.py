@@ -19,17 +19,17 @@ from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.journal import Boot, Fate
-from darkroom.consumer.core.lifecycle import Phase
-from darkroom.consumer.core.offset_map import decode_journal
+from darkroom.consumer.core.offset_map import Commit, decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
-from darkroom.consumer.worker.delivery import Delivery, Payloads, RequestRefused, StoreAway
-from darkroom.consumer.worker.intake import Intake, Payload
+from darkroom.consumer.core.snapshot import Snapshot
+from darkroom.consumer.worker.delivery import Delivery, RequestRefused, StoreAway
+from darkroom.consumer.worker.intake import Intake
+from darkroom.consumer.worker.payload import Payload, Payloads, Received
 from darkroom.consumer.worker.ports import (
     Boots,
     Broker,
     BrokerGone,
     BrokerUnavailable,
-    Opened,
     PublicationRefused,
     PublicationUnknown,
     WriterFenced,
@@ -46,8 +46,10 @@ POLL_S = 0.2
 """The longest wait inside one poll; short, so that a resumed partition and a drain are not held up."""
 POLL_RETRY_S = 1.0
 """The pause after a poll that failed."""
-_NAMES = {do.LookUp: "look_up", do.Prepare: "prepare", do.Settle: "settle"}
-"""The names of the tasks that call the store."""
+JobCall = do.LookUp | do.FetchPose | do.Prepare | do.Settle
+"""Effects that are performed by a task for one job."""
+_NAMES = {do.LookUp: "look_up", do.FetchPose: "fetch_pose", do.Prepare: "prepare", do.Settle: "settle"}
+"""The names of those tasks."""
 
 
 class EngineGone(Exception):  # noqa: N818
@@ -80,7 +82,13 @@ class Driver:
         self._wake: asyncio.TimerHandle | None = None
         self._tasks = TaskSupervisor(on_failed=self._fail)
         self._openings: dict[PartitionKey, asyncio.Task[None]] = {}
-        self._calls: dict[JobKey, tuple[do.StoreCall, asyncio.Task[None]]] = {}
+        self._epochs: dict[PartitionKey, int] = {}
+        """The epochs under which partitions were opened last; none of one that is being opened or was given up."""
+        self._told: dict[PartitionKey, tuple[int, int]] = {}
+        """By partition: the epoch and the position that the core was told of last."""
+        self._arriving: Received | None = None
+        """What was received with the record that the core is being told of."""
+        self._calls: dict[JobKey, tuple[JobCall, asyncio.Task[None]]] = {}
         self._stopped: asyncio.Future[bool] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._leaving = False
@@ -102,10 +110,9 @@ class Driver:
         self.delivered: dict[PartitionKey, Delivered] = {}
         """The last poll's word on each partition, for the lag."""
 
-    @property
-    def core(self) -> Core:
-        """The core, to look at."""
-        return self._core
+    def snapshot(self) -> Snapshot:
+        """Return the core's state as others may see it. Safe to call from any thread."""
+        return self._core.snapshot()
 
     @property
     def rendering(self) -> Rendering:
@@ -129,8 +136,7 @@ class Driver:
             await self._rendering.start()
             await self._boots.announce()
             intake = self._make_intake()
-            if self._core.phase is Phase.STARTING:
-                self.post(on.Started())
+            self.post(on.Started())
             if not self._stopped.done():
                 await self._broker.join(
                     lambda partitions: self.post(on.PartitionsRevoked(partitions)),
@@ -180,8 +186,11 @@ class Driver:
 
     def _perform(self, effect: do.Effect) -> None:
         match effect:
-            case do.LookUp() | do.Prepare() | do.Settle():
-                self._calls[effect.job] = (effect, self._tasks.spawn(_NAMES[type(effect)], self._call_store(effect)))
+            case do.LookUp() | do.FetchPose() | do.Prepare() | do.Settle():
+                self._begin(effect)
+            case do.Keep(job):
+                assert self._arriving is not None
+                self._payloads[job] = Payload(self._arriving)
             case do.Admit(rows):
                 self._rendering.admit(rows)
             case do.Leave(job):
@@ -198,6 +207,7 @@ class Driver:
             case do.ClosePartition(partition):
                 self._open(effect)
                 self.delivered.pop(partition, None)
+                self._told.pop(partition, None)
             case do.Pause(partition):
                 self._broker.pause(partition)
             case do.Resume(partition, seek_to):
@@ -206,6 +216,12 @@ class Driver:
                 if self._stopped is not None and not self._stopped.done():
                     self._stopped.set_result(clean)
 
+    def _begin(self, call: JobCall) -> None:
+        if isinstance(call, do.Prepare) and not self._delivery.judges_prompts:
+            self._rendering.prepare(call.job, self._payloads[call.job])  # it only queues, so no task is needed
+        else:
+            self._calls[call.job] = (call, self._tasks.spawn(_NAMES[type(call)], self._call(call)))
+
     def _leave(self, job: JobKey) -> None:
         """Stop what is being done for a job. A settlement goes on: the outcome is worth having either way."""
         call, task = self._calls.pop(job, (None, None))
@@ -213,7 +229,7 @@ class Driver:
             task.cancel()
         self._rendering.drop(job)
 
-    async def _call_store(self, call: do.StoreCall) -> None:
+    async def _call(self, call: JobCall) -> None:
         payload = self._payloads.get(call.job)
         if payload is None:
             return
@@ -223,7 +239,8 @@ class Driver:
         except RequestRefused as refused:
             answer = on.JobFaulted(call.job, on.FaultParty.REQUEST, refused.code, refused.message)
         except StoreAway as away:
-            log.debug("the store did not answer", request_id=payload.request_id, error=str(away))
+            assert not isinstance(call, do.Prepare)
+            log.debug("the store did not answer", request_id=payload.received.request_id, error=str(away))
             STORE.failed("worker", away)
             answer = on.StoreFailed(call)
         except MemoryError:
@@ -231,16 +248,17 @@ class Driver:
         except Exception as unexpected:
             if isinstance(call, do.Settle):  # what is in the store now is not known: only a restart can tell
                 raise
-            log.exception("a request failed unexpectedly", request_id=payload.request_id)
+            log.exception("a request failed unexpectedly", request_id=payload.received.request_id)
             said = f"The worker did not expect this failure while it began the request: {described(unexpected)}."
             answer = on.JobFaulted(call.job, on.FaultParty.UNKNOWN, ErrorCode.RENDER_FAILED.value, said)
         else:
-            STORE.answered("worker")
+            if not isinstance(call, do.Prepare):
+                STORE.answered("worker")
         # The record may have been given up and delivered again meanwhile: then this answers nobody.
         if answer is not None and self._payloads.get(call.job) is payload:
             self.post(answer)
 
-    async def _answer(self, call: do.StoreCall, payload: Payload) -> on.Event | None:
+    async def _answer(self, call: JobCall, payload: Payload) -> on.Event | None:
         match call:
             case do.LookUp(job):
                 found = await self._delivery.look_up(job, payload)
@@ -248,9 +266,11 @@ class Driver:
             case do.Settle(job, verdict):
                 await self._delivery.settle(job, payload, verdict)
                 return on.Settled(job)
+            case do.FetchPose(job):
+                await self._delivery.fetch_pose(payload)
+                return on.PoseFetched(job)
             case do.Prepare(job):
                 await self._delivery.judge_prompt(payload)
-                await self._delivery.fetch_pose(payload)
                 if self._payloads.get(job) is payload:
                     self._rendering.prepare(job, payload)
                 return None  # the engine answers
@@ -281,6 +301,7 @@ class Driver:
 
     def _open(self, effect: do.OpenPartition | do.ClosePartition) -> None:
         """Open or close after what was being done to the partition before was given up: one hand at a time."""
+        self._epochs.pop(effect.partition, None)
         earlier = self._openings.pop(effect.partition, None)
         if earlier is not None:
             earlier.cancel()
@@ -298,7 +319,8 @@ class Driver:
             return
         try:
             opened = await self._broker.open(effect.partition, prove_ownership=effect.prove_ownership)
-            fates = await self._fates(effect.partition, opened)
+            commit = decode_commit(effect.partition, opened.base, opened.metadata)
+            fates = await self._fates(effect.partition, commit)
         except BrokerUnavailable as unavailable:
             log.debug("partition not opened", partition=effect.partition.partition, error=str(unavailable))
             self.open_errors[effect.partition] = str(unavailable)
@@ -307,15 +329,12 @@ class Driver:
         else:
             self.open_errors.pop(effect.partition, None)
             KAFKA.answered("open")
-            self.post(
-                on.PartitionOpened(
-                    effect.partition, effect.epoch, opened.base, opened.metadata, fresh=opened.fresh, fates=fates
-                )
-            )
+            self._epochs[effect.partition] = effect.epoch
+            self.post(on.PartitionOpened(effect.partition, effect.epoch, commit, fresh=opened.fresh, fates=fates))
 
-    async def _fates(self, partition: PartitionKey, opened: Opened) -> Mapping[Boot, Fate]:
+    async def _fates(self, partition: PartitionKey, commit: Commit) -> Mapping[Boot, Fate]:
         """What became of whoever had records of the partition in its lanes."""
-        boots = decode_journal(partition, opened.base, opened.metadata).boots - {self._boots.boot}
+        boots = commit.journal.boots - {self._boots.boot}
         known = {self._boots.boot: Fate.ALIVE}
         if boots:
             known |= await self._boots.fates(boots, await self._broker.members())
@@ -326,7 +345,7 @@ class Driver:
 
     async def _poll(self, intake: Intake) -> None:
         while True:
-            epochs = {key: one.epoch for key, one in self._core.partitions.items() if one.is_open}
+            epochs = dict(self._epochs)
             try:
                 deliveries = await self._broker.poll(POLL_S)
             except BrokerUnavailable as unavailable:
@@ -348,25 +367,23 @@ class Driver:
         self.polled_at, self.polled_at_time = self.now(), time.time()
 
     def _take_in(self, intake: Intake, delivery: Delivered, epoch: int | None) -> None:
-        partition = self._core.partitions.get(delivery.partition)
-        if partition is None or not partition.is_open:
+        """Tell the core of what was fetched while the partition was open under `epoch`; None: while it was not open."""
+        partition, position = delivery.partition, delivery.position
+        if epoch is None or epoch != self._epochs.get(partition):
+            self.post(on.PositionAdvanced(partition, epoch or on.NOT_OPEN, position))
             return
-        if epoch != partition.epoch:
-            # Fetched before the partition was opened, or while it was: the position is not to be trusted.
-            self._broker.resume(delivery.partition, seek_to=partition.account.position)
-            return
-        self.delivered[delivery.partition] = delivery
+        self.delivered[partition] = delivery
         now, wall = self.now(), datetime.now(UTC)
         for record in delivery.records:
-            facts, payload = intake.take(delivery.partition, record, now=now, wall=wall)
-            known = facts.key in self._payloads
-            if not known:
-                self._payloads[facts.key] = payload
+            facts, self._arriving = intake.take(partition, record, now=now, wall=wall)
             self.post(on.RecordArrived(facts, epoch))
-            if not known and self._core.flow.job(facts.key) is None:
-                self._payloads.pop(facts.key, None)  # finished before, or not taken
-        if delivery.position != partition.account.position:
-            self.post(on.PositionAdvanced(delivery.partition, epoch, delivery.position))
+        self._arriving = None
+        told = self._told.get(partition)
+        if told != (epoch, position):
+            self._told[partition] = (epoch, position)
+            by_record = told is not None and told < (epoch, position) and delivery.ends_with_a_record
+            if not by_record:
+                self.post(on.PositionAdvanced(partition, epoch, position))
 
     # --- Life --------------------------------------------------------------------------------------------
 
@@ -383,7 +400,7 @@ class Driver:
             self._wake.cancel()
             self._wake = None
         wake_at = self._core.wake_at()
-        if wake_at is not None and self._core.phase is not Phase.CLOSED:
+        if wake_at is not None:
             self._wake = asyncio.get_running_loop().call_at(wake_at, lambda: self.post(on.Tick()))
 
     async def _end(self) -> None:

@@ -5,22 +5,22 @@ Decoding decides who is refused; nothing here fails for what a record says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from typing import NamedTuple
 
 from darkroom.consumer.core.jobs import JobFacts, Verdict, VerdictKind
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.worker.payload import Received
 from darkroom.consumer.worker.ports import Record
 from darkroom.inference.resolve import resolve
-from darkroom.inference.types import ModelInfo, RenderedImage, RenderRequest
+from darkroom.inference.types import ModelInfo
 from darkroom.schemas.errors import ErrorCode, RequestRejected
-from darkroom.schemas.events.completion import Completion
-from darkroom.schemas.events.pose import FoundPerson
+from darkroom.schemas.events.pose import PeoplePose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import DEFAULT_TENANT
 from darkroom.schemas.prompts.syntax import warnings_of
+from darkroom.schemas.recipes import NO_RECIPES, Recipes
 from darkroom.schemas.settings import LimitSettings
 from darkroom.schemas.wire.codec import Decoded, decode_request
 from darkroom.schemas.wire.digests import raw_digest
@@ -39,77 +39,19 @@ PRIORITY_DEFAULT = 4
 """Of a record whose own priority cannot be read."""
 
 
-class Stopwatch(Enum):
-    """Moments of a job's life, for its timings."""
-
-    PREPARED = "prepared"
-    JOINED = "joined"
-
-
-@dataclass(slots=True)
-class Payload:
-    """What the edges keep of a job while it lasts. The core never sees it."""
-
-    record: Record
-    event_id: str
-    request_digest: str
-    requested_at: datetime | None
-    """When it was asked for; None where no believable time says so."""
-    request: GenerationRequest | None = None
-    render: RenderRequest | None = None
-    traceparent: str | None = None
-    tenant: str = DEFAULT_TENANT
-    request_id: str | None = None
-    warnings: tuple[str, ...] = ()
-    refusal: RequestRejected | None = None
-    taken_at: datetime | None = None
-    """When a worker began with it."""
-    moments: dict[Stopwatch, float] = field(default_factory=dict)
-    """Seconds of the core's clock."""
-    pose_picture: bytes | None = None
-    """The stored picture that the pose names, from its fetching to the outcome."""
-    found: tuple[FoundPerson, ...] = ()
-    """The people in the pose's photo."""
-    prepare_ms: float | None = None
-    denoise_ms: float | None = None
-    decode_ms: float | None = None
-    device_seconds: float = 0.0
-    rows_shared: tuple[int, int] = (0, 0)
-    """The smallest and the largest number of rows that shared a step with it."""
-    attempts: int = 0
-    images: tuple[RenderedImage, ...] = ()
-    completion: Completion | None = None
-    """What will be published: made from the outcome that stands."""
-    is_small: bool = False
-    """The broker found what was published for it too large: a letter goes to the store, a completion is trimmed."""
-
-    def mark(self, moment: Stopwatch, now: float) -> None:
-        """Note when something first happened."""
-        self.moments.setdefault(moment, now)
-
-    def queued_ms(self) -> float | None:
-        """Milliseconds from the request's event to a worker's beginning with it; None where either is unknown."""
-        if self.taken_at is None or self.requested_at is None:
-            return None
-        return max(0.0, (self.taken_at - self.requested_at).total_seconds() * 1000)
-
-    def between_ms(self, start: Stopwatch, end: Stopwatch) -> float | None:
-        """Milliseconds from one moment to another, where both came."""
-        if start not in self.moments or end not in self.moments:
-            return None
-        return max(0.0, (self.moments[end] - self.moments[start]) * 1000)
-
-
 class Intake:
     """Takes records in against the loaded model and the deployment's limits."""
 
-    def __init__(self, info: ModelInfo, limits: LimitSettings, *, request_bytes_max: int) -> None:
+    def __init__(
+        self, info: ModelInfo, limits: LimitSettings, *, request_bytes_max: int, recipes: Recipes = NO_RECIPES
+    ) -> None:
         self._info = info
         self._limits = limits
+        self._recipes = recipes
         self._request_bytes_max = request_bytes_max
 
-    def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Payload]:
-        """The core's facts and the edges' payload of one record. `wall` is the time of day at `now`."""
+    def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Received]:
+        """Return what the core must know of one record, and its content. `wall` is the time of day at `now`."""
         key = JobKey(*partition, record.offset)
         if record.flaw is not None:
             rejected = RequestRejected(ErrorCode.BATCH_UNREADABLE, record.flaw)
@@ -118,30 +60,39 @@ class Intake:
             decoded = decode_request(record.value, record.headers, record.key, max_bytes=self._request_bytes_max)
         except RequestRejected as rejected:
             return _refused(key, record, rejected, now=now, wall=wall)
-        payload = _payload(key, record, decoded, wall)
+        received = _received(key, record, decoded, wall)
         try:
-            payload.render = resolve(decoded.request, self._info, self._limits)
+            received = replace(received, render=resolve(decoded.request, self._info, self._limits))
         except RequestRejected as rejected:
-            payload.refusal = rejected
+            received = replace(received, refusal=rejected)
         deadline = decoded.request.deadline
         facts = JobFacts(
             key=key,
-            identity=(payload.tenant, decoded.request.request_id),
+            identity=(decoded.request.tenant, decoded.request.request_id),
             rows=decoded.request.count,
             size_bytes=_size_bytes(record),
             priority=decoded.request.priority,
             waiting_since=now - _age_s(record, wall),
             deadline=None if deadline is None else now + (deadline - wall).total_seconds(),
-            refusal=_verdict(payload.refusal),
+            fetches_pose=stored_pose(decoded.request) is not None,
+            refusal=_verdict(received.refusal),
         )
-        return facts, payload
+        return facts, received
+
+
+def stored_pose(request: GenerationRequest) -> StoredPicture | None:
+    """Return the object that the request's pose names; None where the request holds all of its pose, or has none."""
+    if request.pose is None or isinstance(request.pose, PeoplePose):
+        return None
+    picture = request.pose.image if isinstance(request.pose, SkeletonPose) else request.pose.photo
+    return picture if isinstance(picture, StoredPicture) else None
 
 
 def _refused(
     key: JobKey, record: Record, rejected: RequestRejected, *, now: float, wall: datetime
-) -> tuple[JobFacts, Payload]:
+) -> tuple[JobFacts, Received]:
     asked = _asked(rejected.requested_at, record, wall)
-    payload = Payload(
+    received = Received(
         record=record,
         event_id=rejected.event_id or _coordinates(key),
         request_digest=raw_digest(record.value or b""),
@@ -152,7 +103,7 @@ def _refused(
         warnings=asked.warnings,
         refusal=rejected,
     )
-    identity = None if rejected.request_id is None else (payload.tenant, rejected.request_id)
+    identity = None if rejected.request_id is None else (received.tenant, rejected.request_id)
     facts = JobFacts(
         key,
         identity,
@@ -162,12 +113,12 @@ def _refused(
         waiting_since=now - _age_s(record, wall),
         refusal=_verdict(rejected),
     )
-    return facts, payload
+    return facts, received
 
 
-def _payload(key: JobKey, record: Record, decoded: Decoded, wall: datetime) -> Payload:
+def _received(key: JobKey, record: Record, decoded: Decoded, wall: datetime) -> Received:
     asked = _asked(decoded.requested_at, record, wall)
-    return Payload(
+    return Received(
         record=record,
         event_id=decoded.event_id or _coordinates(key),
         request_digest=decoded.digest,
@@ -176,7 +127,7 @@ def _payload(key: JobKey, record: Record, decoded: Decoded, wall: datetime) -> P
         traceparent=decoded.traceparent,
         tenant=decoded.request.tenant,
         request_id=decoded.request.request_id,
-        warnings=(*decoded.warnings, *asked.warnings, *_about_prompts(decoded.request)),
+        warnings=(*decoded.warnings, *asked.warnings),
     )
 
 

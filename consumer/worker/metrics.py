@@ -17,11 +17,10 @@ from prometheus_client.registry import Collector
 
 from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
-from darkroom.consumer.core.core import Core
-from darkroom.consumer.core.jobs import JobState
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
+from darkroom.consumer.core.snapshot import Snapshot
 from darkroom.consumer.worker.backlog import MeanSeconds, backlog_seconds
-from darkroom.consumer.worker.intake import Payload
+from darkroom.consumer.worker.payload import Payload
 from darkroom.consumer.worker.ports import Delivery
 from darkroom.inference import types as engine_says
 from darkroom.inference.contract import Engine
@@ -33,17 +32,6 @@ from darkroom.schemas.events.completion import Completion
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _WAIT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-_TO_RENDER = frozenset(
-    {
-        JobState.WAITING,
-        JobState.LOOKING,
-        JobState.JOURNALING,
-        JobState.PREPARING,
-        JobState.READY,
-        JobState.ON_DEVICE,
-    }
-)
-"""States whose jobs still need the device."""
 BUSY_WINDOW_S = 30.0
 """The span over which the device's busy ratio and the worker's rate are measured."""
 
@@ -230,17 +218,21 @@ class BusyWindow:
 
 
 class WorkerGauges(Collector):
-    """Reads the worker's state when it is scraped. Read from the scraping thread: counts may be a moment apart."""
+    """Reads the worker's state when it is scraped, on the scraping thread: counts may be a moment apart."""
 
     def __init__(
         self,
-        core: Core,
+        snapshot: Callable[[], Snapshot],
         engine: Engine,
         delivered: Mapping[PartitionKey, Delivery],
         payloads: Mapping[JobKey, Payload],
         metrics: Metrics,
+        *,
+        rows_max: int,
     ) -> None:
-        self._core = core
+        """`rows_max`: rows that may share a step."""
+        self._snapshot = snapshot
+        self._rows_max = rows_max
         self._engine = engine
         self._delivered = delivered
         self._payloads = payloads
@@ -249,84 +241,75 @@ class WorkerGauges(Collector):
 
     def collect(self) -> list[Metric]:
         """All gauges."""
-        return [*self._lag(), *self._rows(), *self._device()]
+        now = self._snapshot()
+        return [*self._lag(now), *_rows(now), *self._device()]
 
-    def unread_records(self) -> dict[PartitionKey, int]:
-        """Records of each held partition that this worker has not received yet."""
+    def unread_records(self, now: Snapshot | None = None) -> dict[PartitionKey, int]:
+        """Return, for each held partition, the records that this worker has not received yet."""
         unread = {}
-        for key, partition in list(self._core.partitions.items()):
-            delivery = self._delivered.get(key)
-            if delivery is not None and partition.ledger is not None:
-                unread[key] = max(0, max(delivery.end or 0, delivery.position) - partition.ledger.position)
+        for one in (now or self._snapshot()).partitions:
+            delivery = self._delivered.get(one.key)
+            if delivery is not None and one.position is not None:
+                unread[one.key] = max(0, max(delivery.end or 0, delivery.position) - one.position)
         return unread
 
-    def lag_records(self) -> dict[PartitionKey, int]:
-        """Records of each held partition that have no outcome yet."""
-        ledgers = {key: one.ledger for key, one in list(self._core.partitions.items())}
-        return {
-            key: unread + ledger.unfinished
-            for key, unread in self.unread_records().items()
-            if (ledger := ledgers.get(key)) is not None
-        }
+    def lag_records(self, now: Snapshot | None = None) -> dict[PartitionKey, int]:
+        """Return, for each held partition, the records that have no outcome yet."""
+        now = now or self._snapshot()
+        unfinished = {one.key: one.unfinished for one in now.partitions}
+        return {key: unread + unfinished[key] for key, unread in self.unread_records(now).items()}
 
-    def lag_seconds(self) -> float:
-        """How long this worker needs for all of them.
+    def lag_seconds(self, now: Snapshot | None = None) -> float:
+        """Estimate the seconds that this worker needs for all of them.
 
-        From the device's profile where there is one (`darkroom.consumer.worker.backlog`), else at the rate of the last
-        half minute; where nothing was finished in it, that is infinite.
+        The estimate follows the device's profile where there is one (`darkroom.consumer.worker.backlog`), else the rate
+        of the last half minute; where nothing was finished in it, the estimate is infinite.
         """
+        now = now or self._snapshot()
         profile = self._engine.profile
         if profile is not None:
-            known = [one.render for key, one in list(self._payloads.items()) if one.render and self._to_render(key)]
+            payloads = list(self._payloads.items())
+            known = [
+                render
+                for key, one in payloads
+                if (render := one.received.render) is not None and key in now.jobs_to_render
+            ]
             seconds = backlog_seconds(
                 profile,
                 self._engine.info,
                 known,
-                sum(self.unread_records().values()),
-                rows_max=self._core.limits.batch_rows_max,
+                sum(self.unread_records(now).values()),
+                rows_max=self._rows_max,
                 mean_s=self._device_seconds.value,
             )
             if seconds is not None:
                 return seconds
-        rate, records = self._busy.images_per_second(), sum(self.lag_records().values())
+        rate, records = self._busy.images_per_second(), sum(self.lag_records(now).values())
         return records / rate if rate > 0 else float("inf") if records else 0.0
 
-    def _to_render(self, key: JobKey) -> bool:
-        job = self._core.flow.job(key)
-        return job is not None and job.state in _TO_RENDER
-
-    def _lag(self) -> list[Metric]:
+    def _lag(self, now: Snapshot) -> list[Metric]:
         place = ["topic", "partition"]
         records = GaugeMetricFamily("darkroom_lag_records", "Unfinished records by partition.", labels=place)
-        for key, count in self.lag_records().items():
+        for key, count in self.lag_records(now).items():
             records.add_metric([key.topic, str(key.partition)], count)
-        ledgers = {key: one.ledger for key, one in list(self._core.partitions.items()) if one.ledger}
         committed = GaugeMetricFamily("darkroom_committed_offset", "The group's offset by partition.", labels=place)
-        for key, ledger in ledgers.items():
-            committed.add_metric([key.topic, str(key.partition)], ledger.base)
-        window = max((ledger.window for ledger in ledgers.values()), default=0)
-        begun = (one.requested_at or one.taken_at for one in list(self._payloads.values()))
+        window = 0
+        for one in now.partitions:
+            if one.base is not None and one.position is not None:
+                committed.add_metric([one.key.topic, str(one.key.partition)], one.base)
+                window = max(window, one.position - one.base)
+        begun = (one.received.requested_at or one.taken_at for one in list(self._payloads.values()))
         oldest = min((moment.timestamp() for moment in begun if moment is not None), default=None)
         return [
             records,
             committed,
-            _gauge("lag_seconds", "Estimated time to clear the lag.", self.lag_seconds()),
+            _gauge("lag_seconds", "Estimated time to clear the lag.", self.lag_seconds(now)),
             _gauge("offset_window", "The widest distance from a committed offset to the position.", window),
             _gauge(
                 "oldest_request_age_seconds",
                 "Age of the oldest request that is held and unfinished.",
                 0.0 if oldest is None else max(0.0, time.time() - oldest),
             ),
-        ]
-
-    def _rows(self) -> list[Metric]:
-        flow = self._core.flow
-        ahead = flow.rows_ahead + flow.rows_in[JobState.FOLLOWING]
-        return [
-            _gauge("waiting_rows", "Images that wait for the device.", flow.room.rows_total + ahead),
-            _gauge("active_rows", "Images on the device.", flow.batcher.rows_on_device),
-            _gauge("unsettled_bytes", "Finished pictures that wait for the store.", flow.unsettled_bytes),
-            _gauge("store_breaker_open", "1 while the store is taken to be away.", float(flow.breaker.is_open)),
         ]
 
     def _device(self) -> list[Metric]:
@@ -354,6 +337,15 @@ class WorkerGauges(Collector):
         if share is None:
             return []
         return [_gauge("device_utilization_ratio", "Share of the last moment in which the GPU ran kernels.", share)]
+
+
+def _rows(now: Snapshot) -> list[Metric]:
+    return [
+        _gauge("waiting_rows", "Images that wait for the device.", now.rows_waiting),
+        _gauge("active_rows", "Images on the device.", now.rows_on_device),
+        _gauge("unsettled_bytes", "Finished pictures that wait for the store.", now.unsettled_bytes),
+        _gauge("store_breaker_open", "1 while the store is taken to be away.", float(now.store_is_away)),
+    ]
 
 
 def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:

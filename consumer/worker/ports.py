@@ -65,6 +65,11 @@ class Delivery:
     end: int | None
     """The partition's last stable offset as last seen, for the lag."""
 
+    @property
+    def ends_with_a_record(self) -> bool:
+        """Return True if the position follows from the last record, with no control record or gap behind it."""
+        return bool(self.records) and self.records[-1].offset + 1 == self.position
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -121,7 +126,9 @@ class Broker(Protocol):
         """Join the group. The callbacks only take note. Raises `BrokerUnavailable`."""
 
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
-        """Records of the partitions that are not paused. Must be called at all times.
+        """Return the records of the partitions that are not paused. Must be called at all times.
+
+        A partition without records may be left out for a second at the most.
 
         Raises `BrokerUnavailable`, and `BrokerGone` where no further call will do better.
         """

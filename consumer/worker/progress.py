@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from darkroom.consumer.core.partition_key import JobKey
-from darkroom.consumer.worker.intake import Payload
+from darkroom.consumer.worker.payload import Payload, Received
 from darkroom.inference import types as engine_says
 from darkroom.inference.types import EngineEvent, JobId, Preview
 from darkroom.producer.kafka.broker_client import harden
@@ -87,15 +87,17 @@ class ProgressFeed:
 
     def _tell(self, job_id: JobId, stage: Stage, steps_done: int, preview: Preview | None = None) -> None:
         found = self._payload_of(job_id)
-        if found is None or found[1].render is None or found[1].request is None or found[1].request.progress == "none":
+        received = None if found is None else found[1].received
+        asked = None if received is None else received.request
+        if received is None or received.render is None or asked is None or asked.progress == "none":
             self._told.pop(job_id, None)
             return
         told, now = self._told_of(job_id), asyncio.get_running_loop().time()
-        if told.images_left >= found[1].render.count:
+        if told.images_left >= received.render.count:
             stage = "finish"
         if stage != told.stage or preview is not None or now - told.at >= INTERVAL_S:
             told.stage, told.at = stage, now
-            self._offer(found[1], stage, steps_done, preview)
+            self._offer(received, stage, steps_done, preview)
 
     def _told_of(self, job_id: JobId) -> _Told:
         if job_id not in self._told and len(self._told) >= TOLD_MAX:
@@ -103,20 +105,20 @@ class ProgressFeed:
             self._told = {one: told for one, told in self._told.items() if self._payload_of(one) is not None}
         return self._told.setdefault(job_id, _Told())
 
-    def _offer(self, payload: Payload, stage: Stage, steps_done: int, preview: Preview | None) -> None:
-        if payload.render is None or payload.request_id is None or self._queue.full():
+    def _offer(self, received: Received, stage: Stage, steps_done: int, preview: Preview | None) -> None:
+        if received.render is None or received.request_id is None or self._queue.full():
             return
         progress = Progress(
-            request_id=payload.request_id,
-            tenant=payload.tenant,
+            request_id=received.request_id,
+            tenant=received.tenant,
             stage=stage,
-            steps_done=payload.render.steps_after(steps_done),
-            steps_total=payload.render.steps,
+            steps_done=received.render.steps_after(steps_done),
+            steps_total=received.render.steps,
             preview=None if preview is None else InlinePicture(inline=base64.b64encode(preview.content).decode()),
             worker=self._worker,
             at=datetime.now(UTC),
         )
-        self._queue.put_nowait(encode_progress(progress, traceparent=payload.traceparent))
+        self._queue.put_nowait(encode_progress(progress, traceparent=received.traceparent))
 
     async def run(self) -> None:
         """Send what is queued, until cancelled. While Kafka is away, what does not fit into the queue is dropped."""

@@ -17,10 +17,10 @@ import structlog
 
 from darkroom.consumer.core import events as on
 from darkroom.consumer.core.partition_key import JobKey, RowKey
-from darkroom.consumer.worker.intake import Payload, Stopwatch
+from darkroom.consumer.worker.payload import Payload
 from darkroom.inference import types as engine_says
 from darkroom.inference.contract import Engine
-from darkroom.inference.types import EngineEvent, FaultKind, JobId, RenderJob, RowId
+from darkroom.inference.types import BatchKey, EngineEvent, FaultKind, JobId, RenderJob, RowId
 from darkroom.producer.tasks import described
 
 log = structlog.get_logger(__name__)
@@ -55,6 +55,8 @@ class Rendering:
         self._serial = count(1)
         self._ids: dict[JobKey, JobId] = {}
         self._jobs: dict[JobId, tuple[JobKey, Payload]] = {}
+        self._caps: dict[BatchKey, int] = {}
+        """The caps that the core was told of."""
         self._queue: deque[EngineEvent] = deque()
         self._woken = False
         self._quiet_s = 0.0
@@ -76,13 +78,14 @@ class Rendering:
 
     def prepare(self, key: JobKey, payload: Payload) -> None:
         """Give a job to the prepare lane."""
-        assert payload.render is not None
-        assert payload.request is not None
+        received = payload.received
+        assert received.render is not None
+        assert received.request is not None
         job_id = f"{key.partition}:{key.offset}#{next(self._serial)}"
         self._ids[key] = job_id
         self._jobs[job_id] = (key, payload)
         payload.attempts += 1
-        self._engine.prepare(RenderJob(job_id, payload.render, payload.pose_picture, payload.request.progress))
+        self._engine.prepare(RenderJob(job_id, received.render, payload.pose_picture, received.request.progress))
 
     def admit(self, rows: Sequence[RowKey]) -> None:
         """Let rows join at the next step boundary."""
@@ -165,18 +168,16 @@ class Rendering:
     ) -> None:
         match event:
             case engine_says.JobPrepared():
-                payload.mark(Stopwatch.PREPARED, self._clock())
-                payload.prepare_ms = event.prepare_ms
-                payload.warnings += tuple(one for one in event.warnings if one not in payload.warnings)
-                payload.found = event.found
-                self._post(on.Prepared(key, event.batch_key, event.cap))
+                payload.note_prepared(event, self._clock())
+                if event.cap is not None and self._caps.get(event.batch_key) != event.cap:
+                    self._caps[event.batch_key] = event.cap
+                    self._post(on.CapKnown(event.batch_key, event.cap))
+                self._post(on.Prepared(key, event.batch_key))
             case engine_says.JobRendered():
-                payload.images = event.images
-                payload.denoise_ms, payload.decode_ms = event.denoise_ms, event.decode_ms
-                payload.device_seconds += event.device_seconds
-                payload.rows_shared = (event.rows_min, event.rows_max)
-                log.debug("rendered", request_id=payload.request_id, partition=key.partition, offset=key.offset)
-                self._post(on.Rendered(key, sum(len(image.content) for image in event.images)))
+                size_bytes = payload.note_rendered(event)
+                request_id = payload.received.request_id
+                log.debug("rendered", request_id=request_id, partition=key.partition, offset=key.offset)
+                self._post(on.Rendered(key, size_bytes))
             case engine_says.JobFailed(_, fault):
                 self._post(on.JobFaulted(key, _PARTY[fault.kind], fault.code, fault.message))
 
@@ -185,7 +186,7 @@ class Rendering:
             started = self._clock() - event.seconds
             for row in event.rows:
                 if found := self._jobs.get(row.job_id):
-                    found[1].mark(Stopwatch.JOINED, started)
+                    found[1].note_joined(started)
 
     def _rows(self, rows: Sequence[RowId]) -> tuple[RowKey, ...]:
         return tuple(RowKey(found[0], row.image) for row in rows if (found := self._jobs.get(row.job_id)) is not None)

@@ -10,20 +10,20 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from darkroom.consumer.core.core import Core
-from darkroom.consumer.core.journal import Boot
 from darkroom.consumer.core.lifecycle import Phase
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.kafka.broker import KafkaBroker
 from darkroom.consumer.kafka.cancellations import CancellationFollower
 from darkroom.consumer.weights.usage import CacheUsage
 from darkroom.consumer.worker.boots import StoreBoots
-from darkroom.consumer.worker.delivery import Delivery, Payloads
+from darkroom.consumer.worker.delivery import Delivery
 from darkroom.consumer.worker.driver import Driver
 from darkroom.consumer.worker.health import Health, HealthServer
 from darkroom.consumer.worker.idle_time import DeviceWaits
 from darkroom.consumer.worker.intake import Intake
 from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
 from darkroom.consumer.worker.open_files import allow_open_files
+from darkroom.consumer.worker.payload import Payloads
 from darkroom.consumer.worker.pod_cost import PodApi, PodCost
 from darkroom.consumer.worker.ports import Broker, BrokerUnavailable
 from darkroom.consumer.worker.progress import ProgressFeed
@@ -32,6 +32,7 @@ from darkroom.inference.contract import Engine
 from darkroom.producer.kafka.connection import kafka_arguments
 from darkroom.producer.outages import KAFKA, watch_outages
 from darkroom.producer.policy.policy_file import PolicyFile
+from darkroom.producer.recipes_file import read_recipes
 from darkroom.producer.store.objects import Objects
 from darkroom.producer.tasks import TaskSupervisor
 from darkroom.schemas.events.progress import Cancellation
@@ -48,11 +49,10 @@ LOOP_STUCK_S = 30.0
 """A loop that has not turned for so long will not turn again: the process is to be restarted."""
 
 
-def limits_of(settings: Settings, boot: Boot) -> Limits:
+def limits_of(settings: Settings) -> Limits:
     """Return the core's bounds: those that are settings, and the core's own for the rest."""
     batch, worker = settings.batch, settings.worker
     return Limits(
-        boot=boot,
         attempts_max=worker.max_attempts,
         batch_rows_max=batch.max_rows,
         ahead_rows_max=max(1, batch.max_rows // 2),
@@ -62,7 +62,6 @@ def limits_of(settings: Settings, boot: Boot) -> Limits:
         unsettled_bytes_max=settings.limits.finished_bytes_max,
         drain_s=worker.drain_s,
         backoff_s_max=worker.backoff_ms_max / 1000,
-        jitter=(hash(worker.name) % 1000) / 1000,
     )
 
 
@@ -88,7 +87,7 @@ class Worker:
     ) -> None:
         """On a running event loop. `make_broker` takes what `KafkaBroker` takes, `make_tasks` what its default takes.
 
-        Raises `SettingsError` for a policy file that cannot be used.
+        Raises `SettingsError` for a file of the policy or of recipes that cannot be used.
         """
         self.settings = settings
         self.engine = engine
@@ -110,10 +109,12 @@ class Worker:
         self._boots = StoreBoots(objects, deployment=deployment)
         # The group's members are told apart by their boots: ownership and fates are read from the client ids.
         client_id = f"{settings.worker.name}.{self._boots.boot}"
-        core = Core(limits_of(settings, self._boots.boot))
-        waits = DeviceWaits(lambda: core.flow.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
+        jitter = (hash(settings.worker.name) % 1000) / 1000
+        core = Core(limits_of(settings), boot=self._boots.boot, jitter=jitter)
+        waits = DeviceWaits(lambda: core.rows_to_join > 0, self.metrics.device_wait_seconds.observe)
         self._broker: Broker = make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id)
         self._kafka_answers = True
+        self._recipes = read_recipes(settings.model.recipes_file)
         self._tasks = make_tasks(
             on_kept=self.metrics.task_restarts.labels,
             on_restart=lambda name: self.metrics.task_restarts.labels(name).inc(),
@@ -131,7 +132,14 @@ class Worker:
         )
         self.driver.observers.append(self.metrics.on_core)
         self.driver.rendering.observers.append(self.metrics.on_engine)
-        self.gauges = WorkerGauges(self.driver.core, engine, self.driver.delivered, self.payloads, self.metrics)
+        self.gauges = WorkerGauges(
+            core.snapshot,
+            engine,
+            self.driver.delivered,
+            self.payloads,
+            self.metrics,
+            rows_max=settings.batch.max_rows,
+        )
         self.metrics.last_poll.set_function(lambda: self.driver.polled_at_time)
         self._loop_turned_at = asyncio.get_running_loop().time()
 
@@ -141,7 +149,8 @@ class Worker:
         self.metrics.model_loads.inc()
         self.metrics.registry.register(self.gauges)
         log.info("ready", model=info.name, revision=info.revision, device=info.device, dtype=info.dtype)
-        return Intake(info, self.settings.limits, request_bytes_max=self.settings.limits.request_bytes_max)
+        limits = self.settings.limits
+        return Intake(info, limits, request_bytes_max=limits.request_bytes_max, recipes=self._recipes)
 
     async def run(self) -> bool:
         """Serve until `drain`. Returns whether all begun work was finished. Raises as `Driver.run` does."""
@@ -181,13 +190,13 @@ class Worker:
         return Health(True)
 
     def _ready(self) -> Health:
-        core = self.driver.core
+        core = self.driver.snapshot()
         reasons = []
         if core.phase is not Phase.RUNNING:
             reasons.append(f"The worker is {core.phase.value}.")
         elif not self.driver.joined:
             reasons.append("Kafka was not reached yet.")
-        if core.flow.breaker.is_open:
+        if core.store_is_away:
             reasons.append("The object store does not answer; work goes on when it does.")
         if not self._kafka_answers:
             reasons.append("Kafka does not answer; work goes on when it does.")
@@ -196,7 +205,7 @@ class Worker:
         elif (silent_s := self._silent_s()) > POLL_SILENT_S_MAX:
             reasons.append(f"No poll of Kafka has succeeded for {silent_s:.0f} s; work goes on when one does.")
         reasons += [str(refused) for refused in list(self.driver.refusals.values())]
-        closed = [key.partition for key, one in list(core.partitions.items()) if not one.is_open]
+        closed = [one.key.partition for one in core.partitions if not one.is_open]
         if closed:
             reasons.append(f"Partitions {closed} are being opened.")
         reasons += list(self.driver.open_errors.values())

@@ -1,4 +1,4 @@
-"""The commands `schemas` and `rights`: print what programs and Kafka administrators rely on."""
+"""The commands `schemas`, `rights` and `recipes`: print what programs, administrators and requesters rely on."""
 
 from __future__ import annotations
 
@@ -86,3 +86,26 @@ def rights(config: Path | None, role: str, form: str, principal: str, as_json: b
     else:
         for right in wanted:
             click.echo(f"{right.operation:<16}{right.resource.value:<18}{right.name}{'*' if right.is_prefix else ''}")
+
+
+@click.command(name="recipes", epilog="Example: DARKROOM_MODEL__RECIPES_FILE=examples/recipes.toml darkroom recipes")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of the recipes.")
+def recipes(config: Path | None, as_json: bool) -> None:
+    """List the recipes of DARKROOM_MODEL__RECIPES_FILE, with the fields that each fills in."""
+    from darkroom.producer.recipes_file import read_recipes
+    from darkroom.schemas.errors import SettingsError
+
+    try:
+        found = list(read_recipes(settings_of(config).model.recipes_file))
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps([recipe.as_json() for recipe in found], ensure_ascii=False))
+        return
+    if not found:
+        click.echo("There are no recipes. DARKROOM_MODEL__RECIPES_FILE names their file.", err=True)
+    for recipe in found:
+        click.echo(f"{recipe.name}: {recipe.description}" if recipe.description else recipe.name)
+        for name, value in recipe.fields.items():
+            click.echo(f"  {name} = {json.dumps(value, ensure_ascii=False)}")

@@ -60,10 +60,10 @@ def _serve(settings: Settings) -> int:
     metrics = Metrics()
     try:
         access = access_of(settings, metrics.registry, image_origins=origins_of(settings))
+        app = create_app(settings, access, metrics)
     except SettingsError as error:
         listening.close()
         raise click.ClickException(str(error)) from error
-    app = create_app(settings, access, metrics)
     server = Server(
         uvicorn.Config(
             app,

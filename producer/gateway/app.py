@@ -24,7 +24,9 @@ from darkroom.producer.gateway.openapi import openapi_of
 from darkroom.producer.gateway.routes import events, generate, generations, images, site
 from darkroom.producer.gateway.services import OpenServices, Services, connected
 from darkroom.producer.outages import watch_outages
+from darkroom.producer.recipes_file import read_recipes
 from darkroom.producer.tasks import TaskSupervisor
+from darkroom.schemas.recipes import Recipes
 from darkroom.schemas.settings import Settings
 
 _ABOUT = "Submits jobs over HTTP and returns their state and pictures. Errors are RFC 9457 problem details."
@@ -40,8 +42,11 @@ def create_app(
 ) -> FastAPI:
     """Return the application. Its lifespan opens Kafka and the store; while they are away it runs and answers 503.
 
+    Raises `SettingsError` for a file of recipes that cannot be used.
     `app.state.gateway` is the `Gateway` while the lifespan runs. The end of the lifespan closes `access`.
     """
+
+    recipes = read_recipes(settings.model.recipes_file)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -57,7 +62,7 @@ def create_app(
             tasks.keep("outages", watch_outages)
             tasks.keep("finished", ends.run, matters="finished jobs keep counting against quotas")
             services = await open_.enter_async_context(open_services(settings, ends.note, tasks))
-            app.state.gateway = _gateway(settings, services, access, metrics, tasks)
+            app.state.gateway = _gateway(settings, services, access, metrics, tasks, recipes=recipes)
             metrics.watch(services.hub, lambda: app.state.gateway.streams_open)
             yield
 
@@ -87,7 +92,13 @@ def create_app(
 
 
 def _gateway(
-    settings: Settings, services: Services, access: AccessControl, metrics: Metrics, tasks: TaskSupervisor
+    settings: Settings,
+    services: Services,
+    access: AccessControl,
+    metrics: Metrics,
+    tasks: TaskSupervisor,
+    *,
+    recipes: Recipes,
 ) -> Gateway:
     limits, own = settings.limits, settings.gateway
     addresses = Addresses(own.public_url)
@@ -104,7 +115,8 @@ def _gateway(
         claims=claims,
         jobs=jobs,
         acceptance=Acceptance(services, claims, jobs, quotas=access.quotas, policy=access.policy, metrics=metrics),
-        submissions=Submissions(settings, uploads, services.store.bucket, services.store.prefix),
+        recipes=recipes,
+        submissions=Submissions(settings, uploads, recipes, services.store.bucket, services.store.prefix),
         gatekeeper=access.gatekeeper,
         quotas=access.quotas,
         addresses=addresses,

@@ -15,6 +15,7 @@ from darkroom.producer.gateway.metrics import Metrics
 from darkroom.producer.gateway.principal import Gatekeeper, Principal, Quotas, Scope
 from darkroom.producer.gateway.services import Services
 from darkroom.producer.tasks import TaskSupervisor
+from darkroom.schemas.recipes import Recipes
 from darkroom.schemas.settings import Settings
 
 
@@ -27,6 +28,7 @@ class Gateway:
     claims: Claims
     jobs: Jobs
     acceptance: Acceptance
+    recipes: Recipes
     submissions: Submissions
     gatekeeper: Gatekeeper
     quotas: Quotas

@@ -1,4 +1,4 @@
-"""How each Kafka client of Darkroom connects: no broker that hangs holds up what another one could answer.
+"""Connections of all Kafka clients of Darkroom: no broker that hangs holds up what another one could answer.
 
 aiokafka 0.14 gives every connection and every question the whole request time limit, and connects to one broker at a
 time. So a broker that is frozen, or behind a firewall that drops packets, uses up the limit of a command that any other

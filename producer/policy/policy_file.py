@@ -56,6 +56,11 @@ class PolicyFile:
                 on_failure=on_reload_failed,
             )
 
+    @property
+    def judges(self) -> bool:
+        """True if a policy file is set, False if every prompt is painted."""
+        return self._file is not None
+
     async def judge(self, prompt: str, negative_prompt: str | None = None) -> Rejection | None:
         """Why a prompt is not painted; None where it is. Never raises."""
         if self._file is None:

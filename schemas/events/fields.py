@@ -27,7 +27,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticUseDefault, core_schema
 from typing_extensions import TypeAliasType
 
-from darkroom.schemas.names import ADAPTER_NAME_PATTERN, IDENTITY_PATTERN
+from darkroom.schemas.names import ADAPTER_NAME_PATTERN, IDENTITY_PATTERN, RECIPE_NAME_PATTERN
 
 STRICT: Final = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 """How every event's model reads: exact types, finite numbers, unknown fields passed over (the codec reports them)."""
@@ -63,7 +63,7 @@ class Option(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldFacts:
-    """What a request field decides. Stands in the field's annotation: `Annotated[type, FieldFacts(...)]`.
+    """Facts of a request field: what it decides, and its option. They stand in its `Annotated[type, FieldFacts(...)]`.
 
     Digests, the text in PNGs, the options of `darkroom send`, the gateway's forms and the refusal of misspelt fields
     are derived from it. The defaults are right for a new field that changes pictures: `FieldFacts(option=Option("N"))`.
@@ -82,11 +82,18 @@ class FieldFacts:
     the picture's text then leave this field out."""
     option: Option | None = None
     """None for a field without an option of its own."""
+    is_own: bool = False
+    """Each request says it for itself, so that no recipe has the field."""
 
     @property
     def in_digest(self) -> Named:
         """When digests name the field."""
         return self.digest if self.decides == "picture" else Named.NEVER
+
+    @property
+    def fits_recipes(self) -> bool:
+        """Whether a recipe may have the field."""
+        return self.decides == "picture" and not self.is_own
 
     @property
     def in_text(self) -> Named:
@@ -250,6 +257,9 @@ Identity = Annotated[str, Field(pattern=IDENTITY_PATTERN)]
 
 AdapterName = Annotated[str, Field(pattern=ADAPTER_NAME_PATTERN), AfterValidator(composed)]
 """What the adapter's file is called, without the ending."""
+
+RecipeName = Annotated[str, Field(pattern=RECIPE_NAME_PATTERN)]
+"""What a recipe is called in the operator's file."""
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 """A SHA-256, as `darkroom.schemas.wire.digests` writes it."""

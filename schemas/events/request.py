@@ -22,6 +22,7 @@ from darkroom.schemas.events.fields import (
     Named,
     Option,
     OrDefault,
+    RecipeName,
     Timestamp,
 )
 from darkroom.schemas.events.pose import Pose
@@ -111,8 +112,12 @@ class GenerationRequest(BaseModel):
         OrDefault[Identity],
         FieldFacts(decides="identity", option=Option("NAME", "On whose behalf; 'default' when left out.")),
     ] = Field(default=DEFAULT_TENANT, description="On whose behalf: 1-128 of A-Za-z0-9._-, not starting with a dot.")
-    prompt: Annotated[str, FieldFacts(digest=Named.ALWAYS, option=Option("TEXT", "What to paint."))] = Field(
-        min_length=1, max_length=2000, description="What to paint, 1-2,000 characters; the model reads 77 tokens of it."
+    prompt: Annotated[str, FieldFacts(digest=Named.ALWAYS, option=Option("TEXT", "What to paint."), is_own=True)] = (
+        Field(
+            min_length=1,
+            max_length=2000,
+            description="What to paint, 1-2,000 characters; the model reads 77 tokens of it.",
+        )
     )
     negative_prompt: Annotated[
         str | None, FieldFacts(digest=Named.ALWAYS, option=Option("TEXT", "What to stay away from."))
@@ -187,7 +192,9 @@ class GenerationRequest(BaseModel):
     seed: Annotated[
         Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] | None,
         FieldFacts(
-            digest=Named.ALWAYS, option=Option("N", "The first image's seed; from the request id when left out.")
+            digest=Named.ALWAYS,
+            option=Option("N", "The first image's seed; from the request id when left out."),
+            is_own=True,
         ),
     ] = Field(
         default=None,
@@ -196,9 +203,9 @@ class GenerationRequest(BaseModel):
     )
     count: Annotated[
         OrDefault[Annotated[int, Field(ge=1, le=COUNT_MAX), WHOLE]],
-        FieldFacts(digest=Named.ALWAYS, option=Option("IMAGES")),
+        FieldFacts(digest=Named.ALWAYS, option=Option("IMAGES"), is_own=True),
     ] = Field(default=1, description="Images to paint, 1-8; all or nothing.")
-    pose: Annotated[Pose | None, FieldFacts(digest=Named.ALWAYS, text=Named.WHEN_SET)] = Field(
+    pose: Annotated[Pose | None, FieldFacts(digest=Named.ALWAYS, text=Named.WHEN_SET, is_own=True)] = Field(
         default=None, description="The people's pose: keypoints, a skeleton picture or a photo; null for none."
     )
     control_scale: Annotated[OrDefault[Annotated[float, Field(ge=0.0, le=2.0)]], _POSED] = Field(
@@ -219,6 +226,14 @@ class GenerationRequest(BaseModel):
         default=(),
         description="Up to 4 LoRAs to apply together, each named once, in any order: their changes are added up. "
         "`adapter` is the short form for one; give one of the two.",
+    )
+    recipe: Annotated[
+        RecipeName | None,
+        FieldFacts(is_own=True, option=Option("NAME", "Of the operator's recipes; `darkroom recipes` lists them.")),
+    ] = Field(
+        default=None,
+        description="The name of one of the operator's recipes, whose fields stand in for those that the request "
+        "leaves out or gives as null; GET /v1/recipes lists them. null for none.",
     )
     output: Annotated[OrDefault[Output], FieldFacts(digest=Named.ALWAYS)] = Field(
         default=Output(), description="The pictures' file format and quality."
@@ -243,6 +258,14 @@ class GenerationRequest(BaseModel):
         description="Up to 16 names (1-64 characters) and values (up to 256), given back in the completion.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, value: Any) -> Any:
+        """Leave out the fields that are null, so that a recipe fills them: many serializers write every field."""
+        if not isinstance(value, dict) or None not in value.values():
+            return value
+        return {name: one for name, one in value.items() if one is not None or name not in _MAY_BE_LEFT_OUT}
+
     @model_validator(mode="after")
     def _parts_fit(self) -> GenerationRequest:
         if self.control_start >= self.control_end:
@@ -257,6 +280,11 @@ class GenerationRequest(BaseModel):
         if self.seed is not None and self.seed + self.count - 1 > SEED_MAX:
             raise ValueError(f"seed + count - 1 must be at most {SEED_MAX}, the last image's seed")
         return self
+
+
+_MAY_BE_LEFT_OUT: Final = frozenset(
+    name for name, field in GenerationRequest.model_fields.items() if not field.is_required()
+)
 
 
 def adapters_of(request: GenerationRequest) -> tuple[Adapter, ...]:

@@ -22,7 +22,7 @@ _DISTILLED: Final = frozenset({"lcm", "tcd"})
 
 
 class Choice(NamedTuple):
-    """What another tool's name stands for."""
+    """The sampler and the schedule that another tool's name stands for."""
 
     sampler: str
     schedule: str | None

@@ -28,7 +28,9 @@ _NO_REFINER = "no refiner is run; leave it out"
 _NO_UPSCALING = "pictures are not upscaled; ask for `width` and `height`, and leave it out"
 _NO_RETOUCHING = "pictures are not worked on after they were painted; leave it out"
 _SERVED_MODEL = "workers serve one model, which their operator chooses; leave it out"
-_NO_RECIPES = "recipes and styles are not supported; write them into `prompt` and leave it out"
+_NO_STYLES = (
+    "styles are not supported; write them into `prompt`, or ask for a `recipe` of the operator's, and leave it out"
+)
 _NO_SCRIPTS = "scripts, workflows and settings of other tools are not run; leave it out"
 _FULL_COST = "every step is computed in full; leave it out"
 _NO_TILING = "seamless pictures are not supported; leave it out"
@@ -270,7 +272,6 @@ NOT_HONOURED: Final[Mapping[str, str]] = MappingProxyType(
         "prompt_images": _NO_REFERENCE,
         "prompt_strength": _PAINTS_FROM_NOISE,
         "prompt_upsampling": _PLAIN_TEXT,
-        "recipe": _NO_RECIPES,
         "ref_image": _NO_REFERENCE,
         "ref_images": _NO_REFERENCE,
         "reference": _NO_REFERENCE,
@@ -327,12 +328,12 @@ NOT_HONOURED: Final[Mapping[str, str]] = MappingProxyType(
         "source_processing": _PAINTS_FROM_NOISE,
         "start_image": _PAINTS_FROM_NOISE,
         "strength": _PAINTS_FROM_NOISE,
-        "style": _NO_RECIPES,
+        "style": _NO_STYLES,
         "style_image": _NO_REFERENCE,
-        "style_preset": _NO_RECIPES,
-        "style_presets": _NO_RECIPES,
-        "style_selections": _NO_RECIPES,
-        "styles": _NO_RECIPES,
+        "style_preset": _NO_STYLES,
+        "style_presets": _NO_STYLES,
+        "style_selections": _NO_STYLES,
+        "styles": _NO_STYLES,
         "subseed_strength": _NO_NOISE_OPTIONS,
         "t2i_adapter": _ONE_CONTROL,
         "t2i_adapters": _ONE_CONTROL,

@@ -56,6 +56,11 @@ class ModelSettings(BaseModel):
         description="A folder of LoRA files; requests name a file without .safetensors. One that cannot be used is "
         "refused alone: its requests end as unknown_adapter.",
     )
+    recipes_file: Path | None = Field(
+        default=None,
+        description="A TOML file of recipes, which requests name (docs/sampling.md describes its form); read at the "
+        "start. Give gateways and workers the same file.",
+    )
     cache_path: Path | None = Field(
         default=None, description="Where models from s3:// are kept; a folder in the user's cache when not set."
     )

@@ -17,7 +17,7 @@ class TooLong(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One finding, by its number in ARCHITECTURE.md."""
+    """One finding about KEDA or the HPA, by its number."""
 
     number: int
     finding: str

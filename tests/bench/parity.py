@@ -1,4 +1,4 @@
-"""Measures the parity contract on a device and prints the table that docs/models.md holds.
+"""Measures the parity contract on a device and prints the table that docs/explain/pictures.md holds.
 
 python -m tests.bench.parity [--device cuda:0] [--dtypes float32 float16 bfloat16]
 """

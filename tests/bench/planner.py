@@ -27,7 +27,7 @@ from darkroom.consumer.planner.fleet import Spec
 from darkroom.consumer.planner.gpus import profile_of_curve
 from darkroom.consumer.planner.load import DEFAULT_MIX, arrivals_at
 from darkroom.consumer.planner.search import device_seconds
-from darkroom.consumer.planner.simulate import Delays
+from darkroom.consumer.planner.topic import Delays
 from darkroom.producer.client.client import Client
 from darkroom.schemas.events.request import GenerationRequest
 from tests.integration.fleet import Fleet, until

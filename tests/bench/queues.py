@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from darkroom.consumer.planner.simulate import Arrival, Run
+from darkroom.consumer.planner.simulate import Run
+from darkroom.consumer.planner.topic import Arrival
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
 
 

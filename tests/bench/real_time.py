@@ -10,12 +10,17 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Final
 
+from darkroom.consumer.core.journal import UNNAMED_BOOT
 from darkroom.consumer.core.limits import Limits
-from darkroom.consumer.planner.simulate import Arrival, CoreRun, Delays, Run
+from darkroom.consumer.planner.member import Member
+from darkroom.consumer.planner.simulate import Run
+from darkroom.consumer.planner.topic import Arrival, Delays, Topic
+from darkroom.consumer.planner.virtual import DeviceListener
 from darkroom.inference.engine import LaneEngine
 from darkroom.inference.planning.profile import DeviceProfile
 from darkroom.inference.types import (
@@ -56,41 +61,51 @@ class _RealClock:
     def __init__(self) -> None:
         self._calls: list[tuple[float, int, Any]] = []
         self._asked = count()
+        self._began = time.perf_counter()
         self.events: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
 
+    def begin(self) -> None:
+        """Count from now."""
+        self._began = time.perf_counter()
+
     def now(self) -> float:
-        return time.perf_counter()
+        return time.perf_counter() - self._began
 
     def later(self, seconds: float, call: Any) -> None:
         heappush(self._calls, (self.now() + seconds, next(self._asked), call))
 
-    def run(self, run: CoreRun) -> None:
+    def run(self, topic: Topic, listener: DeviceListener) -> None:
         until = self.now() + WAIT_S
-        while run.unfinished:
+        while topic.unanswered:
             if self.now() > until:
-                raise TimeoutError(f"{run.unfinished} requests were not answered within {WAIT_S:.0f} s")
+                raise TimeoutError(f"{topic.unanswered} requests were not answered within {WAIT_S:.0f} s")
             while self._calls and self._calls[0][0] <= self.now():
                 heappop(self._calls)[2]()
             wait_s = 0.1 if not self._calls else max(0.0, min(0.1, self._calls[0][0] - self.now()))
             try:
-                _tell(run, self.events.get(timeout=wait_s) if wait_s else self.events.get_nowait())
+                _tell(listener, self.events.get(timeout=wait_s) if wait_s else self.events.get_nowait())
             except queue.Empty:
                 continue
 
 
-def _tell(run: CoreRun, event: EngineEvent) -> None:
+def _tell(listener: DeviceListener, event: EngineEvent) -> None:
     match event:
         case JobPrepared():
-            run.prepared(event.job_id, event.batch_key, event.cap)
+            listener.prepared(event.job_id, event.batch_key, event.cap)
         case StepDone(retired=retired) if retired:
-            run.boundary(retired)
+            listener.boundary(retired)
         case JobRendered():
-            run.rendered(event.job_id)
+            listener.rendered(event.job_id)
 
 
 class _EngineSide:
     def __init__(self, engine: LaneEngine[Any]) -> None:
         self._engine = engine
+        self.listener: DeviceListener
+
+    def listening(self, listener: DeviceListener) -> _EngineSide:
+        self.listener = listener
+        return self
 
     def prepare(self, job_id: str, request: RenderRequest, key: BatchKey) -> None:
         self._engine.prepare(RenderJob(job_id, request))
@@ -98,21 +113,46 @@ class _EngineSide:
     def admit(self, rows: Sequence[RowId]) -> None:
         self._engine.admit(rows)
 
+    def drop(self, job_id: str) -> None:
+        self._engine.drop(job_id)
+
+    def close(self) -> None:
+        pass
+
 
 def darkroom(device: Any, profile: DeviceProfile, load: Sequence[Arrival]) -> Run:
     """The real core and the real engine, on the loaded device."""
     engine: LaneEngine[Any] = LaneEngine(_LoadedDevice(device), rows_max=ROWS_MAX, calibration=lambda _: profile)
-    clock = _RealClock()
-    run = CoreRun(load, clock, Limits(batch_rows_max=ROWS_MAX), Delays())
-    run.device = _EngineSide(engine)
+    clock, side = _RealClock(), _EngineSide(engine)
+    topic = Topic(load, [0] * len(load), 1)
+    limits, delays = Limits(batch_rows_max=ROWS_MAX), Delays()
+    member = Member(
+        "ours",
+        topic,
+        clock,
+        side.listening,
+        limits=limits,
+        boot=UNNAMED_BOOT,
+        delays=delays,
+        open_s=0.0,
+        on_left=lambda _: None,
+    )
+
+    def arrive(number: int) -> None:
+        member.deliver(topic.append(number))
+
     engine.start(clock.events.put)
     try:
         _warm_lanes(engine, clock.events, load[0])
-        run.begin()
-        clock.run(run)
+        clock.begin()
+        for number, arrival in enumerate(load):
+            clock.later(arrival.at_s, partial(arrive, number))
+        member.start()
+        member.assigned(frozenset({0}))
+        clock.run(topic, side.listener)
     finally:
         engine.close()
-    return Run(run.latencies_s)
+    return Run([at - arrival.at_s for at, arrival in zip(topic.answered_at, load, strict=True)])
 
 
 def _warm_batches(first: Arrival) -> Iterator[list[RenderJob]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from darkroom.consumer.planner.simulate import Delays
+from darkroom.consumer.planner.topic import Delays
 from tests.bench.planner import CURVE, WORKERS, Seen, _alone, _compared, section
 
 DELAYS = Delays(0.01, 0.02, 0.01, 0.03)

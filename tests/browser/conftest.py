@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from darkroom.consumer.stack import Stack
     from tests.browser.site import Site, Watch
 
+RECIPES = Path(__file__).parents[2] / "examples" / "recipes.toml"
 STEP_MS = 30
 """150 steps, the most that a request can have, then take long enough to be caught in the middle."""
 
@@ -22,7 +24,8 @@ def site(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
     """The page's address is `site.gateway.url`."""
     from tests.browser.site import Site
 
-    made = Site(stack.environment, tmp_path_factory.mktemp("site"), "--simulated-device", str(STEP_MS))
+    environment = {**stack.environment, "DARKROOM_MODEL__RECIPES_FILE": str(RECIPES)}
+    made = Site(environment, tmp_path_factory.mktemp("site"), "--simulated-device", str(STEP_MS))
     yield made
     made.stop()
 

@@ -15,7 +15,8 @@ import pytest
 from darkroom.inference.pose import control
 from darkroom.inference.pose.skeleton import COLOURS, DRAWN_SHORT_SIDE_PX, LIMB_BRIGHTNESS, STICK_PX
 from darkroom.schemas.events.keypoints import LIMBS
-from darkroom.schemas.events.request import COUNT_MAX, PRESET_STEPS, STEPS_MAX
+from darkroom.schemas.events.request import COUNT_MAX, PRESET_STEPS, STEPS_MAX, GenerationRequest
+from darkroom.schemas.events.samplers import SAMPLERS, SCHEDULES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "producer" / "gateway" / "page"
@@ -60,6 +61,33 @@ def test_presets_and_bounds_are_those_of_a_request() -> None:
         assert f"<b>{preset.capitalize()}</b> {steps} steps" in page
     assert f'name="steps" type="number" inputmode="numeric" min="1" max="{STEPS_MAX}"' in page
     assert f'name="count" type="number" inputmode="numeric" min="1" max="{COUNT_MAX}"' in page
+
+
+def choices(name: str) -> list[str]:
+    """Return the values of a <select>, in their order."""
+    [found] = re.findall(rf'<select id="{name}".*?</select>', (PAGE / "index.html").read_text(), re.DOTALL)
+    return re.findall(r'<option value="(.*?)">', found)
+
+
+def test_choices_are_those_of_a_request() -> None:
+    assert choices("sampler") == list(SAMPLERS)
+    assert choices("schedule") == ["", *SCHEDULES]
+    assert choices("prompt_syntax") == PROPERTIES["prompt_syntax"]["anyOf"][0]["enum"]
+
+
+PROPERTIES = GenerationRequest.model_json_schema()["properties"]
+
+
+@pytest.mark.parametrize("name", ["guidance_start", "guidance_end", "guidance_rescale", "clip_skip"])
+def test_a_number_has_the_bounds_and_the_default_of_a_request(name: str) -> None:
+    schema = PROPERTIES[name]
+    bounds = schema["anyOf"][0]
+    [field] = re.findall(rf'<input id="{name}" .*?>', (PAGE / "index.html").read_text())
+    shown = {one: float(re.findall(rf' {one}="(.*?)"', field)[0]) for one in ("min", "max", "value")}
+    assert shown == {"min": bounds["minimum"], "max": bounds["maximum"], "value": schema["default"]}
+    [script] = re.findall(rf"  {name}: \{{ (.*?) \}}", (PAGE / "form.js").read_text())
+    assert f"min: {bounds['minimum']:g}, max: {bounds['maximum']:g}" in script
+    assert ("whole: true" in script) == (bounds["type"] == "integer")
 
 
 class Inline(HTMLParser):

@@ -87,6 +87,37 @@ def test_a_dragged_joint_is_in_the_request_and_its_picture_appears(page: Page, w
     assert (asked["prompt"], asked["steps"], asked["seed"], asked["progress"]) == ("a dancer", 150, 41, "previews")
 
 
+def test_a_recipe_is_put_into_the_form_and_what_is_changed_there_wins(page: Page, watch: Watch) -> None:
+    write(page, "a dancer", seed="5")
+    page.click(".settings .settings summary")
+    page.select_option("#recipe", "ays-10")
+    expect(page.locator("#steps")).to_have_value("10")
+    expect(page.locator("#sampler")).to_have_value("dpmpp_2m_sde")
+    expect(page.locator("#recipe-hint")).to_contain_text("Align Your Steps")
+    page.click("[type=submit]")
+    picture_is_shown(page)
+    page.select_option("#sampler", "dpmpp_2m")
+    page.fill("#guidance_end", "0.8")
+    page.fill("#guidance_rescale", "0.7")
+    page.click("[type=submit]")
+    picture_is_shown(page, 2)
+    first, second = watch.requests
+    assert first["recipe"] == second["recipe"] == "ays-10"
+    assert (first["steps"], first["sampler"], first["schedule"]) == (10, "dpmpp_2m_sde", "align_your_steps")
+    assert not first.keys() & {"guidance_start", "guidance_end", "guidance_rescale", "prompt_syntax", "clip_skip"}
+    assert (second["sampler"], second["guidance_end"], second["guidance_rescale"]) == ("dpmpp_2m", 0.8, 0.7)
+
+    page.reload()
+    page.click(".settings summary")
+    expect(page.locator("#recipe")).to_have_value("ays-10")
+    expect(page.locator("#sampler")).to_have_value("dpmpp_2m")
+    page.click(".settings .settings summary")
+    page.select_option("#recipe", "")
+    expect(page.locator("#steps")).to_have_value("")
+    expect(page.locator("#sampler")).to_have_value("euler_ancestral")
+    expect(page.locator("#guidance_end")).to_have_value("0.8")
+
+
 def test_everything_is_done_with_the_keyboard_alone(page: Page, watch: Watch) -> None:
     def press_until(key: str, selector: str) -> None:
         for _ in range(60):

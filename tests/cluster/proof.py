@@ -287,8 +287,10 @@ class _Proof:
                 if task.done():
                     task.result()
         finally:
-            for task in tasks:
-                task.cancel()
+            while running := [task for task in tasks if not task.done()]:
+                for task in running:
+                    task.cancel()  # again: see `TaskSupervisor.close`
+                await asyncio.wait(running, timeout=1.0)
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self) -> None:

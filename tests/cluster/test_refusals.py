@@ -100,7 +100,7 @@ async def test_with_less_metadata_than_kafka_s_default_everything_is_published_o
         assert all(len(found) == 1 for found in answers.values())
         assert {found[0].status for found in answers.values()} == {Status.SUCCEEDED}
         await until_no_lag(settings)
-        (partition,) = worker.driver.core.partitions.values()
+        (partition,) = worker.driver._core.partitions.values()
         assert partition.metadata_chars_max < METADATA_CHARS_MAX
         assert worker.driver.refusals == {}
 

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 from darkroom.consumer.core import events as on
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.worker.backlog import MeanSeconds, backlog_seconds
-from darkroom.consumer.worker.intake import Payload
 from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
+from darkroom.consumer.worker.payload import Payload, Received
 from darkroom.consumer.worker.ports import Delivery, Record
 from darkroom.inference.engine import LaneEngine
 from darkroom.inference.planning.calibration import Calibration
@@ -66,7 +66,7 @@ def gauges(engine: LaneEngine, unread: int) -> WorkerGauges:  # type: ignore[typ
     """A worker that holds one request, looked up, with `unread` records behind it."""
     core = opened(Limits())
     arrive(core, facts(0))
-    payload = Payload(
+    received = Received(
         record=Record(offset=0, timestamp_ms=0, key=None, value=b"", headers=()),
         event_id="e",
         request_digest="d",
@@ -75,7 +75,7 @@ def gauges(engine: LaneEngine, unread: int) -> WorkerGauges:  # type: ignore[typ
     )
     delivered = {P0: Delivery(P0, (), position=1, end=1 + unread)}
     metrics = Metrics(CollectorRegistry())
-    gauge = WorkerGauges(core, engine, delivered, {key(0): payload}, metrics)
+    gauge = WorkerGauges(core.snapshot, engine, delivered, {key(0): Payload(received)}, metrics, rows_max=8)
     assert gauge.lag_records() == {P0: 1 + unread}
     if unread == 0:
         core.handle(on.OutcomeFound(key(0)), 0.0)

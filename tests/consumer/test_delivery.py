@@ -6,7 +6,7 @@ from typing import Any
 
 from darkroom.consumer.core.partition_key import JobKey
 from darkroom.consumer.worker.delivery import Delivery
-from darkroom.consumer.worker.intake import Payload
+from darkroom.consumer.worker.payload import Payload, Received
 from darkroom.consumer.worker.ports import OutgoingRecord, Record
 from darkroom.producer.store.memory_objects import MemoryObjects
 from darkroom.schemas.events.completion import Completion
@@ -23,7 +23,7 @@ def decided(offset: int, **changes: Any) -> tuple[JobKey, Payload]:
     bare: dict[str, Any] = {"labels": {}, "warnings": ()}
     completion = success(request_id=f"r-{offset}").model_copy(update=bare | changes)
     record = Record(offset, None, b"{}", (), 0)
-    payload = Payload(record, f"e-{offset}", completion.request_digest, None, completion=completion)
+    payload = Payload(Received(record, f"e-{offset}", completion.request_digest, None), completion=completion)
     return JobKey("generation.requests", 0, offset), payload
 
 

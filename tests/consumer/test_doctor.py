@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -47,10 +48,25 @@ def test_the_plan_and_the_attention_are_told_with_their_reasons() -> None:
 
 
 def test_a_device_without_a_plan_has_no_such_line() -> None:
-    ended = CliRunner().invoke(main, ["doctor", "--json"], env={**NOWHERE, "DARKROOM_SIMULATED__STEP_MS": "0"})
-    checks = json.loads(ended.stdout)
+    checks = simulated_checks()
     assert checks["model"]["passed"]
     assert "plan" not in checks
+    assert "recipes" not in checks
+
+
+@pytest.mark.parametrize(("text", "says"), [("[few]\nsteps = 4", "1 in "), ("[few]\nsteps = 0", "few: steps must be")])
+def test_recipes_are_read_as_a_worker_reads_them(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "recipes.toml"
+    file.write_text(text)
+    found = simulated_checks(DARKROOM_MODEL__RECIPES_FILE=str(file))["recipes"]
+    assert says in found["says"]
+    assert found["passed"] is ("steps = 4" in text)
+    assert found["passed"] or found["remedy"]
+
+
+def simulated_checks(**environment: str) -> Any:
+    env = {**NOWHERE, "DARKROOM_SIMULATED__STEP_MS": "0", **environment}
+    return json.loads(CliRunner().invoke(main, ["doctor", "--json"], env=env).stdout)
 
 
 @pytest.mark.parametrize(

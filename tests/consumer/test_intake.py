@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from darkroom.consumer.core.jobs import JobFacts
 from darkroom.consumer.core.partition_key import PartitionKey
-from darkroom.consumer.worker.intake import AGE_S_MAX, EARLIEST, Intake, Payload
+from darkroom.consumer.worker.intake import AGE_S_MAX, EARLIEST, Intake
+from darkroom.consumer.worker.payload import Payload, Received
 from darkroom.consumer.worker.ports import Record
 from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.recipes import parse_recipes
 from darkroom.schemas.settings import LimitSettings
 
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
@@ -27,6 +30,32 @@ def taken(offset: int, *, now: float, wall: datetime, written: datetime = NOON, 
     value = json.dumps({"request_id": f"r{offset}", "prompt": "a figure", **fields}).encode()
     record = Record(offset, None, value, (), int(written.timestamp() * 1000))
     return INTAKE.take(P0, record, now=now, wall=wall)[0]
+
+
+def painted(**fields: object) -> Payload:
+    """Return the edges' side of a record, read with a recipe named `few`."""
+    recipes = parse_recipes('[few]\nsteps = 4\nsampler = "lcm"\nprompt_syntax = "weighted"')
+    intake = Intake(SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20, recipes=recipes)
+    value = json.dumps({"request_id": "r", "prompt": "a (red:1.3) figure", **fields}).encode()
+    return intake.take(P0, Record(0, None, value, (), int(NOON.timestamp() * 1000)), now=100.0, wall=NOON)[1]
+
+
+def test_a_recipe_is_painted_and_warned_of_as_if_written_out() -> None:
+    payload, plain = painted(recipe="few", steps=6), painted()
+    assert payload.render is not None
+    assert (payload.render.steps, payload.render.sampler, payload.render.prompt_syntax) == (6, "lcm", "weighted")
+    assert '"sampler":"lcm"' in payload.render.image_text["darkroom:request"]
+    assert payload.warnings == ()
+    assert plain.warnings != (), "the prompt looks weighted, and is read as plain text"
+    assert payload.request_digest != painted(recipe="few").request_digest
+
+
+def test_an_unknown_recipe_ends_as_a_refusal_that_lists_what_there_is() -> None:
+    payload = painted(recipe="noir")
+    assert payload.refusal is not None
+    assert payload.refusal.code is ErrorCode.INVALID_REQUEST
+    assert payload.refusal.message == "recipe 'noir' is not known: there are few"
+    assert payload.request_id == "r"
 
 
 def test_a_deadline_is_kept_by_the_clock_that_cannot_jump() -> None:
@@ -47,16 +76,15 @@ def test_a_time_stamp_of_another_age_is_bounded_the_same_way() -> None:
         assert 5000.0 - AGE_S_MAX <= facts.waiting_since <= 5000.0
 
 
-def waits(timestamp_ms: int, *, headers: tuple[tuple[str, bytes | None], ...] = (), **fields: object) -> Payload:
+def waits(timestamp_ms: int, *, headers: tuple[tuple[str, bytes | None], ...] = (), **fields: object) -> Received:
     """The edges' side of a record with a time of its own, read at noon."""
     value = json.dumps({"request_id": "r", "prompt": "a figure", **fields}).encode()
-    facts, payload = INTAKE.take(P0, Record(0, None, value, headers, timestamp_ms), now=5000.0, wall=NOON)
-    payload.taken_at = NOON
-    queued = payload.queued_ms()
+    facts, received = INTAKE.take(P0, Record(0, None, value, headers, timestamp_ms), now=5000.0, wall=NOON)
+    queued = Payload(received, taken_at=NOON).queued_ms
     assert facts.waiting_since <= 5000.0
-    if payload.requested_at is None:
+    if received.requested_at is None:
         assert (facts.waiting_since, queued) == (5000.0, None), "it is as young as can be, and no figure is made of it"
-    return payload
+    return received
 
 
 @pytest.mark.parametrize(
@@ -73,30 +101,30 @@ def waits(timestamp_ms: int, *, headers: tuple[tuple[str, bytes | None], ...] = 
     ],
 )
 def test_a_record_time_that_cannot_be_is_none_and_is_warned_of(timestamp_ms: int) -> None:
-    payload = waits(timestamp_ms)
-    assert payload.requested_at is None
-    [warning] = payload.warnings
+    received = waits(timestamp_ms)
+    assert received.requested_at is None
+    [warning] = received.warnings
     assert str(timestamp_ms) in warning
     assert "milliseconds since 1970" in warning
 
 
 def test_a_record_without_a_time_is_nobody_s_mistake() -> None:
-    payload = waits(-1)
-    assert (payload.requested_at, payload.warnings) == (None, ())
+    received = waits(-1)
+    assert (received.requested_at, received.warnings) == (None, ())
 
 
 def test_a_clock_that_is_a_little_ahead_is_believed() -> None:
     ahead = NOON + timedelta(hours=14)
-    payload = waits(int(ahead.timestamp() * 1000))
-    assert (payload.requested_at, payload.warnings, payload.queued_ms()) == (ahead, (), 0.0)
+    received = waits(int(ahead.timestamp() * 1000))
+    assert (received.requested_at, received.warnings, Payload(received, taken_at=NOON).queued_ms) == (ahead, (), 0.0)
 
 
 def test_an_event_s_time_that_cannot_be_gives_way_to_the_record_s() -> None:
     event = ((f"ce_{name}", value) for name, value in EVENT.items())
     headers = (*event, ("ce_time", b"1970-01-01T00:00:00Z"))
-    payload = waits(int(NOON.timestamp() * 1000), headers=headers)
-    assert payload.requested_at == NOON
-    [warning] = payload.warnings
+    received = waits(int(NOON.timestamp() * 1000), headers=headers)
+    assert received.requested_at == NOON
+    [warning] = received.warnings
     assert "CloudEvents time, 1970-01-01" in warning
     refused = waits(int(NOON.timestamp() * 1000), headers=headers, steps=0)
     assert (refused.requested_at, refused.warnings) == (NOON, (warning,))
@@ -125,10 +153,10 @@ def test_the_age_of_a_record_whose_time_is_in_seconds_does_not_let_it_jump_the_q
 def test_whatever_bytes_a_record_holds_it_is_taken_in(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], timestamp_ms: int
 ) -> None:
-    facts, payload = INTAKE.take(P0, Record(0, key, value, tuple(headers), timestamp_ms), now=5000.0, wall=NOON)
+    facts, received = INTAKE.take(P0, Record(0, key, value, tuple(headers), timestamp_ms), now=5000.0, wall=NOON)
     sent = len(key or b"") + len(value or b"") + sum(len(content or b"") for _, content in headers)
     assert facts.size_bytes >= sent
     assert 5000.0 - AGE_S_MAX <= facts.waiting_since <= 5000.0
-    said = [*payload.warnings, *([payload.refusal.message] if payload.refusal else [])]
+    said = [*received.warnings, *([received.refusal.message] if received.refusal else [])]
     assert all(one.isprintable() for one in said), "no surrogate gets into a completion"
-    assert (facts.identity is None) == (payload.request_id is None)
+    assert (facts.identity is None) == (received.request_id is None)

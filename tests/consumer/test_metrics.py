@@ -49,7 +49,8 @@ def test_a_device_that_tells_no_utilization_has_none(device: str) -> None:
 
 def test_refused_adapters_are_counted() -> None:
     device, registry = SimulatedDevice(0.0), CollectorRegistry()
-    registry.register(WorkerGauges(Core(Limits()), LaneEngine(device, rows_max=1), {}, {}, Metrics(registry)))
+    engine = LaneEngine(device, rows_max=1)
+    registry.register(WorkerGauges(Core(Limits()).snapshot, engine, {}, {}, Metrics(registry), rows_max=1))
     assert registry.get_sample_value("darkroom_adapters_refused") == 0
     device._info = replace(device.info, adapters_refused={"ink": "It is torn.", "oil": "It is torn."})
     assert registry.get_sample_value("darkroom_adapters_refused") == 2

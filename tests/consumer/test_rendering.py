@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from darkroom.consumer.core import events as on
-from darkroom.consumer.worker.intake import Payload
+from darkroom.consumer.worker.payload import Payload, Received
 from darkroom.consumer.worker.ports import Record
 from darkroom.consumer.worker.rendering import QUIET_S, Rendering
 from darkroom.inference.contract import Listener
@@ -30,7 +30,7 @@ async def test_the_core_hears_the_measured_cap(tmp_path: Path) -> None:
     rendering = Rendering(engine, heard.put_nowait, lambda reason: None, asyncio.get_running_loop().time)
     await rendering.start()
     try:
-        payload = Payload(
+        received = Received(
             record=Record(offset=0, key=None, value=b"", headers=(), timestamp_ms=0),
             event_id="event",
             request_digest="digest",
@@ -38,10 +38,13 @@ async def test_the_core_hears_the_measured_cap(tmp_path: Path) -> None:
             request=GenerationRequest(request_id="r", prompt="a figure"),
             render=job("r").request,
         )
-        rendering.prepare(key(0), payload)
-        prepared = await asyncio.wait_for(heard.get(), WAIT_S)
+        rendering.prepare(key(0), Payload(received))
+        cap, prepared = [await asyncio.wait_for(heard.get(), WAIT_S) for _ in range(2)]
         assert isinstance(prepared, on.Prepared)
-        assert (prepared.job, prepared.cap) == (key(0), 1)
+        assert prepared.job == key(0)
+        assert cap == on.CapKnown(prepared.batch_key, 1)
+        rendering.prepare(key(1), Payload(received))
+        assert isinstance(await asyncio.wait_for(heard.get(), WAIT_S), on.Prepared), "a cap is said once"
     finally:
         await rendering.close()
 

@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.weights.usage import CacheUsage
-from darkroom.consumer.worker.intake import Payload
 from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
+from darkroom.consumer.worker.payload import Payload
 from darkroom.inference.engine import LaneEngine
 from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.producer.gateway.access.assembly import access_of
@@ -65,7 +65,7 @@ def worker() -> CollectorRegistry:
     registry.register(CacheUsage(load_settings(environ={}).model))
     engine = LaneEngine(SimulatedDevice(0.0), rows_max=1)
     payloads: dict[Any, Payload] = {}
-    registry.register(WorkerGauges(Core(Limits()), engine, {}, payloads, metrics))
+    registry.register(WorkerGauges(Core(Limits()).snapshot, engine, {}, payloads, metrics, rows_max=1))
     return registry
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from tests.helm.test_monitoring import exported
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to"
 
 
-@pytest.mark.parametrize("page", ["operation.md", "alerts.md"])
+@pytest.mark.parametrize("page", ["operate.md", "alerts.md"])
 def test_metrics_exist(page: str) -> None:
     named = set(re.findall(r"\bdarkroom_[a-z_]+", (DOCS / page).read_text()))
     assert named

@@ -141,10 +141,15 @@ def test_the_gateway_is_reached_by_its_ingress_and_has_its_keys() -> None:
     assert environment["DARKROOM_ACCESS__SESSION_SECRET_FILE"] == "/etc/darkroom/access/session-secret"
     assert "DARKROOM_ACCESS__REDIS_URL_FILE" not in environment
     for pod in (pod_of(one(manifests, "Deployment", part)) for part in ("gateway", "worker")):
-        (policy,) = (
-            entry["value"] for entry in pod["containers"][0]["env"] if entry["name"] == "DARKROOM_POLICY__FILE"
-        )
-        assert policy == "/etc/darkroom/policy/policy.toml"
+        container = pod["containers"][0]
+        named = {entry["name"]: entry.get("value") for entry in container["env"]}
+        assert named["DARKROOM_POLICY__FILE"] == "/etc/darkroom/policy/policy.toml"
+        assert named["DARKROOM_MODEL__RECIPES_FILE"] == "/etc/darkroom/recipes/recipes.toml"
+        mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume.get("configMap") for volume in pod["volumes"]}
+        for name in ("policy", "recipes"):
+            assert mounted[name] == f"/etc/darkroom/{name}"
+            assert volumes[name] == {"name": f"darkroom-{name}"}
     assert pod_of(gateway)["containers"][0]["args"][0] == "gateway"
 
 

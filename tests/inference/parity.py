@@ -1,6 +1,6 @@
 """The parity contract: how far a request's picture may be from itself, by who shared its steps and how it was computed.
 
-One table for the tests, for docs/models.md and for whoever runs `python -m tests.bench.parity` on another device.
+One table for the tests, for docs/explain/pictures.md and for `python -m tests.bench.parity` on another device.
 Distances are of 8-bit values, over all channels of all pixels of all requests: the largest, and the mean.
 """
 

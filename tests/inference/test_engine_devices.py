@@ -232,7 +232,7 @@ def test_the_poses_picture_decides_the_picture_whichever_way_it_comes(painter: D
 def test_a_picture_of_nobody_is_refused_and_one_that_is_no_skeleton_is_warned_of(painter: Device[Any]) -> None:
     request = replace(asked(), pose=STORED)
     for colour in ("black", "white", "grey"):
-        with pytest.raises(RenderFault, match="nobody in the pose's picture") as caught:
+        with pytest.raises(RenderFault, match="pose's picture shows nobody") as caught:
             prepare(painter, request, picture_of(colour, colour))
         assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_not_found")
     for ground, limb, said in (

@@ -100,9 +100,9 @@ def test_fused_projections_take_no_more_memory(tiny: TinyModel) -> None:
 def tiling_oracle(oracle: Oracle) -> Iterator[Oracle]:
     """diffusers' pipeline with its own `enable_tiling`."""
     painted, oracle._painted = oracle._painted, {}
-    oracle._plain.vae.enable_tiling()
+    oracle.plain.vae.enable_tiling()
     yield oracle
-    oracle._plain.vae.disable_tiling()
+    oracle.plain.vae.disable_tiling()
     oracle._painted = painted
 
 

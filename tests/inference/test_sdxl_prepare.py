@@ -150,7 +150,7 @@ def test_a_control_picture_is_rgb_between_0_and_1() -> None:
     ("change", "code"),
     [
         ({"width": 60}, "invalid_request"),
-        ({"sampler": "ddim"}, "invalid_request"),
+        ({"sampler": "plms"}, "invalid_request"),
         ({"steps": 0}, "invalid_request"),
         ({"steps": 1001}, "invalid_request"),
         ({"pose": STORED}, "pose_unreadable"),

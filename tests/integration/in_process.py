@@ -51,8 +51,8 @@ async def running_worker(
 
 
 def _is_open(worker: Worker) -> bool:
-    partitions = worker.driver.core.partitions
-    return bool(partitions) and all(one.is_open for one in partitions.values())
+    partitions = worker.driver.snapshot().partitions
+    return bool(partitions) and all(one.is_open for one in partitions)
 
 
 class Producer:

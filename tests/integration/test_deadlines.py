@@ -99,7 +99,7 @@ def assert_untouched(completion: Completion, status: str, code: str) -> None:
 
 async def test_a_cancellation_may_come_before_its_request(deployment: Deployment) -> None:
     await deployment.cancel("early", "--reason", "thought better of it")
-    identities = deployment.worker.driver.core.flow.identities
+    identities = deployment.worker.driver._core.flow.identities
     await until(lambda: identities.is_cancelled(("default", "early")), LIMIT_S, "the cancellation to be read")
     completion = await deployment.answer(await deployment.send("early"))
     assert_untouched(completion, "cancelled", "cancelled")

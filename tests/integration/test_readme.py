@@ -75,7 +75,8 @@ def test_a_checkpoint_with_controlnet_vae_and_lora_is_run_as_written(tmp_path: P
     models = tmp_path / "models"
     write_models(models)
     (tmp_path / "dancer.json").write_text(json.dumps({"people": [[[0.1 + 0.04 * n, 0.05 * n] for n in range(18)]]}))
-    commands = block("docs/models.md", "run: sdxl").replace("/models/", f"{models}/").replace("1024x1024", "64x64")
+    commands = block("docs/tutorial/your-sdxl.md", "run: sdxl")
+    commands = commands.replace("/models/", f"{models}/").replace("1024x1024", "64x64")
     printed = run(f"darkroom up\n{commands}", tmp_path)
     [completion] = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert completion["status"] == "succeeded"

@@ -1,1 +1,1 @@
-"""Measures how people are found in photos: `python -m tests.photos_quality`. No test; docs/photos.md has the table."""
+"""Measures how people are found in photos, for the table in docs/how-to/photos.md: `python -m tests.photos_quality`."""

@@ -189,3 +189,24 @@ def test_an_exception_is_described_in_a_line_that_fits() -> None:
     assert described(ValueError("two\nlines")) == "ValueError: two lines"
     assert described(ValueError()) == "ValueError"
     assert len(described(ValueError("x" * 100_000))) == 300
+
+
+async def test_closing_ends_a_task_that_loses_a_cancellation() -> None:
+    """As `asyncio.wait_for` of Python 3.11 does where what it waits for is done in that moment."""
+    lost = 0
+
+    async def work() -> None:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                lost += 1
+                if lost > 1:
+                    raise
+
+    tasks = TaskSupervisor(on_failed=lambda _: None)
+    tasks.spawn("loses", work())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(tasks.close(), 30)
+    assert lost == 2

@@ -276,7 +276,7 @@ class Later(GenerationRequest):
 
     schedule: Annotated[str | None, FieldFacts(option=Option("NAME"))] = None
     fit: Annotated[str, FieldFacts(idle_when=("pose", None))] = "stretch"
-    recipe: Annotated[str | None, FieldFacts(digest=Named.NEVER)] = None
+    hint: Annotated[str | None, FieldFacts(digest=Named.NEVER)] = None
 
 
 def test_a_new_field_changes_the_digests_where_it_is_set_and_nowhere_else() -> None:
@@ -304,7 +304,7 @@ def test_a_field_declares_with_which_value_of_another_it_changes_no_pixel() -> N
 
 def test_a_field_that_another_one_covers_stands_in_no_digest() -> None:
     ask = {"request_id": "r", "prompt": "p"}
-    assert request_digest(Later(**ask, recipe="noir")) == request_digest(Later(**ask))
+    assert request_digest(Later(**ask, hint="noir")) == request_digest(Later(**ask))
 
 
 def test_every_field_of_a_request_declares_what_it_decides() -> None:

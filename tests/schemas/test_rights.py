@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from darkroom import main
 from darkroom.schemas.rights import Resource, Role, rights_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "rights.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "rights.md").read_text()
 RESOURCES = {Resource.TOPIC: "topic", Resource.GROUP: "group", Resource.TRANSACTIONAL_ID: "transactional id"}
 
 

@@ -31,9 +31,9 @@ from collections.abc import Callable, Mapping
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.journal import Entry
 from darkroom.consumer.core.limits import Limits
-from darkroom.consumer.core.offset_map import METADATA_CHARS_MAX, decode_journal, decode_map
+from darkroom.consumer.core.offset_map import METADATA_CHARS_MAX, decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
-from darkroom.consumer.worker.delivery import Payloads
+from darkroom.consumer.worker.payload import Payloads
 from darkroom.consumer.worker.ports import OutgoingRecord
 from darkroom.producer.outcomes.dead_letters import origin
 from darkroom.producer.store.memory_objects import MemoryObjects
@@ -87,8 +87,8 @@ class Invariants:
         for record in transaction.records:
             self._published(partition, record)
         key, base = partition.key, transaction.offset
-        mapped = decode_map(key, base, transaction.metadata)
-        self.check("map_names_what_was_published", mapped is not None, lambda: f"{key}: a map that does not verify")
+        commit = decode_commit(key, base, transaction.metadata)
+        self.check("map_names_what_was_published", commit.is_verified, lambda: f"{key}: a map that does not verify")
         self.check(
             "committed_offset_never_falls", base >= self._committed.get(key, 0), lambda: f"{key}: back to {base}"
         )
@@ -96,11 +96,11 @@ class Invariants:
             "bounds_hold", len(transaction.metadata) <= METADATA_CHARS_MAX, lambda: f"{key}: metadata is too long"
         )
         self._committed[key] = base
-        self.journals[transaction.writer, key] = decode_journal(key, base, transaction.metadata).entries
+        self.journals[transaction.writer, key] = commit.journal.entries
         for offset, sent in enumerate(partition.log):
             if sent is None:
                 continue
-            done = offset < base or offset in (mapped or ())
+            done = offset < base or offset in commit.finished
             published = self._is_published(key, offset)
             self.check(
                 "committed_never_passes_unfinished",

@@ -55,8 +55,8 @@ def handler(event: type[Any], other: Callable[[Core, Any, float], None]) -> Iter
     """Another handler of an event, in every core that is made meanwhile."""
     init = Core.__init__
 
-    def making(self: Core, *args: Any) -> None:
-        init(self, *args)
+    def making(self: Core, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
         self._handlers[event] = lambda one, now: other(self, one, now)
 
     with replaced(Core, "__init__", making):

@@ -13,23 +13,24 @@ from typing import Any
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from darkroom.consumer.core import assignment, offset_map
 from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
-from darkroom.consumer.core.assignment import Partition
+from darkroom.consumer.core import offset_map, partition
 from darkroom.consumer.core.breaker import Breaker
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.identities import Identities
 from darkroom.consumer.core.jobflow import JobFlow
-from darkroom.consumer.core.jobs import Job, JobState, Verdict, VerdictKind
+from darkroom.consumer.core.jobs import JobState, Verdict, VerdictKind
 from darkroom.consumer.core.journal import Boot, Entry, Fate, Journal, suspects_of
 from darkroom.consumer.core.ledger import CommitPlan, Ledger
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.partition import Job, Partition
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.kafka import initial_offsets
 from darkroom.consumer.worker.delivery import Delivery
 from darkroom.consumer.worker.driver import Driver
-from darkroom.consumer.worker.intake import Intake, Payload
+from darkroom.consumer.worker.intake import Intake
+from darkroom.consumer.worker.payload import Payload
 from darkroom.consumer.worker.ports import BrokerGone, BrokerUnavailable, Opened
 from darkroom.consumer.worker.ports import Delivery as Delivered
 from darkroom.producer.kafka import groups
@@ -145,8 +146,7 @@ def forget_the_epoch() -> Iterator[None]:
         return self.partitions.get(key)
 
     def taking_in(self: Driver, intake: Intake, delivery: Delivered, epoch: int | None) -> None:
-        partition = self.core.partitions.get(delivery.partition)
-        take_in(self, intake, delivery, epoch if partition is None else partition.epoch)
+        take_in(self, intake, delivery, self._epochs.get(delivery.partition, epoch))
 
     with replaced(Core, "_current", current), replaced(Driver, "_take_in", taking_in):
         yield
@@ -358,7 +358,7 @@ def a_crash_in_company_counts() -> Iterator[None]:
         alone = {offset: Entry(alone=True, trials=entry.trials) for offset, entry in journal.entries.items()}
         return suspects_of(Journal(journal.boot, alone), fates)
 
-    with replaced(assignment, "suspects_of", counting):
+    with replaced(partition, "suspects_of", counting):
         yield
 
 

@@ -17,9 +17,10 @@ from darkroom.consumer.core.lifecycle import Phase
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.consumer.worker.boots import StoreBoots
-from darkroom.consumer.worker.delivery import Delivery, Payloads
+from darkroom.consumer.worker.delivery import Delivery
 from darkroom.consumer.worker.driver import Driver, EngineGone
-from darkroom.consumer.worker.intake import Intake, Payload
+from darkroom.consumer.worker.intake import Intake
+from darkroom.consumer.worker.payload import Payloads, Received
 from darkroom.consumer.worker.ports import BrokerGone, BrokerUnavailable, Record
 from darkroom.consumer.worker.rendering import Rendering
 from darkroom.inference.types import RenderJob
@@ -87,7 +88,7 @@ class VirtualIntake(Intake):
         super().__init__(INFO, settings.limits, request_bytes_max=settings.limits.request_bytes_max)
         self._skew_s = skew_s
 
-    def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Payload]:
+    def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Received]:
         """As the real one."""
         wall = START + timedelta(seconds=now + self._skew_s)
         return super().take(partition, record, now=now, wall=wall)
@@ -96,7 +97,7 @@ class VirtualIntake(Intake):
 class Process:
     """A worker from its start to its end, however it ends."""
 
-    def __init__(self, around: Surroundings, place: Place, boot: Boot, limits: Limits) -> None:
+    def __init__(self, around: Surroundings, place: Place, boot: Boot, limits: Limits, *, jitter: float) -> None:
         self._around = around
         self.place = place
         self.boot = boot
@@ -107,7 +108,7 @@ class Process:
         self._had_begun = False
         self.ended = False
         self.clean: bool | None = None
-        self.core = Core(limits)
+        self.core = Core(limits, boot=boot, jitter=jitter)
         self.payloads: Payloads = {}
         self.engine = SimEngine(self, limits.batch_rows_max)
         objects = SimObjects(around.invariants.memory, around.store, around.invariants)

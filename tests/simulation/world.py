@@ -7,7 +7,6 @@ import hashlib
 import random
 import re
 from collections import deque
-from dataclasses import replace
 from typing import Any
 
 from darkroom.consumer.core import effects as do
@@ -181,7 +180,7 @@ class World:
         taken = {process.place.number for process in self.alive if process.place.host == host}
         place = Place(host, min(set(range(len(taken) + 1)) - taken))
         boot = f"{self.rng.getrandbits(48):012x}{self._boots:04x}"
-        process = Process(self.around, place, boot, replace(LIMITS, boot=boot, jitter=self.rng.random()))
+        process = Process(self.around, place, boot, LIMITS, jitter=self.rng.random())
         self.tell(f"{process.gate.name} starts")
         self.processes.append(process)
         process.start()

@@ -321,6 +321,6 @@ def test_somebody_beside_nobody_is_painted() -> None:
 @pytest.mark.parametrize("colour", ["black", "white", "#080808"])
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 def test_a_picture_of_one_colour_shows_nobody(colour: str, form: str) -> None:
-    with pytest.raises(RenderFault, match="nobody in the pose's picture") as fault:
+    with pytest.raises(RenderFault, match="pose's picture shows nobody") as fault:
         prepared(encoded(Image.new("RGB", (64, 64), colour), form))
     assert fault.value.code == "pose_not_found"

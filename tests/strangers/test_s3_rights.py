@@ -1,5 +1,5 @@
-"""The policies of docs/s3-rights.md: each is enough on MinIO, and each action of it that is taken away is missed as
-the page says.
+"""The policies of docs/how-to/s3-rights.md: each is enough on MinIO; each of its actions, taken away, is missed as the
+page says.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from darkroom.schemas.settings import Settings, load_settings
 from darkroom.schemas.settings.model_source import StorePrefix
 from tests.strangers.second_store import KEYS, minio_server
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "s3-rights.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "s3-rights.md"
 BUCKET, PREFIX = "pictures", "team/darkroom"
 """As on the page."""
 

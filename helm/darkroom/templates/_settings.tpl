@@ -89,6 +89,10 @@ DARKROOM_MODEL__CACHE_BYTES_MAX: {{ include "darkroom.cacheBytes" . | quote }}
 - name: DARKROOM_POLICY__FILE
   value: /etc/darkroom/policy/{{ .Values.policy.key }}
 {{- end }}
+{{- if .Values.recipes.configMap }}
+- name: DARKROOM_MODEL__RECIPES_FILE
+  value: /etc/darkroom/recipes/{{ .Values.recipes.key }}
+{{- end }}
 {{- end -}}
 
 {{- define "darkroom.mounts" -}}
@@ -104,6 +108,11 @@ DARKROOM_MODEL__CACHE_BYTES_MAX: {{ include "darkroom.cacheBytes" . | quote }}
   mountPath: /etc/darkroom/policy
   readOnly: true
 {{- end }}
+{{- if .Values.recipes.configMap }}
+- name: recipes
+  mountPath: /etc/darkroom/recipes
+  readOnly: true
+{{- end }}
 {{- end -}}
 
 {{/* 0440: the pod's group reads, nobody else. */}}
@@ -116,6 +125,11 @@ DARKROOM_MODEL__CACHE_BYTES_MAX: {{ include "darkroom.cacheBytes" . | quote }}
 {{- end }}
 {{- with .Values.policy.configMap }}
 - name: policy
+  configMap:
+    name: {{ . }}
+{{- end }}
+{{- with .Values.recipes.configMap }}
+- name: recipes
   configMap:
     name: {{ . }}
 {{- end }}

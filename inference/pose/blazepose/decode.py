@@ -39,11 +39,11 @@ LANDMARKS: Final = 39
 JOINTS: Final = 33
 REGION_SCALE: Final = 1.25
 """The margin around the circle of the detector's full-body points, 0 and 1. An earlier pose_detection_to_roi.pbtxt has
-1.5 around the upper body's points, 2 and 3; the photos of docs/photos.md were measured with this one."""
+1.5 around the upper body's points, 2 and 3; docs/how-to/photos.md was measured with this one."""
 PRESENCE_MIN: Final = 0.5
 """`threshold` of ThresholdingCalculator, of the score that there is a person."""
 CERTAINTY_MIN: Final = 0.5
-"""Chosen on the photos of docs/photos.md: most people have more, most of what is nobody less; both overlap to 0.55."""
+"""Chosen on the photos of docs/how-to/photos.md: most people score above, most others below; they overlap to 0.55."""
 NOSES_APART_MIN: Final = 0.45
 """As a share of the shoulders' width: the noses of people who stand behind each other are further apart."""
 KERNEL: Final = 7

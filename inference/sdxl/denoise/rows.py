@@ -49,12 +49,12 @@ class Guidance:
     al. 2023, section 3.4; diffusers' `guidance_rescale`)."""
 
     def is_on(self, call: int, calls: int) -> bool:
-        """Whether `call` of `calls` is guided: it lies in [start, end] as a whole, as for `Control.weight`."""
+        """Return True where `call` of `calls` is guided: it lies in [start, end], as for `Control.weight`."""
         return self.start <= call / calls and (call + 1) / calls <= self.end
 
 
 class History(NamedTuple):
-    """What a row keeps of the calls before, for samplers that look back. fp32, (1, channels, latent height, width)."""
+    """Values of the calls before, for samplers that look back. fp32, (1, channels, latent height, width)."""
 
     denoised: tuple[torch.Tensor, ...] = ()
     """x0 of the call before, then of the one before that."""
@@ -120,7 +120,7 @@ class SdxlRow:
 
     @property
     def is_guided(self) -> bool:
-        """Whether the next call needs a slot for the negative prompt, too."""
+        """Return True where the next call needs a slot for the negative prompt, too."""
         return self.negative is not None and self.guidance.is_on(self.steps_done, self.steps_total)
 
     def next_noise(self) -> torch.Tensor | None:

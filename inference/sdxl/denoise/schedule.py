@@ -85,7 +85,7 @@ class Schedule:
 
     @property
     def calls(self) -> int:
-        """How many calls there are. `trailing` spacing can give one more step than was asked for."""
+        """Number of calls. `trailing` spacing can give one more step than was asked for."""
         return self.table.shape[0]
 
     def steps_after(self, calls: int) -> int:

@@ -1,4 +1,4 @@
-"""What an adapter does to one layer of a network: LoRA and its relatives as changes to the layer's output.
+"""LoRA and its relatives: the change that an adapter makes to the output of one layer of a network.
 
 Each form computes y' - y for an adapter of weight 1 from the layer's input x, so that one batch can hold any mix of
 them. All but DoRA change the output by delta(x), where delta is the change of the layer's weight; the deltas of LoHa

@@ -51,7 +51,7 @@ class TextEmbedding:
 
 
 class TextStyle(NamedTuple):
-    """How a request wants its texts read."""
+    """Options by which a request has its texts read."""
 
     is_weighted: bool = False
     clip_skip: int = 0

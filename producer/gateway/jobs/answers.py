@@ -100,6 +100,20 @@ class Fleet(BaseModel):
     active: int = Field(ge=0, description="Running jobs, of those that report progress.")
 
 
+class RecipeListed(BaseModel):
+    """A recipe."""
+
+    name: str = Field(description="What a request's `recipe` calls it.")
+    description: str = Field(description="What the operator says of it; may be empty.")
+    fields: dict[str, Any] = Field(description="The request's fields that it fills in, with their values.")
+
+
+class RecipeList(BaseModel):
+    """The recipes of the gateway's operator."""
+
+    recipes: list[RecipeListed] = Field(description="In the order of the operator's file; none without a file.")
+
+
 class Probe(BaseModel):
     """The response to a probe."""
 

@@ -36,6 +36,7 @@ from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.events.samplers import in_our_names
 from darkroom.schemas.events.unsupported import UnknownField, refusal_of
 from darkroom.schemas.names import is_identity, pose_key
+from darkroom.schemas.recipes import Recipes
 from darkroom.schemas.settings import Settings
 from darkroom.schemas.wire.codec import decode_document
 from darkroom.schemas.wire.json import read_json
@@ -59,7 +60,9 @@ class Submission:
 class Submissions:
     """Reads submissions for one deployment. Methods raise `Problem` for invalid ones."""
 
-    def __init__(self, settings: Settings, uploads: Uploads, bucket: str, prefix: str) -> None:
+    def __init__(self, settings: Settings, uploads: Uploads, recipes: Recipes, bucket: str, prefix: str) -> None:
+        # A gateway without a file of recipes leaves it to the workers to know them.
+        self._recipes = recipes if settings.model.recipes_file is not None else None
         self._limits = settings.limits
         self._gateway = settings.gateway
         self._may_read = settings.s3.may_read
@@ -148,7 +151,7 @@ class Submissions:
             raise invalid("Give either `request_id` or the header Idempotency-Key: each identifies the job.")
         upload = await self._upload(document, files)
         request, digest = self._decoded(document)
-        self._refuse_beyond_limits(request)
+        self._refuse_beyond_limits(request if self._recipes is None else self._filled(request, self._recipes))
         return Submission(request, digest, upload)
 
     async def _upload(self, document: dict[str, Any], files: Mapping[str, bytes]) -> Picture | None:
@@ -179,6 +182,12 @@ class Submissions:
         if decoded.unknown_fields:
             raise invalid(f"unknown fields: {', '.join(decoded.unknown_fields)}")
         return decoded.request, decoded.digest
+
+    def _filled(self, request: GenerationRequest, recipes: Recipes) -> GenerationRequest:
+        try:
+            return recipes.filled(request)
+        except RequestRejected as error:
+            raise invalid(error.message) from error
 
     def _refuse_beyond_limits(self, request: GenerationRequest) -> None:
         """Raise `Problem` for a request beyond the deployment's limits, which a worker would refuse, too."""

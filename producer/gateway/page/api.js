@@ -66,6 +66,8 @@ export const state = (id) => call(job(id));
 // the configured public address, and neither need be where this page was loaded from.
 export const imageAddress = (id, index) => `${job(id)}/images/${index}`;
 export const cancel = (id) => call(job(id), { method: "DELETE" });
+// What a request's `recipe` may name: [{name, description, fields}].
+export const recipes = async () => (await call("v1/recipes")).recipes;
 export const fleet = () => call("v1/fleet");
 export const signIn = (key) => call("session", json("POST", { key }));
 export const signOut = () => call("session", { method: "DELETE" });

@@ -1,6 +1,6 @@
 // Wires the page: form and pose become requests, requests become jobs, jobs become cards and pictures.
 
-import { Problem, cancel } from "./api.js";
+import { Problem, cancel, recipes } from "./api.js";
 import { Cards } from "./cards.js";
 import { announce } from "./dom.js";
 import { FleetPanel } from "./fleet.js";
@@ -125,6 +125,15 @@ function takeUpDraft() {
   if (draft?.none) pose.mode = "none";
 }
 
+async function offerRecipes() {
+  try {
+    form.offer(await recipes());
+  } catch (problem) {
+    // The form is whole without them: whoever wants one loads the page again.
+    if (!(problem instanceof Problem)) throw problem;
+  }
+}
+
 function resize() {
   const { width, height } = form.size;
   if (width !== pose.figures.size.width || height !== pose.figures.size.height) pose.resize(width, height);
@@ -161,6 +170,7 @@ async function begin() {
   });
   const who = await signIn.somebody().catch(() => ({ tenant: "default" }));
   jobs.open(who.tenant);
+  offerRecipes();
   new FleetPanel(byId("fleet")).run();
 }
 

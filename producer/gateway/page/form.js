@@ -16,9 +16,16 @@ const NUMBERS = {
   seed: { empty: true, whole: true, min: 0, max: SEED_MAX },
   count: { whole: true, min: 1, max: 8 },
   control_scale: { min: 0, max: 2 },
+  guidance_start: { min: 0, max: 1 },
+  guidance_end: { min: 0, max: 1 },
+  guidance_rescale: { min: 0, max: 1 },
+  clip_skip: { whole: true, min: 0, max: 9 },
   width: { whole: true, min: SIDE_MIN, max: SIDE_MAX, multiple: SIDE_MULTIPLE },
   height: { whole: true, min: SIDE_MIN, max: SIDE_MAX, multiple: SIDE_MULTIPLE }
 };
+
+// What stands in the request only where it is not the default, or where the recipe has something else.
+const MORE = ["recipe", "sampler", "schedule", "guidance_start", "guidance_end", "guidance_rescale", "clip_skip", "prompt_syntax"];
 
 export function randomSeed() {
   return crypto.getRandomValues(new Uint32Array(1))[0];
@@ -27,6 +34,9 @@ export function randomSeed() {
 export class RequestForm extends EventTarget {
   #form;
   #fields;
+  #recipes = [];
+  #recipe = null;
+  #wantedRecipe = "";
 
   constructor(form) {
     super();
@@ -34,6 +44,7 @@ export class RequestForm extends EventTarget {
     this.#fields = form.elements;
     form.noValidate = true;
     form.addEventListener("input", (event) => this.#edited(event.target));
+    this.#fields.recipe.addEventListener("change", () => this.#choose());
     form.querySelector("[data-dice]").addEventListener("click", () => this.set({ seed: randomSeed() }));
     for (const chip of form.querySelectorAll("[data-prompt]")) {
       chip.addEventListener("click", () => this.set({ prompt: chip.textContent }));
@@ -60,6 +71,11 @@ export class RequestForm extends EventTarget {
     for (const name of ["steps", "seed", "guidance_scale", "count", "control_scale"]) {
       if (fields[name].value.trim() !== "") request[name] = Number(fields[name].value);
     }
+    for (const name of MORE) {
+      const { value } = fields[name];
+      const counts = value !== defaultOf(fields[name]) || name in (this.#recipe?.fields ?? {});
+      if (counts && value.trim() !== "") request[name] = name in NUMBERS ? Number(value) : value;
+    }
     const { width, height, own } = this.size;
     if (!own) Object.assign(request, { width, height });
     if (fields.format.value !== "png") request.output = { format: fields.format.value };
@@ -72,10 +88,24 @@ export class RequestForm extends EventTarget {
     for (const name of ["prompt", "preset", "negative_prompt", "steps", "seed", "guidance_scale", "count", "control_scale"]) {
       if (name in values) fields[name].value = values[name] ?? "";
     }
-    if ("width" in values && values.width) this.#setSize(values.width, values.height);
+    for (const name of MORE) if (name in values) fields[name].value = values[name] ?? defaultOf(fields[name]);
+    if ("recipe" in values) this.#wantedRecipe = values.recipe ?? "";
+    if (values.width && values.height) this.#setSize(values.width, values.height);
     if (values.output?.format) fields.format.value = values.output.format;
     if (values.size) fields.size.value = values.size;
     this.#edited(fields.prompt);
+  }
+
+  // Offers the gateway's recipes: [{name, description, fields}].
+  offer(recipes) {
+    this.#recipes = recipes;
+    const select = this.#fields.recipe;
+    const chosen = select.value || this.#wantedRecipe;
+    select.replaceChildren(select.options[0], ...recipes.map(({ name }) => new Option(name, name)));
+    this.#recipe = recipes.find(({ name }) => name === chosen) ?? null;
+    select.value = this.#recipe?.name ?? "";
+    show(this.#form.querySelector("[data-recipes]"), recipes.length > 0);
+    this.#shown();
   }
 
   // Checks every field, says what is wrong beside it, and goes to the first one. Whether all is right.
@@ -116,6 +146,18 @@ export class RequestForm extends EventTarget {
     }
   }
 
+  // Puts the chosen recipe's values in, in place of the ones that the recipe before it had put in.
+  #choose() {
+    const fields = this.#fields;
+    for (const name of Object.keys(this.#recipe?.fields ?? {})) {
+      if (fields[name]) fields[name].value = defaultOf(fields[name]);
+      if (name === "width") fields.size.value = "model";
+      if (name === "output") fields.format.value = "png";
+    }
+    this.#recipe = this.#recipes.find(({ name }) => name === fields.recipe.value) ?? null;
+    this.set(this.#recipe?.fields ?? {});
+  }
+
   #setSize(width, height) {
     const named = `${width}x${height}`;
     const listed = [...this.#fields.size.options].some((option) => option.value === named);
@@ -135,10 +177,21 @@ export class RequestForm extends EventTarget {
     const fields = this.#fields;
     show(this.#form.querySelector("[data-custom-size]"), fields.size.value === "custom");
     fields.steps.placeholder = `${PRESET_STEPS[fields.preset.value]}`;
+    const { recipe } = fields;
+    setText(this.#form.querySelector("#recipe-hint"), this.#recipe ? toldOf(this.#recipe, fields) : "");
+    // A recipe's schedule can be replaced, but not taken off: the model's own is what a request says with nothing.
+    fields.schedule.options[0].disabled = "schedule" in (this.#recipe?.fields ?? {});
+    setText(this.#form.querySelector("[data-more]"), recipe.value || MORE.map((name) => this.#changed(name)).filter(Boolean).join(" · "));
     const used = fields.prompt.value.length;
     setText(this.#form.querySelector("[data-used]"), used > PROMPT_CHARACTERS_MAX * 0.8 ? `${used} of ${PROMPT_CHARACTERS_MAX}` : "");
     setText(this.#form.querySelector("[data-control-value]"), Number(fields.control_scale.value).toFixed(2));
     setText(this.#form.querySelector("[data-summary]"), this.#summary());
+  }
+
+  // The text of a choice that is not the default; none for numbers.
+  #changed(name) {
+    const field = this.#fields[name];
+    return field.value !== defaultOf(field) && field.selectedOptions ? field.selectedOptions[0].text : null;
   }
 
   #summary() {
@@ -171,10 +224,21 @@ export class RequestForm extends EventTarget {
 
   #goTo(name) {
     const field = this.#fields[name];
-    const folded = field.closest("details");
-    if (folded) folded.open = true;
+    for (let at = field.closest("details"); at; at = at.parentElement.closest("details")) at.open = true;
     field.focus();
   }
+}
+
+function defaultOf(field) {
+  if (field.options) return field.options[0].value;
+  return field.type === undefined ? "fast" : field.defaultValue;
+}
+
+// What a recipe is, and what it has that no field here shows.
+function toldOf({ description, fields }, shown) {
+  const hidden = Object.entries(fields).filter(([name]) => !shown[name] && name !== "output");
+  const also = hidden.map(([name, value]) => `${name.replaceAll("_", " ")} ${value?.name ?? JSON.stringify(value)}`);
+  return [description, also.length ? `with ${also.join(", ")}` : ""].filter(Boolean).join(", ");
 }
 
 function wrongPrompt(text) {

@@ -1,4 +1,4 @@
-"""What all routes share: how they are registered, what they take, and how they answer."""
+"""Parts that all routes share: how they are registered, what they take, and how they answer."""
 
 from __future__ import annotations
 

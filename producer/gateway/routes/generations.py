@@ -1,4 +1,4 @@
-"""`/v1/generations`, `/v1/poses` and `/v1/fleet`: submit jobs, look at them and cancel them."""
+"""`/v1/generations`, `/v1/recipes`, `/v1/poses` and `/v1/fleet`: submit jobs, look at them and cancel them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from darkroom.producer.gateway.gateway import gateway_of
-from darkroom.producer.gateway.jobs.answers import Accepted, Cancelled, Fleet, JobState, PoseFound
+from darkroom.producer.gateway.jobs.answers import Accepted, Cancelled, Fleet, JobState, PoseFound, RecipeList
 from darkroom.producer.gateway.openapi import ORDER_BODY, PROBLEMS
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem, invalid
@@ -121,6 +121,14 @@ async def fleet(call: Request) -> Response:
             "active": hub.active,
         }
     )
+
+
+@reads(router, "/v1/recipes", response_model=RecipeList, responses=PROBLEMS, summary="The recipes to choose from")
+async def recipes(call: Request) -> Response:
+    """Return the operator's recipes: what a request's `recipe` may name, and the fields that each fills in."""
+    gateway = gateway_of(call)
+    await gateway.admit(call, Scope.READ)
+    return answer({"recipes": [recipe.as_json() for recipe in gateway.recipes]})
 
 
 @router.post(

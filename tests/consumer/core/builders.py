@@ -9,7 +9,9 @@ from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.jobs import JobFacts, Verdict
+from darkroom.consumer.core.journal import UNNAMED_BOOT, Boot
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.offset_map import Commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 
 P0 = PartitionKey("requests", 0)
@@ -31,20 +33,24 @@ def facts(
     waiting_since: float = 0.0,
     deadline: float | None = None,
     refusal: Verdict | None = None,
+    fetches_pose: bool = False,
     size_bytes: int = 100,
 ) -> JobFacts:
     """A record; its request id is its offset unless another is given."""
     identity = None if request_id is None else ("t", request_id or f"{partition.partition}-{offset}")
-    return JobFacts(key(offset, partition), identity, rows, size_bytes, priority, waiting_since, deadline, refusal)
+    place = key(offset, partition)
+    return JobFacts(
+        place, identity, rows, size_bytes, priority, waiting_since, deadline, fetches_pose=fetches_pose, refusal=refusal
+    )
 
 
-def opened(limits: Limits, *partitions: PartitionKey, now: float = 0.0) -> Core:
-    """A running core whose partitions are assigned and open at offset 0."""
-    core = Core(limits)
+def opened(limits: Limits, *partitions: PartitionKey, now: float = 0.0, boot: Boot = UNNAMED_BOOT) -> Core:
+    """A running core whose partitions are assigned and open at offset 0, and whose waits are the longest."""
+    core = Core(limits, boot=boot, jitter=1.0)
     core.handle(on.Started(), now)
     core.handle(on.PartitionsAssigned(frozenset(partitions or (P0,))), now)
     for partition in partitions or (P0,):
-        core.handle(on.PartitionOpened(partition, core.partitions[partition].epoch, 0, ""), now)
+        core.handle(on.PartitionOpened(partition, core.partitions[partition].epoch, Commit(0)), now)
     return core
 
 
@@ -61,7 +67,9 @@ def to_ready(
     for record in records:
         arrive(core, record, now)
         effects += journal(core, core.handle(on.OutcomeAbsent(record.key), now), now)
-        effects += core.handle(on.Prepared(record.key, batch_key, cap), now)
+        if cap is not None:
+            core.handle(on.CapKnown(batch_key, cap), now)
+        effects += core.handle(on.Prepared(record.key, batch_key), now)
     return effects
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from darkroom.consumer.core.offset_map import decode_map
+from darkroom.consumer.core.offset_map import decode_commit
 from tests.consumer.core.cast import LIMITS, ROWS_MAX
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ def check(world: World) -> None:
         if one.committed is None:
             continue
         base, metadata = one.committed
-        mapped = decode_map(key, base, metadata)
-        assert mapped is not None
+        commit = decode_commit(key, base, metadata)
+        assert commit.is_verified
+        mapped = commit.finished
         for offset, facts in enumerate(one.log):
             if facts is not None and (offset < base or offset in mapped):
                 assert one.published[offset], f"seed {world.seed}: {key} {offset} committed without an outcome"

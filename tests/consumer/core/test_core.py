@@ -7,6 +7,7 @@ from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.lifecycle import Phase
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.core.offset_map import Commit
 from darkroom.consumer.core.partition_key import RowKey
 from tests.consumer.core.builders import P0, P1, arrive, facts, key, of, opened, to_decided, to_ready
 
@@ -51,7 +52,7 @@ def test_stale_epochs_change_nothing() -> None:
     stale = core.partitions[P0].epoch
     core.handle(on.PublishFailed(P0, stale, fenced=False), 0.0)
     for event in (
-        on.PartitionOpened(P0, stale, 5, ""),
+        on.PartitionOpened(P0, stale, Commit(5)),
         on.Published(P0, stale),
         on.PublishFailed(P0, stale, fenced=True),
         on.OpenFailed(P0, stale),
@@ -75,7 +76,7 @@ def test_a_position_behind_what_is_committed_opens_the_partition_again() -> None
     [again] = of(do.OpenPartition, effects)
     assert again.epoch != before
     assert not core.partitions[P0].is_open, "and nothing is taken until the group has said where it stands"
-    opened_again = on.PartitionOpened(P0, again.epoch, 0, "", fresh=True)  # what was committed is beyond its end
+    opened_again = on.PartitionOpened(P0, again.epoch, Commit(0), fresh=True)  # what was committed is beyond its end
     assert of(do.Resume, core.handle(opened_again, 0.0)) == [do.Resume(P0, seek_to=0)]
     assert of(do.LookUp, arrive(core, facts(0))), "the new record is work"
 
@@ -84,7 +85,7 @@ def test_rows_are_kept_through_a_reopening_and_their_records_not_fetched_again()
     core = opened(LIMITS)
     to_ready(core, [facts(0)])
     effects = core.handle(on.PublishFailed(P0, core.partitions[P0].epoch, fenced=True), 0.0)
-    effects += core.handle(on.PartitionOpened(P0, core.partitions[P0].epoch, 0, ""), 0.0)
+    effects += core.handle(on.PartitionOpened(P0, core.partitions[P0].epoch, Commit(0)), 0.0)
     assert of(do.Forget, effects) == []
     assert of(do.Leave, effects) == []
     assert of(do.Resume, effects) == [do.Resume(P0, seek_to=1)]
@@ -110,7 +111,7 @@ def test_a_publication_of_unknown_fate_is_settled_by_what_the_group_says() -> No
         to_decided(core, facts(0))
         failed = core.handle(on.PublishFailed(P0, core.partitions[P0].epoch, fenced=False), 0.0)
         assert [one.prove_ownership for one in of(do.OpenPartition, failed)] == [False]
-        effects = core.handle(on.PartitionOpened(P0, core.partitions[P0].epoch, base, ""), 0.0)
+        effects = core.handle(on.PartitionOpened(P0, core.partitions[P0].epoch, Commit(base)), 0.0)
         assert len(of(do.Publish, effects)) == expected
         assert (do.Forget(key(0)) in effects) == (base == 1)
 
@@ -125,7 +126,7 @@ def test_after_a_fence_ownership_is_proven_before_the_partition_is_opened() -> N
 
 
 def test_opening_is_tried_again_and_waits_longer_each_time() -> None:
-    core = Core(Limits(backoff_s_min=1.0, jitter=1.0))
+    core = Core(Limits(backoff_s_min=1.0), jitter=1.0)
     core.handle(on.Started(), 0.0)
     core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
     epoch = core.partitions[P0].epoch
@@ -200,7 +201,8 @@ def test_a_group_without_offsets_gets_its_first_ones_at_once() -> None:
     core = Core(LIMITS)
     core.handle(on.Started(), 0.0)
     core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
-    [publish] = of(do.Publish, core.handle(on.PartitionOpened(P0, core.partitions[P0].epoch, 40, "", fresh=True), 0.0))
+    fresh = on.PartitionOpened(P0, core.partitions[P0].epoch, Commit(40), fresh=True)
+    [publish] = of(do.Publish, core.handle(fresh, 0.0))
     assert (publish.jobs, publish.offset) == ((), 40)
 
 

@@ -11,7 +11,7 @@ from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.partition_key import RowKey
 from tests.consumer.core.builders import P0, P1, arrive, facts, journal, key, of, opened, to_decided, to_ready
 
-LIMITS = Limits(batch_rows_max=2, ahead_rows_max=1, prepare_ahead_rows_max=4, backoff_s_min=1.0, jitter=1.0)
+LIMITS = Limits(batch_rows_max=2, ahead_rows_max=1, prepare_ahead_rows_max=4, backoff_s_min=1.0)
 
 
 def test_the_second_record_of_a_request_waits_for_the_first_and_then_looks_up() -> None:
@@ -102,6 +102,38 @@ def test_the_store_s_absence_holds_calls_back_fails_nobody_and_loses_none() -> N
     assert not core.flow.breaker.is_open
     assert key(0) in looked_up or core.flow.job(key(0)) is not None
     assert key(3) in looked_up
+
+
+def test_a_pose_picture_is_read_from_the_store_before_the_job_is_prepared() -> None:
+    core = opened(LIMITS)
+    arrive(core, facts(0, fetches_pose=True))
+    effects = journal(core, core.handle(on.OutcomeAbsent(key(0)), 0.0))
+    assert (of(do.FetchPose, effects), of(do.Prepare, effects)) == ([do.FetchPose(key(0))], [])
+    assert of(do.Prepare, core.handle(on.PoseFetched(key(0)), 0.0)) == [do.Prepare(key(0))]
+
+
+def test_a_decoded_pose_says_nothing_of_the_store() -> None:
+    core = opened(dataclasses.replace(LIMITS, batch_rows_max=4))
+    for offset in range(2):
+        arrive(core, facts(offset))
+    journal(core, core.handle(on.OutcomeAbsent(key(0)), 0.0))
+    core.handle(on.StoreFailed(do.LookUp(key(1))), 0.0)
+    core.handle(on.Prepared(key(0), "64"), 0.1)
+    assert core.flow.breaker.is_open
+    core.handle(on.JobFaulted(key(0), on.FaultParty.REQUEST, "render_failed", "no"), 0.2)
+    assert core.flow.breaker.is_open
+
+
+def test_a_probe_that_ends_in_its_request_s_fault_leaves_its_turn_to_another_call() -> None:
+    core = opened(dataclasses.replace(LIMITS, batch_rows_max=4))
+    arrive(core, facts(0, fetches_pose=True))
+    arrive(core, facts(1))
+    journal(core, core.handle(on.OutcomeAbsent(key(0)), 0.0))
+    core.handle(on.StoreFailed(do.FetchPose(key(0))), 0.0)
+    core.handle(on.StoreFailed(do.LookUp(key(1))), 0.0)
+    assert of(do.FetchPose, core.handle(on.Tick(), 1.0)) == [do.FetchPose(key(0))]
+    fault = on.JobFaulted(key(0), on.FaultParty.REQUEST, "pose_forbidden", "no")
+    assert do.LookUp(key(1)) in core.handle(fault, 1.1)
 
 
 def test_pictures_that_wait_for_the_store_stop_the_device_from_taking_more() -> None:

@@ -17,15 +17,15 @@ from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.offset_map import (
     METADATA_CHARS_MAX,
     WINDOW_OFFSETS_MAX,
-    decode_journal,
-    decode_map,
+    Commit,
+    decode_commit,
     encode_map,
 )
 from darkroom.consumer.core.partition_key import RowKey
 from tests.consumer.core.builders import P0, arrive, facts, journal, key, of, opened, to_ready
 
 OURS, THEIRS, EARLIER = (f"{number:016x}" for number in (1, 2, 3))
-LIMITS = Limits(boot=OURS, batch_rows_max=4)
+LIMITS = Limits(batch_rows_max=4)
 boots = st.integers(0, 40).map(lambda number: f"{number:016x}")
 entries = st.builds(Entry, st.booleans(), st.lists(boots, max_size=TRIALS_MAX, unique=True).map(tuple))
 
@@ -34,8 +34,8 @@ entries = st.builds(Entry, st.booleans(), st.lists(boots, max_size=TRIALS_MAX, u
 def test_the_journal_comes_back_as_it_was_committed(base: int, deltas: dict[int, Entry], boot: str) -> None:
     written = Journal(boot, {base + delta: entry for delta, entry in deltas.items()})
     text = encode_map(P0, base, [base + 2], written)
-    assert decode_map(P0, base, text) == {base + 2}
-    assert decode_journal(P0, base, text) == (written if deltas else Journal())
+    assert decode_commit(P0, base, text).finished == {base + 2}
+    assert decode_commit(P0, base, text).journal == (written if deltas else Journal())
 
 
 def test_the_fullest_journal_fits_beside_the_widest_map() -> None:
@@ -45,7 +45,7 @@ def test_the_fullest_journal_fits_beside_the_widest_map() -> None:
     }
     text = encode_map(P0, 0, range(1, 1 + WINDOW_OFFSETS_MAX), Journal(OURS, fullest))
     assert len(text) <= METADATA_CHARS_MAX
-    assert decode_journal(P0, 0, text).entries.keys() == fullest.keys()
+    assert decode_commit(P0, 0, text).journal.entries.keys() == fullest.keys()
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_a_run_that_was_not_known_to_have_crashed_counts_once_it_is() -> None:
 
 
 def opened_after(left: Journal, fates: dict[str, Fate]) -> Core:
-    core = Core(LIMITS)
+    core = Core(LIMITS, boot=OURS)
     core.handle(on.Started(), 0.0)
     core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
     epoch = core.partitions[P0].epoch
-    metadata = encode_map(P0, 0, [], left)
-    effects = core.handle(on.PartitionOpened(P0, epoch, 0, metadata, fates={OURS: Fate.ALIVE, **fates}), 0.0)
+    commit = Commit(0, journal=left)
+    effects = core.handle(on.PartitionOpened(P0, epoch, commit, fates={OURS: Fate.ALIVE, **fates}), 0.0)
     journal(core, effects)
     return core
 
@@ -91,13 +91,13 @@ def test_nothing_is_prepared_before_the_journal_is_committed() -> None:
     effects = core.handle(on.OutcomeAbsent(key(0)), 0.0)
     assert of(do.Prepare, effects) == []
     [publish] = of(do.Publish, effects)
-    assert decode_journal(P0, publish.offset, publish.metadata) == Journal(OURS, {0: Entry()})
+    assert decode_commit(P0, publish.offset, publish.metadata).journal == Journal(OURS, {0: Entry()})
     assert of(do.Prepare, core.handle(on.Published(P0, publish.epoch), 0.0)) == [do.Prepare(key(0))]
 
 
 def lanes_full() -> Core:
     """Offset 0 left the device and is not decided, 1 to 3 are handed to it, 4 and 5 ready: nothing is missing."""
-    core = opened(Limits(boot=OURS, batch_rows_max=2, ahead_rows_max=1, prepare_ahead_rows_max=4, linger_s=0.0))
+    core = opened(Limits(batch_rows_max=2, ahead_rows_max=1, prepare_ahead_rows_max=4, linger_s=0.0), boot=OURS)
     to_ready(core, [facts(offset) for offset in range(5)])
     core.handle(on.StepBoundary((RowKey(key(0), 0),)), 0.0)
     to_ready(core, [facts(5)])
@@ -123,7 +123,7 @@ def test_while_the_lanes_have_enough_the_journal_rides_on_the_next_outcome() -> 
     assert look_up(core, facts(6)) == []
     publish = settle(core, 0)
     assert publish.jobs == (key(0),)
-    assert 6 in decode_journal(P0, publish.offset, publish.metadata).entries
+    assert 6 in decode_commit(P0, publish.offset, publish.metadata).journal.entries
     assert of(do.Prepare, core.handle(on.Published(P0, publish.epoch), 0.0)) == [do.Prepare(key(6))]
 
 
@@ -132,26 +132,26 @@ def test_a_journal_is_committed_for_its_own_sake_before_the_lanes_run_dry() -> N
     assert look_up(core, facts(6)) == []
     [publish] = of(do.Publish, core.handle(on.StepBoundary((RowKey(key(1), 0),)), 0.0))
     assert publish.jobs == ()
-    assert 6 in decode_journal(P0, publish.offset, publish.metadata).entries
+    assert 6 in decode_commit(P0, publish.offset, publish.metadata).journal.entries
 
 
 def test_whoever_goes_before_all_that_is_named_waits_for_no_outcome() -> None:
     core = lanes_full()
     assert look_up(core, facts(6)) == []
     [publish] = look_up(core, facts(7, priority=9))
-    assert {6, 7} <= decode_journal(P0, publish.offset, publish.metadata).entries.keys()
+    assert {6, 7} <= decode_commit(P0, publish.offset, publish.metadata).journal.entries.keys()
 
 
 def test_what_another_boot_left_is_written_anew_at_once() -> None:
-    core = Core(LIMITS)
+    core = Core(LIMITS, boot=OURS)
     core.handle(on.Started(), 0.0)
     core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
-    metadata = encode_map(P0, 0, [], Journal(THEIRS, {3: Entry()}))
+    left = Commit(0, journal=Journal(THEIRS, {3: Entry()}))
     [publish] = of(
         do.Publish,
-        core.handle(on.PartitionOpened(P0, core.partitions[P0].epoch, 0, metadata, fates={THEIRS: Fate.ALIVE}), 0.0),
+        core.handle(on.PartitionOpened(P0, core.partitions[P0].epoch, left, fates={THEIRS: Fate.ALIVE}), 0.0),
     )
-    assert decode_journal(P0, publish.offset, publish.metadata) == Journal()
+    assert decode_commit(P0, publish.offset, publish.metadata).journal == Journal()
 
 
 def test_suspects_run_alone_and_everybody_else_after_them() -> None:
@@ -161,7 +161,7 @@ def test_suspects_run_alone_and_everybody_else_after_them() -> None:
     for offset in (0, 1):
         effects = core.handle(on.OutcomeAbsent(key(offset)), 0.0)
         committed = of(do.Publish, effects)[-1]
-        left = decode_journal(P0, committed.offset, committed.metadata).entries
+        left = decode_commit(P0, committed.offset, committed.metadata).journal.entries
         assert left[offset].alone
         assert all(not entry.alone for other, entry in left.items() if other != offset)
         effects = journal(core, effects)
@@ -204,10 +204,12 @@ def test_freezes_and_evictions_never_count() -> None:
 
 
 def test_the_journal_is_bounded_and_what_it_cannot_hold_waits() -> None:
-    core = Core(dataclasses.replace(LIMITS, begin_ahead_rows_max=2 * ENTRIES_MAX, prepare_ahead_rows_max=1000))
+    core = Core(
+        dataclasses.replace(LIMITS, begin_ahead_rows_max=2 * ENTRIES_MAX, prepare_ahead_rows_max=1000), boot=OURS
+    )
     core.handle(on.Started(), 0.0)
     core.handle(on.PartitionsAssigned(frozenset({P0})), 0.0)
-    core.handle(on.PartitionOpened(P0, core.partitions[P0].epoch, 0, ""), 0.0)
+    core.handle(on.PartitionOpened(P0, core.partitions[P0].epoch, Commit(0)), 0.0)
     effects: list[do.Effect] = []
     for offset in range(ENTRIES_MAX + 5):
         arrive(core, facts(offset))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from darkroom.consumer.core.ledger import Ledger
-from darkroom.consumer.core.offset_map import decode_map
+from darkroom.consumer.core.offset_map import Commit, decode_commit
 from darkroom.consumer.core.partition_key import PartitionKey
 
 P = PartitionKey("generation.requests", 0)
@@ -19,7 +19,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger(P, 0, "", WINDOW)
+        self.ledger = Ledger(P, Commit(0), WINDOW)
         self.log_end = 0
         self.records: set[int] = set()
         self.finished: set[int] = set()
@@ -53,8 +53,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def restart(self, data: st.DataObject) -> None:
         """A new owner, which commits something while only a part was delivered to it again."""
         base, metadata = self.committed
-        self.ledger = Ledger(P, base, metadata, WINDOW)
-        assert self.ledger.map_verified
+        self.ledger = Ledger(P, decode_commit(P, base, metadata), WINDOW)
         again = sorted(record for record in self.records if record >= base)
         early = data.draw(st.integers(0, len(again)))
         for index, offset in enumerate(again):
@@ -66,7 +65,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def reopen_and_adopt(self) -> None:
         base, metadata = self.committed
-        reopened = Ledger(P, base, metadata, WINDOW)
+        reopened = Ledger(P, decode_commit(P, base, metadata), WINDOW)
         assert reopened.adopt(self.ledger)
         self.ledger = reopened
         assert not self.ledger.receive(self.log_end - 1)
@@ -84,12 +83,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def map_tells_exactly_the_finished(self) -> None:
         plan = self.ledger.plan(frozenset())
         above = {offset for offset in self.finished if offset > plan.offset}
-        assert decode_map(P, plan.offset, plan.metadata) == above
+        assert decode_commit(P, plan.offset, plan.metadata).finished == above
 
     @invariant()
     def window_is_bounded(self) -> None:
         plan = self.ledger.plan(frozenset())
-        assert all(offset - plan.offset <= WINDOW for offset in decode_map(P, plan.offset, plan.metadata) or ())
+        assert all(offset - plan.offset <= WINDOW for offset in decode_commit(P, plan.offset, plan.metadata).finished)
 
     @invariant()
     def idle_commits_position(self) -> None:
@@ -102,10 +101,10 @@ TestLedger = LedgerMachine.TestCase
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
 def test_adopting_fits_only_inside_of_what_was_received(old_base: int, received: int, new_base: int) -> None:
-    previous = Ledger(P, old_base, "", 512)
+    previous = Ledger(P, Commit(old_base), 512)
     for offset in range(old_base, old_base + received):
         previous.receive(offset)
-    reopened = Ledger(P, new_base, "", 512)
+    reopened = Ledger(P, Commit(new_base), 512)
     fits = old_base <= new_base <= old_base + received
     assert reopened.adopt(previous) == fits
     assert reopened.position == (old_base + received if fits else new_base)
@@ -113,6 +112,7 @@ def test_adopting_fits_only_inside_of_what_was_received(old_base: int, received:
 
 
 def test_a_map_that_does_not_verify_is_replayed_not_skipped() -> None:
-    ledger = Ledger(P, 10, "dr1.nonsense", 512)
-    assert not ledger.map_verified
+    commit = decode_commit(P, 10, "dr1.nonsense")
+    assert not commit.is_verified
+    ledger = Ledger(P, commit, 512)
     assert all(ledger.receive(offset) for offset in range(10, 20))

@@ -14,8 +14,7 @@ from darkroom.consumer.core.offset_map import (
     METADATA_CHARS_MAX,
     WINDOW_OFFSETS_MAX,
     _checksum,
-    decode_journal,
-    decode_map,
+    decode_commit,
     encode_map,
 )
 from darkroom.consumer.core.partition_key import PartitionKey
@@ -31,7 +30,7 @@ def test_round_trip(base: int, above: frozenset[int]) -> None:
     text = encode_map(P, base, finished)
     assert len(text) <= METADATA_CHARS_MAX
     assert text.isascii()
-    assert decode_map(P, base, text) == finished
+    assert decode_commit(P, base, text).finished == finished
 
 
 def test_the_widest_window_fits_the_metadata() -> None:
@@ -48,11 +47,11 @@ def test_an_offset_outside_of_the_map_is_refused() -> None:
 @given(bases, windows.filter(bool), st.data())
 def test_a_map_of_another_commit_does_not_verify(base: int, above: frozenset[int], data: st.DataObject) -> None:
     text = encode_map(P, base, {base + delta for delta in above})
-    assert decode_map(P, base + 1, text) is None
-    assert decode_map(PartitionKey(P.topic, 4), base, text) is None
-    assert decode_map(PartitionKey("other", 3), base, text) is None
+    assert not decode_commit(P, base + 1, text).is_verified
+    assert not decode_commit(PartitionKey(P.topic, 4), base, text).is_verified
+    assert not decode_commit(PartitionKey("other", 3), base, text).is_verified
     cut = data.draw(st.integers(1, len(text) - 1))
-    assert decode_map(P, base, text[:cut]) is None
+    assert not decode_commit(P, base, text[:cut]).is_verified
 
 
 @given(bases, windows.filter(bool), st.data())
@@ -61,14 +60,14 @@ def test_a_corrupted_map_does_not_verify(base: int, above: frozenset[int], data:
     text = encode_map(P, base, finished)
     at = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters(codec="ascii").filter(lambda char: char != text[at]))
-    changed = decode_map(P, base, text[:at] + other + text[at + 1 :])
+    changed = decode_commit(P, base, text[:at] + other + text[at + 1 :])
     # The last base64 digit may hold padding bits that say nothing; any other change is noticed.
-    assert changed is None or (changed == finished and at == len(text) - 1)
+    assert not changed.is_verified or (changed.finished == finished and at == len(text) - 1)
 
 
 @given(st.text(max_size=200))
-def test_whatever_else_stands_there_reads_as_none(text: str) -> None:
-    assert decode_map(P, 5, text) is None or text == ""
+def test_whatever_else_stands_there_is_not_verified(text: str) -> None:
+    assert not decode_commit(P, 5, text).is_verified or text == ""
 
 
 @given(bases, st.binary(max_size=4), st.binary(max_size=60))
@@ -76,6 +75,6 @@ def test_what_is_rightly_summed_and_makes_no_sense_ends_nobody(base: int, bitmap
     content = struct.pack(">H", len(bitmap)) + bitmap + journal
     body = struct.pack(">I", _checksum(P, base, content)) + content
     text = MAP_PREFIX + base64.urlsafe_b64encode(body).decode().rstrip("=")
-    finished = decode_map(P, base, text)
-    assert finished is None or all(offset > base for offset in finished)
-    assert all(offset >= base for offset in decode_journal(P, base, text).entries)
+    commit = decode_commit(P, base, text)
+    assert all(offset > base for offset in commit.finished)
+    assert all(offset >= base for offset in commit.journal.entries)

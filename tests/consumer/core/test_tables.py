@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 
-from darkroom.consumer.core.assignment import Partition
-from darkroom.consumer.core.jobs import OPEN_TO_INTERRUPTION, TRANSITIONS, Job, JobState
+from darkroom.consumer.core.jobs import OPEN_TO_INTERRUPTION, TRANSITIONS, JobState
 from darkroom.consumer.core.lifecycle import LIFECYCLE, Phase, Signal, after
+from darkroom.consumer.core.partition import Job, Partition
 from tests.consumer.core.builders import P0, facts
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import replace
 from itertools import count
 
 from darkroom.consumer.core import effects as do
@@ -17,10 +16,13 @@ from darkroom.consumer.core import events as on
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.jobs import JobFacts, Verdict, VerdictKind
 from darkroom.consumer.core.journal import Boot, Fate
-from darkroom.consumer.core.offset_map import decode_journal
+from darkroom.consumer.core.offset_map import decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from tests.consumer.core.cast import LIMITS, ROWS_MAX, TOPIC, Partition, Worker
 from tests.consumer.core.promises import check
+
+_UNDONE = (do.LookUp, do.FetchPose, do.Prepare)
+"""What leaving a job undoes."""
 
 
 class World:
@@ -96,6 +98,7 @@ class World:
                 priority=self.rng.randrange(10),
                 waiting_since=self.now,
                 deadline=self.now + self.rng.random() if kind > 0.9 else None,
+                fetches_pose=self.rng.random() < 0.2,
                 refusal=Verdict(VerdictKind.FAILED, "invalid_request", "no") if 0.05 <= kind < 0.1 else None,
             )
         )
@@ -191,8 +194,9 @@ class World:
         worker.writers[effect.partition] = partition.fence
         base, metadata = partition.committed or (0, "")
         fresh = partition.committed is None
-        fates = self._fates(decode_journal(effect.partition, base, metadata).boots)
-        self._tell(worker, on.PartitionOpened(effect.partition, effect.epoch, base, metadata, fresh=fresh, fates=fates))
+        commit = decode_commit(effect.partition, base, metadata)
+        fates = self._fates(commit.journal.boots)
+        self._tell(worker, on.PartitionOpened(effect.partition, effect.epoch, commit, fresh=fresh, fates=fates))
 
     def _complete_lookup(self, worker: Worker, effect: do.LookUp) -> None:
         facts = self.facts(effect.job)
@@ -207,14 +211,20 @@ class World:
         else:
             self._tell(worker, on.OutcomeAbsent(effect.job))
 
+    def _complete_fetchpose(self, worker: Worker, effect: do.FetchPose) -> None:
+        if self._goes_wrong():
+            self._tell(worker, on.StoreFailed(effect))
+        elif self._goes_wrong():
+            self._tell(worker, on.JobFaulted(effect.job, on.FaultParty.REQUEST, "pose_not_found", "no"))
+        else:
+            self._tell(worker, on.PoseFetched(effect.job))
+
     def _complete_prepare(self, worker: Worker, effect: do.Prepare) -> None:
         if effect.job in self.poison and self.rng.random() < 0.5:
             self._crash(worker)
             return
         chance = self.rng.random() if self.faults else 1.0
-        if chance < 0.05:
-            self._tell(worker, on.StoreFailed(effect))
-        elif chance < 0.1:
+        if chance < 0.1:
             party = self.rng.choice((on.FaultParty.REQUEST, on.FaultParty.UNKNOWN))
             self._tell(worker, on.JobFaulted(effect.job, party, "pose_unreadable", "no"))
         else:
@@ -290,6 +300,8 @@ class World:
                         worker.writers.pop(key)
                 case do.Leave(job) | do.Forget(job):
                     self._leave(worker, job, forgotten=isinstance(effect, do.Forget))
+                case do.Keep():
+                    pass
                 case _:
                     worker.under_way.append(effect)
 
@@ -297,7 +309,7 @@ class World:
         for row in [row for row in worker.device if row.job == job]:
             del worker.device[row]
         worker.finishing.pop(job, None)
-        cancelled = (do.LookUp, do.Prepare, do.Settle) if forgotten else (do.LookUp, do.Prepare)
+        cancelled = (*_UNDONE, do.Settle) if forgotten else _UNDONE
         worker.under_way = [one for one in worker.under_way if not (isinstance(one, cancelled) and one.job == job)]
 
     def _rebalance(self) -> None:
@@ -321,7 +333,7 @@ class World:
 
     def _new_worker(self) -> Worker:
         boot = f"{next(self._boots):016x}"
-        worker = Worker(Core(replace(LIMITS, boot=boot)), boot)
+        worker = Worker(Core(LIMITS, boot=boot), boot)
         self._tell(worker, on.Started())
         return worker
 
@@ -333,7 +345,7 @@ class World:
 
     def _calls_somebody_alone(self, boot: Boot) -> bool:
         """A crash of such a boot counts against somebody: only poison may cause it here."""
-        journals = [decode_journal(one.key, *one.committed) for one in self.partitions.values() if one.committed]
+        journals = [decode_commit(one.key, *one.committed).journal for one in self.partitions.values() if one.committed]
         return any(one.boot == boot and any(entry.alone for entry in one.entries.values()) for one in journals)
 
     def _fates(self, boots: frozenset[Boot]) -> dict[Boot, Fate]:

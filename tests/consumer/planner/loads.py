@@ -8,7 +8,7 @@ from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.planner.fleet import Fleet, FleetRun, Spec
 from darkroom.consumer.planner.gpus import profile_of_curve
 from darkroom.consumer.planner.load import DEFAULT_MIX, arrivals_at, partitions_of, steady, times_of
-from darkroom.consumer.planner.simulate import Delays
+from darkroom.consumer.planner.topic import Delays
 
 ONE_S = profile_of_curve({1: 40.0, 2: 80.0})
 """A request of the mix takes 1.15 s on the average, and sharing gains nothing."""

@@ -14,9 +14,8 @@ from darkroom.consumer.core.partition_key import JobKey
 from darkroom.consumer.planner.autoscaler import Autoscaling, AutoscalingError
 from darkroom.consumer.planner.fleet import UnansweredError
 from darkroom.consumer.planner.load import DEFAULT_MIX, arrivals_at, bursts, times_of
-from darkroom.consumer.planner.simulate import simulate
 from darkroom.consumer.planner.topic import TOPIC, Topic
-from tests.consumer.planner.loads import DELAYS, LIMITS, ONE_S, poisson_times, run, spec
+from tests.consumer.planner.loads import poisson_times, run, spec
 
 SCALED = Autoscaling(
     min_replicas=1, max_replicas=6, lag_threshold=6, scale_down_window_s=60, scale_down_period_s=15, cooldown_s=60
@@ -56,16 +55,6 @@ def test_a_worker_alone_takes_what_its_steps_take() -> None:
     done = run(spec(1), times)
     assert done.busy_s == pytest.approx(steps * 0.040)
     assert done.last_answer_s == pytest.approx(done.busy_s, rel=0.02)
-
-
-def test_one_worker_is_the_one_that_is_simulated_alone() -> None:
-    """Another driver of the same core, with partitions filled in turn and one that is open from the beginning."""
-    times = poisson_times(0.6, 300)
-    arrivals = arrivals_at(times, DEFAULT_MIX, 1)
-    alone = simulate(ONE_S, arrivals, LIMITS, DELAYS)
-    in_a_fleet = run(spec(1, partitions=1, open_s=0.0, rebalance_s=0.0), times)
-    assert in_a_fleet.latencies_s == pytest.approx(alone.latencies_s)
-    assert in_a_fleet.busy_s == pytest.approx(alone.busy_s)
 
 
 def test_seconds_of_workers_are_what_is_paid_for() -> None:

@@ -24,6 +24,11 @@ public class Modelina {
     everything.setHeight(768);
     everything.setSteps(30);
     everything.setGuidanceScale(6.5);
+    everything.setGuidanceStart(0.1);
+    everything.setGuidanceEnd(0.8);
+    everything.setGuidanceRescale(0.7);
+    everything.setClipSkip(1);
+    everything.setRecipe("portrait");
     everything.setSampler("euler");
     everything.setSeed(9007199254740000L);
     everything.setCount(2);

@@ -16,7 +16,10 @@ public class OpenApiGenerator {
     points.add(null);
     write("everything", new GenerationOrder().requestId("order-2").prompt("a fencer").negativePrompt("blurry")
         .preset(GenerationOrder.PresetEnum.QUALITY).width(1024).height(768).steps(30)
-        .guidanceScale(new BigDecimal("6.5")).sampler(GenerationOrder.SamplerEnum.EULER).seed(9007199254740000L).count(2)
+        .guidanceScale(new BigDecimal("6.5"))
+        .guidanceStart(new BigDecimal("0.1")).guidanceEnd(new BigDecimal("0.8"))
+        .guidanceRescale(new BigDecimal("0.7")).clipSkip(1).recipe("portrait")
+        .sampler(GenerationOrder.SamplerEnum.EULER).seed(9007199254740000L).count(2)
         .controlScale(new BigDecimal("0.8")).controlStart(new BigDecimal("0.1")).controlEnd(new BigDecimal("0.9"))
         .adapter(new AdapterUse().name("ink").weight(new BigDecimal("0.7")))
         .output(new OutputOptions().format(OutputOptions.FormatEnum.WEBP).quality(85)).priority(7)

@@ -20,6 +20,11 @@ public class Quicktype {
     everything.setHeight(768L);
     everything.setSteps(30L);
     everything.setGuidanceScale(6.5);
+    everything.setGuidanceStart(0.1);
+    everything.setGuidanceEnd(0.8);
+    everything.setGuidanceRescale(0.7);
+    everything.setClipSkip(1L);
+    everything.setRecipe("portrait");
     everything.setSampler(Sampler.EULER);
     everything.setSeed(9007199254740000L);
     everything.setCount(2L);
