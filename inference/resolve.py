@@ -13,7 +13,7 @@ from darkroom.inference.pose.photo import NO_DETECTOR
 from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo, RenderRequest
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose
-from darkroom.schemas.events.request import GenerationRequest, effective_steps
+from darkroom.schemas.events.request import GenerationRequest, adapters_of, effective_steps
 from darkroom.schemas.events.samplers import pair_fault
 from darkroom.schemas.prompts.weighted import PromptSyntaxError, parse_weighted
 from darkroom.schemas.wire.digests import derived_seed, picture_text
@@ -47,9 +47,10 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
     if fault is not None:
         _reject(request, ErrorCode.INVALID_REQUEST, fault)
     _check_prompts(request)
-    adapter = request.adapter
-    if adapter is not None and adapter.name not in info.adapters:
-        _reject(request, ErrorCode.UNKNOWN_ADAPTER, unknown_adapter(adapter.name, info))
+    adapters = adapters_of(request)
+    for adapter in adapters:
+        if adapter.name not in info.adapters:
+            _reject(request, ErrorCode.UNKNOWN_ADAPTER, unknown_adapter(adapter.name, info))
     if request.pose is not None and not info.takes_pose:
         _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
     if isinstance(request.pose, PhotoPose) and info.pose_detector is None:
@@ -77,7 +78,7 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
         control_scale=request.control_scale,
         control_start=request.control_start,
         control_end=request.control_end,
-        adapter=None if adapter is None else AdapterUse(adapter.name, adapter.weight),
+        adapters=tuple(AdapterUse(adapter.name, adapter.weight, adapter.text_weight) for adapter in adapters),
         image_format=request.output.format,
         image_quality=request.output.quality,
         image_text=_image_text(request, info, width=width, height=height, steps=steps, seed=seed),
@@ -141,7 +142,7 @@ def _image_text(
     asked = picture_text(
         request,
         {"width": width, "height": height, "steps": steps, "seed": seed},
-        adapter_digest=None if request.adapter is None else info.adapters[request.adapter.name],
+        adapter_digests=info.adapters,
     )
     text = {
         "Software": "darkroom",

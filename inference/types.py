@@ -90,10 +90,12 @@ class ModelInfo:
 
 
 class AdapterUse(NamedTuple):
-    """A LoRA that a request asks for: its name in `ModelInfo.adapters` and its weight."""
+    """A LoRA that a request asks for: its name in `ModelInfo.adapters` and its weights."""
 
     name: str
     weight: float
+    text_weight: float | None = None
+    """The weight in the text encoders; None for `weight`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,8 @@ class RenderRequest:
     """`plain` or `weighted`."""
     clip_skip: int = 0
     """Layers of the text encoders that are left out at their end, beyond the one that SDXL never uses."""
-    adapter: AdapterUse | None = None
+    adapters: tuple[AdapterUse, ...] = ()
+    """In the order of their names, each named once."""
     image_format: str = "png"
     image_quality: int = 90
     image_text: Mapping[str, str] = field(default_factory=dict)

@@ -104,13 +104,13 @@ class LoadedModel:
                 f"{components.info.size_multiple}.",
             )
         schedule = self.schedules.get(request.sampler, request.steps, request.schedule)
-        adapter = None if request.adapter is None else self.adapters.get(request.adapter)
+        adapters = tuple(self.adapters.get(use) for use in request.adapters)
         style = TextStyle(request.prompt_syntax == "weighted", request.clip_skip)
-        text = self.texts.embed(request.prompt, adapter, style)
+        text = self.texts.embed(request.prompt, adapters, style)
         # As in diffusers, guidance is off at 1 and below, and then there is no negative prompt.
         negative = None
         if request.guidance_scale > 1:
-            negative = self.texts.embed_negative(request.negative_prompt, text, adapter, style)
+            negative = self.texts.embed_negative(request.negative_prompt, text, adapters, style)
         control, conditioning = self._control(job)
         ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
         warnings = text_warnings("prompt", text)
@@ -138,7 +138,7 @@ class LoadedModel:
                     generator=generator,
                     latents=self._first_latents(request, schedule, generator),
                     wants_preview=job.progress == "previews" and index == 0,
-                    adapter=adapter,
+                    adapters=adapters,
                 )
             )
         return PreparedRows(

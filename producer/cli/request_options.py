@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -65,16 +66,27 @@ def pose_of(file: Path | None, size: str | None, photo: Path | None) -> dict[str
     return read.pose
 
 
-def adapter_of(option: str | None) -> dict[str, Any] | None:
-    """Return the adapter that `--adapter NAME=WEIGHT` names. Raise `click.UsageError`."""
-    if option is None:
-        return None
+def adapters_of(options: Sequence[str]) -> dict[str, Any]:
+    """Return the field of the adapters that `--adapter NAME=WEIGHT:TEXT_WEIGHT` name. Raise `click.UsageError`."""
+    adapters = [_adapter_of(option) for option in options]
+    if not adapters:
+        return {}
+    return {"adapter": adapters[0]} if len(adapters) == 1 else {"adapters": adapters}
+
+
+def _adapter_of(option: str) -> dict[str, Any]:
     # From the right: a name is what a file is called, and may have such a sign itself.
-    name, separator, weight = option.rpartition("=")
+    name, separator, weights = option.rpartition("=")
+    if not separator:
+        return {"name": option}
+    weight, separator, text_weight = weights.partition(":")
     try:
-        return {"name": name, "weight": float(weight)} if separator else {"name": weight}
+        adapter = {"name": name, "weight": float(weight)}
+        return {**adapter, "text_weight": float(text_weight)} if separator else adapter
     except ValueError as error:
-        raise click.UsageError(f"--adapter {option}: the weight after = must be a number, as in ink=0.8.") from error
+        raise click.UsageError(
+            f"--adapter {option}: what follows = must be a number, or two as in ink=0.8:0.5."
+        ) from error
 
 
 def labels_of(labels: tuple[str, ...]) -> dict[str, str] | None:

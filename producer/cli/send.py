@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 import click
 
-from darkroom.producer.cli.request_options import adapter_of, field_options, labels_of, pose_of
+from darkroom.producer.cli.request_options import adapters_of, field_options, labels_of, pose_of
 from darkroom.producer.cli.terminal import config_option, fail, is_watched, run, settings_of, telling_of_outages
 from darkroom.schemas.rights import Role
 
@@ -83,7 +83,12 @@ class _Send(click.Command):
     "--control-end", type=float, metavar="X", help="The fraction of the steps at which the pose stops applying."
 )
 @click.option(
-    "--adapter", metavar="NAME[=WEIGHT]", help="A LoRA that the workers have; its weight is -2 to 2, 1 by default."
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="NAME[=WEIGHT[:TEXT_WEIGHT]]",
+    help="A LoRA that the workers have; its weight is -2 to 2, 1 by default, and may differ in the text encoders. "
+    "Repeatable, up to 4 times.",
 )
 @click.option("--format", "image_format", type=click.Choice(["png", "webp", "jpeg"]), help="png is the default.")
 @click.option("--quality", type=int, metavar="N", help="Quality of WebP and JPEG, 1-100.")
@@ -196,7 +201,7 @@ def _from_options(
                 **{name: options[name] for name in field_options()},
                 "output": {name: value for name, value in output.items() if value is not None} or None,
                 "pose": pose_of(*posed),
-                "adapter": adapter_of(options["adapter"]),
+                **adapters_of(options["adapters"]),
                 "labels": labels_of(labels),
                 "progress": "steps" if progress else None,
             }

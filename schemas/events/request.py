@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from darkroom.schemas.events.fields import (
     ASKED,
@@ -34,6 +34,8 @@ SEED_MAX: Final = 2**53 - 1
 COUNT_MAX: Final = 8
 """Images of one request: they are all or nothing, so a request must stay a small part of the device's work."""
 STEPS_MAX: Final = 150
+ADAPTERS_MAX: Final = 4
+"""LoRAs of one request: each costs two more products in every layer that it changes, in every step."""
 CLIP_SKIP_MAX: Final = 9
 """SDXL's first text encoder has 12 layers, of which the last is never used."""
 SIDE_MIN, SIDE_MAX = 16, 4096
@@ -46,6 +48,7 @@ _POSED: Final = FieldFacts(digest=Named.ALWAYS, idle_when=("pose", None), option
 
 Side = Annotated[int, Field(ge=SIDE_MIN, le=SIDE_MAX), WHOLE]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+AdapterWeight = Annotated[float, Field(ge=-2.0, le=2.0)]
 
 _EXAMPLES: list[Any] = [
     {"request_id": "hello-1", "prompt": "a dancer on a stage, studio light"},
@@ -78,7 +81,10 @@ class Adapter(BaseModel):
     name: AdapterName = Field(
         description="What the adapter's file is called, without .safetensors: 1-128 characters, no leading dot."
     )
-    weight: OrDefault[Annotated[float, Field(ge=-2.0, le=2.0)]] = Field(default=1.0, description="Its weight, -2 to 2.")
+    weight: OrDefault[AdapterWeight] = Field(default=1.0, description="Its weight, -2 to 2.")
+    text_weight: Annotated[AdapterWeight | None, FieldFacts()] = Field(
+        default=None, description="Its weight in the text encoders, -2 to 2; null for `weight`."
+    )
 
 
 class Output(BaseModel):
@@ -214,6 +220,13 @@ class GenerationRequest(BaseModel):
     adapter: Annotated[Adapter | None, FieldFacts(digest=Named.ALWAYS, text=Named.WHEN_SET)] = Field(
         default=None, description="A LoRA to apply; null for none."
     )
+    adapters: Annotated[
+        OrDefault[Annotated[tuple[Adapter, ...], Strict(False), Field(max_length=ADAPTERS_MAX)]], FieldFacts()
+    ] = Field(
+        default=(),
+        description="Up to 4 LoRAs to apply together, each named once, in any order: their changes are added up. "
+        "`adapter` is the short form for one; give one of the two.",
+    )
     recipe: Annotated[
         RecipeName | None,
         FieldFacts(is_own=True, option=Option("NAME", "Of the operator's recipes; `darkroom recipes` lists them.")),
@@ -259,6 +272,11 @@ class GenerationRequest(BaseModel):
             raise ValueError("control_start must be below control_end")
         if self.guidance_start >= self.guidance_end:
             raise ValueError("guidance_start must be below guidance_end")
+        if self.adapter is not None and self.adapters:
+            raise ValueError("give either adapter or adapters, which is for several")
+        names = [adapter.name for adapter in self.adapters]
+        if len(set(names)) < len(names):
+            raise ValueError("adapters must name each adapter once: add its weights up")
         if self.seed is not None and self.seed + self.count - 1 > SEED_MAX:
             raise ValueError(f"seed + count - 1 must be at most {SEED_MAX}, the last image's seed")
         return self
@@ -267,6 +285,13 @@ class GenerationRequest(BaseModel):
 _MAY_BE_LEFT_OUT: Final = frozenset(
     name for name, field in GenerationRequest.model_fields.items() if not field.is_required()
 )
+
+
+def adapters_of(request: GenerationRequest) -> tuple[Adapter, ...]:
+    """Return the LoRAs of a request in the order of their names, whichever field names them."""
+    if request.adapter is not None:
+        return (request.adapter,)
+    return tuple(sorted(request.adapters, key=lambda adapter: adapter.name))
 
 
 def effective_steps(request: GenerationRequest) -> int:

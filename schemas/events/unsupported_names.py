@@ -17,7 +17,7 @@ _PAINTS_FROM_NOISE = "a picture to start from is not supported; leave it out"
 _NO_MASK = "inpainting is not supported; leave it out"
 _ONE_CONTROL = "the one control is `pose`; leave it out"
 _NO_REFERENCE = "reference pictures and IP adapters are not supported; leave it out"
-_ONE_ADAPTER = "ask for a LoRA by `adapter`"
+_ONE_ADAPTER = "ask for a LoRA by `adapter`, for several by `adapters`"
 _NO_EMBEDDINGS = "textual inversions and hypernetworks are not supported; leave it out"
 _NO_SCHEDULE = "a schedule is chosen by its name in `schedule`; leave it out"
 _NO_NOISE_OPTIONS = "the sampler's noise cannot be tuned; leave it out"
@@ -39,7 +39,6 @@ _UNWRAP = "write its members into the request itself, under Darkroom's names"
 
 NOT_HONOURED: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "adapters": _ONE_ADAPTER,
         "add_watermark": _NO_RETOUCHING,
         "adm_scaler_end": _NO_SIZE_IDS,
         "adm_scaler_negative": _NO_SIZE_IDS,
@@ -487,26 +486,33 @@ CALLED_OTHERWISE: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Other tools' names for what Darkroom has, and the field that takes it here."""
 
-_WEIGHT = "use `adapter.weight`, one for UNet and text encoders"
+_WEIGHT = "use `weight`"
+_TEXT_WEIGHT = "use `text_weight`"
+_NAME = "use `name`, a name in the model store"
+_OF_AN_ADAPTER: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "alpha": _WEIGHT,
+        "clip_weight": _TEXT_WEIGHT,
+        "id": _NAME,
+        "lora": _NAME,
+        "model_name": _NAME,
+        "multiplier": _WEIGHT,
+        "path": _NAME,
+        "scale": _WEIGHT,
+        "strength": _WEIGHT,
+        "strength_clip": _TEXT_WEIGHT,
+        "strength_model": _WEIGHT,
+        "te_weight": _TEXT_WEIGHT,
+        "textweight": "it is spelt `text_weight`",
+        "unet_weight": _WEIGHT,
+        "url": _NAME,
+        "weights": _WEIGHT,
+    }
+)
 IN_PARTS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
-        "adapter": {
-            "alpha": _WEIGHT,
-            "clip_weight": _WEIGHT,
-            "id": "use `adapter.name`",
-            "lora": "use `adapter.name`",
-            "model_name": "use `adapter.name`",
-            "multiplier": _WEIGHT,
-            "path": "use `adapter.name`, a name in the model store",
-            "scale": _WEIGHT,
-            "strength": _WEIGHT,
-            "strength_clip": _WEIGHT,
-            "strength_model": _WEIGHT,
-            "text_weight": _WEIGHT,
-            "unet_weight": _WEIGHT,
-            "url": "use `adapter.name`, a name in the model store",
-            "weights": _WEIGHT,
-        },
+        "adapter": _OF_AN_ADAPTER,
+        "adapters": _OF_AN_ADAPTER,
         "output": {
             "compression": "use `output.quality`",
             "content_type": "use `output.format`",

@@ -9,7 +9,7 @@ what the requester gets: neither the identity nor how the request is to be treat
 steps.
 
 `render_digest` decides pictures: it leaves out what cannot change a pixel (control settings without a pose, the quality
-of a PNG) and adds the model's revision, the sampler's version, the adapter's digest and, for a photo, the detector's.
+of a PNG) and adds the model's revision, the sampler's version, the adapters' digests and, for a photo, the detector's.
 """
 
 from __future__ import annotations
@@ -18,13 +18,21 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
 from darkroom.schemas.events.fields import FieldFacts, Named, facts_of
 from darkroom.schemas.events.pose import InlinePicture, PhotoPose
-from darkroom.schemas.events.request import COUNT_MAX, SEED_MAX, GenerationRequest, effective_steps
+from darkroom.schemas.events.request import (
+    COUNT_MAX,
+    SEED_MAX,
+    Adapter,
+    GenerationRequest,
+    adapters_of,
+    effective_steps,
+)
 
 DERIVED_SEED_MAX: Final = SEED_MAX - COUNT_MAX
 """The largest derived seed: with any count the last image's seed stays in range."""
@@ -42,6 +50,7 @@ class _Part(NamedTuple):
 
 
 _REQUIRED: Final = object()
+_NO_DIGESTS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def raw_digest(value: bytes) -> str:
@@ -67,15 +76,15 @@ def render_digest(
     *,
     pose_picture: bytes | None = None,
     pose_detector: str | None = None,
-    adapter_digest: str | None = None,
+    adapter_digests: Mapping[str, str] = _NO_DIGESTS,
 ) -> str:
     """Return the digest of all that decides the pictures.
 
     `pose_picture` are the bytes of a stored pose picture, where they are known: the digest then covers the picture
     rather than its name, as it always does for an inline one. `pose_detector` is the digest of what found the people
-    in a photo: two detectors may paint one photo in two ways, and no other request depends on any. `adapter_digest`
-    is that of the adapter's file, where the request names one: a name may come to stand for other weights. Width and
-    height count as written; to tell a native size from none, pass a request in which they are filled in.
+    in a photo: two detectors may paint one photo in two ways, and no other request depends on any. `adapter_digests`
+    are those of the adapters' files by name, of which the request's count: a name may come to stand for other weights.
+    Width and height count as written; to tell a native size from none, pass a request in which they are filled in.
     """
     parts = _asked(request, with_idle=False)
     if request.pose is not None and pose_picture is not None:
@@ -83,15 +92,14 @@ def render_digest(
         parts["pose"][picture_field] = raw_digest(pose_picture)
     if isinstance(request.pose, PhotoPose):
         parts["pose_detector"] = pose_detector
-    if request.adapter is not None:
-        parts["adapter"]["digest"] = adapter_digest
+    _name_files(parts, adapter_digests)
     parts["model_revision"] = model_revision
     parts["sampler_version"] = sampler_version
     return raw_digest(_canonical(parts))
 
 
 def picture_text(
-    request: GenerationRequest, resolved: Mapping[str, Any], *, adapter_digest: str | None = None
+    request: GenerationRequest, resolved: Mapping[str, Any], *, adapter_digests: Mapping[str, str] = _NO_DIGESTS
 ) -> dict[str, Any]:
     """Return the fields that it takes to paint a picture again, as JSON: nothing of who painted it or when.
 
@@ -102,8 +110,7 @@ def picture_text(
         part.name: _plain(getattr(request, part.name), _in_digest, with_idle=True)
         for part in _present(request, _in_text, with_idle=False)
     }
-    if request.adapter is not None:
-        named["adapter"]["digest"] = adapter_digest
+    _name_files(named, adapter_digests)
     return {**named, **resolved}
 
 
@@ -111,9 +118,30 @@ def _asked(request: GenerationRequest, *, with_idle: bool) -> dict[str, Any]:
     """Return the parts of a request that say what was asked, with every default filled in."""
     parts: dict[str, Any] = _plain(request, _in_digest, with_idle=with_idle)
     parts["steps"] = effective_steps(request)
+    adapters = [_adapter_part(adapter) for adapter in adapters_of(request)]
+    if len(adapters) == 1:
+        parts.pop("adapters", None)
+        parts["adapter"] = adapters[0]
+    elif adapters:
+        parts["adapters"] = adapters
     if request.seed is None:
         parts["seed"] = derived_seed(request.tenant, request.request_id)
     return parts
+
+
+def _adapter_part(adapter: Adapter) -> dict[str, Any]:
+    """Return an adapter as digests name it: a text weight that is the weight itself asks for nothing more."""
+    part: dict[str, Any] = _plain(adapter, _in_digest, with_idle=True)
+    if adapter.text_weight == adapter.weight:
+        del part["text_weight"]
+    return part
+
+
+def _name_files(parts: dict[str, Any], digests: Mapping[str, str]) -> None:
+    """Add to each adapter among a request's parts the digest of its file."""
+    for part in (parts.get("adapter"), *parts.get("adapters", ())):
+        if part is not None:
+            part["digest"] = digests.get(part["name"])
 
 
 def _in_digest(facts: FieldFacts) -> Named:

@@ -27,7 +27,7 @@ from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
 from darkroom.inference.tiny import TinyModel
-from darkroom.inference.types import RenderedImage, RenderJob, RenderRequest
+from darkroom.inference.types import AdapterUse, RenderedImage, RenderJob, RenderRequest
 from darkroom.schemas.events.pose import PeoplePose, PhotoPose
 from tests.inference.devices import finished
 from tests.inference.schedulers import scheduler_of
@@ -163,11 +163,13 @@ class Oracle:
         if request.guidance_rescale:
             assert request.pose is None, "diffusers' ControlNet pipeline does not rescale"
             control["guidance_rescale"] = request.guidance_rescale
-        if request.adapter is not None:
+        for number, use in enumerate(request.adapters):
             assert self._adapters_path is not None
-            file = f"{request.adapter.name}.safetensors"
-            pipeline.load_lora_weights(self._adapters_path, weight_name=file, adapter_name="lora")
-            pipeline.set_adapters(["lora"], [request.adapter.weight])
+            file = f"{use.name}.safetensors"
+            pipeline.load_lora_weights(self._adapters_path, weight_name=file, adapter_name=f"lora{number}")
+        if request.adapters:
+            names = [f"lora{number}" for number in range(len(request.adapters))]
+            pipeline.set_adapters(names, [_weights(use) for use in request.adapters])
         painted = pipeline(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
@@ -178,9 +180,15 @@ class Oracle:
             **control,
             **steps,
         )
-        if request.adapter is not None:
+        if request.adapters:
             pipeline.unload_lora_weights()
         return np.asarray(painted.images[0], dtype=np.int16)
+
+
+def _weights(use: AdapterUse) -> float | dict[str, float]:
+    if use.text_weight is None:
+        return use.weight
+    return {"unet": use.weight, "text_encoder": use.text_weight, "text_encoder_2": use.text_weight}
 
 
 def paint_by_hand(oracle: Oracle, request: RenderRequest) -> Pixels:

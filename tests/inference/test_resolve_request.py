@@ -128,7 +128,8 @@ def test_a_pose_needs_a_controlnet() -> None:
 def test_an_adapter_is_one_of_the_models() -> None:
     having = replace(INFO, adapters={name: raw_digest(name.encode()) for name in ("ink", "oil")})
     resolved = resolve(asked(adapter={"name": "ink", "weight": 0.5}), having, LIMITS)
-    assert resolved.adapter == AdapterUse("ink", 0.5)
+    assert resolved.adapters == (AdapterUse("ink", 0.5),)
+    assert refused(info=having, adapters=[{"name": "ink"}, {"name": "tar"}]).code == "unknown_adapter"
     said = json.loads(resolved.image_text["darkroom:request"])["adapter"]
     assert said == {"name": "ink", "weight": 0.5, "digest": raw_digest(b"ink")}
     rejected = refused(info=having, adapter={"name": "tar"})

@@ -5,6 +5,7 @@ The oracle is diffusers' own: `load_lora_weights` and `set_adapters`, on PEFT.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from darkroom.inference.sdxl import ModelFiles, SdxlDevice
+from darkroom.inference.sdxl.denoise.adapters import AdapterBank, AppliedAdapter, shares_of
+from darkroom.inference.sdxl.loading.lora_file import Lora
+from darkroom.inference.sdxl.loading.lora_layers import LoraLayer, dora
 from darkroom.inference.tiny import TinyModel
 from darkroom.inference.types import AdapterUse, ModelError, RenderRequest
 from tests.inference import loras
@@ -80,7 +85,7 @@ def adapted(tiny: TinyModel, folder: Path) -> Oracle:
 
 
 def with_adapter(name: str, weight: float = 1.0, request: RenderRequest = PLAIN) -> RenderRequest:
-    return replace(request, adapter=AdapterUse(name, weight))
+    return replace(request, adapters=(AdapterUse(name, weight),))
 
 
 @pytest.mark.parametrize("name", ["ink", "oil", "words", "only-words", "kohya", "grain"])
@@ -88,7 +93,7 @@ def test_a_row_alone_is_the_pipelines(device: SdxlDevice, adapted: Oracle, name:
     request = with_adapter(name, 0.8, replace(PLAIN, negative_prompt="a dog"))
     painted = paint(device, request)
     assert distance(painted, adapted.paint(request)) <= TOLERANCE
-    assert distance(painted, paint(device, replace(request, adapter=None))) > VISIBLE, "the adapter does nothing"
+    assert distance(painted, paint(device, replace(request, adapters=()))) > VISIBLE, "the adapter does nothing"
     assert distance(painted, paint(device, with_adapter(name, -0.8, request))) > VISIBLE, "the weight does nothing"
 
 
@@ -104,9 +109,96 @@ def test_rows_with_different_adapters_weights_and_none_share_steps(device: SdxlD
     ]
     joining = [(number % 3, request) for number, request in enumerate(requests)]
     for request, painted in zip(requests, paint_together(device, joining), strict=True):
-        assert distance(painted, adapted.paint(request)) <= TOLERANCE, request.adapter
+        assert distance(painted, adapted.paint(request)) <= TOLERANCE, request.adapters
     pictures = [adapted.paint(request) for request in requests]
     assert all(distance(pictures[0], other) > VISIBLE for other in pictures[1:])
+
+
+def with_adapters(*uses: tuple[float | str | None, ...], request: RenderRequest = PLAIN) -> RenderRequest:
+    return replace(request, adapters=tuple(AdapterUse(*use) for use in uses))  # type: ignore[arg-type]
+
+
+def test_rows_with_several_adapters_share_steps_with_other_sets(device: SdxlDevice, adapted: Oracle) -> None:
+    """The oracle is `set_adapters` with several names; PEFT adds the changes up."""
+    requests = [
+        with_adapters(("ink", 0.7), ("oil", 0.5)),
+        with_adapters(("grain", 0.6), ("ink", -0.4), ("kohya", 0.5), ("words", 0.8), request=POSED),
+        with_adapters(("kohya", 0.4, -0.9), ("words", 0.5, 1.0), request=replace(PLAIN, negative_prompt="a dog")),
+        with_adapters(("words", 0.0, 1.0)),
+        with_adapters(("oil", 0.5), request=replace(PLAIN, guidance_scale=1.0)),
+        PLAIN,
+    ]
+    joining = [(number % 2, request) for number, request in enumerate(requests)]
+    together = paint_together(device, joining)
+    for request, painted in zip(requests, together, strict=True):
+        assert distance(painted, adapted.paint(request)) <= TOLERANCE, request.adapters
+        assert distance(painted, paint(device, request)) <= TOLERANCE, request.adapters
+    one_alone = [adapted.paint(with_adapter("ink", 0.7)), adapted.paint(with_adapter("oil", 0.5))]
+    assert all(distance(together[0], alone) > VISIBLE for alone in one_alone)
+    assert distance(together[3], together[5]) > VISIBLE, "the text encoders' weight is one of its own"
+
+
+def test_forms_in_one_slot_do_not_see_each_others_changes() -> None:
+    """A DoRA scales the layer's own output, whatever other adapters of the slot, or of other slots, add to it."""
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    network = torch.nn.Sequential(torch.nn.Linear(6, 8))
+    linear: Any = network[0]
+    lora = LoraLayer(down=draw(2, 6), up=draw(8, 2), scale=0.5)
+    scaled = dora(LoraLayer(down=draw(2, 6), up=draw(8, 2), scale=2.0), draw(8).abs() + 1, linear.weight.detach())
+    first = AppliedAdapter("a", "", Lora({"unet": {"0": lora}}), 0.7, 0.7)
+    second = AppliedAdapter("b", "", Lora({"unet": {"0": scaled}}), 0.4, 0.4)
+    bank = AdapterBank("unet", network)
+    slots = [(second, first), (first,), (), (second,)]
+    x = draw(4, 3, 6)
+    with torch.no_grad():
+        y = network(x)
+        with bank.applied(shares_of(slots, torch.device("cpu"))):
+            painted = network(x)
+        merged = scaled.ratio[:, None] * (linear.weight + 2.0 * scaled.inner.delta()) - linear.weight
+        changes = {"a": 0.7 * 0.5 * lora.delta(), "b": 0.4 * merged}
+        for slot, used in enumerate(slots):
+            wanted = y[slot] + x[slot] @ sum((changes[one.name] for one in used), torch.zeros(8, 6)).T
+            torch.testing.assert_close(painted[slot], wanted)
+        assert torch.equal(painted[2], y[2])
+
+
+def test_relatives_of_lora_share_steps_with_loras(device: SdxlDevice, tiny: TinyModel, folder: Path) -> None:
+    kinds = folder.parent / f"{folder.name}-kinds"
+    kinds.mkdir()
+    shutil.copy(folder / "ink.safetensors", kinds)
+    generator = torch.Generator().manual_seed(9)
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v"
+    weight: Any = networks_of(device)["unet"].get_submodule(layer).weight
+    flat = f"lycoris_{layer.replace('.', '_')}"
+    out, width = weight.shape
+    lokr = {"lokr_w1": torch.randn(4, 4, generator=generator)}
+    lokr["lokr_w2"] = torch.randn(out // 4, width // 4, generator=generator)
+    save_file({f"{flat}.{end}": one for end, one in lokr.items()}, kinds / "lokr.safetensors")
+    save_file(
+        {f"{flat}.{end}": one for end, one in lokr.items()} | {f"{flat}.dora_scale": torch.full((out, 1), 9.0)},
+        kinds / "dora.safetensors",
+    )
+    save_file({"lycoris_conv_norm_out.w_norm": torch.full((32,), 0.7)}, kinds / "norms.safetensors")
+    files = ModelFiles(tiny.path, tiny.controlnet_path, adapters_path=kinds)
+    having = SdxlDevice(lambda: files, device="cpu", cpu_threads=1)
+    having.load()
+    assert set(having.info.adapters) == {"dora", "ink", "lokr", "norms"}, having.info.adapters_refused
+    requests = [
+        with_adapters(("dora", 0.5), ("ink", 0.5)),
+        with_adapters(("lokr", 1.0)),
+        with_adapters(("norms", 1.0), ("dora", 1.0), request=POSED),
+        with_adapters(("ink", 1.0)),
+        PLAIN,
+    ]
+    together = paint_together(having, [(number % 2, request) for number, request in enumerate(requests)])
+    for request, painted in zip(requests, together, strict=True):
+        assert distance(painted, paint(having, request)) <= TOLERANCE, request.adapters
+    assert all(distance(together[-1], other) > VISIBLE for other in together[:-1])
+    having.close()
 
 
 def test_rows_without_adapters_are_untouched_to_the_last_bit(device: SdxlDevice, shared_device: SdxlDevice) -> None:

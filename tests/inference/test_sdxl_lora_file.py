@@ -204,13 +204,13 @@ def test_a_bad_adapter_does_not_end_the_start(file: Path, shared_device: SdxlDev
     assert list(device.info.adapters) == ["ink"]
     assert "torn.safetensors is torn" in device.info.adapters_refused["torn"]
     assert [line["adapter"] for line in logged if line["event"] == "adapter_refused"] == ["torn"]
-    assert prepare(device, replace(PLAIN, adapter=AdapterUse("ink", 1.0)))
+    assert prepare(device, replace(PLAIN, adapters=(AdapterUse("ink", 1.0),)))
     device.close()
 
 
 def test_an_adapter_the_device_does_not_have_is_the_requests_fault(shared_device: SdxlDevice) -> None:
     with pytest.raises(RenderFault) as caught:
-        prepare(shared_device, replace(PLAIN, adapter=AdapterUse("ink", 1.0)))
+        prepare(shared_device, replace(PLAIN, adapters=(AdapterUse("ink", 1.0),)))
     assert caught.value.code == "unknown_adapter"
 
 

@@ -211,7 +211,7 @@ async def test_a_worker_paints_with_a_model_and_adapters_from_the_store(
         assert content is not None
         rendered = pixels(_Stored(content))  # type: ignore[arg-type]
         expected = oracle.paint(resolve(request, info, settings.limits))
-        assert distance(rendered, expected) <= TOLERANCE, request.adapter
+        assert distance(rendered, expected) <= TOLERANCE, request.adapters
     objects.close()
     painted = [outcome.render_digest for outcome in outcomes.values() if outcome.render_digest is not None]
     assert len(set(painted)) == len(requests)

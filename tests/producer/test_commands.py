@@ -20,7 +20,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from darkroom.producer.cli.request_options import field_options
+from darkroom.producer.cli.request_options import adapters_of, field_options
 from darkroom.producer.cli.send import cancel, send
 from darkroom.producer.cli.watch import watch
 from darkroom.producer.kafka.reader import TopicReader
@@ -383,10 +383,21 @@ def _reads(process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
+def test_adapters_are_named_with_their_weights() -> None:
+    ink, both = {"name": "ink", "weight": 0.8}, {"name": "a=b", "weight": -1.0, "text_weight": 0.5}
+    assert adapters_of([]) == {}
+    assert adapters_of(["ink"]) == {"adapter": {"name": "ink"}}
+    assert adapters_of(["ink=0.8"]) == {"adapter": ink}
+    assert adapters_of(["ink=0.8", "a=b=-1:0.5"]) == {"adapters": [ink, both]}
+    for wrong in ("ink=", "ink=strong", "ink=1:", "ink=1:2:3"):
+        with pytest.raises(click.UsageError, match="must be a number"):
+            adapters_of([wrong])
+
+
 def test_send_has_an_option_for_every_field_of_a_request() -> None:
     by_hand = {
-        "request_id": "--request-id", "pose": "--pose", "adapter": "--adapter", "output": "--format",
-        "labels": "--label", "progress": "--wait",
+        "request_id": "--request-id", "pose": "--pose", "adapter": "--adapter", "adapters": "--adapter",
+        "output": "--format", "labels": "--label", "progress": "--wait",
     }  # fmt: skip
     """Fields that are objects, are made where they are left out, or follow from how the command is called."""
     options = {name for option in send.get_params(click.Context(send)) for name in option.opts}

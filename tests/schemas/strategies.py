@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import unicodedata
 from typing import Any
 
 from hypothesis import strategies as st
@@ -58,6 +59,14 @@ def request_objects(draw: st.DrawFn) -> dict[str, Any]:
                 "control_scale": st.floats(0, 2),
                 "adapter": st.none()
                 | st.fixed_dictionaries({"name": ADAPTER_NAMES}, optional={"weight": st.floats(-2, 2)}),
+                "adapters": st.lists(
+                    st.fixed_dictionaries(
+                        {"name": ADAPTER_NAMES},
+                        optional={"weight": st.floats(-2, 2), "text_weight": st.none() | st.floats(-2, 2)},
+                    ),
+                    max_size=4,
+                    unique_by=lambda adapter: unicodedata.normalize("NFC", adapter["name"]),
+                ),
                 "output": st.fixed_dictionaries(
                     {}, optional={"format": st.sampled_from(["png", "webp", "jpeg"]), "quality": st.integers(1, 100)}
                 ),
@@ -70,6 +79,8 @@ def request_objects(draw: st.DrawFn) -> dict[str, Any]:
     )
     if draw(st.booleans()):
         request["control_start"], request["control_end"] = draw(WINDOWS)
+    if request.get("adapter") and request.get("adapters"):
+        del request["adapters"]
     return request
 
 

@@ -186,13 +186,44 @@ def test_render_digest_knows_what_an_adapters_name_stands_for() -> None:
     adapted = request(adapter={"name": "ink", "weight": 0.5})
     stronger = request(adapter={"name": "ink", "weight": 0.6})
     digests = {
-        render_digest(adapted, "m", "s", adapter_digest="sha256:1"),
-        render_digest(adapted, "m", "s", adapter_digest="sha256:2"),
-        render_digest(stronger, "m", "s", adapter_digest="sha256:1"),
+        render_digest(adapted, "m", "s", adapter_digests={"ink": "sha256:1"}),
+        render_digest(adapted, "m", "s", adapter_digests={"ink": "sha256:2"}),
+        render_digest(stronger, "m", "s", adapter_digests={"ink": "sha256:1"}),
         render_digest(request(), "m", "s"),
     }
     assert len(digests) == 4
-    assert render_digest(request(), "m", "s", adapter_digest="sha256:1") == render_digest(request(), "m", "s")
+    assert render_digest(request(), "m", "s", adapter_digests={"ink": "sha256:1"}) == render_digest(request(), "m", "s")
+
+
+def test_digests_of_adapters_do_not_depend_on_how_they_are_written() -> None:
+    ink, oil = {"name": "ink", "weight": 0.5}, {"name": "oil", "weight": 0.7, "text_weight": 0.1}
+    same = [
+        (request(adapter=ink), request(adapters=[ink])),
+        (request(adapter=ink), request(adapter={**ink, "text_weight": 0.5})),
+        (request(adapters=[ink, oil]), request(adapters=[oil, ink])),
+        (request(), request(adapters=[])),
+        (request(), request(adapters=None)),
+    ]
+    files = {"ink": "sha256:1", "oil": "sha256:2"}
+    for one, other in same:
+        assert request_digest(one) == request_digest(other)
+        digests = [render_digest(asked, "m", "s", adapter_digests=files) for asked in (one, other)]
+        assert digests[0] == digests[1]
+    both = request(adapters=[ink, oil])
+    others = [request(adapter=ink), request(adapters=[ink, {**oil, "text_weight": None}]), request(adapter=oil)]
+    assert len({request_digest(asked) for asked in (both, *others)}) == 4
+    for name in files:
+        changed = render_digest(both, "m", "s", adapter_digests={**files, name: "sha256:3"})
+        assert changed != render_digest(both, "m", "s", adapter_digests=files)
+
+
+def test_a_pictures_text_names_each_adapters_file() -> None:
+    asked = request(adapters=[{"name": "ink", "text_weight": 0.5}, {"name": "oil"}])
+    named = picture_text(asked, {}, adapter_digests={"ink": "sha256:1", "oil": "sha256:2"})
+    assert named["adapters"] == [
+        {"name": "ink", "weight": 1.0, "text_weight": 0.5, "digest": "sha256:1"},
+        {"name": "oil", "weight": 1.0, "digest": "sha256:2"},
+    ]
 
 
 def test_render_digest_knows_model_and_sampler() -> None:
@@ -235,7 +266,9 @@ def test_digests_do_not_change_between_releases() -> None:
 def test_every_field_stands_in_the_digests_as_it_did(fields: dict[str, Any], asked: str, rendered: str) -> None:
     one = request(**fields)
     assert request_digest(one).startswith(f"sha256:{asked}")
-    assert render_digest(one, "m", "s", pose_detector="d", adapter_digest="x").startswith(f"sha256:{rendered}")
+    assert render_digest(one, "m", "s", pose_detector="d", adapter_digests={"ink": "x", "t\u00ef": "x"}).startswith(
+        f"sha256:{rendered}"
+    )
 
 
 class Later(GenerationRequest):

@@ -19,7 +19,6 @@ from darkroom.schemas.wire.codec import decode_request
 
 NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE, *SYNONYMS)
 RESERVED = (
-    "adapters",
     "fidelity", "controls", "init", "mask", "reference", "upscale", "fit", "model",
 )  # fmt: skip
 """Fields that the request may come to have: until then whoever sends one is told so."""
@@ -37,7 +36,7 @@ def plain(name: str) -> str:
 
 def test_no_listed_name_is_a_field_that_is_honoured() -> None:
     assert not {plain(name) for name in NAMES} & {plain(name) for name in GenerationRequest.model_fields}
-    for part, model in (("adapter", Adapter), ("output", Output)):
+    for part, model in (("adapter", Adapter), ("adapters", Adapter), ("output", Output)):
         assert not set(IN_PARTS[part]) & set(model.model_fields)
 
 
@@ -94,8 +93,12 @@ def test_spellings_do_not_matter(spelling: str) -> None:
         ({"guidanceScale": 0}, "guidanceScale: it is spelt `guidance_scale`"),
         ({"num_inference_steps": 30}, "num_inference_steps: use `steps`"),
         ({"cfg": 7}, "cfg: use `guidance_scale`"),
-        ({"adapter": {"name": "ink", "scale": 0.4}}, "adapter.scale: use `adapter.weight`"),
-        ({"adapter": {"name": "ink", "textWeight": 0.4}}, "adapter.textWeight: use `adapter.weight`"),
+        (
+            {"adapters": [{"name": "ink"}, {"name": "oil", "strength_clip": 1}]},
+            "adapters.1.strength_clip: use `text_weight`",
+        ),
+        ({"adapter": {"name": "ink", "scale": 0.4}}, "adapter.scale: use `weight`"),
+        ({"adapter": {"name": "ink", "textWeight": 0.4}}, "adapter.textWeight: it is spelt `text_weight`"),
         ({"output": {"width": 512}}, "output.width: it belongs to the request itself, as `width`"),
         ({"output": {"lossless": True}}, "output.lossless: use png"),
         ({"pose": {"image": {"bucket": "abc", "key": "k"}, "strength": 0.5}}, "pose.strength: use `control_scale`"),

@@ -1,7 +1,7 @@
-"""Applies LoRAs to the slots of a batch: rows with different ones, different weights and none share one forward.
+"""Applies LoRAs to the slots of a batch: rows with different sets of them, weights and none share one forward.
 
 The network's weights are never touched. While a batch with adapters runs, each layer that one of them changes has a
-forward hook, which adds weight * scale * up(down(x)) to the output of the slots that asked for it and leaves the other
+forward hook, which adds weight * scale * change(x) to the output of the slots that asked for it and leaves the other
 slots' bytes unchanged. Without adapters no hook is registered and nothing is computed.
 """
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
-from darkroom.inference.sdxl.loading.lora_file import Lora, LoraLayer
+from darkroom.inference.sdxl.loading.lora_file import Lora
+from darkroom.inference.sdxl.loading.lora_layers import LAYERS, DoraLayer, LayerChange
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +26,9 @@ class AppliedAdapter:
     digest: str
     lora: Lora
     weight: float
+    """In the UNet."""
+    text_weight: float
+    """In the text encoders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,7 @@ class AdapterBank:
     def __init__(self, name: str, network: torch.nn.Module) -> None:
         """Make the bank of `network`, called `name` in LoRA files: unet, text_encoder or text_encoder_2."""
         self._name = name
-        self._modules = {
-            name: module
-            for name, module in network.named_modules()
-            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
-        }
+        self._modules = {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
 
     @contextmanager
     def applied(self, shares: Sequence[Share]) -> Iterator[None]:
@@ -71,44 +70,50 @@ class AdapterBank:
             yield
 
 
-def shares_of(slots: Sequence[AppliedAdapter | None], device: torch.device) -> tuple[Share, ...]:
-    """Group the slots of a batch by LoRA, with any weights: each layer then needs one pair of products per LoRA."""
-    places: dict[int, list[int]] = {}
-    for slot, adapter in enumerate(slots):
-        if adapter is not None:
-            places.setdefault(id(adapter.lora), []).append(slot)
+def shares_of(
+    slots: Sequence[Sequence[AppliedAdapter]], device: torch.device, *, of_text: bool = False
+) -> tuple[Share, ...]:
+    """Group the slots of a batch by LoRA, with any weights: each layer then needs one pair of products per LoRA.
+
+    A slot has any number of LoRAs, each once. `of_text`: the batch is of a text encoder.
+    """
+    places: dict[int, list[tuple[int, AppliedAdapter]]] = {}
+    for slot, adapters in enumerate(slots):
+        for adapter in adapters:
+            places.setdefault(id(adapter.lora), []).append((slot, adapter))
     shares = []
-    for its_slots in places.values():
-        used = [adapter for slot in its_slots if (adapter := slots[slot]) is not None]
-        weights = torch.tensor([adapter.weight for adapter in used], dtype=torch.float32)
+    # Sums in fp16 depend on their order, and a slot's must not depend on its company.
+    for used in sorted(places.values(), key=lambda used: used[0][1].name):
+        weights = [adapter.text_weight if of_text else adapter.weight for _, adapter in used]
         shares.append(
             Share(
-                lora=used[0].lora,
-                slots=torch.tensor(its_slots).to(device, non_blocking=True),
-                weights=weights.to(device, non_blocking=True),
-                is_all=len(its_slots) == len(slots),
+                lora=used[0][1].lora,
+                slots=torch.tensor([slot for slot, _ in used]).to(device, non_blocking=True),
+                weights=torch.tensor(weights, dtype=torch.float32).to(device, non_blocking=True),
+                is_all=len(used) == len(slots),
             )
         )
     return tuple(shares)
 
 
-def _adding(changing: Sequence[tuple[Share, LoraLayer]]) -> _Hook:
+def _adding(changing: Sequence[tuple[Share, LayerChange]]) -> _Hook:
+    # A DoRA needs the layer's own output, which must then outlive the first addition to it.
+    keeps_output = len(changing) > 1 and any(isinstance(layer, DoraLayer) for _, layer in changing)
+
     def add(module: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        x = inputs[0]
+        x, y = inputs[0], output
         for share, layer in changing:
-            change = _change(module, layer, x if share.is_all else x[share.slots])
+            own = (x, y) if share.is_all else (x[share.slots], y[share.slots])
+            change = layer.change(module, *own)
             factors = (share.weights * layer.scale).view(-1, *(1 for _ in change.shape[1:]))
             # In fp32 and rounded once, as when multiplying by a number.
             change = (change * factors).to(output.dtype)
-            output = output + change if share.is_all else output.index_add_(0, share.slots, change)
+            if share.is_all:
+                output = output + change
+            elif keeps_output:
+                output = output.index_add(0, share.slots, change)
+            else:
+                output = output.index_add_(0, share.slots, change)
         return output
 
     return add
-
-
-def _change(module: torch.nn.Module, layer: LoraLayer, x: torch.Tensor) -> torch.Tensor:
-    """Return up(down(x)). For a convolution, `down` has its kernel, stride and padding, and `up` is 1 x 1."""
-    if isinstance(module, torch.nn.Conv2d):
-        inner = functional.conv2d(x, layer.down, None, module.stride, module.padding, module.dilation)
-        return functional.conv2d(inner, layer.up)
-    return functional.linear(functional.linear(x, layer.down), layer.up)

@@ -91,7 +91,7 @@ class SdxlRow:
     """On the CPU for every device, because a generator's stream depends on its device."""
     latents: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
-    adapter: AppliedAdapter | None = None
+    adapters: tuple[AppliedAdapter, ...] = ()
     history: History = field(default_factory=History, repr=False)
     steps_done: int = 0
     ready: torch.cuda.Event | None = None
@@ -138,7 +138,7 @@ class SdxlRow:
         tensors = [self.latents, self.time_ids, *(part for text in texts for part in (text.tokens, text.pooled))]
         if self.control is not None:
             tensors.append(self.control.embedding)
-        return tensors if self.adapter is None else [*tensors, *self.adapter.lora.tensors()]
+        return tensors + [tensor for adapter in self.adapters for tensor in adapter.lora.tensors()]
 
     def advance(
         self, latents: torch.Tensor, denoised: torch.Tensor | None = None, ready: torch.cuda.Event | None = None

@@ -85,7 +85,7 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
     posed = [slot for slot, place in enumerate(places) if rows[place].control_weight != 0.0]
     rescaled = [place for place in guided if rows[place].guidance.rescale > 0]
     height, width = rows[0].latents.shape[-2:]
-    if any(row.adapter is not None for row in rows) or any(text.chunks > 1 for text in texts):
+    if any(row.adapters for row in rows) or any(text.chunks > 1 for text in texts):
         # Compiled blocks would ignore adapters and know one text length, so the step runs eagerly, without padding.
         shapes = StaticShapes()
     padded = shapes.pad(height, width, unet_slots=len(places), control_slots=len(posed))
@@ -107,7 +107,7 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
         tokens=tokens,
         added=added,
         posed=_posed([(slot, rows[places[slot]]) for slot in posed], padded.control_slots, tokens, added, dtype),
-        adapters=shares_of([rows[place].adapter for place in places], device),
+        adapters=shares_of([rows[place].adapters for place in places], device),
         euler=_same_or_each([row.schedule.is_euler for row in rows], device),
         rescaled=_index(rescaled, device) if rescaled else None,
         is_static=padded.is_static,

@@ -14,10 +14,6 @@ EMBEDDING: Final = "bundle_emb."
 _PLAIN: Final = "use a plain LoRA"
 _MERGE: Final = "merge it into the model's weights, or train a plain LoRA"
 _RELATIVES: Final = (
-    ("dora_scale", "a DoRA, which also scales each output of a layer", _PLAIN),
-    ("lora_magnitude_vector", "a DoRA, which also scales each output of a layer", _PLAIN),
-    ("lokr_", "a LoKr, a Kronecker product", _PLAIN),
-    ("hada_", "a LoHa, a Hadamard product", _PLAIN),
     ("oft_", "an OFT, a rotation of a layer's outputs", _PLAIN),
     ("boft_", "a BOFT, a rotation of a layer's outputs", _PLAIN),
     ("ia3_l", "an IA3, which scales outputs", _PLAIN),
@@ -25,15 +21,11 @@ _RELATIVES: Final = (
     ("vera_lambda", "a VeRA", _PLAIN),
     ("lora_controlnet", "a Control-LoRA, which is a kind of ControlNet", _PLAIN),
     ("lora_embedding_", "a LoRA of an embedding", "train it without the embedding"),
-    ("w_norm", "a trained norm", "train the LoRA without norms"),
-    ("b_norm", "a trained norm", "train the LoRA without norms"),
     ("lllite_", "a ControlNet-LLLite, which is a kind of ControlNet", _PLAIN),
     ("to_k_ip.", "an IP-Adapter", _PLAIN),
     ("ip_adapter.", "an IP-Adapter", _PLAIN),
 )
 _ENDS: Final = (
-    (".diff", "the change of a whole layer", _MERGE),
-    (".diff_b", "the change of a layer's bias", _MERGE),
     (".set_weight", "a whole layer's new weight", _MERGE),
     (".reshape_weight", "a whole layer's new shape", _MERGE),
     (".bias", "a bias", "train the LoRA without biases"),

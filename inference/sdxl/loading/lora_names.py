@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from darkroom.inference.sdxl.loading.lora_layers import LAYERS
+
 UNET: Final = "unet"
 Networks = Mapping[str, torch.nn.Module]
 """The networks that a LoRA may change, by their names in its files: unet, text_encoder, text_encoder_2."""
@@ -39,6 +41,11 @@ _FLAT: Final[Mapping[str, tuple[str, ...]]] = {
     "text_encoder_2": ("lora_te2_",),
 }
 """Prefixes with underscores: of kohya's scripts and of LyCORIS's wrapper."""
+_FACTORS: Final = (
+    *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+    *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+)
+"""Endings of LoHa's and LoKr's tensors, which name their roles."""
 _ENDS: Final = (
     (re.compile(r"\.lora_A(\.[^.]+)?\.weight$"), "down"),
     (re.compile(r"\.lora_B(\.[^.]+)?\.weight$"), "up"),
@@ -46,6 +53,10 @@ _ENDS: Final = (
     (re.compile(r"(\.lora_|\.lora\.|_lora\.|\.lora_linear_layer\.)up\.weight$"), "up"),
     (re.compile(r"\.lora_mid\.weight$"), "mid"),
     (re.compile(r"(\.lora)?\.alpha$"), "alpha"),
+    (re.compile(r"(\.dora_scale|\.lora_magnitude_vector(\.[^.]+)??(\.weight)?)$"), "magnitude"),
+    (re.compile(r"\.(diff|w_norm)$"), "diff"),
+    (re.compile(r"\.(diff_b|b_norm)$"), "diff_b"),
+    *((re.compile(rf"\.{role}$"), role) for role in _FACTORS),
 )
 """Endings of names, and the role of the tensor. PEFT puts an adapter's name into the middle of the first two."""
 _RESNET: Final = {
@@ -77,11 +88,11 @@ class TensorPlace(NamedTuple):
     layer: str
     """The layer's name in the network."""
     role: str
-    """`down`, `up`, `mid` or `alpha`."""
+    """`down`, `up`, `mid`, `alpha`, `magnitude`, `diff`, `diff_b`, or the name of a factor of LoHa or LoKr."""
 
 
 class LayerNames:
-    """All names that a file may give to a linear layer or a convolution of the networks."""
+    """All names that a file may give to a linear layer, a convolution or a norm of the networks."""
 
     def __init__(self, networks: Networks) -> None:
         self._layers: dict[str, tuple[str, str]] = {}
@@ -113,7 +124,7 @@ def _names_of(network: str, module: torch.nn.Module) -> Iterator[tuple[str, set[
     """Yield each layer that a LoRA can change, with its names in files."""
     blocks = _first_release_blocks(module) if network == UNET else {}
     for layer, one in module.named_modules():
-        if not isinstance(one, torch.nn.Linear | torch.nn.Conv2d):
+        if not isinstance(one, LAYERS):
             continue
         if network == UNET:
             around = [name for name in blocks if layer == name or layer.startswith(f"{name}.")]

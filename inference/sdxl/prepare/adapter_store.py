@@ -1,4 +1,4 @@
-"""The adapters that a worker offers: the LoRA files of one folder, known by name and digest from the start.
+"""The adapters that a worker offers: the files of one folder, known by name and digest from the start.
 
 Every file is read once when the model is loaded. A file that is torn, of another kind or for another model is refused
 with a sentence that appears in the log, in `darkroom doctor`, in a metric and in the answers to requests for it; the
@@ -19,7 +19,7 @@ import structlog
 import torch
 
 from darkroom.inference.sdxl.denoise.adapters import AppliedAdapter
-from darkroom.inference.sdxl.loading.lora_file import Lora, LoraLayer, LoraUnusable, parse_lora
+from darkroom.inference.sdxl.loading.lora_file import Lora, LoraUnusable, parse_lora
 from darkroom.inference.sdxl.loading.lora_names import LayerNames, Networks
 from darkroom.inference.sdxl.prepare.cache import ByteCache
 from darkroom.inference.types import AdapterUse, CacheCounts, FaultKind, ModelError, RenderFault
@@ -32,6 +32,9 @@ ADAPTER_CACHE_BYTES_MAX: Final = 1024**3
 _FILE_SHRINKS_MAX: Final = 4
 """A file of fp64 tensors is four times as large as the same tensors in fp16 on the device."""
 _SUFFIX: Final = ".safetensors"
+_PEFT_FILE: Final = "adapter_model.safetensors"
+_PEFT_CONFIG: Final = "adapter_config.json"
+"""PEFT saves an adapter as a folder of these two."""
 _PICKLES: Final = frozenset({".pt", ".pth", ".bin", ".ckpt"})
 _BRINGING: Final = "Put it right, or take it out of the folder; workers look at it at their start."
 
@@ -46,7 +49,7 @@ class AdapterStore:
         devices: Mapping[str, torch.device],
         cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
     ) -> None:
-        """Examine every `NAME.safetensors` in `folder`. Without a folder there are no adapters.
+        """Examine every `NAME.safetensors` in `folder`, and every folder `NAME` in it that PEFT saved.
 
         `devices` are the devices on which the networks run; between turns their weights may be elsewhere. Raises
         `ModelError` for a folder that cannot be read.
@@ -82,7 +85,9 @@ class AdapterStore:
             why = self.refused.get(use.name, f"This worker has no adapter {use.name!r}.")
             raise RenderFault(FaultKind.REQUEST, "unknown_adapter", why)
         lora = self._cache.get_or_make(use.name, lambda: self._load(use.name, digest))
-        return AppliedAdapter(use.name, digest, lora, use.weight)
+        return AppliedAdapter(
+            use.name, digest, lora, use.weight, use.weight if use.text_weight is None else use.text_weight
+        )
 
     def counts(self) -> CacheCounts:
         """Return the counts of the cache of tensors."""
@@ -111,17 +116,17 @@ class AdapterStore:
                 )
             if file.stat().st_size > _FILE_SHRINKS_MAX * self._cache_bytes_max:
                 raise LoraUnusable(self._too_large(file, file.stat().st_size))
-            content = file.read_bytes()
+            content, config = _read(file)
         except OSError as error:
             raise LoraUnusable(
                 f"The adapter file {file.name} cannot be read ({error.strerror}): check its permissions."
             ) from error
-        lora = parse_lora(file, content, self._names, self._networks)
+        lora = parse_lora(file, content, self._names, self._networks, config)
         if lora.size_bytes > self._cache_bytes_max:
             raise LoraUnusable(self._too_large(file, lora.size_bytes))
         if lora.remark is not None:
             _log.warning("adapter_remark", adapter=name, remark=lora.remark)
-        return _digest(content)
+        return _digest(content, config if lora.reads_config else None)
 
     def _too_large(self, file: Path, size_bytes: int) -> str:
         return (
@@ -132,14 +137,14 @@ class AdapterStore:
     def _load(self, name: str, digest: str) -> Lora:
         file = self._files[name]
         try:
-            content = file.read_bytes()
-            lora = parse_lora(file, content, self._names, self._networks)
+            content, config = _read(file)
+            lora = parse_lora(file, content, self._names, self._networks, config)
         except OSError as error:
             gone = f"The adapter file {file.name} can no longer be read ({error.strerror}): put it back."
             raise RenderFault(FaultKind.REQUEST, "model_mismatch", gone) from error
         except LoraUnusable as error:
             raise RenderFault(FaultKind.REQUEST, "model_mismatch", str(error)) from error
-        if _digest(content) != digest:
+        if _digest(content, config if lora.reads_config else None) != digest:
             changed = f"The adapter file {file.name} was changed after the worker started: restart the worker."
             raise RenderFault(FaultKind.REQUEST, "model_mismatch", changed)
         return _placed(lora, self._devices)
@@ -160,6 +165,8 @@ def _files(folder: Path) -> dict[str, list[Path]]:
         if suffix == _SUFFIX or suffix in _PICKLES:
             # macOS stores a letter and its accent separately; a request has them composed.
             named.setdefault(unicodedata.normalize("NFC", entry.stem), []).append(entry)
+        elif (entry / _PEFT_FILE).is_file():
+            named.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry / _PEFT_FILE)
         elif any(entry.glob(f"*{_SUFFIX}")):
             _log.warning("adapters_in_a_subfolder", folder=str(entry), remedy="Move its files up: it is not read.")
     # A pickle beside its safetensors conversion does not count as a second adapter.
@@ -171,16 +178,23 @@ def _files(folder: Path) -> dict[str, list[Path]]:
 def _placed(lora: Lora, devices: Mapping[str, torch.device]) -> Lora:
     """Return the LoRA with each tensor on the device of its network."""
 
-    def on(device: torch.device, layer: LoraLayer) -> LoraLayer:
-        return LoraLayer(layer.down.to(device), layer.up.to(device), layer.scale)
-
     return Lora(
         {
-            network: {name: on(devices[network], layer) for name, layer in layers.items()}
+            network: {name: layer.to(devices[network]) for name, layer in layers.items()}
             for network, layers in lora.layers.items()
         }
     )
 
 
-def _digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+def _read(file: Path) -> tuple[bytes, bytes | None]:
+    """Return the content of an adapter file, and of PEFT's settings beside it where there are any."""
+    config = file.with_name(_PEFT_CONFIG)
+    return file.read_bytes(), config.read_bytes() if config.is_file() else None
+
+
+def _digest(content: bytes, config: bytes | None) -> str:
+    """Return the digest of an adapter: of its file, and of the settings beside it that decided its strength."""
+    digest = hashlib.sha256(content)
+    if config is not None:
+        digest.update(config)
+    return f"sha256:{digest.hexdigest()}"

@@ -1,7 +1,7 @@
 """Makes the UNet's text conditioning: prompt embeddings and time ids.
 
 SDXL reads a prompt with two encoders. It uses the penultimate layers of both, side by side, and a pooled embedding from
-the second. The same text with the same adapter always gives the same embeddings, so text and adapter are the cache key.
+the second. The same text with the same adapters always gives the same embeddings, so both are the cache key.
 
 A weighted prompt is split into chunks of 75 tokens, each encoded by itself; a token's vector z becomes e + (z - e) w,
 with its weight w and the vector e of the empty prompt at its place (ComfyUI's rule: 1 changes nothing, 0 has a meaning,
@@ -64,8 +64,8 @@ _PLAIN: Final = TextStyle()
 class _TextKey(NamedTuple):
     text: str
     style: TextStyle
-    adapter: tuple[str, str, float] | None
-    """Name, digest and weight of an adapter that changes the text encoders; None without one."""
+    adapters: tuple[tuple[str, str, float], ...]
+    """Name, digest and text weight of each adapter that changes the text encoders."""
 
 
 class TextConditioner:
@@ -90,32 +90,31 @@ class TextConditioner:
         self._cache: ByteCache[_TextKey, TextEmbedding] = ByteCache(cache_bytes_max, _bytes_of)
         self._zeros: TextEmbedding | None = None
 
-    def embed(self, text: str, adapter: AppliedAdapter | None = None, style: TextStyle = _PLAIN) -> TextEmbedding:
+    def embed(self, text: str, adapters: Sequence[AppliedAdapter] = (), style: TextStyle = _PLAIN) -> TextEmbedding:
         """Return the text's embedding, from the cache if possible.
 
         Tokens that do not fit are cut and counted: those beyond the 77th, or beyond four chunks of a weighted text.
         Raises `PromptSyntaxError` for a weighted text that cannot be read.
         """
-        if adapter is None or not adapter.lora.changes_text:
-            return self._cache.get_or_make(_TextKey(text, style, None), lambda: self._encode(text, None, style))
-        key = _TextKey(text, style, (adapter.name, adapter.digest, adapter.weight))
-        return self._cache.get_or_make(key, lambda: self._encode(text, adapter, style))
+        changing = [adapter for adapter in adapters if adapter.lora.changes_text]
+        named = tuple((adapter.name, adapter.digest, adapter.text_weight) for adapter in changing)
+        return self._cache.get_or_make(_TextKey(text, style, named), lambda: self._encode(text, changing, style))
 
     def embed_negative(
         self,
         text: str | None,
         positive: TextEmbedding,
-        adapter: AppliedAdapter | None = None,
+        adapters: Sequence[AppliedAdapter] = (),
         style: TextStyle = _PLAIN,
     ) -> TextEmbedding:
         """Return the embedding that guidance moves away from.
 
         No text gives zeros if the model is configured so (`force_zeros_for_empty_prompt`), as in diffusers' pipelines.
         The empty text is encoded like any other, and gives a different picture. As in the pipelines, the text is
-        encoded with the request's adapter, like the prompt.
+        encoded with the request's adapters, like the prompt.
         """
         if text is not None or not self._zeros_for_no_text:
-            return self.embed(text or "", adapter, style)
+            return self.embed(text or "", adapters, style)
         if self._zeros is None:
             nothing = torch.zeros_like(positive.tokens[:, :CHUNK_VECTORS])
             self._zeros = TextEmbedding(nothing, torch.zeros_like(positive.pooled))
@@ -129,10 +128,10 @@ class TextConditioner:
         """Empty the cache and restart its counts."""
         self._cache.reset()
 
-    def _encode(self, text: str, adapter: AppliedAdapter | None, style: TextStyle) -> TextEmbedding:
+    def _encode(self, text: str, adapters: Sequence[AppliedAdapter], style: TextStyle) -> TextEmbedding:
         with ExitStack() as applied:
             for bank, encoder in zip(self._adapters, self._encoders, strict=True):
-                applied.enter_context(bank.applied(shares_of([adapter], encoder.device)))
+                applied.enter_context(bank.applied(shares_of([adapters], encoder.device, of_text=True)))
             return self._encode_weighted(text, style) if style.is_weighted else self._encode_plain(text, style)
 
     def _encode_plain(self, text: str, style: TextStyle) -> TextEmbedding:
