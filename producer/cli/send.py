@@ -145,7 +145,7 @@ def send(
         sending = _send(settings, requests, wait=wait, timeout_s=timeout_s, as_json=as_json)
         run(sending, settings=settings, role=Role.SEND_WAIT if wait else Role.SEND)
         return
-    given = [name for name, value in options.items() if value is not None]
+    given = [name for name, value in options.items() if value not in (None, ())]
     if given or pose or pose_size or photo or labels or request_id or repeat != 1:
         raise click.UsageError("With a FILE the requests say what to paint: no options but --wait and the output's.")
     settings = settings_of(config)
