@@ -26,7 +26,7 @@ COMPILE := pip compile --python-version 3.11 --universal --upgrade --generate-ha
 # What mypy and import-linter see in place of the editable install's finder, which neither can follow.
 define TYPING
 	@mkdir -p $(1)/typing/darkroom
-	@for part in darkroom/__init__.py darkroom/__main__.py darkroom/py.typed schemas inference producer consumer tools; do \
+	@for part in darkroom/__init__.py darkroom/__main__.py darkroom/command_line.py darkroom/py.typed schemas inference producer consumer tools; do \
 		ln -sfn $(CURDIR)/$$part $(1)/typing/darkroom/$$(basename $$part); done
 endef
 

@@ -1,5 +1,5 @@
 """`python -m darkroom` is the command `darkroom`."""
 
-from darkroom import main
+from darkroom.command_line import main
 
 main()

@@ -152,10 +152,12 @@ class TaskSupervisor:
         circle would then never end.
         """
         self._closed = True
-        while running := {task for task in self._tasks if not task.done()}:
+        owned = list(self._tasks)
+        while running := {task for task in owned if not task.done()}:
             for task in running.difference(sparing):
                 task.cancel()
             await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
+        await asyncio.gather(*owned, return_exceptions=True)
 
     def _own(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)

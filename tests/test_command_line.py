@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import darkroom
+from darkroom.command_line import COMMANDS
 
-COMMANDS = list(darkroom._COMMANDS)
+COMMANDS = list(COMMANDS)
 
 
 def called(*arguments: str) -> Result:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import darkroom
+from darkroom.command_line import COMMANDS
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events import unsupported
 from darkroom.schemas.events.completion import Status
@@ -117,7 +118,7 @@ def test_options_of_commands_exist(page: Path) -> None:
 @pages
 def test_commands_and_targets_exist(page: Path) -> None:
     code = code_of(page)
-    assert set(_COMMAND.findall(code)) <= set(darkroom._COMMANDS), page.name
+    assert set(_COMMAND.findall(code)) <= set(COMMANDS), page.name
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(_TARGET.findall(code)) <= targets, page.name
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darkroom.producer.cli.terminal import config_option, fail, is_watched, settings_of
+from darkroom.producer.terminal import config_option, fail, is_watched, settings_of
 
 if TYPE_CHECKING:
     from darkroom.consumer.planner.calibrate import Calibrated, Size

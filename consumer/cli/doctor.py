@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from darkroom.producer.cli.terminal import config_option, run, settings_of
+from darkroom.producer.terminal import config_option, run, settings_of
 from darkroom.schemas.rights import Role
 
 

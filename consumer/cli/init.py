@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darkroom.producer.cli.terminal import config_option, run, settings_of
+from darkroom.producer.terminal import config_option, run, settings_of
 from darkroom.schemas.rights import Role
 
 if TYPE_CHECKING:

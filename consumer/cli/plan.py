@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darkroom.producer.cli.terminal import fail, is_watched
+from darkroom.producer.terminal import fail, is_watched
 
 if TYPE_CHECKING:
     from darkroom.consumer.planner.load import Rate

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darkroom.producer.cli.terminal import config_option, settings_of
+from darkroom.producer.terminal import config_option, settings_of
 from darkroom.schemas.settings import Settings, shown
 
 if TYPE_CHECKING:

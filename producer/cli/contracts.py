@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from darkroom.producer.cli.terminal import config_option, settings_of
+from darkroom.producer.terminal import config_option, settings_of
 from darkroom.schemas.rights import Role, as_kafka_acls, as_strimzi, rights_of
 
 _NAMES = ("request", "completion", "progress", "cancellation", "errors", "unsupported-fields", "asyncapi")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 from typing_extensions import override
 
-from darkroom.producer.cli.terminal import CommandT, config_option, fail, run, settings_of
+from darkroom.producer.terminal import CommandT, config_option, fail, run, settings_of
 from darkroom.schemas.rights import Role
 
 if TYPE_CHECKING:

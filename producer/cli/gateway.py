@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darkroom.producer.cli.terminal import config_option, settings_of
+from darkroom.producer.terminal import config_option, settings_of
 
 if TYPE_CHECKING:
     from darkroom.schemas.settings import Settings

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import click
 
-from darkroom.producer.cli.terminal import config_option, fail, settings_of
 from darkroom.producer.gateway.access.keys import KEYS_MAX, ApiKey, KeyRing, new_key, parse_keys
 from darkroom.producer.gateway.principal import ALL_SCOPES, Scope
+from darkroom.producer.terminal import config_option, fail, settings_of
 from darkroom.schemas.names import is_identity
 
 _file_option = click.option(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 import click
 
 from darkroom.producer.cli.request_options import adapters_of, field_options, labels_of, pose_of
-from darkroom.producer.cli.terminal import config_option, fail, is_watched, run, settings_of, telling_of_outages
+from darkroom.producer.terminal import config_option, fail, is_watched, run, settings_of, telling_of_outages
 from darkroom.schemas.rights import Role
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darkroom.producer.cli.terminal import config_option, fail, run, settings_of, telling_of_outages
+from darkroom.producer.terminal import config_option, fail, run, settings_of, telling_of_outages
 from darkroom.schemas.rights import Role
 
 if TYPE_CHECKING:

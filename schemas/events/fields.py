@@ -92,7 +92,7 @@ class FieldFacts:
 
     @property
     def fits_recipes(self) -> bool:
-        """Whether a recipe may have the field."""
+        """True if a recipe may have the field."""
         return self.decides == "picture" and not self.is_own
 
     @property

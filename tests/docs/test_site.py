@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import darkroom
+from darkroom.command_line import COMMANDS
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.settings import Settings, shown
@@ -43,7 +43,7 @@ def code_on(page: Path) -> set[str]:
         ("events", set(GenerationRequest.model_fields)),
         ("metrics", {"darkroom_lag_seconds", "darkroom_requests_total", "darkroom_gateway_refused_total"}),
         ("http", {"POST /v1/generations", "POST /generate"}),
-        ("commands", {f"darkroom {name}" for name in darkroom._COMMANDS}),
+        ("commands", {f"darkroom {name}" for name in COMMANDS}),
     ],
 )
 def test_the_reference_has_all_there_is(site: Path, page: str, names: set[str]) -> None:

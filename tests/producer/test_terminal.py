@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from darkroom.producer.cli.terminal import run
 from darkroom.producer.kafka.connection import KafkaUnavailable
+from darkroom.producer.terminal import run
 
 
 async def raising(error: BaseException) -> None:
