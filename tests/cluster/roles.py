@@ -80,7 +80,6 @@ def admin_environment(brokers: Brokers, store: Mapping[str, str]) -> dict[str, s
         "DARKROOM_TOPICS__COMPLETIONS_PARTITIONS": "1",
         "DARKROOM_S3__BUCKET": "rights",
         "DARKROOM_SIMULATED__STEP_MS": "1",
-        "DARKROOM_GATEWAY__PROBE_S": "1",
     }
 
 

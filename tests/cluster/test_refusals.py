@@ -90,8 +90,10 @@ async def test_a_letter_larger_than_its_topic_goes_to_the_store_and_holds_nobody
 
 async def test_with_less_metadata_than_kafka_s_default_everything_is_published_once(
     environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = deployment_on(environment)(topics__requests_partitions=1, batch__prepare_ahead_rows=64)
+    monkeypatch.setattr("darkroom.consumer.worker.worker.PREPARE_AHEAD_ROWS", 64)
+    settings = deployment_on(environment)(topics__requests_partitions=1)
     await ensure_topics(settings)
     engine = LaneEngine(CountingDevice(step_ms=50), rows_max=8)
     async with running_worker(settings, engine) as worker, Producer(settings) as producer:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from aiokafka.admin import NewTopic
 
 from darkroom.consumer.core.offset_map import encode_map
 from darkroom.consumer.core.partition_key import PartitionKey
-from darkroom.consumer.worker.worker import PREPARE_AHEAD_ROWS, Worker
+from darkroom.consumer.worker.worker import PREPARE_AHEAD_ROWS, Worker, limits_of
 from darkroom.inference.engine import LaneEngine
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.outcomes.outcomes import Outcomes
@@ -58,7 +59,6 @@ def make(stack: Stack) -> MakeSettings:
         "topics__requests_partitions": 1,
         "kafka__session_timeout_ms": 6000,
         "kafka__metadata_max_age_ms": 1000,
-        "worker__commit_interval_ms": 50,
     }
     return lambda **more: deployment(**quick | more)
 
@@ -274,10 +274,10 @@ async def test_a_worker_without_a_partition_is_ready_and_healthy(stack: Stack, t
         fleet.stop()
 
 
-async def test_a_hot_partition_does_not_starve_the_others(make: MakeSettings) -> None:
-    settings = make(
-        topics__requests_partitions=3, limits__waiting_rows_max=32, limits__offset_window=64, batch__max_rows=4
-    )
+async def test_a_hot_partition_does_not_starve_the_others(make: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = make(topics__requests_partitions=3, batch__max_rows=4)
+    small = replace(limits_of(settings), waiting_rows_max=32, offset_window=64)
+    monkeypatch.setattr("darkroom.consumer.worker.worker.limits_of", lambda _: small)
     await ensure_topics(settings)
     device = CountingDevice(2.0)
     first = await put(settings, [request("hot") for _ in range(150)])

@@ -14,6 +14,7 @@ from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.settings.policy import PolicySettings
 from tests.integration.fleet import Fleet
 from tests.integration.in_process import Producer, running_worker
 
@@ -32,8 +33,9 @@ def policy(version: str, word: str) -> str:
 
 
 async def test_a_producer_that_passes_the_gateway_by_is_refused_under_the_policy_in_force(
-    stack: Stack, tmp_path: Path
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(PolicySettings, "reload_s", 0.0)
     file = tmp_path / "policy.toml"
     file.write_text(policy("1", "nude"))
     fleet = Fleet(
@@ -41,7 +43,6 @@ async def test_a_producer_that_passes_the_gateway_by_is_refused_under_the_policy
         tmp_path,
         DARKROOM_TOPICS__REQUESTS_PARTITIONS="1",
         DARKROOM_POLICY__FILE=str(file),
-        DARKROOM_POLICY__RELOAD_S="0",
     )
     await ensure_topics(fleet.settings)
     engine = LaneEngine(SimulatedDevice(0.0), rows_max=8)

@@ -31,8 +31,9 @@ pytestmark = pytest.mark.stack
 STEPS = 20
 
 
-async def test_progress_is_told_to_who_asked(stack: Stack) -> None:
-    settings = deployment_on(stack.environment)(simulated__step_ms=50, worker__preview_interval_ms=150)
+async def test_progress_is_told_to_who_asked(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("darkroom.consumer.worker.engines.PREVIEW_INTERVAL_S", 0.15)
+    settings = deployment_on(stack.environment)(simulated__step_ms=50)
     await ensure_topics(settings)
     asked = [
         GenerationRequest(request_id=kind, prompt=kind, steps=STEPS, progress=kind)
