@@ -74,7 +74,7 @@ COMPLETIONS: dict[str, tuple[bytes, str]] = {
     "a prompt that is too long": (request(prompt="x" * 2001), "invalid_request"),
     "steps as text": (request(steps="30"), "invalid_request"),
     "too many steps": (request(steps=151), "invalid_request"),
-    "an unknown enum value": (request(sampler="ddim"), "invalid_request"),
+    "an unknown enum value": (request(sampler="plms"), "invalid_request"),
     "a keypoint that is not finite": (
         request(pose={"people": [[[0.5, 0.5]] * 18]}).replace(b"0.5", b"NaN", 1),
         "invalid_request",

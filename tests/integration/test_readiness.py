@@ -48,7 +48,7 @@ async def until_ready_says(worker: Worker, port: int, word: str | None) -> None:
 
 async def test_kafka_and_the_store_away(stack: Stack) -> None:
     settings = deployment_on(stack.environment)(
-        topics__requests_partitions=2, worker__metrics_port=0, worker__backoff_ms_max=500, s3__connect_timeout_s=1
+        topics__requests_partitions=2, worker__metrics_port=0, worker__backoff_ms_max=500
     )
     await ensure_topics(settings)
     engine = LaneEngine(SimulatedDevice(0.0), rows_max=settings.batch.max_rows)

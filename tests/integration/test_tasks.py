@@ -27,6 +27,7 @@ from darkroom.consumer.kafka.broker import KafkaBroker
 from darkroom.consumer.worker.delivery import Delivery as RequestDelivery
 from darkroom.consumer.worker.health import Health, HealthServer
 from darkroom.consumer.worker.intake import Intake
+from darkroom.consumer.worker.payload import Payload
 from darkroom.consumer.worker.ports import Delivery, Opened, OutgoingRecord, Record
 from darkroom.consumer.worker.worker import Worker
 from darkroom.inference.engine import LaneEngine
@@ -424,7 +425,8 @@ async def test_the_verdict_of_a_crash_is_published_where_deciding_fails_unexpect
     partition = PartitionKey(settings.topics.requests, 0)
     key = JobKey(*partition, 7)
     intake = Intake(SimulatedDevice(0.0).info, settings.limits, request_bytes_max=len(value))
-    _, payload = intake.take(partition, Record(7, None, value, (), -1), now=0.0, wall=datetime.now(UTC))
+    _, received = intake.take(partition, Record(7, None, value, (), -1), now=0.0, wall=datetime.now(UTC))
+    payload = Payload(received)
     verdict = Verdict(VerdictKind.FAILED, "worker_crash" if is_crash else "render_failed", "2 workers died")
     if not is_crash:
         with pytest.raises(TypeError, match=BENT):
