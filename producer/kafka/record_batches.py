@@ -249,14 +249,22 @@ class Batch:
                 read, offset = read + 1, record.offset
                 yield record
             else:
-                return
+                if not is_dense or offset + 1 == self.next_offset:
+                    return
+        reason = "it holds fewer records than it says"
         try:
             for record in itertools.islice(_records(content), read, None):
+                if is_dense and record.offset != offset + 1:
+                    reason = "its records are out of order"
+                    break
                 offset = record.offset
                 yield record
+            if not is_dense:
+                return
         except ValueError as error:
-            if offset + 1 < self.next_offset:
-                yield self._rest(offset + 1, str(error))
+            reason = str(error)
+        if offset + 1 < self.next_offset:
+            yield self._rest(offset + 1, reason)
 
     def _rest(self, first_offset: int, reason: str) -> ReadRecord:
         last = max(first_offset, self.next_offset - 1)
