@@ -9,7 +9,7 @@ LIGHT := .venv-light
 LIGHT_STAMP := $(LIGHT)/.installed
 UV := uv==0.13.9
 PYTHONS := 3.11 3.12 3.13 3.14
-PROCESSES ?= 3
+PROCESSES ?= 2
 PEERS := $(VENV)/bench/.installed
 MINIO := v0.0.0-20260212201848-7aac2a2c5b7c
 VALE := v3.22.0
@@ -65,7 +65,7 @@ $(LIGHT_STAMP): requirements-light.lock pyproject.toml setup.py
 demo: setup ## Show the whole of it: a real Kafka, a real S3 server, a worker, pictures in demo-out/.
 	@$(BIN)/darkroom demo
 
-test: setup ## Run the whole suite in PROCESSES processes (default 3), on a real Kafka and a real S3 server.
+test: setup ## Run the whole suite in PROCESSES processes (default 2), on a real Kafka and a real S3 server.
 	@echo "== Running the tests; the embedded Kafka is fetched on the first run"
 	@$(BIN)/python -m pytest $(PARALLEL)
 
