@@ -1,1 +1,1 @@
-"""Whatever takes events off Kafka: the worker, and the commands that run, check and show one."""
+"""Takes requests off Kafka: the worker, and the commands that run, check, plan and show one."""

@@ -14,8 +14,6 @@ from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo, RenderRequ
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose
 from darkroom.schemas.events.request import GenerationRequest, adapters_of, effective_steps
-from darkroom.schemas.events.samplers import pair_fault
-from darkroom.schemas.prompts.weighted import PromptSyntaxError, parse_weighted
 from darkroom.schemas.wire.digests import derived_seed, picture_text
 
 _ADAPTERS_NAMED_MAX = 5
@@ -43,10 +41,6 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
         _reject(
             request, ErrorCode.INVALID_REQUEST, f"count is {request.count}: at most {limits.max_count} are allowed here"
         )
-    fault = pair_fault(request.sampler, request.schedule, steps)
-    if fault is not None:
-        _reject(request, ErrorCode.INVALID_REQUEST, fault)
-    _check_prompts(request)
     adapters = adapters_of(request)
     for adapter in adapters:
         if adapter.name not in info.adapters:
@@ -99,16 +93,6 @@ def unknown_adapter(name: str, info: ModelInfo) -> str:
 def batch_key(request: RenderRequest, info: ModelInfo) -> BatchKey:
     """Return the key of the request's rows: rows with equal keys may share a step."""
     return BatchKey(request.height // info.latent_factor, request.width // info.latent_factor, info.revision)
-
-
-def _check_prompts(request: GenerationRequest) -> None:
-    """Refuse weighted prompts that hold what is understood and not supported."""
-    if request.prompt_syntax == "weighted":
-        for field, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
-            try:
-                parse_weighted(text or "")
-            except PromptSyntaxError as error:
-                _reject(request, ErrorCode.INVALID_REQUEST, f"{field}: {error}")
 
 
 def _check_size(request: GenerationRequest, width: int, height: int, info: ModelInfo, limits: LimitSettings) -> None:

@@ -1,1 +1,1 @@
-"""Whatever puts something out: outcomes and pictures of a worker (`results`), requests of a client (`requests`)."""
+"""Reaches Kafka and the store for everybody: connections, outcomes, pictures, the client, the gateway."""

@@ -1,1 +1,1 @@
-"""What the words mean: events, fingerprints, error codes, names and settings. Bytes become types only here."""
+"""Defines events, digests, error codes, names and settings. The only package that turns bytes into types."""

@@ -26,8 +26,8 @@ from pydantic import ValidationError
 
 from darkroom.schemas.errors import ErrorCode, RequestRejected, bounded
 from darkroom.schemas.events.fields import facts_of
-from darkroom.schemas.events.request import GenerationRequest, effective_steps
-from darkroom.schemas.events.samplers import in_our_names, pair_fault
+from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.events.samplers import in_our_names
 from darkroom.schemas.faults import said
 from darkroom.schemas.names import RECIPE_NAME_PATTERN
 
@@ -125,9 +125,6 @@ def _recipe(name: str, table: Any) -> Recipe:
         request = GenerationRequest.model_validate({"request_id": "recipe", "prompt": "any", **fields})
     except ValidationError as error:
         raise RecipesUnreadable(f"recipe {name}: {_fault(error)}") from error
-    fault = pair_fault(request.sampler, request.schedule, effective_steps(request))
-    if fault is not None:
-        raise RecipesUnreadable(f"recipe {name}: {fault}")
     return Recipe(name, _description(name, table), request.model_dump(mode="json", include=set(fields)))
 
 

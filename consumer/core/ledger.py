@@ -53,11 +53,6 @@ class Ledger:
         return not self._unfinished and self.position > self.base
 
     @property
-    def finished_above_base(self) -> int:
-        """How many offsets at or above the base have a committed outcome."""
-        return len(self._finished)
-
-    @property
     def window(self) -> int:
         """How far receiving is ahead of committing, in offsets."""
         return max(0, self.position - self.base)

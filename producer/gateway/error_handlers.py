@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from darkroom.producer.gateway.metrics import Metrics
 from darkroom.producer.gateway.problems import Problem
-from darkroom.producer.gateway.routes.common import methods_at
+from darkroom.producer.gateway.routes.http_rules import methods_at
 from darkroom.producer.kafka.connection import KafkaUnavailable
 from darkroom.producer.outages import KAFKA, STORE
 from darkroom.producer.outcomes.outcomes import OutcomeUnreadable

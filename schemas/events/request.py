@@ -26,8 +26,9 @@ from darkroom.schemas.events.fields import (
     Timestamp,
 )
 from darkroom.schemas.events.pose import Pose
-from darkroom.schemas.events.samplers import Sampler, Schedule
+from darkroom.schemas.events.samplers import Sampler, Schedule, pair_fault
 from darkroom.schemas.names import DEFAULT_TENANT
+from darkroom.schemas.prompts.weighted import PromptSyntaxError, parse_weighted
 
 SEED_MAX: Final = 2**53 - 1
 """The largest whole number that every JSON reader holds exactly."""
@@ -272,6 +273,11 @@ class GenerationRequest(BaseModel):
             raise ValueError("control_start must be below control_end")
         if self.guidance_start >= self.guidance_end:
             raise ValueError("guidance_start must be below guidance_end")
+        if fault := pair_fault(self.sampler, self.schedule, effective_steps(self)):
+            raise ValueError(fault)
+        if self.prompt_syntax == "weighted":
+            for name, text in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt or "")):
+                _check_weighted(name, text)
         if self.adapter is not None and self.adapters:
             raise ValueError("give either adapter or adapters, which is for several")
         names = [adapter.name for adapter in self.adapters]
@@ -280,6 +286,13 @@ class GenerationRequest(BaseModel):
         if self.seed is not None and self.seed + self.count - 1 > SEED_MAX:
             raise ValueError(f"seed + count - 1 must be at most {SEED_MAX}, the last image's seed")
         return self
+
+
+def _check_weighted(name: str, text: str) -> None:
+    try:
+        parse_weighted(text)
+    except PromptSyntaxError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 _MAY_BE_LEFT_OUT: Final = frozenset(

@@ -17,11 +17,11 @@ from statistics import mean
 from typing import Any, Final
 
 from darkroom.consumer.core.limits import Limits
-from darkroom.consumer.planner.simulate import Run, poisson, simulate
 from darkroom.inference.planning.calibration import measure_shape
 from darkroom.inference.planning.profile import DeviceProfile, ProfileKey
 from darkroom.inference.types import BatchKey, RenderJob, RenderRequest
 from darkroom.schemas.events.pose import PeoplePose
+from tests.bench.one_worker import Run, poisson, simulate
 from tests.bench.queues import first_come_first_served, request_batches
 from tests.bench.real_time import ROWS_MAX, WholeRequests, darkroom
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from darkroom.consumer.planner.simulate import Run
 from darkroom.consumer.planner.topic import Arrival
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
+from tests.bench.one_worker import Run
 
 
 def first_come_first_served(profile: DeviceProfile, arrivals: Sequence[Arrival]) -> Run:

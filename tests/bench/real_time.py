@@ -18,7 +18,6 @@ from typing import Any, Final
 from darkroom.consumer.core.journal import UNNAMED_BOOT
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.planner.member import Member
-from darkroom.consumer.planner.simulate import Run
 from darkroom.consumer.planner.topic import Arrival, Delays, Topic
 from darkroom.consumer.planner.virtual import DeviceListener
 from darkroom.inference.engine import LaneEngine
@@ -33,6 +32,7 @@ from darkroom.inference.types import (
     RowId,
     StepDone,
 )
+from tests.bench.one_worker import Run
 from tests.bench.queues import take_together
 
 ROWS_MAX: Final = 8

@@ -13,10 +13,10 @@ from statistics import mean
 import pytest
 
 from darkroom.consumer.core.limits import Limits
-from darkroom.consumer.planner.simulate import Run, poisson, simulate
 from darkroom.consumer.planner.topic import Arrival, Delays
 from darkroom.inference.planning.profile import DeviceProfile
 from darkroom.inference.types import BatchKey
+from tests.bench.one_worker import Run, poisson, simulate
 from tests.bench.queues import first_come_first_served, request_batches
 from tests.inference.profiles import flat, gaining, profile, shape
 from tests.inference.scripted import job

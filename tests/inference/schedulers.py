@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def scheduler_of(sampler: str, schedule: str | None, config: Mapping[str, Any]) 
     return scheduler_class.from_config(config, **fixed, **options)
 
 
-class _Sigmas:
+class _Sigmas(ABC):
     """What a pipeline asks of a scheduler, on the sigmas and timesteps of diffusers' Euler."""
 
     order = 1
@@ -84,8 +85,9 @@ class _Sigmas:
         self._call += 1
         return (after,)
 
+    @abstractmethod
     def after(self, denoised: torch.Tensor, x: torch.Tensor, generator: Any) -> torch.Tensor:
-        raise NotImplementedError
+        """Return the latents after the call."""
 
 
 def ancestral(sigma_from: float, sigma_to: float) -> tuple[float, float]:

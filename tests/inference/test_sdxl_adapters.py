@@ -307,3 +307,14 @@ def test_half_precision_takes_adapters(tiny: TinyModel, folder: Path, dtype: Any
     mean = abs(painted - its_oracle.paint(request)).mean()
     assert float(mean) <= {"float16": 0.6, "bfloat16": 2.5}[dtype]
     device.close()
+
+
+def test_every_chunk_of_a_long_prompt_is_encoded_with_the_adapter(device: SdxlDevice) -> None:
+    weighted = replace(PLAIN, prompt_syntax="weighted", adapters=(AdapterUse("only-words", 1.0, 1.0),))
+    first, second, both = (
+        prepare(device, replace(weighted, prompt=prompt))[0].text
+        for prompt in ("a red fox", "deep snow", "a red fox BREAK deep snow")
+    )
+    without = prepare(device, replace(weighted, prompt="deep snow", adapters=()))[0].text
+    torch.testing.assert_close(both.tokens, torch.cat([first.tokens, second.tokens], dim=1))
+    assert not torch.allclose(second.tokens, without.tokens)

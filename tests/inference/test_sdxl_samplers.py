@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from darkroom.inference.sdxl import SdxlDevice
-from darkroom.inference.sdxl.denoise.schedule import OF_X0_2, SAMPLERS, Schedules
+from darkroom.inference.sdxl.denoise.schedule import MADE_MAX, OF_X0_2, SAMPLERS, Schedules
 from darkroom.inference.tiny import TinyModel
 from darkroom.inference.types import RenderFault, RenderRequest
 from darkroom.schemas.events.samplers import SCHEDULES
@@ -180,6 +180,14 @@ def test_every_usual_number_of_steps_has_a_table(tiny: TinyModel) -> None:
             assert bool(torch.isfinite(made.table).all()), (sampler, schedule, steps)
             assert made.steps_after(made.calls) == made.steps
     assert bool(schedules.get("unipc", 22).table[:, OF_X0_2].any())
+
+
+def test_tables_are_kept_within_a_bound(tiny: TinyModel) -> None:
+    schedules = Schedules(json.loads((tiny.path / "scheduler" / "scheduler_config.json").read_text()))
+    for steps in range(1, MADE_MAX + 50):
+        schedules.get("euler", steps)
+    assert len(schedules._made) == MADE_MAX
+    assert schedules.get("euler", 1).calls == 1
 
 
 @pytest.mark.parametrize(

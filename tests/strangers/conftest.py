@@ -1,4 +1,4 @@
-"""The S3 servers that tests of this folder run on."""
+"""The S3 servers and the model that tests of this folder run on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from tests.strangers.second_store import minio_server, moto_server
 
 if TYPE_CHECKING:
     from darkroom.consumer.stack import Stack
+    from darkroom.inference.sdxl import SdxlDevice
+    from darkroom.inference.tiny import TinyModel
+    from tests.strangers.lora_files import Networks
 
 
 class Place(NamedTuple):
@@ -30,3 +33,26 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     start = moto_server if request.param == "moto" else minio_server
     with start(tmp_path_factory.mktemp(request.param)) as environment:
         yield Place(request.param, environment)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    from darkroom.inference.tiny import ensure_tiny_model
+
+    return ensure_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def device(tiny: TinyModel) -> Iterator[SdxlDevice]:
+    from tests.inference.painting import load
+
+    device = load(tiny)
+    yield device
+    device.close()
+
+
+@pytest.fixture(scope="module")
+def networks(device: SdxlDevice) -> Networks:
+    components = device._loaded().components
+    first, second = components.text_encoders
+    return {"unet": components.unet, "text_encoder": first, "text_encoder_2": second}

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from darkroom.inference.sdxl import ModelFiles, SdxlDevice
-from darkroom.inference.tiny import TinyModel, ensure_tiny_model
+from darkroom.inference.tiny import TinyModel
 from darkroom.inference.types import ModelError
 from tests.inference.checkpoints import Tensors, vae_tensors, write_checkpoint
 from tests.inference.painting import PLAIN, TOLERANCE, Oracle, distance, paint, variant
@@ -27,11 +27,6 @@ EMPTY = torch.tensor([])
 VISIBLE = 8
 """Of 255: more than any rounding."""
 ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    return ensure_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -93,8 +93,12 @@ class Schedule:
         return self.steps if calls >= self.calls else calls * self.steps // self.calls
 
 
+MADE_MAX: Final = 256
+"""Tables that are kept: each has up to 15 KB, and making one anew takes a call of a scheduler for each step."""
+
+
 class Schedules:
-    """Schedules by (sampler, schedule, steps), each computed once."""
+    """Schedules by (sampler, schedule, steps), the last `MADE_MAX` of them kept."""
 
     def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
         self._config = scheduler_config
@@ -118,6 +122,8 @@ class Schedules:
             if not 1 <= steps <= trained:
                 _refuse(f"{steps} steps are asked for: 1 to {trained} are possible.")
             self._made[key] = SAMPLERS[sampler](self._config, schedule, steps)
+            if len(self._made) > MADE_MAX:
+                del self._made[next(iter(self._made))]
         return self._made[key]
 
 

@@ -30,6 +30,7 @@ from darkroom.inference.sdxl.loading.lora_layers import (
     LohaLayer,
     LokrLayer,
     LoraLayer,
+    WeightChange,
     dora,
 )
 from darkroom.inference.sdxl.loading.lora_names import PEFT_PREFIX, UNET, LayerNames, Networks
@@ -177,7 +178,7 @@ def _fit(about: _File, module: Any, layer: str, written: _Written, settings: Map
     one = _Layer(about, module, layer, {role: part for role, part in written.parts.items() if role != "alpha"})
     alpha = written.parts.get("alpha")
     roles = set(one.parts) - {"magnitude"}
-    change: LayerChange
+    change: FullLayer | WeightChange
     if isinstance(module, NORMS) or roles <= {"diff", "diff_b"}:
         change = _full(one, roles)
     elif roles <= _HADAMARD:
@@ -309,7 +310,7 @@ def _full(one: _Layer, roles: set[str]) -> FullLayer:
     return FullLayer(weight=weight, bias=bias)
 
 
-def _dora(one: _Layer, change: LayerChange) -> DoraLayer:
+def _dora(one: _Layer, change: WeightChange) -> DoraLayer:
     key, magnitude = one.parts["magnitude"]
     has = one.module.weight.shape
     # PEFT's are of outputs, whatever they look like: (1, out, 1, 1) of a convolution.

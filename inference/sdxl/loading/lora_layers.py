@@ -11,6 +11,7 @@ norms), Liu et al. 2024 (DoRA).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Self
 
@@ -27,19 +28,15 @@ Factors = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class LayerChange:
+class LayerChange(ABC):
     """The change that an adapter of weight 1 makes to one layer."""
 
     scale: float = 1.0
     """What `change` is multiplied by, besides the weight: alpha / rank."""
 
+    @abstractmethod
     def change(self, module: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return the change to the output `y` that `module` has for `x`, not yet scaled."""
-        raise NotImplementedError
-
-    def delta(self) -> torch.Tensor:
-        """Return the change to the layer's weight, in its shape, fp32, not yet scaled."""
-        raise NotImplementedError
 
     def tensors(self) -> list[torch.Tensor]:
         """Return all tensors."""
@@ -51,7 +48,16 @@ class LayerChange:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class LoraLayer(LayerChange):
+class WeightChange(LayerChange):
+    """A change that is one of the layer's weight alone."""
+
+    @abstractmethod
+    def delta(self) -> torch.Tensor:
+        """Return the change to the layer's weight, in its shape, fp32, not yet scaled."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LoraLayer(WeightChange):
     """A LoRA: up(down(x))."""
 
     down: torch.Tensor
@@ -73,7 +79,7 @@ class LoraLayer(LayerChange):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class LohaLayer(LayerChange):
+class LohaLayer(WeightChange):
     """A LoHa: the Hadamard product of two matrices of low rank."""
 
     first: Factors
@@ -91,7 +97,7 @@ class LohaLayer(LayerChange):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class LokrLayer(LayerChange):
+class LokrLayer(WeightChange):
     """A LoKr: the Kronecker product of two matrices, or of a matrix and a kernel."""
 
     first: Factors
@@ -146,7 +152,7 @@ class DoraLayer(LayerChange):
     so it is computed once.
     """
 
-    inner: LayerChange
+    inner: WeightChange
     ratio: torch.Tensor
     """(out,) fp32: r."""
 
@@ -177,7 +183,7 @@ def multiplied(factors: Factors) -> torch.Tensor:
     return torch.einsum("ijkl,ip,jr->prkl", whole, first, second)
 
 
-def dora(inner: LayerChange, magnitude: torch.Tensor, weight: torch.Tensor) -> DoraLayer:
+def dora(inner: WeightChange, magnitude: torch.Tensor, weight: torch.Tensor) -> DoraLayer:
     """Return the DoRA of an `inner` change, for the layer's `weight`. `magnitude` has a number for each output."""
     changed = weight.float().cpu() + inner.scale * inner.delta()
     # As LyCORIS does; PEFT divides an output of zeros by zero.

@@ -35,7 +35,7 @@ from darkroom.producer.gateway.jobs.jobs import Job
 from darkroom.producer.gateway.openapi import PROBLEMS
 from darkroom.producer.gateway.principal import Scope as May
 from darkroom.producer.gateway.problems import Problem
-from darkroom.producer.gateway.routes.common import RequestId, reads
+from darkroom.producer.gateway.routes.http_rules import RequestId, reads
 
 router = APIRouter(tags=["jobs"])
 

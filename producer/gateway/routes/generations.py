@@ -15,7 +15,7 @@ from darkroom.producer.gateway.jobs.answers import Accepted, Cancelled, Fleet, J
 from darkroom.producer.gateway.openapi import ORDER_BODY, PROBLEMS
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem, invalid
-from darkroom.producer.gateway.routes.common import RequestId, answer, reads
+from darkroom.producer.gateway.routes.http_rules import RequestId, answer, reads
 from darkroom.producer.poses.documents import PoseJsonRefused
 from darkroom.producer.poses.files import read_pose_json, size_of
 from darkroom.producer.poses.keypoints import POSE_JSON_BYTES_MAX

@@ -19,7 +19,7 @@ from darkroom.producer.gateway.jobs.jobs import Job
 from darkroom.producer.gateway.openapi import PROBLEMS
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem
-from darkroom.producer.gateway.routes.common import RequestId, reads
+from darkroom.producer.gateway.routes.http_rules import RequestId, reads
 from darkroom.schemas.events.completion import ImageRef
 from darkroom.schemas.events.request import COUNT_MAX
 from darkroom.schemas.names import CONTENT_TYPES

@@ -17,7 +17,7 @@ from darkroom.producer.gateway.access.quotas import CallLimit
 from darkroom.producer.gateway.access.refusals import cross_site, too_many, unknown_credential
 from darkroom.producer.gateway.principal import Principal
 from darkroom.producer.gateway.problems import Problem
-from darkroom.producer.gateway.routes.common import reads
+from darkroom.producer.gateway.routes.http_rules import reads
 from darkroom.schemas.settings.access import AccessSettings
 
 SIGN_IN_BYTES_MAX: Final = 4096

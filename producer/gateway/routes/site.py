@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from darkroom.producer.gateway.gateway import gateway_of
 from darkroom.producer.gateway.jobs.answers import Probe
-from darkroom.producer.gateway.routes.common import answer, reads
+from darkroom.producer.gateway.routes.http_rules import answer, reads
 
 FOLDER: Final = Path(__file__).parents[1] / "page"
 

@@ -150,6 +150,8 @@ async def test_without_id_or_key_every_request_is_a_new_job(house: House, replic
         ({**HELLO, "request_id": "../up"}, 422, "invalid_request", "request_id"),
         ({**HELLO, "request_id": "a\r\nX-Evil: 1"}, 422, "invalid_request", "request_id"),
         ({**HELLO, "prompt": ""}, 422, "invalid_request", "prompt"),
+        ({**HELLO, "prompt": "[cat|dog]", "prompt_syntax": "weighted"}, 422, "invalid_request", "alternates"),
+        ({**HELLO, "sampler": "lcm", "schedule": "karras"}, 422, "invalid_request", "schedule"),
         ({**HELLO, "prompt": "\ud800"}, 422, "invalid_request", ""),
         ({**HELLO, "width": 4096, "height": 4096}, 422, "invalid_request", "width"),
         ({**HELLO, "tenant": "rival"}, 403, "tenant_forbidden", "tenant"),

@@ -56,7 +56,7 @@ def poisson(
     template: RenderRequest, key: BatchKey, *, per_second: float, count: int, seed: int, steps: Sequence[int] = ()
 ) -> Iterator[Arrival]:
     """Yield `count` arrivals of a Poisson process, like the template; `steps`, where given, are drawn from evenly."""
-    rng = random.Random(seed)  # noqa: S311 - a load, not a secret
+    rng = random.Random(seed)
     at_s = 0.0
     for number in range(count):
         at_s += rng.expovariate(per_second)

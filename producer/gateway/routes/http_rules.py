@@ -1,4 +1,4 @@
-"""Parts that all routes share: how they are registered, what they take, and how they answer."""
+"""Rules of HTTP that all routes keep: HEAD beside GET, Allow for a whole path, JSON that no cache stores."""
 
 from __future__ import annotations
 
