@@ -108,7 +108,7 @@ class LibraryLines(logging.Filter):
         """Return whether the record is shown. The number of those that were left out is added to its message."""
         if record.name.partition(".")[0] == OURS:
             return True
-        return not _tell_of(record) and self._is_due(record)
+        return not (_is_an_echo(record) or _tell_of(record)) and self._is_due(record)
 
     def _is_due(self, record: logging.LogRecord) -> bool:
         key = _key_of(record)
@@ -162,6 +162,17 @@ def _tell_of(record: logging.LogRecord) -> bool:
         return False
     server.failed(record.name, _said(record), answers=False)
     return True
+
+
+def _is_an_echo(record: logging.LogRecord) -> bool:
+    """Return whether asyncio tells of a server's error in a future that a library made and nobody waited for.
+
+    aiokafka keeps one for each batch, offset and transaction. Whoever published has had the error from another, and
+    asyncio tells of it when the future is collected: often after the server's return.
+    """
+    return (
+        record.name == "asyncio" and _server_of(record) is not None and "Future exception was never" in str(record.msg)
+    )
 
 
 def _said(record: logging.LogRecord) -> str:

@@ -20,9 +20,11 @@ import traceback
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar, cast
 
 log = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
 
 EXCEPTION_CHARACTERS_MAX: Final = 300
 """The length to which an exception is cut in a sentence: a library's can quote a whole response."""
@@ -153,10 +155,7 @@ class TaskSupervisor:
         """
         self._closed = True
         owned = list(self._tasks)
-        while running := {task for task in owned if not task.done()}:
-            for task in running.difference(sparing):
-                task.cancel()
-            await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
+        await cancel_until_done(owned, sparing)
         await asyncio.gather(*owned, return_exceptions=True)
 
     def _own(self, task: asyncio.Task[Any]) -> None:
@@ -175,7 +174,7 @@ class TaskSupervisor:
                 raise
             except BaseException as unexpected:
                 # A cancellation that nobody here asked for leaked out of a library: the task is not to end of it.
-                if _is_being_cancelled():
+                if _is_beingcancel_until_done():
                     raise
                 error = unexpected
             finally:
@@ -220,6 +219,45 @@ class TaskSupervisor:
             self._on_failed(failed)
 
 
+def run(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """As `asyncio.run`, except that a task that loses its cancellation keeps neither Ctrl-C nor the end waiting.
+
+    `asyncio.run` cancels the work once when Ctrl-C is pressed, and in the end every task that is left, and then waits
+    without a limit. A task whose library loses a cancellation (see `TaskSupervisor.close`) would hold the process for
+    ever; here it is cancelled again every `CANCEL_AGAIN_S`.
+    """
+    with asyncio.Runner() as runner:
+        try:
+            return runner.run(_led(work))
+        finally:
+            runner.run(_cancel_the_others())
+
+
+async def _led(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        await cancel_until_done({task})
+        if task.cancelled():
+            raise
+    return task.result()
+
+
+async def _cancel_the_others() -> None:
+    others = asyncio.all_tasks() - {cast("asyncio.Task[Any]", asyncio.current_task())}
+    await cancel_until_done(others)
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+async def cancel_until_done(tasks: Collection[asyncio.Task[Any]], sparing: Collection[asyncio.Task[Any]] = ()) -> None:
+    """Cancel these tasks except for those to be spared, again and again, until all of them have ended."""
+    while running := {task for task in tasks if not task.done()}:
+        for task in running.difference(sparing):
+            task.cancel()
+        await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
+
+
 def described(error: BaseException) -> str:
     """Return an exception's type and message in one line, cut to a length that fits a sentence."""
     said = " ".join(str(error).split())
@@ -227,7 +265,7 @@ def described(error: BaseException) -> str:
     return text if len(text) <= EXCEPTION_CHARACTERS_MAX else text[: EXCEPTION_CHARACTERS_MAX - 3] + "..."
 
 
-def _is_being_cancelled() -> bool:
+def _is_beingcancel_until_done() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

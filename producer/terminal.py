@@ -59,17 +59,15 @@ def run(work: Coroutine[Any, Any, ResultT], *, settings: Settings | None = None,
     If Kafka failed and the `role` lacks rights there, the sentence names all of them. An unforeseen failure is one
     sentence, too; its traceback is kept in a file for the report.
     """
-    import asyncio
-
+    from darkroom.producer import tasks
     from darkroom.producer.kafka.connection import KafkaUnavailable
     from darkroom.producer.kafka.topics import TopicRefused
     from darkroom.producer.store.objects import ObjectsError
-    from darkroom.producer.tasks import described
     from darkroom.schemas.errors import RequestRejected, SettingsError
 
     _speak_in_sentences()
     try:
-        return asyncio.run(work)
+        return tasks.run(work)
     except (KafkaUnavailable, TopicRefused) as error:
         raise click.ClickException(_lacking(error, settings, role) or str(error)) from error
     except (ObjectsError, SettingsError) as error:
@@ -80,8 +78,8 @@ def run(work: Coroutine[Any, Any, ResultT], *, settings: Settings | None = None,
         raise  # click's own ways to end, and a closed pipe behind the output
     except Exception as error:
         raise click.ClickException(
-            f"The command ended unexpectedly with {described(error)}. The traceback is in {_kept_traceback(error)}: "
-            "please report it."
+            f"The command ended unexpectedly with {tasks.described(error)}. The traceback is in "
+            f"{_kept_traceback(error)}: please report it."
         ) from error
 
 
@@ -91,6 +89,7 @@ def _lacking(error: Exception, settings: Settings | None, role: Role | None) -> 
 
     from aiokafka.errors import KafkaConnectionError
 
+    from darkroom.producer import tasks
     from darkroom.producer.kafka.connection import KafkaUnavailable
     from darkroom.producer.kafka.rights_check import missing_rights, said
 
@@ -103,7 +102,7 @@ def _lacking(error: Exception, settings: Settings | None, role: Role | None) -> 
         return said(settings, role, missing) if missing else None
 
     try:
-        return asyncio.run(ask())
+        return tasks.run(ask())
     except (KafkaUnavailable, TimeoutError):
         return None
 

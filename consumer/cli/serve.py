@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from darkroom.producer.tasks import run
 from darkroom.producer.terminal import config_option, settings_of
 from darkroom.schemas.settings import Settings, shown
 
@@ -58,11 +59,11 @@ def serve(config: Path | None, show_settings: bool, as_json: bool, devices: str 
         _show(settings, as_json=as_json)
         return
     if devices is not None:
-        sys.exit(asyncio.run(_supervise(_children(devices, config, flags, settings), settings)))
+        sys.exit(run(_supervise(_children(devices, config, flags, settings), settings)))
     if settings.model.path is None and not settings.simulated.is_asked_for:
         click.echo("No model is set (DARKROOM_MODEL__PATH): using the built-in tiny model.", err=True)
     signal.signal(signal.SIGTERM, _end_before_work)
-    sys.exit(asyncio.run(run_worker(settings)))
+    sys.exit(run(run_worker(settings)))
 
 
 def _end_before_work(*_: object) -> None:

@@ -6,7 +6,6 @@ audit. It ends well only when every request succeeded exactly once.
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -28,7 +27,7 @@ from darkroom.consumer.stack.stack import Stack
 from darkroom.inference.pose.blazepose.detector import is_installed
 from darkroom.producer.client.client import Client
 from darkroom.producer.store.s3_objects import MinioObjects
-from darkroom.producer.tasks import TaskSupervisor
+from darkroom.producer.tasks import TaskSupervisor, run
 from darkroom.schemas.events.completion import Completion
 from darkroom.schemas.settings import Settings, load_settings
 
@@ -67,12 +66,12 @@ def run_demo(directory: Path, out: Path, say: Callable[[str], None]) -> DemoResu
         settings = load_settings(environ={**os.environ, **environment})
         worker = _start_worker(environment, directory / "logs" / "demo-worker.log", say)
         try:
-            completions = asyncio.run(_send_and_wait(settings, say))
+            completions = run(_send_and_wait(settings, say))
             out.mkdir(parents=True, exist_ok=True)
-            asyncio.run(_save(settings, completions, out))
+            run(_save(settings, completions, out))
         finally:
             _stop_worker(worker, say)
-        report = asyncio.run(_audit(settings))
+        report = run(_audit(settings))
     finally:
         if not was_running:
             say("Stopping Kafka and the S3 server")

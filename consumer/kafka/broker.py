@@ -14,7 +14,6 @@ What aiokafka makes necessary, each seen to go wrong otherwise:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -37,6 +36,7 @@ from darkroom.consumer.worker.ports import (
 )
 from darkroom.producer.kafka.administrator import Administrator
 from darkroom.producer.kafka.client_tasks import ended_task
+from darkroom.producer.kafka.closing import close
 from darkroom.producer.kafka.connection import kafka_arguments
 from darkroom.producer.kafka.consuming import FETCH_BYTES_MAX, RecordConsumer
 from darkroom.producer.kafka.denials import denial
@@ -180,7 +180,7 @@ class KafkaBroker:
         log.warning("the consumer is dead and is replaced", why=why, replaced=self._replaced)
         self._polls_failed, self._repeating = 0, None
         dead, self._consumer = self._consumer, self._new_consumer()
-        await _stopped(dead)
+        await close(dead)
         try:
             async with asyncio.timeout(self._answer_s):
                 await self._start_consumer()
@@ -319,15 +319,8 @@ class KafkaBroker:
     async def leave(self) -> None:
         """As the protocol says."""
         await asyncio.gather(*(self.close(partition) for partition in list(self._writers)))
-        await _stopped(self._consumer)
-        with contextlib.suppress(KafkaError, OSError, TimeoutError):
-            await asyncio.wait_for(self._admin.close(), LEAVE_S_MAX)
-
-
-async def _stopped(consumer: RecordConsumer) -> None:
-    """Stop a consumer within a limit, whatever its own tasks ended with."""
-    with contextlib.suppress(KafkaError, OSError, TimeoutError):
-        await asyncio.wait_for(consumer.stop(), LEAVE_S_MAX)
+        await close(self._consumer, LEAVE_S_MAX)
+        await close(self._admin)
 
 
 def _flaw(partition: TopicPartition, value: bytes | None) -> str | None:

@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 
 from darkroom.consumer.worker.intake import EARLIEST_MS
 from darkroom.producer.kafka.client_tasks import ended_task
+from darkroom.producer.kafka.closing import close
 from darkroom.producer.kafka.consuming import RecordConsumer
 from darkroom.producer.kafka.passed_over import PassedOver
 from darkroom.producer.outages import KAFKA
@@ -64,7 +65,7 @@ class CancellationFollower:
                 KAFKA.failed("cancellations", repr(error))
                 await asyncio.sleep(RETRY_S)
             finally:
-                await consumer.stop()
+                await close(consumer)
 
     async def _follow(self, consumer: RecordConsumer) -> None:
         await self._start(consumer)

@@ -8,7 +8,6 @@ generation (KIP-447 is missing), so this fence is what keeps a zombie from commi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.consumer.kafka.verdicts import refused
 from darkroom.consumer.worker.ports import BrokerUnavailable, OutgoingRecord, PublicationUnknown, WriterFenced
 from darkroom.producer.kafka.broker_client import harden
+from darkroom.producer.kafka.closing import CLOSE_S_MAX, close
 from darkroom.producer.kafka.denials import denial, lacks
 from darkroom.schemas.settings import KafkaSettings
 
@@ -111,13 +111,8 @@ class PartitionWriter:
         return next((record.topic for record in records if record.topic not in known), None)
 
     async def stop(self) -> None:
-        """Close the producer within a limit: with the broker frozen its own `stop` hangs. Never raises."""
-        stopping = asyncio.ensure_future(self._producer.stop())
-        done, _ = await asyncio.wait({stopping}, timeout=min(5.0, self._timeout_s))
-        if not done:
-            stopping.cancel()
-        with contextlib.suppress(KafkaError, OSError, asyncio.CancelledError, RuntimeError):
-            await stopping
+        """Close the producer within a limit. Never raises."""
+        await close(self._producer, min(CLOSE_S_MAX, self._timeout_s))
         self._retrieve_transaction()
 
     def _retrieve_transaction(self) -> None:

@@ -125,7 +125,8 @@ class Supervisor:
                 return False
             log.warning("a worker ended and is started again", place=place, status=status, in_s=backoff_s)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), backoff_s)
+                async with asyncio.timeout(backoff_s):
+                    await self._ending.wait()
                 return True
             backoff_s = min(2 * backoff_s, patience.backoff_s_max)
 

@@ -22,6 +22,7 @@ from darkroom.consumer.worker.payload import Payload, Received
 from darkroom.inference import types as engine_says
 from darkroom.inference.types import EngineEvent, JobId, Preview
 from darkroom.producer.kafka.broker_client import harden
+from darkroom.producer.kafka.closing import close
 from darkroom.producer.outages import KAFKA
 from darkroom.schemas.events.pose import InlinePicture
 from darkroom.schemas.events.progress import Progress, Stage
@@ -132,7 +133,7 @@ class ProgressFeed:
                 KAFKA.failed("progress", repr(error))
                 await asyncio.sleep(RETRY_S)
             finally:
-                await producer.stop()
+                await close(producer)
 
     async def _send(self, producer: AIOKafkaProducer) -> None:
         KAFKA.answered("progress")

@@ -70,7 +70,8 @@ class Arrivals:
         """Read for a while, or let another task read for as long, or until it has found what is missing."""
         if self._turn.locked():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(waiter.complete.wait(), turn_s)
+                async with asyncio.timeout(turn_s):
+                    await waiter.complete.wait()
             return
         async with self._turn:
             for completion in await self._read(turn_s):

@@ -25,13 +25,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from darkroom.producer.client.arrivals import Arrivals, Identity
 from darkroom.producer.kafka.broker_client import harden
+from darkroom.producer.kafka.closing import close
 from darkroom.producer.kafka.connection import KafkaUnavailable, connecting_to_kafka, kafka_arguments, reaching_kafka
 from darkroom.producer.kafka.passed_over import PassedOver
-from darkroom.producer.kafka.reader import GROWTH_CHECK_S, STOP_S_MAX, TopicPartition, TopicReader
+from darkroom.producer.kafka.reader import GROWTH_CHECK_S, TopicPartition, TopicReader
 from darkroom.schemas.errors import ErrorCode, EventUnreadable, RequestRejected
 from darkroom.schemas.events.completion import Completion, Source
 from darkroom.schemas.events.progress import Cancellation, Progress
@@ -141,7 +141,7 @@ class Client:
                 async with asyncio.timeout(kafka.request_timeout_ms / 1000):  # it asks for a producer id without limit
                     await producer.start()
         except BaseException:
-            await _stop(producer)
+            await close(producer)
             raise
         return producer
 
@@ -155,7 +155,7 @@ class Client:
         for reader in tuple(self._readers):
             await self._close_reader(reader)
         if self._producer is not None:
-            await _stop(self._producer)
+            await close(self._producer)
 
     # --- Publishing --------------------------------------------------------------------------------------
 
@@ -352,9 +352,3 @@ class Client:
                 if told := self._passed_over.add(record, error.message):
                     log.warning("%s", told)
         return events
-
-
-async def _stop(producer: AIOKafkaProducer) -> None:
-    """Stop a producer within a limit: nothing that was accepted waits in it."""
-    with contextlib.suppress(TimeoutError, KafkaError):
-        await asyncio.wait_for(producer.stop(), STOP_S_MAX)

@@ -12,6 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 from typing_extensions import override
 
+from darkroom.producer.tasks import run
+
 
 class Server(uvicorn.Server):
     """The server of one gateway."""
@@ -32,6 +34,10 @@ class Server(uvicorn.Server):
     def end(self) -> None:
         """Accept no more connections, and exit when the calls in progress have finished."""
         self.should_exit = True
+
+    @override
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        run(self.serve(sockets=sockets))
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

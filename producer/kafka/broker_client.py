@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
@@ -114,4 +115,9 @@ class _Connection(AIOKafkaConnection):  # type: ignore[misc]
     def send(self, request: Any, expect_response: bool = True) -> Any:
         """As the base class: an awaitable of the answer, which is waited for a shorter time where any broker has it."""
         answer = super().send(request, expect_response)
-        return asyncio.wait_for(answer, BROKER_S_MAX) if request.API_KEY in _QUICK else answer
+        return _within(answer, BROKER_S_MAX) if request.API_KEY in _QUICK else answer
+
+
+async def _within(answer: Awaitable[Any], limit_s: float) -> Any:
+    async with asyncio.timeout(limit_s):
+        return await answer

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.errors import KafkaError
 
 from darkroom.producer.kafka.administrator import Administrator
+from darkroom.producer.kafka.closing import close
 from darkroom.producer.kafka.denials import denial
 from darkroom.producer.kafka.passwords import Password
 from darkroom.producer.kafka.refusals import refusal
@@ -104,7 +105,7 @@ async def administering(kafka: KafkaSettings, doing: str) -> AsyncIterator[Admin
         with reaching_kafka(kafka, doing):
             yield admin
     finally:
-        await admin.close()
+        await close(admin)
 
 
 def _logs_nobody_in(record: logging.LogRecord) -> bool:

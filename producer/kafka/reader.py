@@ -21,6 +21,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from darkroom.producer.kafka.administrator import Administrator
 from darkroom.producer.kafka.broker_client import CLUSTER_S_MAX
 from darkroom.producer.kafka.client_tasks import ended_task
+from darkroom.producer.kafka.closing import close
 from darkroom.producer.kafka.connection import (
     KafkaDenied,
     KafkaUnavailable,
@@ -39,8 +40,6 @@ __all__ = ["TopicPartition", "TopicReader", "partitions_of"]
 
 GROWTH_CHECK_S: Final = 30.0
 """How often partitions that were added are looked for."""
-STOP_S_MAX: Final = 5.0
-"""How long closing may take before the connections are left to themselves."""
 
 
 async def partitions_of(kafka: KafkaSettings, topics: Collection[str]) -> frozenset[TopicPartition]:
@@ -122,7 +121,7 @@ class TopicReader:
             try:
                 return await _until_told(lambda: everything.end_offsets(sorted(self._partitions)))
             finally:
-                await everything.stop()
+                await close(everything)
 
     def start_at(self, positions: Mapping[TopicPartition, int]) -> None:
         """Read from these positions, and no partition that is not among them."""
@@ -180,18 +179,15 @@ class TopicReader:
 
     async def close(self) -> None:
         """Stop reading. Idempotent, and bounded in time."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._consumer.stop(), STOP_S_MAX)
+        await close(self._consumer)
 
 
 async def _start(consumer: RecordConsumer) -> None:
-    """Start, and let the client's own tasks begin: stopping it before that raises CancelledError out of `stop`."""
     try:
         await consumer.start()
     except BaseException:
-        await consumer.stop()
+        await close(consumer)
         raise
-    await asyncio.sleep(0)
 
 
 async def _until_told(ask: Callable[[], Awaitable[dict[TopicPartition, int]]]) -> dict[TopicPartition, int]:

@@ -17,13 +17,14 @@ import contextlib
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, MessageSizeTooLargeError, ProducerFenced
 from aiokafka.partitioner import DefaultPartitioner
 
 from darkroom.producer.kafka.broker_client import harden
+from darkroom.producer.kafka.closing import CLOSE_S_MAX, close
 from darkroom.producer.kafka.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
 from darkroom.producer.kafka.record_batches import Headers, SingleRecordBatch
 from darkroom.producer.outcomes.dead_letter_log import DeadLetterLog, Filter, Letter
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from aiokafka.structs import RecordMetadata
 
     from darkroom.schemas.settings import Settings
-
-STOP_S_MAX: Final = 5.0
-"""How long closing may take before the connection is left to itself."""
 
 
 class ReplayFenced(Exception):  # noqa: N818 - Kafka's word
@@ -213,12 +211,12 @@ class Replayer:
         assert self._producer is not None
         # aiokafka asserts that the transaction can still be aborted.
         with contextlib.suppress(KafkaError, OSError, TimeoutError, AssertionError):
-            await asyncio.wait_for(self._producer.abort_transaction(), STOP_S_MAX)
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await self._producer.abort_transaction()
 
     async def _stop(self) -> None:
         if self._producer is not None:
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                await asyncio.wait_for(self._producer.stop(), STOP_S_MAX)
+            await close(self._producer)
 
 
 def _meant(error: KafkaUnavailable) -> Exception:

@@ -9,7 +9,6 @@ record had its one right outcome.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import shutil
@@ -19,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from darkroom.consumer.stack import Stack
+from darkroom.producer import tasks
 from darkroom.producer.logs import configure
 from darkroom.schemas.settings import LogSettings
 from tests.chaos.run import Plan, run
@@ -84,7 +84,7 @@ def _main(plans: Sequence[Plan], keep: Path | None, *, as_json: bool) -> int:
         for plan in plans:
             logs = folder / plan.name
             logs.mkdir(parents=True, exist_ok=True)
-            verdict = asyncio.run(run(plan, stack, logs))
+            verdict = tasks.run(run(plan, stack, logs))
             verdicts.append(verdict)
             print(json.dumps(verdict.as_dict(), default=str) if as_json else verdict.table() + "\n", flush=True)
     finally:

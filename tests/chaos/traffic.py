@@ -23,6 +23,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from darkroom.producer.kafka.closing import close
 from darkroom.producer.kafka.connection import kafka_arguments
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.completion import Completion, Status
@@ -34,7 +35,6 @@ from tests.chaos.watch import Book, Spot
 Headers = Sequence[tuple[str, bytes]]
 
 RETRY_S = 0.3
-STOP_S_MAX = 5.0
 SENDS_MAX = 100
 """Records on their way at once; more wait their turn."""
 REMEMBERED_MAX = 200
@@ -357,7 +357,5 @@ class Traffic:
 
 
 async def _stop(producer: AIOKafkaProducer | None) -> None:
-    if producer is None:
-        return
-    with contextlib.suppress(KafkaError, OSError, TimeoutError, RuntimeError):
-        await asyncio.wait_for(producer.stop(), STOP_S_MAX)
+    if producer is not None:
+        await close(producer)

@@ -7,7 +7,6 @@ runs that version instead of the embedded one. Maven fetches it, and the console
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import shutil
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from darkroom.consumer.stack import Stack
 from darkroom.consumer.stack.jars import KAFKA_VERSION
+from darkroom.producer import tasks
 from darkroom.producer.logs import configure
 from darkroom.schemas.settings import LogSettings
 from tests.cluster.jars import jars_of
@@ -48,7 +48,7 @@ def main() -> None:
     good = False
     try:
         stack.up(lambda line: print(line, file=sys.stderr))
-        outcome = asyncio.run(run(plan, dict(stack.environment), folder))
+        outcome = tasks.run(run(plan, dict(stack.environment), folder))
         print(outcome.table(), flush=True)
         good = outcome.is_good
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import logging
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 import pytest
 import structlog
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerFenced
 
 from darkroom.producer import outages
 from darkroom.producer.logs import REPEAT_S, LibraryLines, configure
@@ -90,18 +91,36 @@ def test_debug_suppresses_nothing() -> None:
     assert len([line for line in log.lines if line["logger"].startswith("aiokafka")]) == 150
 
 
-def test_futures_that_nobody_asked_are_counted_to_kafka() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [KafkaConnectionError("Connection closed"), ProducerFenced("There is a newer producer that may have connected")],
+    ids=lambda error: type(error).__name__,
+)
+def test_futures_that_nobody_asked_begin_no_outage(error: KafkaError) -> None:
     log = Log()
 
     async def forget() -> None:
         for _ in range(20):
             future = asyncio.get_running_loop().create_future()
-            future.set_exception(KafkaConnectionError("Connection closed"))
+            future.set_exception(error)
             del future
 
     asyncio.run(forget())
+    gc.collect()
+    assert log.text == []
+
+
+def test_a_future_of_our_own_that_nobody_asked_is_shown() -> None:
+    log = Log()
+
+    async def forget() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(LookupError("ours"))
+        del future
+
+    asyncio.run(forget())
     [line] = log.lines
-    assert line["event"].startswith("Kafka does not answer")
+    assert "never retrieved" in line["event"]
 
 
 def test_what_a_library_says_of_something_else_is_shown_once_a_minute_with_a_count() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from darkroom.producer.tasks import Backoff, TaskFailed, TaskSupervisor, described
+from darkroom.producer.tasks import Backoff, TaskFailed, TaskSupervisor, described, run
 
 HASTY = Backoff(s_min=0.01, s_max=0.04, proven_s=0.05, steady_s=60.0)
 LIMIT_S = 10.0
@@ -210,3 +212,51 @@ async def test_closing_ends_a_task_that_loses_a_cancellation() -> None:
     await asyncio.sleep(0)
     await asyncio.wait_for(tasks.close(), 30)
     assert lost == 2
+
+
+class Deaf:
+    """Work that loses its first cancellation, as whoever waits for `AIOKafkaConsumer.stop` does."""
+
+    def __init__(self) -> None:
+        self.lost = False
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await asyncio.sleep(LIMIT_S)
+            except asyncio.CancelledError:
+                if self.lost:
+                    raise
+                self.lost = True
+
+
+def test_ctrl_c_ends_work_that_lost_its_cancellation() -> None:
+    deaf = Deaf()
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
+        await deaf.run()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(work())
+    assert deaf.lost
+
+
+def test_a_task_that_is_left_and_loses_its_cancellation_does_not_hold_the_process() -> None:
+    deaf = Deaf()
+
+    async def work() -> int:
+        work.left = asyncio.get_running_loop().create_task(deaf.run())  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+        return 7
+
+    assert run(work()) == 7
+    assert deaf.lost
+
+
+def test_the_work_s_own_exception_is_raised() -> None:
+    async def work() -> None:
+        raise LookupError("its own")
+
+    with pytest.raises(LookupError, match="its own"):
+        run(work())

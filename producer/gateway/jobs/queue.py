@@ -98,7 +98,8 @@ class Queue:
 
     async def _breaks_within(self, timeout_s: float) -> bool:
         try:
-            await asyncio.wait_for(self._broken.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._broken.wait()
         except TimeoutError:
             return False
         return True
