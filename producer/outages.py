@@ -90,7 +90,7 @@ class Outage:
 
     @property
     def is_on(self) -> bool:
-        """Whether the server is away."""
+        """Return whether the server is away."""
         return self._began_at is not None
 
     def failed(self, source: str, error: object, *, answers: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What the commands that use Kafka or the store share: their settings, and errors in one sentence."""
+"""Shared parts of the commands that use Kafka or the store: their settings, and errors in one sentence."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class ErrorCode(StrEnum):
 
 
 class ErrorText(NamedTuple):
-    """What there is to say of a code."""
+    """Text that describes an error code."""
 
     sentence: str
     """What happened."""

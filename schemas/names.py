@@ -51,7 +51,7 @@ class DeadLetterHeader(StrEnum):
 
 
 class ReplayHeader(StrEnum):
-    """What a replay of a dead letter writes. Both values are written topic-partition-offset."""
+    """Headers that a replay of a dead letter writes. Both values are written topic-partition-offset."""
 
     OF = "darkroom_replay_of"
     """On the request topic: the record that this one repeats. On the dead letters topic: the record whose letter was
@@ -92,7 +92,7 @@ EXTENSIONS: Final[dict[str, str]] = {"png": "png", "webp": "webp", "jpeg": "jpg"
 
 
 def is_identity(text: object) -> bool:
-    """Whether `text` can be a request id or a tenant."""
+    """Return whether `text` can be a request id or a tenant."""
     return isinstance(text, str) and _IDENTITY.fullmatch(text) is not None
 
 

@@ -32,7 +32,7 @@ class Role(StrEnum):
 
 
 class Resource(StrEnum):
-    """What a right is on, in the words of `kafka-acls`."""
+    """Kind of thing that a right applies to, in the words of `kafka-acls`."""
 
     TOPIC = "topic"
     GROUP = "group"

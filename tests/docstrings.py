@@ -1,7 +1,4 @@
-"""The rule of docs/contributing/style.md on docstrings, and the list of those that do not keep to it yet.
-
-`python -m tests.docstrings` removes from the list what keeps to the rule by now; nothing ever adds to it.
-"""
+"""The rule of docs/contributing/style.md on how a docstring begins."""
 
 from __future__ import annotations
 
@@ -12,8 +9,6 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-LISTED: Final = Path(__file__).with_name("docstrings_to_reword.txt")
-"""Names without their files, a line each, so that moving a module changes nothing."""
 RIDDLE: Final = re.compile(r"(What|Whether|How|Of|Whose)\b|As (the protocol|ASGI) says")
 """How a docstring must not begin: a verb and its object tell more."""
 
@@ -42,12 +37,3 @@ def found() -> set[str]:
     """Return the names in the whole product."""
     rooms = ("darkroom", "schemas", "inference", "producer", "consumer")
     return {name for room in rooms for file in (ROOT / room).rglob("*.py") for name in riddles(file)}
-
-
-def listed() -> list[str]:
-    """Return the names of the list."""
-    return LISTED.read_text(encoding="utf-8").splitlines()
-
-
-if __name__ == "__main__":
-    LISTED.write_text("".join(f"{name}\n" for name in sorted(found() & set(listed()))), encoding="utf-8")

@@ -44,7 +44,7 @@ Ends = Mapping[TopicPartition, int]
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What the audit found. Counts are by record of the request topic, lists are of what is wrong.
+    """Result of an audit. Counts are by record of the request topic, lists are of what is wrong.
 
     `missing` and `duplicated` name records as topic-partition-offset, the others objects as bucket/key.
     """
@@ -65,7 +65,7 @@ class AuditReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing is wrong. Work that is still pending is not wrong."""
+        """Return whether nothing is wrong. Work that is still pending is not wrong."""
         return not (self.missing or self.duplicated or self.objects_missing or self.objects_corrupt)
 
     def as_dict(self) -> dict[str, Any]:

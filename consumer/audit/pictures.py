@@ -1,4 +1,4 @@
-"""Whether the pictures that completions name are in the store, and are what they are said to be."""
+"""Checks that the pictures which completions name are in the store and are what the completions say."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _STATUSES: Final = tuple(Status)
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What the group says of a partition."""
+    """A partition's committed offset and metadata."""
 
     offset: int
     """The committed offset: everything below it is finished."""
@@ -41,13 +41,13 @@ class Committed:
     """What is finished above it, from the commit's metadata."""
 
     def is_finished(self, offset: int) -> bool:
-        """Whether the group has committed an outcome of the record at this offset."""
+        """Return whether the group has committed an outcome of the record at this offset."""
         return offset < self.offset or offset in self.finished
 
 
 @dataclass(slots=True)
 class Findings:
-    """What the book says. Counts are by record of the request topic."""
+    """Summary of a tally. Counts are by record of the request topic."""
 
     records: int = 0
     by_status: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
@@ -60,7 +60,7 @@ class Findings:
 
 
 class Tally:
-    """What was seen of one request topic and of its outcomes. Nothing depends on the order in which it is told."""
+    """Records of one request topic and their outcomes, as far as they were seen, in whatever order."""
 
     def __init__(self, topic: str) -> None:
         self._topic = topic
@@ -156,7 +156,7 @@ class Listing:
             self._more += 1
 
     def entries(self) -> list[str]:
-        """What is in the list."""
+        """Return the entries of the list."""
         return [*self._entries, f"and {self._more} more"] if self._more else list(self._entries)
 
 

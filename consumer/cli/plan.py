@@ -120,7 +120,7 @@ def _pairs(_ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) 
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="PNG", help="The cheapest over time.")
 @click.option("--values", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Its chart values.")
 def plan(**flags: Any) -> None:
-    """How many workers a load needs on which GPU, and what a thousand images cost.
+    """Print how many workers a load needs on which GPU, and the price of a thousand images.
 
     Simulates the worker's own core and batcher on a virtual clock, workers and autoscaler together: step times by a
     measured profile, or by published figures where there is none (the output says which). The cheapest fleet that

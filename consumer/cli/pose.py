@@ -30,7 +30,7 @@ DRAWN_SIDE_PX: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was found in a file."""
+    """People found in a file."""
 
     file: str
     kind: str

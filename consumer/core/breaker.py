@@ -33,7 +33,7 @@ class Breaker(Generic[CallT]):
 
     @property
     def is_open(self) -> bool:
-        """Whether the store is taken to be away."""
+        """Return whether the store is taken to be away."""
         return self._failures > 0
 
     @property

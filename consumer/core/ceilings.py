@@ -1,4 +1,4 @@
-"""What running out of memory said of a shape, and for how long it is believed.
+"""Row ceilings learned from running out of memory, and for how long each is believed.
 
 A ceiling halves a shape's batch at once. It is lifted with care, since what took the memory may be gone (another
 process, a larger shape's leftovers) or may not: after a wait the ceiling is doubled, at most to the cap; once it has

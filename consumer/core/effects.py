@@ -1,4 +1,4 @@
-"""What to do: the frozen effects that the core returns. One driver performs them, in their order."""
+"""The frozen effects that the core returns: orders to its driver. One driver performs them, in their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened: the frozen events that the core takes. Times are arguments of `Core.handle`, not fields."""
+"""The frozen events that the core takes: reports of what happened. Times are arguments of `Core.handle`, not fields."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class CapKnown:
 
 
 class FaultParty(Enum):
-    """Whose fault it is that something failed on the device or beside it."""
+    """Party at fault for a failure on the device or beside it."""
 
     REQUEST = "request"
     MEMORY = "memory"

@@ -54,5 +54,5 @@ class Identities:
             self._cancelled.popitem(last=False)
 
     def is_cancelled(self, identity: Identity) -> bool:
-        """Whether the requester took the request back."""
+        """Return whether the requester took the request back."""
         return identity in self._cancelled

@@ -64,7 +64,7 @@ IN_THE_LANES = OPEN_TO_INTERRUPTION | {JobState.FINISHING, JobState.SETTLING}
 
 
 class VerdictKind(Enum):
-    """How a job ends. Becomes a completion's status."""
+    """Outcome of a job, which becomes a completion's status."""
 
     RENDERED = "rendered"
     FAILED = "failed"
@@ -74,7 +74,7 @@ class VerdictKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a job ends, as far as this worker is concerned: a stored outcome stands above it."""
+    """This worker's decision on a job: a stored outcome stands above it."""
 
     kind: VerdictKind
     code: str | None = None
@@ -85,7 +85,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """What the core must know of a record to decide about it. Nothing of its content."""
+    """Facts that the core decides about a record by. Nothing of its content."""
 
     key: JobKey
     identity: Identity | None

@@ -27,7 +27,7 @@ UNNAMED_BOOT: Boot = "0" * 16
 
 
 class Fate(Enum):
-    """What became of a boot."""
+    """Fate of a boot."""
 
     ALIVE = "alive"
     ENDED = "ended"
@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What one boot had in its lanes as of a commit."""
+    """Jobs that one boot had in its lanes as of a commit."""
 
     boot: Boot | None = None
     """Who wrote it; None where nobody did."""
@@ -90,5 +90,5 @@ def suspects_of(journal: Journal, fates: Mapping[Boot, Fate]) -> dict[int, Entry
 
 
 def lonely_crashes(entry: Entry, fates: Mapping[Boot, Fate]) -> int:
-    """How many of a record's lonely runs are known to have ended in a crash."""
+    """Count the lonely runs of a record that are known to have ended in a crash."""
     return sum(fates.get(boot) is Fate.CRASHED for boot in entry.trials)

@@ -11,7 +11,7 @@ from darkroom.consumer.core.partition_key import PartitionKey
 
 @dataclass(frozen=True, slots=True)
 class CommitPlan:
-    """What one transaction commits: the offset, its metadata, and what becomes finished and journaled by it."""
+    """Contents of one transaction: the offset, its metadata, and what becomes finished and journaled by it."""
 
     offset: int
     metadata: str
@@ -44,17 +44,17 @@ class Ledger:
 
     @property
     def unfinished(self) -> int:
-        """How many received offsets have no committed outcome."""
+        """Return the number of received offsets without a committed outcome."""
         return len(self._unfinished)
 
     @property
     def is_ahead_idly(self) -> bool:
-        """Whether the position is ahead of the commit with nothing unfinished."""
+        """Return whether the position is ahead of the commit with nothing unfinished."""
         return not self._unfinished and self.position > self.base
 
     @property
     def window(self) -> int:
-        """How far receiving is ahead of committing, in offsets."""
+        """Return the distance of receiving ahead of committing, in offsets."""
         return max(0, self.position - self.base)
 
     def receive(self, offset: int) -> bool:
@@ -72,15 +72,15 @@ class Ledger:
         self.position = max(self.position, position)
 
     def may_start(self, offset: int) -> bool:
-        """Whether the map could hold this offset if it finished now."""
+        """Return whether the map could hold this offset if it finished now."""
         return offset - self.base <= self._window_offsets
 
     def may_come(self, offset: int) -> bool:
-        """Whether the offset is unfinished here, or may still be delivered."""
+        """Return whether the offset is unfinished here, or may still be delivered."""
         return offset in self._unfinished or (offset >= self.position and not self.is_finished(offset))
 
     def is_finished(self, offset: int) -> bool:
-        """Whether the offset's outcome is committed."""
+        """Return whether the offset's outcome is committed."""
         return offset < self.base or offset in self._finished
 
     def plan(

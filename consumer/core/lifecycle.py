@@ -17,7 +17,7 @@ class Phase(Enum):
 
 
 class Signal(Enum):
-    """What moves it on."""
+    """Events that move the lifecycle on."""
 
     STARTED = "started"
     DRAIN = "drain"

@@ -1,4 +1,4 @@
-"""What a commit's metadata says beside its offset: the map of what finished above it, and the journal of what is begun.
+"""Metadata that a commit carries beside its offset: a map of what finished above it, and a journal of what is begun.
 
 Work finishes out of order inside a partition, and Kafka keeps one committed offset. The map tells which offsets above
 it are finished too, so that whoever opens the partition next renders none of them again. The journal tells which

@@ -1,4 +1,4 @@
-"""How many rows a second leave the device, and so how many have to be begun ahead of it.
+"""Estimates the rows a second that leave the device, and so how many have to be begun ahead of it.
 
 What is begun is in the journal, and after a crash all of that runs alone. So no more is begun than covers the time
 that a look-up and a journal's commit take.

@@ -62,7 +62,7 @@ class Job:
 
     @property
     def identity(self) -> Identity:
-        """What its outcome belongs to. Only for a record whose request id could be read."""
+        """Return the tenant and request id of the outcome. Only for a record whose request id could be read."""
         assert self.facts.identity is not None
         return self.facts.identity
 
@@ -135,7 +135,7 @@ class Partition:
 
     @property
     def may_be_due(self) -> bool:
-        """Whether there can be anything to open, to publish or to wait for. False of most partitions at most times."""
+        """Return whether there can be anything to open, to publish or to wait for: mostly there is not."""
         if not self.is_open:
             return self.reopen_at is not None
         return bool(self.decided) or self.journal_is_due or self.commit_at is not None or self.account.is_ahead_idly
@@ -179,7 +179,7 @@ class Partition:
         return gone
 
     def crashes(self, entry: Entry) -> int:
-        """How many lonely crashes count against a suspect."""
+        """Return the number of lonely crashes that count against a suspect."""
         return lonely_crashes(entry, self.fates)
 
     def close(self, epoch: int, *, prove_ownership: bool) -> None:
@@ -228,7 +228,7 @@ class Partition:
         self.metadata_chars_max = max(METADATA_CHARS_MIN, self.metadata_chars_max // 2)
 
     def is_journaled(self, job: Job) -> bool:
-        """Whether the committed journal says of the job what is true: that it is in the lanes, and whether alone."""
+        """Return whether the committed journal is right about the job: that it is in the lanes, and whether alone."""
         if not self.is_open:
             return False  # what was being committed is not known until the partition is open again
         if self.publication is not None and not self.is_journaling(job):
@@ -236,7 +236,7 @@ class Partition:
         return self.journaled.get(job.key.offset) == _entry_of(job)
 
     def is_journaling(self, job: Job) -> bool:
-        """Whether the transaction under way has the job in its journal."""
+        """Return whether the transaction under way has the job in its journal."""
         under_way = self.publication
         return under_way is not None and under_way.plan.journal.entries.get(job.key.offset) == _entry_of(job)
 
@@ -245,7 +245,7 @@ class Partition:
         self.trials = frozenset(offset for offset, entry in entries.items() if entry.alone)
 
     def trials_beside(self, key: JobKey) -> bool:
-        """Whether the committed journal calls another record than this one alone."""
+        """Return whether the committed journal calls another record than this one alone."""
         return any((*self.key, offset) != key for offset in self.trials)
 
     def _in_the_lanes(self) -> list[Job]:

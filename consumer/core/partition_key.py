@@ -1,4 +1,4 @@
-"""How the core names partitions and the jobs that came from them."""
+"""The core's names of partitions and of the jobs that came from them."""
 
 from __future__ import annotations
 

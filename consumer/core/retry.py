@@ -1,4 +1,4 @@
-"""What follows a failed step: a smaller batch, a search for the culprit, or one request's failure.
+"""Decides what follows a failed step: a smaller batch, a search for the culprit, or one request's failure.
 
 A step is atomic, so its rows are as they were before it and none of the answers changes a picture.
 """

@@ -48,7 +48,7 @@ class DemoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo saw."""
+    """Result of the demo."""
 
     completions: dict[str, Completion]
     audit: dict[str, Any]

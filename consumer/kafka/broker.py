@@ -118,7 +118,7 @@ class KafkaBroker:
         )
 
     async def join(self, on_revoked: Noted, on_assigned: Noted) -> None:
-        """As the protocol says."""
+        """Join the group, and return once the client is started. Raises as `Broker.join` does."""
         self._noted = (on_revoked, on_assigned)
         try:
             await self._admin.start()
@@ -142,7 +142,7 @@ class KafkaBroker:
         await self._consumer.start()
 
     async def poll(self, timeout_s: float) -> Sequence[Delivery]:
-        """As the protocol says."""
+        """Return the records of one poll, by partition."""
         if (why := ended_task(self._consumer) or self._repeating) is not None:
             await self._replace_consumer(why)
         try:
@@ -221,13 +221,13 @@ class KafkaBroker:
         return partition in self._consumer.assignment()
 
     def pause(self, partition: PartitionKey) -> None:
-        """As the protocol says."""
+        """Stop fetching a partition."""
         place = TopicPartition(*partition)
         if self._holds(place):
             self._consumer.pause(place)
 
     def resume(self, partition: PartitionKey, seek_to: int | None = None) -> None:
-        """As the protocol says."""
+        """Fetch a partition again."""
         place = TopicPartition(*partition)
         if not self._holds(place):
             return
@@ -236,7 +236,7 @@ class KafkaBroker:
         self._consumer.resume(place)
 
     async def open(self, partition: PartitionKey, *, prove_ownership: bool) -> Opened:
-        """As the protocol says."""
+        """Fence every earlier writer of a partition, then read what the group committed."""
         await self.close(partition)
         try:
             while prove_ownership and not await self._owns(partition):
@@ -295,7 +295,7 @@ class KafkaBroker:
         return Opened(begin, "", fresh=True)
 
     async def members(self) -> frozenset[str]:
-        """As the protocol says."""
+        """Return the client ids of the group's members."""
         try:
             return (await self._group()).client_ids
         except (KafkaError, OSError) as error:
@@ -304,20 +304,20 @@ class KafkaBroker:
     async def publish(
         self, partition: PartitionKey, records: Sequence[OutgoingRecord], offset: int, metadata: str
     ) -> None:
-        """As the protocol says."""
+        """Commit one transaction. Raises as `PartitionWriter.publish` does."""
         writer = self._writers.get(partition)
         if writer is None:
             raise PublicationUnknown(f"Partition {partition.partition} has no writer.")
         await writer.publish(records, offset, metadata)
 
     async def close(self, partition: PartitionKey) -> None:
-        """As the protocol says."""
+        """Stop a partition's writer."""
         writer = self._writers.pop(partition, None)
         if writer is not None:
             await writer.stop()
 
     async def leave(self) -> None:
-        """As the protocol says."""
+        """Close every writer, leave the group and close the clients, each within a limit."""
         await asyncio.gather(*(self.close(partition) for partition in list(self._writers)))
         await close(self._consumer, LEAVE_S_MAX)
         await close(self._admin)

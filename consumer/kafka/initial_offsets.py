@@ -33,7 +33,7 @@ AT_ONCE: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Offsets:
-    """What became of the partitions of the request topic."""
+    """Partitions of the request topic, by what was done with each."""
 
     committed: tuple[int, ...] = ()
     """Had no offset, and have their beginning now."""

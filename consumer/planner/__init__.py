@@ -1,1 +1,1 @@
-"""How many workers a load needs, and what they cost: the real core, many times over, on a virtual clock."""
+"""Plans how many workers a load needs, and their price: the real core, many times over, on a virtual clock."""

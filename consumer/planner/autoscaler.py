@@ -71,7 +71,7 @@ class Autoscaling:
 
 
 def reported_lag(lag: int, lag_threshold: int, partitions: int) -> int:
-    """What KEDA tells the HPA of a total lag."""
+    """Return what KEDA reports to the HPA for a total lag."""
     return partitions * lag_threshold if lag // lag_threshold > partitions else lag
 
 

@@ -50,7 +50,7 @@ class BatchRow:
 
 @dataclass(frozen=True, slots=True)
 class SizeFound:
-    """What came of one size."""
+    """Result of measuring one size."""
 
     width: int
     height: int
@@ -66,7 +66,7 @@ class SizeFound:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What came of a call: a profile that holds earlier sizes too, and the sizes of this call."""
+    """Result of a calibration: a profile that holds earlier sizes too, and the sizes of this call."""
 
     model: str
     device: str

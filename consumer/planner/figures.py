@@ -1,4 +1,4 @@
-"""What a plan is judged by: latency, cost and how busy devices are, with the error of sampling."""
+"""Figures that a plan is judged by: latency, cost and how busy devices are, with the error of sampling."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ _T95: Final = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one fleet under one load. `..._error`: half of the 95% confidence interval, NaN where there is nothing to tell
-    it by."""
+    """Figures of one fleet under one load.
+
+    `..._error`: half of the 95% confidence interval, NaN where there is nothing to tell it by.
+    """
 
     requests: int
     images: float
@@ -40,7 +42,7 @@ class Figures:
     """Of the first window, or of the whole time."""
 
     def usd_per_1000(self, usd_per_hour: float) -> float:
-        """What a thousand images cost, at the price of a worker's hour."""
+        """Return the price of a thousand images, from that of a worker's hour."""
         return self.replica_hours_per_1000 * usd_per_hour
 
     def document(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Moment:
 
 @dataclass(slots=True)
 class FleetRun:
-    """What came of a load."""
+    """Result of simulating a load."""
 
     latencies_s: list[float]
     """By arrival: from its time to its published completion."""

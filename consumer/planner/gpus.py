@@ -30,7 +30,7 @@ class GpuError(ValueError):
 
 
 class Price(BaseModel):
-    """Of one machine for an hour."""
+    """Price of one machine for an hour."""
 
     model_config = _STRICT
 

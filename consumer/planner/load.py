@@ -1,4 +1,4 @@
-"""What comes in: when requests arrive, and what they ask for.
+"""A load: when requests arrive, and what they ask for.
 
 Arrivals are a Poisson process whose rate may change over time (bursts, a daily profile), or recorded times. A mix says
 which steps, sizes, guidance, poses and counts there are, each with its share. The same seed, the same load.
@@ -90,7 +90,7 @@ class Rate:
 
     @property
     def peak(self) -> float:
-        """Of the busiest piece."""
+        """Return the rate of the busiest piece."""
         return max(self.per_second)
 
     def at(self, seconds: float) -> float:

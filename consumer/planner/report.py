@@ -1,4 +1,4 @@
-"""What a plan looks like: a table, Markdown, JSON, the chart's values, a plot. Each says what was measured."""
+"""Prints a plan: a table, Markdown, JSON, the chart's values, a plot. Each says what was measured."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Scenario:
 
     @property
     def is_steady(self) -> bool:
-        """Whether the rate never changes."""
+        """Return whether the rate never changes."""
         return self.rate is not None and len(set(self.rate.per_second)) == 1
 
     def per_second(self, begin_s: float, end_s: float) -> float:

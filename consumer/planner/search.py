@@ -51,7 +51,7 @@ class Target:
         return {0.5: figures.p50_s, 0.95: figures.p95_s, 0.99: figures.p99_s}[self.share]
 
     def is_met(self, figures: Figures) -> bool:
-        """Whether it is."""
+        """Return whether the figures meet the target."""
         return self.of(figures) <= self.seconds
 
     @property
@@ -62,7 +62,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is the same for every machine: the load, the target, and how workers and the autoscaler behave."""
+    """Inputs that are the same for every machine: the load, the target, and how workers and the autoscaler behave."""
 
     scenario: Scenario
     target: Target
@@ -83,7 +83,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is recommended for one machine, or why nothing is."""
+    """Recommendation for one machine, or why there is none."""
 
     machine: Machine
     refusal: str | None = None

@@ -1,4 +1,4 @@
-"""What stands outside of all workers: the request topic, what the group committed, and the decided outcomes."""
+"""State outside of all workers: the request topic, what the group committed, and the decided outcomes."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Topic:
         self._alive.discard(boot)
 
     def fates(self, boots: frozenset[Boot]) -> dict[Boot, Fate]:
-        """What became of them: nobody crashes here."""
+        """Return the fates of boots: nobody crashes here."""
         return {boot: Fate.ALIVE if boot in self._alive else Fate.ENDED for boot in boots}
 
     # --- Partitions and outcomes ---------------------------------------------------------------------------
@@ -133,7 +133,7 @@ class Topic:
         return True
 
     def is_decided(self, job: JobKey) -> bool:
-        """Whether the record's outcome stands in the store."""
+        """Return whether the record's outcome stands in the store."""
         return bool(self._decided[self.number(job)])
 
     def decide(self, job: JobKey) -> None:

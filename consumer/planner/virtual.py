@@ -106,7 +106,7 @@ class Leap:
 
 @dataclass(frozen=True, slots=True)
 class DeviceListener:
-    """What the device tells, at the moment at which it happens."""
+    """Receiver of what the device does, at the moment at which it happens."""
 
     prepared: Callable[[str, BatchKey, int | None], None]
     """The job, its key, the cap of the key where it was measured."""

@@ -171,7 +171,7 @@ class KafkaServer:
         return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(self.folder)}
 
     def is_ready(self, ports: Ports) -> bool:
-        """Whether the broker names itself in its metadata: it does so once it takes records."""
+        """Return whether the broker names itself in its metadata: it does so once it takes records."""
         from aiokafka.protocol.metadata import MetadataRequest_v1
 
         request = MetadataRequest_v1([])

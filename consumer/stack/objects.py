@@ -106,7 +106,7 @@ class ObjectServer:
         }
 
     def is_ready(self, ports: Ports) -> bool:
-        """Whether the bucket is there, made if need be, and takes an object: the port opens long before that.
+        """Return whether the bucket is there, made if need be, and takes an object: the port opens long before that.
 
         The bucket is tagged as made by Darkroom, so that workers set their lifecycle rule in it.
         """

@@ -25,7 +25,7 @@ _RANGE_FILE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Return whether a server could listen there now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as candidate:
         # As the servers do: connections of an earlier run that are still being closed are no obstacle.
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

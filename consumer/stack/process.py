@@ -61,7 +61,10 @@ def start(command: Sequence[str], *, environment: Mapping[str, str], directory: 
 
 
 def is_running(process: ProcessId, *, argument: str | None = None) -> bool:
-    """Whether this very process lives, with the argument on its command line where one is given. A zombie does not."""
+    """Return whether this very process lives, with the argument on its command line where one is given.
+
+    A zombie does not live.
+    """
     found = _found(process)
     if found is None or argument is None:
         return found is not None

@@ -1,4 +1,4 @@
-"""What carries over from a server's last run to the next: its ports and its data, where they can be used."""
+"""Carries over from a server's last run to the next its ports and its data, where they can be used."""
 
 from __future__ import annotations
 

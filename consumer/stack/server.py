@@ -1,4 +1,4 @@
-"""What the stack needs to know of a server to run it."""
+"""Description of a server that the stack can run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Server(Protocol):
 
     @property
     def stop_limit_s(self) -> float:
-        """How long it is worth waiting for it to stop by itself."""
+        """Return the seconds for which it is worth waiting for the server to stop by itself."""
 
     def choose_ports(self) -> dict[str, int]:
         """Free ports, all that it needs. Raises `StackError` where there are none."""

@@ -1,4 +1,4 @@
-"""What can be set about the embedded stack: where its parts come from, and how long each step may take.
+"""Settings of the embedded stack: where its parts come from, and how long each step may take.
 
 The variables begin with `DARKROOM_STACK_` (one underscore): they are about the stack itself, while the settings of
 everything that uses it are `DARKROOM_<SECTION>__<NAME>`.

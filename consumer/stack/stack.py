@@ -110,7 +110,7 @@ class Stack:
             return [name for name, found in ran.items() if found]
 
     def status(self) -> StackStatus:
-        """What runs now. Waits for nobody."""
+        """Return what runs now. Waits for nobody."""
         try:
             current = state.read(self.directory) or state.new_state(self._settings.bucket)
         except StateUnreadable as error:

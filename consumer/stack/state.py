@@ -1,4 +1,4 @@
-"""What is known of a stack between two commands: one file, replaced as a whole.
+"""State of a stack between two commands: one file, replaced as a whole.
 
 `stack.json` is there while the stack is up, and other programs read its `environment`. When the stack is taken down
 it is renamed, so that nobody takes the addresses of servers that are gone; ports and keys are in it for the next time.
@@ -29,7 +29,7 @@ class StateUnreadable(Exception):  # noqa: N818 - an event that `up` and `down` 
 
 
 class Credentials(NamedTuple):
-    """How clients get at the objects."""
+    """Credentials with which clients reach the objects."""
 
     access_key: str
     secret_key: str
@@ -37,7 +37,7 @@ class Credentials(NamedTuple):
 
 
 class ServerRecord(BaseModel):
-    """What is kept of one server."""
+    """Record of one server."""
 
     model_config = ConfigDict(frozen=True)
 

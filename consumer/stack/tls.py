@@ -1,4 +1,4 @@
-"""What the embedded servers need to be reached over TLS as well: Kafka on two more ports, S3 on one more.
+"""Listeners of the embedded servers for TLS: Kafka on two more ports, S3 on one more.
 
 The plain listeners stay, for the broker itself and for whoever watches it. So whether a client's TLS and its log-in
 work can be tried on the real servers.
@@ -57,14 +57,14 @@ class TlsListeners:
     """Kafka's users and their passwords, for PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512. Of A-Z a-z 0-9 - and _."""
 
     def kafka_properties(self, host: str, ports: Ports) -> str:
-        """What is added to the broker's properties."""
+        """Return the properties to add to the broker's."""
         users = "".join(f' user_{name}="{password}"' for name, password in self.users.items())
         return _PROPERTIES.format(
             host=host, identity=self.identity, authority=self.authority, modules=_MODULES, users=users, **ports
         )
 
     def format_options(self) -> list[str]:
-        """What Kafka's formatting tool is told, so that the users are there from the start."""
+        """Return the options for Kafka's formatting tool, so that the users are there from the start."""
         return [
             option
             for name, password in self.users.items()
@@ -73,5 +73,5 @@ class TlsListeners:
         ]
 
     def s3_options(self) -> list[str]:
-        """What is added to the S3 server's command line."""
+        """Return the options to add to the S3 server's command line."""
         return [f"-s3.cert.file={self.identity}", f"-s3.key.file={self.identity}"]

@@ -65,7 +65,10 @@ class ModelCache:
         self._held.close()
 
     def bytes_held(self) -> int:
-        """What is reserved by what is there. Raises nothing where the folder is not there, or changes meanwhile."""
+        """Return the bytes that the models there have reserved.
+
+        Raises nothing where the folder is not there, or changes meanwhile.
+        """
         try:
             return sum(size for _, size in self._entries())
         except FileNotFoundError:

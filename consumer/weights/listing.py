@@ -1,4 +1,4 @@
-"""What lies under a prefix of the object store that a model can be loaded from.
+"""Lists a model's files under a prefix of the object store.
 
 Keys are somebody else's words: one that would be a path outside of the model's folder ends the fetch. Of the rest only
 the kinds of file that a model is read from are taken, which leaves pickles where they are.
@@ -51,7 +51,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """What is to be fetched."""
+    """A model to be fetched."""
 
     source: StorePrefix
     files: tuple[RemoteFile, ...]
@@ -60,7 +60,7 @@ class RemoteModel:
 
     @property
     def size_bytes(self) -> int:
-        """Of all files together."""
+        """Return the size of all files together."""
         return sum(file.size_bytes for file in self.files)
 
     @property

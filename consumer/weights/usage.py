@@ -1,4 +1,4 @@
-"""How full the disk with the fetched models is, for metrics and checks. Reads what the cache wrote down itself."""
+"""Measures how full the disk with the fetched models is. Reads what the cache wrote down itself."""
 
 from __future__ import annotations
 

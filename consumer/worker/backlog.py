@@ -1,4 +1,4 @@
-"""How long this worker's device needs for what waits: from the profile, for `darkroom_lag_seconds`.
+"""Estimates how long this worker's device needs for what waits: from the profile, for `darkroom_lag_seconds`.
 
 What is in the worker's hands is known: each row's size, steps, guidance and pose give its device seconds, shared with
 as many rows of its size as wait, at most the cap. A row that is on the device counts as if it had not begun. What is

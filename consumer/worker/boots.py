@@ -1,4 +1,4 @@
-"""What became of worker processes, kept in the store: how a crash is told from a freeze, an eviction and a drain.
+"""Keeps the fates of worker processes in the store: how a crash is told from a freeze, an eviction and a drain.
 
 A *boot* is one run of one process. It takes a *place* on its machine, the lowest one whose lock file is free; the
 operating system frees the lock when the process ends, however it ends. Two small objects say the rest:
@@ -59,7 +59,7 @@ class StoreBoots:
         return self._boot
 
     async def announce(self) -> None:
-        """As the protocol says."""
+        """Note in the store that this boot runs."""
         place = f"{self._objects.prefix}.boots/places/{self._take_place()}.json"
         last = await self._read(place)
         if last is not None and (boot := last.get("boot")) and (await self._state(boot)) == "running":
@@ -69,12 +69,12 @@ class StoreBoots:
         await self._write(place, {"boot": self._boot})
 
     async def ending(self) -> None:
-        """As the protocol says."""
+        """Note in the store that this boot ends on purpose."""
         with contextlib.suppress(StoreUnavailable):
             await self._write(self._key(self._boot), {"state": "ended"})
 
     async def fates(self, boots: frozenset[Boot], members: frozenset[str]) -> Mapping[Boot, Fate]:
-        """As the protocol says. A member's client id ends with its boot."""
+        """Return the fates of boots. A member's client id ends with its boot."""
         return {boot: await self._fate(boot, members) for boot in boots}
 
     def release(self) -> None:

@@ -1,4 +1,4 @@
-"""What a job needs of the store and what is published of it: look up, fetch the pose, settle, and the records.
+"""A job's use of the store, and the records published of it: look up, fetch the pose, settle, and the records.
 
 Outcome first, then publication. A terminal outcome is decided by the conditional put of `result.json`; whoever
 loses adopts what stands, and only what stands is ever published.
@@ -90,7 +90,7 @@ class Delivery:
             self._reasons.popitem(last=False)
 
     async def look_up(self, key: JobKey, payload: Payload) -> bool:
-        """Whether the request's outcome was decided before; then the payload's completion is made from it."""
+        """Look for an outcome of the request that was decided before; then the payload's completion is made from it."""
         assert payload.received.request_id is not None
         payload.take()
         try:

@@ -30,7 +30,7 @@ _COUNT_S_MAX = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long is waited, and how often something is tried."""
+    """Limits of how long is waited and how often something is tried."""
 
     backoff_s_min: float = 1.0
     """Before the first restart; it doubles."""

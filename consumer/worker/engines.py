@@ -121,7 +121,7 @@ def _wishes(settings: Settings) -> Wishes:
 
 
 def calibration_of(settings: Settings) -> Calibration:
-    """How a device's profile is found at its start."""
+    """Return the search for a device's profile at its start."""
     store = ProfileStore(settings.model.profile_dir or default_folder())
     return Calibration(store, settings.batch.calibrate_s, settings.batch.max_rows)
 

@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores, memory and disk, a container's limits counted in.
+"""Measures what this process may use of its machine: cores, memory and disk, a container's limits counted in.
 
 The minimums are those of the deployment guide that the product follows, for SDXL with a ControlNet: 8 cores, 32 GB of
 memory, 100 GB of disk for models and caches. Recommended are 12 cores and 64 GB.
@@ -34,7 +34,7 @@ class Machine:
     disk_bytes: int
 
     def advice(self) -> str | None:
-        """What a worker with SDXL would want beside this; None where there is enough of everything."""
+        """Return what a worker with SDXL would want beside this; None where there is enough of everything."""
         short = []
         if self.cores < CORES_MIN:
             short.append(f"{self.cores:g} cores are fewer than {CORES_MIN} ({CORES_RECOMMENDED} recommended)")

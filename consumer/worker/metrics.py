@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus. All names start with `darkroom_`; the set is a contract with dashboards and alerts.
+"""Metrics of a worker for Prometheus. Their names, `darkroom_...`, are a contract with dashboards and alerts.
 
 Counts follow from the core's events and effects and from the engine's events; gauges are read when they are
 scraped.

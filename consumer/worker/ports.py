@@ -56,7 +56,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What one poll returned for one partition."""
+    """Records that one poll returned for one partition."""
 
     partition: PartitionKey
     records: tuple[Record, ...]
@@ -73,7 +73,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What the group committed for a partition, read after everyone else was fenced."""
+    """Committed offset and metadata of a partition, read after everyone else was fenced."""
 
     base: int
     metadata: str
@@ -96,7 +96,7 @@ Noted = Callable[[frozenset[PartitionKey]], None]
 
 
 class Boots(Protocol):
-    """What became of worker processes. A *boot* is one run of one process, named by 16 hexadecimal digits."""
+    """Fates of worker processes. A *boot* is one run of one process, named by 16 hexadecimal digits."""
 
     @property
     def boot(self) -> Boot:
@@ -112,7 +112,7 @@ class Boots(Protocol):
         """Say that this boot was told to end: whatever follows is no crash. Never raises."""
 
     async def fates(self, boots: frozenset[Boot], members: frozenset[str]) -> Mapping[Boot, Fate]:
-        """What became of these. `members` are the client ids of the group. Never raises: who is not known is GONE."""
+        """Return the fates of these boots; an unknown one is GONE. `members`: client ids of the group. Never raises."""
 
 
 class Broker(Protocol):

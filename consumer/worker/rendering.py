@@ -99,7 +99,7 @@ class Rendering:
             self._engine.drop(job_id)
 
     def payload_of(self, job_id: JobId) -> tuple[JobKey, Payload] | None:
-        """Whose engine job it is."""
+        """Return the payload of an engine's job."""
         return self._jobs.get(job_id)
 
     def _listen(self, event: EngineEvent) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Scope(StrEnum):
-    """What a caller may do to the jobs of its own tenant."""
+    """Rights of a caller to the jobs of its own tenant."""
 
     SUBMIT = "submit"
     READ = "read"

@@ -1,4 +1,4 @@
-"""How every Kafka client of this product reaches its broker, and the one error for a broker that is not there."""
+"""Arguments of every Kafka client of this product, and the one error for a broker that is not there."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ AnswerT = TypeVar("AnswerT")
 
 
 class Questions(Protocol):
-    """What is asked of: `darkroom.producer.kafka.administrator.Administrator`, or a simulated cluster."""
+    """Questions to a cluster: to `darkroom.producer.kafka.administrator.Administrator`, or to a simulated one."""
 
     async def find_coordinator(self, group_id: str, /) -> int:
         """Return the node that coordinates a group. Raises `KafkaError`."""

@@ -26,7 +26,7 @@ _XERIAL_HEAD_BYTES: Final = 16
 
 
 class Unpackable(ValueError):  # noqa: N818 - named for what was found
-    """What a batch says is its packed content cannot be unpacked, or not within the limit."""
+    """Raised where a batch's packed content cannot be unpacked, or not within the limit."""
 
 
 def unpacked(codec: int, content: memoryview) -> bytes:

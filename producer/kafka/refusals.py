@@ -37,7 +37,7 @@ _PROTOCOL: Final = "Check that DARKROOM_KAFKA__SECURITY_PROTOCOL is what it spea
 
 
 async def refusal(kafka: KafkaSettings, arguments: Mapping[str, Any]) -> Trouble | None:
-    """What a broker has against a client with these `arguments`; None where one lets it in or none is there."""
+    """Return why a broker refuses a client with these `arguments`; None where one lets it in or none is there."""
     connecting = {name: value for name, value in arguments.items() if name != "bootstrap_servers"}
     try:
         async with asyncio.timeout(ASKING_S_MAX):

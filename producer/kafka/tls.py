@@ -165,7 +165,7 @@ def _context(
 
 
 def trouble_of(names: TlsSettings, error: BaseException) -> Trouble | None:
-    """What is wrong with TLS, where the error or one of its causes is TLS's; None where none is."""
+    """Return what is wrong with TLS, where the error or one of its causes is TLS's; None where none is."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _unverified(names, cause)

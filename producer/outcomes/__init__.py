@@ -1,1 +1,1 @@
-"""What a worker puts out: pictures and decided outcomes in the store, completions and dead letters as records."""
+"""Output of a worker: pictures and decided outcomes in the store, completions and dead letters as records."""

@@ -53,7 +53,7 @@ class ImageContent(Protocol):
 
     @property
     def seed(self) -> int:
-        """What it was painted from."""
+        """Return the seed that the picture was painted from."""
 
     @property
     def content_type(self) -> str:
@@ -61,12 +61,12 @@ class ImageContent(Protocol):
 
     @property
     def extension(self) -> str:
-        """Of the object's key, without a dot."""
+        """Return the extension of the object's key, without a dot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a completion says of the record that it answers, and of who answers it."""
+    """The part of a completion that names the record it answers and who answers it."""
 
     request_id: str
     tenant: str
@@ -82,7 +82,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What was done for a request, as far as it got. The default is a request that was never begun."""
+    """Work done for a request, as far as it got. The default is a request that was never begun."""
 
     timings: Timings = field(default_factory=Timings)
     """`total` is filled in from the record's time when it is left out."""
@@ -159,7 +159,7 @@ def cancelled(
 
 
 def for_record(standing: Completion, answered: Answered, *, now: datetime) -> Completion:
-    """What a record is told when the outcome of its request id stands. The module's docstring has the rule.
+    """Return the completion for a record whose request id has an outcome already. The module's docstring has the rule.
 
     `standing` is what `Outcomes.find` or `Outcomes.decide` returned for the record's tenant and request id; `now`
     is the time of day. The result for the record that was decided is `standing` itself.

@@ -90,7 +90,7 @@ class Filter:
     """Exclusive."""
 
     def takes(self, letter: Letter) -> bool:
-        """Whether a letter is meant."""
+        """Return whether a letter matches."""
         return (
             (not self.names or letter.name in self.names)
             and (not self.codes or letter.origin.code in self.codes)

@@ -53,7 +53,7 @@ class Reason(NamedTuple):
 
 
 class StoredRecord(NamedTuple):
-    """What is to be in the store before the dead letter is published. Putting it twice changes nothing."""
+    """An object that has to be in the store before the dead letter is published. Putting it twice changes nothing."""
 
     key: str
     content: bytes
@@ -71,7 +71,7 @@ class DeadLetter(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What a dead letter's headers say of the record it was."""
+    """Origin of a dead letter, read from its headers."""
 
     source: Source
     code: str
@@ -114,7 +114,7 @@ def dead_letter(
 
 
 def coordinates(source: Source) -> str:
-    """How a record is named in a line of text: topic-partition-offset."""
+    """Return a record's name in a line of text: topic-partition-offset."""
     return f"{source.topic}-{source.partition}-{source.offset}"
 
 

@@ -47,7 +47,7 @@ class ReplayFenced(Exception):  # noqa: N818 - Kafka's word
 
 
 class Action(StrEnum):
-    """What a replay came to."""
+    """Result of a replay."""
 
     REPLAYED = "replayed"
     WOULD_REPLAY = "would_replay"
@@ -60,7 +60,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What became of one letter."""
+    """One letter and the result of its replay."""
 
     letter: Letter
     action: Action

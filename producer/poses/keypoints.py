@@ -34,7 +34,7 @@ READ_FORMATS: Final = (
 
 
 class PoseRead(NamedTuple):
-    """What a document says."""
+    """Poses read from a document."""
 
     pose: dict[str, Any]
     """A request's `pose`."""

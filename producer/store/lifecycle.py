@@ -28,7 +28,7 @@ _PLAIN: Final = frozenset({"ID", "Status", "Prefix", "Filter", "Filter/Prefix", 
 
 
 class LifecycleUnreadable(Exception):  # noqa: N818 - named for what happened
-    """What the store calls a lifecycle document is none that can be edited without a risk to it."""
+    """Raised where the store's lifecycle document cannot be edited without a risk to it."""
 
 
 @dataclass(slots=True)
@@ -47,12 +47,12 @@ class LifecycleRule:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the store acts on it."""
+        """Return whether the store acts on the rule."""
         return self.texts.get("Status") == "Enabled"
 
     @property
     def is_old_style(self) -> bool:
-        """Whether it names its prefix itself, without a filter. S3 refuses a document that mixes both ways."""
+        """Return whether the rule names its prefix itself, without a filter. S3 refuses a mix of both ways."""
         return "Prefix" in self.texts
 
     @property

@@ -23,12 +23,12 @@ class MemoryObjects:
 
     @property
     def bucket(self) -> str:
-        """As the protocol says."""
+        """Return the bucket's name."""
         return self._bucket
 
     @property
     def prefix(self) -> str:
-        """As the protocol says."""
+        """Return the beginning of each of our keys."""
         return self._prefix
 
     def place(self, bucket: str, key: str, content: bytes) -> None:
@@ -36,45 +36,45 @@ class MemoryObjects:
         self._objects(bucket)[key] = bytes(content)
 
     async def get(self, key: str, *, bucket: str | None = None, bytes_max: int) -> bytes | None:
-        """As the protocol says."""
+        """Return an object's content. Raises as `Objects.get` does."""
         content = self._objects(bucket).get(self._readable(key, bucket))
         if content is not None and len(content) > bytes_max:
             raise ObjectTooLarge(bucket or self._bucket, key, bytes_max)
         return content
 
     async def put(self, key: str, content: bytes, content_type: str) -> None:  # noqa: ARG002 - nobody asks for it here
-        """As the protocol says."""
+        """Write an object, over one that is there."""
         self._objects(None)[inside(self._prefix, key)] = bytes(content)
 
     async def put_if_absent(self, key: str, content: bytes, content_type: str) -> bool:
-        """As the protocol says."""
+        """Write an object unless one is there, and return whether it was written."""
         if key in self._objects(None):
             return False
         await self.put(key, content, content_type)
         return True
 
     async def stat(self, key: str, *, bucket: str | None = None) -> ObjectStat | None:
-        """As the protocol says."""
+        """Return an object's size and type, or None where there is none."""
         content = self._objects(bucket).get(self._readable(key, bucket))
         if content is None:
             return None
         return ObjectStat(len(content), hashlib.md5(content, usedforsecurity=False).hexdigest())
 
     def presigned_get(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
-        """As the protocol says; an address that leads nowhere."""
+        """Return an address that leads nowhere."""
         self._objects(bucket)
         return f"memory://{bucket or self._bucket}/{quote(key)}?X-Amz-Expires={valid_s}"
 
     def presigned_head(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
-        """As the protocol says; an address that leads nowhere."""
+        """Return an address that leads nowhere."""
         return f"{self.presigned_get(key, bucket=bucket, valid_s=valid_s)}&method=HEAD"
 
     async def delete(self, key: str) -> None:
-        """As the protocol says."""
+        """Delete an object. One that is not there is no error."""
         self._objects(None).pop(inside(self._prefix, key), None)
 
     async def list_keys(self, prefix: str) -> AsyncIterator[str]:
-        """As the protocol says; what is written meanwhile is not listed."""
+        """Yield the keys under a prefix. What is written meanwhile is not listed."""
         for key in sorted(self._objects(None), key=str.encode):
             if key.startswith(inside(self._prefix, prefix)):
                 yield key

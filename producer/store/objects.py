@@ -1,4 +1,4 @@
-"""What this product needs of an object store, as a protocol, and the errors that every store raises alike.
+"""The protocol that this product needs of an object store, and the errors that every store raises alike.
 
 One method decides outcomes: `put_if_absent`. Of all the writers of a key, wherever they run, exactly one wins.
 
@@ -62,7 +62,7 @@ class BucketForbidden(ObjectsError):  # noqa: N818 - as above
 
 @dataclass(frozen=True, slots=True)
 class ObjectStat:
-    """What the store says of an object without sending it."""
+    """Size and type of an object, as the store tells them without sending it."""
 
     size_bytes: int
     etag: str
@@ -91,7 +91,7 @@ class Objects(Protocol):
 
     @property
     def prefix(self) -> str:
-        """How the key of each object of ours begins: empty, or it ends in a slash."""
+        """Return the beginning of each of our keys: empty, or it ends in a slash."""
 
     async def get(self, key: str, *, bucket: str | None = None, bytes_max: int) -> bytes | None:
         """An object's bytes; None where there is none. `bucket` is the own one unless given.

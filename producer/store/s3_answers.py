@@ -1,4 +1,4 @@
-"""What a store answers when it refuses, read from whatever it is written in.
+"""Reads a store's refusal from whatever format it is written in.
 
 The SDK reads an error's document only as `application/xml`. Servers also write `text/xml`, JSON, plain text or nothing
 (RFC 9110: an answer to HEAD has no body), and proxies write HTML. Here each becomes the SDK's own error, with a code by
@@ -38,7 +38,7 @@ _BY_STATUS: Final[dict[int, str]] = {
 
 
 class Told(NamedTuple):
-    """What an answer says of itself."""
+    """Code and message of a refusal."""
 
     code: str
     message: str

@@ -45,7 +45,7 @@ def make_bucket(client: Minio, sending: Sending, bucket: str, prefix: str) -> bo
 
 
 def is_there(client: Minio, sending: Sending, bucket: str, prefix: str) -> bool:
-    """Whether the bucket exists. Raises what the SDK raises, with the reason of a refusal.
+    """Return whether the bucket exists. Raises what the SDK raises, with the reason of a refusal.
 
     The first question is a HEAD, whose answer has no body to say why it is refused: then the same right is used again
     by listing one key of ours, which is answered with a reason or, by a policy that confines listing, with success.

@@ -1,4 +1,4 @@
-"""What the minio SDK and urllib3 raise, as this product's errors: the one place where they are translated."""
+"""Translates what the minio SDK and urllib3 raise into this product's errors, here and nowhere else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ADDRESS: Final = "DARKROOM_S3__ENDPOINT"
 
 
 def is_absent(error: S3Error, *, own_bucket: bool) -> bool:
-    """Whether the error says that there is no such object.
+    """Return whether the error says that there is no such object.
 
     Somebody else's bucket that does not exist holds no object; the own one that does not exist is a fault.
     """

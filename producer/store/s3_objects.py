@@ -41,7 +41,7 @@ ResultT = TypeVar("ResultT")
 
 
 class BucketState(NamedTuple):
-    """What became of a bucket that was readied."""
+    """State of a bucket after `ready_bucket`."""
 
     made: bool
     """Whether this call made it."""
@@ -77,44 +77,44 @@ class MinioObjects:
 
     @property
     def bucket(self) -> str:
-        """As the protocol says."""
+        """Return the bucket's name."""
         return self._s3.bucket
 
     @property
     def prefix(self) -> str:
-        """As the protocol says."""
+        """Return the beginning of each of our keys."""
         return self._s3.prefix
 
     async def get(self, key: str, *, bucket: str | None = None, bytes_max: int) -> bytes | None:
-        """As the protocol says."""
+        """Return an object's content. Raises as `Objects.get` does."""
         return await self._run(self._get, self._readable(key, bucket), key, bytes_max)
 
     async def put(self, key: str, content: bytes, content_type: str) -> None:
-        """As the protocol says."""
+        """Write an object, over one that is there."""
         await self._run(self._put, inside(self.prefix, key), content, content_type)
 
     async def put_if_absent(self, key: str, content: bytes, content_type: str) -> bool:
-        """As the protocol says."""
+        """Write an object unless one is there, and return whether it was written."""
         return await self._run(self._put_if_absent, inside(self.prefix, key), content, content_type)
 
     async def stat(self, key: str, *, bucket: str | None = None) -> ObjectStat | None:
-        """As the protocol says."""
+        """Return an object's size and type, or None where there is none."""
         return await self._run(self._stat, self._readable(key, bucket), key)
 
     def presigned_get(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
-        """As the protocol says; at `s3.public_endpoint` where one is set."""
+        """Return an address to read an object at, on `s3.public_endpoint` where one is set."""
         return self._presigned("GET", key, bucket, valid_s)
 
     def presigned_head(self, key: str, *, bucket: str | None = None, valid_s: int) -> str:
-        """As the protocol says; at `s3.public_endpoint` where one is set."""
+        """Return an address to ask for an object's headers at, on `s3.public_endpoint` where one is set."""
         return self._presigned("HEAD", key, bucket, valid_s)
 
     async def delete(self, key: str) -> None:
-        """As the protocol says."""
+        """Delete an object. One that is not there is no error."""
         await self._run(self._delete, inside(self.prefix, key))
 
     async def list_keys(self, prefix: str) -> AsyncIterator[str]:
-        """As the protocol says; fetched a page at a time as it is read."""
+        """Yield the keys under a prefix, fetched a page at a time as they are read."""
         listed = self._client.list_objects(self.bucket, prefix=inside(self.prefix, prefix), recursive=True)
         while page := await self._run(self._page, listed):
             for key in page:
@@ -145,7 +145,7 @@ class MinioObjects:
         return await self._run(self._ready_bucket, retention_days, race)
 
     async def is_there(self) -> bool:
-        """Whether the bucket exists. Asked before anything is put: some stores make a bucket for the first put."""
+        """Return whether the bucket exists. Ask before the first put: some stores make the bucket."""
         return await self._run(self._is_there)
 
     async def try_out(self) -> bool:
@@ -157,7 +157,7 @@ class MinioObjects:
         return await self._run(self._try_out)
 
     async def retention(self, retention_days: int) -> Retention:
-        """What `ready_bucket` would find of rules for old objects. Writes nothing."""
+        """Return what `ready_bucket` would find of rules for old objects. Writes nothing."""
         return await self._run(look_at, self._sending, self._s3, retention_days)
 
     # --- On the threads ----------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ _SAID_CHARACTERS_MAX: Final = 300
 
 
 class Doing(Enum):
-    """What was asked of the store, and the rights that it takes."""
+    """An operation on the store and the rights that it takes."""
 
     READ = "s3:GetObject, and s3:ListBucket, without which an absent object is refused instead of said to be absent"
     PUT = "s3:PutObject"
@@ -73,7 +73,7 @@ def words_for(refusal: Refusal, s3: S3Settings, bucket: str, doing: Doing) -> Wo
 
 
 def seconds_apart(date: str) -> float | None:
-    """How many seconds this machine's clock is ahead of the time in a `Date` header; None where it says none."""
+    """Return this machine's clock minus the time in a `Date` header, in seconds; None where it says none."""
     try:
         return time.time() - parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError):

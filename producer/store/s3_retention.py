@@ -43,7 +43,7 @@ _PAUSE_S: Final = 0.25
 
 
 class Retention(NamedTuple):
-    """Whether old objects of ours leave by a rule of the bucket's, in sentences."""
+    """Rules by which the bucket removes old objects of ours, in sentences."""
 
     is_kept: bool
     """Whether some rule removes them."""

@@ -1,4 +1,4 @@
-"""How a request ended: the Completion event, version 1. Every accepted record ends in exactly one.
+"""The Completion event, version 1, which tells how a request ended. Every accepted record ends in exactly one.
 
 The same document, without what is said of the record it answers, is the decided outcome in the bucket.
 """
@@ -79,7 +79,7 @@ _EXAMPLES: list[Any] = [
 
 
 class Status(StrEnum):
-    """How a request can end."""
+    """Outcome of a request."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -160,7 +160,7 @@ class ModelRef(BaseModel):
 
 
 class Cost(BaseModel):
-    """What the request used."""
+    """Resources that the request used."""
 
     model_config = STRICT
 

@@ -1,4 +1,4 @@
-"""How a requester says which pose the people in the picture have: keypoints, a skeleton picture, or a photo.
+"""Poses of the people in the picture, as a requester gives them: keypoints, a skeleton picture, or a photo.
 
 A pose is told apart by the one field it has: `people`, `image` or `photo`. Pictures are named by bucket and key,
 or carried inline in base64.
@@ -247,7 +247,7 @@ class PeoplePose(BaseModel):
 
     @property
     def shows_somebody(self) -> bool:
-        """Whether anything of anybody would be drawn."""
+        """Return whether anything of anybody would be drawn."""
         is_coco17 = self.format == "coco17"
         return any(is_in_picture(coco17_to_coco18(person) if is_coco17 else person) for person in self.people)
 

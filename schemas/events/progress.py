@@ -36,7 +36,7 @@ _CANCELLATION_EXAMPLES: list[Any] = [
 
 
 class Progress(BaseModel):
-    """How far a request is. Only for requests that ask; any of them may be lost, so each says all there is to say."""
+    """Progress of a request. Only for requests that ask; any of them may be lost, so each says all there is to say."""
 
     model_config = ConfigDict(**STRICT, json_schema_extra={"examples": _PROGRESS_EXAMPLES})
 

@@ -89,7 +89,7 @@ class Adapter(BaseModel):
 
 
 class Output(BaseModel):
-    """How the pictures are encoded."""
+    """Encoding of the pictures."""
 
     model_config = ASKED
 

@@ -1,4 +1,4 @@
-"""What a text looks like to a reader: one plain form for letters that were dressed up.
+"""Reduces a text to what a reader sees: one plain form for letters that were dressed up.
 
 `plain` folds case, accents, invisible characters, full width and styled alphabets, and letters of other scripts that
 look Latin. It is idempotent. What stands for more than one letter, a 1 for an i or an l, is left as it is: `readings`

@@ -143,7 +143,7 @@ class AccessSettings(BaseModel):
 
     @property
     def loopback_only(self) -> bool:
-        """Whether nobody can be told from anybody, so that only this machine is served."""
+        """Return whether nobody can be told from anybody, so that only this machine is served."""
         return self.keys_file is None and self.oidc_issuer is None
 
     @model_validator(mode="after")

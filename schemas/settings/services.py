@@ -49,7 +49,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_from_commas)]
 
 
 class KafkaSettings(BaseModel):
-    """How Kafka is reached, and the client's clocks."""
+    """Addresses, credentials and time limits of Kafka clients."""
 
     model_config = SECTION
 
@@ -128,7 +128,7 @@ class KafkaSettings(BaseModel):
 
 
 class TopicSettings(BaseModel):
-    """How the topics are made. Their names are fixed but for the prefix."""
+    """Properties of the topics that `init` makes. Their names are fixed but for the prefix."""
 
     model_config = SECTION
 
@@ -292,12 +292,12 @@ class S3Settings(BaseModel):
 
     @property
     def is_retention_asked_for(self) -> bool:
-        """Whether retention_days was set, and not left at its default."""
+        """Return whether retention_days was set, and not left at its default."""
         return "retention_days" in self.model_fields_set
 
     @property
     def secure(self) -> bool:
-        """Whether the endpoint is reached over TLS."""
+        """Return whether the endpoint is reached over TLS."""
         return self.endpoint.startswith("https://")
 
     @property
@@ -306,11 +306,11 @@ class S3Settings(BaseModel):
         return self.endpoint.partition("://")[2].rstrip("/")
 
     def may_read(self, bucket: str) -> bool:
-        """Whether some of the bucket's objects may be read."""
+        """Return whether some of the bucket's objects may be read."""
         return bucket == self.bucket or bucket in self.allowed_buckets
 
     def may_show(self, bucket: str, key: str) -> bool:
-        """Whether a request may name this object as its pose picture.
+        """Return whether a request may name this object as its pose picture.
 
         All of an allowed bucket may be shown. Of the own bucket only what is below the prefix: the rest of a shared
         bucket belongs to others, and whoever may write a request has not been let in there. Where the own bucket is

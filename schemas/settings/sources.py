@@ -98,7 +98,7 @@ def from_stack(path: Path, settings: type[BaseSettings]) -> dict[str, Any]:
 
 
 def names_an_address(layers: list[Layer]) -> bool:
-    """Whether any layer says which Kafka or which store to use."""
+    """Return whether any layer says which Kafka or which store to use."""
     return any(found(layer.values, path) is not None for layer in layers for path in ADDRESSES)
 
 
@@ -135,7 +135,7 @@ def merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]
 
 
 def found(values: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    """What stands at a path; None where nothing does."""
+    """Return the value at a path, or None where there is none."""
     value: Any = values
     for name in path:
         if not isinstance(value, Mapping):

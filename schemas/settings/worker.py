@@ -127,7 +127,7 @@ class ModelSettings(BaseModel):
 
 
 class BatchSettings(BaseModel):
-    """How rows share the device."""
+    """Limits of the batch that rows share on the device."""
 
     model_config = SECTION
 
@@ -173,7 +173,7 @@ class SimulatedSettings(BaseModel):
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether a simulated device takes the real one's place."""
+        """Return whether a simulated device takes the real one's place."""
         return not (self.step_ms is None and self.curve_file is None and self.profile_file is None)
 
     @model_validator(mode="after")
@@ -184,7 +184,7 @@ class SimulatedSettings(BaseModel):
 
 
 class LimitSettings(BaseModel):
-    """What a request may ask for, and what a worker may hold."""
+    """Limits of what a request may ask for and of what a worker may hold."""
 
     model_config = SECTION
 
@@ -283,7 +283,7 @@ class WorkerSettings(BaseModel):
 
 
 class LogSettings(BaseModel):
-    """What is logged, on stderr."""
+    """Level and format of the log on stderr."""
 
     model_config = SECTION
 

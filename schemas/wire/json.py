@@ -16,7 +16,7 @@ _NAME_CHARACTERS_MAX = 60
 
 
 class Document(NamedTuple):
-    """What was read."""
+    """A JSON document that was read."""
 
     value: Any
     """The JSON value; None where there is none (or where it is null: look at `flaw`)."""

@@ -19,7 +19,7 @@ from darkroom.producer import tasks
 from darkroom.producer.logs import configure
 from darkroom.schemas.settings import LogSettings
 from tests.cluster.jars import jars_of
-from tests.cluster.proof import Plan, run
+from tests.cluster.proof import WAYS, Plan, run
 
 
 def main() -> None:
@@ -28,6 +28,10 @@ def main() -> None:
     parser.add_argument("--kafka", help="another version than the embedded one, fetched by Maven: 3.9.2")
     parser.add_argument("--rate", type=float, default=10.0, help="requests a second on average")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=8, help="on a device at once")
+    parser.add_argument(
+        "--clean", action="store_true", help="only clean restarts: no broker is killed or frozen, nothing is withdrawn"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the requests")
     parser.add_argument("--keep", type=Path, help="a folder for the logs, kept; else they are kept only when bad")
     arguments = parser.parse_args()
@@ -40,6 +44,9 @@ def main() -> None:
         seconds=arguments.minutes * 60,
         rate_per_s=arguments.rate,
         workers=arguments.workers,
+        rows=arguments.rows,
+        ways=("stop",) if arguments.clean else WAYS,
+        extras=not arguments.clean,
         seed=arguments.seed,
         jars=None if arguments.kafka is None else tools,
         tools=tools,

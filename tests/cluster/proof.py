@@ -70,6 +70,7 @@ CLIENT_VALID_FOR = datetime.timedelta(minutes=4)
 STRANGE_S, STRANGE_EVERY_S = 25.0, 60.0
 STEP_MS = 20
 SESSION_END_MS = 20_000
+WAYS = ("stop", "kill", "freeze")
 ROLES = (Role.WORKER, Role.GATEWAY, Role.INIT, Role.AUDIT, Role.SEND)
 
 
@@ -83,7 +84,9 @@ class Plan:
     """Of restarts: one round is one broker."""
     rate_per_s: float = 10.0
     workers: int = 2
-    ways: tuple[str, ...] = ("stop", "kill", "freeze")
+    rows: int = 8
+    """On a device at once."""
+    ways: tuple[str, ...] = WAYS
     extras: bool = True
     """A guest, a withdrawn right, quotas and an administrator's changes between the rounds."""
     seed: int = 1
@@ -257,7 +260,7 @@ class _Proof:
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[Gateway]:
-        flags = ("--simulated-device", str(STEP_MS), "--max-rows", "8")
+        flags = ("--simulated-device", str(STEP_MS), "--max-rows", str(self._plan.rows))
         self._workers = [
             WorkerProcess(self._environment, self._folder, f"worker{number}", *flags)
             for number in range(self._plan.workers)

@@ -110,7 +110,7 @@ class SdxlRow:
 
     @property
     def steps_total(self) -> int:
-        """How many calls of the UNet the row needs."""
+        """Return the number of UNet calls that the row needs."""
         return self.schedule.calls
 
     @property
