@@ -61,6 +61,7 @@ def _tasks(client: Any) -> Iterator[asyncio.Task[Any]]:
     coordinator, fetcher = getattr(client, "_coordinator", None), getattr(client, "_fetcher", None)
     held = [
         connections._sync_task,
+        *(connection._read_task for connection in connections._conns.values()),
         getattr(getattr(client, "_sender", None), "_sender_task", None),
         getattr(fetcher, "_fetch_task", None),
         *(getattr(fetcher, "_pending_tasks", None) or ()),
