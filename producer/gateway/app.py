@@ -21,7 +21,7 @@ from darkroom.producer.gateway.jobs.submissions import Submissions
 from darkroom.producer.gateway.jobs.uploads import Uploads
 from darkroom.producer.gateway.metrics import Metrics
 from darkroom.producer.gateway.openapi import openapi_of
-from darkroom.producer.gateway.routes import events, generate, generations, images, site
+from darkroom.producer.gateway.routes import events, generate, generations, images, openai, site
 from darkroom.producer.gateway.services import OpenServices, Services, connected
 from darkroom.producer.outages import watch_outages
 from darkroom.producer.recipes_file import read_recipes
@@ -81,6 +81,7 @@ def create_app(
         events.router,
         images.router,
         generate.router,
+        openai.router,
         site.operation,
         access.sessions,
         site.pages,

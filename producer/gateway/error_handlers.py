@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from darkroom.producer.gateway.metrics import Metrics
+from darkroom.producer.gateway.openai.errors import response_to
 from darkroom.producer.gateway.problems import Problem
 from darkroom.producer.gateway.routes.http_rules import methods_at
 from darkroom.producer.kafka.connection import KafkaUnavailable
@@ -42,7 +43,7 @@ def handle_errors(app: FastAPI, metrics: Metrics, retry_after_s: int) -> None:
         def handle(call: Request, error: Exception) -> Response:
             problem = problem_of(error, call)
             metrics.refused.labels(problem.code).inc()
-            return problem.response()
+            return response_to(problem, call.scope["path"])
 
         return handle
 
@@ -149,7 +150,7 @@ class Guard:
                     f"Try again, and report the incident {incident} if it happens again.",
                     incident=incident,
                 )
-                await problem.response()(scope, receive, send_counted)
+                await response_to(problem, scope["path"])(scope, receive, send_counted)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "none")

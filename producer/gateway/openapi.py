@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from darkroom.producer.gateway.jobs.answers import ProblemBody
+from darkroom.producer.gateway.openai.answers import ImagesOrder
 from darkroom.schemas.describing import described, or_null, readable
 from darkroom.schemas.events.request import GenerationRequest
 
@@ -88,7 +89,8 @@ def openapi_of(app: FastAPI, public_url: str | None) -> dict[str, Any]:
         order = _order(parts.pop(GenerationRequest.__name__))
         fields = _fields(order)
         answers = document.setdefault("components", {}).setdefault("schemas", {})
-        answers["ProblemBody"] = ProblemBody.model_json_schema()
+        for posted in (ProblemBody, ImagesOrder):
+            answers[posted.__name__] = posted.model_json_schema()
         document["components"]["schemas"] = {
             **{name: readable(name, schema) for name, schema in answers.items()},
             **parts,

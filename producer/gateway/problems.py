@@ -67,9 +67,11 @@ def coded(status: HTTPStatus, code: ErrorCode, detail: str | None = None, **memb
     return Problem(status, code.value, detail or text.sentence, text.remedy, **members)
 
 
-def invalid(detail: str, remedy: str = "Correct what is named; /openapi.json has the schema.") -> Problem:
+def invalid(
+    detail: str, remedy: str = "Correct what is named; /openapi.json has the schema.", **members: Any
+) -> Problem:
     """Return the 422 of a request that is not valid."""
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, ErrorCode.INVALID_REQUEST.value, detail, remedy)
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, ErrorCode.INVALID_REQUEST.value, detail, remedy, **members)
 
 
 def body_too_large(what: str, bytes_max: int, remedy: str, *, headers: Mapping[str, str] | None = None) -> Problem:

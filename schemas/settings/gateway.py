@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from darkroom.schemas.settings.services import MIB, SECTION
+from darkroom.schemas.settings.services import MIB, SECTION, Names
 
 
 class GatewaySettings(BaseModel):
@@ -44,6 +44,13 @@ class GatewaySettings(BaseModel):
         le=3_600,
         description="How long POST /generate waits for the picture before it answers 504 with the job's id: some "
         "pictures of SDXL on a busy device.",
+    )
+    openai_models: Names = Field(
+        default=("darkroom",),
+        min_length=1,
+        max_length=20,
+        description="The names that calls of the OpenAI API may give as `model`; every one is this deployment's model. "
+        "Programs that cannot be told another name than dall-e-3 need it here.",
     )
     events_open_max: ClassVar[int] = 2_000
     """Event streams open at a time; about 100 KB each."""

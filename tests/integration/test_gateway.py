@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import io
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import openai
 import pytest
 import urllib3
 from PIL import Image
@@ -179,6 +181,20 @@ async def test_the_guide_s_own_call_answers_with_the_picture_or_with_the_job(str
         assert (late.status_code, late.json()["code"]) == (504, "not_finished_in_time"), late.text
         done = await patient.get(late.json()["status_url"], params={"wait": 40})
         assert done.json()["status"] == "succeeded"
+
+
+async def test_openai_s_client_generates_and_streams_through_a_real_worker(street: Street) -> None:
+    async with (
+        httpx.AsyncClient(trust_env=False) as http,
+        openai.AsyncOpenAI(base_url=f"{street.gateways[0].url}/v1", api_key="any", http_client=http) as client,
+    ):
+        answer = await client.images.generate(prompt="a dancer", n=2, size="256x256", output_format="webp")
+        pictures = [Image.open(io.BytesIO(base64.b64decode(one.b64_json or ""))) for one in answer.data or []]
+        assert [picture.format for picture in pictures] == ["WEBP", "WEBP"]
+        stream = await client.images.generate(prompt="a dancer", stream=True, extra_body={"seed": 7})
+        [last] = [event async for event in stream]
+        assert last.type == "image_generation.completed"
+        assert Image.open(io.BytesIO(base64.b64decode(last.b64_json))).format == "PNG"
 
 
 async def test_a_gateway_that_is_killed_in_the_middle_loses_nothing(street: Street) -> None:

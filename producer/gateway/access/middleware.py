@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from darkroom.producer.gateway.access.gatekeeper import PRINCIPAL_STATE
+from darkroom.producer.gateway.openai.errors import response_to
 from darkroom.producer.gateway.principal import Principal
 from darkroom.producer.gateway.problems import Problem, body_too_large
 from darkroom.schemas.errors import bounded
@@ -160,7 +161,7 @@ class InputLimits:
             await self._app(scope, receive, send)
             return
         if problem := self._refusal_of_headers(scope):
-            await problem.response()(scope, receive, send)
+            await response_to(problem, scope["path"])(scope, receive, send)
             return
         body = _Body(self._settings, receive, send)
         try:
@@ -169,7 +170,7 @@ class InputLimits:
             if body.problem is None or body.has_response:
                 raise
         if body.problem is not None and not body.has_response:
-            await body.problem.response()(scope, receive, send)
+            await response_to(body.problem, scope["path"])(scope, receive, send)
 
     def _refusal_of_headers(self, scope: Scope) -> Problem | None:
         settings, headers = self._settings, scope["headers"]

@@ -72,8 +72,8 @@ class Submissions:
 
     async def read(self, call: Request, principal: Principal) -> Submission:
         """Return the submission posted to /v1/generations."""
-        document, files = await self._posted(call)
-        return await self._submission(call, principal, document, files)
+        document, files = await self.posted(call)
+        return await self.submission(call, principal, document, files)
 
     async def content(self, call: Request, bytes_max: int) -> bytes:
         """Return a whole body of any type. Raises `Problem` 413 above `bytes_max` bytes."""
@@ -88,13 +88,13 @@ class Submissions:
     async def read_loosely(self, call: Request, principal: Principal) -> Submission:
         """Return the submission posted to /generate, whose fields may also stand in the query."""
         has_body = _content_type(call) or call.headers.get("content-length", "0") != "0"
-        document, files = await self._posted(call) if has_body else ({}, {})
+        document, files = await self.posted(call) if has_body else ({}, {})
         asked = {name: value_of(name, text) for name, text in read_pairs(call.scope["query_string"]).items()}
-        return await self._submission(call, principal, in_our_names({**asked, **document}), files)
+        return await self.submission(call, principal, in_our_names({**asked, **document}), files)
 
     # --- Bodies ------------------------------------------------------------------------------------------
 
-    async def _posted(self, call: Request) -> tuple[dict[str, Any], Mapping[str, bytes]]:
+    async def posted(self, call: Request) -> tuple[dict[str, Any], Mapping[str, bytes]]:
         """Return the request in a body, and the files beside it."""
         if call.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise Problem(
@@ -131,9 +131,10 @@ class Submissions:
 
     # --- Requests ----------------------------------------------------------------------------------------
 
-    async def _submission(
+    async def submission(
         self, call: Request, principal: Principal, document: dict[str, Any], files: Mapping[str, bytes]
     ) -> Submission:
+        """Return the submission that a document and the files beside it are. The document is the method's own."""
         for name, default in (("tenant", principal.tenant), ("progress", self._gateway.progress)):
             if document.get(name) is None:  # null counts as absent in every field with a default
                 document[name] = default

@@ -17,7 +17,7 @@ from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem, coded, invalid
 from darkroom.producer.gateway.routes.images import PICTURE_CONTENT, media_type_of, picture_of
 from darkroom.schemas.errors import ErrorCode
-from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.completion import Completion, ImageRef
 
 router = APIRouter(tags=["pictures"])
 
@@ -73,12 +73,19 @@ async def generate(call: Request) -> Response:
         job = await gateway.acceptance.accept(submission, principal, call.headers.get("traceparent"))
         job = await gateway.jobs.wait(job, watch, gateway.settings.gateway.generate_timeout_s)
     if job.completion is None:
-        raise _timed_out(gateway, job)
+        raise timed_out(gateway, job)
     if job.completion.error is not None:
-        raise _failed(job.completion)
+        raise failed(job.completion)
     picture = picture_of(job, 0)
+    content = await content_of(gateway, picture)
+    headers = {"X-Request-Id": request.request_id, "X-Seed": str(picture.seed), "Cache-Control": "no-store"}
+    return Response(content, media_type=media_type_of(picture), headers=headers)
+
+
+async def content_of(gateway: Gateway, picture: ImageRef) -> bytes:
+    """Return a picture of a job that has just ended. Raises `Problem` 502 where it is not in the store."""
     try:
-        content = await fetch(gateway.services.store, picture)
+        return await fetch(gateway.services.store, picture)
     except PictureUnusable as error:
         raise Problem(
             HTTPStatus.BAD_GATEWAY,
@@ -86,11 +93,10 @@ async def generate(call: Request) -> Response:
             "The picture is not in the store.",
             "Submit it again under a new id.",
         ) from error
-    headers = {"X-Request-Id": request.request_id, "X-Seed": str(picture.seed), "Cache-Control": "no-store"}
-    return Response(content, media_type=media_type_of(picture), headers=headers)
 
 
-def _timed_out(gateway: Gateway, job: Job) -> Problem:
+def timed_out(gateway: Gateway, job: Job) -> Problem:
+    """Return the 504 of a job that is not finished, with where to find it."""
     request_id = job.identity[1]
     return Problem(
         HTTPStatus.GATEWAY_TIMEOUT,
@@ -104,7 +110,8 @@ def _timed_out(gateway: Gateway, job: Job) -> Problem:
     )
 
 
-def _failed(completion: Completion) -> Problem:
+def failed(completion: Completion) -> Problem:
+    """Return the problem of a completion with an error."""
     error = completion.error
     assert error is not None
     if error.code in _CALLERS:

@@ -39,8 +39,11 @@ CALLS = [
     ("/v1/recipes", "GET"),
     ("/v1/poses", "POST"),
     ("/generate", "POST"),
+    ("/v1/images/generations", "POST"),
+    ("/v1/models", "GET"),
+    ("/v1/models/{name}", "GET"),
 ]
-TAKES_NOTHING = ("/v1/fleet", "/v1/recipes")
+TAKES_NOTHING = ("/v1/fleet", "/v1/recipes", "/v1/models")
 """Nothing is unlawful there."""
 
 

@@ -66,11 +66,11 @@ async def test_a_failure_is_a_problem_of_its_code(house: House, replica: Replica
 
 
 async def test_every_code_has_a_status(house: House) -> None:
-    from darkroom.producer.gateway.routes.generate import _failed
+    from darkroom.producer.gateway.routes.generate import failed
 
     request = GenerationRequest(request_id="hello-1", prompt="a dancer")
     for code in set(ErrorCode) - {ErrorCode.DEADLINE_PASSED}:
-        assert _failed(failure_of(request, code)).status in (409, 422, 502)
+        assert failed(failure_of(request, code)).status in (409, 422, 502)
 
 
 async def test_when_the_time_has_passed_the_job_goes_on() -> None:
