@@ -41,6 +41,9 @@ _CONNECTION_LOST: Final = re.compile(
 )
 """A library's words for a server that is not there, as aiokafka 0.14, urllib3 2 and asyncio say it."""
 
+_LEFT_BEHIND: Final = ("Task was destroyed but it is pending", "Unclosed AIOKafkaConnection")
+"""How asyncio's lines about aiokafka's tasks and connections begin."""
+
 
 def configure(settings: LogSettings, **names: str) -> None:
     """Set up logging for this process, the libraries' own included. Every line has the names: `worker`, say."""
@@ -165,14 +168,17 @@ def _tell_of(record: logging.LogRecord) -> bool:
 
 
 def _is_an_echo(record: logging.LogRecord) -> bool:
-    """Return whether asyncio tells of a server's error in a future that a library made and nobody waited for.
+    """Return whether asyncio tells of what a client library left behind, which is nobody's business.
 
-    aiokafka keeps one for each batch, offset and transaction. Whoever published has had the error from another, and
-    asyncio tells of it when the future is collected: often after the server's return.
+    aiokafka keeps a future for each batch, offset and transaction: whoever published has had the error from another. A
+    connection or task of its own that was given up is told of when it is collected, often after the server's return.
     """
-    return (
-        record.name == "asyncio" and _server_of(record) is not None and "Future exception was never" in str(record.msg)
-    )
+    if record.name != "asyncio":
+        return False
+    said = record.getMessage()
+    if "Future exception was never retrieved" in said:
+        return _server_of(record) is not None
+    return said.startswith(_LEFT_BEHIND) and "aiokafka" in said.lower()
 
 
 def _said(record: logging.LogRecord) -> str:

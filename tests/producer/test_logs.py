@@ -110,6 +110,23 @@ def test_futures_that_nobody_asked_begin_no_outage(error: KafkaError) -> None:
     assert log.text == []
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Unclosed AIOKafkaConnection\nconn: <AIOKafkaConnection host=127.0.0.1 port=9092>", False),
+        (
+            "Task was destroyed but it is pending!\ntask: <Task coro=<Sender._sender_routine() aiokafka/sender.py>>",
+            False,
+        ),
+        ("Task was destroyed but it is pending!\ntask: <Task coro=<Worker.run() darkroom/worker.py>>", True),
+    ],
+)
+def test_what_a_client_left_behind_is_not_told(said: str, shown: bool) -> None:
+    log = Log()
+    logging.getLogger("asyncio").error(said)
+    assert bool(log.text) is shown
+
+
 def test_a_future_of_our_own_that_nobody_asked_is_shown() -> None:
     log = Log()
 
