@@ -362,6 +362,18 @@ def test_no_pose_sends_none_and_the_fleet_is_shown(page: Page, watch: Watch) -> 
     expect(page.locator("[data-figure=lag_records] [data-value]")).to_have_text(re.compile(r"\d"))
 
 
+def test_without_a_worker_the_page_says_so_and_promises_nothing(page: Page) -> None:
+    deserted = {"workers": 0, "last_work_s": 40.0, "lag_records": 3, "eta_s": None, "completions_per_minute": 9.0}
+    page.route("**/v1/fleet", lambda route: route.fulfill(json={**deserted, "active": 0}))
+    expect(page.locator("#fleet [data-note]")).to_have_text("no worker is running, 3 waiting")
+    write(page, "a long wait", steps="150")
+    page.click("[type=submit]")
+    expect(page.locator(".card .where").first).to_contain_text("no worker is running")
+    page.unroute("**/v1/fleet")
+    expect(page.locator("#fleet [data-note]")).to_contain_text("1 worker")
+    page.get_by_role("button", name="Cancel").first.click()
+
+
 def test_a_gateway_with_keys_is_signed_in_to_and_paints_for_the_keys_tenant(
     browser: Browser, site: Site, tmp_path: Path
 ) -> None:

@@ -162,6 +162,8 @@ async def test_a_job_is_taken_back(street: Street) -> None:
         assert done["status"] == "succeeded", done
         fleet = (await one.get("/v1/fleet")).json()
         assert fleet["completions_per_minute"] > 0
+        assert fleet["workers"] == 1
+        assert fleet["last_work_s"] < LIMIT_S
         await asyncio.gather(*(one.delete(f"/v1/generations/{name}") for name in ids[1:-1]))
 
 

@@ -74,7 +74,8 @@ class JobState(BaseModel):
         description="While queued: estimated unfinished records before it in its partition; null if Kafka does not say."
     )
     eta_s: float | None = Field(
-        description="While queued: estimated seconds until it is done, at the last minute's rate; null if unknown."
+        description="While queued: estimated seconds until it is done, at the last minute's rate; null if unknown or "
+        "without a worker."
     )
     progress: ProgressSeen | None = Field(description="Its latest progress, while it is running.")
     completion: dict[str, Any] | None = Field(
@@ -88,6 +89,10 @@ class JobState(BaseModel):
 class Fleet(BaseModel):
     """All workers together, for all tenants."""
 
+    workers: int | None = Field(description="Workers in the group; null if Kafka does not say.")
+    last_work_s: float | None = Field(
+        description="Seconds since a worker last told of a step or of an outcome; null if this gateway saw neither."
+    )
     lag_records: int = Field(ge=0, description="Unfinished requests.")
     eta_s: float | None = Field(description="An estimate of the seconds until they are done; null if unknown.")
     completions_per_minute: float = Field(ge=0, description="The rate of the last minute.")

@@ -109,6 +109,7 @@ class Hub:
         self._progress_bytes_max = progress_bytes_max
         self._watches: dict[Identity, set[Watch]] = {}
         self.recent = Recent(clock)
+        self._worked_at: float | None = None
         self.is_following = False
         """Whether events are being followed. Only then may an older look into the store be trusted."""
 
@@ -120,6 +121,7 @@ class Hub:
         A conflict ends another record of the same id, and says nothing about the job. A repetition adds nothing.
         """
         self.recent.add(completion)
+        self._worked_at = self._clock()
         if completion.error is not None and completion.error.code is ErrorCode.REQUEST_ID_CONFLICT:
             return
         if not (completion.replayed and (completion.tenant, completion.request_id) in self._completions):
@@ -138,6 +140,7 @@ class Hub:
 
     def on_progress(self, progress: Progress) -> None:
         """Take a job's progress, unless its outcome came first: they come from different topics."""
+        self._worked_at = self._clock()
         identity = (progress.tenant, progress.request_id)
         if identity in self._completions:
             return
@@ -175,6 +178,11 @@ class Hub:
         """Return the number of running jobs, of those that report progress."""
         horizon = self._clock() - ACTIVE_S
         return sum(at >= horizon for _, at in self._progress.values())
+
+    @property
+    def last_work_s(self) -> float | None:
+        """Return the seconds since a worker last told of a step or of an outcome, or None if none has."""
+        return None if self._worked_at is None else self._clock() - self._worked_at
 
     @property
     def watches(self) -> int:

@@ -243,7 +243,7 @@ class Jobs:
             return None, None
         ahead = backlog.before(*place)
         per_second = self._services.hub.recent.per_second()
-        if not per_second:
+        if not per_second or backlog.workers == 0:
             return ahead, None
         # The partitions with a backlog share the fleet's rate.
         return ahead, round((ahead + 1) * max(1, backlog.partitions_waiting) / per_second, 1)

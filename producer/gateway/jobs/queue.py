@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
 from darkroom.producer.kafka.connection import (
@@ -24,7 +25,7 @@ from darkroom.producer.kafka.connection import (
     reaching_kafka,
 )
 from darkroom.producer.kafka.consuming import RecordConsumer
-from darkroom.producer.kafka.groups import committed_offsets
+from darkroom.producer.kafka.groups import committed_offsets, describe_group
 from darkroom.producer.kafka.reader import GROWTH_CHECK_S, TopicPartition, partitions_of
 from darkroom.producer.outages import KAFKA
 
@@ -44,6 +45,8 @@ class Backlog:
     ends: Mapping[int, int]
     committed: Mapping[int, int]
     """Lacks the partitions in which the group has committed nothing yet."""
+    workers: int | None = None
+    """Members of the group, or None where Kafka does not say."""
 
     def before(self, partition: int, offset: int) -> int:
         """Return the number of records before `offset` that are not committed."""
@@ -125,7 +128,8 @@ class Queue:
                 async with self._reaching() as (consumer, admin):
                     ends = await consumer.end_offsets([TopicPartition(self._topic, one) for one in self._partitions])
                     committed = await self._committed(admin)
-                self._backlog = Backlog({place.partition: end for place, end in ends.items()}, committed)
+                    workers = await self._workers(admin)
+                self._backlog = Backlog({place.partition: end for place, end in ends.items()}, committed, workers)
                 self._backlog_at = time.monotonic()
             return self._backlog
 
@@ -134,6 +138,13 @@ class Queue:
         timeout_s = self._settings.gateway.kafka_timeout_s
         found = await committed_offsets(admin, self._settings.kafka.group_id, places, timeout_s=timeout_s)
         return {place.partition: at.offset for place, at in found.items() if at is not None}
+
+    async def _workers(self, admin: Any) -> int | None:
+        kafka, timeout_s = self._settings.kafka, self._settings.gateway.kafka_timeout_s
+        try:
+            return len((await describe_group(admin, kafka.group_id, timeout_s=timeout_s)).members)
+        except KafkaError:  # a backlog without this is worth telling all the same
+            return None
 
     async def partition_of(self, request_id: str) -> int:
         """Return the partition that Darkroom's producers choose for a request id."""

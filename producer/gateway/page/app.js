@@ -24,7 +24,8 @@ const jobs = new Jobs();
 const follower = new Follower(jobs);
 const signIn = new SignIn(byId("sign-in"), byId("account"));
 const actions = { cancel: stop, again, usePose, dismiss: (id) => jobs.remove(id) };
-new Cards(byId("jobs"), jobs, actions);
+const fleet = new FleetPanel(byId("fleet"));
+new Cards(byId("jobs"), jobs, fleet, actions);
 new Gallery(byId("gallery"), byId("viewer"), jobs, actions);
 
 let sending = false;
@@ -171,7 +172,7 @@ async function begin() {
   const who = await signIn.somebody().catch(() => ({ tenant: "default" }));
   jobs.open(who.tenant);
   offerRecipes();
-  new FleetPanel(byId("fleet")).run();
+  fleet.run();
 }
 
 begin();

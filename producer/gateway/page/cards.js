@@ -12,11 +12,13 @@ export class Cards {
   #empty;
   #count;
   #jobs;
+  #fleet;
   #actions;
   #cards = new Map();
 
-  // `actions`: cancel(job), again(job) and dismiss(job).
-  constructor(root, jobs, actions) {
+  // `fleet` knows how many workers there are. `actions`: cancel(job), again(job) and dismiss(job).
+  constructor(root, jobs, fleet, actions) {
+    this.#fleet = fleet;
     this.#list = root.querySelector("[data-list]");
     this.#empty = root.querySelector("[data-empty]");
     this.#count = root.querySelector("[data-count]");
@@ -42,7 +44,7 @@ export class Cards {
       this.#cards.set(job.id, card);
       this.#list.prepend(card.root);
     }
-    card.update(job);
+    card.update(job, this.#fleet.workers);
     this.#counted();
   }
 
@@ -65,7 +67,7 @@ export class Cards {
 
   #tick() {
     if (document.hidden) return;
-    for (const id of this.#cards.keys()) this.#cards.get(id).tell(this.#jobs.get(id));
+    for (const id of this.#cards.keys()) this.#cards.get(id).tell(this.#jobs.get(id), this.#fleet.workers);
   }
 }
 
@@ -87,11 +89,11 @@ class Card {
     this.root = element("li", { class: "card", "data-job": job.id }, this.picture, words);
   }
 
-  update(job) {
+  update(job, workers) {
     const active = isActive(job);
     this.root.dataset.status = job.status;
     setText(this.state, stateName(job));
-    this.tell(job);
+    this.tell(job, workers);
     show(this.bar, active);
     if (job.progress) Object.assign(this.bar, { max: job.progress.total, value: job.progress.done });
     else if (job.status !== "queued") this.bar.removeAttribute("value");
@@ -103,8 +105,8 @@ class Card {
     show(this.dismiss, !active);
   }
 
-  tell(job) {
-    if (job) setText(this.where, isActive(job) ? whereabouts(job, Date.now()) : "");
+  tell(job, workers) {
+    if (job) setText(this.where, isActive(job) ? whereabouts(job, Date.now(), workers) : "");
   }
 
   #complain(job) {

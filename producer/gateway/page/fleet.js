@@ -3,7 +3,7 @@
 import { fleet } from "./api.js";
 import { pause, setText } from "./dom.js";
 import { svgElement } from "./skeleton.js";
-import { duration } from "./wording.js";
+import { duration, fleetState } from "./wording.js";
 
 const POLL_MS = 2000;
 const POLL_AWAY_MS = 10000;
@@ -22,6 +22,7 @@ export class FleetPanel {
   #root;
   #series = Object.fromEntries(Object.keys(FIGURES).map((name) => [name, []]));
   #wake = new EventTarget();
+  workers = null;
 
   constructor(root) {
     this.#root = root;
@@ -40,6 +41,7 @@ export class FleetPanel {
       this.#show(await fleet());
       return true;
     } catch {
+      this.workers = null;
       this.#note("no answer");
       return false;
     }
@@ -59,8 +61,9 @@ export class FleetPanel {
       if (series.length > KEPT) series.shift();
       draw(figure.querySelector("svg"), series);
     }
-    const clear = typeof told.eta_s === "number" && told.lag_records ? `clear in about ${duration(told.eta_s * 1000)}` : "";
-    this.#note(clear);
+    this.workers = typeof told.workers === "number" ? told.workers : null;
+    this.#root.toggleAttribute("data-deserted", this.workers === 0);
+    this.#note(fleetState(told));
   }
 }
 

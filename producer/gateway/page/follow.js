@@ -166,8 +166,11 @@ export class Follower {
 // What a progress event changes. The gateway foresees the end of what waits; of what runs its own pace says it better.
 function running(job, { steps_done: done, steps_total: total, preview }) {
   const now = Date.now();
-  const begun = job?.begun ?? { at: now, done };
+  // Fewer steps than before: the worker died and another one paints the picture anew.
+  const anew = !job?.begun || done < job.progress?.done;
+  const begun = anew ? { at: now, done } : job.begun;
   const changes = { status: "running", problem: null, progress: { done, total }, begun };
+  if (anew) changes.etaAt = null;
   if (done > begun.done) changes.etaAt = now + ((now - begun.at) / (done - begun.done)) * (total - done);
   if (preview) changes.preview = preview;
   return changes;

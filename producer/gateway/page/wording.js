@@ -21,15 +21,31 @@ const STATES = {
 
 export const stateName = (job) => (job.cancelling && ["queued", "running"].includes(job.status) ? "Cancelling" : STATES[job.status]);
 
-// What is ahead of a job, how far it is, and when it should be done.
-export function whereabouts(job, now) {
+const LATE_MS = 10000;
+
+// What is ahead of a job, how far it is, and when it should be done. `workers`: how many there are, null if unknown.
+export function whereabouts(job, now, workers = null) {
   if (job.status === "unsent") return "on its way to the gateway";
   const parts = [];
   if (job.status === "queued") parts.push(ahead(job.ahead));
   if (job.status === "running" && job.progress) parts.push(`step ${job.progress.done} of ${job.progress.total}`);
-  const left = job.etaAt === null || job.etaAt === undefined ? null : job.etaAt - now;
-  if (left !== null) parts.push(left > 1000 ? `done in about ${duration(left)}` : "done any moment");
+  if (workers === 0) parts.push("no worker is running");
+  else if (job.etaAt !== null && job.etaAt !== undefined) parts.push(due(job.etaAt - now));
   return parts.filter(Boolean).join(" · ");
+}
+
+function due(left) {
+  if (left > 1000) return `done in about ${duration(left)}`;
+  return left > -LATE_MS ? "done any moment" : "later than expected";
+}
+
+// How the fleet is doing, in a few words; "" where its figures say it all.
+export function fleetState({ workers, lag_records: waiting, eta_s: eta, last_work_s: last }) {
+  if (workers === 0) return waiting ? `no worker is running, ${waiting} waiting` : "no worker is running";
+  const parts = typeof workers === "number" ? [`${workers} worker${workers === 1 ? "" : "s"}`] : [];
+  if (waiting && typeof eta === "number") parts.push(`clear in about ${duration(eta * 1000)}`);
+  if (waiting && typeof last === "number" && last * 1000 > LATE_MS) parts.push(`last step ${duration(last * 1000)} ago`);
+  return parts.join(" · ");
 }
 
 function ahead(count) {

@@ -105,16 +105,20 @@ async def cancel(call: Request, request_id: RequestId) -> Response:
 
 @reads(router, "/v1/fleet", response_model=Fleet, responses=PROBLEMS, summary="The state of all workers together")
 async def fleet(call: Request) -> Response:
-    """Return the backlog, the rate and the batching of all tenants together, and nothing that belongs to one."""
+    """Return the workers, the backlog, the rate and the batching of all tenants together, and nothing of any one."""
     gateway = gateway_of(call)
     await gateway.admit(call, Scope.READ)
     hub = gateway.services.hub
-    lag = (await gateway.services.queue.backlog()).lag_records
+    backlog = await gateway.services.queue.backlog()
+    lag = backlog.lag_records
     per_second = hub.recent.per_second()
+    last_work_s = hub.last_work_s
     return answer(
         {
+            "workers": backlog.workers,
+            "last_work_s": None if last_work_s is None else round(last_work_s, 1),
             "lag_records": lag,
-            "eta_s": round(lag / per_second, 1) if per_second else None,
+            "eta_s": round(lag / per_second, 1) if per_second and backlog.workers != 0 else None,
             "completions_per_minute": round(60 * (per_second or 0.0), 1),
             "batch_rows_mean": hub.recent.batch_rows_mean(),
             "queued_ms_p50": hub.recent.queued_ms_p50(),

@@ -112,6 +112,7 @@ class NotedKafka:
         self.sent: list[GenerationRequest] = []
         self.cancelled: list[tuple[str, str]] = []
         self.committed = 0
+        self.workers: int | None = None
         self.is_away = False
 
     async def publish(self, request: GenerationRequest, *, traceparent: str | None = None) -> Source:
@@ -125,7 +126,7 @@ class NotedKafka:
 
     async def backlog(self) -> Backlog:
         self._reach()
-        return Backlog({PARTITION: len(self.sent)}, {PARTITION: self.committed})
+        return Backlog({PARTITION: len(self.sent)}, {PARTITION: self.committed}, self.workers)
 
     async def partition_of(self, request_id: str) -> int:
         self._reach()

@@ -61,3 +61,21 @@ async def test_the_fleet_is_told_from_what_came_in(house: House, replica: Replic
     assert fleet["queued_ms_p50"] == 40.0
     assert fleet["completions_per_minute"] > 0
     assert fleet["eta_s"] is not None
+
+
+async def test_without_a_worker_nothing_is_foreseen(house: House, replica: Replica) -> None:
+    hub = replica.gateway.services.hub
+    for number in range(3):
+        hub.on_completion(await house.decide(hello(request_id=f"job-{number}")))
+    await replica.post(HELLO)
+    house.kafka.workers = 1
+    fleet = (await replica.client.get("/v1/fleet")).json()
+    assert (fleet["workers"], fleet["last_work_s"] < 60) == (1, True)
+    assert fleet["eta_s"] is not None
+    assert (await replica.client.get(JOB)).json()["eta_s"] is not None
+    house.kafka.workers = 0
+    fleet = (await replica.client.get("/v1/fleet")).json()
+    assert (fleet["workers"], fleet["eta_s"]) == (0, None)
+    assert fleet["completions_per_minute"] > 0
+    state = (await replica.client.get(JOB)).json()
+    assert (state["ahead"], state["eta_s"]) == (0, None)
