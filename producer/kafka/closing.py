@@ -15,6 +15,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import ProducerClosed
 
 from darkroom.producer.tasks import cancel_until_done
 
@@ -32,7 +33,7 @@ async def close(client: Any, limit_s: float = CLOSE_S_MAX) -> None:
     """Close an `AIOKafkaProducer`, `AIOKafkaConsumer` or `AIOKafkaAdminClient`. Never raises its errors.
 
     After `limit_s`, or where the caller is cancelled meanwhile, its tasks are cancelled and its connections cut, and
-    nothing of them is waited for.
+    nothing of them is waited for. Records that it still had end with `ProducerClosed` for whoever waits for them.
     """
     stop = client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop()
     closing = asyncio.get_running_loop().create_task(stop, name="close a Kafka client")
@@ -50,6 +51,9 @@ def _abandon(client: Any) -> None:
     _ending.add(ending)
     ending.add_done_callback(_ending.discard)
     connections: AIOKafkaClient = client.client if isinstance(client, AIOKafkaProducer) else client._client
+    if isinstance(client, AIOKafkaProducer):
+        # A sender that is cancelled leaves whoever waits for a record waiting for ever.
+        client._message_accumulator.fail_all(ProducerClosed())
     for connection in list(connections._conns.values()):
         with contextlib.suppress(OSError, RuntimeError):
             connection.close()

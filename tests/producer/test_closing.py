@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import ProducerClosed
 
 from darkroom.producer.kafka.closing import close
 from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.schemas.settings import Settings
 
 pytestmark = pytest.mark.stack
@@ -54,10 +56,12 @@ async def test_a_client_whose_task_loses_its_cancellation_is_closed_all_the_same
     assert not any(one.connected() for one in connections)
 
 
-async def test_a_producer_that_cannot_close_leaves_no_sender_behind(settings: Settings) -> None:
-    producer = AIOKafkaProducer(**kafka_arguments(settings.kafka))
+async def test_a_producer_that_cannot_close_leaves_no_sender_and_nobody_waiting(settings: Settings) -> None:
+    await ensure_topics(settings)
+    producer = AIOKafkaProducer(**kafka_arguments(settings.kafka), linger_ms=60_000)
     await producer.start()
     sender = producer._sender.sender_task
+    sent = await producer.send(settings.topics.requests, b"value")
 
     async def hang() -> None:
         await asyncio.Event().wait()
@@ -65,8 +69,9 @@ async def test_a_producer_that_cannot_close_leaves_no_sender_behind(settings: Se
     producer._message_accumulator.close = hang
     async with asyncio.timeout(LIMIT_S):
         await close(producer, 0.2)
+        with pytest.raises(ProducerClosed):
+            await sent
         await asyncio.wait({sender})
-    assert sender.done()
 
 
 async def test_whoever_is_cancelled_while_a_client_closes_is_cancelled_at_once(settings: Settings) -> None:
