@@ -38,6 +38,9 @@ class Metrics:
         self.repaired = Counter(
             "darkroom_gateway_repaired", "Claims without an event whose event was sent later.", registry=registry
         )
+        self.abandoned = Counter(
+            "darkroom_gateway_abandoned", "Jobs cancelled because their callers hung up.", registry=registry
+        )
         self.refused = Counter("darkroom_gateway_refused", "Problems returned, by code.", ["code"], registry=registry)
         self.task_restarts = Counter(
             "darkroom_task_restarts", "Background tasks that ended unexpectedly and were restarted.", ["task"],

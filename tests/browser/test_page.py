@@ -362,6 +362,22 @@ def test_no_pose_sends_none_and_the_fleet_is_shown(page: Page, watch: Watch) -> 
     expect(page.locator("[data-figure=lag_records] [data-value]")).to_have_text(re.compile(r"\d"))
 
 
+def test_an_event_source_stops_after_the_completion(page: Page, watch: Watch) -> None:
+    write(page, "a quick one", steps="2")
+    page.click("[type=submit]")
+    picture_is_shown(page)
+    completions = page.evaluate(
+        """id => new Promise(resolve => {
+             const source = new EventSource(`v1/generations/${id}/events`);
+             let completions = 0;
+             source.addEventListener("completion", () => (completions += 1));
+             source.addEventListener("error", () => source.readyState === EventSource.CLOSED && resolve(completions));
+           })""",
+        watch.requests[0]["request_id"],
+    )
+    assert completions == 1
+
+
 def test_without_a_worker_the_page_says_so_and_promises_nothing(page: Page) -> None:
     deserted = {"workers": 0, "last_work_s": 40.0, "lag_records": 3, "eta_s": None, "completions_per_minute": 9.0}
     page.route("**/v1/fleet", lambda route: route.fulfill(json={**deserted, "active": 0}))

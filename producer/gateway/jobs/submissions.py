@@ -55,6 +55,8 @@ class Submission:
     digest: str
     upload: Picture | None
     """The picture to store under the key in the request's pose."""
+    is_named: bool
+    """Whether the caller gave the job an id or a key, by which it can come back to it."""
 
 
 class Submissions:
@@ -146,6 +148,7 @@ class Submissions:
                 "Leave `tenant` out: it is the key's.",
             )
         document.setdefault("request_id", None)
+        is_named = document["request_id"] is not None or "idempotency-key" in call.headers
         if document["request_id"] is None:
             document["request_id"] = _new_id(call, principal.tenant)
         elif "idempotency-key" in call.headers:
@@ -153,7 +156,7 @@ class Submissions:
         upload = await self._upload(document, files)
         request, digest = self._decoded(document)
         self._refuse_beyond_limits(request if self._recipes is None else self._filled(request, self._recipes))
-        return Submission(request, digest, upload)
+        return Submission(request, digest, upload, is_named)
 
     async def _upload(self, document: dict[str, Any], files: Mapping[str, bytes]) -> Picture | None:
         """Return the uploaded picture, checked, and point the document's pose at it."""

@@ -4,6 +4,9 @@
     progress     {steps_done, steps_total, preview}
     completion   the job's state with its completion; the stream ends after it
 
+The completion has the id `end`. A browser's EventSource opens a stream that has ended again, with that id in
+Last-Event-ID; it is answered 204, at which it stops (WHATWG HTML, section 9.2.3).
+
 Every stream begins with the state, so a client whose stream was cut simply opens another. Nothing is queued for a slow
 reader: the generator is resumed when the reader has taken the last event, and then yields the latest state. States in
 between are skipped.
@@ -12,6 +15,7 @@ between are skipped.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import APIRouter
@@ -29,8 +33,11 @@ from darkroom.producer.gateway.routes.streams import check_room, event, event_st
 
 router = APIRouter(tags=["jobs"])
 
+END: Final = "end"
+"""The id of the event after which no other comes."""
 _STREAM: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    200: {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "The reader has had the completion, as Last-Event-ID says."},
 }
 
 
@@ -45,6 +52,8 @@ async def events(call: Request, request_id: RequestId) -> Response:
     """Follow a job until it ends."""
     gateway = gateway_of(call)
     principal = await gateway.admit(call, May.READ)
+    if call.headers.get("last-event-id") == END:
+        return Response(status_code=HTTPStatus.NO_CONTENT)
     check_room(gateway)
     return event_stream(gateway, _events(gateway, await gateway.jobs.found(principal.tenant, request_id)))
 
@@ -65,7 +74,7 @@ async def _events(gateway: Gateway, job: Job) -> AsyncIterator[ServerSentEvent]:
                     told_status, body = job.status, await jobs.body(job)
                     yield event("status", body)
                     if job.completion is not None:
-                        yield event("completion", body)
+                        yield event("completion", body, id=END)
                         return
                 progress = progress_seen(job.progress)
                 if progress is not None and progress != told_progress:

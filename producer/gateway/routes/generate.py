@@ -15,6 +15,7 @@ from darkroom.producer.gateway.jobs.jobs import Job
 from darkroom.producer.gateway.openapi import FIELDS_BODY, PROBLEMS
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem, coded, invalid
+from darkroom.producer.gateway.routes.hang_ups import abandon, unless_hung_up
 from darkroom.producer.gateway.routes.images import PICTURE_CONTENT, media_type_of, picture_of
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.completion import Completion, ImageRef
@@ -71,7 +72,11 @@ async def generate(call: Request) -> Response:
     # The watch begins before the request is sent, so that no quick outcome is missed.
     with gateway.services.hub.watching((request.tenant, request.request_id)) as watch:
         job = await gateway.acceptance.accept(submission, principal, call.headers.get("traceparent"))
-        job = await gateway.jobs.wait(job, watch, gateway.settings.gateway.generate_timeout_s)
+        waiting = gateway.jobs.wait(job, watch, gateway.settings.gateway.generate_timeout_s)
+        ended = await unless_hung_up(call, waiting)
+    if ended is None:
+        return abandon(gateway, submission)
+    job = ended
     if job.completion is None:
         raise timed_out(gateway, job)
     if job.completion.error is not None:

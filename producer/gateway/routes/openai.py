@@ -20,12 +20,14 @@ from starlette.responses import Response
 
 from darkroom.producer.gateway.gateway import Gateway, gateway_of
 from darkroom.producer.gateway.jobs.jobs import Job
+from darkroom.producer.gateway.jobs.submissions import Submission
 from darkroom.producer.gateway.openai.answers import FAULTS, ImagesAnswer, ModelCard, ModelList
 from darkroom.producer.gateway.openai.errors import body_of
 from darkroom.producer.gateway.openai.orders import Reply, check_model, order_of
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem, invalid
 from darkroom.producer.gateway.routes.generate import content_of, failed, timed_out
+from darkroom.producer.gateway.routes.hang_ups import abandon, unless_hung_up
 from darkroom.producer.gateway.routes.http_rules import answer, reads
 from darkroom.producer.gateway.routes.streams import check_room, event, event_stream
 from darkroom.schemas.events.completion import Completion, ImageRef
@@ -79,13 +81,17 @@ async def generate_images(
     if reply.is_stream:
         check_room(gateway)
         job = await gateway.acceptance.accept(submission, principal, call.headers.get("traceparent"))
-        response = event_stream(gateway, _events(gateway, job, reply))
+        response = event_stream(gateway, _events(gateway, job, submission, reply))
         response.headers["X-Request-Id"] = identity[1]
         return response
     # The watch begins before the request is sent, so that no quick outcome is missed.
     with gateway.services.hub.watching(identity) as watch:
         job = await gateway.acceptance.accept(submission, principal, call.headers.get("traceparent"))
-        job = await gateway.jobs.wait(job, watch, gateway.settings.gateway.generate_timeout_s)
+        waiting = gateway.jobs.wait(job, watch, gateway.settings.gateway.generate_timeout_s)
+        ended = await unless_hung_up(call, waiting)
+    if ended is None:
+        return abandon(gateway, submission)
+    job = ended
     if job.completion is None:
         raise timed_out(gateway, job)
     if job.completion.error is not None:
@@ -153,7 +159,7 @@ def _seconds(completion: Completion) -> int:
 # --- Streams --------------------------------------------------------------------------------------------
 
 
-async def _events(gateway: Gateway, job: Job, reply: Reply) -> AsyncIterator[ServerSentEvent]:
+async def _events(gateway: Gateway, job: Job, submission: Submission, reply: Reply) -> AsyncIterator[ServerSentEvent]:
     """Yield the previews that were asked for, then each picture; or one error, which ends the stream.
 
     Previews are spread evenly: number i of n is the first one after (i + 1) / (n + 1) of the steps.
@@ -178,6 +184,8 @@ async def _events(gateway: Gateway, job: Job, reply: Reply) -> AsyncIterator[Ser
             yield event("error", body_of(_shutting_down(gateway, job)))
     finally:
         gateway.streams_open -= 1
+        if job.completion is None:
+            abandon(gateway, submission)
 
 
 async def _ending(gateway: Gateway, completion: Completion, reply: Reply) -> AsyncIterator[ServerSentEvent]:

@@ -52,9 +52,9 @@ def event_stream(gateway: Gateway, events: AsyncIterator[ServerSentEvent]) -> Re
     )
 
 
-def event(name: str, data: dict[str, Any]) -> ServerSentEvent:
+def event(name: str, data: dict[str, Any], *, id: str | None = None) -> ServerSentEvent:
     """Return an event. ASCII alone: a lone surrogate, which JSON may escape, has no UTF-8."""
-    return ServerSentEvent(json.dumps(data, separators=(",", ":")), event=name, sep=_LINE_END)
+    return ServerSentEvent(json.dumps(data, separators=(",", ":")), event=name, id=id, sep=_LINE_END)
 
 
 def reconnection() -> ServerSentEvent:

@@ -75,7 +75,10 @@ async def test_a_stream_of_a_job_that_has_ended_says_so_and_ends(house: House, r
     await house.decide(HELLO)
     answer = await replica.client.get(EVENTS)
     assert answer.text.startswith("retry: 2000\n\nevent: status\n")
-    assert "event: completion\n" in answer.text
+    assert "id: end\nevent: completion\n" in answer.text
+    again = await replica.client.get(EVENTS, headers={"last-event-id": "end"})
+    assert (again.status_code, again.content) == (204, b"")
+    assert (await replica.client.get(EVENTS, headers={"last-event-id": "7"})).status_code == 200
 
 
 async def test_head_of_a_stream_is_its_headers_and_ends(replica: Replica) -> None:
