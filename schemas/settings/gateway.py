@@ -45,6 +45,13 @@ class GatewaySettings(BaseModel):
         description="How long POST /generate waits for the picture before it answers 504 with the job's id: some "
         "pictures of SDXL on a busy device.",
     )
+    backlog_s_max: float | None = Field(
+        default=None,
+        gt=0,
+        le=604_800,
+        description="Above so many estimated seconds of unfinished requests new jobs are refused with 503 and a "
+        "Retry-After; null: never. Without a worker or a rate nothing is estimated, and jobs are accepted.",
+    )
     openai_models: Names = Field(
         default=("darkroom",),
         min_length=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -27,14 +28,24 @@ class Acceptance:
     """Accepts the requests of all tenants. `jobs.claims` says what the order of the steps guarantees."""
 
     def __init__(
-        self, services: Services, claims: Claims, jobs: Jobs, *, quotas: Quotas, policy: Policy, metrics: Metrics
+        self,
+        services: Services,
+        claims: Claims,
+        jobs: Jobs,
+        *,
+        quotas: Quotas,
+        policy: Policy,
+        metrics: Metrics,
+        backlog_s_max: float | None,
     ) -> None:
+        """`backlog_s_max` is `gateway.backlog_s_max`."""
         self._services = services
         self._claims = claims
         self._jobs = jobs
         self._quotas = quotas
         self._policy = policy
         self._metrics = metrics
+        self._backlog_s_max = backlog_s_max
 
     async def accept(self, submission: Submission, principal: Principal, traceparent: str | None) -> Job:
         """Return the job, claimed and its event acknowledged by Kafka; or the existing job of the same request.
@@ -45,6 +56,7 @@ class Acceptance:
         refused = await self._policy(request)
         if refused is not None:
             raise refused
+        await self._refuse_beyond_backlog(request)
         await self._quotas.begin_job(principal, request.request_id)
         mine = Claim(request, submission.digest, datetime.now(UTC))
         try:
@@ -56,6 +68,23 @@ class Acceptance:
             await self._quotas.end_job(*mine.identity)  # a repetition counts it again
             raise
         return await self._repeat(standing, submission, traceparent)
+
+    async def _refuse_beyond_backlog(self, request: GenerationRequest) -> None:
+        """Raise `Problem` 503 for a new job while the backlog is too long. An accepted one is always found again."""
+        if self._backlog_s_max is None:
+            return
+        eta_s = await self._jobs.backlog_s()
+        if eta_s is None or eta_s <= self._backlog_s_max:
+            return
+        if await self._jobs.find(request.tenant, request.request_id) is not None:
+            return
+        raise Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "backlog_too_long",
+            f"Unfinished requests will take about {eta_s:.0f} s; above {self._backlog_s_max:g} s no new ones are taken.",
+            "Send it again after Retry-After, or have the operator add workers.",
+            headers={"Retry-After": str(max(1, math.ceil(eta_s - self._backlog_s_max)))},
+        )
 
     async def _repeat(self, standing: Claim, submission: Submission, traceparent: str | None) -> Job:
         """Return the job that stands for this request, and send its event unless it is known to have been sent."""

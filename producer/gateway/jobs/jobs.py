@@ -232,6 +232,12 @@ class Jobs:
             "request": None if claim is None else claim.request.model_dump(mode="json"),
         }
 
+    async def backlog_s(self) -> float | None:
+        """Return the estimated seconds until all that waits is done; None if unknown, or without a worker."""
+        backlog = await self._services.queue.backlog()
+        per_second = self._services.hub.recent.per_second()
+        return backlog.lag_records / per_second if per_second and backlog.workers != 0 else None
+
     async def _place(self, job: Job) -> tuple[int | None, float | None]:
         """Return how many records are before the job, and an estimate of the seconds until it is done."""
         try:

@@ -110,15 +110,14 @@ async def fleet(call: Request) -> Response:
     await gateway.admit(call, Scope.READ)
     hub = gateway.services.hub
     backlog = await gateway.services.queue.backlog()
-    lag = backlog.lag_records
-    per_second = hub.recent.per_second()
+    per_second, eta_s = hub.recent.per_second(), await gateway.jobs.backlog_s()
     last_work_s = hub.last_work_s
     return answer(
         {
             "workers": backlog.workers,
             "last_work_s": None if last_work_s is None else round(last_work_s, 1),
-            "lag_records": lag,
-            "eta_s": round(lag / per_second, 1) if per_second and backlog.workers != 0 else None,
+            "lag_records": backlog.lag_records,
+            "eta_s": None if eta_s is None else round(eta_s, 1),
             "completions_per_minute": round(60 * (per_second or 0.0), 1),
             "batch_rows_mean": hub.recent.batch_rows_mean(),
             "queued_ms_p50": hub.recent.queued_ms_p50(),

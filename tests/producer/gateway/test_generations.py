@@ -401,3 +401,21 @@ async def test_below_a_prefix_claims_and_uploads_are_found_and_a_tenant_reads_it
         assert (await replica.post(again)).status_code == 202
         outside = {"image": {"bucket": "darkroom", "key": "studio/hello-1/pose.png"}}
         assert (await replica.post({**HELLO, "request_id": "hello-3", "pose": outside})).status_code == 403
+
+
+async def test_beyond_the_backlog_s_limit_new_jobs_are_refused_and_accepted_ones_found() -> None:
+    house = House(backlog_s_max=5.0)
+    async with house.gateway() as replica:
+        accepted = {"request_id": "hello-1", "prompt": "a dancer"}
+        assert (await replica.post(accepted)).status_code == 202
+        hub = replica.gateway.services.hub
+        for number in range(3):
+            request = GenerationRequest(request_id=f"job-{number}", tenant="studio", prompt="a dancer")
+            hub.on_completion(await house.decide(request))
+        house.kafka.sent += [house.kafka.sent[0]] * 1000  # a backlog of minutes at three completions a second
+        refused = await replica.post({"request_id": "hello-2", "prompt": "a dancer"})
+        problem(refused, 503, "backlog_too_long")
+        assert int(refused.headers["retry-after"]) > 60
+        assert (await replica.post(accepted)).status_code == 202
+        house.kafka.workers = 0  # nothing wakes a fleet but what is accepted
+        assert (await replica.post({"request_id": "hello-3", "prompt": "a dancer"})).status_code == 202
