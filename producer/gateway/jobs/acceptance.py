@@ -81,7 +81,7 @@ class Acceptance:
         raise Problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "backlog_too_long",
-            f"Unfinished requests will take about {eta_s:.0f} s; above {self._backlog_s_max:g} s no new ones are taken.",
+            f"What waits will take about {eta_s:.0f} s; above {self._backlog_s_max:g} s no new request is taken.",
             "Send it again after Retry-After, or have the operator add workers.",
             headers={"Retry-After": str(max(1, math.ceil(eta_s - self._backlog_s_max)))},
         )
