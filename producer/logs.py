@@ -56,7 +56,7 @@ def configure(settings: LogSettings, **names: str) -> None:
     ]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
-        if settings.format == "json"
+        if settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     handler = logging.StreamHandler(sys.stderr)

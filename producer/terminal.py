@@ -135,6 +135,11 @@ def fail(sentence: str) -> NoReturn:
     raise click.ClickException(sentence)
 
 
+def is_for_people(*, as_json: bool) -> bool:
+    """Return whether a command's output is read by a person: on a terminal, and not asked for as JSON."""
+    return not as_json and sys.stdout.isatty()
+
+
 def is_watched() -> bool:
     """Return whether stderr is a terminal, on which progress bars are shown."""
     return sys.stderr.isatty()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darkroom.producer.terminal import config_option, run, settings_of
+from darkroom.producer.terminal import config_option, is_for_people, run, settings_of
 from darkroom.schemas.rights import Role
 
 if TYPE_CHECKING:
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from darkroom.schemas.settings import Settings
 
 
-@click.command(epilog="Example: darkroom audit | python -m json.tool")
-@click.option("--json", "as_json", is_flag=True, help="The same: the report is always one JSON object.")
+@click.command(epilog="Example: darkroom audit")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, as also where the output is no terminal.")
 @config_option
 @click.pass_context
-def audit(context: click.Context, as_json: bool, config: Path | None) -> None:  # noqa: ARG001 - every command has --json
+def audit(context: click.Context, as_json: bool, config: Path | None) -> None:
     """Check that every record has exactly one outcome, and that every picture is in the bucket.
 
     Reads requests and outcomes from their beginning to where they end now, and all pictures that completions name.
@@ -28,7 +28,7 @@ def audit(context: click.Context, as_json: bool, config: Path | None) -> None:  
     """
     settings = settings_of(config)
     report = run(_audit(settings), settings=settings, role=Role.AUDIT)
-    click.echo(json.dumps(report.as_dict()))
+    click.echo(_table(report) if is_for_people(as_json=as_json) else json.dumps(report.as_dict()))
     if not report.is_clean:
         click.echo(_in_words(report), err=True)
         context.exit(1)
@@ -40,6 +40,16 @@ async def _audit(settings: Settings) -> AuditReport:
 
     async with MinioObjects(settings.s3) as objects:
         return await perform(settings, objects)
+
+
+def _table(report: AuditReport) -> str:
+    """Return the report for a person: a line a number that is not zero, and whether all is well."""
+    counts = {name: value for name, value in report.as_dict().items() if isinstance(value, int)}
+    width = max(len(str(value)) for value in counts.values())
+    lines = [
+        f"{value:>{width}}  {name.replace('_', ' ')}" for name, value in counts.items() if value or name == "records"
+    ]
+    return "\n".join([*lines, "Nothing is missing, duplicated or corrupt."] if report.is_clean else lines)
 
 
 def _in_words(report: AuditReport) -> str:

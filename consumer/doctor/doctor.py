@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -42,13 +42,17 @@ DISK_FREE_BYTES_MIN = 1024**3
 """Profiles, compiled code, the tiny model; a model from the store says its own size."""
 
 
-async def examine(settings: Settings, role: Role = Role.WORKER) -> list[Finding]:
-    """Run every check of what `role` uses, whatever the others found."""
+Check = Callable[[Settings], Awaitable[Finding | tuple[Finding, ...]]]
+"""One check of some settings."""
+
+
+async def examine(settings: Settings, role: Role = Role.WORKER) -> AsyncIterator[Finding]:
+    """Run every check of what `role` uses, whatever the others found, and yield each finding as it is made."""
 
     async def rights(settings: Settings) -> Finding:
         return await _rights(settings, role)
 
-    checks: list[tuple[str, Callable[[Settings], Awaitable[Finding | tuple[Finding, ...]]]]] = [
+    checks: list[tuple[str, Check]] = [
         ("machine", _machine),
         ("device", _device),
         ("model", _model),
@@ -62,7 +66,7 @@ async def examine(settings: Settings, role: Role = Role.WORKER) -> list[Finding]
         ("bucket", bucket),
         ("clocks", _clocks),
     ]
-    findings: list[Finding] = []
+    is_kafka_away = False
     for name, check in checks:
         is_skipped = (
             (name in _OF_WORKERS and role is not Role.WORKER)
@@ -71,18 +75,27 @@ async def examine(settings: Settings, role: Role = Role.WORKER) -> list[Finding]
         )
         if is_skipped:
             continue
-        if name in _ON_KAFKA and any(one.check == "kafka" and not one.passed for one in findings):
-            findings.append(Finding(name, False, "Kafka was not reached", "See the check of Kafka."))
+        if name in _ON_KAFKA and is_kafka_away:
+            yield Finding(name, False, "Kafka was not reached", "See the check of Kafka.")
             continue
-        try:
-            found = await check(settings)
-            findings += found if isinstance(found, tuple) else (found,)
-        except SettingsError as error:
-            findings.append(Finding(name, False, str(error), "Correct that setting."))
-        except Exception as error:
-            says = f"the check itself failed: {type(error).__name__}: {error}"
-            findings.append(Finding(name, False, says, "Report this with the output of `darkroom doctor --json`."))
-    return findings
+        for one in await _checked(name, check, settings):
+            is_kafka_away |= one.check == "kafka" and not one.passed
+            yield one
+
+
+async def _checked(name: str, check: Check, settings: Settings) -> tuple[Finding, ...]:
+    try:
+        found = await check(settings)
+        return found if isinstance(found, tuple) else (found,)
+    except SettingsError as error:
+        return (Finding(name, False, str(error), "Correct that setting."),)
+    except ModuleNotFoundError as error:
+        extra = "photos" if name == "photos" else "render"
+        says = f"the package {(error.name or str(error)).partition('.')[0]} is not installed"
+        return (Finding(name, False, says, f"Install darkroom[{extra}]: pip install 'darkroom[{extra}]'."),)
+    except Exception as error:
+        says = f"the check itself failed: {type(error).__name__}: {error}"
+        return (Finding(name, False, says, "Report this with the output of `darkroom doctor --json`."),)
 
 
 _OF_WORKERS = frozenset({"machine", "device", "model", "photos", "worker"})

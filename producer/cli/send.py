@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 import click
 
+from darkroom.producer.cli.completion_lines import in_words
 from darkroom.producer.cli.request_options import adapters_of, field_options, labels_of, pose_of
-from darkroom.producer.terminal import config_option, fail, is_watched, run, settings_of, telling_of_outages
+from darkroom.producer.terminal import (
+    config_option,
+    fail,
+    is_for_people,
+    is_watched,
+    run,
+    settings_of,
+    telling_of_outages,
+)
 from darkroom.schemas.rights import Role
 
 if TYPE_CHECKING:
@@ -26,6 +35,8 @@ PORTION: Final = 500
 """The number of requests that are sent before their ids are printed."""
 REPEAT_MAX: Final = 100_000
 PROBLEMS_SHOWN_MAX: Final = 20
+UNFINISHED_SHOWN_MAX: Final = 10
+"""Requests that are named when somebody stops waiting for them."""
 STDIN_MEMORY_BYTES_MAX: Final = 16 * 1024 * 1024
 """Standard input is read twice, so it is kept: in memory up to this size, above it in a temporary file."""
 
@@ -102,7 +113,11 @@ class _Send(click.Command):
     help="Send this many requests, each with its own id.",
 )
 @click.option("--skip-invalid", is_flag=True, help="Send a file's valid lines even if others are invalid.")
-@click.option("--wait", is_flag=True, help="Show progress, and print the completions as JSON lines as they come.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Show progress, and print the completions as they come: a line each on a terminal, else as JSON lines.",
+)
 @click.option(
     "--timeout",
     "timeout_s",
@@ -309,7 +324,19 @@ async def _send(
             else:
                 _print_ids(portion, accepted, as_json=as_json)
         if wait:
-            await _wait(client, sent, timeout_s)
+            await _wait(client, sent, timeout_s, as_json=as_json)
+
+
+def _tell_of_unfinished(left: Collection[tuple[str, str]]) -> None:
+    """Name on stderr the requests that nobody waits for any more, and how to find and cancel them."""
+    shown = sorted(left)[:UNFINISHED_SHOWN_MAX]
+    more = f" and {len(left) - len(shown)} more" if len(left) > len(shown) else ""
+    names = ", ".join(f"{tenant}/{request_id}" for tenant, request_id in shown)
+    click.echo(
+        f"{len(left)} requests go on without you: {names}{more}. `darkroom watch --from-beginning` shows their ends, "
+        "`darkroom cancel ID` takes one back.",
+        err=True,
+    )
 
 
 def _print_ids(portion: Sequence[GenerationRequest], accepted: Collection[str], *, as_json: bool) -> None:
@@ -319,20 +346,27 @@ def _print_ids(portion: Sequence[GenerationRequest], accepted: Collection[str], 
             click.echo(json.dumps(one) if as_json else request.request_id)
 
 
-async def _wait(client: Client, sent: set[tuple[str, str]], timeout_s: float) -> None:
+async def _wait(client: Client, sent: set[tuple[str, str]], timeout_s: float, *, as_json: bool) -> None:
     """Print completions as they arrive. Ends the command with an error unless all requests succeeded."""
     from darkroom.producer.client.following import follow
     from darkroom.schemas.events.completion import Status
 
     unsuccessful = 0
+    for_people = is_for_people(as_json=as_json)
+    left = set(sent)
 
     def on_completion(completion: Completion) -> None:
         nonlocal unsuccessful
         unsuccessful += completion.status is not Status.SUCCEEDED
-        click.echo(completion.model_dump_json())
+        left.discard((completion.tenant, completion.request_id))
+        click.echo(in_words(completion) if for_people else completion.model_dump_json())
 
-    async with telling_of_outages():
-        missing = await follow(client, sent, on_completion, timeout_s=timeout_s, watched=is_watched())
+    try:
+        async with telling_of_outages():
+            missing = await follow(client, sent, on_completion, timeout_s=timeout_s, watched=is_watched())
+    except BaseException:  # Ctrl-C, or Kafka is away: they go on all the same
+        _tell_of_unfinished(left)
+        raise
     if missing:
         first = "/".join(min(missing))
         fail(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from darkroom.producer.cli.completion_lines import in_words
 from darkroom.producer.terminal import config_option, fail, run, settings_of, telling_of_outages
 from darkroom.schemas.rights import Role
 
@@ -50,7 +51,7 @@ async def _watch(
         )
         await open_.enter_async_context(telling_of_outages())
         async for completion in completions:
-            click.echo(completion.model_dump_json() if as_json else _in_words(completion))
+            click.echo(completion.model_dump_json() if as_json else in_words(completion))
             if objects is not None and save is not None:
                 await _save(objects, completion, save)
             seen += 1
@@ -68,19 +69,3 @@ async def _save(objects: Objects, completion: Completion, folder: Path) -> None:
         click.echo(str(error), err=True)
     except OSError as error:
         fail(f"The pictures cannot be written to {folder} ({error}). Check that it is a folder with free space.")
-
-
-def _in_words(completion: Completion) -> str:
-    images = f"{len(completion.images)} image{'' if len(completion.images) == 1 else 's'}"
-    total_ms = completion.timings_ms.total
-    parts = [
-        f"{completion.completed_at:%Y-%m-%dT%H:%M:%SZ}",
-        f"{completion.status.value:9}",
-        f"{completion.tenant}/{completion.request_id}",
-        images if completion.error is None else f"{completion.error.code.value}: {completion.error.message}",
-    ]
-    if total_ms is not None:
-        parts.append(f"{total_ms / 1000:.1f} s")
-    if completion.replayed:
-        parts.append("replayed")
-    return "  ".join(parts)

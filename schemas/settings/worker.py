@@ -288,4 +288,6 @@ class LogSettings(BaseModel):
     model_config = SECTION
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least that is logged.")
-    format: Literal["json", "console"] = Field(default="json", description="json for machines, console for people.")
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="json for machines, console for people; auto: console on a terminal, else json."
+    )

@@ -256,7 +256,7 @@ async def test_the_doctor_loads_from_the_store(stack: Stack, shelf: Shelf) -> No
 
     async def examined(path: str) -> Finding:
         own = {"DARKROOM_MODEL__PATH": path, "DARKROOM_MODEL__CACHE_PATH": str(shelf.folder), "DARKROOM_DEVICE": "cpu"}
-        findings = await examine(load_settings(environ=stack.environment | own))
+        findings = [one async for one in examine(load_settings(environ=stack.environment | own))]
         return next(one for one in findings if one.check == "model")
 
     good = await examined(f"s3://{shelf.bucket}/tiny")
