@@ -7,7 +7,8 @@ paint the same picture from it.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from darkroom.inference.pose.photo import NO_DETECTOR
 from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo, RenderRequest
@@ -17,6 +18,8 @@ from darkroom.schemas.events.request import GenerationRequest, adapters_of, effe
 from darkroom.schemas.wire.digests import derived_seed, picture_text
 
 _ADAPTERS_NAMED_MAX = 5
+_ASKED = "darkroom:request"
+"""The entry of a PNG's text that holds the request as JSON."""
 
 if TYPE_CHECKING:
     # Only for the type: callers have already loaded the settings.
@@ -27,7 +30,7 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
     """Return the request with every default filled in.
 
     Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for values out of
-    bounds, `unknown_adapter` for an adapter that was not loaded with the model, `model_mismatch` for a pose if the
+    bounds, `unknown_adapter` for an adapter that the worker does not have, `model_mismatch` for a pose if the
     model has no ControlNet, `pose_unreadable` for a photo if there is no detector, and `pose_not_found` for keypoints
     of which nothing would be drawn.
     """
@@ -82,7 +85,7 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
 def unknown_adapter(name: str, info: ModelInfo) -> str:
     """Return the sentence for a request that names a missing adapter."""
     if name in info.adapters_refused:
-        return f"adapter {name!r} was refused when the model was loaded: {info.adapters_refused[name]}"
+        return f"adapter {name!r} is refused: {info.adapters_refused[name]}"
     if not info.adapters:
         return f"adapter {name!r} is not known: this worker has no adapters, leave it out"
     names = ", ".join(list(info.adapters)[:_ADAPTERS_NAMED_MAX])
@@ -93,6 +96,22 @@ def unknown_adapter(name: str, info: ModelInfo) -> str:
 def batch_key(request: RenderRequest, info: ModelInfo) -> BatchKey:
     """Return the key of the request's rows: rows with equal keys may share a step."""
     return BatchKey(request.height // info.latent_factor, request.width // info.latent_factor, info.revision)
+
+
+def name_adapters(image_text: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, str]:
+    """Return a PNG's text of a request with these digests of adapters, by name.
+
+    `resolve` names the files that were there when the request was taken in, and a file may have been replaced since.
+    """
+    asked = json.loads(image_text.get(_ASKED, "{}"))
+    for adapter in (asked.get("adapter"), *asked.get("adapters", ())):
+        if adapter is not None:
+            adapter["digest"] = digests[adapter["name"]]
+    return {**image_text, _ASKED: _compact(asked)} if asked else dict(image_text)
+
+
+def _compact(asked: Mapping[str, Any]) -> str:
+    return json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _check_size(request: GenerationRequest, width: int, height: int, info: ModelInfo, limits: LimitSettings) -> None:
@@ -130,7 +149,7 @@ def _image_text(
     )
     text = {
         "Software": "darkroom",
-        "darkroom:request": json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False),
+        _ASKED: _compact(asked),
         "darkroom:model": info.name,
         "darkroom:revision": info.revision,
         "darkroom:seed": str(seed),
