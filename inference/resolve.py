@@ -7,7 +7,7 @@ paint the same picture from it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from darkroom.inference.pose.photo import NO_DETECTOR
@@ -15,7 +15,8 @@ from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo, RenderRequ
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose
 from darkroom.schemas.events.request import GenerationRequest, adapters_of, effective_steps
-from darkroom.schemas.wire.digests import derived_seed, picture_text
+from darkroom.schemas.prompts.embeddings import WEIGHTED
+from darkroom.schemas.wire.digests import derived_seed, embeddings_of, picture_text
 
 _ADAPTERS_NAMED_MAX = 5
 _ASKED = "darkroom:request"
@@ -48,6 +49,9 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
     for adapter in adapters:
         if adapter.name not in info.adapters:
             _reject(request, ErrorCode.UNKNOWN_ADAPTER, unknown_adapter(adapter.name, info))
+    for name in embeddings_of(request):
+        if name not in info.embeddings:
+            _reject(request, ErrorCode.UNKNOWN_ADAPTER, unknown_embedding(name, info))
     if request.pose is not None and not info.takes_pose:
         _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
     if isinstance(request.pose, PhotoPose) and info.pose_detector is None:
@@ -86,11 +90,39 @@ def unknown_adapter(name: str, info: ModelInfo) -> str:
     """Return the sentence for a request that names a missing adapter."""
     if name in info.adapters_refused:
         return f"adapter {name!r} is refused: {info.adapters_refused[name]}"
+    if name in info.embeddings:
+        return embedding_as_adapter(name)
     if not info.adapters:
         return f"adapter {name!r} is not known: this worker has no adapters, leave it out"
-    names = ", ".join(list(info.adapters)[:_ADAPTERS_NAMED_MAX])
-    more = " and others" if len(info.adapters) > _ADAPTERS_NAMED_MAX else ""
-    return f"adapter {name!r} is not known: this worker has {names}{more}"
+    return f"adapter {name!r} is not known: this worker has {_listed(info.adapters)}"
+
+
+def unknown_embedding(name: str, info: ModelInfo) -> str:
+    """Return the sentence for a prompt that names a missing textual inversion."""
+    if name in info.adapters_refused:
+        return f"embedding {name!r} is refused: {info.adapters_refused[name]}"
+    if name in info.adapters:
+        return adapter_as_embedding(name)
+    if not info.embeddings:
+        return f"embedding {name!r} is not known: this worker has no textual inversions, leave it out of the prompt"
+    return f"embedding {name!r} is not known: this worker has {_listed(info.embeddings)}"
+
+
+def embedding_as_adapter(name: str) -> str:
+    """Return the sentence for a request whose `adapter` is a textual inversion."""
+    return (
+        f"adapter {name!r} is a textual inversion: write embedding:{name} into a prompt with prompt_syntax {WEIGHTED}"
+    )
+
+
+def adapter_as_embedding(name: str) -> str:
+    """Return the sentence for a prompt whose embedding is a LoRA."""
+    return f"embedding {name!r} is a LoRA: name it in adapter"
+
+
+def _listed(names: Collection[str]) -> str:
+    more = " and others" if len(names) > _ADAPTERS_NAMED_MAX else ""
+    return ", ".join(list(names)[:_ADAPTERS_NAMED_MAX]) + more
 
 
 def batch_key(request: RenderRequest, info: ModelInfo) -> BatchKey:
@@ -99,7 +131,7 @@ def batch_key(request: RenderRequest, info: ModelInfo) -> BatchKey:
 
 
 def name_adapters(image_text: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, str]:
-    """Return a PNG's text of a request with these digests of adapters, by name.
+    """Return a PNG's text of a request with these digests of adapters and embeddings, by name.
 
     `resolve` names the files that were there when the request was taken in, and a file may have been replaced since.
     """
@@ -107,6 +139,8 @@ def name_adapters(image_text: Mapping[str, str], digests: Mapping[str, str]) -> 
     for adapter in (asked.get("adapter"), *asked.get("adapters", ())):
         if adapter is not None:
             adapter["digest"] = digests[adapter["name"]]
+    if "embeddings" in asked:
+        asked["embeddings"] = {name: digests[name] for name in asked["embeddings"]}
     return {**image_text, _ASKED: _compact(asked)} if asked else dict(image_text)
 
 
@@ -145,7 +179,7 @@ def _image_text(
     asked = picture_text(
         request,
         {"width": width, "height": height, "steps": steps, "seed": seed},
-        adapter_digests=info.adapters,
+        adapter_digests={**info.adapters, **info.embeddings},
     )
     text = {
         "Software": "darkroom",

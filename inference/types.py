@@ -83,6 +83,8 @@ class ModelInfo:
     refused."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """The digests of the LoRAs that requests may name now, by name."""
+    embeddings: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the textual inversions that prompts may name now, by name. No adapter has the same name."""
     adapters_refused: Mapping[str, str] = field(default_factory=dict)
     """Adapter files that cannot be used, by the name that requests would give: a sentence with the remedy."""
     prediction: Prediction | None = None

@@ -323,7 +323,11 @@ class WorkerGauges(Collector):
             hits.add_metric([cache], counts.hits)
             misses.add_metric([cache], counts.misses)
             held.add_metric([cache], counts.bytes_held)
-        adapters = _gauge("adapters", "Adapter files that requests may name.", len(self._engine.info.adapters))
+        adapters = _gauge(
+            "adapters",
+            "Files of LoRAs and textual inversions that requests may name.",
+            len(self._engine.info.adapters) + len(self._engine.info.embeddings),
+        )
         refused = _gauge(
             "adapters_refused",
             "Adapter files that cannot be used; requests for them fail.",

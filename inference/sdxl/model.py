@@ -38,6 +38,7 @@ from darkroom.inference.types import (
     RowId,
     Series,
 )
+from darkroom.schemas.prompts.embeddings import WEIGHTED, embeddings_in
 
 _log = structlog.get_logger(__name__)
 
@@ -98,7 +99,13 @@ class LoadedModel:
         """Look for changed adapters, as `Device.refresh_adapters`."""
         if not self.adapters.refresh():
             return False
-        self.info = replace(self.info, adapters=self.adapters.digests, adapters_refused=self.adapters.refused)
+        adapters = self.adapters
+        self.info = replace(
+            self.info,
+            adapters=adapters.digests,
+            embeddings=adapters.embeddings,
+            adapters_refused=adapters.refused,
+        )
         return True
 
     def prepare(self, job: RenderJob) -> PreparedRows[SdxlRow]:
@@ -116,15 +123,18 @@ class LoadedModel:
         schedule = self.schedules.get(request.sampler, request.steps, request.schedule)
         self.adapters.unload_gone()
         adapters = tuple(self.adapters.get(use) for use in request.adapters)
+        named = embeddings_in(request.prompt, request.negative_prompt, request.prompt_syntax)
+        embeddings = {name: self.adapters.get_embedding(name) for name in named}
         digests = {adapter.name: adapter.digest for adapter in adapters}
+        digests |= {name: embedding.digest for name, embedding in embeddings.items()}
         if digests:
             request = replace(request, image_text=name_adapters(request.image_text, digests))
-        style = TextStyle(request.prompt_syntax == "weighted", request.clip_skip)
-        text = self.texts.embed(request.prompt, adapters, style)
+        style = TextStyle(request.prompt_syntax == WEIGHTED, request.clip_skip)
+        text = self.texts.embed(request.prompt, adapters, style, embeddings)
         # As in diffusers, guidance is off at 1 and below, and then there is no negative prompt.
         negative = None
         if request.guidance_scale > 1:
-            negative = self.texts.embed_negative(request.negative_prompt, text, adapters, style)
+            negative = self.texts.embed_negative(request.negative_prompt, text, adapters, style, embeddings)
         control, conditioning = self._control(job)
         ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
         warnings = text_warnings("prompt", text)

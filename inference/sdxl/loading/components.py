@@ -128,6 +128,7 @@ def load_components(
             pose_detector=None if detector is None else detector.digest,
             controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),
             adapters=adapters.digests,
+            embeddings=adapters.embeddings,
             adapters_refused=adapters.refused,
             prediction=prediction,
         ),

@@ -23,6 +23,7 @@ from typing import Final
 import structlog
 import torch
 
+from darkroom.inference.resolve import adapter_as_embedding, embedding_as_adapter
 from darkroom.inference.sdxl.denoise.adapters import AppliedAdapter
 from darkroom.inference.sdxl.loading.adapter_files import (
     PEFT_CONFIG,
@@ -33,9 +34,11 @@ from darkroom.inference.sdxl.loading.adapter_files import (
     AdapterFolder,
     ListAdapters,
 )
+from darkroom.inference.sdxl.loading.embedding_file import Embedding, parse_embedding
 from darkroom.inference.sdxl.loading.lora_file import Lora, LoraUnusable, parse_lora
 from darkroom.inference.sdxl.loading.lora_names import LayerNames, Networks
 from darkroom.inference.sdxl.prepare.cache import ByteCache
+from darkroom.inference.sdxl.prepare.conditions import AppliedEmbedding
 from darkroom.inference.types import AdapterUse, CacheCounts, FaultKind, RenderFault
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.names import ADAPTER_NAME_CHARACTERS_MAX, is_adapter_name
@@ -60,6 +63,7 @@ class _Known:
     """`sha256:` and 64 hexadecimal digits; None if the file is refused."""
     refusal: str | None = None
     inode: int | None = None
+    is_embedding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +76,10 @@ class _Content:
 
 
 class AdapterStore:
-    """The usable and the refused LoRA files.
+    """The usable and the refused files of LoRAs and textual inversions.
 
-    Belongs to the prepare lane, except for `refresh`, `digests` and `refused`: one other thread at a time may call
-    `refresh`, and any thread may read the other two.
+    Belongs to the prepare lane, except for `refresh`, `digests`, `embeddings` and `refused`: one other thread at a time
+    may call `refresh`, and any thread may read the others.
     """
 
     def __init__(
@@ -94,7 +98,9 @@ class AdapterStore:
         self._networks = networks
         self._devices = devices
         self._names = LayerNames({} if source is None else networks)
-        self._cache: ByteCache[tuple[str, str], Lora] = ByteCache(cache_bytes_max, lambda lora: lora.size_bytes)
+        self._cache: ByteCache[tuple[str, str], Lora | Embedding] = ByteCache(
+            cache_bytes_max, lambda adapter: adapter.size_bytes
+        )
         self._cache_bytes_max = cache_bytes_max
         self._catalogue: Mapping[str, _Known] = {}
         """Never changed, only replaced."""
@@ -110,8 +116,13 @@ class AdapterStore:
 
     @property
     def digests(self) -> dict[str, str]:
-        """`sha256:` and 64 hexadecimal digits over the file, by adapter that can be used."""
-        return {name: known.digest for name, known in self._catalogue.items() if known.digest is not None}
+        """`sha256:` and 64 hexadecimal digits over the file, by LoRA that can be used."""
+        return self._digests(of_embeddings=False)
+
+    @property
+    def embeddings(self) -> dict[str, str]:
+        """The same of textual inversions."""
+        return self._digests(of_embeddings=True)
 
     @property
     def refused(self) -> dict[str, str]:
@@ -147,16 +158,19 @@ class AdapterStore:
         Raises `RenderFault` of the request, `unknown_adapter`, for a name that is not here and for a file that was
         refused, was taken away, or is being overwritten.
         """
-        self.unload_gone()
-        known = self._current(use.name)
-        if known is None or known.digest is None:
-            why = f"This worker has no adapter {use.name!r}." if known is None else known.refusal or ""
-            raise _unknown(why)
-        digest = known.digest
-        lora = self._cache.get_or_make((use.name, digest), lambda: self._load(use.name, known))
+        digest, lora = self._loaded(use.name)
+        if not isinstance(lora, Lora):
+            raise _unknown(embedding_as_adapter(use.name))
         return AppliedAdapter(
             use.name, digest, lora, use.weight, use.weight if use.text_weight is None else use.text_weight
         )
+
+    def get_embedding(self, name: str) -> AppliedEmbedding:
+        """Return the textual inversion that a prompt names, from the cache if possible. Raises as `get`."""
+        digest, embedding = self._loaded(name)
+        if not isinstance(embedding, Embedding):
+            raise _unknown(adapter_as_embedding(name))
+        return AppliedEmbedding(digest, embedding)
 
     def unload_gone(self) -> None:
         """Free the tensors of adapters that were replaced or disappeared. Rows in flight keep theirs."""
@@ -169,6 +183,21 @@ class AdapterStore:
     def counts(self) -> CacheCounts:
         """Return the counts of the cache of tensors."""
         return self._cache.counts()
+
+    def _digests(self, *, of_embeddings: bool) -> dict[str, str]:
+        return {
+            name: known.digest
+            for name, known in self._catalogue.items()
+            if known.digest is not None and known.is_embedding is of_embeddings
+        }
+
+    def _loaded(self, name: str) -> tuple[str, Lora | Embedding]:
+        self.unload_gone()
+        known = self._current(name)
+        if known is None or known.digest is None:
+            why = f"This worker has no adapter {name!r}." if known is None else known.refusal or ""
+            raise _unknown(why)
+        return known.digest, self._cache.get_or_make((name, known.digest), lambda: self._load(name, known))
 
     def _current(self, name: str) -> _Known | None:
         """Return what is known of an adapter, looked at again if another file took its place since."""
@@ -228,12 +257,20 @@ class AdapterStore:
             raise LoraUnusable(
                 f"The adapter file {file.name} cannot be read ({error.strerror}): check its permissions."
             ) from error
-        lora = parse_lora(file, content.weights, self._names, self._networks, content.config)
-        if lora.size_bytes > self._cache_bytes_max:
-            raise LoraUnusable(self._too_large(file, lora.size_bytes))
-        if lora.remark is not None:
-            _log.warning("adapter_remark", adapter=name, remark=lora.remark)
-        return _Known(file, version, _digest(content, lora), inode=content.inode)
+        adapter = self._parse(file, name, content)
+        if adapter.size_bytes > self._cache_bytes_max:
+            raise LoraUnusable(self._too_large(file, adapter.size_bytes))
+        if isinstance(adapter, Lora) and adapter.remark is not None:
+            _log.warning("adapter_remark", adapter=name, remark=adapter.remark)
+        digest = _digest(content, adapter)
+        return _Known(file, version, digest, inode=content.inode, is_embedding=isinstance(adapter, Embedding))
+
+    def _parse(self, file: Path, name: str, content: _Content) -> Lora | Embedding:
+        """Return the content of a file on the host. Raises `LoraUnusable`."""
+        embedding = parse_embedding(file, name, content.weights, self._networks)
+        if embedding is not None:
+            return embedding
+        return parse_lora(file, content.weights, self._names, self._networks, content.config)
 
     def _too_large(self, file: Path, size_bytes: int) -> str:
         return (
@@ -241,11 +278,11 @@ class AdapterStore:
             "on the device for all adapters: raise DARKROOM_LIMITS__ADAPTER_CACHE_BYTES."
         )
 
-    def _load(self, name: str, known: _Known) -> Lora:
+    def _load(self, name: str, known: _Known) -> Lora | Embedding:
         file = known.file
         try:
             content = _read(file)
-            lora = parse_lora(file, content.weights, self._names, self._networks, content.config)
+            adapter = self._parse(file, name, content)
         except FileNotFoundError as error:
             raise _unknown(f"The adapter {name!r} was taken away: its file {file.name} is gone.") from error
         except OSError as error:
@@ -254,12 +291,12 @@ class AdapterStore:
             ) from error
         except LoraUnusable as error:
             raise _unknown(str(error)) from error
-        if _digest(content, lora) != known.digest:
+        if _digest(content, adapter) != known.digest:
             raise _unknown(
                 f"The adapter file {file.name} is being overwritten: send the request again in a minute. A file that "
                 "is moved into its place, rather than copied over it, is used at once."
             )
-        return _placed(lora, self._devices)
+        return _placed(adapter, self._devices) if isinstance(adapter, Lora) else adapter
 
     def _warn_of_subfolders(self, folders: Iterable[Path]) -> None:
         found = frozenset(str(folder) for folder in folders)
@@ -330,9 +367,9 @@ def _read(file: Path) -> _Content:
     return _Content(weights, config.read_bytes() if config.is_file() else None, inode)
 
 
-def _digest(content: _Content, lora: Lora) -> str:
+def _digest(content: _Content, adapter: Lora | Embedding) -> str:
     """Return the digest of an adapter: of its file, and of the settings beside it that decided its strength."""
     digest = hashlib.sha256(content.weights)
-    if lora.reads_config and content.config is not None:
+    if isinstance(adapter, Lora) and adapter.reads_config and content.config is not None:
         digest.update(content.config)
     return f"sha256:{digest.hexdigest()}"
