@@ -91,7 +91,7 @@ def list_model(client: Minio, source: StorePrefix) -> RemoteModel:
 
 
 class RemoteEntries(NamedTuple):
-    """What lies under a prefix of files that do not belong together."""
+    """The objects under a prefix of files that do not belong together."""
 
     entries: tuple[RemoteModel, ...]
     """One for each file, and one for each folder of the first level, with all files below it."""
