@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from darkroom.schemas.prompts.weighted import parse_weighted
+
 WEIGHTED: Final = "weighted"
 """The `prompt_syntax` in which embeddings are read."""
 _LETTERS: Final = r"\w\u0300-\u036f-"
@@ -43,10 +45,16 @@ def split_embeddings(text: str) -> Iterator[str | EmbeddingName]:
 
 
 def embeddings_in(prompt: str, negative_prompt: str | None, prompt_syntax: str) -> tuple[str, ...]:
-    """Return the names of the embeddings in a request's prompts, each once, in order; none in plain prompts."""
+    """Return the names of the embeddings in a request's prompts, each once, in order; none in plain prompts.
+
+    Raises `PromptSyntaxError` for prompts that no request can have.
+    """
     if prompt_syntax != WEIGHTED:
         return ()
-    pieces = (piece for text in (prompt, negative_prompt or "") for piece in split_embeddings(text))
+    # What stands in brackets may be a weight: `(embedding:1.5)` names nothing.
+    parsed = [parse_weighted(text) for text in (prompt, negative_prompt or "") if _REFERENCE.search(text)]
+    texts = (run.text for one in parsed for section in one.sections for run in section)
+    pieces = (piece for text in texts for piece in split_embeddings(text))
     return tuple(dict.fromkeys(piece.name for piece in pieces if isinstance(piece, EmbeddingName)))
 
 

@@ -40,6 +40,7 @@ def test_only_weighted_prompts_name_any() -> None:
     assert embeddings_in(*prompts, "weighted") == ("a", "b", "c")
     assert embeddings_in(prompts[0], None, "weighted") == ("a", "b")
     assert embeddings_in(*prompts, "plain") == ()
+    assert embeddings_in("(embedding:1.5) (embedding:v1.5:0.5) embedding:a\\(b", None, "weighted") == ("v1.5", "a")
 
 
 def test_names_that_prompts_can_have() -> None:

@@ -25,7 +25,7 @@ from darkroom.inference.sdxl.loading.embedding_file import Embedding
 from darkroom.inference.sdxl.prepare.cache import ByteCache
 from darkroom.inference.sdxl.prepare.chunks import CHUNK_TOKENS, Chunk, Chunks, split_chunks
 from darkroom.inference.types import CacheCounts, FaultKind, RenderFault
-from darkroom.schemas.prompts.embeddings import EmbeddingName, split_embeddings
+from darkroom.schemas.prompts.embeddings import WEIGHTED, EmbeddingName, embeddings_in, split_embeddings
 from darkroom.schemas.prompts.weighted import WeightedPrompt, clamped, parse_weighted
 
 CHUNK_VECTORS: Final = 77
@@ -131,8 +131,7 @@ class TextConditioner:
         """
         changing = [adapter for adapter in adapters if adapter.lora.changes_text]
         named = tuple((adapter.name, adapter.digest, adapter.text_weight) for adapter in changing)
-        pieces = split_embeddings(text) if style.is_weighted and embeddings else ()
-        used = sorted({piece.name for piece in pieces if isinstance(piece, EmbeddingName)})
+        used = embeddings_in(text, None, WEIGHTED) if style.is_weighted and embeddings else ()
         key = _TextKey(text, style, named, tuple((name, embeddings[name].digest) for name in used))
         return self._cache.get_or_make(key, lambda: self._encode(text, changing, style, embeddings))
 
