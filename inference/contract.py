@@ -8,7 +8,7 @@ neither torch nor a message library, so that the worker's core and the tests sta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from darkroom.inference.types import (
@@ -64,11 +64,11 @@ class RunPlan(Protocol):
 
 
 class Engine(Protocol):
-    """A resident model behind three lanes. Every method but `start` and `close` returns at once."""
+    """A resident model behind three lanes. Every method but `start`, `refresh_adapters` and `close` returns at once."""
 
     @property
     def info(self) -> ModelInfo:
-        """The loaded model. Available once `start` has returned."""
+        """The loaded model, with the adapters as they are now. Available once `start` has returned."""
 
     @property
     def profile(self) -> CostProfile | None:
@@ -107,6 +107,15 @@ class Engine(Protocol):
     def memory_bytes(self) -> Mapping[str, int]:
         """Return bytes by kind (`allocated`, `reserved`, `total`); empty if the device does not report them."""
 
+    def refresh_adapters(self) -> bool:
+        """Look for adapters that appeared, changed or disappeared, and return True if `info` changed.
+
+        Blocks for as long as it takes to fetch and examine them, without holding up a lane: call it off the event loop,
+        on one thread at a time, between `start` and `close`. Raises `ModelError` if they cannot be listed; those that
+        are known then stay.
+        """
+        return False
+
     def close(self) -> None:
         """Stop the lanes and free the device. Idempotent. Blocks for at most one step and one decode."""
 
@@ -144,6 +153,8 @@ class PreparedRows(Generic[RowT]):
     """Sentences for the requester, such as that the prompt was cut at 77 tokens."""
     found: tuple[FoundPerson, ...] = ()
     """The people in the pose's photo, the largest first, for the requester."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the adapters that the rows are painted with, by name."""
 
 
 class Device(Protocol[RowT]):
@@ -162,7 +173,7 @@ class Device(Protocol[RowT]):
 
     @property
     def info(self) -> ModelInfo:
-        """The loaded model. Available once `load` has returned."""
+        """The loaded model, with the adapters as they are now. Available once `load` has returned."""
 
     @property
     def plan(self) -> RunPlan | None:
@@ -223,6 +234,10 @@ class Device(Protocol[RowT]):
 
     def memory_bytes(self) -> Mapping[str, int]:
         """Return bytes by kind, as `Engine.memory_bytes`."""
+
+    def refresh_adapters(self) -> bool:
+        """Look for changed adapters, as `Engine.refresh_adapters`. May run at the same time as any other method."""
+        return False
 
     def close(self) -> None:
         """Free what `load` allocated. Idempotent."""

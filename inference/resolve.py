@@ -7,16 +7,20 @@ paint the same picture from it.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from darkroom.inference.pose.photo import NO_DETECTOR
 from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo, RenderRequest
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose
 from darkroom.schemas.events.request import GenerationRequest, adapters_of, effective_steps
-from darkroom.schemas.wire.digests import derived_seed, picture_text
+from darkroom.schemas.prompts.embeddings import WEIGHTED
+from darkroom.schemas.wire.digests import derived_seed, embeddings_of, picture_text
 
 _ADAPTERS_NAMED_MAX = 5
+_ASKED = "darkroom:request"
+"""The entry of a PNG's text that holds the request as JSON."""
 
 if TYPE_CHECKING:
     # Only for the type: callers have already loaded the settings.
@@ -27,7 +31,7 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
     """Return the request with every default filled in.
 
     Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for values out of
-    bounds, `unknown_adapter` for an adapter that was not loaded with the model, `model_mismatch` for a pose if the
+    bounds, `unknown_adapter` for an adapter that the worker does not have, `model_mismatch` for a pose if the
     model has no ControlNet, `pose_unreadable` for a photo if there is no detector, and `pose_not_found` for keypoints
     of which nothing would be drawn.
     """
@@ -45,6 +49,9 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
     for adapter in adapters:
         if adapter.name not in info.adapters:
             _reject(request, ErrorCode.UNKNOWN_ADAPTER, unknown_adapter(adapter.name, info))
+    for name in embeddings_of(request):
+        if name not in info.embeddings:
+            _reject(request, ErrorCode.UNKNOWN_ADAPTER, unknown_embedding(name, info))
     if request.pose is not None and not info.takes_pose:
         _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
     if isinstance(request.pose, PhotoPose) and info.pose_detector is None:
@@ -82,17 +89,63 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
 def unknown_adapter(name: str, info: ModelInfo) -> str:
     """Return the sentence for a request that names a missing adapter."""
     if name in info.adapters_refused:
-        return f"adapter {name!r} was refused when the model was loaded: {info.adapters_refused[name]}"
+        return f"adapter {name!r} is refused: {info.adapters_refused[name]}"
+    if name in info.embeddings:
+        return embedding_as_adapter(name)
     if not info.adapters:
         return f"adapter {name!r} is not known: this worker has no adapters, leave it out"
-    names = ", ".join(list(info.adapters)[:_ADAPTERS_NAMED_MAX])
-    more = " and others" if len(info.adapters) > _ADAPTERS_NAMED_MAX else ""
-    return f"adapter {name!r} is not known: this worker has {names}{more}"
+    return f"adapter {name!r} is not known: this worker has {_listed(info.adapters)}"
+
+
+def unknown_embedding(name: str, info: ModelInfo) -> str:
+    """Return the sentence for a prompt that names a missing textual inversion."""
+    if name in info.adapters_refused:
+        return f"embedding {name!r} is refused: {info.adapters_refused[name]}"
+    if name in info.adapters:
+        return adapter_as_embedding(name)
+    if not info.embeddings:
+        return f"embedding {name!r} is not known: this worker has no textual inversions, leave it out of the prompt"
+    return f"embedding {name!r} is not known: this worker has {_listed(info.embeddings)}"
+
+
+def embedding_as_adapter(name: str) -> str:
+    """Return the sentence for a request whose `adapter` is a textual inversion."""
+    return (
+        f"adapter {name!r} is a textual inversion: write embedding:{name} into a prompt with prompt_syntax {WEIGHTED}"
+    )
+
+
+def adapter_as_embedding(name: str) -> str:
+    """Return the sentence for a prompt whose embedding is a LoRA."""
+    return f"embedding {name!r} is a LoRA: name it in adapter"
+
+
+def _listed(names: Collection[str]) -> str:
+    more = " and others" if len(names) > _ADAPTERS_NAMED_MAX else ""
+    return ", ".join(list(names)[:_ADAPTERS_NAMED_MAX]) + more
 
 
 def batch_key(request: RenderRequest, info: ModelInfo) -> BatchKey:
     """Return the key of the request's rows: rows with equal keys may share a step."""
     return BatchKey(request.height // info.latent_factor, request.width // info.latent_factor, info.revision)
+
+
+def name_adapters(image_text: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, str]:
+    """Return a PNG's text of a request with these digests of adapters and embeddings, by name.
+
+    `resolve` names the files that were there when the request was taken in, and a file may have been replaced since.
+    """
+    asked = json.loads(image_text.get(_ASKED, "{}"))
+    for adapter in (asked.get("adapter"), *asked.get("adapters", ())):
+        if adapter is not None:
+            adapter["digest"] = digests[adapter["name"]]
+    if "embeddings" in asked:
+        asked["embeddings"] = {name: digests[name] for name in asked["embeddings"]}
+    return {**image_text, _ASKED: _compact(asked)} if asked else dict(image_text)
+
+
+def _compact(asked: Mapping[str, Any]) -> str:
+    return json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _check_size(request: GenerationRequest, width: int, height: int, info: ModelInfo, limits: LimitSettings) -> None:
@@ -126,11 +179,11 @@ def _image_text(
     asked = picture_text(
         request,
         {"width": width, "height": height, "steps": steps, "seed": seed},
-        adapter_digests=info.adapters,
+        adapter_digests={**info.adapters, **info.embeddings},
     )
     text = {
         "Software": "darkroom",
-        "darkroom:request": json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False),
+        _ASKED: _compact(asked),
         "darkroom:model": info.name,
         "darkroom:revision": info.revision,
         "darkroom:seed": str(seed),

@@ -82,7 +82,9 @@ class ModelInfo:
     """The digest of the detector that finds people in photos, which decides pictures made from photos. None: photos are
     refused."""
     adapters: Mapping[str, str] = field(default_factory=dict)
-    """The digests of the LoRAs that requests may name, by name."""
+    """The digests of the LoRAs that requests may name now, by name."""
+    embeddings: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the textual inversions that prompts may name now, by name. No adapter has the same name."""
     adapters_refused: Mapping[str, str] = field(default_factory=dict)
     """Adapter files that cannot be used, by the name that requests would give: a sentence with the remedy."""
     prediction: Prediction | None = None
@@ -258,6 +260,8 @@ class JobPrepared:
     """The people in the pose's photo, the largest first; empty if the pose is not a photo."""
     cap: int | None = None
     """The most rows of the batch key that are worth running together on this device. None if the engine has no cap."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the adapters that its rows are painted with, by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,8 +108,8 @@ _TEXTS: Final[dict[ErrorCode, ErrorText]] = {
         False,
     ),
     ErrorCode.UNKNOWN_ADAPTER: ErrorText(
-        "The worker has no adapter of this name that it can use with the loaded model.",
-        "Name another adapter or none; `darkroom doctor` says why a file is refused.",
+        "The worker has no adapter or textual inversion of this name that it can use with the loaded model.",
+        "Name another one or none; `darkroom doctor` says why a file is refused.",
         False,
     ),
     ErrorCode.OUT_OF_MEMORY: ErrorText(

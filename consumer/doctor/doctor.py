@@ -175,12 +175,18 @@ async def _model(settings: Settings) -> tuple[Finding, ...]:
         "controlnet_path": info.controlnet_path,
         "revision": info.revision,
         "adapters": dict(info.adapters),
+        "embeddings": dict(info.embeddings),
         "prediction": None if info.prediction is None else info.prediction._asdict(),
     }
     size = f"{info.native_width} x {info.native_height}"
-    says = f"{info.name} on {info.device} in {info.dtype}, {size}, {len(info.adapters)} adapters, {info.revision}"
+    says = f"{info.name} on {info.device} in {info.dtype}, {size}, {_counted(info)}, {info.revision}"
     notes = () if info.prediction is None else (_predicts(info.prediction),)
     return (Finding("model", True, says, notes=notes, details=details), *_adapters(info), *_plan(plan))
+
+
+def _counted(info: ModelInfo) -> str:
+    embeddings = f", {len(info.embeddings)} textual inversions" if info.embeddings else ""
+    return f"{len(info.adapters)} adapters{embeddings}"
 
 
 def _predicts(prediction: Prediction) -> str:
@@ -194,7 +200,8 @@ def _adapters(info: ModelInfo) -> tuple[Finding, ...]:
     if not info.adapters_refused:
         return ()
     names = ", ".join(info.adapters_refused)
-    says = f"{len(info.adapters_refused)} of {len(info.adapters_refused) + len(info.adapters)} are refused: {names}"
+    refused, usable = len(info.adapters_refused), len(info.adapters) + len(info.embeddings)
+    says = f"{refused} of {refused + usable} are refused: {names}"
     remedy = "Put the files right or take them out: workers run without them, and requests for them fail."
     return (
         Finding(

@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -37,9 +37,10 @@ class ModelCache:
     def __init__(self, folder: Path, bytes_max: int) -> None:
         self._folder = folder
         self._bytes_max = bytes_max
-        self._held = contextlib.ExitStack()
+        self._held: dict[str, IO[bytes]] = {}
+        """The locks of what was handed out, by digest."""
         # Whoever forgets to release does it all the same, when this goes.
-        weakref.finalize(self, self._held.close)
+        weakref.finalize(self, _release, self._held)
 
     def hold(self, digest: str, size_bytes: int, fill: Callable[[Path], None]) -> Path:
         """The folder of a whole model, which nobody removes before `release`.
@@ -48,8 +49,10 @@ class ModelCache:
         another process is filling it, this waits for it. Raises `ModelError` where the model does not fit, and what
         `fill` raises.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
         target = self._folder / digest
+        if digest in self._held:
+            return target
+        self._folder.mkdir(parents=True, exist_ok=True)
         lock = (self._folder / f"{digest}.lock").open("a+b")
         try:
             self._lock_whole(lock, target, size_bytes, fill)
@@ -57,12 +60,12 @@ class ModelCache:
             lock.close()
             raise
         os.utime(lock.fileno())
-        self._held.callback(lock.close)
+        self._held[digest] = lock
         return target
 
-    def release(self) -> None:
-        """Let others remove what this holds."""
-        self._held.close()
+    def release(self, but: Collection[str] = ()) -> None:
+        """Let this and others remove what this holds, except for the digests in `but`."""
+        _release(self._held, but)
 
     def bytes_held(self) -> int:
         """Return the bytes that the models there have reserved.
@@ -149,6 +152,11 @@ class ModelCache:
         with (self._folder / "cache.lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _release(held: dict[str, IO[bytes]], but: Collection[str] = ()) -> None:
+    for digest in held.keys() - set(but):
+        held.pop(digest).close()
 
 
 def _try_lock(lock: IO[bytes], how: int) -> bool:

@@ -10,16 +10,13 @@ import hashlib
 import itertools
 import re
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
-import structlog
 from minio import Minio
 from minio.error import S3Error
 
 from darkroom.inference.types import ModelError
 from darkroom.schemas.settings.model_source import StorePrefix
-
-_log = structlog.get_logger(__name__)
 
 FILES_MAX: Final = 10_000
 """Objects under one prefix. A diffusers folder has some thirty, a folder of adapters as many as there are."""
@@ -30,7 +27,8 @@ _MANIFEST_BYTES_MAX: Final = 4 * 1024 * 1024
 _MANIFEST_LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(\S.*)")
 _POSE_DETECTOR: Final = "body_pose_model.pth"
 """The one file that is no safetensors: OpenPose's weights are published so, and read as tensors alone."""
-_SUFFIXES: Final = (".safetensors", ".json", ".txt", _POSE_DETECTOR)
+SUFFIX: Final = ".safetensors"
+_SUFFIXES: Final = (SUFFIX, ".json", ".txt", _POSE_DETECTOR)
 _NAME_BYTES_MAX: Final = 250
 """Of the 255 that file systems take; a file is written under its name and `.part`."""
 _ABSENT: Final = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchBucket"})
@@ -70,16 +68,54 @@ class RemoteModel:
         return hashlib.sha256(repr((str(self.source), sorted(parts))).encode()).hexdigest()[:32]
 
 
-def list_model(client: Minio, source: StorePrefix, *, each_alone: bool = False) -> RemoteModel:
-    """Return what lies under a prefix. Raises `ModelError` where it holds no model, and what the SDK raises.
-
-    `each_alone`: the files do not belong together, so one that cannot be had is said in the log and passed over.
-    """
-    if (
-        source.name.endswith((".safetensors", _POSE_DETECTOR))
-        and (file := _stat(client, source, source.prefix)) is not None
-    ):
+def list_model(client: Minio, source: StorePrefix) -> RemoteModel:
+    """Return what lies under a prefix. Raises `ModelError` where it holds no model, and what the SDK raises."""
+    if source.name.endswith((SUFFIX, _POSE_DETECTOR)) and (file := _stat(client, source, source.prefix)) is not None:
         return _single(client, source, file)
+    files, outside = _objects_under(client, source)
+    if outside:
+        raise outside[0]
+    sums = _manifest(client, source, files.get(MANIFEST))
+    missing = sorted(sums.keys() - files.keys())
+    if missing:
+        raise ModelError(
+            f"{source}/{MANIFEST} names {missing[0]}, which is not there ({len(missing)} in all): upload it again."
+        )
+    wanted = tuple(replace(one, sha256=sums.get(path)) for path, one in files.items() if path.endswith(_SUFFIXES))
+    if not wanted:
+        raise ModelError(
+            f"There is no model at {source}: no object of that key and none under it that ends in "
+            f"{', '.join(_SUFFIXES)}; correct the setting, or upload the model."
+        )
+    return RemoteModel(source, wanted, is_single=False)
+
+
+class RemoteEntries(NamedTuple):
+    """The objects under a prefix of files that do not belong together."""
+
+    entries: tuple[RemoteModel, ...]
+    """One for each file, and one for each folder of the first level, with all files below it."""
+    passed_over: tuple[str, ...]
+    """A sentence for each object whose key is no file's path."""
+
+
+def list_each(client: Minio, source: StorePrefix) -> RemoteEntries:
+    """Return the objects under a prefix by their first level. Raises `ModelError`, and what the SDK raises."""
+    if source.name.endswith(SUFFIX):
+        raise ModelError(f"{source} is one object: name the prefix above it.")
+    files, outside = _objects_under(client, source)
+    sums = _manifest(client, source, files.pop(MANIFEST, None))
+    first_level: dict[str, list[RemoteFile]] = {}
+    for path, file in files.items():
+        first_level.setdefault(path.partition("/")[0], []).append(replace(file, sha256=sums.get(path)))
+    entries = tuple(
+        RemoteModel(source, tuple(files), is_single=files[0].path == name) for name, files in first_level.items()
+    )
+    return RemoteEntries(entries, tuple(str(error) for error in outside))
+
+
+def _objects_under(client: Minio, source: StorePrefix) -> tuple[dict[str, RemoteFile], list[ModelError]]:
+    """Return the objects under a prefix by path, and an error for each key that is no file's path."""
     listed = client.list_objects(source.bucket, prefix=f"{source.prefix}/", recursive=True)
     try:
         found = list(itertools.islice(listed, FILES_MAX + 1))
@@ -91,7 +127,7 @@ def list_model(client: Minio, source: StorePrefix, *, each_alone: bool = False) 
         ) from error
     if len(found) > FILES_MAX:
         raise ModelError(f"There are more than {FILES_MAX} objects under {source}: name the prefix of one model.")
-    files = {}
+    files, outside = {}, []
     for one in found:
         key = one.object_name or ""
         if key.endswith("/"):
@@ -99,24 +135,10 @@ def list_model(client: Minio, source: StorePrefix, *, each_alone: bool = False) 
         try:
             path = _path(source, key)
         except ModelError as error:
-            if not each_alone:
-                raise
-            _log.warning("object_passed_over", why=str(error))
-            continue
-        files[path] = RemoteFile(key, path, one.size or 0, (one.etag or "").strip('"'))
-    sums = _manifest(client, source, files.get(MANIFEST))
-    missing = sorted(sums.keys() - files.keys())
-    if missing and not each_alone:
-        raise ModelError(
-            f"{source}/{MANIFEST} names {missing[0]}, which is not there ({len(missing)} in all): upload it again."
-        )
-    wanted = tuple(replace(one, sha256=sums.get(path)) for path, one in files.items() if path.endswith(_SUFFIXES))
-    if not wanted:
-        raise ModelError(
-            f"There is no model at {source}: no object of that key and none under it that ends in "
-            f"{', '.join(_SUFFIXES)}; correct the setting, or upload the model."
-        )
-    return RemoteModel(source, wanted, is_single=False)
+            outside.append(error)
+        else:
+            files[path] = RemoteFile(key, path, one.size or 0, (one.etag or "").strip('"'))
+    return files, outside
 
 
 def _single(client: Minio, source: StorePrefix, file: RemoteFile) -> RemoteModel:

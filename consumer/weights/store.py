@@ -6,10 +6,11 @@ that did is fetched beside what is in use. Every way in which this fails is a `M
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -40,17 +41,21 @@ class ModelStore:
         self._folder = model.cache_path or default_folder()
         self._cache = ModelCache(self._folder, model.cache_bytes_max)
 
-    def fetch(self, source: StorePrefix, *, each_alone: bool = False) -> Path:
-        """Return the folder of a model, or its file where the source is one. Raises `ModelError`.
+    def fetch(self, source: StorePrefix) -> Path:
+        """Return the folder of a model, or its file where the source is one. Raises `ModelError`."""
+        with self.connected(source) as client:
+            model = list_model(client, source)
+            folder = self.hold(client, model)
+        return folder / model.files[0].path if model.is_single else folder
 
-        `each_alone` is for adapters: an object that cannot be had whole becomes an empty file, which whoever reads the
-        folder refuses alone.
-        """
+    @contextlib.contextmanager
+    def connected(self, source: StorePrefix) -> Iterator[Minio]:
+        """Connect to the store for the length of a block. Failures in it become `ModelError`s about `source`."""
         client, http = connect(self._s3)
         try:
             # Translated as for another bucket than the one of pictures: its remedies are not ours.
             with translated(self._s3, source.bucket):
-                return self._fetch(client, source, each_alone=each_alone)
+                yield client
         except BucketForbidden as error:
             raise ModelError(
                 f"The model {source} could not be fetched: the store's keys may not read the bucket {source.bucket}. "
@@ -65,32 +70,31 @@ class ModelStore:
         """Let other processes remove the models from the cache."""
         self._cache.release()
 
-    def _fetch(self, client: Minio, source: StorePrefix, *, each_alone: bool) -> Path:
-        model = list_model(client, source, each_alone=each_alone)
+    def release_others(self, models: Iterable[RemoteModel]) -> None:
+        """Let whoever needs room remove from the cache what this handed out, except for these models."""
+        self._cache.release(but={model.digest for model in models})
+
+    def hold(self, client: Minio, model: RemoteModel) -> Path:
+        """Return the folder of a listed model, fetched where it is not there. Raises `ModelError`, and what the SDK
+        raises."""
+        source = model.source
 
         def fill(folder: Path) -> None:
             told = _Progress(model)
             log.info("fetching a model", source=str(source), bytes=model.size_bytes, files=len(model.files))
             for file in model.files:
                 target = folder.joinpath(*file.path.split("/"))
-                try:
-                    fetch_file(client, source, file, target, attempts=self._s3.attempts, progress=told)
-                except ModelError as error:
-                    if not each_alone:
-                        raise
-                    log.warning("object_passed_over", why=str(error))
-                    target.touch()
+                fetch_file(client, source, file, target, attempts=self._s3.attempts, progress=told)
             log.info("fetched a model", source=str(source))
 
         try:
-            folder = self._cache.hold(model.digest, model.size_bytes, fill)
+            return self._cache.hold(model.digest, model.size_bytes, fill)
         except OSError as error:
             remedy = "free some space there" if error.errno in _NO_SPACE else "check its rights"
             raise ModelError(
                 f"The model {source} could not be written to {self._folder} ({error.strerror}): {remedy}, or name "
                 "another folder in DARKROOM_MODEL__CACHE_PATH."
             ) from error
-        return folder / model.files[0].path if model.is_single else folder
 
 
 class _Progress:

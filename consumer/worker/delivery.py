@@ -342,7 +342,7 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
         info.sampler_version,
         pose_picture=payload.pose_picture,
         pose_detector=info.pose_detector,
-        adapter_digests=info.adapters,
+        adapter_digests={} if payload.prepared is None else payload.prepared.adapters,
     )
 
 

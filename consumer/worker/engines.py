@@ -79,13 +79,14 @@ def _in_lanes(device: Device[RowT], settings: Settings, calibration: Calibrate) 
 def _finder(settings: Settings) -> Callable[[], ModelFiles]:
     """What the device calls when it loads, on a thread: it fetches what is in the store."""
     from darkroom.consumer.weights import ModelStore
+    from darkroom.consumer.weights.adapters import StoreAdapters
     from darkroom.inference.sdxl import ModelFiles
 
-    model = settings.model
+    model, adapters = settings.model, settings.model.adapters_path
     store = ModelStore(settings.s3, model)
 
-    def local(source: Path | StorePrefix | None, *, each_alone: bool = False) -> Path | None:
-        return store.fetch(source, each_alone=each_alone) if isinstance(source, StorePrefix) else source
+    def local(source: Path | StorePrefix | None) -> Path | None:
+        return store.fetch(source) if isinstance(source, StorePrefix) else source
 
     def find() -> ModelFiles:
         path, controlnet_path = local(model.path), local(model.controlnet_path)
@@ -99,7 +100,7 @@ def _finder(settings: Settings) -> Callable[[], ModelFiles]:
             controlnet_path=controlnet_path,
             vae_path=local(model.vae_path),
             config_path=local(model.config_path),
-            adapters_path=local(model.adapters_path, each_alone=True),
+            adapters_path=StoreAdapters(store, adapters) if isinstance(adapters, StorePrefix) else adapters,
             pose_detector_path=local(model.pose_detector_path),
         )
 

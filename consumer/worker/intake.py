@@ -5,6 +5,7 @@ Decoding decides who is refused; nothing here fails for what a record says.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -43,8 +44,14 @@ class Intake:
     """Takes records in against the loaded model and the deployment's limits."""
 
     def __init__(
-        self, info: ModelInfo, limits: LimitSettings, *, request_bytes_max: int, recipes: Recipes = NO_RECIPES
+        self,
+        info: Callable[[], ModelInfo],
+        limits: LimitSettings,
+        *,
+        request_bytes_max: int,
+        recipes: Recipes = NO_RECIPES,
     ) -> None:
+        """`info` returns the loaded model as it is now: adapters come and go while the worker runs."""
         self._info = info
         self._limits = limits
         self._recipes = recipes
@@ -63,7 +70,7 @@ class Intake:
         received = _received(key, record, decoded, wall)
         try:
             request = self._recipes.filled(decoded.request)
-            received = replace(received, request=request, render=resolve(request, self._info, self._limits))
+            received = replace(received, request=request, render=resolve(request, self._info(), self._limits))
         except RequestRejected as rejected:
             received = replace(received, refusal=rejected)
         assert received.request is not None

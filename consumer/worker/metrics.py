@@ -323,13 +323,18 @@ class WorkerGauges(Collector):
             hits.add_metric([cache], counts.hits)
             misses.add_metric([cache], counts.misses)
             held.add_metric([cache], counts.bytes_held)
+        adapters = _gauge(
+            "adapters",
+            "Files of LoRAs and textual inversions that requests may name.",
+            len(self._engine.info.adapters) + len(self._engine.info.embeddings),
+        )
         refused = _gauge(
             "adapters_refused",
             "Adapter files that cannot be used; requests for them fail.",
             len(self._engine.info.adapters_refused),
         )
         busy = _gauge("device_busy_ratio", "Share of recent time in which the device worked.", self._busy.ratio())
-        return [memory, hits, misses, held, refused, busy, *self._utilization()]
+        return [memory, hits, misses, held, adapters, refused, busy, *self._utilization()]
 
     def _utilization(self) -> list[Metric]:
         """Absent where nobody knows it: a zero would say that the device is idle."""

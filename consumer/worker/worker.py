@@ -15,6 +15,7 @@ from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.kafka.broker import KafkaBroker
 from darkroom.consumer.kafka.cancellations import CancellationFollower
 from darkroom.consumer.weights.usage import CacheUsage
+from darkroom.consumer.worker.adapter_watch import AdapterWatch
 from darkroom.consumer.worker.boots import StoreBoots
 from darkroom.consumer.worker.delivery import Delivery
 from darkroom.consumer.worker.driver import Driver
@@ -115,6 +116,7 @@ class Worker:
         self._broker: Broker = make_broker(settings, topic=self._topics[Topic.REQUESTS], client_id=client_id)
         self._kafka_answers = True
         self._recipes = read_recipes(settings.model.recipes_file)
+        self._adapters = None if settings.model.adapters_path is None else AdapterWatch(engine, settings.model)
         self._tasks = make_tasks(
             on_kept=self.metrics.task_restarts.labels,
             on_restart=lambda name: self.metrics.task_restarts.labels(name).inc(),
@@ -149,8 +151,12 @@ class Worker:
         self.metrics.model_loads.inc()
         self.metrics.registry.register(self.gauges)
         log.info("ready", model=info.name, revision=info.revision, device=info.device, dtype=info.dtype)
+        if self._adapters is not None:
+            self._adapters.loaded.set()
         limits = self.settings.limits
-        return Intake(info, limits, request_bytes_max=limits.request_bytes_max, recipes=self._recipes)
+        return Intake(
+            lambda: self.engine.info, limits, request_bytes_max=limits.request_bytes_max, recipes=self._recipes
+        )
 
     async def run(self) -> bool:
         """Serve until `drain`. Returns whether all begun work was finished. Raises as `Driver.run` does."""
@@ -234,6 +240,8 @@ class Worker:
             tasks.keep("kafka_watch", self._watch_kafka, matters="it is not known whether Kafka answers")
             tasks.keep("progress", feed.run)
             tasks.keep("cancellations", cancellations.run, matters="cancellations are read late")
+            if self._adapters is not None:
+                tasks.keep("adapters", self._adapters.run)
             if api is not None:
                 tasks.keep("pod_cost", PodCost(api.set_cost, lambda: bool(self.payloads)).run)
             yield

@@ -141,6 +141,10 @@ class LaneEngine(LaneMonitor[RowT], Engine):
         return self._device.memory_bytes()
 
     @override
+    def refresh_adapters(self) -> bool:
+        return self._device.refresh_adapters()
+
+    @override
     def close(self) -> None:
         """Stop the lanes and free the device. Idempotent.
 

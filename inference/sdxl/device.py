@@ -121,8 +121,8 @@ class SdxlDevice(Device[SdxlRow]):
 
     @property
     def info(self) -> ModelInfo:
-        """The loaded model. Raises `RuntimeError` before `load`."""
-        return self._loaded().components.info
+        """The loaded model, with the adapters as they are now. Raises `RuntimeError` before `load`."""
+        return self._loaded().info
 
     @property
     @override
@@ -240,6 +240,11 @@ class SdxlDevice(Device[SdxlRow]):
             "reserved": torch.cuda.memory_reserved(device),
             "total": torch.cuda.get_device_properties(device).total_memory,
         }
+
+    @override
+    def refresh_adapters(self) -> bool:
+        model = self._model
+        return model is not None and model.refresh_adapters()
 
     def close(self) -> None:
         """Free the model and its memory. Idempotent; `load` may be called again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 import torch
@@ -11,7 +12,7 @@ from PIL import Image
 from darkroom.inference.contract import PreparedRows
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.preview import encode_preview
-from darkroom.inference.resolve import batch_key
+from darkroom.inference.resolve import batch_key, name_adapters
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank
 from darkroom.inference.sdxl.denoise.rows import Control, Guidance, SdxlRow, draw_noise
 from darkroom.inference.sdxl.denoise.schedule import Schedule, Schedules
@@ -37,6 +38,7 @@ from darkroom.inference.types import (
     RowId,
     Series,
 )
+from darkroom.schemas.prompts.embeddings import WEIGHTED, embeddings_in
 
 _log = structlog.get_logger(__name__)
 
@@ -67,6 +69,8 @@ class LoadedModel:
             detector=components.detector,
         )
         self.adapters = components.adapters
+        self.info = components.info
+        """With the adapters as they are now. Replaced, never changed."""
         self.schedules = Schedules(components.scheduler_config)
         self.networks = Networks(
             unet=components.unet,
@@ -91,6 +95,19 @@ class LoadedModel:
         self.networks = networks
         self.stepper = Stepper(networks, self.stepper.stream)
 
+    def refresh_adapters(self) -> bool:
+        """Look for changed adapters, as `Device.refresh_adapters`."""
+        if not self.adapters.refresh():
+            return False
+        adapters = self.adapters
+        self.info = replace(
+            self.info,
+            adapters=adapters.digests,
+            embeddings=adapters.embeddings,
+            adapters_refused=adapters.refused,
+        )
+        return True
+
     def prepare(self, job: RenderJob) -> PreparedRows[SdxlRow]:
         """Make a job's rows: image i from seed + i. The rows share everything but generator and latents."""
         self.enter(Lane.PREPARE)
@@ -104,13 +121,20 @@ class LoadedModel:
                 f"{components.info.size_multiple}.",
             )
         schedule = self.schedules.get(request.sampler, request.steps, request.schedule)
+        self.adapters.unload_gone()
         adapters = tuple(self.adapters.get(use) for use in request.adapters)
-        style = TextStyle(request.prompt_syntax == "weighted", request.clip_skip)
-        text = self.texts.embed(request.prompt, adapters, style)
+        named = embeddings_in(request.prompt, request.negative_prompt, request.prompt_syntax)
+        embeddings = {name: self.adapters.get_embedding(name) for name in named}
+        digests = {adapter.name: adapter.digest for adapter in adapters}
+        digests |= {name: embedding.digest for name, embedding in embeddings.items()}
+        if digests:
+            request = replace(request, image_text=name_adapters(request.image_text, digests))
+        style = TextStyle(request.prompt_syntax == WEIGHTED, request.clip_skip)
+        text = self.texts.embed(request.prompt, adapters, style, embeddings)
         # As in diffusers, guidance is off at 1 and below, and then there is no negative prompt.
         negative = None
         if request.guidance_scale > 1:
-            negative = self.texts.embed_negative(request.negative_prompt, text, adapters, style)
+            negative = self.texts.embed_negative(request.negative_prompt, text, adapters, style, embeddings)
         control, conditioning = self._control(job)
         ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
         warnings = text_warnings("prompt", text)
@@ -145,6 +169,7 @@ class LoadedModel:
             rows=tuple(rows),
             warnings=tuple(dict.fromkeys(warnings)),
             found=() if conditioning is None else conditioning.found,
+            adapters=digests,
         )
 
     def step(self, rows: Sequence[SdxlRow]) -> None:

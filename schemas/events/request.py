@@ -178,11 +178,13 @@ class GenerationRequest(BaseModel):
     )
     prompt_syntax: Annotated[
         OrDefault[Literal["plain", "weighted"]],
-        FieldFacts(option=Option(help="weighted: (x:1.3), [x], BREAK and up to 300 tokens; plain is the default.")),
+        FieldFacts(
+            option=Option(help="weighted: (x:1.3), [x], BREAK, embedding:NAME, 300 tokens; plain is the default.")
+        ),
     ] = Field(
         default="plain",
         description="plain: prompts are text, 77 tokens of it. weighted: (x), (x:1.3), [x], escapes and BREAK as in "
-        "Stable Diffusion web UI, in up to four chunks of 75 tokens.",
+        "Stable Diffusion web UI, in up to four chunks of 75 tokens, and embedding:NAME for a textual inversion.",
     )
     clip_skip: Annotated[
         OrDefault[Annotated[int, Field(ge=0, le=CLIP_SKIP_MAX), WHOLE]], FieldFacts(option=Option("N"))

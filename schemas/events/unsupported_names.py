@@ -18,7 +18,8 @@ _NO_MASK = "inpainting is not supported; leave it out"
 _ONE_CONTROL = "the one control is `pose`; leave it out"
 _NO_REFERENCE = "reference pictures and IP adapters are not supported; leave it out"
 _ONE_ADAPTER = "ask for a LoRA by `adapter`, for several by `adapters`"
-_NO_EMBEDDINGS = "textual inversions and hypernetworks are not supported; leave it out"
+_IN_PROMPT = "name a textual inversion in the prompt, as embedding:NAME, with `prompt_syntax` weighted; leave it out"
+_NO_HYPERNETWORKS = "hypernetworks are not supported; leave it out"
 _NO_SCHEDULE = "a schedule is chosen by its name in `schedule`; leave it out"
 _NO_NOISE_OPTIONS = "the sampler's noise cannot be tuned; leave it out"
 _PLAIN_GUIDANCE = "guidance is `guidance_scale`, its window and `guidance_rescale`; leave it out"
@@ -99,9 +100,9 @@ NOT_HONOURED: Final[Mapping[str, str]] = MappingProxyType(
         "detailer_prompt": _PLAIN_TEXT,
         "distilled_cfg_scale": _PLAIN_GUIDANCE,
         "dynamic_thresholding": _PLAIN_GUIDANCE,
-        "embedding": _NO_EMBEDDINGS,
-        "embeddings": _NO_EMBEDDINGS,
-        "embeds": _NO_EMBEDDINGS,
+        "embedding": _IN_PROMPT,
+        "embeddings": _IN_PROMPT,
+        "embeds": _IN_PROMPT,
         "enable_hr": _NO_UPSCALING,
         "end_steps_early": _NO_SCHEDULE,
         "enhance_prompt": _PLAIN_TEXT,
@@ -154,8 +155,8 @@ NOT_HONOURED: Final[Mapping[str, str]] = MappingProxyType(
         "hr_scheduler": _NO_UPSCALING,
         "hr_second_pass_steps": _NO_UPSCALING,
         "hr_upscaler": _NO_UPSCALING,
-        "hypernetwork": _NO_EMBEDDINGS,
-        "hypernetworks": _NO_EMBEDDINGS,
+        "hypernetwork": _NO_HYPERNETWORKS,
+        "hypernetworks": _NO_HYPERNETWORKS,
         "image": 'a picture belongs into `pose` ({"image": ...} or {"photo": ...}); one to start from is not supported',
         "image_cfg_scale": _PAINTS_FROM_NOISE,
         "image_end": _PAINTS_FROM_NOISE,
@@ -244,7 +245,7 @@ NOT_HONOURED: Final[Mapping[str, str]] = MappingProxyType(
         "negative_aesthetic_score": _NO_REFINER,
         "negative_conditioning": _ONE_TEXT,
         "negative_crops_coords_top_left": _NO_SIZE_IDS,
-        "negative_embeddings": _NO_EMBEDDINGS,
+        "negative_embeddings": _IN_PROMPT,
         "negative_original_size": _NO_SIZE_IDS,
         "negative_pooled_prompt_embeds": _PLAIN_TEXT,
         "negative_prompt_2": _ONE_TEXT,
@@ -342,13 +343,13 @@ NOT_HONOURED: Final[Mapping[str, str]] = MappingProxyType(
         "text_g": _ONE_TEXT,
         "text_l": _ONE_TEXT,
         "text_weights": _PLAIN_TEXT,
-        "textual_inversion": _NO_EMBEDDINGS,
-        "textual_inversions": _NO_EMBEDDINGS,
+        "textual_inversion": _IN_PROMPT,
+        "textual_inversions": _IN_PROMPT,
         "tile": _NO_TILING,
         "tiling": _NO_TILING,
         "timestep_spacing": _NO_SCHEDULE,
         "timesteps": _NO_SCHEDULE,
-        "tis": _NO_EMBEDDINGS,
+        "tis": _IN_PROMPT,
         "tome_ratio": _FULL_COST,
         "true_cfg_scale": _PLAIN_GUIDANCE,
         "unet": _SERVED_MODEL,

@@ -26,7 +26,8 @@ _GROUPS: Final[Mapping[str, str]] = {
     "ip_adapter_model ip_adapter_url ip_adapter_weight pulid style_model use_ip_adapter",
     "loras": "extra_lora extra_lora_scale image_loras sdxl_lora use_lora_model user_elements",
     "lora_weight": "lora_alpha strength_clip strength_model",
-    "embeddings": "hypernetwork_strength use_embeddings_model use_hypernetwork_model",
+    "embeddings": "use_embeddings_model",
+    "hypernetwork": "hypernetwork_strength use_hypernetwork_model",
     "refiner": "high_noise_fraction refiner_cfg_scale refiner_hyper_tile stage_2_guidance stage_2_steps use_refiner",
     "hires_fix": "high_resolution hires_fix_height hires_fix_strength hires_fix_width latent_upscaler_steps "
     "upscale_amount use_upscale",

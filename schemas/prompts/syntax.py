@@ -57,7 +57,7 @@ _PART = re.compile(r"(?<=\S)::[+-]?\d{0,3}(?:\.\d{1,3})?(?=\s|,|\Z)")
 def warnings_of(prompt: str, field: str = "prompt", *, is_weighted: bool = False) -> tuple[str, ...]:
     """Return a sentence where `prompt` has syntax of another tool, which quotes it; else nothing. Takes linear time.
 
-    In a weighted prompt, weights, square brackets and BREAK are read as such.
+    In a weighted prompt, weights, square brackets, BREAK and `embedding:` are read as such.
     """
     if _MARKS.search(prompt) is None or not (
         found := sorted(set(_pieces(prompt, _UNWEIGHTED if is_weighted else _RULES)))
@@ -66,11 +66,18 @@ def warnings_of(prompt: str, field: str = "prompt", *, is_weighted: bool = False
     shown = ", ".join(bounded(piece, _PIECE_CHARACTERS_MAX) for _, piece in found[:SHOWN_MAX])
     more = f" and {len(found) - SHOWN_MAX} more" if len(found) > SHOWN_MAX else ""
     adapter = " A LoRA is asked for by `adapter`." if any(_is_lora(piece) for _, piece in found) else ""
-    return (f"{field}: read as plain text, not as syntax of another tool: {shown}{more}.{adapter}",)
+    weighted = (
+        " A textual inversion is read where `prompt_syntax` is weighted." if any(map(_is_embedding, found)) else ""
+    )
+    return (f"{field}: read as plain text, not as syntax of another tool: {shown}{more}.{adapter}{weighted}",)
 
 
 def _is_lora(piece: str) -> bool:
     return piece.lower().startswith(("<lora:", "<lyco", "withlora("))
+
+
+def _is_embedding(found: tuple[int, str]) -> bool:
+    return found[1].lower().startswith("embedding:")
 
 
 def _pieces(prompt: str, rules: _Rules) -> _Found:
@@ -132,4 +139,4 @@ _RULES: Final[_Rules] = (
     (_OPTION, _always),
     (_PART, _always),
 )
-_UNWEIGHTED: Final = tuple(rule for rule in _RULES if rule[0] not in (_WEIGHT, _DOUBLED, _SQUARE, _WORD))
+_UNWEIGHTED: Final = tuple(rule for rule in _RULES if rule[0] not in (_WEIGHT, _DOUBLED, _SQUARE, _WORD, _EMBEDDING))

@@ -53,8 +53,9 @@ class ModelSettings(BaseModel):
     )
     adapters_path: ModelSource | None = Field(
         default=None,
-        description="A folder of LoRA files; requests name a file without .safetensors. One that cannot be used is "
-        "refused alone: its requests end as unknown_adapter.",
+        description="A folder of LoRA files and textual inversions; requests name a file without .safetensors. Files "
+        "may come and go while workers run. One that cannot be used is refused alone: its requests end as "
+        "unknown_adapter.",
     )
     recipes_file: Path | None = Field(
         default=None,

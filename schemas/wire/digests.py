@@ -33,6 +33,7 @@ from darkroom.schemas.events.request import (
     adapters_of,
     effective_steps,
 )
+from darkroom.schemas.prompts.embeddings import embeddings_in
 
 DERIVED_SEED_MAX: Final = SEED_MAX - COUNT_MAX
 """The largest derived seed: with any count the last image's seed stays in range."""
@@ -83,7 +84,8 @@ def render_digest(
     `pose_picture` are the bytes of a stored pose picture, where they are known: the digest then covers the picture
     rather than its name, as it always does for an inline one. `pose_detector` is the digest of what found the people
     in a photo: two detectors may paint one photo in two ways, and no other request depends on any. `adapter_digests`
-    are those of the adapters' files by name, of which the request's count: a name may come to stand for other weights.
+    are those of the files of adapters and textual inversions by name, of which the request's count: a name may come to
+    stand for other weights.
     Width and height count as written; to tell a native size from none, pass a request in which they are filled in.
     """
     parts = _asked(request, with_idle=False)
@@ -92,7 +94,7 @@ def render_digest(
         parts["pose"][picture_field] = raw_digest(pose_picture)
     if isinstance(request.pose, PhotoPose):
         parts["pose_detector"] = pose_detector
-    _name_files(parts, adapter_digests)
+    _name_files(parts, request, adapter_digests)
     parts["model_revision"] = model_revision
     parts["sampler_version"] = sampler_version
     return raw_digest(_canonical(parts))
@@ -110,7 +112,7 @@ def picture_text(
         part.name: _plain(getattr(request, part.name), _in_digest, with_idle=True)
         for part in _present(request, _in_text, with_idle=False)
     }
-    _name_files(named, adapter_digests)
+    _name_files(named, request, adapter_digests)
     return {**named, **resolved}
 
 
@@ -137,8 +139,15 @@ def _adapter_part(adapter: Adapter) -> dict[str, Any]:
     return part
 
 
-def _name_files(parts: dict[str, Any], digests: Mapping[str, str]) -> None:
-    """Add to each adapter among a request's parts the digest of its file."""
+def embeddings_of(request: GenerationRequest) -> tuple[str, ...]:
+    """Return the names of the textual inversions in the request's prompts."""
+    return embeddings_in(request.prompt, request.negative_prompt, request.prompt_syntax)
+
+
+def _name_files(parts: dict[str, Any], request: GenerationRequest, digests: Mapping[str, str]) -> None:
+    """Add the digests of files to a request's parts: to each adapter, and by name those of the prompts' embeddings."""
+    if embeddings := embeddings_of(request):
+        parts["embeddings"] = {name: digests.get(name) for name in embeddings}
     for part in (parts.get("adapter"), *parts.get("adapters", ())):
         if part is not None:
             part["digest"] = digests.get(part["name"])

@@ -141,7 +141,8 @@ def _measure() -> dict[str, Any]:
     from darkroom.inference.simulated.device import SimulatedDevice
     from darkroom.schemas.settings import LimitSettings
 
-    intake = Intake(SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20)
+    info = SimulatedDevice(0.0).info
+    intake = Intake(lambda: info, LimitSettings(), request_bytes_max=1 << 20)
     partition, wall = PartitionKey("generation.requests", 0), datetime.now(UTC)
     us = {}
     for kind, (value, headers) in KINDS.items():

@@ -21,7 +21,7 @@ from darkroom.schemas.settings import LimitSettings
 
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
 P0 = PartitionKey("requests", 0)
-INTAKE = Intake(SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20)
+INTAKE = Intake(lambda: SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20)
 EVENT = {"specversion": b"1.0", "type": b"darkroom.generation.requested.v1", "id": b"e", "source": b"/shop"}
 
 
@@ -35,7 +35,7 @@ def taken(offset: int, *, now: float, wall: datetime, written: datetime = NOON, 
 def painted(**fields: object) -> Payload:
     """Return the edges' side of a record, read with a recipe named `few`."""
     recipes = parse_recipes('[few]\nsteps = 4\nsampler = "lcm"\nprompt_syntax = "weighted"')
-    intake = Intake(SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20, recipes=recipes)
+    intake = Intake(lambda: SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20, recipes=recipes)
     value = json.dumps({"request_id": "r", "prompt": "a (red:1.3) figure", **fields}).encode()
     return intake.take(P0, Record(0, None, value, (), int(NOON.timestamp() * 1000)), now=100.0, wall=NOON)[1]
 

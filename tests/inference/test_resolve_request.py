@@ -140,9 +140,7 @@ def test_an_adapter_is_one_of_the_models() -> None:
     having = replace(having, adapters_refused={"tar": "The adapter file tar.safetensors is torn: copy it again."})
     rejected = refused(info=having, adapter={"name": "tar"})
     assert rejected.code is ErrorCode.UNKNOWN_ADAPTER
-    assert rejected.message == (
-        "adapter 'tar' was refused when the model was loaded: The adapter file tar.safetensors is torn: copy it again."
-    )
+    assert rejected.message == ("adapter 'tar' is refused: The adapter file tar.safetensors is torn: copy it again.")
     many = replace(INFO, adapters={f"a{number}": "" for number in range(9)})
     assert refused(info=many, adapter={"name": "tar"}).message.endswith("a3, a4 and others")
     assert batch_key(resolved, having) == batch_key(resolve(asked(), having, LIMITS), having)

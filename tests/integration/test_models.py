@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from PIL import Image
+from structlog.testing import capture_logs
 
 from darkroom.consumer.doctor.doctor import examine
 from darkroom.consumer.doctor.finding import Finding
 from darkroom.consumer.weights import ModelStore
+from darkroom.consumer.weights.adapters import StoreAdapters
 from darkroom.consumer.worker.engines import make_engine
 from darkroom.inference.resolve import resolve
 from darkroom.inference.tiny import TinyModel, ensure_tiny_model
@@ -26,9 +30,10 @@ from darkroom.producer.client.client import Client
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.store.s3_client import connect
 from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.events.completion import Completion
 from darkroom.schemas.settings import ModelSettings, Settings, load_settings
 from darkroom.schemas.settings.model_source import StorePrefix
-from tests.integration.fleet import Fleet
+from tests.integration.fleet import Fleet, until
 from tests.integration.in_process import running_worker
 
 if TYPE_CHECKING:
@@ -60,6 +65,10 @@ class Shelf:
     def fetch(self, prefix: str, bucket: str | None = None) -> Path:
         store = ModelStore(self._settings.s3, ModelSettings(cache_path=self.folder))
         return store.fetch(StorePrefix(bucket or self.bucket, prefix))
+
+    def adapters(self, prefix: str, bucket: str | None = None) -> StoreAdapters:
+        store = ModelStore(self._settings.s3, ModelSettings(cache_path=self.folder))
+        return StoreAdapters(store, StorePrefix(bucket or self.bucket, prefix))
 
     def refused(self, prefix: str, bucket: str | None = None) -> str:
         with pytest.raises(ModelError) as caught:
@@ -241,12 +250,136 @@ def test_of_adapters_each_is_fetched_alone(shelf: Shelf) -> None:
     shelf.put("loras/SHA256SUMS", sums(named))
     shelf.put(f"loras/{'n' * 240}.safetensors", good)
     assert "which is not there" in shelf.refused("loras") or "no file's path" in shelf.refused("loras")
-    store = ModelStore(shelf._settings.s3, ModelSettings(cache_path=shelf.folder))
-    folder = store.fetch(StorePrefix(shelf.bucket, "loras"), each_alone=True)
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
-        "good.safetensors": good,
-        "torn.safetensors": b"",
-    }
+    listing = shelf.adapters("loras")
+    with capture_logs() as logged:
+        good_one, torn_one = listing()
+    assert (good_one.path.name, good_one.path.read_bytes(), good_one.trouble) == ("good.safetensors", good, None)
+    assert (torn_one.path.name, torn_one.trouble is not None) == ("torn.safetensors", True)
+    assert shelf.bucket not in (torn_one.trouble or ""), "requesters read it"
+    told = [line["why"] for line in logged if line["event"] == "object_passed_over"]
+    assert [("SHA-256" in why, "no file's path" in why) for why in told] == [(True, False), (False, True)]
+    with capture_logs() as logged:
+        assert listing() == [good_one, torn_one]
+    assert logged == [], "what stands is told once, and a torn object is not fetched at each look"
+
+
+def test_adapters_under_a_prefix_come_change_and_go_alone(shelf: Shelf) -> None:
+    listing = shelf.adapters("loras")
+    assert listing() == [], "nothing is there yet"
+    for key in ("a.safetensors", "old.pt", "notes.txt", ".b.safetensors", "peft/adapter_model.safetensors"):
+        shelf.put(f"loras/{key}", key.encode())
+    shelf.put("loras/peft/adapter_config.json", b"{}")
+    shelf.put("loras/peft/README.md", b"not fetched")
+    shelf.put("loras/deep/c.safetensors", b"c")
+    with capture_logs() as logged:
+        first = {entry.path.name: entry for entry in listing()}
+    assert set(first) == {"a.safetensors", "old.pt", "peft"}
+    assert first["a.safetensors"].path.read_bytes() == b"a.safetensors"
+    assert {file.name for file in first["peft"].path.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
+    assert [line["why"] for line in logged if line["event"] == "object_passed_over"] == [
+        "The adapters below loras/deep are not read: move them up."
+    ]
+    shelf.put("loras/a.safetensors", b"another")
+    shelf.client.remove_object(shelf.bucket, "loras/peft/adapter_model.safetensors")
+    second = {entry.path.name: entry for entry in listing()}
+    assert set(second) == {"a.safetensors", "old.pt"}
+    assert second["a.safetensors"].version != first["a.safetensors"].version
+    assert second["a.safetensors"].path.read_bytes() == b"another"
+    assert first["a.safetensors"].path.read_bytes() == b"a.safetensors", "somebody may read it still"
+    assert second["old.pt"] == first["old.pt"]
+    with pytest.raises(ModelError, match="name the prefix above it"):
+        shelf.adapters("loras/a.safetensors")()
+    with pytest.raises(ModelError, match="There is no bucket"):
+        shelf.adapters("loras", f"not-{shelf.bucket}")()
+
+
+@pytest.mark.render
+@pytest.mark.parametrize("where", ["a folder", "a prefix"])
+async def test_adapters_come_change_and_go_while_a_worker_runs(
+    stack: Stack, shelf: Shelf, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is usable without a restart, under its own digest, and does not hold up a request without one."""
+    from darkroom.inference.sdxl import SdxlDevice
+    from tests.inference import loras
+
+    monkeypatch.setattr("darkroom.consumer.worker.adapter_watch.FOLDER_S", 0.5)
+    monkeypatch.setattr("darkroom.consumer.worker.adapter_watch.PREFIX_S", 0.5)
+    tiny = ensure_tiny_model()
+    made, folder = tmp_path / "made", tmp_path / "adapters"
+    made.mkdir()
+    folder.mkdir()
+    _write_adapters(made, tiny, loras, SdxlDevice)
+    contents = {name: (made / f"{name}.safetensors").read_bytes() for name in ("ink", "oil")}
+    digests = {name: f"sha256:{hashlib.sha256(content).hexdigest()}" for name, content in contents.items()}
+
+    def put(name: str, content: bytes | None) -> None:
+        file = f"{name}.safetensors"
+        if where == "a prefix" and content is None:
+            shelf.client.remove_object(shelf.bucket, f"adapters/{file}")
+        elif where == "a prefix":
+            shelf.put(f"adapters/{file}", content or b"")
+        elif content is None:
+            (folder / file).unlink()
+        else:
+            (folder / file).write_bytes(content)
+
+    fleet = Fleet(
+        stack.environment,
+        tmp_path,
+        DARKROOM_DEVICE="cpu",
+        DARKROOM_MODEL__ADAPTERS_PATH=str(folder) if where == "a folder" else f"s3://{shelf.bucket}/adapters",
+        DARKROOM_MODEL__CACHE_PATH=str(shelf.folder),
+    )
+    settings = fleet.settings
+    await ensure_topics(settings)
+    engine = make_engine(settings)
+    async with running_worker(settings, engine) as worker, Client(settings) as client:
+
+        def shown(metric: str) -> float | None:
+            return worker.metrics.registry.get_sample_value(f"darkroom_{metric}")
+
+        async def becomes(adapters: dict[str, str], refused: set[str]) -> None:
+            def is_so() -> bool:
+                return dict(engine.info.adapters) == adapters and set(engine.info.adapters_refused) == refused
+
+            await until(is_so, 60, f"the adapters to be {set(adapters)}, refused {refused}")
+            assert (shown("adapters"), shown("adapters_refused")) == (len(adapters), len(refused))
+
+        async def outcome(**fields: Any) -> Completion:
+            serial = uuid4().hex[:8]
+            (request,) = fleet.requests(
+                1, **{"prompt": "a lake", "seed": 7, "steps": 4, "request_id": serial, **fields}
+            )
+            return (await client.wait(await client.send([request]), timeout_s=60))[serial]
+
+        ink = {"adapter": {"name": "ink"}}
+        plain = await outcome()
+        assert (await outcome(**ink)).error.code == "unknown_adapter"  # type: ignore[union-attr]
+        put("ink", contents["ink"])
+        await becomes({"ink": digests["ink"]}, set())
+        first = await outcome(**ink)
+        put("ink", contents["oil"])
+        put("bad", contents["oil"][:5000])
+        await becomes({"ink": digests["oil"]}, {"bad"})
+        second = await outcome(**ink)
+        refused = await outcome(adapter={"name": "bad"})
+        assert refused.error is not None
+        assert (refused.error.code, "is torn" in refused.error.message) == ("unknown_adapter", True)
+        put("ink", None)
+        put("bad", None)
+        await becomes({}, set())
+        gone = await outcome(**ink)
+        assert gone.error is not None
+        assert (gone.error.code, "has no adapters" in gone.error.message) == ("unknown_adapter", True)
+        assert (await outcome()).render_digest == plain.render_digest
+    assert [first.status.value, second.status.value] == ["succeeded", "succeeded"]
+    assert len({plain.render_digest, first.render_digest, second.render_digest}) == 3
+    objects = MinioObjects(settings.s3)
+    for completion, digest in ((first, digests["ink"]), (second, digests["oil"])):
+        content = await objects.get(completion.images[0].key, bytes_max=1 << 24)
+        with Image.open(io.BytesIO(content or b"")) as picture:
+            assert json.loads(picture.text["darkroom:request"])["adapter"]["digest"] == digest  # type: ignore[attr-defined]
+    objects.close()
 
 
 @pytest.mark.render

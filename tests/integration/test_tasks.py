@@ -424,7 +424,7 @@ async def test_the_verdict_of_a_crash_is_published_where_deciding_fails_unexpect
     value = json.dumps({"request_id": "bent-1", "prompt": "a figure"}).encode()
     partition = PartitionKey(settings.topics.requests, 0)
     key = JobKey(*partition, 7)
-    intake = Intake(SimulatedDevice(0.0).info, settings.limits, request_bytes_max=len(value))
+    intake = Intake(lambda: SimulatedDevice(0.0).info, settings.limits, request_bytes_max=len(value))
     _, received = intake.take(partition, Record(7, None, value, (), -1), now=0.0, wall=datetime.now(UTC))
     payload = Payload(received)
     verdict = Verdict(VerdictKind.FAILED, "worker_crash" if is_crash else "render_failed", "2 workers died")

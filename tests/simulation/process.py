@@ -85,7 +85,7 @@ class VirtualIntake(Intake):
     """The real one, by the simulation's time of day, on a machine whose clock is wrong by `skew_s`."""
 
     def __init__(self, settings: Settings, skew_s: float) -> None:
-        super().__init__(INFO, settings.limits, request_bytes_max=settings.limits.request_bytes_max)
+        super().__init__(lambda: INFO, settings.limits, request_bytes_max=settings.limits.request_bytes_max)
         self._skew_s = skew_s
 
     def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Received]:

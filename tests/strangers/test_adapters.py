@@ -238,7 +238,7 @@ def test_peft_settings_belong_to_the_adapter(networks: Networks, tmp_path: Path)
         assert store.get(AdapterUse("ink", 1.0)).lora.layers["unet"][LAYER].scale == alpha / 4
     assert len({*digests, store.digests["bare"]}) == 3
     (folder / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 12}')
-    with pytest.raises(RenderFault, match="was changed"):
+    with pytest.raises(RenderFault, match="is being overwritten"):
         AdapterStore.get(_emptied(store), AdapterUse("ink", 1.0))
     for torn in ("{", "[]", '{"lora_alpha": "much"}'):
         (folder / "adapter_config.json").write_text(torn)

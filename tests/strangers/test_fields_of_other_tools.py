@@ -272,7 +272,7 @@ def test_as_an_option(option: str, remedy: str) -> None:
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
 @pytest.mark.parametrize("row", rows(PROMPTS))
 def test_syntax_in_a_prompt_is_warned_of(row: Stranger[str, tuple[str, ...]], field: str) -> None:
-    intake = Intake(SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20)
+    intake = Intake(lambda: SimulatedDevice(0.0).info, LimitSettings(), request_bytes_max=1 << 20)
     value = json.dumps({"request_id": "r", "prompt": "a figure", field: row.given}).encode()
     facts, payload = intake.take(PartitionKey("requests", 0), Record(0, b"r", value, (), -1), now=0.0, wall=NOON)
     assert facts.refusal is None, "it is painted"

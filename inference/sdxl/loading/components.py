@@ -128,6 +128,7 @@ def load_components(
             pose_detector=None if detector is None else detector.digest,
             controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),
             adapters=adapters.digests,
+            embeddings=adapters.embeddings,
             adapters_refused=adapters.refused,
             prediction=prediction,
         ),
@@ -165,8 +166,7 @@ def _sizes(unet_config: Any, vae_config: Any) -> dict[str, int]:
 def _adapters(files: ModelFiles, placement: Placement, networks: Sequence[Any], cache_bytes_max: int) -> AdapterStore:
     if files.adapters_path is not None and placement.plan.fuse_qkv:
         raise ModelError(
-            f"The adapters in {files.adapters_path} cannot be applied to fused projections: make the memory plan with "
-            "adapters, or leave them out."
+            "Adapters cannot be applied to fused projections: make the memory plan with adapters, or leave them out."
         )
     names = (UNET, *TEXT_PARTS)
     return AdapterStore(

@@ -60,7 +60,8 @@ _FAMILIES: Final = (
     ("text_encoders.t5", "a model with a T5 text encoder, as Stable Diffusion 3"),
 )
 _BASES: Final = ("modelspec.architecture", "ss_base_model_version")
-_TEXT_WIDTHS: Final = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "SDXL's refiner", 2048: "SDXL"}
+TEXT_WIDTHS: Final = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "SDXL's refiner", 2048: "SDXL"}
+"""The models by the width of their text embeddings."""
 
 
 def foreign(key: str) -> tuple[str, str] | None:
@@ -86,5 +87,5 @@ def family(key: str, metadata: Mapping[str, str]) -> str:
 
 def family_of_width(layer: str, width: int) -> str:
     """Return, as the end of a clause, the model whose text embeddings have this width; empty if unknown."""
-    model = _TEXT_WIDTHS.get(width) if layer.endswith(("attn2.to_k", "attn2.to_v")) else None
+    model = TEXT_WIDTHS.get(width) if layer.endswith(("attn2.to_k", "attn2.to_v")) else None
     return "" if model is None else f", it was trained on the text embeddings of {model}"

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 
+from darkroom.inference.sdxl.loading.adapter_files import ListAdapters
 from darkroom.inference.sdxl.loading.checks import check_class, check_tensors
 from darkroom.inference.sdxl.loading.headers import Header, read_headers, read_json
 from darkroom.inference.sdxl.loading.revision import Weights, find_weights
@@ -42,8 +43,8 @@ class ModelFiles:
     config_path: Path | None = None
     """For a checkpoint: a diffusers folder of SDXL's configurations and tokenizers; None means the checkpoint's
     folder."""
-    adapters_path: Path | None = None
-    """A folder of LoRA files."""
+    adapters_path: Path | ListAdapters | None = None
+    """A folder of LoRA files, or what lists such files that lie elsewhere."""
     pose_detector_path: Path | None = None
     """Weights of the OpenPose body detector, a file or its folder; used only with a ControlNet."""
 

@@ -46,6 +46,14 @@ class ByteCache(Generic[K, V]):
                 self._bytes -= self._size_of(oldest)
         return value
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._held
+
+    def keep(self, wanted: Callable[[K], bool]) -> None:
+        """Discard every value whose key is not wanted."""
+        for key in [key for key in self._held if not wanted(key)]:
+            self._bytes -= self._size_of(self._held.pop(key))
+
     def counts(self) -> CacheCounts:
         """Return the hits and misses since the start, and the bytes held now."""
         return CacheCounts(self._hits, self._misses, self._bytes)

@@ -5,7 +5,7 @@ Pure: token ids in, token ids out. Both of SDXL's tokenizers give the same ids, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,19 +36,22 @@ class Chunks:
     """That did not fit."""
 
 
-def split_chunks(sections: Iterable[Sequence[tuple[Sequence[int], float]]], comma: int) -> Chunks:
+def split_chunks(
+    sections: Iterable[Sequence[tuple[Sequence[int], float]]], comma: int, glued: Collection[int] = ()
+) -> Chunks:
     """Return the chunks of sections, each of runs of token ids with their weight. A section begins a new chunk.
 
     Where a chunk is full and the next token is not a comma, the tokens after a comma that lies at most `COMMA_TOKENS`
-    back move on. `comma` is the id of a comma that ends a word.
+    back move on. `comma` is the id of a comma that ends a word; no chunk begins with an id in `glued`, which belongs to
+    the one before it, of at most `CHUNK_TOKENS` in a row.
     """
-    chunks = [chunk for section in sections for chunk in _of_section(section, comma)] or [Chunk((), ())]
+    chunks = [chunk for section in sections for chunk in _of_section(section, comma, glued)] or [Chunk((), ())]
     kept = chunks[:CHUNKS_MAX]
     tokens = sum(len(chunk.ids) for chunk in kept)
     return Chunks(tuple(kept), tokens, sum(len(chunk.ids) for chunk in chunks) - tokens)
 
 
-def _of_section(section: Sequence[tuple[Sequence[int], float]], comma: int) -> list[Chunk]:
+def _of_section(section: Sequence[tuple[Sequence[int], float]], comma: int, glued: Collection[int]) -> list[Chunk]:
     left = [(token, weight) for ids, weight in section for token in ids]
     chunks = []
     while len(left) > CHUNK_TOKENS:
@@ -56,6 +59,8 @@ def _of_section(section: Sequence[tuple[Sequence[int], float]], comma: int) -> l
         if left[CHUNK_TOKENS][0] != comma:
             commas = [at for at in range(CHUNK_TOKENS - COMMA_TOKENS, CHUNK_TOKENS) if left[at][0] == comma]
             end = commas[-1] + 1 if commas else CHUNK_TOKENS
+        while left[end][0] in glued:
+            end -= 1
         chunks.append(_chunk(left[:end]))
         left = left[end:]
     return [*chunks, _chunk(left)]

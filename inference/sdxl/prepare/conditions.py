@@ -6,21 +6,26 @@ the second. The same text with the same adapters always gives the same embedding
 A weighted prompt is split into chunks of 75 tokens, each encoded by itself; a token's vector z becomes e + (z - e) w,
 with its weight w and the vector e of the empty prompt at its place (ComfyUI's rule: 1 changes nothing, 0 has a meaning,
 no token depends on another's weight). The pooled embedding is that of the first chunk, unweighted.
+
+A textual inversion's vectors take the places of tokens at the encoders' input for the length of one call; vocabulary
+and weights are never touched, so texts with and without it, and with another one of its name, share the encoders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import torch
 
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank, AppliedAdapter, shares_of
+from darkroom.inference.sdxl.loading.embedding_file import Embedding
 from darkroom.inference.sdxl.prepare.cache import ByteCache
 from darkroom.inference.sdxl.prepare.chunks import CHUNK_TOKENS, Chunk, Chunks, split_chunks
 from darkroom.inference.types import CacheCounts, FaultKind, RenderFault
+from darkroom.schemas.prompts.embeddings import WEIGHTED, EmbeddingName, embeddings_in, split_embeddings
 from darkroom.schemas.prompts.weighted import WeightedPrompt, clamped, parse_weighted
 
 CHUNK_VECTORS: Final = 77
@@ -50,6 +55,17 @@ class TextEmbedding:
         return self.tokens.shape[1] // CHUNK_VECTORS
 
 
+class AppliedEmbedding(NamedTuple):
+    """A textual inversion that a prompt names."""
+
+    digest: str
+    embedding: Embedding
+
+
+Embeddings = Mapping[str, AppliedEmbedding]
+"""Textual inversions by name."""
+
+
 class TextStyle(NamedTuple):
     """Options by which a request has its texts read."""
 
@@ -59,6 +75,7 @@ class TextStyle(NamedTuple):
 
 
 _PLAIN: Final = TextStyle()
+_NO_EMBEDDINGS: Final[Embeddings] = {}
 
 
 class _TextKey(NamedTuple):
@@ -66,6 +83,15 @@ class _TextKey(NamedTuple):
     style: TextStyle
     adapters: tuple[tuple[str, str, float], ...]
     """Name, digest and text weight of each adapter that changes the text encoders."""
+    embeddings: tuple[tuple[str, str], ...] = ()
+    """Name and digest of each textual inversion in the text."""
+
+
+class _Vector(NamedTuple):
+    """The place of one of an embedding's vectors in a text."""
+
+    embedding: Embedding
+    row: int
 
 
 class TextConditioner:
@@ -90,15 +116,24 @@ class TextConditioner:
         self._cache: ByteCache[_TextKey, TextEmbedding] = ByteCache(cache_bytes_max, _bytes_of)
         self._zeros: TextEmbedding | None = None
 
-    def embed(self, text: str, adapters: Sequence[AppliedAdapter] = (), style: TextStyle = _PLAIN) -> TextEmbedding:
+    def embed(
+        self,
+        text: str,
+        adapters: Sequence[AppliedAdapter] = (),
+        style: TextStyle = _PLAIN,
+        embeddings: Embeddings = _NO_EMBEDDINGS,
+    ) -> TextEmbedding:
         """Return the text's embedding, from the cache if possible.
 
         Tokens that do not fit are cut and counted: those beyond the 77th, or beyond four chunks of a weighted text.
-        Raises `PromptSyntaxError` for a weighted text that cannot be read.
+        `embeddings` has every textual inversion that a weighted text names. Raises `PromptSyntaxError` for a weighted
+        text that cannot be read.
         """
         changing = [adapter for adapter in adapters if adapter.lora.changes_text]
         named = tuple((adapter.name, adapter.digest, adapter.text_weight) for adapter in changing)
-        return self._cache.get_or_make(_TextKey(text, style, named), lambda: self._encode(text, changing, style))
+        used = embeddings_in(text, None, WEIGHTED) if style.is_weighted and embeddings else ()
+        key = _TextKey(text, style, named, tuple((name, embeddings[name].digest) for name in used))
+        return self._cache.get_or_make(key, lambda: self._encode(text, changing, style, embeddings))
 
     def embed_negative(
         self,
@@ -106,6 +141,7 @@ class TextConditioner:
         positive: TextEmbedding,
         adapters: Sequence[AppliedAdapter] = (),
         style: TextStyle = _PLAIN,
+        embeddings: Embeddings = _NO_EMBEDDINGS,
     ) -> TextEmbedding:
         """Return the embedding that guidance moves away from.
 
@@ -114,7 +150,7 @@ class TextConditioner:
         encoded with the request's adapters, like the prompt.
         """
         if text is not None or not self._zeros_for_no_text:
-            return self.embed(text or "", adapters, style)
+            return self.embed(text or "", adapters, style, embeddings)
         if self._zeros is None:
             nothing = torch.zeros_like(positive.tokens[:, :CHUNK_VECTORS])
             self._zeros = TextEmbedding(nothing, torch.zeros_like(positive.pooled))
@@ -128,11 +164,15 @@ class TextConditioner:
         """Empty the cache and restart its counts."""
         self._cache.reset()
 
-    def _encode(self, text: str, adapters: Sequence[AppliedAdapter], style: TextStyle) -> TextEmbedding:
+    def _encode(
+        self, text: str, adapters: Sequence[AppliedAdapter], style: TextStyle, embeddings: Embeddings
+    ) -> TextEmbedding:
         with ExitStack() as applied:
             for bank, encoder in zip(self._adapters, self._encoders, strict=True):
                 applied.enter_context(bank.applied(shares_of([adapters], encoder.device, of_text=True)))
-            return self._encode_weighted(text, style) if style.is_weighted else self._encode_plain(text, style)
+            if style.is_weighted:
+                return self._encode_weighted(text, style, embeddings)
+            return self._encode_plain(text, style)
 
     def _encode_plain(self, text: str, style: TextStyle) -> TextEmbedding:
         layers = []
@@ -154,52 +194,104 @@ class TextConditioner:
             # The encoder may be on another device than the rows.
             output = encoder(padded.input_ids.to(encoder.device), output_hidden_states=True)
             layers.append(output.hidden_states[_LAYER - style.clip_skip])
-        # Only the last encoder has a projection, and its projected output is the pooled embedding.
         return TextEmbedding(
             tokens=torch.cat(layers, dim=-1).to(self._device, self._dtype),
-            pooled=output.text_embeds.to(self._device, self._dtype),
+            pooled=_pooled(encoder, output, padded.input_ids, tokenizer).to(self._device, self._dtype),
             tokens_cut=max(0, tokens_cut),
         )
 
-    def _encode_weighted(self, text: str, style: TextStyle) -> TextEmbedding:
+    def _encode_weighted(self, text: str, style: TextStyle, embeddings: Embeddings) -> TextEmbedding:
         prompt = clamped(parse_weighted(text))
-        made = [_chunked(prompt, tokenizer) for tokenizer in self._tokenizers]
-        if len({len(one.chunks) for one in made}) > 1:
+        made = [_chunked(prompt, tokenizer, embeddings) for tokenizer in self._tokenizers]
+        if len({len(one.chunks) for one, _ in made}) > 1:
             raise RenderFault(
                 FaultKind.REQUEST,
                 "model_mismatch",
                 "This model's two tokenizers split the prompt differently: send it with prompt_syntax plain.",
             )
         layers = []
-        for tokenizer, encoder, chunked in zip(self._tokenizers, self._encoders, made, strict=True):
-            output = _encoded(chunked.chunks, tokenizer, encoder)
+        for number, (tokenizer, encoder, (chunked, vectors)) in enumerate(
+            zip(self._tokenizers, self._encoders, made, strict=True)
+        ):
+            ids = _ids_of(chunked.chunks, tokenizer)
+            with _filled(encoder, ids, [one.embedding.vectors[number][one.row] for one in vectors]):
+                output = encoder(ids.clamp(min=0).to(encoder.device), output_hidden_states=True)
             layer = output.hidden_states[_LAYER - style.clip_skip]
             if any(weight != 1 for chunk in chunked.chunks for weight in chunk.weights):
-                empty = _encoded([Chunk((), ())], tokenizer, encoder).hidden_states[_LAYER - style.clip_skip]
+                nothing = _ids_of([Chunk((), ())], tokenizer).to(encoder.device)
+                empty = encoder(nothing, output_hidden_states=True).hidden_states[_LAYER - style.clip_skip]
                 layer = _weighted(layer, empty, chunked.chunks)
             layers.append(layer.reshape(1, -1, layer.shape[-1]))
         return TextEmbedding(
             tokens=torch.cat(layers, dim=-1).to(self._device, self._dtype),
-            pooled=output.text_embeds[:1].to(self._device, self._dtype),
-            tokens_cut=made[0].tokens_cut,
+            pooled=_pooled(encoder, output, ids, tokenizer)[:1].to(self._device, self._dtype),
+            tokens_cut=made[0][0].tokens_cut,
             warnings=prompt.warnings,
         )
 
 
-def _chunked(prompt: WeightedPrompt, tokenizer: Any) -> Chunks:
+def _chunked(prompt: WeightedPrompt, tokenizer: Any, embeddings: Embeddings) -> tuple[Chunks, list[_Vector]]:
+    """Return the prompt's chunks, in which the id -1 - n stands for the n-th of the vectors."""
+    vectors: list[_Vector] = []
+    glued: set[int] = set()
+
     def ids(text: str) -> list[int]:
         found: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
         return found
 
-    sections = [[(ids(run.text), run.weight) for run in section] for section in prompt.sections]
-    return split_chunks(sections, comma=ids(",")[-1])
+    def ids_of(piece: str | EmbeddingName) -> list[int]:
+        if isinstance(piece, str):
+            return ids(piece)
+        embedding = embeddings[piece.name].embedding
+        first = -1 - len(vectors)
+        vectors.extend(_Vector(embedding, row) for row in range(embedding.count))
+        its = list(range(first, first - embedding.count, -1))
+        glued.update(its[1:])
+        return its
+
+    def run_ids(text: str) -> list[int]:
+        return [one for piece in split_embeddings(text) for one in ids_of(piece)]
+
+    sections = [[(run_ids(run.text), run.weight) for run in section] for section in prompt.sections]
+    return split_chunks(sections, comma=ids(",")[-1], glued=glued), vectors
 
 
-def _encoded(chunks: Sequence[Chunk], tokenizer: Any, encoder: Any) -> Any:
-    """Encode the chunks, each between a begin and an end token and padded as its tokenizer pads."""
+def _ids_of(chunks: Sequence[Chunk], tokenizer: Any) -> torch.Tensor:
+    """Return (chunks, 77) token ids: each chunk between a begin and an end token, padded as its tokenizer pads."""
     begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-    ids = [[begin, *chunk.ids, end, *[pad] * (CHUNK_TOKENS - len(chunk.ids))] for chunk in chunks]
-    return encoder(torch.tensor(ids).to(encoder.device), output_hidden_states=True)
+    return torch.tensor([[begin, *chunk.ids, end, *[pad] * (CHUNK_TOKENS - len(chunk.ids))] for chunk in chunks])
+
+
+@contextmanager
+def _filled(encoder: Any, ids: torch.Tensor, vectors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Put the vectors into the encoder's input embeddings inside the block, where `ids` has -1 - n for the n-th."""
+    places = (ids < 0).nonzero(as_tuple=True)
+    if not len(places[0]):
+        yield
+        return
+    wanted = torch.stack([vectors[-1 - int(one)] for one in ids[places]])
+
+    def fill(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        filled = output.clone()
+        filled[places] = wanted.to(output)
+        return filled
+
+    hook = encoder.get_input_embeddings().register_forward_hook(fill)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _pooled(encoder: Any, output: Any, ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:
+    """Return (texts, projection width): the projected vector at each text's first end token.
+
+    `text_embeds` is the same, except where a configuration's `eos_token_id` is 2, as in SDXL's: transformers then takes
+    the largest id, which a tokenizer with words of its own may give to one of them. Only the last encoder projects.
+    """
+    states = output.last_hidden_state
+    ends = (ids == tokenizer.eos_token_id).int().argmax(dim=-1).to(states.device)
+    return encoder.text_projection(states[torch.arange(len(states), device=states.device), ends])
 
 
 def _weighted(layer: torch.Tensor, empty: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:

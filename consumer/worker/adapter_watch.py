@@ -1,0 +1,68 @@
+"""Looks for adapters that appear, change or disappear while the worker runs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from typing import Final
+
+import structlog
+
+from darkroom.inference.contract import Engine
+from darkroom.inference.types import ModelError
+from darkroom.schemas.settings import ModelSettings
+from darkroom.schemas.settings.model_source import StorePrefix
+
+log = structlog.get_logger(__name__)
+
+FOLDER_S: Final = 5.0
+"""Between two looks at a folder. A change counts at the second look that sees it: after ten seconds at the latest."""
+PREFIX_S: Final = 15.0
+"""Between two listings of a prefix: a request of the kind that stores charge for, under 6,000 a day."""
+
+
+class AdapterWatch:
+    """Keeps the engine's adapters as the folder or prefix has them."""
+
+    def __init__(self, engine: Engine, model: ModelSettings) -> None:
+        """Make a watch that is not started. `model` names the folder or prefix."""
+        self._engine = engine
+        self._pause_s = PREFIX_S if isinstance(model.adapters_path, StorePrefix) else FOLDER_S
+        self._one_look = threading.Lock()
+        self.loaded = asyncio.Event()
+        """Set once the engine has loaded its model."""
+
+    async def run(self) -> None:
+        """Look again and again. A folder or store that cannot be read is told once; all adapters then stay."""
+        await self.loaded.wait()
+        told: str | None = None
+        while True:
+            await asyncio.sleep(self._pause_s)
+            try:
+                await self._look()
+            except ModelError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("adapters_not_listed", why=told)
+            else:
+                if told is not None:
+                    told = None
+                    log.info("adapters_listed_again")
+
+    async def _look(self) -> None:
+        # On a thread that the end of the process does not wait for: a file may take minutes to fetch.
+        done: Future[None] = Future()
+        threading.Thread(target=self._refresh, args=(done,), name="darkroom-adapters", daemon=True).start()
+        await asyncio.wrap_future(done)
+
+    def _refresh(self, done: Future[None]) -> None:
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            with self._one_look:
+                self._engine.refresh_adapters()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
