@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import ProducerClosed
+from aiokafka.errors import KafkaError, ProducerClosed
 
 from darkroom.producer.kafka.closing import close
 from darkroom.producer.kafka.connection import kafka_arguments
@@ -90,3 +90,17 @@ async def test_whoever_is_cancelled_while_a_client_closes_is_cancelled_at_once(s
 async def test_a_client_that_was_never_started_is_closed(settings: Settings) -> None:
     await close(AIOKafkaProducer(**kafka_arguments(settings.kafka)))
     await close(AIOKafkaConsumer(**kafka_arguments(settings.kafka)))
+
+
+async def test_whoever_waits_for_the_metadata_of_a_client_is_told_when_it_closes(settings: Settings) -> None:
+    producer = AIOKafkaProducer(**kafka_arguments(settings.kafka))
+    await producer.start()
+    sending = asyncio.get_running_loop().create_task(producer.send(f"{settings.kafka.group_id}-absent", b"value"))
+    while producer.client._md_update_fut is None:
+        await asyncio.sleep(0)
+    async with asyncio.timeout(LIMIT_S):
+        await close(producer)
+        with pytest.raises(KafkaError):
+            await sending
+        with pytest.raises(KafkaError):
+            await producer.send(f"{settings.kafka.group_id}-absent", b"value")
