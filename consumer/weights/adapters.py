@@ -69,7 +69,7 @@ class StoreAdapters:
                     raise  # a worker does not start without the rights, or while the store is away
                 if not trouble:
                     _log.warning("object_passed_over", why=str(error))
-                trouble = f"The adapter file {name} could not be fetched whole from the store: upload it again."
+                trouble = f"The adapter file {name} could not be fetched from the store: the worker's log says why."
                 self._failed[adapter.digest] = trouble, self._clock() + (0.0 if is_stores_fault else RETRY_S)
             else:
                 self._failed.pop(adapter.digest, None)
