@@ -58,6 +58,9 @@ class StoreAdapters:
         name = adapter.files[0].path.partition("/")[0]
         if PurePosixPath(name).suffix.lower() in PICKLES:
             return AdapterEntry(Path(name), adapter.digest)  # refused by its name
+        held = self._store.held(adapter)
+        if held is not None:
+            return AdapterEntry(held / name, adapter.digest)
         trouble, retry_at = self._failed.get(adapter.digest, ("", 0.0))
         if not trouble or self._clock() >= retry_at:
             try:
