@@ -58,6 +58,9 @@ class StoreAdapters:
         name = adapter.files[0].path.partition("/")[0]
         if PurePosixPath(name).suffix.lower() in PICKLES:
             return AdapterEntry(Path(name), adapter.digest)  # refused by its name
+        held = self._store.held(adapter)
+        if held is not None:
+            return AdapterEntry(held / name, adapter.digest)
         trouble, retry_at = self._failed.get(adapter.digest, ("", 0.0))
         if not trouble or self._clock() >= retry_at:
             try:
@@ -69,7 +72,7 @@ class StoreAdapters:
                     raise  # a worker does not start without the rights, or while the store is away
                 if not trouble:
                     _log.warning("object_passed_over", why=str(error))
-                trouble = f"The adapter file {name} could not be fetched whole from the store: upload it again."
+                trouble = f"The adapter file {name} could not be fetched from the store: the worker's log says why."
                 self._failed[adapter.digest] = trouble, self._clock() + (0.0 if is_stores_fault else RETRY_S)
             else:
                 self._failed.pop(adapter.digest, None)

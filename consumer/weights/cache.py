@@ -49,9 +49,9 @@ class ModelCache:
         another process is filling it, this waits for it. Raises `ModelError` where the model does not fit, and what
         `fill` raises.
         """
+        if (held := self.held(digest)) is not None:
+            return held
         target = self._folder / digest
-        if digest in self._held:
-            return target
         self._folder.mkdir(parents=True, exist_ok=True)
         lock = (self._folder / f"{digest}.lock").open("a+b")
         try:
@@ -62,6 +62,10 @@ class ModelCache:
         os.utime(lock.fileno())
         self._held[digest] = lock
         return target
+
+    def held(self, digest: str) -> Path | None:
+        """Return the folder of a model that `hold` returned and `release` did not let go; None for any other."""
+        return self._folder / digest if digest in self._held else None
 
     def release(self, but: Collection[str] = ()) -> None:
         """Let this and others remove what this holds, except for the digests in `but`."""

@@ -74,6 +74,10 @@ class ModelStore:
         """Let whoever needs room remove from the cache what this handed out, except for these models."""
         self._cache.release(but={model.digest for model in models})
 
+    def held(self, model: RemoteModel) -> Path | None:
+        """Return the folder of a model that this handed out before; None for any other."""
+        return self._cache.held(model.digest)
+
     def hold(self, client: Minio, model: RemoteModel) -> Path:
         """Return the folder of a listed model, fetched where it is not there. Raises `ModelError`, and what the SDK
         raises."""

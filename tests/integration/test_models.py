@@ -327,6 +327,7 @@ async def test_adapters_come_change_and_go_while_a_worker_runs(
         stack.environment,
         tmp_path,
         DARKROOM_DEVICE="cpu",
+        DARKROOM_MODEL__PATH=str(tiny.path),
         DARKROOM_MODEL__ADAPTERS_PATH=str(folder) if where == "a folder" else f"s3://{shelf.bucket}/adapters",
         DARKROOM_MODEL__CACHE_PATH=str(shelf.folder),
     )

@@ -149,6 +149,10 @@ class SimEngine:
         """There is no memory."""
         return {}
 
+    def refresh_adapters(self) -> bool:
+        """There are no adapters."""
+        return False
+
     def close(self) -> None:
         """As the protocol says."""
         if not self._closed:

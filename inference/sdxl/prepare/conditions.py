@@ -291,7 +291,8 @@ def _pooled(encoder: Any, output: Any, ids: torch.Tensor, tokenizer: Any) -> tor
     """
     states = output.last_hidden_state
     ends = (ids == tokenizer.eos_token_id).int().argmax(dim=-1).to(states.device)
-    return encoder.text_projection(states[torch.arange(len(states), device=states.device), ends])
+    pooled: torch.Tensor = encoder.text_projection(states[torch.arange(len(states), device=states.device), ends])
+    return pooled
 
 
 def _weighted(layer: torch.Tensor, empty: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
