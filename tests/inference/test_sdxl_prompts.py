@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.sdxl.denoise.compiled import StaticShapes
+from darkroom.inference.sdxl.denoise.slots import lay_out
 from darkroom.inference.types import RenderJob
 from darkroom.schemas.events.completion import PromptRead
 from tests.inference.encoding import Written, painted_from
@@ -66,6 +68,35 @@ def test_rows_of_other_lengths_share_steps_and_change_nothing(shared_device: Sdx
     rows = prepare(shared_device, requests[0])
     assert rows[0].text.chunks > 1
     together = paint_together(shared_device, list(enumerate(requests)))
+    for request, picture in zip(requests, together, strict=True):
+        assert distance(picture, paint(shared_device, request)) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("chunks", "vectors", "is_masked"),
+    [
+        ((1, 1), 77, False),
+        ((1, 2, 4), 308, False),
+        ((3, 1), 231, False),
+        ((2, 3), 232, True),
+        ((1, 2, 3, 4), 312, True),
+    ],
+)
+def test_texts_of_any_lengths_stand_side_by_side(
+    shared_device: SdxlDevice, chunks: tuple[int, ...], vectors: int, is_masked: bool
+) -> None:
+    requests = [
+        replace(base, prompt_syntax="weighted", seed=number, prompt=" BREAK ".join(["fox"] * of_it))
+        for number, (base, of_it) in enumerate(zip([PLAIN, POSED, POSED, PLAIN], chunks, strict=False))
+    ]
+    rows = [prepare(shared_device, request, f"job-{number}")[0] for number, request in enumerate(requests)]
+    layout = lay_out(rows, StaticShapes(), torch.device("cpu"), torch.float32)
+    assert layout.tokens.shape[1] == vectors
+    assert (layout.mask is not None) == is_masked
+    if layout.mask is not None:
+        kept = [int(one) for one in layout.mask.sum(dim=1)]
+        assert kept == [77 * of_it for of_it in chunks] + [77] * len(chunks), "prompts, then negative prompts"
+    together = paint_together(shared_device, [(0, request) for request in requests])
     for request, picture in zip(requests, together, strict=True):
         assert distance(picture, paint(shared_device, request)) <= TOLERANCE
 
