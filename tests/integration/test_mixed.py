@@ -73,6 +73,9 @@ async def test_all_of_it_mixed_survives_a_kill(stack: Stack, tmp_path: Path) -> 
     assert max(one.batch.rows_max for one in first.values() if one.batch) > 4, "the requests shared steps"
     assert all(one.replayed for one in again.values())
     assert {name: one.images for name, one in again.items()} == {name: one.images for name, one in first.items()}
+    assert {name: one.prompt for name, one in again.items()} == {name: one.prompt for name, one in first.items()}
+    lengths = {one.prompt.chunks for one in first.values() if one.prompt}
+    assert lengths == {1, 2, 3, 4}, "prompts of all lengths shared steps"
     report = await fleet.audit()
     assert (report.records, report.succeeded, report.replayed) == (2 * REQUESTS, 2 * REQUESTS, REQUESTS)
     assert report.is_clean, report
