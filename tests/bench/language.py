@@ -8,6 +8,9 @@ beside diffusers' pipeline with the same weights fused.
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import random
 import statistics
 import tempfile
@@ -21,10 +24,10 @@ import torch
 
 from darkroom.inference.sdxl import ModelFiles, SdxlDevice
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
-from darkroom.inference.tiny import TinyModel
+from darkroom.inference.tiny import TinyModel, ensure_tiny_model
 from darkroom.inference.types import AdapterUse, RenderJob, RenderRequest
 from darkroom.schemas.events.samplers import SAMPLERS, TWO_CALLS
-from tests.bench.contenders import OurEngine, Pictures, Pipeline, timed
+from tests.bench.contenders import OurEngine, Pipeline, timed
 from tests.bench.offline import BATCH, WINDOW, in_batches, requests
 from tests.inference import loras
 
@@ -34,13 +37,13 @@ MIXED: Final = 48
 SIDES: Final = (64, 128)
 RANK: Final = 8
 ONE_CALL: Final = tuple(sampler for sampler in SAMPLERS if sampler not in TWO_CALLS)
-WORDS: Final = "a small red fox in deep blue snow " * 3
-"""Nearly a chunk of 75 of the tiny model's tokens."""
+WORDS: Final = "a small red fox in deep blue snow " * 2
+"""A chunk of the tiny model's tokens, of which 75 fit, is nearly full with it."""
 TURNS: Final = 5
 
 
-def measure(model: TinyModel, *, quick: bool) -> dict[str, Any]:
-    """Return all figures. The process must be on one core, with one torch thread."""
+def measure(model: TinyModel, sides: Sequence[int] = SIDES) -> dict[str, Any]:
+    """Return the figures of pictures of these sides, in pixels. The process is on one core, with one torch thread."""
     with tempfile.TemporaryDirectory() as folder:
         write_adapters(Path(folder), model)
         files = ModelFiles(model.path, model.controlnet_path, adapters_path=Path(folder))
@@ -50,7 +53,6 @@ def measure(model: TinyModel, *, quick: bool) -> dict[str, Any]:
 
         device = make_device()
         device.load()
-        sides = SIDES[:1] if quick else SIDES
         theirs = Grouping(model, Path(folder))
         figures = {
             "samplers": [_samplers(device, side) for side in sides],
@@ -162,7 +164,7 @@ def mixed_language(number: int, side: int, seed: int) -> list[RenderRequest]:
                 steps=usual(20, 25, 30),
                 sampler=usual("dpmpp_2m", "euler_ancestral", "euler", "unipc", "ddim", "heun"),
                 guidance_scale=usual(5.0, 7.5, 1.0),
-                guidance_end=usual(1.0, 0.6),
+                guidance_end=1.0 if posed else usual(1.0, 0.6),
                 guidance_rescale=0.0 if posed else usual(0.0, 0.7),
                 clip_skip=usual(0, 0, 1),
                 prompt_syntax="weighted",
@@ -222,7 +224,6 @@ class Grouping(Pipeline):
             self._plain.load_lora_weights(adapters, weight_name=f"{name}.safetensors", adapter_name=name)
         self._plain.disable_lora()
         self._used: tuple[AdapterUse, ...] = ()
-        self._embedded: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def fused_s(self, load: Sequence[RenderRequest]) -> float:
         """Return the CPU seconds of the load in one call with its adapters fused, encoding and VAE left out."""
@@ -288,7 +289,10 @@ class Grouping(Pipeline):
     def _encoded(self, request: RenderRequest) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode chunk by chunk, as the community's pipelines for weighted prompts do; the weight is left out."""
         chunks = request.prompt.replace("(dancer:1.2)", "dancer").split(" BREAK ")
-        made = [self._plain.encode_prompt(text, do_classifier_free_guidance=False) for text in chunks]
+        made = [
+            self._plain.encode_prompt(text, do_classifier_free_guidance=False, clip_skip=request.clip_skip or None)
+            for text in chunks
+        ]
         return torch.cat([one[0] for one in made], dim=1), made[0][2]
 
 
@@ -307,18 +311,14 @@ def _ending(request: RenderRequest) -> dict[str, Any]:
     return {"callback_on_step_end": after, "callback_on_step_end_tensor_inputs": inputs}
 
 
-def paint_all(theirs: Grouping, load: Sequence[RenderRequest]) -> Pictures:
-    """Return the pipeline's pictures of a mixed load."""
-    return theirs.paint(grouped(load))
-
-
 def main() -> None:
-    import json
-
-    from darkroom.inference.tiny import ensure_tiny_model
-
+    """Print the figures of one size, or of all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.language", description=__doc__)
+    parser.add_argument("--side", type=int, action="append", help="pixels; may be repeated")
+    sides = parser.parse_args().side or SIDES
     torch.set_num_threads(1)
-    print(json.dumps(measure(ensure_tiny_model(), quick=False), indent=1))
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    print(json.dumps(measure(ensure_tiny_model(), sides), indent=1))
 
 
 if __name__ == "__main__":

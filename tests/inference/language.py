@@ -51,7 +51,8 @@ _THREE_CHUNKS: Final = ", ".join(f"a small animal number {number}" for number in
 _PLAIN_PROMPTS: Final = ("a red fox in the snow", "雪の中の赤い狐 🦊", "many small animals " * 9, "a (red:1.3) fox")
 _WEIGHTED_PROMPTS: Final = (
     "a (red:1.4) fox", "((a fox:1.2) in [deep] snow:1.5)", "a red fox BREAK (deep snow:1.3)", "a (fox:7) :) (snow",
-    _LONG, _THREE_CHUNKS, f"({_LONG}:1.2) BREAK a (fox:0.6)", f"a fox BREAK {_LONG} BREAK {_LONG}", "a red fox in the snow",
+    _LONG, _THREE_CHUNKS, f"({_LONG}:1.2) BREAK a (fox:0.6)", f"a fox BREAK {_LONG} BREAK {_LONG}",
+    "a red fox in the snow",
 )  # fmt: skip
 _FRACTIONS: Final = ((0.0, 1.0), (0.0, 0.5), (0.3, 1.0), (0.25, 0.75), (0.5, 0.55))
 
