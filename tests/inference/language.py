@@ -54,6 +54,8 @@ _WEIGHTED_PROMPTS: Final = (
     _LONG, _THREE_CHUNKS, f"({_LONG}:1.2) BREAK a (fox:0.6)", f"a fox BREAK {_LONG} BREAK {_LONG}",
     "a red fox in the snow",
 )  # fmt: skip
+TOO_LONG: Final = (_PLAIN_PROMPTS[2], *(one for one in _WEIGHTED_PROMPTS if one.count("number 23")))
+"""Prompts of which the tiny models do not read all."""
 _FRACTIONS: Final = ((0.0, 1.0), (0.0, 0.5), (0.3, 1.0), (0.25, 0.75), (0.5, 0.55))
 
 

@@ -121,7 +121,7 @@ def test_a_control_token_in_a_prompt_is_text(shared_device: SdxlDevice) -> None:
         ("(fox:9)", 3, 1, ("clamped to 0 to 2; one was 9",)),
         ("a (fox:-1)", 4, 1, ("clamped to 0 to 2; one was -1",)),
         ("a (fox", 4, 1, ("not closed",)),
-        ("a fox) [:", 7, 1, ("not closed",)),
+        ("a fox) [:", 6, 1, ("not closed",)),
     ],
 )
 def test_how_a_prompt_was_read_is_told(
