@@ -258,7 +258,7 @@ class JobPrepared:
     found: tuple[FoundPerson, ...] = ()
     """The people in the pose's photo, the largest first; empty if the pose is not a photo."""
     prompt: PromptRead | None = None
-    """How much of the prompt was read; None if the device does not count."""
+    """Size of what was read of the prompt; None if the device does not count."""
     cap: int | None = None
     """The most rows of the batch key that are worth running together on this device. None if the engine has no cap."""
 

@@ -152,7 +152,7 @@ class BatchSeen(BaseModel):
 
 
 class PromptRead(BaseModel):
-    """How much of the prompt the model read."""
+    """Size of the part of the prompt that the model read."""
 
     model_config = STRICT
 
@@ -212,7 +212,7 @@ class Completion(BaseModel):
     timings_ms: OrDefault[Timings] = Field(default=Timings(), description="Where the time went.")
     batch: BatchSeen | None = Field(default=None, description="Its company on the device; null if it never got there.")
     prompt: PromptRead | None = Field(
-        default=None, description="How much of the prompt was read; null if it was not, or nobody counted."
+        default=None, description="What was read of the prompt; null if it was not read, or nobody counted."
     )
     model: ModelRef | None = Field(default=None, description="The model; null if none was asked.")
     worker: str = Field(min_length=1, max_length=200, description="The worker that published this.")

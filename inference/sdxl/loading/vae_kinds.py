@@ -21,7 +21,7 @@ _TINY_TILE_PX: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class VaeKind:
-    """What loading and planning have to know of a VAE before it is built."""
+    """Facts of a VAE that loading and planning need before it is built."""
 
     network: Any
     """diffusers' class."""
@@ -41,7 +41,7 @@ def is_tiny(config: Mapping[str, Any]) -> bool:
 
 
 def vae_kind(config: Mapping[str, Any]) -> VaeKind:
-    """Return what a VAE's `config.json` says of it. Missing values are diffusers' defaults."""
+    """Return the facts of a VAE with this `config.json`. Missing values are diffusers' defaults."""
     if is_tiny(config):
         levels = config.get("decoder_block_out_channels", _LEVELS_DEFAULT)
         scaling = config.get("upsampling_scaling_factor", 2)
