@@ -31,18 +31,20 @@ from tests.bench.contenders import OurEngine, Pipeline, timed
 from tests.bench.offline import BATCH, WINDOW, in_batches, requests
 from tests.inference import loras
 
-STEPS: Final = 16
-MIXED: Final = 48
+STEPS: Final = 10
+MIXED: Final = 32
 """Requests of the mixed arrival."""
 SIDES: Final = (64, 128)
+PARTS: Final = ("samplers", "adapters", "mixed")
+MIXED_TURNS: Final = 2
 RANK: Final = 8
 ONE_CALL: Final = tuple(sampler for sampler in SAMPLERS if sampler not in TWO_CALLS)
 WORDS: Final = "a small red fox in deep blue snow " * 2
 """A chunk of the tiny model's tokens, of which 75 fit, is nearly full with it."""
-TURNS: Final = 5
+TURNS: Final = 4
 
 
-def measure(model: TinyModel, sides: Sequence[int] = SIDES) -> dict[str, Any]:
+def measure(model: TinyModel, sides: Sequence[int] = SIDES, parts: Sequence[str] = PARTS) -> dict[str, Any]:
     """Return the figures of pictures of these sides, in pixels. The process is on one core, with one torch thread."""
     with tempfile.TemporaryDirectory() as folder:
         write_adapters(Path(folder), model)
@@ -51,19 +53,21 @@ def measure(model: TinyModel, sides: Sequence[int] = SIDES) -> dict[str, Any]:
         def make_device() -> SdxlDevice:
             return SdxlDevice(lambda: files, device="cpu", cpu_threads=1)
 
-        device = make_device()
-        device.load()
         theirs = Grouping(model, Path(folder))
-        figures = {
-            "samplers": [_samplers(device, side) for side in sides],
-            "adapters": [_adapters(device, theirs, side) for side in sides],
-        }
-        device.close()
-        ours = OurEngine(make_device(), rows_max=BATCH)
-        try:
-            return {**figures, "mixed": [_mixed(ours, theirs, side) for side in sides]}
-        finally:
+        figures: dict[str, Any] = {}
+        if "samplers" in parts or "adapters" in parts:
+            device = make_device()
+            device.load()
+            if "samplers" in parts:
+                figures["samplers"] = [_samplers(device, side) for side in sides]
+            if "adapters" in parts:
+                figures["adapters"] = [_adapters(device, theirs, side) for side in sides]
+            device.close()
+        if "mixed" in parts:
+            ours = OurEngine(make_device(), rows_max=BATCH)
+            figures["mixed"] = [_mixed(ours, theirs, side) for side in sides]
             ours.close()
+        return figures
 
 
 def write_adapters(folder: Path, model: TinyModel) -> None:
@@ -183,7 +187,7 @@ def _mixed(ours: OurEngine, theirs: Grouping, side: int) -> dict[str, Any]:
     ours.paint(load()[:BATCH], BATCH)
     theirs.paint([load()[:1]])
     ratios = []
-    for turn in range(2):
+    for turn in range(MIXED_TURNS):
         ran = {}
         for name in ("ours", "theirs") if turn % 2 == 0 else ("theirs", "ours"):
             ran[name] = timed(ours.paint, load(), BATCH) if name == "ours" else timed(theirs.paint, grouped(load()))
@@ -315,10 +319,11 @@ def main() -> None:
     """Print the figures of one size, or of all."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.language", description=__doc__)
     parser.add_argument("--side", type=int, action="append", help="pixels; may be repeated")
-    sides = parser.parse_args().side or SIDES
+    parser.add_argument("--part", choices=PARTS, action="append", help="of the comparisons; may be repeated")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    print(json.dumps(measure(ensure_tiny_model(), sides), indent=1))
+    print(json.dumps(measure(ensure_tiny_model(), arguments.side or SIDES, arguments.part or PARTS), indent=1))
 
 
 if __name__ == "__main__":
