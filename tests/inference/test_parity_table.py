@@ -36,7 +36,7 @@ from tests.inference.painting import (
 
 pytestmark = pytest.mark.render
 
-STEPS: Final = 6
+STEPS: Final = 4
 BATCH: Final = 8
 """Rows that share steps."""
 _LONG: Final = [" ".join(["red fox cub car hut"] * 5), "deep snow"]
