@@ -25,6 +25,7 @@ from darkroom.inference.types import (
     RowId,
     Series,
 )
+from darkroom.schemas.events.completion import PromptRead
 from darkroom.schemas.events.pose import FoundPerson
 
 Listener = Callable[[EngineEvent], None]
@@ -155,6 +156,8 @@ class PreparedRows(Generic[RowT]):
     """The people in the pose's photo, the largest first, for the requester."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """The digests of the adapters that the rows are painted with, by name."""
+    prompt: PromptRead | None = None
+    """How much of the prompt was read, for the requester; None if the device does not count."""
 
 
 class Device(Protocol[RowT]):

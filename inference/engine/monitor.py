@@ -189,7 +189,14 @@ class LaneMonitor(Generic[RowT]):
             cap = self._cap(key)
             self._tell(
                 JobPrepared(
-                    held.job.job_id, key, seconds * 1000, outcome.warnings, outcome.found, cap, outcome.adapters
+                    held.job.job_id,
+                    key,
+                    seconds * 1000,
+                    warnings=outcome.warnings,
+                    found=outcome.found,
+                    prompt=outcome.prompt,
+                    cap=cap,
+                    adapters=outcome.adapters,
                 )
             )
 

@@ -38,6 +38,7 @@ from darkroom.inference.types import (
     RowId,
     Series,
 )
+from darkroom.schemas.events.completion import PromptRead
 from darkroom.schemas.prompts.embeddings import WEIGHTED, embeddings_in
 
 _log = structlog.get_logger(__name__)
@@ -170,6 +171,7 @@ class LoadedModel:
             warnings=tuple(dict.fromkeys(warnings)),
             found=() if conditioning is None else conditioning.found,
             adapters=digests,
+            prompt=PromptRead(tokens=text.tokens_read, chunks=text.chunks),
         )
 
     def step(self, rows: Sequence[SdxlRow]) -> None:
