@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal, NamedTuple
 
+from darkroom.schemas.events.keypoints import PoseStyle
 from darkroom.schemas.events.pose import FoundPerson, Pose
 from darkroom.schemas.events.samplers import TWO_CALLS
 
@@ -76,6 +77,8 @@ class ModelInfo:
     sampler_version: str
     """Changes when the same request would give other pixels because this code changed."""
     takes_pose: bool = True
+    pose_style: PoseStyle = "openpose"
+    """How keypoints are drawn for the ControlNet."""
     path: str | None = None
     controlnet_path: str | None = None
     pose_detector: str | None = None

@@ -342,6 +342,7 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
         info.sampler_version,
         pose_picture=payload.pose_picture,
         pose_detector=info.pose_detector,
+        pose_style=info.pose_style,
         adapter_digests=info.adapters,
     )
 

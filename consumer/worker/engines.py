@@ -101,6 +101,7 @@ def _finder(settings: Settings) -> Callable[[], ModelFiles]:
             config_path=local(model.config_path),
             adapters_path=local(model.adapters_path, each_alone=True),
             pose_detector_path=local(model.pose_detector_path),
+            pose_style=model.pose_style,
         )
 
     return find

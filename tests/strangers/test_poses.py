@@ -58,6 +58,8 @@ class Read:
 
     people: tuple[Person, ...]
     said: str | None = None
+    parts: tuple[str, ...] = ()
+    """The members of the pose beside `people` and `format`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,7 @@ TABLE = [
         "hands-and-face",
         "OpenPose 1.7 --hand --face",
         Given("hands_and_face.json", size=SIZE),
-        Read((RIGHT,), "hands and face are not drawn"),
+        Read((RIGHT,), parts=("hands", "face")),
     ),
     Stranger(
         "nine-people",
@@ -258,7 +260,7 @@ TABLE = [
         "rtmlib-wholebody",
         "rtmlib 0.0.13 Wholebody",
         Given("rtmlib_wholebody.json", size=SIZE),
-        Read((RIGHT,), "feet, face and hands are not drawn"),
+        Read((RIGHT,), "feet are not drawn", parts=("hands", "face")),
     ),
     Stranger("movenet", "@tensorflow-models/pose-detection 2.1 MoveNet", Given("", movenet, SIZE), ONE),
     Stranger("posenet", "@tensorflow-models/posenet 2.2", Given("", posenet, SIZE), ONE),
@@ -363,6 +365,7 @@ async def test_the_command_and_the_page_read_alike(row: Stranger[Given, Read | R
     assert answer.status_code == 200, answer.text
     assert answer.json() == {"pose": read.pose, "notes": list(read.notes)}
     assert same(read.pose["people"], row.right.people), read.pose
+    assert set(read.pose) == {"people", "format", *row.right.parts}
     if row.right.said is None:
         assert read.notes == ()
     else:
