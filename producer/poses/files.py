@@ -51,6 +51,24 @@ def frames_of(path: Path, size: Size | None = None) -> list[FrameRead]:
         raise RequestUnreadable(f"{path} {refused}") from refused
 
 
+def fitted(path: Path, read: PoseRead, fit: str | None) -> dict[str, Any]:
+    """Return the pose with the size of its picture and how it fits the output, where `fit` is given.
+
+    Raise `RequestUnreadable` where nobody knows that size.
+    """
+    if fit is None or fit == "stretch":
+        return read.pose
+    if "people" not in read.pose:
+        raise RequestUnreadable(f"{path} is a picture, which is stretched to the output's size. Leave --fit out.")
+    if read.canvas is None:
+        raise RequestUnreadable(
+            f"{path} does not say the size of the picture that its keypoints were found in, which --fit needs. Say it: "
+            "--pose-size WIDTHxHEIGHT."
+        )
+    width, height = read.canvas
+    return {**read.pose, "canvas": {"width": max(1, round(width)), "height": max(1, round(height))}, "fit": fit}
+
+
 def read_pose_json(content: bytes, size: Size | None = None) -> PoseRead:
     """Read the bytes of a JSON file as a pose. Raises `PoseJsonRefused`, for what is no sound JSON too."""
     return read_pose(document_of(content), size)

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
     Discriminator,
     Field,
+    GetCoreSchemaHandler,
     Strict,
     Tag,
+    TypeAdapter,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeAliasType
 
 from darkroom.schemas.events.fields import ASKED, STRICT, WHOLE, FieldFacts, OrDefault
@@ -66,22 +71,52 @@ _NUMBER_MAX: Final = 2.0 * CANVAS_SIDE_PX_MAX
 _FLAT_NUMBERS_MAX: Final = 3 * 25
 """x, y and score of BODY_25's points, the most that a body has in OpenPose's JSON."""
 
+_POINT_SCHEMA: Final = WithJsonSchema(
+    {
+        "type": "array",
+        "items": {"type": "number", "minimum": -_NUMBER_MAX, "maximum": _NUMBER_MAX},
+        "minItems": 2,
+        "maxItems": 3,
+    }
+)
+
+
+class _Row:
+    """Reads [x, y] or [x, y, score], x and y within bounds."""
+
+    def __init__(self, lowest: float, highest: float) -> None:
+        self._bounds = lowest, highest
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        lowest, highest = self._bounds
+        coordinate = core_schema.float_schema(ge=lowest, le=highest, allow_inf_nan=False)
+        score = core_schema.float_schema(ge=-_NUMBER_MAX, le=_NUMBER_MAX, allow_inf_nan=False)
+        return core_schema.tuple_schema(
+            [coordinate, coordinate, score], variadic_item_index=2, max_length=3, strict=False
+        )
+
+
 Number = Annotated[float, Field(ge=-_NUMBER_MAX, le=_NUMBER_MAX)]
-Point = Annotated[tuple[Number, ...], Strict(False), Field(min_length=2, max_length=3)]
-"""[x, y] or [x, y, score]. x and y are fractions of the picture's width and height, outside of it where they are not
-0..1, or pixels of the canvas."""
+Point = Annotated[tuple[float, ...], _Row(OUTSIDE_MIN, OUTSIDE_MAX), _POINT_SCHEMA]
+"""[x, y] or [x, y, score] in fractions of the picture's width and height; outside 0..1 is outside of the picture."""
+CanvasPoint = Annotated[tuple[float, ...], _Row(-_NUMBER_MAX, _NUMBER_MAX), _POINT_SCHEMA]
+"""The same in pixels of a canvas, or in fractions of it."""
 Person = Annotated[
     tuple[Point | None, ...],
     Strict(False),
     Field(json_schema_extra={"minItems": min(POINTS.values()), "maxItems": max(POINTS.values())}),
 ]
 People = Annotated[tuple[Person, ...], Strict(False), Field(json_schema_extra={"minItems": 1, "maxItems": PEOPLE_MAX})]
-Hand = Annotated[tuple[Point | None, ...], Strict(False), Field(min_length=HAND_POINTS, max_length=HAND_POINTS)]
+Hand = Annotated[tuple[CanvasPoint | None, ...], Strict(False), Field(min_length=HAND_POINTS, max_length=HAND_POINTS)]
 Hands = Annotated[tuple[Hand | None, ...], Strict(False), Field(min_length=2, max_length=2)]
 Face = Annotated[
-    tuple[Point | None, ...], Strict(False), Field(min_length=min(FACE_POINTS), max_length=max(FACE_POINTS))
+    tuple[CanvasPoint | None, ...], Strict(False), Field(min_length=min(FACE_POINTS), max_length=max(FACE_POINTS))
 ]
 Fit = Literal["stretch", "contain", "cover"]
+
+_OnCanvas = Annotated[tuple[Annotated[tuple[CanvasPoint | None, ...], Strict(False)], ...], Strict(False)]
+_ON_CANVAS: Final[TypeAdapter[Any]] = TypeAdapter(_OnCanvas)
+"""Reads people beside a canvas."""
 
 
 _KEY_PATTERN: Final = r"^(?:[^\u0000-\u001f\u007f./]\.?|\.)(?:[^\u0000-\u001f\u007f.]\.?)*$"
@@ -190,7 +225,7 @@ PictureRef = TypeAliasType(
 """Where a picture is. A named type, so that its schema has a name as well."""
 
 
-def _foreign_words(people: Any) -> str | None:
+def _foreign_words(people: Any, *, has_canvas: bool) -> str | None:
     """Return what `people` of another tool's are, as the beginning of a sentence, and None for any others."""
     for number, person in enumerate(people if isinstance(people, list) else ()):
         if isinstance(person, dict):
@@ -198,26 +233,33 @@ def _foreign_words(people: Any) -> str | None:
         points = [point for point in person if point is not None] if isinstance(person, list) else []
         if points and all(isinstance(point, int | float) for point in points):
             return f"person {number} has its numbers in a row: write its points as [[x, y], ...]"
+        if not has_canvas and any(_is_pixel(point) for point in points):
+            return f"person {number} has coordinates in pixels: give the size of their picture as `canvas`"
     return None
 
 
-def _units(points: list[tuple[float, float]], canvas: Canvas | None) -> bool:
-    """Return true for points that are pixels of the canvas, false for fractions.
+def _is_pixel(point: Any) -> bool:
+    return isinstance(point, list) and any(
+        isinstance(value, int | float) and FRACTION_MAX < abs(value) < CANVAS_SIDE_PX_MAX for value in point[:2]
+    )
+
+
+def _units(people: Sequence[Figure], canvas: CanvasSize | None) -> bool:
+    """Return true for people in pixels of the canvas, false for fractions.
 
     Raises `ValueError` for points far outside of the picture.
     """
-    highest = max((abs(value) for point in points for value in point), default=0.0)
+    points = [figure.points() for figure in people]
+    highest = max((abs(value) for person in points for point in person for value in point), default=0.0)
     in_pixels = canvas is not None and highest > FRACTION_MAX
-    across, down = (canvas.width, canvas.height) if canvas is not None and in_pixels else (1, 1)
-    for x, y in points:
-        if not (OUTSIDE_MIN <= x / across <= OUTSIDE_MAX and OUTSIDE_MIN <= y / down <= OUTSIDE_MAX):
-            where = "the canvas" if in_pixels else "the picture"
-            way = (
-                "name the size that it is of in `canvas`"
-                if in_pixels
-                else "coordinates are fractions of it, -1 to 2; for pixels give the size of their picture as `canvas`"
-            )
-            raise ValueError(f"there is a point at {x:g}, {y:g}, far outside of {where}: {way}")
+    across, down = canvas.size if canvas is not None and in_pixels else (1, 1)
+    for number, person in enumerate(points):
+        for x, y in person:
+            if OUTSIDE_MIN <= x / across <= OUTSIDE_MAX and OUTSIDE_MIN <= y / down <= OUTSIDE_MAX:
+                continue
+            if in_pixels:
+                raise ValueError(f"person {number} has a point at {x:g}, {y:g}, far outside of the canvas")
+            raise ValueError(f"person {number} has a point at {x:g}, {y:g}: fractions of the picture are -1 to 2 here")
     return in_pixels
 
 
@@ -247,7 +289,7 @@ class FoundPerson(BaseModel):
     score: Share = Field(description="The detector's score of the person, 0 to 1.")
 
 
-class Canvas(BaseModel):
+class CanvasSize(BaseModel):
     """The size of the picture that keypoints were found in."""
 
     model_config = ASKED
@@ -266,7 +308,7 @@ class _Placed(BaseModel):
 
     model_config = ASKED
 
-    canvas: Annotated[Canvas | None, FieldFacts()] = Field(
+    canvas: Annotated[CanvasSize | None, FieldFacts()] = Field(
         default=None,
         description="The size of the picture that the keypoints were found in. With it, coordinates may be pixels: "
         "they are where any of them is above 4. null: they are fractions of the output.",
@@ -286,7 +328,7 @@ class _Placed(BaseModel):
         whole = self._whole()
         if self.canvas is not None:
             size = None if width is None or height is None else (width, height)
-            in_pixels = _units([point for one in whole for point in one.points()], self.canvas)
+            in_pixels = _units(whole, self.canvas)
             whole = tuple(one.placed(self.canvas.size, size, self.fit, in_pixels=in_pixels) for one in whole)
         return tuple(one for one in whole if one.is_drawable)
 
@@ -298,7 +340,7 @@ class _Placed(BaseModel):
         """Raise `ValueError` for points far outside of the picture, and for a fit without a canvas."""
         if self.fit != "stretch" and self.canvas is None:
             raise ValueError("fit needs canvas, the size of the picture that the keypoints were found in")
-        _units([point for one in self._whole() for point in one.points()], self.canvas)
+        _units(self._whole(), self.canvas)
 
 
 def _check_count(people: int) -> None:
@@ -354,12 +396,13 @@ class PeoplePose(_Placed):
 
     @field_validator("people", mode="wrap")
     @classmethod
-    def _as_other_tools_write(cls, people: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    def _as_other_tools_write(cls, people: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         """Say what keypoints of other tools are, in place of a list of the numbers that do not fit."""
+        has_canvas = info.data.get("canvas") is not None
         try:
-            return read(people)
+            return _ON_CANVAS.validate_python(people) if has_canvas else read(people)
         except ValidationError:
-            words = _foreign_words(people)
+            words = _foreign_words(people, has_canvas=has_canvas)
             if words is None:
                 raise
             raise ValueError(f"{words}, or have `darkroom send --pose FILE` or POST /v1/poses convert it") from None

@@ -363,7 +363,8 @@ async def test_the_command_and_the_page_read_alike(row: Stranger[Given, Read | R
         return
     read = pose_of(path, size)
     assert answer.status_code == 200, answer.text
-    assert answer.json() == {"pose": read.pose, "notes": list(read.notes)}
+    canvas = None if read.canvas is None else {"width": read.canvas[0], "height": read.canvas[1]}
+    assert answer.json() == {"pose": read.pose, "notes": list(read.notes), "canvas": canvas}
     assert same(read.pose["people"], row.right.people), read.pose
     assert set(read.pose) == {"people", "format", *row.right.parts}
     if row.right.said is None:

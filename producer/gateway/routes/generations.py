@@ -148,7 +148,8 @@ async def read(
         ),
     ] = None,
 ) -> Response:
-    """Read keypoints as `darkroom send --pose` does: return the pose for a request, and what was left out.
+    """Read keypoints as `darkroom send --pose` does: return the pose for a request, what was left out, and the size in
+    pixels of the picture that the keypoints were found in, null where nothing says it.
 
     422 says what the file is and how to convert it. Nothing of the file is stored.
     """
@@ -165,4 +166,5 @@ async def read(
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY, "pose_unreadable", f"The file {refused.what}", refused.remedy
         ) from refused
-    return answer({"pose": found.pose, "notes": list(found.notes)})
+    canvas = None if found.canvas is None else {"width": found.canvas[0], "height": found.canvas[1]}
+    return answer({"pose": found.pose, "notes": list(found.notes), "canvas": canvas})
