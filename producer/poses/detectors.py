@@ -51,7 +51,9 @@ def _instances(document: Any) -> list[dict[str, Any]]:
 def is_mmpose(document: Any) -> bool:
     """Recognise people whose scores stand beside their keypoints."""
     one = next(iter(_instances(document)), {})
-    return isinstance(one.get("keypoints"), list) and any(isinstance(one.get(name), list) for name in _SCORES)
+    points = one.get("keypoints")
+    row = next((row for row in points if row is not None), None) if isinstance(points, list) else None
+    return _is_point(row) and any(isinstance(one.get(name), list) for name in _SCORES)
 
 
 def read_mmpose(document: Any) -> Found:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from darkroom.producer.client.request_files import RequestUnreadable
 from darkroom.producer.poses.documents import PoseJsonRefused
 from darkroom.producer.poses.keypoints import FrameRead, PoseRead, document_of, read_frames, read_pose
+from darkroom.producer.poses.refusals import refuse_bytes
 from darkroom.schemas.events.keypoints import Size
 from darkroom.schemas.events.pictures import foreign_format, foreign_remedy
 from darkroom.schemas.events.pose import INLINE_BYTES_MAX
@@ -32,8 +33,9 @@ def pose_of(path: Path, size: Size | None = None) -> PoseRead:
     content = _content(path)
     if content.startswith(_PICTURES):
         return PoseRead({"image": _inline(path, content)}, ())
-    _refuse_other_formats(path, content)
     try:
+        refuse_bytes(content)
+        _refuse_other_formats(path, content)
         return read_pose_json(content, size)
     except PoseJsonRefused as refused:
         raise RequestUnreadable(f"{path} {refused}") from refused
@@ -44,8 +46,9 @@ def frames_of(path: Path, size: Size | None = None) -> list[FrameRead]:
     content = _content(path)
     if content.startswith(_PICTURES):
         raise RequestUnreadable(f"{path} is a picture, which has one frame. Leave --frames out.")
-    _refuse_other_formats(path, content)
     try:
+        refuse_bytes(content)
+        _refuse_other_formats(path, content)
         return read_frames(document_of(content), size)
     except PoseJsonRefused as refused:
         raise RequestUnreadable(f"{path} {refused}") from refused

@@ -108,7 +108,7 @@ def refuse_bytes(content: bytes) -> None:
     """Raise `PoseJsonRefused` for a file that is no JSON and whose form is known."""
     start = content[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
     for beginning, what, remedy in _BEGINNINGS:
-        if start.startswith(beginning):
+        if start.startswith(beginning) and b"<svg" not in start:
             raise PoseJsonRefused(what, remedy)
     if _YOLO.match(start):
         raise PoseJsonRefused(
