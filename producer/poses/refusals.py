@@ -115,7 +115,7 @@ def refuse_bytes(content: bytes) -> None:
             "is a YOLO label file.",
             "Let Ultralytics write JSON, with results[0].to_json(), or export COCO's keypoints.",
         )
-    if _SEVERAL.match(start):
+    if _SEVERAL.match(start[:1024]):
         raise PoseJsonRefused(
             "has several JSON texts, one after another.", "Put them into one list, with `jq -s . FILE`, for `--frames`."
         )
