@@ -1,6 +1,7 @@
 // Poses as files: keypoints as JSON, which the gateway reads for the page and for the command line alike, and pictures.
 
 import { Problem, readPose } from "./api.js";
+import { drawing } from "./skeleton.js";
 
 const JSON_BYTES_MAX = 4 * 1024 * 1024;
 const PICTURE_MIB_MAX = 64;
@@ -28,8 +29,17 @@ export class PoseFileError extends Error {
   }
 }
 
-export function jsonFromPeople(people) {
-  return `${JSON.stringify({ people, format: "coco18" })}\n`;
+export const jsonOf = (pose) => `${JSON.stringify(pose)}\n`;
+
+// The figures as a skeleton picture of the output's size.
+export async function pngOf(figures, { width, height }) {
+  const image = new Image();
+  image.src = `data:image/svg+xml,${encodeURIComponent(new XMLSerializer().serializeToString(drawing(figures, width, height)))}`;
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width, height });
+  canvas.getContext("2d").drawImage(image, 0, 0, width, height);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
 // What a chosen file is: {pose, notes}, or {picture: {file, kind, unlike, url, width, height}}, kind "pose" or "photo".
@@ -59,7 +69,8 @@ export async function readPoseFile(file) {
   }
 }
 
-async function readKeypoints(file) {
+// The keypoints in a file, or in an earlier request, as the editor has them: {pose, notes}.
+export async function readKeypoints(file) {
   if (file.size > JSON_BYTES_MAX) {
     throw new PoseFileError("The JSON is larger than 4 MiB.", "Keep only the frame that is meant in the file.");
   }
