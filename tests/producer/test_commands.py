@@ -28,6 +28,7 @@ from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.outcomes import completions
 from darkroom.producer.store.s3_objects import MinioObjects
 from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.pose import CanvasSize, PeoplePose
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.settings import Settings
 from darkroom.schemas.wire.codec import decode_cancellation, decode_request
