@@ -1,4 +1,4 @@
-"""What the readers of keypoint files share: the people of a document, and its points as Python's values.
+"""Parts that the readers of keypoint files share: the people of a document, and its points as Python's values.
 
 A reader takes the unit as it stands; `darkroom.producer.poses.keypoints` decides between pixels and fractions for all
 alike, and has the table of readers.
