@@ -5,6 +5,7 @@ Sources: cocodataset.org (format-data, format-results), COCO-WholeBody's data_fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from darkroom.producer.poses.documents import (
@@ -20,11 +21,15 @@ from darkroom.producer.poses.documents import (
     size_in,
     triples,
 )
-from darkroom.producer.poses.layouts import by_name
+from darkroom.producer.poses.layouts import by_name, joint_of, reach
 from darkroom.schemas.events.keypoints import FACE_POINTS, HAND_POINTS, Figure, Keypoint
 
 _WHOLE_BODY: Final = (("lefthand_kpts", (HAND_POINTS,)), ("righthand_kpts", (HAND_POINTS,)), ("face_kpts", FACE_POINTS))
 """COCO-WholeBody's names beside `keypoints`, in a figure's order."""
+_JOINTS_NAMED_MIN: Final = 8
+"""A category that names fewer joints does not tell a body's order."""
+_SHORTER_SHARE: Final = 0.9
+"""As for BODY_25B (`darkroom.producer.poses.layouts`): points in a wrong order make limbs at least this much longer."""
 
 
 def is_coco_annotations(document: Any) -> bool:
@@ -35,7 +40,9 @@ def is_coco_annotations(document: Any) -> bool:
 def read_coco_annotations(document: dict[str, Any]) -> Found:
     """Read the annotations of one picture. Raise `PoseJsonRefused`."""
     annotations = [one for one in dicts(document["annotations"]) if "keypoints" in one]
-    people, notes = _people(annotations, "COCO's annotations")
+    names = {one.get("id"): one.get("keypoints") for one in dicts(document.get("categories"))}
+    named = names.get(annotations[0].get("category_id"))
+    people, notes = _people(annotations, "COCO's annotations", named if isinstance(named, list) else [])
     shown = annotations[0].get("image_id")
     image = next((one for one in dicts(document.get("images")) if one.get("id") == shown), {})
     return Found("COCO's annotations", people, size_in(image, "width", "height"), notes)
@@ -53,14 +60,39 @@ def read_coco_results(document: Any) -> Found:
     return Found("COCO's results", people, None, notes)
 
 
-def _people(annotations: list[dict[str, Any]], writer: str) -> tuple[list[Figure], tuple[str, ...]]:
+def _people(
+    annotations: list[dict[str, Any]], writer: str, names: Sequence[Any] = ()
+) -> tuple[list[Figure], tuple[str, ...]]:
     written = [one for one in annotations if isinstance(one.get("keypoints"), list)]
     points = [triples(one["keypoints"], CONFIDENCE_MIN, f"person {index}") for index, one in enumerate(written)]
-    people, notes = figures(points, writer)
-    return [
+    people, notes = _in_order(points, writer, [str(name) for name in names])
+    detailed = [
         _detailed(figure, one, f"person {index}")
         for index, (figure, one) in enumerate(zip(people, written, strict=True))
-    ], notes
+    ]
+    return detailed, notes
+
+
+def _in_order(
+    points: Sequence[Sequence[Keypoint]], writer: str, names: Sequence[str]
+) -> tuple[list[Figure], tuple[str, ...]]:
+    """Return the people by the order of their category's names, or by that of their number of points.
+
+    Label Studio's COCO lists the names as its configuration does and the points by their `model_index`, and others use
+    names in an order of their own: the order with the shorter limbs is the right one.
+    """
+    by_names = [by_name(dict(zip(names, one, strict=True))) if len(one) == len(names) else None for one in points]
+    named = [Figure(body) for body in by_names if body is not None]
+    if not points or len(named) < len(points) or sum(joint_of(name) is not None for name in names) < _JOINTS_NAMED_MIN:
+        return figures(points, writer)
+    try:
+        counted, notes = figures(points, writer)
+    except PoseJsonRefused:
+        return named, ()
+    of_named, of_counted = (sum(reach(figure.body) for figure in people) for people in (named, counted))
+    if not 0 < of_named < _SHORTER_SHARE * of_counted:
+        return counted, notes
+    return named, ("the points are in the order of the category's names, which is not that of COCO",)
 
 
 def _detailed(figure: Figure, annotation: dict[str, Any], who: str) -> Figure:

@@ -29,7 +29,8 @@ def _in_an_object(document: dict[str, Any]) -> Frames:
     annotations = [one for one in dicts(document.get("annotations")) if "keypoints" in one]
     if annotations:
         images = dicts(document.get("images"))
-        return Frames("picture", [{"images": images, "annotations": group} for group in _by_picture(annotations)])
+        shared = {"images": images, "categories": document.get("categories")}
+        return Frames("picture", [{**shared, "annotations": group} for group in _by_picture(annotations)])
     for name in ("instance_info", "predictions"):  # MMPose's, of a film and of pictures
         frames = document.get(name)
         if not isinstance(frames, list) or not frames:

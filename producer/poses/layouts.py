@@ -115,13 +115,13 @@ def _body_25(points: Sequence[Keypoint]) -> tuple[Figure, str | None]:
     """BODY_25, or BODY_25B, which has as many points in another order: whichever makes a body of them."""
     body_25 = figure_of(points, "body25")
     body_25b = Figure(coco17_to_coco18(points[:17]))
-    if 0 < _reach(body_25b.body) < _TWISTED_SHARE * _reach(body_25.body):
+    if 0 < reach(body_25b.body) < _TWISTED_SHARE * reach(body_25.body):
         return body_25b, "the 25 points were read as BODY_25B's: in BODY_25's order the limbs would be impossible"
     return body_25, None
 
 
-def _reach(body: Sequence[Keypoint]) -> float:
-    """The mean length of the limbs that are seen; 0 without any."""
+def reach(body: Sequence[Keypoint]) -> float:
+    """Return the mean length of the limbs that are seen; 0 without any."""
     lengths = []
     for start, end in LIMBS:
         a, b = body[start], body[end]

@@ -69,6 +69,13 @@ _DOCUMENTS: Final = (
     ),
     _Document(
         lambda document: any(
+            name in first(document) for name in ("worldLandmarks", "pose_world_landmarks", "poseWorldLandmarks")
+        ),
+        "has MediaPipe's world landmarks alone, which are metres from the hips.",
+        "Write its landmarks, which are fractions of the picture.",
+    ),
+    _Document(
+        lambda document: any(
             name in first(document) for name in ("multiFaceLandmarks", "multi_face_landmarks", "faceBlendshapes")
         ),
         "has the landmarks of MediaPipe's face landmarker alone.",

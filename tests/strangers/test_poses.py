@@ -195,6 +195,27 @@ def coco_wholebody() -> Any:
     return {"images": [{"id": 7, "width": 640, "height": 400}], "annotations": [{**annotation, "face_kpts": [0] * 204}]}
 
 
+OTHER_ORDER = (16, 3, 0, 9, 12, 5, 1, 7, 14, 2, 11, 6, 10, 4, 15, 8, 13)
+
+
+def label_studio_coco(*, names_in_order: bool) -> Any:
+    """Label Studio's COCO: whole pixels by `model_index`, and names in the order of its configuration."""
+    places = OTHER_ORDER if names_in_order else range(17)
+    flat = [value for at in places for value in (*map(round, coco17()[at]), 2 if RIGHT[BACK_TO_COCO17[at]] else 0)]
+    annotation = {
+        "id": 0,
+        "image_id": 0,
+        "category_id": 1,
+        "keypoints": flat,
+        "num_keypoints": 15,
+        "bbox": [1, 2, 3, 4],
+    }
+    names = [COCO17_NAMES[at] for at in OTHER_ORDER]
+    categories = [{"id": 0, "name": "person"}, {"id": 1, "name": "default", "keypoints": names, "skeleton": []}]
+    images = [{"id": 0, "width": 640, "height": 400, "file_name": "a.jpg"}]
+    return {"images": images, "categories": categories, "annotations": [annotation], "info": {}}
+
+
 def vitpose() -> Any:
     """transformers leaves out the points below its threshold, and names the others by their place."""
     seen = [(place, row) for place, row in enumerate(coco17()) if row != [0, 0]]
@@ -274,6 +295,24 @@ FURTHER = [
         Read((RIGHT,), "feet are not drawn", parts=("hands", "face")),
     ),
     Stranger("coco-wholebody", "COCO-WholeBody 1.0", Given("", coco_wholebody), Read((RIGHT,), parts=("hands",))),
+    Stranger(
+        "label-studio-coco",
+        "label-studio-sdk 2.1.2 COCO, model_index as COCO's",
+        Given("", lambda: label_studio_coco(names_in_order=False)),
+        ONE,
+    ),
+    Stranger(
+        "label-studio-coco-own-order",
+        "label-studio-sdk 2.1.2 COCO, model_index as configured",
+        Given("", lambda: label_studio_coco(names_in_order=True)),
+        Read((RIGHT,), "order of the category's names"),
+    ),
+    Stranger(
+        "mediapipe-world",
+        "mediapipe 0.10",
+        Given("", lambda: {"worldLandmarks": [[{"x": 0.1, "y": 0.2, "z": 0.3, "visibility": 0.9}] * 33]}),
+        Refused("world landmarks alone"),
+    ),
     Stranger("vitpose", "transformers 4.48 VitPose", Given("", vitpose, SIZE), ONE),
     Stranger("roboflow", "Roboflow inference 0.30", Given("", roboflow), ONE),
     Stranger("ml5", "ml5 0.12 PoseNet", Given("", ml5, SIZE), ONE),
