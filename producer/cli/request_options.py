@@ -75,7 +75,8 @@ def poses_of(posed: Posed) -> list[tuple[int, dict[str, Any] | None]]:
 
 
 def _poses(posed: Posed) -> list[tuple[int, dict[str, Any] | None]]:
-    from darkroom.producer.poses.files import PoseRead, fitted, frames_of, photo_of, pose_of, size_of
+    from darkroom.producer.poses.files import fitted, frames_of, photo_of, pose_of, size_of
+    from darkroom.producer.poses.keypoints import PoseRead
 
     if posed.photo is not None:
         return [(1, photo_of(posed.photo))]
