@@ -90,9 +90,15 @@ def pose(*, file: Path, draw: Path | None, as_json: bool, size: str | None) -> N
 def _look(file: Path, canvas: tuple[float, float] | None) -> tuple[Seen, Image.Image | None]:
     """Return what is in a file, and the photo where it is one. Raises `click.ClickException`."""
     from darkroom.producer.client.request_files import RequestUnreadable
+    from darkroom.producer.poses.documents import PoseJsonRefused
     from darkroom.producer.poses.files import pose_of
+    from darkroom.producer.poses.refusals import refuse_bytes
 
     content = _content(file)
+    try:
+        refuse_bytes(content)
+    except PoseJsonRefused as refused:
+        raise click.ClickException(f"{file} {refused}") from refused
     if _is_picture(content):
         return _photo(file, content)
     try:

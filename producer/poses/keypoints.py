@@ -248,8 +248,8 @@ def _scale(people: Sequence[Figure], found: Found, size: Size | None) -> Size:
     if pixels is None:
         raise PoseJsonRefused(
             f"has keypoints in pixels ({found.writer}), and does not say of how large a picture.",
-            "Say it: --pose-size WIDTHxHEIGHT for `darkroom send`, ?size=WIDTHxHEIGHT for POST /v1/poses; or write "
-            "OpenPose's JSON with canvas_width and canvas_height.",
+            "Say it: --pose-size WIDTHxHEIGHT for `darkroom send`, --size for `darkroom pose`, ?size=WIDTHxHEIGHT for "
+            "POST /v1/poses; or write OpenPose's JSON with canvas_width and canvas_height.",
         )
     return pixels
 
