@@ -106,8 +106,9 @@ _BEGINNINGS: Final = (
     (b"%YAML", "is OpenPose's YAML.", "Let OpenPose write JSON, with --write_json."),
     (b"<", "is XML, as CVAT and OpenPose's --write_keypoint write it.", f"{_AS_COCO[:-1]}, or write OpenPose's JSON."),
 )
+_BINARY: Final = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]|\xff\xd8")
+"""Bytes that no text has, and how a JPEG begins."""
 _YOLO: Final = re.compile(rb"\d+(?: -?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?){4,}\s*(?:\n|$)")
-_TABLE: Final = re.compile(rb"[^\n{}\[\]]{1,2000}[,;\t][^\n{}\[\]]*\n")
 _SEVERAL: Final = re.compile(rb"\s*\{.*\}\s*\n\s*\{", re.DOTALL)
 
 
@@ -117,6 +118,8 @@ def refuse_bytes(content: bytes) -> None:
     for beginning, what, remedy in _BEGINNINGS:
         if start.startswith(beginning) and b"<svg" not in start:
             raise PoseJsonRefused(what, remedy)
+    if _BINARY.search(start):
+        return
     if _YOLO.match(start):
         raise PoseJsonRefused(
             "is a YOLO label file.",
@@ -126,7 +129,14 @@ def refuse_bytes(content: bytes) -> None:
         raise PoseJsonRefused(
             "has several JSON texts, one after another.", "Put them into one list, with `jq -s . FILE`, for `--frames`."
         )
-    if start[:1] not in (b"{", b"[", b'"') and _TABLE.match(start):
+    if _is_table(start):
         raise PoseJsonRefused(
             "is a table (CSV), as DeepLabCut and trackers write it.", "Export it as COCO's keypoints, or as JSON lists."
         )
+
+
+def _is_table(start: bytes) -> bool:
+    """Return whether the first two lines of a file have as many separators, and more than one."""
+    lines = start.splitlines()[:2]
+    counts = [{lines[at].count(separator) for at in range(len(lines))} for separator in (b",", b";", b"\t")]
+    return len(lines) == 2 and start[:1] not in b'{["' and any(len(one) == 1 and min(one) > 1 for one in counts)
