@@ -101,7 +101,7 @@ let keeping = null;
 function keepDraft() {
   clearTimeout(keeping);
   keeping = setTimeout(() => {
-    const draft = { request: form.request, pose: pose.figures.pose, none: pose.mode === "none" };
+    const draft = { request: form.request, pose: pose.figures.asked, none: pose.mode === "none" };
     try {
       localStorage.setItem(DRAFT, JSON.stringify(draft));
     } catch {

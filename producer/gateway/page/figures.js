@@ -39,7 +39,7 @@ export class Figures extends EventTarget {
   }
 
   // As a request carries it: lists of [x, y] or null of those who are seen, with hands and face where there are any.
-  get pose() {
+  get asked() {
     const shown = this.figures.filter((points) => points.slice(0, LEFT).some((p) => p.seen));
     const pose = { people: shown.map((points) => toJson(points.slice(0, LEFT))), format: "coco18" };
     const hands = shown.map((points) => {

@@ -40,7 +40,7 @@ export class PosePanel extends EventTarget {
   get pose() {
     if (this.mode === "picture" && this.#picture?.file) return { picture: { file: this.#picture.file, kind: this.#kind() } };
     if (this.mode === "picture" && this.#picture?.stored) return { pose: this.#picture.stored };
-    const { pose } = this.figures;
+    const pose = this.figures.asked;
     return this.mode !== "figures" || pose.people.length === 0 ? {} : { pose };
   }
 
@@ -133,7 +133,7 @@ export class PosePanel extends EventTarget {
       smaller: () => this.figures.scale(1 / 1.05),
       reset: () => this.figures.pose(READY_POSES[0].people),
       import: () => this.#part("file").click(),
-      export: () => this.#save("pose.json", new Blob([jsonOf(this.figures.pose)], { type: "application/json" })),
+      export: () => this.#save("pose.json", new Blob([jsonOf(this.figures.asked)], { type: "application/json" })),
       "export-png": async () => this.#save("pose.png", await pngOf(this.figures.figures, this.figures.size))
     };
     for (const [name, act] of Object.entries(tools)) {
