@@ -17,7 +17,7 @@ const FACE = RIGHT + HAND_POINTS;
 const MOVED_WITH = { 0: [FACE, Infinity], 4: [RIGHT, FACE], 7: [LEFT, RIGHT] };
 // A figure that is added lies at the first of these places across where nobody is.
 const PLACES = [0, 0.16, -0.16, 0.32, -0.32, 0.08, -0.08, 0.24, -0.24, 0.4, -0.4];
-const APART = 0.1;
+const APART = 0.14;
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
@@ -188,8 +188,8 @@ export class Figures extends EventTarget {
 
   // A copy of a figure at the first of some places across, from where it is, where nobody else is; else the freest one.
   #aside(points, places) {
-    const { x, y } = centre(points);
-    const free = (place) => Math.min(1, ...this.figures.map(centre).map((other) => Math.hypot(other.x - x - place, other.y - y)));
+    const { x } = centre(points);
+    const free = (place) => Math.min(1, ...this.figures.map((other) => Math.abs(centre(other).x - x - place)));
     const inside = places.filter((place) => x + place >= 0.05 && x + place <= 0.95);
     const place = inside.find((each) => free(each) >= APART) ?? inside.reduce((best, each) => (free(each) > free(best) ? each : best));
     return points.map((p) => ({ ...p, x: clamp(p.x + place, OUTSIDE_MIN, OUTSIDE_MAX) }));
