@@ -304,7 +304,7 @@ class CanvasSize(BaseModel):
 
 
 class _Placed(BaseModel):
-    """What both ways of writing keypoints have in common: the picture that they are of, and how it fits the output."""
+    """The members that both ways of writing keypoints share: the picture that they are of, and its fit to the output."""
 
     model_config = ASKED
 
@@ -432,8 +432,8 @@ class PeoplePose(_Placed):
 
     def _whole(self) -> tuple[Figure, ...]:
         score_min = SCORE_MIN[self.format]
-        # A point of two numbers is where it says, in a corner too: so it was before points had scores.
-        takes_corners = self.format in ("coco18", "coco17")
+        # A point of two numbers is where it says, in a corner too: so it was before points had scores and canvases.
+        takes_corners = self.format in ("coco18", "coco17") and self.canvas is None
         figures = []
         for number, person in enumerate(self.people):
             points: list[Keypoint] = [

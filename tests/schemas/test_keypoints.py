@@ -135,7 +135,9 @@ def test_fractions_stay_fractions_beside_a_canvas() -> None:
 
 
 def test_a_corner_stays_a_point_where_it_always_was_one() -> None:
-    assert figure(people=[[[0, 0], *COCO18[1:]]]).body[0] == (0, 0)
+    corner = [[[0, 0], *COCO18[1:]]]
+    assert figure(people=corner).body[0] == (0, 0)
+    assert figure(people=corner, canvas={"width": 640, "height": 400}).body[0] is None
 
 
 @pytest.mark.parametrize(
