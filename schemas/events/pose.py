@@ -304,7 +304,7 @@ class CanvasSize(BaseModel):
 
 
 class _Placed(BaseModel):
-    """The members that both ways of writing keypoints share: the picture that they are of, and its fit to the output."""
+    """The members that both ways of writing keypoints share: the picture that they are of, and how it fits."""
 
     model_config = ASKED
 
