@@ -20,12 +20,16 @@ _SIZE_MAX: Final = 100_000
 
 
 class PoseJsonRefused(Exception):  # noqa: N818 - what was found
-    """A document that is no pose: `what` continues "The file ...", `remedy` is a sentence."""
+    """A document that is no pose: `what` continues "The file ...", `remedy` is a sentence.
 
-    def __init__(self, what: str, remedy: str) -> None:
+    `needs_size`: the document would be one with the size of the picture that its coordinates are pixels of.
+    """
+
+    def __init__(self, what: str, remedy: str, *, needs_size: bool = False) -> None:
         super().__init__(f"{what} {remedy}")
         self.what = what
         self.remedy = remedy
+        self.needs_size = needs_size
 
 
 @dataclass(frozen=True, slots=True)

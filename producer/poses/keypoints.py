@@ -250,6 +250,7 @@ def _scale(people: Sequence[Figure], found: Found, size: Size | None) -> Size:
             f"has keypoints in pixels ({found.writer}), and does not say of how large a picture.",
             "Say it: --pose-size WIDTHxHEIGHT for `darkroom send`, --size for `darkroom pose`, ?size=WIDTHxHEIGHT for "
             "POST /v1/poses; or write OpenPose's JSON with canvas_width and canvas_height.",
+            needs_size=True,
         )
     return pixels
 

@@ -301,6 +301,11 @@ def test_what_a_file_leaves_out_is_said_and_a_large_photo_is_made_smaller(
     watch.refusals_expected = True
     page.set_input_files("[data-file]", theirs / "openpose_coco.json")
     expect(page.locator("[data-file-problem]")).to_contain_text("does not say of how large a picture")
+    page.fill("[data-size-width]", "640")
+    page.fill("[data-size-height]", "400")
+    page.click("[data-file-size] button")
+    expect(page.locator("[data-file-size]")).to_be_hidden()
+    expect(joint(page, 2)).to_have_attribute("aria-label", "Right shoulder, 41% across, 26% down")
 
     page.check("[name=pose-mode][value=picture]", force=True)
     expect(page.locator("[data-limits]")).to_contain_text("up to 64 MiB")

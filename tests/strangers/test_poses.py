@@ -611,6 +611,7 @@ async def test_the_command_and_the_page_read_alike(row: Stranger[Given, Read | R
             pose_of(path, size)
         body = answer.json()
         assert (answer.status_code, body["code"]) == (422, "pose_unreadable")
+        assert body["needs_size"] is ("does not say of how large a picture" in body["detail"])
         assert f"{path} {body['detail'].removeprefix('The file ')} {body['remedy']}" == str(caught.value)
         return
     read = pose_of(path, size)

@@ -218,9 +218,11 @@ export class PosePanel extends EventTarget {
     for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
   }
 
-  async #read(file) {
+  // `pixels` is "WIDTHxHEIGHT" where the user was asked for it.
+  async #read(file, pixels = null) {
+    this.#ask(null);
     try {
-      const { pose, notes, picture } = await readPoseFile(file);
+      const { pose, notes, picture } = await readPoseFile(file, pixels);
       this.#say(notes?.length ? `Read ${file.name}: ${notes.join("; ")}.` : "");
       if (pose) await this.use(pose);
       else {
@@ -231,7 +233,18 @@ export class PosePanel extends EventTarget {
     } catch (error) {
       if (!(error instanceof PoseFileError)) throw error;
       this.#say(`${error.message} ${error.remedy}`);
+      if (error.needsSize) this.#ask(file);
     }
+  }
+
+  // Asks how large the picture is that a file's coordinates are pixels of; null: asks nothing.
+  #ask(file) {
+    const form = this.#part("file-size");
+    show(form, Boolean(file));
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      if (file) this.#read(file, `${this.#part("size-width").value}x${this.#part("size-height").value}`);
+    };
   }
 
   #setPicture(picture) {

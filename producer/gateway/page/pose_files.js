@@ -23,9 +23,9 @@ export const PICTURE_WORDS = `PNG, JPEG or WebP of up to ${PICTURE_MIB_MAX} MiB;
 
 // A file that cannot be used, with what to do instead.
 export class PoseFileError extends Error {
-  constructor(message, remedy) {
+  constructor(message, remedy, { needsSize = false } = {}) {
     super(message);
-    this.remedy = remedy;
+    Object.assign(this, { remedy, needsSize });
   }
 }
 
@@ -43,8 +43,8 @@ export async function pngOf(figures, { width, height }) {
 }
 
 // What a chosen file is: {pose, notes}, or {picture: {file, kind, unlike, url, width, height}}, kind "pose" or "photo".
-export async function readPoseFile(file) {
-  if (file.type === "application/json" || file.name.toLowerCase().endsWith(".json")) return readKeypoints(file);
+export async function readPoseFile(file, pixels = null) {
+  if (file.type === "application/json" || file.name.toLowerCase().endsWith(".json")) return readKeypoints(file, pixels);
   if (!file.type.startsWith("image/")) {
     throw new PoseFileError(`${file.name} is neither a picture nor JSON.`, "Choose a PNG, JPEG or WebP picture, or JSON.");
   }
@@ -70,15 +70,16 @@ export async function readPoseFile(file) {
 }
 
 // The keypoints in a file, or in an earlier request, as the editor has them: {pose, notes}.
-export async function readKeypoints(file) {
+export async function readKeypoints(file, pixels = null) {
   if (file.size > JSON_BYTES_MAX) {
     throw new PoseFileError("The JSON is larger than 4 MiB.", "Keep only the frame that is meant in the file.");
   }
   try {
-    return await readPose(file);
+    return await readPose(file, pixels);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
-    throw new PoseFileError(problem.detail, problem.remedy);
+    const remedy = problem.needsSize ? "Give the size of the picture that they were found in." : problem.remedy;
+    throw new PoseFileError(problem.detail, remedy, problem);
   }
 }
 

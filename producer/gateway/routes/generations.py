@@ -164,7 +164,11 @@ async def read(
         found = await asyncio.to_thread(read_pose_json, content, pixels)
     except PoseJsonRefused as refused:
         raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "pose_unreadable", f"The file {refused.what}", refused.remedy
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "pose_unreadable",
+            f"The file {refused.what}",
+            refused.remedy,
+            needs_size=refused.needs_size,
         ) from refused
     canvas = None if found.canvas is None else {"width": found.canvas[0], "height": found.canvas[1]}
     return answer({"pose": found.pose, "notes": list(found.notes), "canvas": canvas})
