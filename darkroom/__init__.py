@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from darkroom.command_line import main
     from darkroom.producer.client.client import Client, KafkaUnavailable, SendInterrupted
+    from darkroom.producer.poses.files import frames_of, photo_of, pose_of
     from darkroom.schemas.errors import RequestRejected
     from darkroom.schemas.events.completion import Completion
     from darkroom.schemas.events.progress import Progress
@@ -28,7 +29,10 @@ _PUBLIC = {
     "RequestRejected": "darkroom.schemas.errors",
     "SendInterrupted": "darkroom.producer.client.client",
     "Settings": "darkroom.schemas.settings",
+    "frames_of": "darkroom.producer.poses.files",
     "load_settings": "darkroom.schemas.settings",
+    "photo_of": "darkroom.producer.poses.files",
+    "pose_of": "darkroom.producer.poses.files",
 }
 
 __all__ = [
@@ -40,8 +44,11 @@ __all__ = [
     "RequestRejected",
     "SendInterrupted",
     "Settings",
+    "frames_of",
     "load_settings",
     "main",
+    "photo_of",
+    "pose_of",
 ]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from darkroom.inference.pose.photo import NO_DETECTOR
 from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo, RenderRequest
 from darkroom.schemas.errors import ErrorCode, RequestRejected
-from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose
+from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, KeypointPose, PhotoPose
 from darkroom.schemas.events.request import GenerationRequest, adapters_of, effective_steps
 from darkroom.schemas.prompts.embeddings import WEIGHTED
 from darkroom.schemas.wire.digests import derived_seed, embeddings_of, picture_text
@@ -56,7 +56,7 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
         _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
     if isinstance(request.pose, PhotoPose) and info.pose_detector is None:
         _reject(request, ErrorCode.POSE_UNREADABLE, NO_DETECTOR)
-    if isinstance(request.pose, PeoplePose) and not request.pose.shows_somebody:
+    if isinstance(request.pose, KeypointPose) and not request.pose.figures(width, height):
         _reject(request, ErrorCode.POSE_NOT_FOUND, NOBODY_IN_PICTURE)
     seed = derived_seed(request.tenant, request.request_id) if request.seed is None else request.seed
     return RenderRequest(

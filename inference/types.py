@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple
 
 from darkroom.schemas.events.completion import PromptRead
+from darkroom.schemas.events.keypoints import PoseStyle
 from darkroom.schemas.events.pose import FoundPerson, Pose
 from darkroom.schemas.events.samplers import TWO_CALLS
 
@@ -77,6 +78,8 @@ class ModelInfo:
     sampler_version: str
     """Changes when the same request would give other pixels because this code changed."""
     takes_pose: bool = True
+    pose_style: PoseStyle = "openpose"
+    """How keypoints are drawn for the ControlNet."""
     path: str | None = None
     controlnet_path: str | None = None
     pose_detector: str | None = None

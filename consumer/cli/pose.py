@@ -90,9 +90,15 @@ def pose(*, file: Path, draw: Path | None, as_json: bool, size: str | None) -> N
 def _look(file: Path, canvas: tuple[float, float] | None) -> tuple[Seen, Image.Image | None]:
     """Return what is in a file, and the photo where it is one. Raises `click.ClickException`."""
     from darkroom.producer.client.request_files import RequestUnreadable
+    from darkroom.producer.poses.documents import PoseJsonRefused
     from darkroom.producer.poses.files import pose_of
+    from darkroom.producer.poses.refusals import refuse_bytes
 
     content = _content(file)
+    try:
+        refuse_bytes(content)
+    except PoseJsonRefused as refused:
+        raise click.ClickException(f"{file} {refused}") from refused
     if _is_picture(content):
         return _photo(file, content)
     try:
@@ -104,7 +110,8 @@ def _look(file: Path, canvas: tuple[float, float] | None) -> tuple[Seen, Image.I
         raise click.ClickException(
             f"{file} is a request's pose that names a picture, and holds no keypoints. Give the picture itself."
         )
-    width, height = (None, None) if canvas is None else (round(canvas[0]), round(canvas[1]))
+    known = canvas or read.canvas
+    width, height = (None, None) if known is None else (round(known[0]), round(known[1]))
     return Seen(str(file), "keypoints", width, height, len(people), [], read.pose, read.notes), None
 
 
@@ -142,19 +149,17 @@ def _draw(seen: Seen, ground: Image.Image | None, canvas: tuple[float, float] | 
     """Write the skeletons as a PNG. Raises `click.ClickException`."""
     from PIL import Image
 
-    from darkroom.inference.pose.skeleton import draw_people
-    from darkroom.schemas.events.keypoints import coco17_to_coco18
+    from darkroom.inference.pose.skeleton import draw_figures
     from darkroom.schemas.events.pose import PeoplePose
 
-    pose = PeoplePose.model_validate(seen.pose)
-    people = [coco17_to_coco18(person) if pose.format == "coco17" else person for person in pose.people]
-    wanted = canvas or (DRAWN_SIDE_PX, DRAWN_SIDE_PX)
+    wanted = canvas or (seen.width or DRAWN_SIDE_PX, seen.height or DRAWN_SIDE_PX)
     width, height = ground.size if ground is not None else (round(wanted[0]), round(wanted[1]))
     if width * height > DRAWN_PIXELS_MAX:
         raise click.ClickException(
             f"{width} x {height} is too large to be drawn: give --size of at most {DRAWN_PIXELS_MAX} pixels."
         )
-    drawing = draw_people(people, width=width, height=height)
+    figures = PeoplePose.model_validate(seen.pose).figures(width, height)
+    drawing = draw_figures(figures, width=width, height=height)
     if ground is not None:
         dimmed = ground.point([level // 2 for level in range(256)] * 3)
         mask = drawing.convert("L").point([0] + [255] * 255)
@@ -172,10 +177,18 @@ def _in_words(seen: Seen) -> str:
         present = [point for point in points if point is not None]
         left, right = min(point[0] for point in present), max(point[0] for point in present)
         top, bottom = min(point[1] for point in present), max(point[1] for point in present)
-        line = f"{number}: {len(present)} of {len(points)} points, "
+        line = f"{number}: {len(present)} of {len(points)} points{_details(seen.pose, number - 1)}, "
         line += f"x {left:.2f} to {right:.2f}, y {top:.2f} to {bottom:.2f}"
         lines.append(line + (f", score {seen.found[number - 1]['score']:.2f}" if seen.found else ""))
     return "\n".join(lines)
+
+
+def _details(pose: dict[str, Any], index: int) -> str:
+    """Return the words for a person's hands and face."""
+    hands, face = (pose.get(name) or [] for name in ("hands", "face"))
+    count = sum(hand is not None for hand in hands[index] or ()) if hands else 0
+    words = {1: ", one hand", 2: ", both hands"}.get(count, "")
+    return words + (", a face" if face and face[index] else "")
 
 
 def _content(file: Path) -> bytes:

@@ -344,6 +344,7 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
         pose_picture=payload.pose_picture,
         pose_detector=info.pose_detector,
         adapter_digests={} if payload.prepared is None else payload.prepared.adapters,
+        pose_style=info.pose_style,
     )
 
 

@@ -102,6 +102,7 @@ def _finder(settings: Settings) -> Callable[[], ModelFiles]:
             config_path=local(model.config_path),
             adapters_path=StoreAdapters(store, adapters) if isinstance(adapters, StorePrefix) else adapters,
             pose_detector_path=local(model.pose_detector_path),
+            pose_style=model.pose_style,
         )
 
     return find

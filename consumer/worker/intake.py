@@ -17,7 +17,7 @@ from darkroom.consumer.worker.ports import Record
 from darkroom.inference.resolve import resolve
 from darkroom.inference.types import ModelInfo
 from darkroom.schemas.errors import ErrorCode, RequestRejected
-from darkroom.schemas.events.pose import PeoplePose, SkeletonPose, StoredPicture
+from darkroom.schemas.events.pose import KeypointPose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import DEFAULT_TENANT
 from darkroom.schemas.prompts.syntax import warnings_of
@@ -92,7 +92,7 @@ class Intake:
 
 def stored_pose(request: GenerationRequest) -> StoredPicture | None:
     """Return the object that the request's pose names; None where the request holds all of its pose, or has none."""
-    if request.pose is None or isinstance(request.pose, PeoplePose):
+    if request.pose is None or isinstance(request.pose, KeypointPose):
         return None
     picture = request.pose.image if isinstance(request.pose, SkeletonPose) else request.pose.photo
     return picture if isinstance(picture, StoredPicture) else None

@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from PIL import Image
 
 from darkroom.inference.pose.picture import PictureLimits, decode_picture
-from darkroom.inference.pose.skeleton import draw_people
+from darkroom.inference.pose.skeleton import draw_figures, draws_details
 from darkroom.inference.types import FaultKind, RenderFault
-from darkroom.schemas.events.keypoints import coco17_to_coco18
-from darkroom.schemas.events.pose import InlinePicture, PeoplePose, PhotoPose, Pose, SkeletonPose
+from darkroom.schemas.events.keypoints import Figure, PoseStyle
+from darkroom.schemas.events.pose import (
+    NOBODY_IN_PICTURE,
+    InlinePicture,
+    KeypointPose,
+    OpenPosePeople,
+    PhotoPose,
+    Pose,
+    SkeletonPose,
+)
 
 DARK_LEVEL: Final = 24
 """Levels (of 255) below this count as background, which includes JPEG's noise on black."""
@@ -43,8 +52,8 @@ def pose_digest(pose: Pose, stored: bytes | None) -> str:
 
     `stored` is the content of a picture that the pose only names. Raises `RenderFault` as `picture_content` does.
     """
-    if isinstance(pose, PeoplePose):
-        return "people:" + hashlib.sha256(repr((pose.format, pose.people)).encode()).hexdigest()
+    if isinstance(pose, KeypointPose):
+        return "people:" + hashlib.sha256(repr(_as_written(pose)).encode()).hexdigest()
     kind = "picture:" if isinstance(pose, SkeletonPose) else "photo:"
     return kind + hashlib.sha256(picture_content(pose, stored)).hexdigest()
 
@@ -55,22 +64,51 @@ class ControlPicture(NamedTuple):
     picture: Image.Image
     """RGB, of the output's size."""
     warning: str | None
-    """The sentence for the requester if a skeleton picture does not look like one, otherwise None."""
+    """The sentence for the requester if a skeleton picture does not look like one, or somebody or something of the
+    keypoints is not drawn; otherwise None."""
 
 
 def control_picture(
-    pose: PeoplePose | SkeletonPose, stored: bytes | None, *, width: int, height: int, limits: PictureLimits
+    pose: KeypointPose | SkeletonPose,
+    stored: bytes | None,
+    *,
+    width: int,
+    height: int,
+    limits: PictureLimits,
+    style: PoseStyle = "openpose",
 ) -> ControlPicture:
     """Make the picture that conditions the ControlNet: RGB, `width` x `height` pixels.
 
-    A skeleton picture of another aspect is stretched, as diffusers' pipelines do. Raises `RenderFault` of the request:
-    `image_too_large` or `pose_unreadable`, and `pose_not_found` for a picture of one colour.
+    Keypoints are drawn in the model's `style`. A skeleton picture of another aspect is stretched, as diffusers'
+    pipelines do. Raises `RenderFault` of the request: `image_too_large` or `pose_unreadable`, and `pose_not_found` for
+    a picture of one colour and for keypoints without a limb in the picture.
     """
-    if isinstance(pose, PeoplePose):
-        people = [coco17_to_coco18(person) if pose.format == "coco17" else person for person in pose.people]
-        return ControlPicture(draw_people(people, width=width, height=height), None)
+    if isinstance(pose, KeypointPose):
+        figures = pose.figures(width, height)
+        if not figures:
+            raise RenderFault(FaultKind.REQUEST, "pose_not_found", NOBODY_IN_PICTURE)
+        picture = draw_figures(figures, width=width, height=height, style=style)
+        return ControlPicture(picture, _undrawn(pose, figures, style))
     skeleton = read_skeleton(picture_content(pose, stored), limits)
     return ControlPicture(skeleton.picture.resize((width, height), Image.Resampling.LANCZOS), skeleton.warning)
+
+
+def _as_written(pose: KeypointPose) -> tuple[object, ...]:
+    """Return everything of keypoints that decides their drawing; what is not given is not named."""
+    details = () if isinstance(pose, OpenPosePeople) else (pose.hands, pose.face)
+    placed = () if pose.canvas is None else (pose.canvas, pose.fit)
+    return pose.format, pose.people, *placed, *(details if any(details) else ())
+
+
+def _undrawn(pose: KeypointPose, figures: Sequence[Figure], style: PoseStyle) -> str | None:
+    """Return the sentence on what of the keypoints is not drawn, else None."""
+    left_out = len(pose.people) - len(figures)
+    said = []
+    if left_out:
+        said.append(f"{left_out} of the pose's {len(pose.people)} people have no limb in the picture and are not drawn")
+    if not draws_details(style) and any(figure.has_details for figure in figures):
+        said.append("the pose's hands and faces are not drawn, since this model's drawing style has none")
+    return "; ".join(said) or None
 
 
 def read_skeleton(content: bytes, limits: PictureLimits) -> ControlPicture:

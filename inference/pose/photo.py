@@ -16,7 +16,7 @@ from PIL import Image
 from darkroom.inference.pose.control import unlike_a_skeleton
 from darkroom.inference.pose.picture import PictureLimits, decode_picture
 from darkroom.inference.types import FaultKind, RenderFault
-from darkroom.schemas.events.keypoints import Keypoint
+from darkroom.schemas.events.keypoints import Figure, Keypoint
 from darkroom.schemas.events.pose import PEOPLE_MAX, FoundPerson, PeoplePose
 
 SHORT_SIDE_PX: Final = 512
@@ -113,12 +113,17 @@ class PhotoPeople:
 def find_people(content: bytes, detector: PoseDetector, limits: PictureLimits) -> PhotoPeople:
     """Find the people in an encoded photo, at most the `PEOPLE_MAX` largest: the largest first, equals from the left.
 
+    Somebody without a limb in the photo does not count.
+
     Raises `RenderFault` as `decode_picture` and the detector do.
     """
     photo = decode_picture(content, limits)
     size = detector.size(*photo.size)
     looked_at = photo if size == photo.size else photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    found = sorted(detector.find(looked_at), key=lambda person: (-person.extent, -person.score))
+    found = sorted(
+        (person for person in detector.find(looked_at) if Figure(person.points).is_drawable),
+        key=lambda person: (-person.extent, -person.score),
+    )
     kept = sorted(found[:PEOPLE_MAX], key=lambda person: (-person.extent, _leftmost(person)))
     if not kept:
         return PhotoPeople(None, 0)

@@ -63,6 +63,7 @@ class LoadedModel:
         self.poses = PoseConditioner(
             components.pose_encoder,
             is_bgr=components.is_pose_bgr,
+            style=components.info.pose_style,
             device=device,
             dtype=dtype,
             limits=limits,

@@ -55,7 +55,7 @@ from darkroom.inference.types import (
     Series,
 )
 from darkroom.schemas.errors import ErrorCode
-from darkroom.schemas.events.pose import PeoplePose, SkeletonPose
+from darkroom.schemas.events.pose import KeypointPose, SkeletonPose
 from darkroom.schemas.names import CONTENT_TYPES, EXTENSIONS
 
 CRASH_EXIT_CODE: Final = 70
@@ -178,7 +178,7 @@ class SimulatedDevice(Device[SimulatedRow]):
         pose = warning = None
         if request.pose is not None:
             pose = pose_digest(request.pose, job.pose_picture)
-            if not isinstance(request.pose, PeoplePose):
+            if not isinstance(request.pose, KeypointPose):
                 # Decoded for its errors: the digest does not tell whether the picture can be decoded.
                 content = picture_content(request.pose, job.pose_picture)
                 if isinstance(request.pose, SkeletonPose):

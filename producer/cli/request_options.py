@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -43,27 +44,63 @@ def _click_type(kind: Any, *, is_open: bool) -> Any:
     return kind if kind in (int, float) else str
 
 
-def pose_of(file: Path | None, size: str | None, photo: Path | None) -> dict[str, Any] | None:
-    """Return the pose that the options name. Raise `click.UsageError`, and `RequestUnreadable` for their files."""
-    from darkroom.producer.poses.files import photo_of, size_of
-    from darkroom.producer.poses.files import pose_of as pose_in
+@dataclass(frozen=True, slots=True)
+class Posed:
+    """The options of `send` that name a pose."""
 
-    if photo is not None:
-        if file is not None or size is not None:
-            raise click.UsageError("Give either --photo or --pose, which may come with --pose-size.")
-        return photo_of(photo)
-    if file is None:
-        if size is not None:
-            raise click.UsageError("--pose-size belongs to the keypoints of --pose: give both.")
-        return None
+    file: Path | None
+    size: str | None
+    photo: Path | None
+    fit: str | None
+    frames: bool
+
+
+def poses_of(posed: Posed) -> list[tuple[int, dict[str, Any] | None]]:
+    """Return the pose that the options name, None for none, or those of all frames that show somebody, numbered from 1.
+
+    Notes go to stderr. Raise `click.UsageError` for options and files that name no pose.
+    """
+    from darkroom.producer.client.request_files import RequestUnreadable
+
+    if posed.photo is not None and (posed.file is not None or posed.size or posed.fit or posed.frames):
+        raise click.UsageError("Give either --photo or --pose, which may come with --pose-size, --fit and --frames.")
+    if posed.file is None:
+        for option, given in (("--pose-size", posed.size), ("--fit", posed.fit), ("--frames", posed.frames)):
+            if given:
+                raise click.UsageError(f"{option} belongs to the keypoints of --pose: give both.")
     try:
-        pixels = None if size is None else size_of(size)
+        return _poses(posed)
+    except RequestUnreadable as error:
+        raise click.UsageError(f"These options do not make a valid request: {error}") from error
+
+
+def _poses(posed: Posed) -> list[tuple[int, dict[str, Any] | None]]:
+    from darkroom.producer.poses.files import fitted, frames_of, photo_of, pose_of, size_of
+    from darkroom.producer.poses.keypoints import PoseRead
+
+    if posed.photo is not None:
+        return [(1, photo_of(posed.photo))]
+    if posed.file is None:
+        return [(1, None)]
+    try:
+        size = None if posed.size is None else size_of(posed.size)
     except ValueError as error:
-        raise click.UsageError(f"--pose-size {size}: {error}") from error
-    read = pose_in(file, pixels)
-    for note in read.notes:
-        click.echo(f"{file}: {note}", err=True)
-    return read.pose
+        raise click.UsageError(f"--pose-size {posed.size}: {error}") from error
+    if not posed.frames:
+        read = pose_of(posed.file, size)
+        for note in read.notes:
+            click.echo(f"{posed.file}: {note}", err=True)
+        return [(1, fitted(posed.file, read, posed.fit))]
+    poses: list[tuple[int, dict[str, Any] | None]] = []
+    for number, frame in frames_of(posed.file, size):
+        notes = frame.notes if isinstance(frame, PoseRead) else (f"not sent: it {frame}",)
+        for note in notes:
+            click.echo(f"{posed.file}, frame {number}: {note}", err=True)
+        if isinstance(frame, PoseRead):
+            poses.append((number, fitted(posed.file, frame, posed.fit)))
+    if not poses:
+        raise click.UsageError(f"No frame of {posed.file} has a pose that can be sent.")
+    return poses
 
 
 def adapters_of(options: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 import click
 
 from darkroom.producer.cli.completion_lines import in_words
-from darkroom.producer.cli.request_options import adapters_of, field_options, labels_of, pose_of
+from darkroom.producer.cli.request_options import Posed, adapters_of, field_options, labels_of, poses_of
 from darkroom.producer.terminal import (
     config_option,
     fail,
@@ -82,6 +82,17 @@ class _Send(click.Command):
     help="The size of the picture whose pixels the keypoints count, if the file does not say it.",
 )
 @click.option(
+    "--fit",
+    type=click.Choice(["stretch", "contain", "cover"]),
+    help="How keypoints of a picture of another aspect come to lie on the output: stretch (the default) changes their "
+    "proportions, contain and cover keep them.",
+)
+@click.option(
+    "--frames",
+    is_flag=True,
+    help="Send one request for each frame or picture of the --pose file that shows somebody.",
+)
+@click.option(
     "--photo",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -134,6 +145,8 @@ def send(
     file: str | None,
     pose: Path | None,
     pose_size: str | None,
+    fit: str | None,
+    frames: bool,
     photo: Path | None,
     labels: tuple[str, ...],
     request_id: str | None,
@@ -153,15 +166,20 @@ def send(
         raise click.UsageError("Give either --prompt or a FILE of requests.")
     if file is None:
         settings = settings_of(config)
-        made = _from_options(
-            options, (pose, pose_size, photo), labels, request_id, settings, progress=wait and is_watched()
-        )
-        requests: Iterator[GenerationRequest] = _repeated(made, repeat, named=request_id is not None)
+        posed = Posed(pose, pose_size, photo, fit, frames=frames)
+        if frames and repeat != 1:
+            raise click.UsageError("--frames sends a request for each frame, and --repeat several of one: give one.")
+        made = {
+            number: _from_options(options, one, labels, request_id, settings, progress=wait and is_watched())
+            for number, one in poses_of(posed)
+        }
+        named = request_id is not None
+        requests: Iterator[GenerationRequest] = _of_frames(made, named) if frames else _repeated(made[1], repeat, named)
         sending = _send(settings, requests, wait=wait, timeout_s=timeout_s, as_json=as_json)
         run(sending, settings=settings, role=Role.SEND_WAIT if wait else Role.SEND)
         return
     given = [name for name, value in options.items() if value not in (None, ())]
-    if given or pose or pose_size or photo or labels or request_id or repeat != 1:
+    if given or pose or pose_size or fit or frames or photo or labels or request_id or repeat != 1:
         raise click.UsageError("With a FILE the requests say what to paint: no options but --wait and the output's.")
     settings = settings_of(config)
     with _opened(file) as content:
@@ -197,7 +215,7 @@ def cancel(request_id: str, tenant: str, reason: str | None, as_json: bool, conf
 
 def _from_options(
     options: dict[str, Any],
-    posed: tuple[Path | None, str | None, Path | None],
+    pose: dict[str, Any] | None,
     labels: tuple[str, ...],
     request_id: str | None,
     settings: Settings,
@@ -215,7 +233,7 @@ def _from_options(
                 "request_id": request_id or new_request_id(),
                 **{name: options[name] for name in field_options()},
                 "output": {name: value for name, value in output.items() if value is not None} or None,
-                "pose": pose_of(*posed),
+                "pose": pose,
                 **adapters_of(options["adapters"]),
                 "labels": labels_of(labels),
                 "progress": "steps" if progress else None,
@@ -226,7 +244,13 @@ def _from_options(
         raise click.UsageError(f"These options do not make a valid request: {error}") from error
 
 
-def _repeated(request: GenerationRequest, repeat: int, *, named: bool) -> Iterator[GenerationRequest]:
+def _of_frames(requests: Mapping[int, GenerationRequest], named: bool) -> Iterator[GenerationRequest]:
+    """Yield the requests of frames, with the frame's number behind an id that was given."""
+    for number, request in requests.items():
+        yield request.model_copy(update={"request_id": f"{request.request_id}-{number}"}) if named else request
+
+
+def _repeated(request: GenerationRequest, repeat: int, named: bool) -> Iterator[GenerationRequest]:
     """Yield `repeat` requests with different ids, and so, unless a seed is given, with different pictures."""
     from darkroom.producer.client.request_files import new_request_id
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from darkroom.producer.client.request_files import RequestUnreadable
-from darkroom.producer.poses.documents import PoseJsonRefused, Size
-from darkroom.producer.poses.keypoints import POSE_JSON_BYTES_MAX, READ_FORMATS, TOO_LARGE, PoseRead, read_pose
+from darkroom.producer.poses.documents import PoseJsonRefused
+from darkroom.producer.poses.keypoints import FrameRead, PoseRead, document_of, read_frames, read_pose
+from darkroom.producer.poses.refusals import refuse_bytes
+from darkroom.schemas.events.keypoints import Size
 from darkroom.schemas.events.pictures import foreign_format, foreign_remedy
 from darkroom.schemas.events.pose import INLINE_BYTES_MAX
-from darkroom.schemas.wire.json import read_json
 
 _FILE_BYTES_MAX: Final = 8 * 1024 * 1024
 """More than this is read of no pose file, to say how large it is."""
@@ -32,24 +33,48 @@ def pose_of(path: Path, size: Size | None = None) -> PoseRead:
     content = _content(path)
     if content.startswith(_PICTURES):
         return PoseRead({"image": _inline(path, content)}, ())
-    _refuse_other_formats(path, content)
     try:
+        refuse_bytes(content)
+        _refuse_other_formats(path, content)
         return read_pose_json(content, size)
     except PoseJsonRefused as refused:
         raise RequestUnreadable(f"{path} {refused}") from refused
 
 
+def frames_of(path: Path, size: Size | None = None) -> list[FrameRead]:
+    """Read each frame of a file of keypoints as a request's `pose`. Raise `RequestUnreadable`."""
+    content = _content(path)
+    if content.startswith(_PICTURES):
+        raise RequestUnreadable(f"{path} is a picture, which has one frame. Leave --frames out.")
+    try:
+        refuse_bytes(content)
+        _refuse_other_formats(path, content)
+        return read_frames(document_of(content), size)
+    except PoseJsonRefused as refused:
+        raise RequestUnreadable(f"{path} {refused}") from refused
+
+
+def fitted(path: Path, read: PoseRead, fit: str | None) -> dict[str, Any]:
+    """Return the pose with the size of its picture and how it fits the output, where `fit` is given.
+
+    Raise `RequestUnreadable` where nobody knows that size.
+    """
+    if fit is None or fit == "stretch":
+        return read.pose
+    if "people" not in read.pose:
+        raise RequestUnreadable(f"{path} is a picture, which is stretched to the output's size. Leave --fit out.")
+    if read.canvas is None:
+        raise RequestUnreadable(
+            f"{path} does not say the size of the picture that its keypoints were found in, which --fit needs. Say it: "
+            "--pose-size WIDTHxHEIGHT."
+        )
+    width, height = read.canvas
+    return {**read.pose, "canvas": {"width": max(1, round(width)), "height": max(1, round(height))}, "fit": fit}
+
+
 def read_pose_json(content: bytes, size: Size | None = None) -> PoseRead:
     """Read the bytes of a JSON file as a pose. Raises `PoseJsonRefused`, for what is no sound JSON too."""
-    if len(content) > POSE_JSON_BYTES_MAX:
-        raise PoseJsonRefused(*TOO_LARGE)
-    document = read_json(content)
-    if document.flaw is not None:
-        raise PoseJsonRefused(
-            f"is neither JSON with keypoints ({document.flaw}) nor a PNG, JPEG or WebP picture.",
-            f"Read are {READ_FORMATS}.",
-        )
-    return read_pose(document.value, size)
+    return read_pose(document_of(content), size)
 
 
 def photo_of(path: Path) -> dict[str, Any]:

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from darkroom.producer.poses.documents import READERS, Found, PoseJsonRefused, Size, bare_people, size_in
-from darkroom.schemas.events.keypoints import Keypoint, is_in_picture
-from darkroom.schemas.events.pose import PEOPLE_MAX, PeoplePose
+from darkroom.producer.poses import datasets, detectors, openpose
+from darkroom.producer.poses.documents import Found, PoseJsonRefused, Reader
+from darkroom.producer.poses.frames import frames_of
+from darkroom.producer.poses.refusals import refuse_bytes, refuse_document
+from darkroom.schemas.events.keypoints import FRACTION_MAX, OUTSIDE_MAX, OUTSIDE_MIN, UNSEEN, Figure, Keypoint, Size
+from darkroom.schemas.events.pose import PEOPLE_MAX, KeypointPose, PeoplePose, Pose
+from darkroom.schemas.wire.json import read_json
 
 POSE_JSON_BYTES_MAX: Final = 4 * 1024 * 1024
 """A person with hands and face takes some 8 KiB; whatever is larger is a film's."""
@@ -21,16 +25,27 @@ TOO_LARGE: Final = (
     f"has more than the {POSE_JSON_BYTES_MAX} bytes that are read of keypoints.",
     "Keep only the frame that is meant in the file.",
 )
-_FRACTION_MAX: Final = 4.0
-"""Nobody is this few pixels large: where no coordinate is above it, all of them are fractions of the picture, whatever
-size stands beside them. Tools write fractions and pixels under the same names."""
-_OUTSIDE_MIN, _OUTSIDE_MAX = -1.0, 2.0
-"""As far outside of the picture a request's point may lie (`darkroom.schemas.events.pose.Coordinate`)."""
-
 READ_FORMATS: Final = (
     "a pose of Darkroom's ({\"people\": [[[x, y], ...]]}), OpenPose's JSON, COCO's annotations or results, and what "
-    "MMPose, Ultralytics, rtmlib, TensorFlow.js, MediaPipe and Label Studio write"
+    "ComfyUI, DWPose, MMPose, Ultralytics, rtmlib, TensorFlow.js, MediaPipe and Label Studio write"
 )
+
+READERS: Final[tuple[Reader, ...]] = (
+    Reader(openpose.is_openpose, openpose.read_openpose),
+    Reader(openpose.is_dwpose, openpose.read_dwpose),
+    Reader(datasets.is_coco_annotations, datasets.read_coco_annotations),
+    Reader(datasets.is_label_studio, datasets.read_label_studio),
+    Reader(detectors.is_mmpose, detectors.read_mmpose),
+    Reader(detectors.is_ultralytics, detectors.read_ultralytics),
+    Reader(detectors.is_named, detectors.read_named),
+    Reader(datasets.is_coco_results, datasets.read_coco_results),
+    Reader(openpose.is_editor, openpose.read_editor),
+    Reader(detectors.is_arrays, detectors.read_arrays),
+    Reader(detectors.is_mediapipe, detectors.read_mediapipe),
+    Reader(openpose.is_listed, openpose.read_listed),
+)
+"""In the order in which they are asked. A new tool is one more row."""
+_POSE: Final[TypeAdapter[Any]] = TypeAdapter(Pose)
 
 
 class PoseRead(NamedTuple):
@@ -40,79 +55,189 @@ class PoseRead(NamedTuple):
     """A request's `pose`."""
     notes: tuple[str, ...]
     """What was left out or taken for granted: half sentences that begin with their subject."""
+    canvas: Size | None = None
+    """The size of the picture that the keypoints were found in, where it is known."""
+
+
+class FrameRead(NamedTuple):
+    """One frame of a document: its pose, or why it has none."""
+
+    number: int
+    """From 1."""
+    read: PoseRead | PoseJsonRefused
+
+
+def document_of(content: bytes) -> Any:
+    """Return the document in the bytes of a JSON file. Raise `PoseJsonRefused` for what is no sound JSON."""
+    if len(content) > POSE_JSON_BYTES_MAX:
+        raise PoseJsonRefused(*TOO_LARGE)
+    document = read_json(content)
+    if document.flaw is not None:
+        refuse_bytes(content)
+        raise PoseJsonRefused(
+            f"is neither JSON with keypoints ({document.flaw}) nor a PNG, JPEG or WebP picture.",
+            f"Read are {READ_FORMATS}.",
+        )
+    return document.value
 
 
 def read_pose(document: Any, size: Size | None = None) -> PoseRead:
-    """Read a JSON document as a pose.
+    """Read a JSON document as a pose; of several frames, the first one.
 
     `size` is that of the picture which its coordinates are pixels of, where the caller knows it. Raises
     `PoseJsonRefused`.
     """
-    if isinstance(document, dict) and isinstance(document.get("pose"), dict):
-        document = document["pose"]
-    if isinstance(document, dict) and ("image" in document or "photo" in document) and "people" not in document:
+    document = _inner(document)
+    unit, frames = frames_of(document)
+    several = len(frames) > 1
+    where = f" in the first of its {len(frames)} {unit}s" if several else ""
+    read = _frame(frames[0], size, where)
+    if not several:
+        return read
+    note = f"the file has {len(frames)} {unit}s: the first one was used; `darkroom send --frames` sends all of them"
+    return read._replace(notes=(note, *read.notes))
+
+
+def read_frames(document: Any, size: Size | None = None) -> list[FrameRead]:
+    """Read each frame of a JSON document as a pose, or say why it is none."""
+    read: list[FrameRead] = []
+    for number, frame in enumerate(frames_of(_inner(document)).documents, 1):
+        try:
+            read.append(FrameRead(number, _frame(frame, size, "")))
+        except PoseJsonRefused as refused:
+            read.append(FrameRead(number, refused))
+    return read
+
+
+def _inner(document: Any) -> Any:
+    """Return the pose of a document that has it as a member, as a request does."""
+    is_wrapped = isinstance(document, dict) and isinstance(document.get("pose"), dict)
+    return document["pose"] if is_wrapped and "keypoints" not in document["pose"] else document
+
+
+def _frame(document: Any, size: Size | None, where: str) -> PoseRead:
+    """Read a document of one frame. `where` names it, for `shows nobody ...`."""
+    if isinstance(document, dict) and ("image" in document or "photo" in document) and not _has_people(document):
         return PoseRead(document, ())
-    if size is None and _is_ours(document):
-        return PoseRead(document, ())
+    ours = None if size is not None else _ours(document)
+    if ours is not None:
+        return ours
     for reader in READERS:
         if reader.recognises(document):
-            return _settled(reader.read(document), size)
-    if isinstance(document, dict) and isinstance(document.get("people"), list):
-        return _settled(bare_people(document["people"], size=size_in(document, "canvas_width", "canvas_height")), size)
+            return _settled(reader.read(document), size, where)
+    refuse_document(document)
     if isinstance(document, list):
-        return _settled(bare_people(document), size)
+        return _settled(detectors.bare_people(document), size, where)
     raise PoseJsonRefused("has no keypoints in a form that is known.", f"Read are {READ_FORMATS}.")
 
 
-def _is_ours(document: Any) -> bool:
-    """Whether it is a request's pose of 18 points as it stands."""
+def _has_people(document: dict[str, Any]) -> bool:
+    return any(name in document for name in ("people", "predictions", "keypoints", "annotations"))
+
+
+def _ours(document: Any) -> PoseRead | None:
+    """Return a request's pose of keypoints as it is drawn, None for any other document."""
     try:
-        pose = PeoplePose.model_validate(document)
+        pose = _POSE.validate_python(document)
     except ValidationError:
-        return False
-    return pose.format == "coco18" and pose.shows_somebody
+        return None
+    if not isinstance(pose, KeypointPose) or not (figures := pose.figures()):
+        return None
+    if isinstance(pose, PeoplePose) and _is_plain(pose) and len(figures) == len(pose.people):
+        return PoseRead(document, ())
+    canvas = None if pose.canvas is None else pose.canvas.size
+    people = [_without_unseen(figure) for figure in figures]
+    read = _settled(Found("a pose of Darkroom's", people, in_fractions=True), None, "")
+    left_out = len(pose.people) - len(figures)
+    notes = (f"{_people(left_out)} without a limb in the picture left out",) if left_out else ()
+    if pose.canvas is not None and pose.fit != "stretch":
+        read.pose.update(canvas=pose.canvas.model_dump(), fit=pose.fit)
+    return read._replace(notes=notes + read.notes, canvas=canvas)
 
 
-def _settled(found: Found, size: Size | None) -> PoseRead:
-    """The people as fractions of the picture, without those and that which cannot be drawn."""
+def _is_plain(pose: PeoplePose) -> bool:
+    """Return whether a pose is what a request had before there were scores, hands and canvases."""
+    points = [point for person in pose.people for point in person if point is not None]
+    return (
+        pose.format == "coco18"
+        and pose.canvas is None
+        and pose.face is None
+        and pose.hands is None
+        and all(len(point) == 2 and point not in UNSEEN for point in points)
+    )
+
+
+def _without_unseen(figure: Figure) -> Figure:
+    return Figure(*(tuple(None if point in UNSEEN else point for point in part) for part in figure))
+
+
+def _settled(found: Found, size: Size | None, where: str) -> PoseRead:
+    """Return the people as fractions of the picture, without those and that which cannot be drawn."""
     notes = list(found.notes)
-    bodies = [person for person in found.people if any(person)]
-    if not bodies:
-        raise PoseJsonRefused(f"shows nobody{found.where}: no body point of anybody is seen.", _nobody_remedy(found))
-    if len(bodies) < len(found.people):
-        notes.append(f"{_people(len(found.people) - len(bodies))} without a body point left out")
-    scale = _scale(bodies, found, size)
-    fractions = [[_divided(point, scale) for point in person] for person in bodies]
-    far = sum(point is not None and not _is_near(point) for person in fractions for point in person)
+    people = [figure for figure in found.people if any(figure.body)]
+    if not people:
+        raise PoseJsonRefused(f"shows nobody{where}: no body point of anybody is seen.", _nobody_remedy(where))
+    if len(people) < len(found.people):
+        notes.append(f"{_people(len(found.people) - len(people))} without a body point left out")
+    scale = _scale(people, found, size)
+    if size is not None and found.size is not None and scale == size != found.size:
+        notes.append(f"the file says {_by(found.size)} pixels, and the given size {_by(size)} was used")
+    figures = [figure.placed(scale, None, "stretch", in_pixels=True) for figure in people]
+    far = sum(not _is_near(point) for figure in figures for point in figure.points())
     if far:
         notes.append(f"{far} point{'s' if far > 1 else ''} far outside of the picture left out")
-    near = [tuple(point if point and _is_near(point) else None for point in person) for person in fractions]
-    shown = [person for person in near if is_in_picture(person)]
+    near = [
+        Figure(*(tuple(point if point and _is_near(point) else None for point in part) for part in figure))
+        for figure in figures
+    ]
+    shown = [figure for figure in near if figure.is_drawable]
     if not shown:
         raise PoseJsonRefused(
-            "shows nobody within the picture: all points lie outside of it.",
-            "Check the size of the picture that the coordinates are of.",
+            f"shows nobody within the picture{where}: no limb, a line between two points that are seen, lies in it.",
+            "Check the size of the picture that the coordinates are of, and that neighbouring points are seen.",
         )
     if len(shown) < len(near):
-        notes.append(f"{_people(len(near) - len(shown))} outside of the picture left out")
+        notes.append(f"{_people(len(near) - len(shown))} without a limb in the picture left out")
     if len(shown) > PEOPLE_MAX:
         notes.append(f"{len(shown)} people are more than the {PEOPLE_MAX} of a pose: the largest {PEOPLE_MAX} are used")
-        largest = sorted(range(len(shown)), key=lambda index: _area(shown[index]), reverse=True)[:PEOPLE_MAX]
+        largest = sorted(range(len(shown)), key=lambda index: _area(shown[index].body), reverse=True)[:PEOPLE_MAX]
         shown = [shown[index] for index in sorted(largest)]
-    people = [[None if point is None else list(point) for point in person] for person in shown]
-    return PoseRead({"people": people, "format": "coco18"}, tuple(dict.fromkeys(notes)))
+    return PoseRead(_as_pose(shown), tuple(dict.fromkeys(notes)), size or found.size)
 
 
-def _nobody_remedy(found: Found) -> str:
-    if found.where:
-        return "Keep only the frame that is meant in the file."
+def _as_pose(figures: Sequence[Figure]) -> dict[str, Any]:
+    """Return people as a request has them, hands and faces where there are any."""
+    pose: dict[str, Any] = {"people": [_listed(figure.body) for figure in figures], "format": "coco18"}
+    if any(any(hand) for figure in figures for hand in (figure.left_hand, figure.right_hand)):
+        pose["hands"] = [_hands(figure) for figure in figures]
+    if any(any(figure.face) for figure in figures):
+        pose["face"] = [_listed(figure.face) if any(figure.face) else None for figure in figures]
+    return pose
+
+
+def _hands(figure: Figure) -> list[Any] | None:
+    hands = [_listed(hand) if any(hand) else None for hand in (figure.left_hand, figure.right_hand)]
+    return hands if any(hands) else None
+
+
+def _listed(points: Sequence[Keypoint]) -> list[list[float] | None]:
+    return [None if point is None else list(point) for point in points]
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]:g} x {size[1]:g}"
+
+
+def _nobody_remedy(where: str) -> str:
+    if where:
+        return "Keep only the frame that is meant in the file, or send all of them with `darkroom send --frames`."
     return "Write it again with the body's detection on; face and hands alone are no pose here."
 
 
-def _scale(bodies: Sequence[Sequence[Keypoint]], found: Found, size: Size | None) -> Size:
-    """By what x and y are divided: (1, 1) for what is in fractions. Raises `PoseJsonRefused` where nobody can tell."""
-    values = [value for person in bodies for point in person if point is not None for value in point]
-    if found.in_fractions or max(map(abs, values)) <= _FRACTION_MAX:
+def _scale(people: Sequence[Figure], found: Found, size: Size | None) -> Size:
+    """Return what x and y are divided by: (1, 1) for fractions. Raise `PoseJsonRefused` where nobody can tell."""
+    values = [value for figure in people for point in figure.points() for value in point]
+    if found.in_fractions or max(map(abs, values)) <= FRACTION_MAX:
         if found.may_be_centred and min(values) < 0:
             raise PoseJsonRefused(
                 "has coordinates from -1 to 1, as OpenPose's --keypoint_scale 4 writes them.",
@@ -123,18 +248,15 @@ def _scale(bodies: Sequence[Sequence[Keypoint]], found: Found, size: Size | None
     if pixels is None:
         raise PoseJsonRefused(
             f"has keypoints in pixels ({found.writer}), and does not say of how large a picture.",
-            "Say it: --pose-size WIDTHxHEIGHT for `darkroom send`, ?size=WIDTHxHEIGHT for POST /v1/poses; or write "
-            "OpenPose's JSON with canvas_width and canvas_height.",
+            "Say it: --pose-size WIDTHxHEIGHT for `darkroom send`, --size for `darkroom pose`, ?size=WIDTHxHEIGHT for "
+            "POST /v1/poses; or write OpenPose's JSON with canvas_width and canvas_height.",
+            needs_size=True,
         )
     return pixels
 
 
-def _divided(point: Keypoint, scale: Size) -> Keypoint:
-    return None if point is None else (point[0] / scale[0], point[1] / scale[1])
-
-
 def _is_near(point: tuple[float, float]) -> bool:
-    return all(_OUTSIDE_MIN <= value <= _OUTSIDE_MAX for value in point)
+    return all(OUTSIDE_MIN <= value <= OUTSIDE_MAX for value in point)
 
 
 def _area(person: Sequence[Keypoint]) -> float:

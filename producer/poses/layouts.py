@@ -10,26 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from darkroom.schemas.events.keypoints import LIMBS, Keypoint, coco17_to_coco18
+from darkroom.schemas.events.keypoints import LIMBS, POINTS, Figure, Keypoint, coco17_to_coco18, figure_of, middle
 
-CONFIDENCE_MIN: Final = 0.3
-"""DWPose, MMPose and rtmlib draw a point from here on; Ultralytics from 0.25, TensorFlow.js from 0.3."""
-OPENPOSE_CONFIDENCE_MIN: Final = 0.05
-"""OpenPose draws a point from here on (its renderThreshold of a body)."""
-VISIBILITY_MIN: Final = 0.5
-"""MediaPipe's drawing utilities leave a landmark out below this visibility."""
-
-_BODY_25: Final = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
-"""For each coco18 point its place in BODY_25, which has the hips' middle and feet besides."""
-_BLAZEPOSE: Final = (0, None, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
-"""For each coco18 point its place among MediaPipe's 33; the neck (None) is the shoulders' middle."""
-BLAZEPOSE_POINTS: Final = 33
-_BEGIN_WITH_COCO17: Final[dict[int, str]] = {
-    26: "feet",
-    133: "feet, face and hands",
-    136: "feet, face and hands",
-}
-"""Halpe's 26 and 136 points and COCO-WholeBody's 133 begin with COCO's 17. What follows is not drawn."""
+_LAYOUTS: Final = {count: layout for layout, count in POINTS.items()}
+_HALPE_26, _HALPE_136 = 26, 136
+_HALPE_FACE, _HALPE_LEFT, _HALPE_RIGHT = slice(26, 94), slice(94, 115), slice(115, 136)
+"""Places in Halpe's 136 points, which begin with its 26: coco17, head, neck, the hips' middle and feet."""
+_FEET: Final = {26: slice(20, 26), 133: slice(17, 23), 136: slice(20, 26)}
+"""Places of the feet, which no ControlNet was trained with. BODY_25's and MediaPipe's are left out without a word."""
 _TWISTED_SHARE: Final = 0.9
 """25 points are read as BODY_25B's where that makes the limbs shorter than this share of BODY_25's. Measured on 26
 people of photos: 1.12 to 2.59 where they are BODY_25, and 0.39 to 0.82 (once 1.1) where they are BODY_25B."""
@@ -67,29 +55,33 @@ class LayoutUnknown(Exception):  # noqa: N818 - what was found
         self.remedy = remedy
 
 
-def arranged(points: Sequence[Keypoint]) -> tuple[tuple[Keypoint, ...], str | None]:
-    """Return a body's points as coco18, by how many there are, and what was left out or taken for granted, if anything.
+def arranged(points: Sequence[Keypoint]) -> tuple[Figure, str | None]:
+    """Return somebody's points as a figure, by how many there are, and what was left out or taken for granted, if
+    anything.
 
     Raises `LayoutUnknown`. The points may be in any unit.
     """
     count = len(points)
-    if count == 18:
-        return tuple(points), None
-    if count == 17:
-        return coco17_to_coco18(points), None
-    if count in _BEGIN_WITH_COCO17:
-        dropped = any(point is not None for point in points[17:])
-        note = f"{_BEGIN_WITH_COCO17[count]} are not drawn and were left out" if dropped else None
-        return coco17_to_coco18(points[:17]), note
-    if count == 25:
+    if count == POINTS["body25"]:
         return _body_25(points)
-    if count == BLAZEPOSE_POINTS:
-        middle = _middle(points[11], points[12])
-        return tuple(middle if place is None else points[place] for place in _BLAZEPOSE), None
+    if count in _LAYOUTS:
+        return figure_of(points, _LAYOUTS[count]), _feet(points)
+    if count in (_HALPE_26, _HALPE_136):
+        parts = (tuple(points[part]) for part in (_HALPE_LEFT, _HALPE_RIGHT, _HALPE_FACE))
+        return Figure(coco17_to_coco18(points[:17]), *(part if any(part) else () for part in parts)), _feet(points)
     what, remedy = OTHER_LAYOUTS.get(
-        count, (f"people of {count} points", "Read are COCO's 17, OpenPose's 18 or 25, and MediaPipe's 33.")
+        count,
+        (
+            f"people of {count} points",
+            "Read are COCO's 17, OpenPose's 18 or 25, Halpe's 26 or 136, MediaPipe's 33 and COCO-WholeBody's 133.",
+        ),
     )
     raise LayoutUnknown(what, remedy)
+
+
+def _feet(points: Sequence[Keypoint]) -> str | None:
+    feet = _FEET.get(len(points))
+    return "feet are not drawn and were left out" if feet is not None and any(points[feet]) else None
 
 
 def by_name(points: Mapping[str, Keypoint]) -> tuple[Keypoint, ...] | None:
@@ -104,7 +96,7 @@ def by_name(points: Mapping[str, Keypoint]) -> tuple[Keypoint, ...] | None:
             joints[index] = point
     if not joints:
         return None
-    joints.setdefault(1, _middle(joints.get(2), joints.get(5)))
+    joints.setdefault(1, middle(joints.get(2), joints.get(5)))
     return tuple(joints.get(index) for index in range(18))
 
 
@@ -119,24 +111,20 @@ def joint_of(label: str) -> int | None:
     return (_LEFT if side.startswith("l") else _RIGHT).get(part[:3])
 
 
-def _body_25(points: Sequence[Keypoint]) -> tuple[tuple[Keypoint, ...], str | None]:
+def _body_25(points: Sequence[Keypoint]) -> tuple[Figure, str | None]:
     """BODY_25, or BODY_25B, which has as many points in another order: whichever makes a body of them."""
-    body_25 = tuple(points[place] for place in _BODY_25)
-    body_25b = coco17_to_coco18(points[:17])
-    if 0 < _reach(body_25b) < _TWISTED_SHARE * _reach(body_25):
+    body_25 = figure_of(points, "body25")
+    body_25b = Figure(coco17_to_coco18(points[:17]))
+    if 0 < reach(body_25b.body) < _TWISTED_SHARE * reach(body_25.body):
         return body_25b, "the 25 points were read as BODY_25B's: in BODY_25's order the limbs would be impossible"
     return body_25, None
 
 
-def _reach(body: Sequence[Keypoint]) -> float:
-    """The mean length of the limbs that are seen; 0 without any."""
+def reach(body: Sequence[Keypoint]) -> float:
+    """Return the mean length of the limbs that are seen; 0 without any."""
     lengths = []
     for start, end in LIMBS:
         a, b = body[start], body[end]
         if a is not None and b is not None:
             lengths.append(((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2) ** 0.5)
     return sum(lengths) / len(lengths) if lengths else 0.0
-
-
-def _middle(a: Keypoint, b: Keypoint) -> Keypoint:
-    return None if a is None or b is None else ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2)

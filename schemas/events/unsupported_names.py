@@ -121,7 +121,7 @@ NOT_HONOURED: Final[Mapping[str, str]] = MappingProxyType(
         "firstpass_image": _PAINTS_FROM_NOISE,
         "firstphase_height": _NO_UPSCALING,
         "firstphase_width": _NO_UPSCALING,
-        "fit": "a pose is stretched to the picture's size; leave it out",
+        "fit": "use `pose.fit` with `pose.canvas` for keypoints; pictures are stretched to the output's size",
         "fooocus_inpaint": _NO_MASK,
         "freeu": _PLAIN_GUIDANCE,
         "freeu_enabled": _PLAIN_GUIDANCE,
@@ -524,8 +524,7 @@ IN_PARTS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         },
         "pose": {
             "end": "use `control_end` of the request itself",
-            "face": "faces are not drawn from keypoints; leave it out",
-            "hands": "hands are not drawn; leave it out",
+            "faces": "use `pose.face`",
             "kind": _ONE_CONTROL,
             "keypoints": "use `pose.people`",
             "preprocess": "use `photo` for a photo and `image` for a skeleton picture",

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from darkroom.schemas.events.keypoints import PoseStyle
 from darkroom.schemas.settings.model_source import ModelSource
 from darkroom.schemas.settings.services import MIB, SECTION, Names
 
@@ -41,6 +42,11 @@ class ModelSettings(BaseModel):
         default=None,
         description="A diffusers folder of an OpenPose ControlNet, or its .safetensors file with config.json beside "
         "it; without it poses are refused.",
+    )
+    pose_style: PoseStyle = Field(
+        default="openpose",
+        description="How the ControlNet wants skeletons drawn: openpose, with hands and faces where they are given, or "
+        "xinsir (thicker sticks, bodies alone) for xinsir's OpenPose ControlNets.",
     )
     pose_detector_path: ModelSource | None = Field(
         default=None,

@@ -24,7 +24,8 @@ from typing import Any, Final, NamedTuple
 from pydantic import BaseModel
 
 from darkroom.schemas.events.fields import FieldFacts, Named, facts_of
-from darkroom.schemas.events.pose import InlinePicture, PhotoPose
+from darkroom.schemas.events.keypoints import PoseStyle
+from darkroom.schemas.events.pose import InlinePicture, PhotoPose, SkeletonPose
 from darkroom.schemas.events.request import (
     COUNT_MAX,
     SEED_MAX,
@@ -77,15 +78,17 @@ def render_digest(
     *,
     pose_picture: bytes | None = None,
     pose_detector: str | None = None,
+    pose_style: PoseStyle = "openpose",
     adapter_digests: Mapping[str, str] = _NO_DIGESTS,
 ) -> str:
     """Return the digest of all that decides the pictures.
 
     `pose_picture` are the bytes of a stored pose picture, where they are known: the digest then covers the picture
     rather than its name, as it always does for an inline one. `pose_detector` is the digest of what found the people
-    in a photo: two detectors may paint one photo in two ways, and no other request depends on any. `adapter_digests`
-    are those of the files of adapters and textual inversions by name, of which the request's count: a name may come to
-    stand for other weights.
+    in a photo: two detectors may paint one photo in two ways, and no other request depends on any. `pose_style` is how
+    the model wants its skeletons drawn, which a skeleton picture does not depend on. `adapter_digests` are those of the
+    files of adapters and textual inversions by name, of which the request's count: a name may come to stand for other
+    weights.
     Width and height count as written; to tell a native size from none, pass a request in which they are filled in.
     """
     parts = _asked(request, with_idle=False)
@@ -94,6 +97,8 @@ def render_digest(
         parts["pose"][picture_field] = raw_digest(pose_picture)
     if isinstance(request.pose, PhotoPose):
         parts["pose_detector"] = pose_detector
+    if pose_style != "openpose" and request.pose is not None and not isinstance(request.pose, SkeletonPose):
+        parts["pose_style"] = pose_style
     _name_files(parts, request, adapter_digests)
     parts["model_revision"] = model_revision
     parts["sampler_version"] = sampler_version

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from darkroom.inference.pose import control
-from darkroom.inference.pose.skeleton import COLOURS, DRAWN_SHORT_SIDE_PX, LIMB_BRIGHTNESS, STICK_PX
-from darkroom.schemas.events.keypoints import LIMBS
+from darkroom.inference.pose.skeleton import COLOURS, DRAWN_SHORT_SIDE_PX, FACE_PX, FINGER_PX, LIMB_BRIGHTNESS, STICK_PX
+from darkroom.schemas.events.keypoints import HAND_POINTS, LIMBS
 from darkroom.schemas.events.request import COUNT_MAX, PRESET_STEPS, STEPS_MAX, GenerationRequest
 from darkroom.schemas.events.samplers import SAMPLERS, SCHEDULES
 
@@ -52,6 +52,9 @@ def test_the_skeleton_is_the_one_that_the_model_sees() -> None:
     assert constant("STICK", "skeleton.js") == STICK_PX
     assert constant("LIMB_BRIGHTNESS", "skeleton.js") == LIMB_BRIGHTNESS
     assert constant("SHORT_SIDE", "skeleton.js") == DRAWN_SHORT_SIDE_PX
+    assert constant("HAND_POINTS", "skeleton.js") == HAND_POINTS
+    assert constant("FACE_RADIUS", "skeleton.js") == FACE_PX
+    assert constant("FINGER_WIDTH", "skeleton.js") == FINGER_PX
 
 
 def test_presets_and_bounds_are_those_of_a_request() -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -300,6 +301,11 @@ def test_what_a_file_leaves_out_is_said_and_a_large_photo_is_made_smaller(
     watch.refusals_expected = True
     page.set_input_files("[data-file]", theirs / "openpose_coco.json")
     expect(page.locator("[data-file-problem]")).to_contain_text("does not say of how large a picture")
+    page.fill("[data-size-width]", "640")
+    page.fill("[data-size-height]", "400")
+    page.click("[data-file-size] button")
+    expect(page.locator("[data-file-size]")).to_be_hidden()
+    expect(joint(page, 2)).to_have_attribute("aria-label", "Right shoulder, 41% across, 26% down")
 
     page.check("[name=pose-mode][value=picture]", force=True)
     expect(page.locator("[data-limits]")).to_contain_text("up to 64 MiB")
@@ -316,6 +322,72 @@ def test_what_a_file_leaves_out_is_said_and_a_large_photo_is_made_smaller(
 
     page.set_input_files("[data-file]", theirs.parent / "pictures" / "skeleton_grey.png")
     expect(page.locator("[data-kind-warning]")).to_contain_text("its limbs have no colours")
+
+
+def test_hands_and_faces_of_a_file_are_shown_moved_and_sent(page: Page, watch: Watch, tmp_path: Path) -> None:
+    body = [[0.3 + 0.02 * index, 0.1 + 0.04 * index] for index in range(18)]
+    hand = [[0.7 + 0.005 * index, 0.3] for index in range(21)]
+    face = [[0.4 + 0.001 * index, 0.2] for index in range(68)]
+    pose = {"people": [body], "format": "coco18", "hands": [[hand, None]], "face": [face]}
+    (tmp_path / "pose.json").write_text(json.dumps(pose))
+    page.set_input_files("[data-file]", tmp_path / "pose.json")
+    expect(page.locator(".details circle")).to_have_count(21 + 68)
+    drag(page, LEFT_WRIST, 0.1, 0.05)
+    write(page, "a dancer with hands", steps="4")
+    page.click("[type=submit]")
+    picture_is_shown(page)
+    sent = watch.sent[-1].post_data_json["pose"]
+    x, y = body[LEFT_WRIST]
+    assert sent["people"][0][LEFT_WRIST] == pytest.approx([x + 0.1, y + 0.05], abs=0.01)
+    assert sent["hands"][0][0][0] == pytest.approx([0.8, 0.35], abs=0.01), "a hand goes with its wrist"
+    assert sent["hands"][0][1] is None
+    assert sent["face"][0][67] == pytest.approx(face[67], abs=0.001)
+    with page.expect_download() as saved:
+        page.click("[data-tool=export-png]")
+    saved.value.save_as(tmp_path / "pose.png")
+    with Image.open(tmp_path / "pose.png") as drawn:
+        place = (int(sent["people"][0][17][0] * drawn.width), int(sent["people"][0][17][1] * drawn.height))
+        red, green, _ = drawn.convert("RGB").getpixel(place)  # type: ignore[misc]
+        corner = drawn.convert("RGB").getpixel((drawn.width - 1, 0))
+    assert red > 150 > 60 > green
+    assert corner == (0, 0, 0)
+
+
+def test_figures_that_are_added_lie_apart(page: Page) -> None:
+    for _ in range(4):
+        page.click("[data-tool=add]")
+    page.click("[data-tool=duplicate]")
+    expect(page.locator(".joint")).to_have_count(6 * 18)
+    labels = [joint(page, 1, figure).get_attribute("aria-label") for figure in range(6)]
+    across = sorted(int(re.findall(r"(\d+)% across", str(label))[0]) for label in labels)
+    assert min(right - left for left, right in pairwise(across)) >= 8, across
+
+
+def test_a_joint_is_dragged_up_and_down_by_touch(browser: Browser, site: Site) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(site.gateway.url)
+    dot = joint(page, RIGHT_WRIST).locator(".dot")
+    dot.scroll_into_view_if_needed()
+    box, stage = dot.bounding_box(), page.locator(".stage").bounding_box()
+    assert box is not None
+    assert stage is not None
+    before = str(joint(page, RIGHT_WRIST).get_attribute("aria-label"))
+    scrolled = page.evaluate("scrollY")
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touches = context.new_cdp_session(page)
+    touches.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for step in range(1, 11):
+        point = {"x": x, "y": y - step * stage["height"] / 50}
+        touches.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+    touches.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    down = [
+        int(re.findall(r"(\d+)% down", text)[0])
+        for text in (before, str(joint(page, RIGHT_WRIST).get_attribute("aria-label")))
+    ]
+    assert down[0] - down[1] == pytest.approx(20, abs=2)
+    assert page.evaluate("scrollY") == scrolled
+    context.close()
 
 
 def test_the_stage_follows_the_size_and_keeps_proportions(page: Page) -> None:

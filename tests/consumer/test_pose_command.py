@@ -92,3 +92,20 @@ def test_no_torch_is_loaded_and_nothing_is_said_on_stderr() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
     assert done.stderr == ""
+
+
+def test_hands_and_a_face_are_counted_and_drawn(tmp_path: Path) -> None:
+    theirs = Path(__file__).parents[1] / "strangers" / "poses" / "hands_and_face.json"
+    out = tmp_path / "out.png"
+    done = CliRunner().invoke(pose, [str(theirs), "--size", "640x400", "--draw", str(out)])
+    assert "both hands, a face" in done.output
+    with Image.open(out) as drawn:
+        assert (255, 255, 255) in [colour for _, colour in drawn.convert("RGB").getcolors(2**20) or ()]
+
+
+def test_arrays_are_refused_as_keypoints_and_not_as_pictures(tmp_path: Path) -> None:
+    file = tmp_path / "keypoints.npy"
+    file.write_bytes(b"\x93NUMPY\x01\x00")
+    done = CliRunner().invoke(pose, [str(file)])
+    assert done.exit_code == 1
+    assert "is a NumPy array (.npy). Write its people as JSON" in done.output

@@ -28,6 +28,7 @@ from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.outcomes import completions
 from darkroom.producer.store.s3_objects import MinioObjects
 from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.pose import CanvasSize, PeoplePose
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.settings import Settings
 from darkroom.schemas.wire.codec import decode_cancellation, decode_request
@@ -151,9 +152,26 @@ def test_poses_are_sent_as_people_have_them(environment: dict[str, str], setting
     assert "--pose-size WIDTHxHEIGHT" in refused.stderr
     for options in (["--pose", str(keypoints), "--pose-size", "640x360"], ["--photo", str(photo)]):
         assert invoke(send, environment, "--prompt", "a dancer", *options).exit_code == 0
-    poses = [request.pose.model_dump(mode="json") for request in sent(settings) if request.pose]
+    poses = [request.pose.model_dump(mode="json", exclude_unset=True) for request in sent(settings) if request.pose]
     assert {"people": [[[0.5, 0.25]] * 18], "format": "coco18"} in poses
     assert {"photo": {"inline": base64.b64encode(PIXEL).decode()}} in poses
+
+
+def test_each_frame_becomes_a_request(environment: dict[str, str], settings: Settings, tmp_path: Path) -> None:
+    film = tmp_path / "film.json"
+    canvas = {"canvas_width": 640, "canvas_height": 360}
+    shown = [{"people": [{"pose_keypoints_2d": [x, 90, 0.9] * 18}], **canvas} for x in (160, 320)]
+    film.write_text(json.dumps([shown[0], {"people": [], **canvas}, shown[1]]))
+    options = ["--prompt", "a dancer", "--pose", str(film), "--request-id", "film"]
+    result = invoke(send, environment, *options, "--frames", "--fit", "contain")
+    assert (result.exit_code, result.stdout.split()) == (0, ["film-1", "film-3"])
+    assert "frame 2: not sent: it shows nobody" in result.stderr
+    for request in sent(settings):
+        assert isinstance(request.pose, PeoplePose)
+        assert (request.pose.fit, request.pose.canvas) == ("contain", CanvasSize(width=640, height=360))
+        assert request.pose.people[0][0] == ({"film-1": 0.25, "film-3": 0.5}[request.request_id], 0.25)
+    first = invoke(send, environment, *options[:4])
+    assert "the file has 3 frames: the first one was used; `darkroom send --frames` sends all of them" in first.stderr
 
 
 def test_repeated_requests_have_ids_of_their_own(environment: dict[str, str], settings: Settings) -> None:
@@ -236,6 +254,10 @@ def test_a_file_without_a_request_is_an_error(environment: dict[str, str]) -> No
         (["--prompt", "x", "--photo", __file__, "--pose", __file__], "either --photo or --pose"),
         (["--prompt", "x", "--pose-size", "64x64"], "--pose-size belongs to the keypoints"),
         (["--prompt", "x", "--pose", __file__, "--pose-size", "64"], "--pose-size 64: write width x height"),
+        (["--prompt", "x", "--frames"], "--frames belongs to the keypoints"),
+        (["--prompt", "x", "--fit", "cover"], "--fit belongs to the keypoints"),
+        (["--prompt", "x", "--pose", __file__, "--frames", "--repeat", "2"], "give one"),
+        (["--prompt", "x", "--pose", __file__, "--frames"], "neither JSON with keypoints"),
         (["-", "--photo", __file__], "no options but --wait"),
         (["--prompt", "x", "--repeat", "0"], "--repeat"),
     ],

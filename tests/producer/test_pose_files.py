@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import darkroom
 from darkroom.producer.client.request_files import RequestUnreadable, request_of
 from darkroom.producer.poses.files import Size, photo_of, pose_of, size_of
 from darkroom.schemas.events.keypoints import coco17_to_coco18
@@ -217,3 +218,13 @@ def test_a_size_is_written_as_width_x_height() -> None:
     for text in ("1280", "x", "0x5", "-1x5", "1.5x2", "5x5x5", "1280X720", "100001x5", "٣x5"):
         with pytest.raises(ValueError, match="width"):
             size_of(text)
+
+
+def test_programs_read_files_as_the_command_does(tmp_path: Path) -> None:
+    path = tmp_path / "pose.json"
+    path.write_text(json.dumps([openpose(PERSON) | CANVAS, openpose(OTHER) | CANVAS]))
+    read = darkroom.pose_of(path)
+    assert read == pose_of(path)
+    request = darkroom.GenerationRequest(request_id="a", prompt="one", pose=read.pose)
+    assert request.pose == accepted(read.pose)
+    assert [number for number, _ in darkroom.frames_of(path)] == [1, 2]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from darkroom.producer.client.request_files import RequestUnreadable, request_of
 from darkroom.producer.poses.documents import PoseJsonRefused
 from darkroom.producer.poses.files import pose_of
-from darkroom.producer.poses.keypoints import read_pose
+from darkroom.producer.poses.keypoints import PoseRead, read_frames, read_pose
 from tests.producer.gateway.house import House
 from tests.strangers.table import Stranger, rows
 
@@ -58,6 +58,8 @@ class Read:
 
     people: tuple[Person, ...]
     said: str | None = None
+    parts: tuple[str, ...] = ()
+    """The members of the pose beside `people` and `format`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,243 @@ def alphapose_halpe() -> Any:
     return [{"image_id": "a.jpg", "category_id": 1, "keypoints": flat + [5.0, 5.0, 0.9] * 9, "score": 2.5}]
 
 
+def coco17(person: Person = RIGHT) -> list[list[float]]:
+    points = pixels(person)
+    return [points[index] for index in BACK_TO_COCO17]
+
+
+def hand(x: float, y: float) -> list[list[float]]:
+    return [[x + index / 400, y + index / 500] for index in range(21)]
+
+
+def face(x: float, y: float) -> list[list[float]]:
+    return [[x + index / 1000, y + index / 900] for index in range(68)]
+
+
+def dwpose(*, as_rows: bool = False) -> Any:
+    """DWPose's dictionary of two people, the second one half the size; hands of the first."""
+    small = [None if point is None else [point[0] / 2, point[1] / 2] for point in RIGHT]
+    candidate = [[[-1, -1] if point is None else point for point in person] for person in (RIGHT, small)]
+    subset = [[-1 if point is None else 18 * n + at for at, point in enumerate(RIGHT)] for n in range(2)]
+    nothing = [[-1, -1]] * 21
+    return {
+        "bodies": {"candidate": candidate if as_rows else [*candidate[0], *candidate[1]], "subset": subset},
+        "hands": [hand(0.7, 0.2), nothing, hand(0.2, 0.1), nothing],
+        "faces": [face(0.45, 0.1), [[-1, -1]] * 68],
+    }
+
+
+HALF: Person = [None if point is None else [point[0] / 2, point[1] / 2] for point in RIGHT]
+
+
+def alphapose(body: str) -> Any:
+    """AlphaPose's `--format open` and `cmu`: an object by pictures' names."""
+    flat = openpose(RIGHT)["people"][0]["pose_keypoints_2d"]
+    listed, member = ("people", "pose_keypoints_2d") if body == "open" else ("bodies", "joints")
+    frame = {"version": "AlphaPose v0.3", listed: [{member: flat}]}
+    return {"0.jpg": frame, "1.jpg": frame}
+
+
+def halpe_136() -> Any:
+    points = [*coco17(), *[[9.0, 9.0]] * 9]
+    parts = [*face(0.45, 0.1), *hand(0.7, 0.2), *hand(0.2, 0.1)]
+    points += [[x * SIZE[0], y * SIZE[1]] for x, y in parts]
+    flat = [value for x, y in points for value in (x, y, 0.0 if (x, y) == (0, 0) else 0.9)]
+    return [{"image_id": "a.jpg", "category_id": 1, "keypoints": flat, "score": 2.5}]
+
+
+def coco_wholebody() -> Any:
+    flat = [value for x, y in coco17() for value in (x, y, 0 if x == 0 else 2)]
+    left = [value for x, y in hand(0.7, 0.2) for value in (x * 640, y * 400, 0.8)]
+    annotation = {"image_id": 7, "keypoints": flat, "lefthand_kpts": left, "righthand_kpts": [0.0] * 63}
+    return {"images": [{"id": 7, "width": 640, "height": 400}], "annotations": [{**annotation, "face_kpts": [0] * 204}]}
+
+
+OTHER_ORDER = (16, 3, 0, 9, 12, 5, 1, 7, 14, 2, 11, 6, 10, 4, 15, 8, 13)
+
+
+def label_studio_coco(*, names_in_order: bool) -> Any:
+    """Label Studio's COCO: whole pixels by `model_index`, and names in the order of its configuration."""
+    places = OTHER_ORDER if names_in_order else range(17)
+    flat = [value for at in places for value in (*map(round, coco17()[at]), 2 if RIGHT[BACK_TO_COCO17[at]] else 0)]
+    annotation = {
+        "id": 0,
+        "image_id": 0,
+        "category_id": 1,
+        "keypoints": flat,
+        "num_keypoints": 15,
+        "bbox": [1, 2, 3, 4],
+    }
+    names = [COCO17_NAMES[at] for at in OTHER_ORDER]
+    categories = [{"id": 0, "name": "person"}, {"id": 1, "name": "default", "keypoints": names, "skeleton": []}]
+    images = [{"id": 0, "width": 640, "height": 400, "file_name": "a.jpg"}]
+    return {"images": images, "categories": categories, "annotations": [annotation], "info": {}}
+
+
+def vitpose() -> Any:
+    """transformers leaves out the points below its threshold, and names the others by their place."""
+    seen = [(place, row) for place, row in enumerate(coco17()) if row != [0, 0]]
+    person = {
+        "keypoints": [row for _, row in seen],
+        "scores": [0.8] * len(seen),
+        "labels": [place for place, _ in seen],
+    }
+    return [[{**person, "bbox": [1, 2, 3, 4]}]]
+
+
+def roboflow() -> Any:
+    points = [
+        {"x": x, "y": y, "confidence": 0.9 if x else 0.01, "class_id": place, "class": name}
+        for place, (name, (x, y)) in enumerate(zip(COCO17_NAMES, coco17(), strict=True))
+    ]
+    person = {"x": 300.0, "y": 200.0, "width": 400, "height": 380, "confidence": 0.9, "class": "person"}
+    return {"predictions": [{**person, "keypoints": points}], "image": {"width": 640, "height": 400}}
+
+
+def ml5() -> Any:
+    return [{"pose": posenet()[0], "skeleton": []}]
+
+
+def rtmlib() -> Any:
+    return {"keypoints": [coco17()], "scores": [[0.9 if x else 0.1 for x, _ in coco17()]]}
+
+
+def holistic() -> Any:
+    document = json.loads((FOLDER / "mediapipe_legacy_message_to_json.json").read_text())
+    left = [{"x": x, "y": y, "z": 0.0} for x, y in hand(0.7, 0.2)]
+    return {"poseLandmarks": document["landmark"], "leftHandLandmarks": left, "faceLandmarks": left}
+
+
+def mediapipe_film() -> Any:
+    document = json.loads((FOLDER / "mediapipe_tasks_js.json").read_text())
+    return [document, document]
+
+
+def ours_with(**fields: Any) -> Callable[[], Any]:
+    return lambda: {"people": [[None if point is None else [*point, 0.9] for point in RIGHT]], **fields}
+
+
+def openpose_people() -> Any:
+    flat = [value for x, y in pixels() for value in (x, y, 0.9 if x else 0)]
+    people = [{"person_id": [-1], "pose_keypoints_2d": flat}]
+    return {"format": "openpose_people", "canvas": {"width": 640, "height": 400}, "people": people}
+
+
+FURTHER = [
+    Stranger("dwpose-arrays", "DWPose 1.0 tolist()", Given("", dwpose), Read((RIGHT, HALF), parts=("hands", "face"))),
+    Stranger(
+        "dwpose-arrays-by-person",
+        "ComfyUI-MimicMotionWrapper 1.0 tolist()",
+        Given("", lambda: dwpose(as_rows=True)),
+        Read((RIGHT, HALF), parts=("hands", "face")),
+    ),
+    Stranger(
+        "dwpose-film",
+        "UniAnimate 1.0 tolist()",
+        Given("", lambda: [dwpose(), dwpose(), dwpose()]),
+        Read((RIGHT, HALF), "3 frames", parts=("hands", "face")),
+    ),
+    Stranger(
+        "alphapose-open",
+        "AlphaPose 0.6 --format open",
+        Given("", lambda: alphapose("open")),
+        Read((RIGHT,), "2 pictures"),
+    ),
+    Stranger(
+        "alphapose-cmu", "AlphaPose 0.6 --format cmu", Given("", lambda: alphapose("cmu")), Read((RIGHT,), "2 pictures")
+    ),
+    Stranger(
+        "alphapose-halpe-136",
+        "AlphaPose 0.6 Halpe 136",
+        Given("", halpe_136, SIZE),
+        Read((RIGHT,), "feet are not drawn", parts=("hands", "face")),
+    ),
+    Stranger("coco-wholebody", "COCO-WholeBody 1.0", Given("", coco_wholebody), Read((RIGHT,), parts=("hands",))),
+    Stranger(
+        "label-studio-coco",
+        "label-studio-sdk 2.1.2 COCO, model_index as COCO's",
+        Given("", lambda: label_studio_coco(names_in_order=False)),
+        ONE,
+    ),
+    Stranger(
+        "label-studio-coco-own-order",
+        "label-studio-sdk 2.1.2 COCO, model_index as configured",
+        Given("", lambda: label_studio_coco(names_in_order=True)),
+        Read((RIGHT,), "order of the category's names"),
+    ),
+    Stranger(
+        "mediapipe-world",
+        "mediapipe 0.10",
+        Given("", lambda: {"worldLandmarks": [[{"x": 0.1, "y": 0.2, "z": 0.3, "visibility": 0.9}] * 33]}),
+        Refused("world landmarks alone"),
+    ),
+    Stranger("vitpose", "transformers 4.48 VitPose", Given("", vitpose, SIZE), ONE),
+    Stranger("roboflow", "Roboflow inference 0.30", Given("", roboflow), ONE),
+    Stranger("ml5", "ml5 0.12 PoseNet", Given("", ml5, SIZE), ONE),
+    Stranger("rtmlib-scores", "rtmlib 0.0.13, keypoints and scores", Given("", rtmlib, SIZE), ONE),
+    Stranger(
+        "mediapipe-holistic",
+        "@mediapipe/holistic 0.5",
+        Given("", holistic),
+        Read((RIGHT,), "other points than the 68", parts=("hands",)),
+    ),
+    Stranger(
+        "mediapipe-film", "@mediapipe/tasks-vision 0.10, a film", Given("", mediapipe_film), Read((RIGHT,), "2 frames")
+    ),
+    Stranger(
+        "ultralytics-film",
+        "Ultralytics 8.3 to_json() of each frame",
+        Given("", lambda: [json.loads((FOLDER / "ultralytics_to_json.json").read_text())] * 2, SIZE),
+        Read((RIGHT,), "2 frames"),
+    ),
+    Stranger(
+        "arrays-film",
+        "rtmlib 0.0.13, a film's arrays",
+        Given("", lambda: [[coco17()], [coco17()]], SIZE),
+        Read((RIGHT,), "2 frames"),
+    ),
+    Stranger("our-scores", "Darkroom 1", Given("", ours_with(format="coco18")), ONE),
+    Stranger(
+        "our-hands",
+        "Darkroom 1",
+        Given("", ours_with(hands=[[hand(0.7, 0.2), None]])),
+        Read((RIGHT,), parts=("hands",)),
+    ),
+    Stranger("our-openpose-people", "Darkroom 1", Given("", openpose_people), ONE),
+    Stranger(
+        "our-canvas",
+        "Darkroom 1",
+        Given("", ours_with(canvas={"width": 640, "height": 400}, fit="contain")),
+        Read((RIGHT,), parts=("canvas", "fit")),
+    ),
+    Stranger(
+        "one-point-alone",
+        "OpenPose 1.7",
+        Given("", lambda: openpose(without(*range(1, 18)), canvas_width=640, canvas_height=400)),
+        Refused("no limb"),
+    ),
+    Stranger(
+        "3d-editor",
+        "sd-webui-3d-open-pose-editor 1.0",
+        Given(
+            "",
+            lambda: {"header": "Openpose Editor by Yu Zhu", "version": "1.0", "object": {"bodies": [], "camera": {}}},
+        ),
+        Refused("scene of the 3D OpenPose editor"),
+    ),
+    Stranger(
+        "comfyui-workflow",
+        "ComfyUI 0.3",
+        Given("", lambda: {"last_node_id": 3, "last_link_id": 1, "nodes": [], "links": []}),
+        Refused("workflow of ComfyUI"),
+    ),
+    Stranger(
+        "mediapipe-hands",
+        "@mediapipe/tasks-vision 0.10 HandLandmarker",
+        Given("", lambda: {"handedness": [[{"index": 0}]], "worldLandmarks": []}),
+        Refused("hand landmarker alone"),
+    ),
+]
 TABLE = [
     Stranger("comfyui-openpose-node", "comfyui_controlnet_aux 1.0.7", Given("comfyui_openpose_node.json"), ONE),
     Stranger("comfyui-dwpose-node", "comfyui_controlnet_aux 1.0.7 DWPose node", Given("comfyui_dwpose_node.json"), ONE),
@@ -214,7 +453,7 @@ TABLE = [
         "hands-and-face",
         "OpenPose 1.7 --hand --face",
         Given("hands_and_face.json", size=SIZE),
-        Read((RIGHT,), "hands and face are not drawn"),
+        Read((RIGHT,), parts=("hands", "face")),
     ),
     Stranger(
         "nine-people",
@@ -258,7 +497,7 @@ TABLE = [
         "rtmlib-wholebody",
         "rtmlib 0.0.13 Wholebody",
         Given("rtmlib_wholebody.json", size=SIZE),
-        Read((RIGHT,), "feet, face and hands are not drawn"),
+        Read((RIGHT,), "feet are not drawn", parts=("hands", "face")),
     ),
     Stranger("movenet", "@tensorflow-models/pose-detection 2.1 MoveNet", Given("", movenet, SIZE), ONE),
     Stranger("posenet", "@tensorflow-models/posenet 2.2", Given("", posenet, SIZE), ONE),
@@ -328,6 +567,21 @@ TABLE = [
         Given("wide_person_without_body.json"),
         Read((WITH_ANKLE,), "1 person without a body point"),
     ),
+    *FURTHER,
+]
+
+NOT_JSON = [
+    Stranger("npy", "NumPy 2.1 save()", b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'}", "NumPy array .*tolist"),
+    Stranger("npz", "NumPy 2.1 savez()", b"PK\x03\x04\x2d\x00\x00\x00", "archive .*tolist"),
+    Stranger("pickle", "Python 3.12 pickle", b"\x80\x04\x95\x1a\x00\x00\x00", "pickle"),
+    Stranger("h5", "DeepLabCut 2.3, SLEAP 1.3", b"\x89HDF\r\n\x1a\n\x00\x00", "HDF5.*COCO"),
+    Stranger("csv", "DeepLabCut 2.3", b"scorer,DLC,DLC\nbodyparts,nose,nose\n0,12.5,30.1\n", "a table"),
+    Stranger("yolo", "Ultralytics 8.3 save_txt", b"0 0.5 0.5 0.7 0.9 0.47 0.15 2 0.48 0.13 2\n", "YOLO label file"),
+    Stranger("xml", "CVAT 2.20, OpenPose 1.2", b'<?xml version="1.0"?>\n<annotations/>', "XML"),
+    Stranger("yaml", "OpenPose 1.2 --write_keypoint_format yml", b"%YAML:1.0\npose_0: !!opencv-nd-matrix\n", "YAML"),
+    Stranger("bvh", "Blender 4.2", b"HIERARCHY\nROOT Hips\n{\n", "BVH"),
+    Stranger("gzip", "gzip 1.12", b"\x1f\x8b\x08\x00", "gzip"),
+    Stranger("json-lines", "jq 1.7 -c", b'{"people": []}\n{"people": []}\n', "jq -s"),
 ]
 
 
@@ -357,17 +611,51 @@ async def test_the_command_and_the_page_read_alike(row: Stranger[Given, Read | R
             pose_of(path, size)
         body = answer.json()
         assert (answer.status_code, body["code"]) == (422, "pose_unreadable")
+        assert body["needs_size"] is ("does not say of how large a picture" in body["detail"])
         assert f"{path} {body['detail'].removeprefix('The file ')} {body['remedy']}" == str(caught.value)
         return
     read = pose_of(path, size)
     assert answer.status_code == 200, answer.text
-    assert answer.json() == {"pose": read.pose, "notes": list(read.notes)}
+    canvas = None if read.canvas is None else {"width": read.canvas[0], "height": read.canvas[1]}
+    assert answer.json() == {"pose": read.pose, "notes": list(read.notes), "canvas": canvas}
     assert same(read.pose["people"], row.right.people), read.pose
+    assert set(read.pose) == {"people", "format", *row.right.parts}
     if row.right.said is None:
         assert read.notes == ()
     else:
         assert any(row.right.said in note for note in read.notes), read.notes
     request_of({"request_id": "a", "prompt": "one", "pose": read.pose}, bytes_max=2**20)
+
+
+@pytest.mark.parametrize("row", rows(NOT_JSON))
+async def test_what_is_no_json_is_refused_by_its_name(row: Stranger[bytes, str], tmp_path: Path) -> None:
+    path = tmp_path / "theirs"
+    path.write_bytes(row.given)
+    with pytest.raises(RequestUnreadable, match=row.right):
+        pose_of(path)
+    async with House().gateway() as replica:
+        answer = await replica.client.post("/v1/poses", content=row.given)
+    assert (answer.status_code, answer.json()["code"]) == (422, "pose_unreadable")
+
+
+def test_hands_and_faces_lie_where_they_were_given() -> None:
+    for made, size in ((dwpose, None), (halpe_136, SIZE)):
+        pose = read_pose(made(), size).pose
+        left, right = pose["hands"][0]
+        assert same([left, right, pose["face"][0]], (hand(0.7, 0.2), hand(0.2, 0.1), face(0.45, 0.1)))  # type: ignore[arg-type]
+    assert read_pose(dwpose()).pose["hands"][1] is None
+    assert read_pose(dwpose()).pose["face"][1] is None
+
+
+def test_every_frame_is_read_by_itself() -> None:
+    film = json.loads((FOLDER / "comfyui_first_frame_empty.json").read_text())
+    nobody, somebody = read_frames(film)
+    assert (nobody.number, somebody.number) == (1, 2)
+    assert isinstance(nobody.read, PoseJsonRefused)
+    assert isinstance(somebody.read, PoseRead)
+    assert same(somebody.read.pose["people"], (RIGHT,))
+    assert len(read_frames(mmpose_video(), SIZE)) == 2
+    assert len(read_frames(RIGHT)) == 1
 
 
 def test_every_file_is_in_the_table() -> None:

@@ -133,6 +133,7 @@ def load_components(
             dtype=str(dtype).removeprefix("torch."),
             sampler_version=SAMPLER_VERSION,
             takes_pose=controlnet is not None,
+            pose_style=files.pose_style,
             path=str(files.path),
             pose_detector=None if detector is None else detector.digest,
             controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),

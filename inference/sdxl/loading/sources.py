@@ -22,6 +22,7 @@ from darkroom.inference.sdxl.loading.revision import Weights, find_weights
 from darkroom.inference.sdxl.loading.single_file import parts_of, prefix_of
 from darkroom.inference.sdxl.loading.vae_kinds import is_tiny
 from darkroom.inference.types import ModelError
+from darkroom.schemas.events.keypoints import PoseStyle
 
 _PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 _PIPELINES: Final = "StableDiffusionXL"
@@ -48,6 +49,8 @@ class ModelFiles:
     """A folder of LoRA files, or what lists such files that lie elsewhere."""
     pose_detector_path: Path | None = None
     """Weights of the OpenPose body detector, a file or its folder; used only with a ControlNet."""
+    pose_style: PoseStyle = "openpose"
+    """How the ControlNet wants skeletons drawn, which its files do not say."""
 
 
 @dataclass(frozen=True, slots=True)

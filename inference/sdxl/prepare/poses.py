@@ -21,6 +21,7 @@ from darkroom.inference.pose.photo import PhotoPeople, PoseDetector, find_people
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.sdxl.prepare.cache import ByteCache
 from darkroom.inference.types import CacheCounts
+from darkroom.schemas.events.keypoints import PoseStyle
 from darkroom.schemas.events.pose import PEOPLE_MAX, FoundPerson, PhotoPose, Pose
 
 _PEOPLE_BYTES: Final = PEOPLE_MAX * 18 * 288
@@ -51,6 +52,7 @@ class PoseConditioner:
         encoder: Any,
         *,
         is_bgr: bool,
+        style: PoseStyle = "openpose",
         device: torch.device,
         dtype: torch.dtype,
         limits: PictureLimits,
@@ -62,6 +64,7 @@ class PoseConditioner:
         self._detector = detector
         self._encoder = encoder
         self._is_bgr = is_bgr
+        self._style = style
         self._device = device
         self._dtype = dtype
         self._limits = limits
@@ -92,7 +95,7 @@ class PoseConditioner:
         drawn = pose
         picture, drawn_warning = self._pictures.get_or_make(
             _PoseKey(pose_digest(drawn, stored), width, height),
-            lambda: control_picture(drawn, stored, width=width, height=height, limits=self._limits),
+            lambda: control_picture(drawn, stored, width=width, height=height, limits=self._limits, style=self._style),
         )
         content = hashlib.sha256(picture.tobytes()).hexdigest()
         embedding = self._embeddings.get_or_make(_PoseKey(content, width, height), lambda: self._encode(picture))

@@ -31,7 +31,7 @@ from darkroom.producer.gateway.jobs.uploads import Picture, Uploads
 from darkroom.producer.gateway.principal import Principal
 from darkroom.producer.gateway.problems import Problem, coded, invalid
 from darkroom.schemas.errors import ErrorCode, RequestRejected, bounded
-from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, PeoplePose, PhotoPose, SkeletonPose, StoredPicture
+from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, KeypointPose, PhotoPose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.events.samplers import in_our_names
 from darkroom.schemas.events.unsupported import UnknownField, refusal_of
@@ -206,7 +206,7 @@ class Submissions:
             raise invalid(f"count must be at most {limits.max_count} here")
         if request.steps is not None and request.steps > limits.max_steps:
             raise invalid(f"steps must be at most {limits.max_steps} here")
-        if isinstance(request.pose, PeoplePose) and not request.pose.shows_somebody:
+        if isinstance(request.pose, KeypointPose) and not request.pose.figures(request.width, request.height):
             raise coded(HTTPStatus.UNPROCESSABLE_ENTITY, ErrorCode.POSE_NOT_FOUND, NOBODY_IN_PICTURE)
         if isinstance(request.pose, SkeletonPose | PhotoPose):
             picture = request.pose.image if isinstance(request.pose, SkeletonPose) else request.pose.photo

@@ -79,6 +79,13 @@ def read_picture(content: bytes, pixels_max: int) -> Picture:
         raise _too_many_pixels("too many pixels", pixels_max) from error
     except UnidentifiedImageError as error:
         foreign = foreign_format(content)
+        if foreign is None and content.lstrip()[:1] in (b"{", b"["):
+            raise Problem(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                "picture_format_unknown",
+                "The uploaded file is JSON, not a PNG, JPEG or WebP picture.",
+                "For keypoints, post the file to /v1/poses, and send the `pose` of its answer as the request's.",
+            ) from error
         raise Problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             "picture_format_unknown",

@@ -4,9 +4,9 @@ const ANSWER_MS_MAX = 20000;
 
 // What went wrong: `detail` says what happened, `remedy` what to do. `status` is 0 where no answer came.
 export class Problem extends Error {
-  constructor({ status = 0, code = "unreachable", title = "", detail = "", remedy = "", retry_after_s = null }) {
+  constructor({ status = 0, code = "unreachable", title = "", detail = "", remedy = "", retry_after_s = null, needs_size = false }) {
     super(detail || title);
-    Object.assign(this, { status, code, title, detail: detail || title, remedy, retryAfterS: retry_after_s });
+    Object.assign(this, { status, code, title, detail: detail || title, remedy, retryAfterS: retry_after_s, needsSize: needs_size });
   }
 
   // Whether the same call may succeed later, unchanged.
@@ -58,8 +58,9 @@ export function submit(request, picture = null) {
   return call("v1/generations", { method: "POST", body: form });
 }
 
-// What a file of keypoints says, whoever wrote it: {pose, notes}.
-export const readPose = (file) => call("v1/poses", { method: "POST", headers: { "content-type": "application/json" }, body: file });
+// What a file of keypoints says, whoever wrote it: {pose, notes}. `size` is "WIDTHxHEIGHT" of the picture that its
+// coordinates are pixels of, where the file does not say it.
+export const readPose = (file, size = null) => call(size ? `v1/poses?size=${size}` : "v1/poses", { method: "POST", headers: { "content-type": "application/json" }, body: file });
 
 export const state = (id) => call(job(id));
 // A picture's address as this page reaches it. The `url` of an answer is for programs: a path from the root, or below

@@ -102,7 +102,7 @@ let keeping = null;
 function keepDraft() {
   clearTimeout(keeping);
   keeping = setTimeout(() => {
-    const draft = { request: form.request, people: pose.figures.people, none: pose.mode === "none" };
+    const draft = { request: form.request, pose: pose.figures.asked, none: pose.mode === "none" };
     try {
       localStorage.setItem(DRAFT, JSON.stringify(draft));
     } catch {
@@ -120,8 +120,8 @@ function takeUpDraft() {
   }
   if (draft?.request) form.set(draft.request);
   resize();
-  const people = Array.isArray(draft?.people) && draft.people.length ? draft.people : null;
-  if (people) pose.figures.replace(people, { remember: false });
+  const kept = draft?.pose?.people?.length ? draft.pose : null;
+  if (kept) pose.figures.replace(kept.people, { ...kept, remember: false });
   else pose.figures.replace(READY_POSES[0].people, { remember: false });
   if (draft?.none) pose.mode = "none";
 }

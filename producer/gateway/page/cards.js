@@ -2,7 +2,7 @@
 
 import { button, element, setText, show } from "./dom.js";
 import { isActive } from "./jobs.js";
-import { thumbnail } from "./skeleton.js";
+import { JOINTS, thumbnail } from "./skeleton.js";
 import { stateName, whereabouts } from "./wording.js";
 
 const SECOND_MS = 1000;
@@ -120,7 +120,8 @@ class Card {
 }
 
 function placeholder(request) {
-  const people = request.pose?.people;
-  const drawn = people ? thumbnail(people, request.width ?? 1, request.height ?? 1) : null;
+  const { people, canvas } = request.pose ?? {};
+  const isPlain = people?.every((one) => one.length === JOINTS.length) && !canvas;
+  const drawn = isPlain ? thumbnail(people, request.width ?? 1, request.height ?? 1) : null;
   return drawn ?? element("span", { class: "blank" });
 }

@@ -1,7 +1,7 @@
 // The pose editor: figures as OpenPose draws them, moved by pointer, touch or keys. State and undo are in figures.js.
 
 import { announce, setText } from "./dom.js";
-import { COLOURS, JOINTS, LIMBS, LIMB_BRIGHTNESS, STICK, colour, drawnSize, limbShape, svgElement } from "./skeleton.js";
+import { COLOURS, JOINTS, LIMBS, LIMB_BRIGHTNESS, STICK, colour, detailShapes, drawnSize, limbShape, svgElement } from "./skeleton.js";
 
 const NEAR_PX = { mouse: 14, touch: 26, pen: 20 };
 const STEP = 0.005;
@@ -13,6 +13,7 @@ export class PoseEditor {
   #stage;
   #limbs = [];
   #joints = [];
+  #details = svgElement("g", { class: "details" });
   #drag = null;
   #leaving = false;
 
@@ -24,6 +25,12 @@ export class PoseEditor {
     stage.addEventListener("pointerdown", (event) => this.#grab(event));
     stage.addEventListener("pointermove", (event) => this.#pull(event));
     for (const kind of ["pointerup", "pointercancel"]) stage.addEventListener(kind, (event) => this.#release(event));
+    // Touches scroll the page but where they have taken hold of something. By `touch-action` alone they would scroll
+    // there, too: it does not count on the children of an SVG.
+    const hold = (event) => {
+      if (this.#drag && event.touches.length === 1) event.preventDefault();
+    };
+    stage.addEventListener("touchstart", hold, { passive: false });
     stage.addEventListener("dblclick", (event) => this.#toggleAt(event));
     stage.addEventListener("keydown", (event) => this.#key(event));
     stage.addEventListener("focusin", (event) => this.#focused(event));
@@ -44,13 +51,15 @@ export class PoseEditor {
         for (const part of this.#limbs[number][index]) set(part, shape, hidden);
         this.#limbs[number][index][1].setAttribute("ry", STICK * 3);
       });
-      points.forEach((p, index) => {
+      points.slice(0, JOINTS.length).forEach((p, index) => {
         const joint = this.#joints[number][index];
         joint.setAttribute("transform", `translate(${placed[index].x} ${placed[index].y})`);
         joint.classList.toggle("unseen", !p.seen);
         joint.setAttribute("aria-label", this.#describe(number, index));
       });
     });
+    const placed = (points) => points.map((p) => ({ ...p, x: p.x * width, y: p.y * height }));
+    this.#details.replaceChildren(...this.#figures.figures.flatMap((points) => detailShapes(placed(points))));
     this.#mark();
   }
 
@@ -68,7 +77,7 @@ export class PoseEditor {
     LIMBS.forEach((_, index) => limbs.append(...this.#limbs.flatMap((figure) => figure[index])));
     const joints = svgElement("g", { class: "joints" });
     COLOURS.forEach((_, index) => joints.append(...this.#joints.map((figure) => figure[index])));
-    this.#stage.replaceChildren(limbs, joints);
+    this.#stage.replaceChildren(limbs, this.#details, joints);
     if (focused) queueMicrotask(() => this.focus());
   }
 
@@ -111,7 +120,7 @@ export class PoseEditor {
     const { x, y, box } = this.#at(event);
     let best = null;
     this.#figures.figures.forEach((points, figure) =>
-      points.forEach((p, joint) => {
+      points.slice(0, JOINTS.length).forEach((p, joint) => {
         const away = Math.hypot((p.x - x) * box.width, (p.y - y) * box.height);
         // Unseen points are taken last, and of two that lie together the selected figure's.
         const rank = away + (p.seen ? 0 : 4) + (figure === this.#figures.figure ? 0 : 2);

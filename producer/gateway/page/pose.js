@@ -3,7 +3,7 @@
 import { announce, element, setText, show } from "./dom.js";
 import { PoseEditor } from "./editor.js";
 import { FIGURES_MAX, Figures } from "./figures.js";
-import { PICTURE_WORDS, PoseFileError, jsonFromPeople, readPoseFile } from "./pose_files.js";
+import { PICTURE_WORDS, PoseFileError, jsonOf, pngOf, readKeypoints, readPoseFile } from "./pose_files.js";
 import { READY_POSES } from "./ready_poses.js";
 import { JOINTS, drawnSize, thumbnail } from "./skeleton.js";
 
@@ -40,9 +40,8 @@ export class PosePanel extends EventTarget {
   get pose() {
     if (this.mode === "picture" && this.#picture?.file) return { picture: { file: this.#picture.file, kind: this.#kind() } };
     if (this.mode === "picture" && this.#picture?.stored) return { pose: this.#picture.stored };
-    const people = this.figures.people.filter((person) => person.some(Boolean));
-    if (this.mode !== "figures" || people.length === 0) return {};
-    return { pose: { people, format: "coco18" } };
+    const pose = this.figures.asked;
+    return this.mode !== "figures" || pose.people.length === 0 ? {} : { pose };
   }
 
   // Why there is no pose although one is wanted, or null.
@@ -51,9 +50,12 @@ export class PosePanel extends EventTarget {
   }
 
   // Takes the pose of an earlier request.
-  use(pose) {
+  async use(pose) {
+    // Other formats and canvases than the editor's are read as files are.
+    const isOurs = (pose?.format ?? "coco18") === "coco18" && !pose?.canvas && pose?.people?.every((one) => one.every((p) => p?.length !== 3));
+    if (pose?.people && !isOurs) ({ pose } = await readKeypoints(new Blob([JSON.stringify(pose)])));
     if (pose?.people) {
-      this.figures.replace(pose.people);
+      this.figures.replace(pose.people, pose);
       this.mode = "figures";
     } else if (pose) {
       this.#setPicture({ stored: pose });
@@ -95,7 +97,7 @@ export class PosePanel extends EventTarget {
     this.#enable({
       undo: figures.canUndo, redo: figures.canRedo, add: !full, duplicate: !full && figures.selected,
       mirror: figures.selected, remove: figures.selected, larger: figures.selected, smaller: figures.selected,
-      export: figures.selected
+      export: figures.selected, "export-png": figures.selected
     });
     show(this.#part("nobody"), figures.figures.length === 0);
     this.dispatchEvent(new Event("edit"));
@@ -131,7 +133,8 @@ export class PosePanel extends EventTarget {
       smaller: () => this.figures.scale(1 / 1.05),
       reset: () => this.figures.pose(READY_POSES[0].people),
       import: () => this.#part("file").click(),
-      export: () => this.#export()
+      export: () => this.#save("pose.json", new Blob([jsonOf(this.figures.asked)], { type: "application/json" })),
+      "export-png": async () => this.#save("pose.png", await pngOf(this.figures.figures, this.figures.size))
     };
     for (const [name, act] of Object.entries(tools)) {
       const tool = this.#root.querySelector(`[data-tool=${name}]`);
@@ -215,11 +218,13 @@ export class PosePanel extends EventTarget {
     for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
   }
 
-  async #read(file) {
+  // `pixels` is "WIDTHxHEIGHT" where the user was asked for it.
+  async #read(file, pixels = null) {
+    this.#ask(null);
     try {
-      const { pose, notes, picture } = await readPoseFile(file);
+      const { pose, notes, picture } = await readPoseFile(file, pixels);
       this.#say(notes?.length ? `Read ${file.name}: ${notes.join("; ")}.` : "");
-      if (pose) this.use(pose);
+      if (pose) await this.use(pose);
       else {
         this.#setPicture(picture);
         this.mode = "picture";
@@ -228,7 +233,18 @@ export class PosePanel extends EventTarget {
     } catch (error) {
       if (!(error instanceof PoseFileError)) throw error;
       this.#say(`${error.message} ${error.remedy}`);
+      if (error.needsSize) this.#ask(file);
     }
+  }
+
+  // Asks how large the picture is that a file's coordinates are pixels of; null: asks nothing.
+  #ask(file) {
+    const form = this.#part("file-size");
+    show(form, Boolean(file));
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      if (file) this.#read(file, `${this.#part("size-width").value}x${this.#part("size-height").value}`);
+    };
   }
 
   #setPicture(picture) {
@@ -259,9 +275,9 @@ export class PosePanel extends EventTarget {
     setText(this.#part("kind-warning"), unlike ? words : "");
   }
 
-  #export() {
-    const url = URL.createObjectURL(new Blob([jsonFromPeople(this.figures.people)], { type: "application/json" }));
-    element("a", { href: url, download: "pose.json" }).click();
+  #save(name, content) {
+    const url = URL.createObjectURL(content);
+    element("a", { href: url, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(url), 1000);
   }
 }

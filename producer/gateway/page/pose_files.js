@@ -1,6 +1,7 @@
 // Poses as files: keypoints as JSON, which the gateway reads for the page and for the command line alike, and pictures.
 
 import { Problem, readPose } from "./api.js";
+import { drawing } from "./skeleton.js";
 
 const JSON_BYTES_MAX = 4 * 1024 * 1024;
 const PICTURE_MIB_MAX = 64;
@@ -22,19 +23,28 @@ export const PICTURE_WORDS = `PNG, JPEG or WebP of up to ${PICTURE_MIB_MAX} MiB;
 
 // A file that cannot be used, with what to do instead.
 export class PoseFileError extends Error {
-  constructor(message, remedy) {
+  constructor(message, remedy, { needsSize = false } = {}) {
     super(message);
-    this.remedy = remedy;
+    Object.assign(this, { remedy, needsSize });
   }
 }
 
-export function jsonFromPeople(people) {
-  return `${JSON.stringify({ people, format: "coco18" })}\n`;
+export const jsonOf = (pose) => `${JSON.stringify(pose)}\n`;
+
+// The figures as a skeleton picture of the output's size.
+export async function pngOf(figures, { width, height }) {
+  const image = new Image();
+  image.src = `data:image/svg+xml,${encodeURIComponent(new XMLSerializer().serializeToString(drawing(figures, width, height)))}`;
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width, height });
+  canvas.getContext("2d").drawImage(image, 0, 0, width, height);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
 // What a chosen file is: {pose, notes}, or {picture: {file, kind, unlike, url, width, height}}, kind "pose" or "photo".
-export async function readPoseFile(file) {
-  if (file.type === "application/json" || file.name.toLowerCase().endsWith(".json")) return readKeypoints(file);
+export async function readPoseFile(file, pixels = null) {
+  if (file.type === "application/json" || file.name.toLowerCase().endsWith(".json")) return readKeypoints(file, pixels);
   if (!file.type.startsWith("image/")) {
     throw new PoseFileError(`${file.name} is neither a picture nor JSON.`, "Choose a PNG, JPEG or WebP picture, or JSON.");
   }
@@ -59,15 +69,17 @@ export async function readPoseFile(file) {
   }
 }
 
-async function readKeypoints(file) {
+// The keypoints in a file, or in an earlier request, as the editor has them: {pose, notes}.
+export async function readKeypoints(file, pixels = null) {
   if (file.size > JSON_BYTES_MAX) {
     throw new PoseFileError("The JSON is larger than 4 MiB.", "Keep only the frame that is meant in the file.");
   }
   try {
-    return await readPose(file);
+    return await readPose(file, pixels);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
-    throw new PoseFileError(problem.detail, problem.remedy);
+    const remedy = problem.needsSize ? "Give the size of the picture that they were found in." : problem.remedy;
+    throw new PoseFileError(problem.detail, remedy, problem);
   }
 }
 

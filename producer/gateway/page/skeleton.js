@@ -27,6 +27,12 @@ export const JOINTS = [
 // For each point the one that takes its place in a mirrored figure: left becomes right.
 export const MIRRORED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16];
 
+// Hands and faces as inference/pose/skeleton.py draws them: fingers in the order of hues, blue and white discs.
+export const HAND_POINTS = 21;
+export const FACE_RADIUS = 3;
+export const FINGER_WIDTH = 3;
+export const HAND_EDGES = Array.from({ length: 20 }, (_, edge) => [edge % 4 ? edge : 0, edge + 1]);
+
 const SVG = "http://www.w3.org/2000/svg";
 
 export function svgElement(tag, attributes = {}, ...children) {
@@ -53,6 +59,48 @@ export function limbShape(a, b) {
   const cy = (a.y + b.y) / 2;
   const rx = Math.hypot(b.x - a.x, b.y - a.y) / 2;
   return { cx, cy, rx, ry: STICK, transform: `rotate(${angle} ${cx} ${cy})` };
+}
+
+// The shapes of a hand's points, {x, y, seen} in the drawing's units.
+export function handShapes(points) {
+  const lines = HAND_EDGES.flatMap(([start, end], edge) => {
+    const [a, b] = [points[start], points[end]];
+    if (!a.seen || !b.seen) return [];
+    const stroke = `hsl(${(edge * 360) / HAND_EDGES.length} 100% 50%)`;
+    return [svgElement("line", { x1: a.x, y1: a.y, x2: b.x, y2: b.y, stroke, "stroke-width": FINGER_WIDTH })];
+  });
+  return [...lines, ...dots(points, STICK, "rgb(0,0,255)")];
+}
+
+export const faceShapes = (points) => dots(points, FACE_RADIUS, "rgb(255,255,255)");
+
+function dots(points, radius, fill) {
+  return points.filter((p) => p.seen).map((p) => svgElement("circle", { cx: p.x, cy: p.y, r: radius, fill }));
+}
+
+// People as the model sees them, as an SVG document of `width` x `height`: figures are lists of {x, y, seen}.
+export function drawing(figures, width, height) {
+  const size = drawnSize(width, height);
+  const picture = svgElement("svg", { xmlns: SVG, viewBox: `0 0 ${size.width} ${size.height}`, width, height });
+  picture.append(svgElement("rect", { width: "100%", height: "100%", fill: "black" }));
+  const placed = figures.map((points) => points.map((p) => ({ ...p, x: p.x * size.width, y: p.y * size.height })));
+  LIMBS.forEach(([start, end], index) => {
+    for (const points of placed) {
+      if (!points[start].seen || !points[end].seen) continue;
+      picture.append(svgElement("ellipse", { ...limbShape(points[start], points[end]), fill: colour(index, LIMB_BRIGHTNESS) }));
+    }
+  });
+  COLOURS.forEach((_, index) => picture.append(...dots(placed.map((points) => points[index]), STICK, colour(index))));
+  for (const points of placed) picture.append(...detailShapes(points));
+  return picture;
+}
+
+// The shapes of a figure's hands and face; a figure without them has its 18 points alone.
+export function detailShapes(points) {
+  if (points.length === JOINTS.length) return [];
+  const [left, right] = [JOINTS.length, JOINTS.length + HAND_POINTS];
+  const hands = [points.slice(left, right), points.slice(right, right + HAND_POINTS)];
+  return [...hands.flatMap(handShapes), ...faceShapes(points.slice(right + HAND_POINTS))];
 }
 
 // A small drawing of people in JSON form, or null where nobody has a point.

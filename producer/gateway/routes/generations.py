@@ -151,7 +151,8 @@ async def read(
         ),
     ] = None,
 ) -> Response:
-    """Read keypoints as `darkroom send --pose` does: return the pose for a request, and what was left out.
+    """Read keypoints as `darkroom send --pose` does: return the pose for a request, what was left out, and the size in
+    pixels of the picture that the keypoints were found in, null where nothing says it.
 
     422 says what the file is and how to convert it. Nothing of the file is stored.
     """
@@ -166,6 +167,11 @@ async def read(
         found = await asyncio.to_thread(read_pose_json, content, pixels)
     except PoseJsonRefused as refused:
         raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "pose_unreadable", f"The file {refused.what}", refused.remedy
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "pose_unreadable",
+            f"The file {refused.what}",
+            refused.remedy,
+            needs_size=refused.needs_size,
         ) from refused
-    return answer({"pose": found.pose, "notes": list(found.notes)})
+    canvas = None if found.canvas is None else {"width": found.canvas[0], "height": found.canvas[1]}
+    return answer({"pose": found.pose, "notes": list(found.notes), "canvas": canvas})

@@ -120,3 +120,9 @@ def test_whatever_is_too_large_is_refused_in_one_shape() -> None:
         assert body.keys() == {"type", "title", "status", "code", "detail", "remedy", "limit_bytes"}
         assert (body["status"], body["code"], body["limit_bytes"]) == (413, "body_too_large", 7)
         assert body["detail"].endswith(" has more than 7 bytes.")
+
+
+def test_keypoints_are_told_where_they_are_read() -> None:
+    with pytest.raises(Problem) as caught:
+        read_picture(b' {"people": []}', PIXELS_MAX)
+    assert "post the file to /v1/poses" in str(caught.value.remedy)
