@@ -150,7 +150,13 @@ class Worker:
         self.metrics.registry.register(self.gauges)
         log.info("ready", model=info.name, revision=info.revision, device=info.device, dtype=info.dtype)
         limits = self.settings.limits
-        return Intake(info, limits, request_bytes_max=limits.request_bytes_max, recipes=self._recipes)
+        return Intake(
+            info,
+            limits,
+            request_bytes_max=limits.request_bytes_max,
+            recipes=self._recipes,
+            names_parameters=self.settings.provenance.parameters,
+        )
 
     async def run(self) -> bool:
         """Serve until `drain`. Returns whether all begun work was finished. Raises as `Driver.run` does."""

@@ -1,0 +1,105 @@
+"""What a picture's file says of the picture: that a model made it, and how. The same text in every format.
+
+    PNG     text chunks; XMP in an iTXt chunk
+    JPEG    EXIF (UserComment has the `parameters` line) and XMP, in APP1 segments
+    WebP    EXIF and XMP chunks
+
+XMP has IPTC's Digital Source Type (IPTC Photo Metadata Standard 2023.2, Iptc4xmpExt) in each of them. JPEG and WebP have
+no text chunks, so their XMP carries the text, too, in a namespace of ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+from xml.sax.saxutils import quoteattr
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from darkroom.inference.parameters_line import parameters_line
+from darkroom.inference.types import RenderRequest
+
+DIGITAL_SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's name for a picture that a trained model made, from their controlled vocabulary of source types."""
+PARAMETERS: Final = "parameters"
+"""The PNG keyword that A1111 chose for its line."""
+REQUEST: Final = "darkroom:request"
+SEED: Final = "darkroom:seed"
+NAMESPACE: Final = "urn:darkroom:picture:1:"
+"""Of our properties in XMP. XMP names a property by its namespace and name together, so the end separates them."""
+SEGMENT_BYTES_MAX: Final = 65_000
+"""A JPEG segment has 65,533 bytes, and the names of EXIF and XMP take some of them (JPEG B.1.1.4, XMP part 3, 1.1.3)."""
+
+_SOFTWARE_TAG: Final = 0x0131
+_EXIF_IFD_TAG: Final = 0x8769
+_USER_COMMENT_TAG: Final = 0x9286
+_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 (2.2) allows nowhere, not even escaped."""
+
+
+def text_of(request: RenderRequest, seed: int) -> dict[str, str]:
+    """Return the text of the image that is painted from `seed`. Nothing of how it was made where the request has none."""
+    text = dict(request.image_text)
+    if REQUEST in text:
+        text[SEED] = str(seed)
+        line = parameters_line(request, seed=seed, model=text.get("darkroom:model", ""))
+        if line is not None:
+            text[PARAMETERS] = line
+    return text
+
+
+def png_text(text: Mapping[str, str]) -> PngInfo:
+    """Return the chunks of a PNG's text and its XMP."""
+    chunks = PngInfo()
+    for key, value in text.items():
+        # `add_text` falls back to an international chunk for characters outside of Latin-1.
+        chunks.add_text(key, value)
+    chunks.add_itxt("XML:com.adobe.xmp", xmp({}).decode())
+    return chunks
+
+
+def embedded(text: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the EXIF and the XMP of a JPEG or a WebP, as the arguments of Pillow's `save`.
+
+    Without the request where it is too long for a JPEG: the picture is still marked. WebP would take it, but the two
+    say the same.
+    """
+    packet = xmp(text)
+    if len(packet) > SEGMENT_BYTES_MAX:
+        packet = xmp({key: value for key, value in text.items() if key != REQUEST})
+    return {"exif": _exif(text.get(PARAMETERS)), "xmp": packet}
+
+
+def xmp(text: Mapping[str, str]) -> bytes:
+    """Return an XMP packet (XMP part 1, 7.3) with the source type, and those of `text` that are in our namespace."""
+    ours = {key: value for key, value in text.items() if key.startswith("darkroom:")}
+    attributes = {
+        "xmlns:xmp": "http://ns.adobe.com/xap/1.0/",
+        "xmlns:Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+        "xmp:CreatorTool": "darkroom",
+        "Iptc4xmpExt:DigitalSourceType": DIGITAL_SOURCE_TYPE,
+        **({"xmlns:darkroom": NAMESPACE} if ours else {}),
+        **ours,
+    }
+    said = " ".join(f"{name}={quoteattr(_NOT_XML.sub('�', value))}" for name, value in attributes.items())
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" {said}/></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+    ).encode()
+
+
+def _exif(parameters: str | None) -> bytes:
+    """Return EXIF that names the software and has the `parameters` line as its UserComment.
+
+    A1111 reads a comment in UNICODE as big-endian UTF-16, whatever the file's order of bytes is; the rest of the EXIF is
+    big-endian, too, so that readers who go by the file's order agree.
+    """
+    exif = Image.Exif()
+    exif.endian = ">"
+    exif[_SOFTWARE_TAG] = "darkroom"
+    if parameters is not None:
+        exif.get_ifd(_EXIF_IFD_TAG)[_USER_COMMENT_TAG] = b"UNICODE\0" + parameters.encode("utf-16-be")
+    return exif.tobytes()
