@@ -4,8 +4,8 @@
     JPEG    EXIF (UserComment has the `parameters` line) and XMP, in APP1 segments
     WebP    EXIF and XMP chunks
 
-XMP has IPTC's Digital Source Type (IPTC Photo Metadata Standard 2023.2, Iptc4xmpExt) in each of them. JPEG and WebP have
-no text chunks, so their XMP carries the text, too, in a namespace of ours.
+XMP has IPTC's Digital Source Type (IPTC Photo Metadata Standard 2023.2, Iptc4xmpExt) in each of them. JPEG and WebP
+have no text chunks, so their XMP carries the text, too, in a namespace of ours.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEED: Final = "darkroom:seed"
 NAMESPACE: Final = "urn:darkroom:picture:1:"
 """Of our properties in XMP. XMP names a property by its namespace and name together, so the end separates them."""
 SEGMENT_BYTES_MAX: Final = 65_000
-"""A JPEG segment has 65,533 bytes, and the names of EXIF and XMP take some of them (JPEG B.1.1.4, XMP part 3, 1.1.3)."""
+"""A JPEG segment has 65,533 bytes, of which the names of EXIF and XMP take some (JPEG B.1.1.4, XMP part 3, 1.1.3)."""
 
 _SOFTWARE_TAG: Final = 0x0131
 _EXIF_IFD_TAG: Final = 0x8769
@@ -40,7 +40,7 @@ _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010f
 
 
 def text_of(request: RenderRequest, seed: int) -> dict[str, str]:
-    """Return the text of the image that is painted from `seed`. Nothing of how it was made where the request has none."""
+    """Return the text of the image that is painted from `seed`: its settings, too, if the request tells them."""
     text = dict(request.image_text)
     if REQUEST in text:
         text[SEED] = str(seed)
@@ -94,8 +94,8 @@ def xmp(text: Mapping[str, str]) -> bytes:
 def _exif(parameters: str | None) -> bytes:
     """Return EXIF that names the software and has the `parameters` line as its UserComment.
 
-    A1111 reads a comment in UNICODE as big-endian UTF-16, whatever the file's order of bytes is; the rest of the EXIF is
-    big-endian, too, so that readers who go by the file's order agree.
+    A1111 reads a comment in UNICODE as big-endian UTF-16, whatever the file's order of bytes is; the rest of the EXIF
+    is big-endian, too, so that readers who go by the file's order agree.
     """
     exif = Image.Exif()
     exif.endian = ">"

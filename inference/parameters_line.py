@@ -1,7 +1,7 @@
 """The `parameters` line: a picture's settings as Stable Diffusion web UI (A1111) writes and reads them. Pure.
 
-A1111, Forge, InvokeAI and the sites for sharing pictures read it from PNG text and from EXIF's UserComment. Its form, by
-`create_infotext` and `parse_generation_parameters` of A1111 1.10:
+A1111, Forge, InvokeAI and the sites for sharing pictures read it from PNG text and from EXIF's UserComment. Its form,
+by `create_infotext` and `parse_generation_parameters` of A1111 1.10:
 
     the prompt, on one or more lines
     Negative prompt: the negative prompt, on one or more lines

@@ -15,7 +15,7 @@ PALETTE_OF_4: Final = (2, 3)
 
 
 def png_file(
-    width: int, height: int, kind: tuple[int, int], pixels: bytes, text: PngInfo, palette: bytes | None = None
+    width: int, height: int, kind: tuple[int, int], pixels: bytes, *, text: PngInfo, palette: bytes | None = None
 ) -> bytes:
     """Return a PNG of `width` x `height` pixels.
 

@@ -130,7 +130,7 @@ class RenderRequest:
     image_format: str = "png"
     image_quality: int = 90
     image_text: Mapping[str, str] = field(default_factory=dict)
-    """Written into the picture's file, whatever its image is; `darkroom.inference.marks` adds what is an image's own."""
+    """Written into the files of all images; `darkroom.inference.marks` adds what is an image's own."""
 
     @property
     def calls(self) -> int:

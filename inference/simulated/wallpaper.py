@@ -37,7 +37,9 @@ def wallpaper(shown: bytes, width: int, height: int, text: Mapping[str, str]) ->
         tile_row = b"".join(_CELLS[cells >> shift & 3] for shift in range(14, -2, -2))
         bands.append((b"\0" + (tile_row * tiles_across)[:row_bytes]) * _CELL_PX)
     pixels = (b"".join(bands) * tiles_down)[: height * (row_bytes + 1)]
-    return png_file(width, height, PALETTE_OF_4, zlib.compress(pixels, 1), png_text(text), shown[16:SHOWN_BYTES])
+    return png_file(
+        width, height, PALETTE_OF_4, zlib.compress(pixels, 1), text=png_text(text), palette=shown[16:SHOWN_BYTES]
+    )
 
 
 def reencoded(png: bytes, image_format: str, quality: int, text: Mapping[str, str]) -> bytes:

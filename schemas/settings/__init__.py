@@ -106,9 +106,7 @@ class Settings(BaseSettings):
     log: LogSettings = Field(default=LogSettings(), description="The log.")
     access: AccessSettings = Field(default=AccessSettings(), description="Who may do what at the gateway.")
     policy: PolicySettings = Field(default=PolicySettings(), description="The prompt policy.")
-    provenance: ProvenanceSettings = Field(
-        default=ProvenanceSettings(), description="What pictures say of themselves."
-    )
+    provenance: ProvenanceSettings = Field(default=ProvenanceSettings(), description="What pictures say of themselves.")
 
     _discovered_stack: Path | None = PrivateAttr(default=None)
 

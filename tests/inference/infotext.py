@@ -48,9 +48,8 @@ def read(line: str) -> dict[str, str]:
         else:
             into.append(one)
     settings = {name: "\n".join(lines) for name, lines in prompts.items()}
-    for name, value in _SETTING.findall(last):
-        if value[0] == value[-1] == '"':
-            value = json.loads(value)
+    for name, written in _SETTING.findall(last):
+        value = json.loads(written) if written[0] == written[-1] == '"' else written
         if size := _SIZE.match(value):
             settings |= {f"{name}-1": size[1], f"{name}-2": size[2]}
         else:

@@ -93,7 +93,7 @@ def test_every_pixel_of_a_png_is_kept_and_other_decoders_read_it(levels: np.ndar
 
 
 def _unfiltered(content: bytes) -> np.ndarray[Any, Any]:
-    """Decode an RGB PNG whose rows have filter Up, by the specification alone (third edition, 9.2), checksums included."""
+    """Decode an RGB PNG whose rows have filter Up, by the specification (third edition, 9.2), checksums included."""
     at, pixels_, size = 8, b"", (0, 0)
     while at < len(content):
         length, name = struct.unpack(">I4s", content[at : at + 8])

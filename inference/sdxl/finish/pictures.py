@@ -122,4 +122,4 @@ def _png(picture: Image.Image, text: Mapping[str, str]) -> bytes:
     filtered[0, 1:] = rows[0]  # the row above the first one counts as zeros
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     pixels = isal_zlib.compress(filtered, PNG_COMPRESS_LEVEL)
-    return png_file(picture.width, picture.height, RGB, pixels, png_text(text))
+    return png_file(picture.width, picture.height, RGB, pixels, text=png_text(text))
