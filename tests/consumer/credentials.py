@@ -27,7 +27,9 @@ CURVES = {"es256": ec.SECP256R1(), "es384": ec.SECP384R1(), "es512": ec.SECP521R
 def key_of(algorithm: str) -> Any:
     if algorithm == "ps256":
         return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return ed25519.Ed25519PrivateKey.generate() if algorithm == "ed25519" else ec.generate_private_key(CURVES[algorithm])
+    return (
+        ed25519.Ed25519PrivateKey.generate() if algorithm == "ed25519" else ec.generate_private_key(CURVES[algorithm])
+    )
 
 
 class Signer:

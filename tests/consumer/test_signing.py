@@ -255,7 +255,8 @@ def test_without_a_certificate_nothing_is_signed() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"cert_file": "a"}, {"key_file": "a"}, {"timestamp_url": "http://127.0.0.1/"}, {"timestamp_url": "ftp:x"}]
+    "fields",
+    [{"cert_file": "a"}, {"key_file": "a"}, {"timestamp_url": "http://127.0.0.1/"}, {"timestamp_url": "ftp:x"}],
 )
 def test_settings_that_do_not_fit_together_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"belong together|nothing is signed|should match"):
