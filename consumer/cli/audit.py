@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,28 +19,49 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: darkroom audit | python -m json.tool")
 @click.option("--json", "as_json", is_flag=True, help="The same: the report is always one JSON object.")
+@click.option(
+    "--credentials",
+    is_flag=True,
+    help="Check the content credentials of signed pictures, too: 5 ms each. Needs darkroom[provenance].",
+)
 @config_option
 @click.pass_context
-def audit(context: click.Context, as_json: bool, config: Path | None) -> None:  # noqa: ARG001 - every command has --json
+def audit(
+    context: click.Context,
+    as_json: bool,  # noqa: ARG001 - every command has --json
+    credentials: bool,
+    config: Path | None,
+) -> None:
     """Check that every record has exactly one outcome, and that every picture is in the bucket.
 
     Reads requests and outcomes from their beginning to where they end now, and all pictures that completions name.
     Changes nothing; workers may go on meanwhile. Exit code 1 if anything is missing, duplicated or corrupt.
     """
+    if credentials:
+        from darkroom.consumer.provenance.signing import is_installed
+
+        if not is_installed():
+            raise click.UsageError("--credentials needs darkroom[provenance]: install it.")
     settings = settings_of(config)
-    report = run(_audit(settings), settings=settings, role=Role.AUDIT)
+    report = run(_audit(settings, _are_signed if credentials else None), settings=settings, role=Role.AUDIT)
     click.echo(json.dumps(report.as_dict()))
     if not report.is_clean:
         click.echo(_in_words(report), err=True)
         context.exit(1)
 
 
-async def _audit(settings: Settings) -> AuditReport:
+async def _audit(settings: Settings, are_signed: Callable[[bytes], bool] | None) -> AuditReport:
     from darkroom.consumer.audit.audit import audit as perform
     from darkroom.producer.store.s3_objects import MinioObjects
 
     async with MinioObjects(settings.s3) as objects:
-        return await perform(settings, objects)
+        return await perform(settings, objects, are_signed=are_signed)
+
+
+def _are_signed(content: bytes) -> bool:
+    from darkroom.consumer.provenance.verifying import Worth, credentials_of
+
+    return credentials_of(content).worth in (Worth.VALID, Worth.TRUSTED)
 
 
 def _in_words(report: AuditReport) -> str:
@@ -48,6 +70,7 @@ def _in_words(report: AuditReport) -> str:
         "records have more than one": report.duplicated,
         "pictures are not in the bucket": report.objects_missing,
         "pictures are not the ones that were published": report.objects_corrupt,
+        "pictures were signed, and their content credentials do not hold": report.credentials_broken,
     }
     found = [f"{len(entries)} {what}, such as {entries[0]}" for what, entries in wrong.items() if entries]
     return f"The audit failed: {'; '.join(found)}. The lists of the report name each."

@@ -17,7 +17,7 @@ PICTURE_BYTES_MAX: Final = 256 * 1024 * 1024
 """Above a PNG of 4096 x 4096 pixels, which has at most 48 MiB."""
 
 
-@click.group()
+@click.group(epilog="Example: darkroom provenance verify picture.png")
 def provenance() -> None:
     """Check content credentials, and make a certificate for trying them out.
 

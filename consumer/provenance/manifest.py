@@ -103,7 +103,7 @@ def content_type_of(content: bytes) -> str | None:
 
 def probe(writer: Writer) -> None:
     """Sign a small picture. Raises `c2pa.C2paError` where the identity, and no picture, is at fault."""
-    writer.embed(_PROBE, "image/png", Said("probe", "probe"))
+    writer.embed(PROBE, "image/png", Said("probe", "probe"))
 
 
 def _manifest(said: Said) -> dict[str, Any]:
@@ -119,5 +119,5 @@ def _manifest(said: Said) -> dict[str, Any]:
     return {"claim_generator_info": [agent], "assertions": list(assertions)}
 
 
-_PROBE: Final = png_file(1, 1, (8, 0), zlib.compress(b"\0\0"), text=PngInfo())
+PROBE: Final = png_file(1, 1, (8, 0), zlib.compress(b"\0\0"), text=PngInfo())
 """A black PNG of one pixel."""

@@ -65,6 +65,18 @@ class Signed:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """An identity that has signed."""
+
+    subject: str
+    algorithm: str
+    digest: str
+    not_after: datetime
+    is_dated: bool | None
+    """None without a timestamp authority."""
+
+
 def signing_of(settings: ProvenanceSettings) -> Signing | None:
     """Return what signs pictures; None where no certificate is set. Raises `SettingsError`."""
     return None if settings.cert_file is None else Signing(settings)
@@ -133,6 +145,18 @@ class Signing:
             if self.is_required:
                 raise
             return Signed(tuple(images), warnings=(f"not signed with content credentials: {error}",))
+
+    async def prove(self) -> Proved:
+        """Sign a small picture, dated if an authority is set. Raises `CannotSign`."""
+        from darkroom.consumer.provenance.manifest import PROBE, Said
+
+        loaded = await self._current()
+        probe = RenderedImage(PROBE, 1, 1, 0, "image/png", "png")
+        is_dated = None
+        if loaded.dated is not None:
+            is_dated = await self._dated(loaded.dated, (probe,), Said("probe", "probe")) is not None
+        identity = loaded.identity
+        return Proved(identity.subject, identity.algorithm, identity.digest, identity.not_after, is_dated)
 
     async def _signed(self, images: Sequence[RenderedImage], said: Said) -> Signed:
         loaded = await self._current()
