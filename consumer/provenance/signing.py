@@ -252,7 +252,7 @@ class Signing:
         import c2pa
 
         from darkroom.consumer.provenance.certificate import CertificateError, read_identity
-        from darkroom.consumer.provenance.manifest import Writer, probe
+        from darkroom.consumer.provenance.manifest import Writer
 
         assert self._settings.key_file is not None
         identity = read_identity(chain.encode(), self._settings.key_file)
@@ -261,7 +261,7 @@ class Signing:
             raise CertificateError(flaw)
         try:
             undated = Writer(identity)
-            probe(undated)
+            undated.probe()
             url = self._settings.timestamp_url
             return _Loaded(identity, undated, None if url is None else Writer(identity, url))
         except c2pa.C2paError as error:
@@ -304,9 +304,7 @@ def _try(writer: Writer) -> None:
     """Raise `CannotSign` where not even the probe can be signed."""
     import c2pa
 
-    from darkroom.consumer.provenance.manifest import probe
-
     try:
-        probe(writer)
+        writer.probe()
     except c2pa.C2paError as error:
         raise CannotSign(f"c2pa signs nothing with this certificate any more ({error})") from error

@@ -194,6 +194,7 @@ class Delivery:
             return verdict
         try:
             payload.note_signed(await signing.signed(payload.images, self._said(signing, payload)))
+            log.debug("signed", request_id=payload.received.request_id)
         except CannotSign as error:
             raise SigningAway(f"Pictures wait to be signed: {error}") from error
         except PictureNotSigned as error:
