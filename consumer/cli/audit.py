@@ -43,25 +43,22 @@ def audit(
         if not is_installed():
             raise click.UsageError("--credentials needs darkroom[provenance]: install it.")
     settings = settings_of(config)
-    report = run(_audit(settings, _are_signed if credentials else None), settings=settings, role=Role.AUDIT)
+    report = run(_audit(settings, credentials=credentials), settings=settings, role=Role.AUDIT)
     click.echo(json.dumps(report.as_dict()))
     if not report.is_clean:
         click.echo(_in_words(report), err=True)
         context.exit(1)
 
 
-async def _audit(settings: Settings, are_signed: Callable[[bytes], bool] | None) -> AuditReport:
+async def _audit(settings: Settings, *, credentials: bool) -> AuditReport:
     from darkroom.consumer.audit.audit import audit as perform
     from darkroom.producer.store.s3_objects import MinioObjects
 
+    are_signed: Callable[[bytes], bool] | None = None
+    if credentials:
+        from darkroom.consumer.provenance.verifying import are_whole as are_signed
     async with MinioObjects(settings.s3) as objects:
         return await perform(settings, objects, are_signed=are_signed)
-
-
-def _are_signed(content: bytes) -> bool:
-    from darkroom.consumer.provenance.verifying import Worth, credentials_of
-
-    return credentials_of(content).worth in (Worth.VALID, Worth.TRUSTED)
 
 
 def _in_words(report: AuditReport) -> str:

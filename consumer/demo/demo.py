@@ -111,14 +111,11 @@ def _name_signer(completions: dict[str, Completion], out: Path, say: Callable[[s
 
 
 async def _audit(settings: Settings) -> AuditReport:
+    are_signed: Callable[[bytes], bool] | None = None
+    if settings.provenance.cert_file is not None:
+        from darkroom.consumer.provenance.verifying import are_whole as are_signed
     async with MinioObjects(settings.s3) as objects:
-        return await audit(settings, objects, are_signed=_are_signed if settings.provenance.cert_file else None)
-
-
-def _are_signed(content: bytes) -> bool:
-    from darkroom.consumer.provenance.verifying import Worth, credentials_of
-
-    return credentials_of(content).worth in (Worth.VALID, Worth.TRUSTED)
+        return await audit(settings, objects, are_signed=are_signed)
 
 
 def _start_worker(environment: dict[str, str], log: Path, say: Callable[[str], None]) -> subprocess.Popen[bytes]:

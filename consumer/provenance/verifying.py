@@ -75,6 +75,14 @@ def credentials_of(content: bytes, *, anchors_pem: str | None = None) -> Credent
     return _credentials(read)
 
 
+def are_whole(content: bytes) -> bool:
+    """Return True if a picture has credentials and neither they nor the picture were changed."""
+    try:
+        return credentials_of(content).worth in (Worth.VALID, Worth.TRUSTED)
+    except ValueError:
+        return False
+
+
 def _credentials(read: Mapping[str, Any]) -> Credentials:
     manifest = read["manifests"][read["active_manifest"]]
     signature = manifest.get("signature_info") or {}

@@ -14,7 +14,7 @@ import pytest
 from typing_extensions import override
 
 from darkroom.consumer.audit.audit import audit
-from darkroom.consumer.provenance.verifying import Worth, credentials_of
+from darkroom.consumer.provenance.verifying import Worth, are_whole, credentials_of
 from darkroom.inference.marks import DIGITAL_SOURCE_TYPE
 from darkroom.producer.client.client import Client
 from darkroom.producer.store.s3_objects import MinioObjects
@@ -51,10 +51,6 @@ async def pictures_of(fleet: Fleet, completion: Completion) -> list[bytes]:
     async with MinioObjects(fleet.settings.s3) as objects:
         keys = [key async for key in objects.list_keys(folder) if not key.endswith(".json")]
         return [await objects.get(key, bytes_max=1 << 24) or b"" for key in keys]
-
-
-def is_signed(content: bytes) -> bool:
-    return credentials_of(content).worth is Worth.VALID
 
 
 async def test_every_format_is_signed_and_stays_so_in_the_store_and_through_the_gateway(
@@ -146,7 +142,7 @@ async def test_a_kill_between_signing_and_storing_leaves_one_signature_and_a_cle
         (content,) = await pictures_of(fleet, completion)
         assert credentials_of(content, anchors_pem=signer.authority.read_text()).worth is Worth.TRUSTED
         async with MinioObjects(fleet.settings.s3) as objects:
-            report = await audit(fleet.settings, objects, are_signed=is_signed)
+            report = await audit(fleet.settings, objects, are_signed=are_whole)
         assert report.is_clean
         assert (report.records, report.succeeded, report.replayed, report.credentials_broken) == (2, 2, 1, [])
     finally:
