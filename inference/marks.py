@@ -1,4 +1,4 @@
-"""What a picture's file says of the picture: that a model made it, and how. The same text in every format.
+"""Marks a picture's file: it says that a model made the picture, and how. The same text in every format.
 
     PNG     text chunks; XMP in an iTXt chunk
     JPEG    EXIF (UserComment has the `parameters` line) and XMP, in APP1 segments

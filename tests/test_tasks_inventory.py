@@ -29,7 +29,10 @@ AWAITED = "whoever begins it awaits it, and takes its exception"
 KNOWN: dict[str, tuple[Counter[str], str]] = {
     "producer/tasks.py": (Counter(create_task=2), "the owner itself"),
     "producer/kafka/administrator.py": (Counter(ensure_future=1), AWAITED),
-    "producer/policy/policy_file.py": (Counter(Thread=1), "one call of a classifier; its result or failure is awaited"),
+    "producer/daemon_threads.py": (
+        Counter(Thread=1),
+        "one call that may never return; its result or failure is awaited",
+    ),
     "producer/client/client.py": (Counter(create_task=1, ensure_future=2), AWAITED),
     "producer/store/s3_objects.py": (Counter(ThreadPoolExecutor=1, run_in_executor=1), AWAITED),
     "producer/store/s3_bucket.py": (Counter(ThreadPoolExecutor=1), AWAITED),

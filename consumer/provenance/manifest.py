@@ -1,4 +1,4 @@
-"""What a picture's content credentials say, and c2pa's calls that write them. No settings, no network of its own."""
+"""Writes content credentials into pictures: what they say, and c2pa's calls. No settings, no network of its own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Ingredient:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the credentials say besides how the picture came to be."""
+    """The words of the credentials, besides how the picture came to be."""
 
     model: str
     revision: str

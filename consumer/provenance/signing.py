@@ -24,7 +24,7 @@ from darkroom.inference.types import RenderedImage
 from darkroom.producer.daemon_threads import DaemonThreads
 from darkroom.producer.watched_file import WatchedFile
 from darkroom.schemas.errors import SettingsError
-from darkroom.schemas.events.completion import Provenance
+from darkroom.schemas.events.completion import ContentCredentials
 from darkroom.schemas.settings.provenance import ProvenanceSettings
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Signed:
     images: tuple[RenderedImage, ...]
     unsigned_sha256: tuple[str, ...] = ()
     """The digest of each picture before it was signed; empty where none was."""
-    provenance: Provenance | None = None
+    provenance: ContentCredentials | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -179,7 +179,7 @@ class Signing:
         return Signed(
             tuple(replace(image, content=content) for image, content in zip(images, made.contents, strict=True)),
             made.unsigned,
-            Provenance(
+            ContentCredentials(
                 signer=identity.subject[:200],
                 algorithm=identity.algorithm,
                 certificate=identity.digest,

@@ -20,7 +20,7 @@ FAILURES_MAX: Final = 16
 
 
 class Worth(StrEnum):
-    """What credentials are worth."""
+    """The worth of a picture's credentials."""
 
     TRUSTED = "trusted"
     """Whole, and signed by whom one of the given anchors vouches for."""

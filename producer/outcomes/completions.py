@@ -25,7 +25,7 @@ from darkroom.schemas.events.completion import (
     Cost,
     ImageRef,
     ModelRef,
-    Provenance,
+    ContentCredentials,
     Source,
     Status,
     Timings,
@@ -95,7 +95,7 @@ class Work:
     """The people in the pose's photo."""
     render_digest: str | None = None
     cost: Cost | None = None
-    provenance: Provenance | None = None
+    provenance: ContentCredentials | None = None
     """The pictures' content credentials."""
 
 

@@ -113,7 +113,7 @@ class ImageRef(BaseModel):
     )
 
 
-class Provenance(BaseModel):
+class ContentCredentials(BaseModel):
     """The content credentials (C2PA) of a request's pictures."""
 
     model_config = STRICT
@@ -226,7 +226,7 @@ class Completion(BaseModel):
         default=(),
         description="The people that were found in the pose's photo, the largest first; empty where the pose is none.",
     )
-    provenance: Provenance | None = Field(
+    provenance: ContentCredentials | None = Field(
         default=None, description="The pictures' content credentials; null where they have none."
     )
     request_digest: Digest | None = Field(

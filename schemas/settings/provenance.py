@@ -11,7 +11,7 @@ from darkroom.schemas.settings.services import SECTION
 
 
 class ProvenanceSettings(BaseModel):
-    """What pictures say of themselves. That a model made them stands in every picture, whatever is set here."""
+    """The words in picture files. That a model made them stands in every picture, whatever is set here."""
 
     model_config = SECTION
 
