@@ -31,7 +31,7 @@ KNOWN: dict[str, tuple[Counter[str], str]] = {
     "producer/kafka/administrator.py": (Counter(ensure_future=1), AWAITED),
     "producer/daemon_threads.py": (
         Counter(Thread=1),
-        "one call that may never return; its result or failure is awaited",
+        "one call that may never return; its outcome is awaited",
     ),
     "producer/client/client.py": (Counter(create_task=1, ensure_future=2), AWAITED),
     "producer/store/s3_objects.py": (Counter(ThreadPoolExecutor=1, run_in_executor=1), AWAITED),
