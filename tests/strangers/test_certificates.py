@@ -25,9 +25,8 @@ class OpenSsl:
     def __init__(self, folder: Path, key: str) -> None:
         self.folder = folder
         (folder / "extensions").write_text(EXTENSIONS)
-        self(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -subj /CN=CA -days 2"
-        )
+        self("ecparam -name prime256v1 -genkey -out ca.key")
+        self("req -x509 -new -key ca.key -out ca.pem -subj /CN=CA -days 2")
         self(key)
         self("req -new -key leaf.key -subj /CN=Leaf/O=Tests -out leaf.csr")
         self(
