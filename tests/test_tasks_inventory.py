@@ -40,6 +40,10 @@ KNOWN: dict[str, tuple[Counter[str], str]] = {
     "consumer/worker/devices.py": (Counter(create_task=2), AWAITED),
     "consumer/worker/health.py": (Counter(Thread=1), "begins its server again when it ends, and counts that"),
     "consumer/kafka/writer.py": (Counter(ensure_future=1), AWAITED),
+    "consumer/provenance/remote_signer.py": (
+        Counter(Thread=1),
+        "one call that may never return; its outcome is awaited",
+    ),
     "consumer/stack/download.py": (Counter(ThreadPoolExecutor=1), AWAITED),
     "inference/engine/lanes.py": (
         Counter(Thread=1),

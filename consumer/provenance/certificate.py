@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
+from darkroom.consumer.provenance.remote_signer import RemoteSigner
+
 PEM_BYTES_MAX: Final = 256 * 1024
 """Dozens of certificates with the largest keys."""
 RSA_BITS_MIN: Final = 2048
@@ -42,7 +44,9 @@ class Identity:
 
     chain_pem: bytes
     """The signer's own certificate first."""
-    key_pem: bytes
+    key_pem: bytes | None
+    """None where `signer` signs."""
+    signer: RemoteSigner | None
     algorithm: str
     """As C2PA names it: `es256`, `ps256`, `ed25519`."""
     subject: str
@@ -64,8 +68,8 @@ class Identity:
         return None
 
 
-def read_identity(chain_pem: bytes, key_file: Path) -> Identity:
-    """Return the identity of a PEM chain and the key in a file. Raises `CertificateError`.
+def read_identity(chain_pem: bytes, key_file: Path | None, signer: str | None = None) -> Identity:
+    """Return the identity of a PEM chain and the key in a file, or of what signs for it. Raises `CertificateError`.
 
     Dates are not looked at: `Identity.flaw` does that whenever something is signed.
     """
@@ -73,24 +77,37 @@ def read_identity(chain_pem: bytes, key_file: Path) -> Identity:
         chain = x509.load_pem_x509_certificates(chain_pem)
     except ValueError as error:
         raise CertificateError(NO_CERTIFICATES) from error
-    key_pem = _read_key(key_file)
-    key = _parsed(key_pem, key_file)
-    algorithm = _algorithm_of(key)
     leaf = chain[0]
-    _check_pair(chain, key, key_file)
+    algorithm = _algorithm_of(leaf.public_key())
+    key_pem = None if key_file is None else _key_of(chain, key_file)
     _check_use(leaf)
     _check_chain(chain)
     return Identity(
         chain_pem=b"".join(one.public_bytes(serialization.Encoding.PEM) for one in chain),
-        key_pem=key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
+        key_pem=key_pem,
+        signer=None if signer is None else _remote(signer, algorithm),
         algorithm=algorithm,
         subject=_named(leaf),
         digest=f"sha256:{leaf.fingerprint(hashes.SHA256()).hex()}",
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
     )
+
+
+def _key_of(chain: Sequence[x509.Certificate], key_file: Path) -> bytes:
+    """Return the key in a file as PKCS 8, whatever form it has there."""
+    key = _parsed(_read_key(key_file), key_file)
+    _check_pair(chain, key, key_file)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _remote(signer: str, algorithm: str) -> RemoteSigner:
+    try:
+        return RemoteSigner(signer, algorithm)
+    except ValueError as error:
+        raise CertificateError(f"DARKROOM_PROVENANCE__SIGNER cannot be used: {error}. Correct it.") from error
 
 
 def _read_key(key_file: Path) -> bytes:
@@ -120,12 +137,12 @@ def _parsed(key_pem: bytes, key_file: Path) -> PrivateKeyTypes:
         ) from error
 
 
-def _algorithm_of(key: PrivateKeyTypes) -> str:
-    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES:
+def _algorithm_of(key: PublicKeyTypes) -> str:
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
         return _CURVES[key.curve.name]
-    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= RSA_BITS_MIN:
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= RSA_BITS_MIN:
         return "ps256"
-    if isinstance(key, ed25519.Ed25519PrivateKey):
+    if isinstance(key, ed25519.Ed25519PublicKey):
         return "ed25519"
     raise CertificateError(f"Content credentials are not signed with a key of this kind: {_KEYS_THAT_FIT}.")
 

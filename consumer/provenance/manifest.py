@@ -67,9 +67,14 @@ class Writer:
 
         `timestamp_url`: the authority that dates each signature, asked whenever something is signed.
         """
-        chain, key = identity.chain_pem.decode(), identity.key_pem.decode()
-        info = c2pa.C2paSignerInfo(identity.algorithm, chain.encode(), key.encode(), timestamp_url)
-        self._signer = c2pa.Signer.from_info(info)
+        if identity.signer is None:
+            info = c2pa.C2paSignerInfo(identity.algorithm, identity.chain_pem, identity.key_pem, timestamp_url)
+            self._signer = c2pa.Signer.from_info(info)
+        else:
+            algorithm = c2pa.C2paSigningAlg[identity.algorithm.upper()]
+            self._signer = c2pa.Signer.from_callback(
+                identity.signer, algorithm, identity.chain_pem.decode(), timestamp_url
+            )
         self._context = c2pa.Context.from_dict(_UNCHECKED)
 
     def probe(self) -> None:

@@ -170,7 +170,7 @@ class Signing:
                 )
         dated = made is not None
         if made is None:
-            made = await self._undated(loaded.undated, images, said)
+            made = await self._undated(loaded, images, said)
         if made.left_out:
             warnings.append(
                 f"the content credentials do not name {', '.join(made.left_out)}: c2pa cannot read that picture"
@@ -207,13 +207,13 @@ class Signing:
             )
             return None
 
-    async def _undated(self, writer: Writer, images: Sequence[RenderedImage], said: Said) -> _Made:
+    async def _undated(self, loaded: _Loaded, images: Sequence[RenderedImage], said: Said) -> _Made:
         try:
-            return await asyncio.to_thread(_made, writer, images, said)
+            return await asyncio.to_thread(_made, loaded.undated, images, said)
         except MemoryError:
             raise
         except Exception as error:  # whatever it is, it must end neither the worker nor the request without a word
-            await asyncio.to_thread(_try, writer)
+            await asyncio.to_thread(_try, loaded)
             raise PictureNotSigned(f"c2pa does not sign this picture ({error})") from error
 
     async def _current(self) -> _Loaded:
@@ -254,8 +254,7 @@ class Signing:
         from darkroom.consumer.provenance.certificate import CertificateError, read_identity
         from darkroom.consumer.provenance.manifest import Writer
 
-        assert self._settings.key_file is not None
-        identity = read_identity(chain.encode(), self._settings.key_file)
+        identity = read_identity(chain.encode(), self._settings.key_file, self._settings.signer)
         flaw = identity.flaw(self._wall())
         if flaw is not None:
             raise CertificateError(flaw)
@@ -265,7 +264,7 @@ class Signing:
             url = self._settings.timestamp_url
             return _Loaded(identity, undated, None if url is None else Writer(identity, url))
         except c2pa.C2paError as error:
-            raise CertificateError(f"c2pa does not sign as {identity.subject} ({error})") from error
+            raise CertificateError(f"c2pa does not sign as {identity.subject} ({_why(identity, error)})") from error
 
 
 def is_installed() -> bool:
@@ -300,11 +299,17 @@ def _made(writer: Writer, images: Sequence[RenderedImage], said: Said) -> _Made:
     )
 
 
-def _try(writer: Writer) -> None:
+def _why(identity: Identity, error: Exception) -> str:
+    """Return why something was not signed: c2pa does not tell what a signer of the deployment's own said."""
+    return (identity.signer and identity.signer.failure) or str(error)
+
+
+def _try(loaded: _Loaded) -> None:
     """Raise `CannotSign` where not even the probe can be signed."""
     import c2pa
 
     try:
-        writer.probe()
+        loaded.undated.probe()
     except c2pa.C2paError as error:
-        raise CannotSign(f"c2pa signs nothing with this certificate any more ({error})") from error
+        why = _why(loaded.identity, error)
+        raise CannotSign(f"c2pa signs nothing with this certificate any more ({why})") from error

@@ -30,6 +30,13 @@ class ProvenanceSettings(BaseModel):
         description="The certificate's private key in PEM, without a password: P-256, P-384 or P-521 (ES256, ES384, "
         "ES512), RSA (PS256) or Ed25519.",
     )
+    signer: str | None = Field(
+        default=None,
+        max_length=200,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="In place of key_file: a function of your own, module:function, that takes bytes and returns their "
+        "signature by the certificate's key, for keys in a KMS (consumer/provenance/remote_signer.py has its form).",
+    )
     timestamp_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s]+$",
@@ -50,8 +57,10 @@ class ProvenanceSettings(BaseModel):
 
     @model_validator(mode="after")
     def _pair(self) -> ProvenanceSettings:
-        if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file belong together: set both, or neither")
+        if self.key_file is not None and self.signer is not None:
+            raise ValueError("key_file and signer are two ways to sign: set one of them")
+        if (self.cert_file is None) != (self.key_file is None and self.signer is None):
+            raise ValueError("cert_file and key_file (or signer) belong together: set both, or neither")
         if self.timestamp_url is not None and self.cert_file is None:
             raise ValueError("timestamp_url dates signatures, and nothing is signed: set cert_file and key_file, too")
         return self

@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import io
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from PIL import Image
 
 from darkroom.command_line import main
+from darkroom.consumer.provenance import remote_signer
 from darkroom.consumer.provenance.manifest import Ingredient, Said, ingredients_of
 from darkroom.consumer.provenance.signing import CannotSign, PictureNotSigned, Signed, Signing, signing_of
 from darkroom.consumer.provenance.trial_chain import ORGANIZATION
@@ -256,10 +258,17 @@ def test_without_a_certificate_nothing_is_signed() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"cert_file": "a"}, {"key_file": "a"}, {"timestamp_url": "http://127.0.0.1/"}, {"timestamp_url": "ftp:x"}],
+    [
+        {"cert_file": "a"},
+        {"key_file": "a"},
+        {"cert_file": "a", "key_file": "b", "signer": "m:f"},
+        {"cert_file": "a", "signer": "m"},
+        {"timestamp_url": "http://127.0.0.1/"},
+        {"timestamp_url": "ftp:x"},
+    ],
 )
 def test_settings_that_do_not_fit_together_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"belong together|nothing is signed|should match"):
+    with pytest.raises(ValueError, match=r"belong together|two ways to sign|nothing is signed|should match"):
         ProvenanceSettings(**fields)
 
 
@@ -308,6 +317,103 @@ async def test_a_picture_that_c2pa_cannot_read_is_told_from_a_certificate_that_c
         await signed_by(signer, broken)
     signed = await signed_by(signer, broken, mode="best_effort")
     assert (signed.images, signed.provenance) == ((broken,), None)
+
+
+# --- Keys that are elsewhere ----------------------------------------------------------------------------
+
+KMS = """
+import threading
+from pathlib import Path
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+KEY = serialization.load_pem_private_key(Path({key!r}).read_bytes(), None)
+broken = False
+
+def sign(data):
+    if broken:
+        raise ConnectionError("the KMS is away")
+    if isinstance(KEY, ec.EllipticCurvePrivateKey):
+        digest = {{256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}}[KEY.key_size]
+        return KEY.sign(data, ec.ECDSA(digest))
+    if hasattr(KEY, "decrypt"):
+        return KEY.sign(data, padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())
+    return KEY.sign(data)
+
+def as_cose(data):
+    return b"".join(one.to_bytes(32, "big") for one in decode_dss_signature(sign(data)))
+
+def hangs(data):
+    threading.Event().wait()
+
+def wrong(data):
+    return "text"
+
+number = 7
+"""
+
+
+@pytest.fixture
+def kms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[ProvenanceSettings, Any]]:
+    """A module of the deployment's own that signs with a key that Darkroom is not given."""
+
+    def made(function: str, algorithm: str = "es256", **fields: Any) -> tuple[ProvenanceSettings, Any]:
+        name = f"kms_{tmp_path.name}_{algorithm}".replace("-", "_").replace(".", "_")
+        signer = Signer(tmp_path / algorithm, algorithm=algorithm)
+        (tmp_path / f"{name}.py").write_text(KMS.format(key=str(signer.key)))
+        monkeypatch.syspath_prepend(tmp_path)
+        settings = ProvenanceSettings(cert_file=signer.chain, signer=f"{name}:{function}", **fields)
+        return settings, lambda: sys.modules[name]
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("function", "algorithm"),
+    [
+        ("sign", "es256"),
+        ("sign", "es384"),
+        ("sign", "es512"),
+        ("sign", "ps256"),
+        ("sign", "ed25519"),
+        ("as_cose", "es256"),
+    ],
+)
+async def test_a_kms_signs(kms: Any, function: str, algorithm: str) -> None:
+    settings, _ = kms(function, algorithm)
+    signed = await Signing(settings).signed((picture(),), SAID)
+    assert credentials_of(signed.images[0].content).worth is Worth.VALID
+    assert signed.provenance is not None
+    assert signed.provenance.algorithm == algorithm
+
+
+async def test_a_kms_that_goes_away_holds_pictures_back_until_it_is_there_again(kms: Any) -> None:
+    settings, module = kms("sign")
+    signing = Signing(settings)
+    module().broken = True
+    with pytest.raises(CannotSign, match="the KMS is away"):
+        await signing.signed((picture(),), SAID)
+    module().broken = False
+    assert (await signing.signed((picture(),), SAID)).provenance is not None
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("hangs", "did not answer within"),
+        ("wrong", "returned str in place of bytes"),
+        ("number", "is no function"),
+        ("missing", "cannot be imported"),
+    ],
+)
+def test_a_signer_that_cannot_sign_is_a_sentence_at_the_start(
+    kms: Any, monkeypatch: pytest.MonkeyPatch, function: str, said: str
+) -> None:
+    monkeypatch.setattr(remote_signer, "SIGNER_S_MAX", 0.2)
+    settings, _ = kms(function)
+    with pytest.raises(SettingsError, match=said):
+        signing_of(settings)
 
 
 # --- The commands ---------------------------------------------------------------------------------------
