@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -128,7 +129,8 @@ def silent_server() -> Iterator[str]:
 def timestamp_authority(folder: Path) -> Iterator[tuple[str, list[bytes]]]:
     """OpenSSL's RFC 3161 authority behind HTTP: its address, and the queries that it was asked."""
     openssl = shutil.which("openssl")
-    assert openssl is not None
+    if openssl is None:
+        pytest.skip("there is no openssl here: install Debian's package openssl")
     signer = Signer(folder / "tsa", uses=ExtendedKeyUsageOID.TIME_STAMPING, algorithm="ps256", name="Test timestamps")
     (folder / "serial").write_text("01\n")
     config = folder / "tsa.cnf"
