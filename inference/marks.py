@@ -18,13 +18,15 @@ from xml.sax.saxutils import quoteattr
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from darkroom.inference.parameters_line import parameters_line
+from darkroom.inference.parameters_line import invokeai_metadata, parameters_line
 from darkroom.inference.types import RenderRequest
 
 DIGITAL_SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's name for a picture that a trained model made, from their controlled vocabulary of source types."""
 PARAMETERS: Final = "parameters"
 """The PNG keyword that A1111 chose for its line."""
+INVOKEAI: Final = "invokeai_metadata"
+"""The PNG keyword that InvokeAI chose; it reads no other format."""
 REQUEST: Final = "darkroom:request"
 SEED: Final = "darkroom:seed"
 NAMESPACE: Final = "urn:darkroom:picture:1:"
@@ -41,13 +43,13 @@ _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010f
 
 def text_of(request: RenderRequest, seed: int) -> dict[str, str]:
     """Return the text of the image that is painted from `seed`: its settings, too, if the request tells them."""
-    text = dict(request.image_text)
+    text: dict[str, str | None] = dict(request.image_text)
     if REQUEST in text:
         text[SEED] = str(seed)
-        line = parameters_line(request, seed=seed, model=text.get("darkroom:model", ""))
-        if line is not None:
-            text[PARAMETERS] = line
-    return text
+        text[PARAMETERS] = parameters_line(request, seed=seed, model=request.image_text.get("darkroom:model", ""))
+        text[INVOKEAI] = invokeai_metadata(request, seed=seed)
+    # A folder's name, and with it a model's, may have bytes that are no UTF-8.
+    return {key: value.encode("utf-8", "replace").decode() for key, value in text.items() if value is not None}
 
 
 def png_text(text: Mapping[str, str]) -> PngInfo:
@@ -60,14 +62,14 @@ def png_text(text: Mapping[str, str]) -> PngInfo:
     return chunks
 
 
-def embedded(text: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the EXIF and the XMP of a JPEG or a WebP, as the arguments of Pillow's `save`.
+def embedded(text: Mapping[str, str], image_format: str) -> dict[str, bytes]:
+    """Return the EXIF and the XMP of a `jpeg` or a `webp`, as the arguments of Pillow's `save`.
 
-    Without the request where it is too long for a JPEG: the picture is still marked. WebP would take it, but the two
-    say the same.
+    Without the request where it is too long for a JPEG, as that of eight people with hands and faces can be: the
+    picture is still marked, and the `parameters` line stays.
     """
     packet = xmp(text)
-    if len(packet) > SEGMENT_BYTES_MAX:
+    if image_format == "jpeg" and len(packet) > SEGMENT_BYTES_MAX:
         packet = xmp({key: value for key, value in text.items() if key != REQUEST})
     return {"exif": _exif(text.get(PARAMETERS)), "xmp": packet}
 

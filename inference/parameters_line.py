@@ -1,13 +1,14 @@
-"""The `parameters` line: a picture's settings as Stable Diffusion web UI (A1111) writes and reads them. Pure.
+"""A picture's settings as other tools read them: A1111's `parameters` line and InvokeAI's metadata. Pure.
 
-A1111, Forge, InvokeAI and the sites for sharing pictures read it from PNG text and from EXIF's UserComment. Its form,
-by `create_infotext` and `parse_generation_parameters` of A1111 1.10:
+A1111, Forge and the sites for sharing pictures read the line from PNG text and from EXIF's UserComment. Its form, by
+`create_infotext` and `parse_generation_parameters` of A1111 1.10:
 
     the prompt, on one or more lines
     Negative prompt: the negative prompt, on one or more lines
     Steps: 22, Sampler: Euler a, CFG scale: 5, Seed: 7, Size: 512x512, Model: name
 
-The reader takes the last line for settings if it has three or more of them.
+The reader takes the last line for settings if it has three or more of them. InvokeAI reads no such line, but a JSON
+object in PNG text (`invokeai_metadata`, as of its version 3; `upload_image` and the recall of its page).
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ _SCHEDULES: Final[Mapping[str, str]] = {
     "sgm_uniform": "SGM Uniform",
     "align_your_steps": "Align Your Steps",
 }
+_INVOKE_SCHEDULERS: Final[Mapping[str, str]] = {**{name: name for name in _SAMPLERS}, "euler_ancestral": "euler_a"}
+_INVOKE_KARRAS: Final = frozenset({"euler", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_sde", "heun", "unipc"})
+"""Samplers that have a form with Karras' schedule there, named with `_k` behind them. It has no other schedules."""
 _NEGATIVE: Final = "Negative prompt:"
 _LINE_BREAK: Final = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
@@ -76,6 +80,30 @@ def parameters_line(request: RenderRequest, *, seed: int, model: str) -> str | N
     settings["Version"] = "darkroom"
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))
     return "\n".join(lines)
+
+
+def invokeai_metadata(request: RenderRequest, *, seed: int) -> str | None:
+    """Return the settings of one image as InvokeAI has them; None for a weighted prompt, which it would read otherwise.
+
+    The scheduler is left out where InvokeAI has none of that schedule: it then keeps the one that is chosen there.
+    """
+    if request.prompt_syntax == "weighted":
+        return None
+    metadata = {
+        "generation_mode": "sdxl_txt2img",
+        "positive_prompt": _MARKUP.sub(lambda found: f"\\{found[0]}", request.prompt),
+        "negative_prompt": _MARKUP.sub(lambda found: f"\\{found[0]}", request.negative_prompt or ""),
+        "width": request.width,
+        "height": request.height,
+        "seed": seed,
+        "steps": request.steps,
+        "cfg_scale": request.guidance_scale,
+    }
+    if request.schedule is None:
+        metadata["scheduler"] = _INVOKE_SCHEDULERS[request.sampler]
+    elif request.schedule == "karras" and request.sampler in _INVOKE_KARRAS:
+        metadata["scheduler"] = f"{_INVOKE_SCHEDULERS[request.sampler]}_k"
+    return json.dumps(metadata)
 
 
 def _prompt(text: str, *, is_weighted: bool) -> str:

@@ -46,5 +46,5 @@ def reencoded(png: bytes, image_format: str, quality: int, text: Mapping[str, st
     """Return the same picture as `jpeg` or `webp`, with the text where they have room for it."""
     encoded = io.BytesIO()
     with Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
-        picture.convert("RGB").save(encoded, image_format.upper(), quality=quality, **embedded(text))
+        picture.convert("RGB").save(encoded, image_format.upper(), quality=quality, **embedded(text, image_format))
     return encoded.getvalue()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from darkroom.inference.marks import DIGITAL_SOURCE_TYPE, text_of, xmp
-from darkroom.inference.parameters_line import parameters_line
+from darkroom.inference.parameters_line import invokeai_metadata, parameters_line
 from darkroom.inference.resolve import resolve
 from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.inference.types import AdapterUse, RenderedImage, RenderJob, RenderRequest
@@ -130,6 +130,44 @@ def test_a_private_picture_says_nothing_of_how_it_was_made(image_format: str) ->
     with Image.open(io.BytesIO(shown.content)) as one, Image.open(io.BytesIO(hidden.content)) as other:
         assert one.tobytes() == other.tobytes(), "the picture itself is the same"
     assert set(text_of(asked(names_parameters=False), 5)) == {"Software", "darkroom:model", "darkroom:revision"}
+
+
+def test_invokeai_reads_a_pngs_settings() -> None:
+    request = asked(negative_prompt="[bad]", sampler="dpmpp_2m", schedule="karras", guidance_scale=4.5, count=2)
+    for index, image in enumerate(painted(request)):
+        with Image.open(io.BytesIO(image.content)) as picture:
+            assert json.loads(picture.info["invokeai_metadata"]) == {
+                "generation_mode": "sdxl_txt2img",
+                "positive_prompt": "a \\(red\\) dancer, 雪",
+                "negative_prompt": "\\[bad\\]",
+                "width": 64,
+                "height": 64,
+                "seed": 5 + index,
+                "steps": 22,
+                "cfg_scale": 4.5,
+                "scheduler": "dpmpp_2m_k",
+            }
+
+
+def test_what_invokeai_has_no_name_for_is_left_out_and_its_names_are_known() -> None:
+    named = set()
+    for sampler in SAMPLERS:
+        for schedule in (None, *SCHEDULES):
+            metadata = json.loads(invokeai_metadata(replace(asked(), sampler=sampler, schedule=schedule), seed=1) or "")
+            if "scheduler" in metadata:
+                assert named_elsewhere(metadata["scheduler"].removesuffix("_k")) == (sampler, None)
+                assert metadata["scheduler"].endswith("_k") == (schedule == "karras")
+                named.add(metadata["scheduler"])
+    assert len(named) == len(SAMPLERS) + 6
+    assert invokeai_metadata(replace(asked(), prompt_syntax="weighted"), seed=1) is None
+
+
+def test_a_models_name_that_is_no_utf_8_costs_no_picture() -> None:
+    request = asked()
+    odd = replace(request, image_text={**request.image_text, "darkroom:model": "caf\udce9"})
+    for image_format in FORMATS:
+        (image,) = painted(replace(odd, image_format=image_format))
+        assert b"caf?" in image.content
 
 
 def test_the_settings_are_as_other_tools_name_them() -> None:

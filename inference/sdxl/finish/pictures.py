@@ -80,7 +80,7 @@ def encode_picture(
         content = _png(picture, text)
     else:
         buffer = io.BytesIO()
-        picture.save(buffer, image_format.upper(), quality=quality, **embedded(text))
+        picture.save(buffer, image_format.upper(), quality=quality, **embedded(text, image_format))
         content = buffer.getvalue()
     return RenderedImage(
         content=content,
