@@ -58,7 +58,7 @@ def png_text(text: Mapping[str, str]) -> PngInfo:
     for key, value in text.items():
         # `add_text` falls back to an international chunk for characters outside of Latin-1.
         chunks.add_text(key, value)
-    chunks.add_itxt("XML:com.adobe.xmp", xmp({}).decode())
+    chunks.add_itxt("XML:com.adobe.xmp", _MARK)
     return chunks
 
 
@@ -105,3 +105,7 @@ def _exif(parameters: str | None) -> bytes:
     if parameters is not None:
         exif.get_ifd(_EXIF_IFD_TAG)[_USER_COMMENT_TAG] = b"UNICODE\0" + parameters.encode("utf-16-be")
     return exif.tobytes()
+
+
+_MARK: Final = xmp({}).decode()
+"""The XMP of every PNG: all else stands in its text."""
