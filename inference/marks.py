@@ -11,11 +11,11 @@ have no text chunks, so their XMP carries the text, too, in a namespace of ours.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
 from typing import Final
 from xml.sax.saxutils import quoteattr
 
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from darkroom.inference.parameters_line import invokeai_metadata, parameters_line
@@ -37,6 +37,10 @@ SEGMENT_BYTES_MAX: Final = 65_000
 _SOFTWARE_TAG: Final = 0x0131
 _EXIF_IFD_TAG: Final = 0x8769
 _USER_COMMENT_TAG: Final = 0x9286
+_ASCII: Final = 2
+_LONG: Final = 4
+_UNDEFINED: Final = 7
+_HEADER_BYTES: Final = 8
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 (2.2) allows nowhere, not even escaped."""
 
@@ -94,17 +98,25 @@ def xmp(text: Mapping[str, str]) -> bytes:
 
 
 def _exif(parameters: str | None) -> bytes:
-    """Return EXIF that names the software and has the `parameters` line as its UserComment.
+    """Return EXIF (CIPA DC-008, 4.5.4 and 4.6) that names the software, with the `parameters` line as UserComment.
 
-    A1111 reads a comment in UNICODE as big-endian UTF-16, whatever the file's order of bytes is; the rest of the EXIF
-    is big-endian, too, so that readers who go by the file's order agree.
+    Written by hand because Pillow gives UserComment the type BYTE, and piexif, by which A1111 reads it, then takes it
+    for a list of numbers: it has to be UNDEFINED. A1111 reads a comment in UNICODE as big-endian UTF-16, whatever the
+    file's order of bytes is; here all of the EXIF is big-endian, so that readers who go by the file's order agree.
     """
-    exif = Image.Exif()
-    exif.endian = ">"
-    exif[_SOFTWARE_TAG] = "darkroom"
-    if parameters is not None:
-        exif.get_ifd(_EXIF_IFD_TAG)[_USER_COMMENT_TAG] = b"UNICODE\0" + parameters.encode("utf-16-be")
-    return exif.tobytes()
+    software = b"darkroom\0"
+    fields = 1 if parameters is None else 2
+    software_at = _HEADER_BYTES + 2 + 12 * fields + 4
+    tiff = struct.pack(">2sHLH", b"MM", 42, _HEADER_BYTES, fields)
+    tiff += struct.pack(">HHLL", _SOFTWARE_TAG, _ASCII, len(software), software_at)
+    if parameters is None:
+        return b"Exif\0\0" + tiff + struct.pack(">L", 0) + software
+    comment = b"UNICODE\0" + parameters.encode("utf-16-be")
+    exif_at = software_at + len(software) + len(software) % 2  # an offset is even
+    tiff += struct.pack(">HHLL", _EXIF_IFD_TAG, _LONG, 1, exif_at) + struct.pack(">L", 0)
+    tiff += software.ljust(exif_at - software_at, b"\0")
+    tiff += struct.pack(">HHHLL", 1, _USER_COMMENT_TAG, _UNDEFINED, len(comment), exif_at + 2 + 12 + 4)
+    return b"Exif\0\0" + tiff + struct.pack(">L", 0) + comment
 
 
 _MARK: Final = xmp({}).decode()

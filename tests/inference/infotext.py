@@ -2,7 +2,7 @@
 
 `modules/infotext_utils.py` of stable-diffusion-webui 1.10.1 (parse_generation_parameters, re_param_code, unquote), and
 `modules/images.py` (read_info_from_image) for where the line stands: a PNG's text `parameters`, else the UserComment of
-the EXIF as piexif 1.1.3 loads it.
+the EXIF, which piexif loads.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import io
 import json
 import re
 
+import piexif
+import piexif.helper
 from PIL import Image
 
 _SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _SIZE = re.compile(r"^(\d+)x(\d+)$")
 _NEGATIVE = "Negative prompt:"
-_USER_COMMENT = 0x9286
-_EXIF_IFD = 0x8769
 
 
 def line_in(content: bytes) -> str | None:
@@ -26,12 +26,11 @@ def line_in(content: bytes) -> str | None:
         picture.load()
         if "parameters" in picture.info:
             return str(picture.info["parameters"])
-        comment = picture.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
-    if comment is None:
-        return None
-    code, text = comment[:8], comment[8:]
-    assert code == b"UNICODE\0"
-    return str(text.decode("utf-16-be"))
+        if "exif" not in picture.info:
+            return None
+        exif = piexif.load(picture.info["exif"])
+    comment = exif["Exif"].get(piexif.ExifIFD.UserComment)
+    return None if comment is None else str(piexif.helper.UserComment.load(comment))
 
 
 def read(line: str) -> dict[str, str]:
