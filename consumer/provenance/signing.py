@@ -214,6 +214,7 @@ class Signing:
             raise
         except Exception as error:  # whatever it is, it must end neither the worker nor the request without a word
             await asyncio.to_thread(_try, loaded)
+            self._authority_away_until = float("-inf")  # it was the picture that could not be dated
             raise PictureNotSigned(f"c2pa does not sign this picture ({error})") from error
 
     async def _current(self) -> _Loaded:

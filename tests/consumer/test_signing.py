@@ -195,6 +195,16 @@ async def test_an_authority_that_hangs_or_is_away_loses_no_picture_and_is_left_a
     assert "timestamp" in refused.warnings[0]
 
 
+async def test_a_picture_that_cannot_be_signed_is_not_held_against_the_authority(tmp_path: Path) -> None:
+    with timestamp_authority(tmp_path) as (url, _):
+        signing = Signing(Signer(tmp_path / "signer").settings(timestamp_url=url))
+        with pytest.raises(PictureNotSigned):
+            await signing.signed((replace(picture(), content=b"\x89PNG broken"),), SAID)
+        signed = await signing.signed((picture(),), SAID)
+    assert signed.provenance is not None
+    assert signed.provenance.timestamped
+
+
 # --- Certificates that do not fit -----------------------------------------------------------------------
 
 
