@@ -23,6 +23,7 @@ COMMANDS = {
     "dlq": ("darkroom.producer.cli.dlq", "List, show and replay dead letters."),
     "keys": ("darkroom.producer.cli.keys", "Make, list and revoke the gateway's API keys."),
     "audit": ("darkroom.consumer.cli.audit", "Check that every record has exactly one outcome."),
+    "provenance": ("darkroom.consumer.cli.provenance", "Check the content credentials of pictures."),
     "rights": ("darkroom.producer.cli.contracts", "Print the Kafka rights that a role needs."),
     "doctor": ("darkroom.consumer.cli.doctor", "Check what a worker needs, one line a check."),
     "calibrate": ("darkroom.consumer.cli.calibrate", "Measure the device: which batches pay, at which sizes."),

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from darkroom.schemas.settings import LimitSettings
 
 
-def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) -> RenderRequest:
-    """Return the request with every default filled in.
+def resolve(
+    request: GenerationRequest, info: ModelInfo, limits: LimitSettings, *, names_parameters: bool = True
+) -> RenderRequest:
+    """Return the request with every default filled in. Its pictures tell how they were made if `names_parameters`.
 
     Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for values out of
     bounds, `unknown_adapter` for an adapter that the worker does not have, `model_mismatch` for a pose if the
@@ -82,7 +84,9 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
         adapters=tuple(AdapterUse(adapter.name, adapter.weight, adapter.text_weight) for adapter in adapters),
         image_format=request.output.format,
         image_quality=request.output.quality,
-        image_text=_image_text(request, info, width=width, height=height, steps=steps, seed=seed),
+        image_text=_image_text(request, info, width=width, height=height, steps=steps, seed=seed)
+        if names_parameters
+        else _model_text(info),
     )
 
 
@@ -175,22 +179,23 @@ def _check_size(request: GenerationRequest, width: int, height: int, info: Model
 def _image_text(
     request: GenerationRequest, info: ModelInfo, *, width: int, height: int, steps: int, seed: int
 ) -> dict[str, str]:
-    """Return the PNG's text: everything needed to paint it again, and nothing about the worker or the time."""
+    """Return the file's text: everything needed to paint it again, and nothing about the worker or the time."""
     asked = picture_text(
         request,
         {"width": width, "height": height, "steps": steps, "seed": seed},
         adapter_digests={**info.adapters, **info.embeddings},
     )
     text = {
-        "Software": "darkroom",
+        **_model_text(info),
         _ASKED: _compact(asked),
-        "darkroom:model": info.name,
-        "darkroom:revision": info.revision,
-        "darkroom:seed": str(seed),
     }
     if isinstance(request.pose, PhotoPose) and info.pose_detector is not None:
         text["darkroom:pose_detector"] = info.pose_detector
     return text
+
+
+def _model_text(info: ModelInfo) -> dict[str, str]:
+    return {"Software": "darkroom", "darkroom:model": info.name, "darkroom:revision": info.revision}
 
 
 def _reject(request: GenerationRequest, code: ErrorCode, message: str) -> NoReturn:

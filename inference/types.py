@@ -136,7 +136,7 @@ class RenderRequest:
     image_format: str = "png"
     image_quality: int = 90
     image_text: Mapping[str, str] = field(default_factory=dict)
-    """Written into the picture's text chunks if its format has them (PNG)."""
+    """Written into the files of all images; `darkroom.inference.marks` adds what is an image's own."""
 
     @property
     def calls(self) -> int:

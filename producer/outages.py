@@ -161,7 +161,8 @@ STORE: Final = Outage("The object store")
 REDIS: Final = Outage("Redis")
 IDENTITY_PROVIDER: Final = Outage("The identity provider")
 KUBERNETES: Final = Outage("The Kubernetes API server")
-EVERY: Final = (KAFKA, STORE, REDIS, IDENTITY_PROVIDER, KUBERNETES)
+SIGNER: Final = Outage("The signer of pictures")
+EVERY: Final = (KAFKA, STORE, REDIS, IDENTITY_PROVIDER, KUBERNETES, SIGNER)
 
 
 def say_by(say: Callable[[Line], None] | None) -> None:

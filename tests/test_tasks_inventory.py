@@ -34,7 +34,10 @@ KNOWN: dict[str, tuple[Counter[str], str]] = {
     ),
     "producer/gateway/routes/hang_ups.py": (Counter(create_task=2), AWAITED),
     "producer/kafka/administrator.py": (Counter(ensure_future=1), AWAITED),
-    "producer/policy/policy_file.py": (Counter(Thread=1), "one call of a classifier; its result or failure is awaited"),
+    "producer/daemon_threads.py": (
+        Counter(Thread=1),
+        "one call that may never return; its outcome is awaited",
+    ),
     "producer/client/client.py": (Counter(create_task=1, ensure_future=2), AWAITED),
     "producer/store/s3_objects.py": (Counter(ThreadPoolExecutor=1, run_in_executor=1), AWAITED),
     "producer/store/s3_bucket.py": (Counter(ThreadPoolExecutor=1), AWAITED),
@@ -42,6 +45,10 @@ KNOWN: dict[str, tuple[Counter[str], str]] = {
     "consumer/worker/adapter_watch.py": (Counter(Thread=1), "one look, which the kept task awaits with its exception"),
     "consumer/worker/devices.py": (Counter(create_task=2), AWAITED),
     "consumer/worker/health.py": (Counter(Thread=1), "begins its server again when it ends, and counts that"),
+    "consumer/provenance/remote_signer.py": (
+        Counter(Thread=1),
+        "one call that may never return; its outcome is awaited",
+    ),
     "consumer/stack/download.py": (Counter(ThreadPoolExecutor=1), AWAITED),
     "inference/engine/lanes.py": (
         Counter(Thread=1),

@@ -62,15 +62,22 @@ class AuditReport:
     duplicated: list[str]
     objects_missing: list[str]
     objects_corrupt: list[str]
+    credentials_broken: list[str] | None = None
+    """Pictures that were signed and whose content credentials do not hold; None where nobody looked."""
 
     @property
     def is_clean(self) -> bool:
         """Return whether nothing is wrong. Work that is still pending is not wrong."""
-        return not (self.missing or self.duplicated or self.objects_missing or self.objects_corrupt)
+        return not (
+            self.missing or self.duplicated or self.objects_missing or self.objects_corrupt or self.credentials_broken
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The report as it is printed."""
-        return asdict(self)
+        report = asdict(self)
+        if self.credentials_broken is None:
+            del report["credentials_broken"]
+        return report
 
 
 async def audit(
@@ -79,18 +86,20 @@ async def audit(
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     settle_s: float | None = None,
+    are_signed: Callable[[bytes], bool] | None = None,
 ) -> AuditReport:
     """Audit one deployment: its topics, its group and its bucket. Changes nothing; workers may go on meanwhile.
 
     `settle_s` is how long an outcome that an open transaction hides is waited for: longer than a transaction can
-    last, unless given.
+    last, unless given. `are_signed` says whether the content credentials of a picture hold; without it they are not
+    looked at.
 
     Memory: two bytes for each offset of the request topic, and `audit_objects.CHECKS_MAX` pictures. Raises
     `KafkaUnavailable` and `StoreUnavailable`: then nothing was found out.
     """
     topics = settings.topics
     tally = Tally(topics.requests)
-    checks = ObjectChecks(objects, retention=timedelta(days=settings.s3.retention_days), now=now)
+    checks = ObjectChecks(objects, retention=timedelta(days=settings.s3.retention_days), now=now, are_signed=are_signed)
 
     unreadable: Counter[str] = Counter()
 
@@ -136,6 +145,7 @@ async def audit(
         duplicated=findings.duplicated,
         objects_missing=checks.missing.entries(),
         objects_corrupt=checks.corrupt.entries(),
+        credentials_broken=None if are_signed is None else checks.unsigned.entries(),
     )
 
 

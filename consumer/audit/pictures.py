@@ -23,10 +23,19 @@ class ObjectChecks:
     """Reads each picture once, a bounded number of them at a time. For one task that submits.
 
     `missing` are objects that are not there although their retention has not passed, `corrupt` those whose bytes are
-    not the ones that the completion names; both as `bucket/key`.
+    not the ones that the completion names, `unsigned` those that the completion calls signed and whose content
+    credentials do not hold; all as `bucket/key`.
     """
 
-    def __init__(self, objects: Objects, *, retention: timedelta, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        *,
+        retention: timedelta,
+        now: Callable[[], datetime],
+        are_signed: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        """`are_signed` says whether a picture's credentials hold; without it nobody looks at them. It may take time."""
         self._objects = objects
         self._retention = retention
         self._now = now
@@ -34,6 +43,8 @@ class ObjectChecks:
         self._running: set[asyncio.Task[None]] = set()
         self.missing = Listing()
         self.corrupt = Listing()
+        self.unsigned = Listing()
+        self._are_signed = are_signed
 
     async def submit(self, image: ImageRef, completed_at: datetime) -> None:
         """Check a picture, beginning at once or as soon as there is room. Raises what an earlier check raised."""
@@ -78,3 +89,9 @@ class ObjectChecks:
                 self.missing.add(name)
         elif hashlib.sha256(content).hexdigest() != image.sha256:
             self.corrupt.add(name)
+        elif (
+            self._are_signed is not None
+            and image.unsigned_sha256 is not None
+            and not await asyncio.to_thread(self._are_signed, content)
+        ):
+            self.unsigned.add(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,7 @@ def run_demo(directory: Path, out: Path, say: Callable[[str], None]) -> DemoResu
     say("Starting Apache Kafka and an S3 server on loopback")
     environment = stack.up(say).environment
     try:
+        environment = {**environment, **_signing(out, say)}
         settings = load_settings(environ={**os.environ, **environment})
         worker = _start_worker(environment, directory / "logs" / "demo-worker.log", say)
         try:
@@ -72,6 +74,8 @@ def run_demo(directory: Path, out: Path, say: Callable[[str], None]) -> DemoResu
         finally:
             _stop_worker(worker, say)
         report = run(_audit(settings))
+        if settings.provenance.cert_file is not None:
+            _name_signer(completions, out, say)
     finally:
         if not was_running:
             say("Stopping Kafka and the S3 server")
@@ -81,9 +85,37 @@ def run_demo(directory: Path, out: Path, say: Callable[[str], None]) -> DemoResu
     return DemoResult(completions, report.as_dict(), out, ok=ok)
 
 
+def _signing(out: Path, say: Callable[[str], None]) -> dict[str, str]:
+    """Return the settings of a certificate made for this run; none where the operator has one, or nothing can sign."""
+    from darkroom.consumer.provenance.signing import is_installed as can_sign
+
+    if not can_sign() or "DARKROOM_PROVENANCE__CERT_FILE" in os.environ:
+        return {}
+    from darkroom.consumer.provenance.trial_chain import write_trial_chain
+
+    folder = out / "test-certificate"
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier run's may have expired
+    chain = write_trial_chain(folder)
+    say(f"Made a certificate for signing pictures, a test's that nobody trusts, in {folder}")
+    return {
+        "DARKROOM_PROVENANCE__CERT_FILE": str(chain.chain.resolve()),
+        "DARKROOM_PROVENANCE__KEY_FILE": str(chain.key.resolve()),
+    }
+
+
+def _name_signer(completions: dict[str, Completion], out: Path, say: Callable[[str], None]) -> None:
+    signers = {one.provenance.signer for one in completions.values() if one.provenance is not None}
+    if signers:
+        shown = f"darkroom provenance verify {out}/PICTURE.png --trust {out}/test-certificate/authority.pem"
+        say(f"Pictures are signed by {', '.join(sorted(signers))}: {shown}")
+
+
 async def _audit(settings: Settings) -> AuditReport:
+    are_signed: Callable[[bytes], bool] | None = None
+    if settings.provenance.cert_file is not None:
+        from darkroom.consumer.provenance.verifying import are_whole as are_signed
     async with MinioObjects(settings.s3) as objects:
-        return await audit(settings, objects)
+        return await audit(settings, objects, are_signed=are_signed)
 
 
 def _start_worker(environment: dict[str, str], log: Path, say: Callable[[str], None]) -> subprocess.Popen[bytes]:

@@ -6,6 +6,7 @@ import asyncio
 import platform
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import urllib3
 
 from darkroom.consumer.doctor import live
 from darkroom.consumer.doctor.finding import Finding
+from darkroom.consumer.provenance.signing import Signing
 from darkroom.consumer.worker.machine import machine
 from darkroom.inference.contract import RunPlan
 from darkroom.inference.planning.memory_plan import MEMORY_BYTES_MIN as DEVICE_BYTES_MIN
@@ -34,6 +36,8 @@ from darkroom.schemas.rights import Role
 from darkroom.schemas.settings import S3Settings, Settings
 from darkroom.schemas.settings.model_source import StorePrefix
 
+CERTIFICATE_DAYS_MIN = 30
+"""So long before a certificate expires its end is told of: about as long as having one issued takes."""
 CLOCK_S_MAX = 30.0
 """Signatures of requests to S3 are refused from a quarter of an hour on; deadlines are wrong long before that."""
 MEMORY_BYTES_MIN = 2 * 1024**3
@@ -57,6 +61,7 @@ async def examine(settings: Settings, role: Role = Role.WORKER) -> AsyncIterator
         ("device", _device),
         ("model", _model),
         ("photos", photos),
+        ("provenance", provenance),
         ("recipes", _recipes),
         ("kafka", _kafka),
         ("rights", rights),
@@ -98,7 +103,7 @@ async def _checked(name: str, check: Check, settings: Settings) -> tuple[Finding
         return (Finding(name, False, says, "Report this with the output of `darkroom doctor --json`."),)
 
 
-_OF_WORKERS = frozenset({"machine", "device", "model", "photos", "worker"})
+_OF_WORKERS = frozenset({"machine", "device", "model", "photos", "provenance", "worker"})
 _IN_GROUP = frozenset({Role.WORKER, Role.GATEWAY, Role.AUDIT, Role.INIT, Role.INIT_GROW})
 _ON_KAFKA = frozenset({"rights", "topics", "group"})
 _STORING = frozenset({"bucket", "clocks"})
@@ -286,6 +291,31 @@ def _detector_digest(settings: Settings, source: Path | StorePrefix) -> str:
         return load_detector(path, torch.device("cpu")).digest
     finally:
         store.close()
+
+
+async def provenance(settings: Settings) -> Finding:
+    """Read the certificate as a worker would, and sign a small picture with it, dated where that is asked for."""
+    asked = settings.provenance
+    told = "" if asked.parameters else ", not how it was made"
+    if asked.cert_file is None:
+        says = f"each picture says that a model made it{told} (IPTC source type), and nobody signs that"
+        advice = "Set DARKROOM_PROVENANCE__CERT_FILE and __KEY_FILE to sign it (C2PA): marks alone can be taken off."
+        return Finding("provenance", True, says, advice)
+    try:
+        signing = await asyncio.to_thread(Signing, asked.model_copy(update={"mode": "required"}))
+    except SettingsError as error:
+        outcome = "A worker does not start so." if asked.mode == "required" else "Pictures are stored unsigned."
+        return Finding("provenance", False, str(error), outcome)
+    proved = await signing.prove()
+    days = (proved.not_after - datetime.now(UTC)).days
+    dated = {True: ", dated by the timestamp authority", False: ", not dated", None: ""}[proved.is_dated]
+    says = f"signed by {proved.subject} with {proved.algorithm}, for {days} days more{dated}"
+    remedy: str | None = None
+    if proved.is_dated is False:
+        remedy = f"{asked.timestamp_url} did not answer: signatures end with the certificate. Check its address."
+    elif days < CERTIFICATE_DAYS_MIN:
+        remedy = "Put a new key and certificate in place before that: workers take them up without a restart."
+    return Finding("provenance", True, says, remedy, details={"certificate": proved.digest})
 
 
 async def _recipes(settings: Settings) -> Finding | tuple[Finding, ...]:

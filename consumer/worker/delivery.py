@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import structlog
 
 from darkroom.consumer.core.jobs import Verdict, VerdictKind
 from darkroom.consumer.core.partition_key import JobKey
+from darkroom.consumer.provenance.signing import CannotSign, PictureNotSigned, Signing
 from darkroom.consumer.worker.intake import stored_pose
 from darkroom.consumer.worker.payload import Payload, Payloads
 from darkroom.consumer.worker.ports import OutgoingRecord
@@ -31,8 +33,11 @@ from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import Topic
 from darkroom.schemas.settings import Settings
 from darkroom.schemas.wire.codec import encode_completion
-from darkroom.schemas.wire.digests import render_digest
+from darkroom.schemas.wire.digests import raw_digest, render_digest
 from darkroom.schemas.wire.echo import echoed
+
+if TYPE_CHECKING:
+    from darkroom.consumer.provenance.manifest import Said
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +47,10 @@ REASONS_MAX = 10_000
 
 class StoreAway(Exception):  # noqa: N818 - nothing is wrong with the job
     """The store did not answer. The call is to be made again."""
+
+
+class SigningAway(StoreAway):
+    """Pictures cannot be signed now, and may not be stored unsigned. The call is to be made again."""
 
 
 class RequestRefused(Exception):  # noqa: N818 - as above
@@ -62,11 +71,13 @@ class Delivery:
         objects: Objects,
         on_published: Callable[[Completion | None], None],
         policy: PolicyFile | None = None,
+        signing: Signing | None = None,
     ) -> None:
-        """Without a policy every prompt is painted."""
+        """Without a policy every prompt is painted, and without signing no picture has content credentials."""
         self._settings = settings
         self._objects = objects
         self._policy = policy
+        self._signing = signing
         self._outcomes = Outcomes(objects)
         self._on_published = on_published
         self._info: ModelInfo | None = None
@@ -154,6 +165,8 @@ class Delivery:
 
     async def settle(self, key: JobKey, payload: Payload, verdict: Verdict) -> None:
         """Store the pictures and decide the outcome. The payload's completion is made from the one that stands."""
+        if self._signing is not None and verdict.kind is VerdictKind.RENDERED:
+            verdict = await self._sign(self._signing, payload, verdict)
         answered = self._answered(key, payload)
         images = payload.images if verdict.kind is VerdictKind.RENDERED else ()
         proposed = self._proposed(answered, payload, verdict)
@@ -174,6 +187,34 @@ class Delivery:
             payload.decide(proposed)
             return
         payload.decide(completions.for_record(standing, answered, now=datetime.now(UTC)))
+
+    async def _sign(self, signing: Signing, payload: Payload, verdict: Verdict) -> Verdict:
+        """Sign the pictures, once however often they are stored. Return the verdict, or that they cannot be signed."""
+        if payload.signed is not None:
+            return verdict
+        try:
+            payload.note_signed(await signing.signed(payload.images, self._said(signing, payload)))
+            log.debug("signed", request_id=payload.received.request_id)
+        except CannotSign as error:
+            raise SigningAway(f"Pictures wait to be signed: {error}") from error
+        except PictureNotSigned as error:
+            log.exception("a picture was not signed", request_id=payload.received.request_id)
+            message = f"{error}, and this deployment stores no picture unsigned."
+            return Verdict(VerdictKind.FAILED, ErrorCode.RENDER_FAILED.value, message)
+        return verdict
+
+    def _said(self, signing: Signing, payload: Payload) -> Said:
+        from darkroom.consumer.provenance.manifest import Said, ingredients_of
+
+        assert self._info is not None
+        received = payload.received
+        identity = f"{received.tenant}/{received.request_id}".encode()
+        return Said(
+            self._info.name,
+            self._info.revision,
+            raw_digest(identity) if signing.names_requests else None,
+            ingredients_of(received.request, payload.pose_picture),
+        )
 
     async def records(self, keys: Sequence[JobKey], payloads: Payloads) -> list[OutgoingRecord]:
         """The records of decided jobs: a completion each, or a dead letter where no request id could be read; both
@@ -269,6 +310,7 @@ class Delivery:
                     prefix=self._objects.prefix,
                     tenant=answered.tenant,
                     request_id=answered.request_id,
+                    unsigned=() if payload.signed is None else payload.signed.unsigned_sha256,
                 )
                 return completions.succeeded(answered, refs, work, completed_at=now)
             case VerdictKind.EXPIRED:
@@ -329,6 +371,7 @@ class Delivery:
             found=payload.found,
             render_digest=None if rendered is None else _render_digest(payload, request, info),
             cost=completions.cost(payload.device_seconds, self._settings.worker.usd_per_device_hour),
+            provenance=None if payload.signed is None else payload.signed.provenance,
         )
 
 

@@ -22,7 +22,7 @@ from darkroom.consumer.core.journal import Boot, Fate
 from darkroom.consumer.core.offset_map import Commit, decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.core.snapshot import Snapshot
-from darkroom.consumer.worker.delivery import Delivery, RequestRefused, StoreAway
+from darkroom.consumer.worker.delivery import Delivery, RequestRefused, SigningAway, StoreAway
 from darkroom.consumer.worker.intake import Intake
 from darkroom.consumer.worker.payload import Payload, Payloads, Received
 from darkroom.consumer.worker.ports import (
@@ -36,7 +36,7 @@ from darkroom.consumer.worker.ports import (
 )
 from darkroom.consumer.worker.ports import Delivery as Delivered
 from darkroom.consumer.worker.rendering import Rendering
-from darkroom.producer.outages import KAFKA, STORE
+from darkroom.producer.outages import KAFKA, SIGNER, STORE
 from darkroom.producer.tasks import TaskSupervisor, described
 from darkroom.schemas.errors import ErrorCode
 
@@ -240,8 +240,8 @@ class Driver:
             answer = on.JobFaulted(call.job, on.FaultParty.REQUEST, refused.code, refused.message)
         except StoreAway as away:
             assert not isinstance(call, do.Prepare)
-            log.debug("the store did not answer", request_id=payload.received.request_id, error=str(away))
-            STORE.failed("worker", away)
+            log.debug("held", request_id=payload.received.request_id, error=str(away))
+            (SIGNER if isinstance(away, SigningAway) else STORE).failed("worker", away)
             answer = on.StoreFailed(call)
         except MemoryError:
             raise
@@ -254,6 +254,8 @@ class Driver:
         else:
             if not isinstance(call, do.Prepare):
                 STORE.answered("worker")
+            if isinstance(call, do.Settle):
+                SIGNER.answered("worker")
         # The record may have been given up and delivered again meanwhile: then this answers nobody.
         if answer is not None and self._payloads.get(call.job) is payload:
             self.post(answer)

@@ -50,12 +50,17 @@ class Intake:
         *,
         request_bytes_max: int,
         recipes: Recipes = NO_RECIPES,
+        names_parameters: bool = True,
     ) -> None:
-        """`info` returns the loaded model as it is now: adapters come and go while the worker runs."""
+        """Make an intake. Pictures tell how they were made if `names_parameters`.
+
+        `info` returns the loaded model as it is now: adapters come and go while the worker runs.
+        """
         self._info = info
         self._limits = limits
         self._recipes = recipes
         self._request_bytes_max = request_bytes_max
+        self._names_parameters = names_parameters
 
     def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Received]:
         """Return what the core must know of one record, and its content. `wall` is the time of day at `now`."""
@@ -70,7 +75,8 @@ class Intake:
         received = _received(key, record, decoded, wall)
         try:
             request = self._recipes.filled(decoded.request)
-            received = replace(received, request=request, render=resolve(request, self._info(), self._limits))
+            render = resolve(request, self._info(), self._limits, names_parameters=self._names_parameters)
+            received = replace(received, request=request, render=render)
         except RequestRejected as rejected:
             received = replace(received, refusal=rejected)
         assert received.request is not None

@@ -6,10 +6,11 @@ job's end; every change of one is a method of `Payload`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from darkroom.consumer.core.partition_key import JobKey
+from darkroom.consumer.provenance.signing import Signed
 from darkroom.consumer.worker.ports import Record
 from darkroom.inference.types import JobPrepared, JobRendered, RenderedImage, RenderRequest
 from darkroom.schemas.errors import RequestRejected
@@ -54,6 +55,8 @@ class Payload:
     joined_at: float | None = None
     rendered: JobRendered | None = None
     """The last rendering with its pictures, until its outcome is decided."""
+    signed: Signed | None = None
+    """The same pictures signed, in place of those of the rendering: a signature is made once."""
     device_seconds: float = 0.0
     completion: Completion | None = None
     """What will be published: made from the outcome that stands."""
@@ -62,13 +65,16 @@ class Payload:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The warnings of the completion: those of the record, then those of preparing it."""
+        """The warnings of the completion: those of the record, of preparing it, and of signing its pictures."""
         received, prepared = self.received.warnings, () if self.prepared is None else self.prepared.warnings
-        return received + tuple(one for one in prepared if one not in received)
+        signed = () if self.signed is None else self.signed.warnings
+        return received + tuple(one for one in prepared if one not in received) + signed
 
     @property
     def images(self) -> tuple[RenderedImage, ...]:
         """The pictures, until they are stored."""
+        if self.signed is not None:
+            return self.signed.images
         return () if self.rendered is None else self.rendered.images
 
     @property
@@ -105,14 +111,19 @@ class Payload:
 
     def note_rendered(self, event: JobRendered) -> int:
         """Take the pictures of a rendering. Return their size in bytes."""
-        self.rendered = event
+        self.rendered, self.signed = event, None
         self.device_seconds += event.device_seconds
         return sum(len(image.content) for image in event.images)
+
+    def note_signed(self, signed: Signed) -> None:
+        """Keep the signed pictures, and the others no longer."""
+        assert self.rendered is not None
+        self.rendered, self.signed = replace(self.rendered, images=()), signed
 
     def decide(self, completion: Completion) -> None:
         """Note the completion of the outcome that stands. The pictures are stored, or another's stand."""
         self.completion = completion
-        self.rendered = self.pose_picture = None
+        self.rendered = self.signed = self.pose_picture = None
 
 
 Payloads = dict[JobKey, Payload]

@@ -14,6 +14,7 @@ from darkroom.consumer.core.lifecycle import Phase
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.kafka.broker import KafkaBroker
 from darkroom.consumer.kafka.cancellations import CancellationFollower
+from darkroom.consumer.provenance.signing import signing_of
 from darkroom.consumer.weights.usage import CacheUsage
 from darkroom.consumer.worker.adapter_watch import AdapterWatch
 from darkroom.consumer.worker.boots import StoreBoots
@@ -88,7 +89,7 @@ class Worker:
     ) -> None:
         """On a running event loop. `make_broker` takes what `KafkaBroker` takes, `make_tasks` what its default takes.
 
-        Raises `SettingsError` for a file of the policy or of recipes that cannot be used.
+        Raises `SettingsError` for a file of the policy, of recipes or of a certificate that cannot be used.
         """
         self.settings = settings
         self.engine = engine
@@ -104,7 +105,8 @@ class Worker:
             on_rejected=lambda category: self.metrics.policy_rejections.labels(category).inc(),
             on_reload_failed=self.metrics.policy_reload_failures.inc,
         )
-        delivery = Delivery(settings, objects, self.metrics.on_published, policy)
+        signing = signing_of(settings.provenance)
+        delivery = Delivery(settings, objects, self.metrics.on_published, policy, signing)
         self._delivery = delivery
         deployment = f"{settings.s3.endpoint}/{settings.s3.bucket}/{settings.kafka.group_id}"
         self._boots = StoreBoots(objects, deployment=deployment)
@@ -155,7 +157,11 @@ class Worker:
             self._adapters.loaded.set()
         limits = self.settings.limits
         return Intake(
-            lambda: self.engine.info, limits, request_bytes_max=limits.request_bytes_max, recipes=self._recipes
+            lambda: self.engine.info,
+            limits,
+            request_bytes_max=limits.request_bytes_max,
+            recipes=self._recipes,
+            names_parameters=self.settings.provenance.parameters,
         )
 
     async def run(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from darkroom.inference.contract import PreparedRows
+from darkroom.inference.marks import text_of
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.preview import encode_preview
 from darkroom.inference.resolve import batch_key, name_adapters
@@ -260,5 +261,5 @@ def _encoded(picture: Image.Image, row: SdxlRow) -> RenderedImage:
         image_format=row.request.image_format,
         quality=row.request.image_quality,
         seed=row.seed,
-        text=row.request.image_text,
+        text=text_of(row.request, row.seed),
     )

@@ -33,6 +33,7 @@ from typing import Final
 from PIL import Image
 
 from darkroom.inference.contract import Device, PreparedRows
+from darkroom.inference.marks import text_of
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
 from darkroom.inference.planning.step_curve import StepCurve
 from darkroom.inference.pose.control import picture_content, pose_digest, read_skeleton
@@ -362,14 +363,16 @@ def _shown(request: RenderRequest, pose: str | None, seed: int) -> bytes:
 
 def _painted(row: SimulatedRow) -> RenderedImage:
     request = row.request
-    content = wallpaper(row.shown, request.width, request.height, request.image_text)
+    seed = request.seed + row.row_id.image
+    text = text_of(request, seed)
+    content = wallpaper(row.shown, request.width, request.height, text)
     if request.image_format != "png":
-        content = reencoded(content, request.image_format, request.image_quality)
+        content = reencoded(content, request.image_format, request.image_quality, text)
     return RenderedImage(
         content=content,
         width=request.width,
         height=request.height,
-        seed=request.seed + row.row_id.image,
+        seed=seed,
         content_type=CONTENT_TYPES[request.image_format],
         extension=EXTENSIONS[request.image_format],
     )

@@ -22,6 +22,7 @@ from darkroom.schemas.events.completion import (
     BatchSeen,
     Completion,
     CompletionError,
+    ContentCredentials,
     Cost,
     ImageRef,
     ModelRef,
@@ -96,17 +97,26 @@ class Work:
     """The people in the pose's photo."""
     render_digest: str | None = None
     cost: Cost | None = None
+    provenance: ContentCredentials | None = None
+    """The pictures' content credentials."""
 
 
 NO_WORK: Final = Work()
 
 
 def image_refs(
-    images: Sequence[ImageContent], *, bucket: str, prefix: str = "", tenant: str, request_id: str
+    images: Sequence[ImageContent],
+    *,
+    bucket: str,
+    prefix: str = "",
+    tenant: str,
+    request_id: str,
+    unsigned: Sequence[str] = (),
 ) -> tuple[ImageRef, ...]:
     """Where the pictures of a request are to be stored: each under a key that holds its own digest.
 
-    Raises `ValueError` for an identity that cannot be part of a key.
+    `unsigned`: the digest of each before it was signed; empty if none was. Raises `ValueError` for an identity that
+    cannot be part of a key.
     """
     refs = []
     for index, image in enumerate(images):
@@ -121,6 +131,7 @@ def image_refs(
                 content_type=image.content_type,
                 size_bytes=len(image.content),
                 sha256=sha256,
+                unsigned_sha256=unsigned[index] if unsigned else None,
             )
         )
     return tuple(refs)
@@ -214,6 +225,7 @@ def _completion(
         attempts=work.attempts,
         warnings=_bounded(answered.warnings),
         found=work.found,
+        provenance=work.provenance,
         request_digest=answered.request_digest,
         render_digest=work.render_digest,
         cost=work.cost,

@@ -9,15 +9,14 @@ imported once: another version of its code needs a restart, or another name.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import re
-import threading
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
+from darkroom.producer.daemon_threads import DaemonThreads
 from darkroom.producer.watched_file import WatchedFile
 from darkroom.schemas.prompts.policy import CATEGORY_PATTERN, POLICY_BYTES_MAX, PromptPolicy, Rejection, parse_policy
 from darkroom.schemas.settings.policy import PolicySettings
@@ -45,7 +44,7 @@ class PolicyFile:
         """`on_rejected` is told each rejection's category. Raises `SettingsError` for a file that cannot be used."""
         self._on_rejected = on_rejected
         self._timeout_s = settings.classifier_timeout_s
-        self._threads = _Threads(settings.classifier_threads_max)
+        self._threads = DaemonThreads(settings.classifier_threads_max, "prompt-classifier")
         self._file: WatchedFile[_Loaded] | None = None
         if settings.file is not None:
             self._file = WatchedFile(
@@ -106,44 +105,3 @@ def _load(text: str) -> _Loaded:
     if not callable(classifier):
         raise ValueError(f"its classifier {policy.classifier} is no function")  # noqa: TRY004 - said of the file
     return policy, classifier
-
-
-class _Threads:
-    """Runs a few functions at a time, each on a daemon thread of its own.
-
-    A pool's threads are waited for when the process ends: one function that never returns would keep a worker from
-    ending. Here it keeps one of the few places, and later callers run into their time limits.
-    """
-
-    def __init__(self, number: int) -> None:
-        self._free = asyncio.Semaphore(number)
-
-    async def run(self, classifier: Classifier, prompt: str, negative_prompt: str | None) -> object:
-        """What the function returned. Raises what it raised. May be cancelled."""
-        await self._free.acquire()
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[object] = loop.create_future()
-
-        def settle(result: object, error: BaseException | None) -> None:
-            self._free.release()
-            if answer.done():  # nobody waits any more
-                return
-            if error is None:
-                answer.set_result(result)
-            else:
-                answer.set_exception(error)
-
-        def work() -> None:
-            result: object = None
-            failure: BaseException | None = None
-            try:
-                result = classifier(prompt, negative_prompt)
-            except Exception as error:
-                failure = error
-            except BaseException as error:  # an exit is the classifier's failure, not the process's end
-                failure = RuntimeError(f"it ended with {error!r}")
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-                loop.call_soon_threadsafe(settle, result, failure)
-
-        threading.Thread(target=work, name="prompt-classifier", daemon=True).start()
-        return await answer

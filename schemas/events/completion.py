@@ -107,6 +107,22 @@ class ImageRef(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
         description="SHA-256 of the object's bytes, 64 hexadecimal digits."
     )
+    unsigned_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None,
+        description="SHA-256 of the file before content credentials went into it, which is the same whenever the "
+        "picture is painted again; null where it has none, and sha256 is that digest.",
+    )
+
+
+class ContentCredentials(BaseModel):
+    """The content credentials (C2PA) of a request's pictures."""
+
+    model_config = STRICT
+
+    signer: str = Field(min_length=1, max_length=200, description="Who signed, by the certificate's common name.")
+    algorithm: str = Field(min_length=1, max_length=20, description="How, as C2PA names it: es256, ps256, ed25519.")
+    certificate: Digest = Field(description="SHA-256 of the signer's certificate.")
+    timestamped: bool = Field(description="Whether a timestamp authority dated the signatures.")
 
 
 class CompletionError(BaseModel):
@@ -224,6 +240,9 @@ class Completion(BaseModel):
     found: OrDefault[Annotated[tuple[FoundPerson, ...], Strict(False), Field(max_length=PEOPLE_MAX)]] = Field(
         default=(),
         description="The people that were found in the pose's photo, the largest first; empty where the pose is none.",
+    )
+    provenance: ContentCredentials | None = Field(
+        default=None, description="The pictures' content credentials; null where they have none."
     )
     request_digest: Digest | None = Field(
         default=None, description="The digest of what was asked; of the record's bytes where it was no request."

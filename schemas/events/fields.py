@@ -65,8 +65,9 @@ class Option(NamedTuple):
 class FieldFacts:
     """Facts of a request field: what it decides, and its option. They stand in its `Annotated[type, FieldFacts(...)]`.
 
-    Digests, the text in PNGs, the options of `darkroom send`, the gateway's forms and the refusal of misspelt fields
-    are derived from it. The defaults are right for a new field that changes pictures: `FieldFacts(option=Option("N"))`.
+    Digests, the text in pictures, the options of `darkroom send`, the gateway's forms and the refusal of misspelt
+    fields are derived from it. The defaults are right for a new field that changes pictures:
+    `FieldFacts(option=Option("N"))`.
     """
 
     decides: Literal["identity", "picture", "treatment"] = "picture"
@@ -76,7 +77,7 @@ class FieldFacts:
     """When `request_digest` names the field. The fields of the first release are ALWAYS named, and later ones must not
     be; NEVER is for a field that decides nothing but the default of another one."""
     text: Named | None = None
-    """When a PNG's text names the field; None: whenever the digest does."""
+    """When a picture's text names the field; None: whenever the digest does."""
     idle_when: tuple[str, Any] | None = None
     """Another field of the same model, and the value of it with which this field changes no pixel: `render_digest` and
     the picture's text then leave this field out."""

@@ -25,6 +25,7 @@ from darkroom.schemas.settings.access import AccessSettings
 from darkroom.schemas.settings.gateway import GatewaySettings
 from darkroom.schemas.settings.model_source import StorePrefix
 from darkroom.schemas.settings.policy import PolicySettings
+from darkroom.schemas.settings.provenance import ProvenanceSettings
 from darkroom.schemas.settings.services import KafkaSettings, S3Settings, TopicSettings
 from darkroom.schemas.settings.sources import (
     ENV_PREFIX,
@@ -60,6 +61,7 @@ __all__ = [
     "LogSettings",
     "ModelSettings",
     "PolicySettings",
+    "ProvenanceSettings",
     "S3Settings",
     "Settings",
     "SettingsError",
@@ -104,6 +106,7 @@ class Settings(BaseSettings):
     log: LogSettings = Field(default=LogSettings(), description="The log.")
     access: AccessSettings = Field(default=AccessSettings(), description="Who may do what at the gateway.")
     policy: PolicySettings = Field(default=PolicySettings(), description="The prompt policy.")
+    provenance: ProvenanceSettings = Field(default=ProvenanceSettings(), description="What pictures say of themselves.")
 
     _discovered_stack: Path | None = PrivateAttr(default=None)
 

@@ -40,7 +40,7 @@ from tests.integration.fleet import Fleet
 ROWS_MAX = 8
 STEP_MS = 20.0
 CONCURRENT_PUTS = 16
-PICTURE_BYTES = 700
+PICTURE_BYTES = 1_500
 """About what the simulated device's picture has."""
 
 

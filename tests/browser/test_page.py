@@ -258,6 +258,38 @@ def test_a_skeleton_and_a_photo_are_sent_as_files(page: Page, watch: Watch, tmp_
     assert "key" in again["pose"]["photo"], "the stored picture is named instead of sent again"
 
 
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+def test_a_picture_brings_its_settings_back(page: Page, watch: Watch, tmp_path: Path, image_format: str) -> None:
+    write(page, 'a "red" dancer & 雪', steps="7", seed="40")
+    page.get_by_text("More", exact=True).click()
+    page.select_option("#format", image_format)
+    page.select_option("#schedule", "karras")
+    page.fill("#count", "2")
+    page.click("[type=submit]")
+    expect(page.locator(".tile")).to_have_count(2)
+    asked = watch.sent[-1].post_data_json
+    content = page.request.get(urljoin(page.url, f"v1/generations/{asked['request_id']}/images/1")).body()
+    (tmp_path / f"second.{image_format}").write_bytes(content)
+    write(page, "something else", steps="3", seed="1")
+    page.select_option("#schedule", "")
+    page.set_input_files("[data-source-picture]", tmp_path / f"second.{image_format}")
+    expect(page.locator("#prompt")).to_have_value('a "red" dancer & 雪')
+    for name, value in {"steps": "7", "seed": "41", "count": "1", "schedule": "karras"}.items():
+        expect(page.locator(f"#{name}")).to_have_value(value)
+    page.click("[type=submit]")
+    expect(page.locator(".tile")).to_have_count(3)
+    repeated = watch.sent[-1].post_data_json
+    assert (repeated["seed"], repeated["pose"]) == (41, asked["pose"])
+
+
+def test_a_picture_without_settings_says_so(page: Page, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "tan").save(tmp_path / "other.png")
+    write(page, "kept")
+    page.set_input_files("[data-source-picture]", tmp_path / "other.png")
+    expect(page.locator("[data-refusal]")).to_contain_text("other.png does not say how it was made")
+    expect(page.locator("#prompt")).to_have_value("kept")
+
+
 def test_figures_are_edited_undone_exported_and_imported(page: Page, watch: Watch, tmp_path: Path) -> None:
     stage = page.locator(".stage")
     before = stage.inner_html()

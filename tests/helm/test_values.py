@@ -65,7 +65,7 @@ def test_every_pod_has_settings_that_load(example: Any) -> None:
             name: value
             for name, value in environment.items()
             # Secrets are read from files that are not there; the other _FILEs are settings by themselves.
-            if name.startswith("DARKROOM_") and not re.search(r"(KEY|SECRET|PASSWORD|URL)_FILE$", name)
+            if name.startswith("DARKROOM_") and not re.search(r"((ACCESS|SECRET)_KEY|SECRET|PASSWORD|URL)_FILE$", name)
         }
         if "SASL" in known.get("DARKROOM_KAFKA__SECURITY_PROTOCOL", ""):
             known["DARKROOM_KAFKA__SASL_PASSWORD"] = "from-a-file"
@@ -102,7 +102,12 @@ def test_nothing_secret_is_in_a_manifest_and_all_of_it_is_mounted() -> None:
     pod = pod_of(worker)
     mounted = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
     secrets = {volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
-    assert secrets == {"s3": "darkroom-s3", "s3-ca": "darkroom-store-ca", "kafka": "darkroom-kafka"}
+    assert secrets == {
+        "s3": "darkroom-s3",
+        "s3-ca": "darkroom-store-ca",
+        "kafka": "darkroom-kafka",
+        "provenance": "darkroom-provenance",
+    }
     assert all(mounted[f"/etc/darkroom/{name}"] == name for name in secrets)
 
 

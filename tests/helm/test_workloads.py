@@ -153,6 +153,20 @@ def test_the_gateway_is_reached_by_its_ingress_and_has_its_keys() -> None:
     assert pod_of(gateway)["containers"][0]["args"][0] == "gateway"
 
 
+def test_workers_alone_hold_the_key_that_signs_pictures() -> None:
+    manifests = render(FLEET)
+    worker, gateway = (pod_of(one(manifests, "Deployment", part)) for part in ("worker", "gateway"))
+    (container,) = worker["containers"]
+    named = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert named["DARKROOM_PROVENANCE__CERT_FILE"] == "/etc/darkroom/provenance/tls.crt"
+    assert named["DARKROOM_PROVENANCE__KEY_FILE"] == "/etc/darkroom/provenance/tls.key"
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume.get("secret") for volume in worker["volumes"]}
+    assert mounted["provenance"] == "/etc/darkroom/provenance"
+    assert volumes["provenance"] == {"secretName": "darkroom-provenance", "defaultMode": 0o440}
+    assert "provenance" not in str(gateway)
+
+
 def test_a_changed_setting_is_a_roll_out() -> None:
     def checksum(changes: dict[str, Any]) -> str:
         deployment = one(render(with_values(FLEET, changes)), "Deployment", "worker")

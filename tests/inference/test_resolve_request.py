@@ -188,7 +188,6 @@ def test_a_png_says_what_was_asked_and_what_painted_it() -> None:
         "Software": "darkroom",
         "darkroom:model": "model",
         "darkroom:revision": INFO.revision,
-        "darkroom:seed": "5",
     }
 
 

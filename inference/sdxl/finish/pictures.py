@@ -11,16 +11,22 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
+from isal import isal_zlib
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
+from darkroom.inference.marks import embedded, png_text
+from darkroom.inference.png import RGB, png_file
 from darkroom.inference.sdxl.streams import fetched
 from darkroom.inference.types import FaultKind, RenderedImage, RenderFault
 from darkroom.schemas.names import CONTENT_TYPES, EXTENSIONS
 
 PNG_COMPRESS_LEVEL: Final = 1
-"""zlib's fastest level: at 6 a painted picture is hardly smaller and takes several times as long."""
+"""ISA-L's second of four levels: as fast as level 0 and a seventh smaller. Levels 2 and 3 are slower and no smaller."""
+PNG_FILTER_UP: Final = 2
+"""Each byte less the one above it (PNG specification, third edition, 9.2). Painted pictures come out about as large as
+with the best filter for each row, which takes longer to choose than everything else together."""
 
 
 def vae_dtype(dtype: torch.dtype, *, overflows: bool) -> torch.dtype:
@@ -60,7 +66,8 @@ def encode_picture(
 ) -> RenderedImage:
     """Encode an RGB picture as `png`, `webp` or `jpeg`.
 
-    `text` goes into PNG's text chunks; the other formats have none. `quality` (1 to 100) applies to the other formats.
+    `text` goes to where the format has room for it (`darkroom.inference.marks`), and the picture is marked as made by a
+    model. `quality` (1 to 100) applies to the other formats.
     Raises `RenderFault` of the request for any other format.
     """
     if image_format not in CONTENT_TYPES:
@@ -69,13 +76,14 @@ def encode_picture(
             "invalid_request",
             f"There is no picture format {image_format!r}: use {', '.join(CONTENT_TYPES)}.",
         )
-    buffer = io.BytesIO()
     if image_format == "png":
-        picture.save(buffer, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=_text_chunks(text))
+        content = _png(picture, text)
     else:
-        picture.save(buffer, image_format.upper(), quality=quality)
+        buffer = io.BytesIO()
+        picture.save(buffer, image_format.upper(), quality=quality, **embedded(text, image_format))
+        content = buffer.getvalue()
     return RenderedImage(
-        content=buffer.getvalue(),
+        content=content,
         width=picture.width,
         height=picture.height,
         seed=seed,
@@ -106,9 +114,12 @@ def _by_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
 
 
-def _text_chunks(text: Mapping[str, str]) -> PngInfo:
-    chunks = PngInfo()
-    for key, value in text.items():
-        # `add_text` falls back to an international chunk for characters outside Latin-1.
-        chunks.add_text(key, value)
-    return chunks
+def _png(picture: Image.Image, text: Mapping[str, str]) -> bytes:
+    """Return a PNG of an RGB picture: as Pillow's, pixel by pixel, in about a seventh of its time."""
+    rows = np.asarray(picture).reshape(picture.height, picture.width * 3)
+    filtered = np.empty((picture.height, picture.width * 3 + 1), np.uint8)
+    filtered[:, 0] = PNG_FILTER_UP
+    filtered[0, 1:] = rows[0]  # the row above the first one counts as zeros
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    pixels = isal_zlib.compress(filtered, PNG_COMPRESS_LEVEL)
+    return png_file(picture.width, picture.height, RGB, pixels, text=png_text(text))

@@ -8,6 +8,7 @@ import { Follower } from "./follow.js";
 import { RequestForm, randomSeed } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { Jobs } from "./jobs.js";
+import { settingsOf } from "./picture_settings.js";
 import { PosePanel } from "./pose.js";
 import { READY_POSES } from "./ready_poses.js";
 import { SignIn } from "./sign_in.js";
@@ -84,6 +85,39 @@ function usePose(id) {
   announce("The pose and the prompt are in the editor");
 }
 
+// Puts the settings in that a picture says it was made with.
+async function takeFrom(file) {
+  const made = await settingsOf(file);
+  if (made === null) {
+    form.refuse({
+      detail: `${file.name} does not say how it was made.`,
+      remedy: "Choose the file of a picture that was painted here. Programs that save it again leave the settings out."
+    });
+    return;
+  }
+  form.set(made.request);
+  pose.use(made.pose);
+  form.accept();
+  if (made.lost.length) {
+    const names = made.lost.map((name) => name.replaceAll("_", " ")).join(", ");
+    form.refuse({ detail: `Not all of it can be asked for here: ${names}.`, remedy: "The rest is in the form." });
+  }
+  announce(`The settings of ${file.name} are in the form`);
+}
+
+function acceptPictures() {
+  const request = byId("request");
+  const chooser = request.querySelector("[data-source-picture]");
+  request.querySelector("[data-from-picture]").addEventListener("click", () => chooser.click());
+  chooser.addEventListener("change", () => {
+    if (chooser.files[0]) takeFrom(chooser.files[0]);
+    chooser.value = "";
+  });
+  request.addEventListener("drop", (event) => {
+    if (event.dataTransfer.files[0]) takeFrom(event.dataTransfer.files[0]);
+  });
+}
+
 async function stop(id) {
   jobs.update(id, { cancelling: true });
   try {
@@ -149,6 +183,7 @@ function tell({ detail: { job, before } }) {
 
 async function begin() {
   takeUpDraft();
+  acceptPictures();
   form.addEventListener("edit", () => {
     resize();
     keepDraft();
