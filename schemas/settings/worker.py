@@ -49,7 +49,8 @@ class ModelSettings(BaseModel):
     )
     vae_path: ModelSource | None = Field(
         default=None,
-        description="A diffusers folder or .safetensors file of a VAE in place of the model's: one safe in fp16.",
+        description="A diffusers folder or .safetensors file of a VAE in place of the model's: one safe in fp16, or an "
+        "AutoencoderTiny such as TAESDXL.",
     )
     adapters_path: ModelSource | None = Field(
         default=None,

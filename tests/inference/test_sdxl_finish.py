@@ -12,6 +12,7 @@ from PIL import Image
 
 from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.sdxl.finish.pictures import decode_latents, encode_picture, vae_dtype
+from darkroom.inference.sdxl.loading.vae_kinds import vae_kind
 from darkroom.inference.types import FaultKind, RenderFault
 from tests.inference.devices import finished
 from tests.inference.painting import PLAIN, pixels, prepare
@@ -133,8 +134,11 @@ def test_levels_are_unscaled_clamped_and_rounded() -> None:
 
 
 def test_a_vae_that_overflows_in_fp16_is_kept_in_fp32() -> None:
-    assert vae_dtype({"force_upcast": True}, torch.float16) is torch.float32
-    assert vae_dtype({}, torch.float16) is torch.float32
-    assert vae_dtype({"force_upcast": False}, torch.float16) is torch.float16
-    assert vae_dtype({"force_upcast": True}, torch.bfloat16) is torch.bfloat16
-    assert vae_dtype({"force_upcast": True}, torch.float32) is torch.float32
+    levels = {"block_out_channels": [128, 256, 512, 512]}
+    assert vae_kind(levels | {"force_upcast": True}).overflows
+    assert vae_kind(levels).overflows
+    assert not vae_kind(levels | {"force_upcast": False}).overflows
+    assert vae_dtype(torch.float16, overflows=True) is torch.float32
+    assert vae_dtype(torch.float16, overflows=False) is torch.float16
+    assert vae_dtype(torch.bfloat16, overflows=True) is torch.bfloat16
+    assert vae_dtype(torch.float32, overflows=True) is torch.float32

@@ -211,7 +211,7 @@ def test_a_vae_of_another_family_is_refused(tiny: TinyModel, tmp_path: Path) -> 
     config = json.loads((tiny.path / "vae" / "config.json").read_text()) | {"latent_channels": 16}
     vae = diffusers.AutoencoderKL.from_config(config)  # type: ignore[attr-defined]
     vae.save_pretrained(tmp_path / "vae")
-    with pytest.raises(ModelError, match="takes 4 channels and its VAE has 16") as caught:
+    with pytest.raises(ModelError, match="takes latents of 4 channels and its VAE has 16") as caught:
         loaded(ModelFiles(tiny.path, vae_path=tmp_path / "vae"))
     assert "\n" not in str(caught.value)
 

@@ -291,7 +291,7 @@ KINDS: list[Stranger[Network, str]] = [
     Stranger(
         "inpainting", "SDXL inpainting 0.1", Network("unet", {}, {"conv_in.weight": torch.zeros(32, 9, 3, 3)}), "inp"
     ),
-    Stranger("TAESD", "diffusers 0.42.1", Network("vae", {"_class_name": "AutoencoderTiny"}, {}), "tiny autoencoder"),
+    Stranger("TAESD", "diffusers 0.42.1", Network("vae", {"_class_name": "AutoencoderTiny"}, {}), "AutoencoderTiny"),
     Stranger(
         "T5",
         "transformers 5.23.0",

@@ -23,13 +23,13 @@ PNG_COMPRESS_LEVEL: Final = 1
 """zlib's fastest level: at 6 a painted picture is hardly smaller and takes several times as long."""
 
 
-def vae_dtype(vae_config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+def vae_dtype(dtype: torch.dtype, *, overflows: bool) -> torch.dtype:
     """Return the dtype of the VAE's weights.
 
     SDXL's own VAE overflows in fp16, and its configuration says so (`force_upcast`). diffusers' pipelines convert it to
     fp32 and back for each decode; here it is fp32 from the start.
     """
-    return torch.float32 if dtype is torch.float16 and vae_config.get("force_upcast", True) else dtype
+    return torch.float32 if dtype is torch.float16 and overflows else dtype
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> list[Image.Image | RenderFault]:

@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import Any, Final
 
 from darkroom.inference.sdxl.loading.headers import Header
+from darkroom.inference.sdxl.loading.vae_kinds import TINY, is_tiny
 from darkroom.inference.types import ModelError
 
 TEXT_CLASSES: Final = frozenset({"CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"})
 """`architectures` of a text encoder's configuration; the third class holds a text encoder and one for pictures."""
 _CLASSES: Final[Mapping[str, frozenset[str]]] = {
     "unet": frozenset({"UNet2DConditionModel"}),
-    "vae": frozenset({"AutoencoderKL"}),
+    "vae": frozenset({"AutoencoderKL", TINY}),
     "controlnet": frozenset({"ControlNetModel"}),
     "text_encoder": TEXT_CLASSES,
     "text_encoder_2": TEXT_CLASSES,
 }
 _PLAIN_CONTROLNET: Final = "name a plain ControlNet of SDXL that was trained for OpenPose skeletons"
 _PLAIN_UNET: Final = "name an SDXL base model that is guided by a negative prompt"
-_SDXL_VAE: Final = "name SDXL's AutoencoderKL"
 _UNION: Final = f"a union ControlNet, whose tensors choose the kind of control; {_PLAIN_CONTROLNET}"
 _T2I: Final = f"a T2I-Adapter, which is no ControlNet; {_PLAIN_CONTROLNET}"
 _XS: Final = f"a ControlNet-XS, which is wired into the UNet differently; {_PLAIN_CONTROLNET}"
 _OF_OTHERS: Final = f"of another model family; {_PLAIN_CONTROLNET}"
-_TINY_VAE: Final = f"a tiny autoencoder for previews, which paints other pictures; {_SDXL_VAE}"
+_TINY_VAE: Final = f"a tiny autoencoder without its configuration; put the config.json of its {TINY} beside it"
 _SCALED: Final = (
     "in scaled fp8, whose weights mean nothing without their scales; use the fp16 file, or fp8 without scales"
 )
@@ -45,7 +45,6 @@ _KNOWN_CLASSES: Final[Mapping[str, str]] = {
     "ControlNetXSModel": _XS,
     "T2IAdapter": _T2I,
     "MultiAdapter": _T2I,
-    "AutoencoderTiny": _TINY_VAE,
     "UNetMotionModel": f"a UNet for video; {_PLAIN_UNET}",
 }
 _MARKS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
@@ -104,10 +103,14 @@ def check_class(part: str, config: Mapping[str, Any], file: Path) -> None:
     raise ModelError(f"{file} is of the class {other}, {what}.")
 
 
-def check_tensors(part: str, header: Header, place: Path) -> None:
-    """Raise `ModelError` if tensors show that the weights in `place` are of another network than `part`."""
+def check_tensors(part: str, header: Header, place: Path, config: Mapping[str, Any]) -> None:
+    """Raise `ModelError` if tensors show that the weights in `place` are of another network than `part`.
+
+    `config` is the configuration that belongs to them, empty where that is not known yet.
+    """
+    marks = () if part == "vae" and is_tiny(config) else _MARKS.get(part, ())
     for name in sorted(header.shapes):
-        for mark, what in (*_MARKS.get(part, ()), *_STORED_OTHERWISE):
+        for mark, what in (*marks, *_STORED_OTHERWISE):
             if name.startswith(mark) or f".{mark}" in name:
                 raise ModelError(f"The {part} in {place} is {what} (its tensor {name} says so).")
     if part == "unet":
@@ -133,13 +136,14 @@ def check_fit(
     *,
     unet: Any,
     vae: Any,
+    latent_factor: int,
     text_encoders: Sequence[Any],
     controlnet: Any | None,
 ) -> None:
     """Raise `ModelError` for the first property of loaded parts that does not fit."""
     for fits, what in (
         *_base_checks(unet.config, vae.config, [encoder.config for encoder in text_encoders]),
-        *(() if controlnet is None else _controlnet_checks(controlnet.config, unet.config, vae.config)),
+        *(() if controlnet is None else _controlnet_checks(controlnet.config, unet.config, latent_factor)),
     ):
         if not fits:
             raise ModelError(f"The model in {path} cannot be used: {what}.")
@@ -160,8 +164,8 @@ def _base_checks(unet: Any, vae: Any, texts: Sequence[Any]) -> list[tuple[bool, 
         ),
         (
             unet.in_channels == vae.latent_channels,
-            f"its UNet takes {unet.in_channels} channels and its VAE has {vae.latent_channels}; "
-            "inpainting models are not supported",
+            f"its UNet takes latents of {unet.in_channels} channels and its VAE has {vae.latent_channels}: name a VAE "
+            "of SDXL",
         ),
         (
             unet.cross_attention_dim == token_width,
@@ -174,9 +178,8 @@ def _base_checks(unet: Any, vae: Any, texts: Sequence[Any]) -> list[tuple[bool, 
     ]
 
 
-def _controlnet_checks(controlnet: Any, unet: Any, vae: Any) -> list[tuple[bool, str]]:
+def _controlnet_checks(controlnet: Any, unet: Any, latent_factor: int) -> list[tuple[bool, str]]:
     picture_factor = 2 ** (len(controlnet.conditioning_embedding_out_channels) - 1)
-    latent_factor = 2 ** (len(vae.block_out_channels) - 1)
     same = ("block_out_channels", "layers_per_block", "cross_attention_dim", "addition_embed_type")
     different = [name for name in same if _plain(getattr(controlnet, name)) != _plain(getattr(unet, name))]
     return [

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from darkroom.inference.pose.photo import PoseDetector
@@ -28,6 +28,7 @@ from darkroom.inference.sdxl.loading.placement import TEXT_PARTS, Placement, for
 from darkroom.inference.sdxl.loading.revision import Weights, model_revision
 from darkroom.inference.sdxl.loading.single_file import IGNORED_IN_TEXT, load_single
 from darkroom.inference.sdxl.loading.sources import ModelFiles, find_sources
+from darkroom.inference.sdxl.loading.vae_kinds import vae_kind
 from darkroom.inference.sdxl.prepare.adapter_store import ADAPTER_CACHE_BYTES_MAX, AdapterStore
 from darkroom.inference.types import ModelError, ModelInfo
 
@@ -90,19 +91,27 @@ def load_components(
     placement = find_place({part: weights.folder for part, weights in parts.items()}, device=device, dtype=dtype)
     device = placement.device
     dtypes = {part: placement.dtype_of(part) for part in parts}
-    dtypes["vae"] = vae_dtype(read_json(parts["vae"].folder / "config.json"), dtype)
+    kind_of_vae = vae_kind(read_json(parts["vae"].folder / "config.json"))
+    dtypes["vae"] = vae_dtype(dtype, overflows=kind_of_vae.overflows)
 
     def load(kind: Any, part: str) -> Any:
         return _load_network(kind, part, parts[part], dtypes[part], placement.home(part))
 
     with no_progress_bars():
         unet = load(UNet2DConditionModel, "unet")
-        vae = load(AutoencoderKL, "vae")
+        vae = load(kind_of_vae.network, "vae")
         text_encoders = (load(CLIPTextModel, "text_encoder"), load(CLIPTextModelWithProjection, "text_encoder_2"))
         tokenizers = tuple(_load_tokenizer(path / part) for part in ("tokenizer", "tokenizer_2"))
         controlnet = load(ControlNetModel, "controlnet") if "controlnet" in parts else None
     zeros_for_no_text = bool(sources.index.get("force_zeros_for_empty_prompt", True))
-    check_fit(files.path, unet=unet, vae=vae, text_encoders=text_encoders, controlnet=controlnet)
+    check_fit(
+        files.path,
+        unet=unet,
+        vae=vae,
+        latent_factor=kind_of_vae.factor,
+        text_encoders=text_encoders,
+        controlnet=controlnet,
+    )
     adapters = _adapters(files, placement, (unet, *text_encoders), adapter_cache_bytes_max)
     is_pose_bgr = controlnet is not None and _take_bgr(controlnet)
     pose_encoder = None if controlnet is None else _take_pose_encoder(controlnet).to(device)
@@ -119,7 +128,7 @@ def load_components(
                     key: value for key, value in scheduler_config.items() if own_scheduler.get(key) != value
                 },
             ),
-            **_sizes(unet.config, vae.config),
+            **_sizes(unet.config, kind_of_vae.factor),
             device=str(device),
             dtype=str(dtype).removeprefix("torch."),
             sampler_version=SAMPLER_VERSION,
@@ -148,9 +157,8 @@ def load_components(
     )
 
 
-def _sizes(unet_config: Any, vae_config: Any) -> dict[str, int]:
-    """Return the pixel sizes of `ModelInfo`."""
-    factor = 2 ** (len(vae_config.block_out_channels) - 1)
+def _sizes(unet_config: Any, factor: int) -> dict[str, int]:
+    """Return the pixel sizes of `ModelInfo`. `factor`: pixels for each of the latents, along a side."""
     # The size of the latents on which the UNet was trained; diffusers allows a pair here, height first.
     side = unet_config.sample_size
     height, width = side if isinstance(side, list | tuple) else (side, side)

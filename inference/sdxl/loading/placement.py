@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from darkroom.inference.planning.memory_layout import Place
@@ -17,6 +17,7 @@ from darkroom.inference.planning.memory_plan import Attention, AttentionProbe, M
 from darkroom.inference.sdxl.denoise.attention import fuse_projections, probe_attention, use_attention
 from darkroom.inference.sdxl.loading.headers import read_json
 from darkroom.inference.sdxl.loading.residence import Residence, WeightMover
+from darkroom.inference.sdxl.loading.vae_kinds import vae_kind
 from darkroom.inference.types import Lane, ModelError, Series
 
 TEXT_PARTS: Final = ("text_encoder", "text_encoder_2")
@@ -26,7 +27,6 @@ _LANES: Final = {"unet": Lane.DENOISE, "controlnet": Lane.DENOISE, "vae": Lane.F
 _DIFFUSERS: Final[Mapping[str, Any]] = {
     "unet": UNet2DConditionModel,
     "controlnet": ControlNetModel,
-    "vae": AutoencoderKL,
 }
 _TRANSFORMERS: Final[Mapping[str, Any]] = {
     "text_encoder": CLIPTextModel,
@@ -154,20 +154,17 @@ def model_size(folders: Mapping[str, Path]) -> ModelSize:
     """
     configs = {part: read_json(folder / "config.json") for part, folder in folders.items()}
     parameters = {part: _parameters(part, config, folders[part]) for part, config in configs.items()}
-    vae = configs["vae"]
-    vae_channels = vae["block_out_channels"]
-    side = vae.get("sample_size", 1024)
-    height, width = side if isinstance(side, list) else (side, side)
+    vae = vae_kind(configs["vae"])
     return ModelSize(
         unet=parameters["unet"],
         controlnet=parameters.get("controlnet", 0),
         text_encoders=parameters["text_encoder"] + parameters["text_encoder_2"],
         vae=parameters["vae"],
         unet_channels=configs["unet"]["block_out_channels"][0],
-        vae_channels=vae_channels[0],
-        latent_factor=2 ** (len(vae_channels) - 1),
-        tile_pixels=height * width,
-        vae_overflows=bool(vae.get("force_upcast", True)),
+        vae_channels=vae.channels,
+        latent_factor=vae.factor,
+        tile_pixels=vae.tile_pixels,
+        vae_overflows=vae.overflows,
     )
 
 
@@ -211,10 +208,11 @@ def _memory_bytes(device: torch.device) -> int | None:
 def _parameters(part: str, config: Mapping[str, Any], folder: Path) -> int:
     try:
         with torch.device("meta"):
-            if part in _DIFFUSERS:
-                network = _DIFFUSERS[part].from_config(config)
-            else:
+            if part in _TRANSFORMERS:
                 network = _TRANSFORMERS[part](CLIPTextConfig.from_dict(dict(config)))
+            else:
+                kind = vae_kind(config).network if part == "vae" else _DIFFUSERS[part]
+                network = kind.from_config(config)
     # The libraries raise many exception types for configurations of other networks.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:300]

@@ -19,6 +19,7 @@ from darkroom.inference.sdxl.loading.checks import check_class, check_tensors
 from darkroom.inference.sdxl.loading.headers import Header, read_headers, read_json
 from darkroom.inference.sdxl.loading.revision import Weights, find_weights
 from darkroom.inference.sdxl.loading.single_file import parts_of, prefix_of
+from darkroom.inference.sdxl.loading.vae_kinds import is_tiny
 from darkroom.inference.types import ModelError
 
 _PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -91,8 +92,9 @@ def find_sources(files: ModelFiles, dtype: torch.dtype) -> Sources:
     headers = {part: read_headers(weights.read_from) for part, weights in parts.items()}
     for part, weights in parts.items():
         config = weights.folder / "config.json"
-        check_class(part, read_json(config), config)
-        check_tensors(part, headers[part].under(prefix_of(part)), weights.place)
+        settings = read_json(config)
+        check_class(part, settings, config)
+        check_tensors(part, headers[part].under(prefix_of(part)), weights.place, settings)
     if files.vae_path is not None and (base / "vae" / "config.json").is_file():
         _check_scaling(parts["vae"].folder / "config.json", base / "vae" / "config.json")
     return Sources(base, index, parts, headers["unet"])
@@ -100,7 +102,11 @@ def find_sources(files: ModelFiles, dtype: torch.dtype) -> Sources:
 
 def _check_scaling(vae: Path, own: Path) -> None:
     """Raise `ModelError` for a VAE of other latents: those of SD 1.5 have SDXL's shapes and another scale."""
-    given, wanted = (read_json(file).get("scaling_factor", _SCALING_DEFAULT) for file in (vae, own))
+    configs = [read_json(file) for file in (vae, own)]
+    if any(map(is_tiny, configs)):
+        # A tiny autoencoder takes the latents as the UNet gives them: nothing in its file says of which model.
+        return
+    given, wanted = (config.get("scaling_factor", _SCALING_DEFAULT) for config in configs)
     if given != wanted:
         raise ModelError(
             f"{vae} has the scaling_factor {given} and the model's own VAE {wanted} ({own}), so it was made for other "
@@ -129,8 +135,10 @@ def _find_part(path: Path, fallback: Path, dtype: torch.dtype) -> Weights:
     """Find a network with a path of its own: a folder, or a file with its configuration beside it or in `fallback`."""
     if not _is_file(path):
         return find_weights(path, dtype)
+    beside = path.parent / "config.json"
     # Checked before asking for a configuration, which a network of another kind could not have.
-    check_tensors(fallback.name, read_headers([path]).under(prefix_of(fallback.name)), path)
+    header = read_headers([path]).under(prefix_of(fallback.name))
+    check_tensors(fallback.name, header, path, read_json(beside) if beside.is_file() else {})
     for folder in (path.parent, fallback):
         if (folder / "config.json").is_file():
             return Weights(folder, None, (path,), single_file=path)
