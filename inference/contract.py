@@ -25,6 +25,7 @@ from darkroom.inference.types import (
     RowId,
     Series,
 )
+from darkroom.schemas.events.completion import PromptRead
 from darkroom.schemas.events.pose import FoundPerson
 
 Listener = Callable[[EngineEvent], None]
@@ -144,6 +145,8 @@ class PreparedRows(Generic[RowT]):
     """Sentences for the requester, such as that the prompt was cut at 77 tokens."""
     found: tuple[FoundPerson, ...] = ()
     """The people in the pose's photo, the largest first, for the requester."""
+    prompt: PromptRead | None = None
+    """How much of the prompt was read, for the requester; None if the device does not count."""
 
 
 class Device(Protocol[RowT]):

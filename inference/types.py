@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal, NamedTuple
 
+from darkroom.schemas.events.completion import PromptRead
 from darkroom.schemas.events.pose import FoundPerson, Pose
 from darkroom.schemas.events.samplers import TWO_CALLS
 
@@ -256,6 +257,8 @@ class JobPrepared:
     warnings: tuple[str, ...] = ()
     found: tuple[FoundPerson, ...] = ()
     """The people in the pose's photo, the largest first; empty if the pose is not a photo."""
+    prompt: PromptRead | None = None
+    """Size of what was read of the prompt; None if the device does not count."""
     cap: int | None = None
     """The most rows of the batch key that are worth running together on this device. None if the engine has no cap."""
 

@@ -325,6 +325,7 @@ class Delivery:
             attempts=payload.attempts,
             batch=None if rendered is None else BatchSeen(rows_min=rendered.rows_min, rows_max=rendered.rows_max),
             model=ModelRef(name=info.name, revision=info.revision),
+            prompt=None if prepared is None else prepared.prompt,
             found=payload.found,
             render_digest=None if rendered is None else _render_digest(payload, request, info),
             cost=completions.cost(payload.device_seconds, self._settings.worker.usd_per_device_hour),

@@ -187,7 +187,17 @@ class LaneMonitor(Generic[RowT]):
             held.receive(outcome.rows)
             key = outcome.rows[0].batch_key
             cap = self._cap(key)
-            self._tell(JobPrepared(held.job.job_id, key, seconds * 1000, outcome.warnings, outcome.found, cap))
+            self._tell(
+                JobPrepared(
+                    held.job.job_id,
+                    key,
+                    seconds * 1000,
+                    warnings=outcome.warnings,
+                    found=outcome.found,
+                    prompt=outcome.prompt,
+                    cap=cap,
+                )
+            )
 
     # --- The denoise lane ------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from darkroom.inference.types import (
     RowId,
     Series,
 )
+from darkroom.schemas.events.completion import PromptRead
 
 _log = structlog.get_logger(__name__)
 
@@ -145,6 +146,7 @@ class LoadedModel:
             rows=tuple(rows),
             warnings=tuple(dict.fromkeys(warnings)),
             found=() if conditioning is None else conditioning.found,
+            prompt=PromptRead(tokens=text.tokens_read, chunks=text.chunks),
         )
 
     def step(self, rows: Sequence[SdxlRow]) -> None:

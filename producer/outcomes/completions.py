@@ -25,6 +25,7 @@ from darkroom.schemas.events.completion import (
     Cost,
     ImageRef,
     ModelRef,
+    PromptRead,
     Source,
     Status,
     Timings,
@@ -89,6 +90,7 @@ class Work:
     attempts: int = 0
     """How often rendering was begun."""
     batch: BatchSeen | None = None
+    prompt: PromptRead | None = None
     model: ModelRef | None = None
     found: tuple[FoundPerson, ...] = ()
     """The people in the pose's photo."""
@@ -206,6 +208,7 @@ def _completion(
         error=error,
         timings_ms=_timed(work.timings, answered.requested_at, completed_at),
         batch=work.batch,
+        prompt=work.prompt,
         model=work.model,
         worker=answered.worker,
         attempts=work.attempts,

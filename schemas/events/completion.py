@@ -48,6 +48,7 @@ _EXAMPLES: list[Any] = [
             "total": 3500.0,
         },
         "batch": {"rows_min": 2, "rows_max": 4, "bucket": None},
+        "prompt": {"tokens": 8, "chunks": 1},
         "model": {"name": "sdxl-base", "revision": "sha256:5d1e0c9bde51a7a0"},
         "worker": "worker-0",
         "warnings": ["unknown field ignored: colour"],
@@ -150,6 +151,17 @@ class BatchSeen(BaseModel):
     bucket: PositiveWhole | None = Field(default=None, description="The largest padded batch size; null if not padded.")
 
 
+class PromptRead(BaseModel):
+    """Size of the part of the prompt that the model read."""
+
+    model_config = STRICT
+
+    tokens: CountedWhole = Field(
+        description="The prompt's tokens that were read, without the marks at chunk ends; a warning counts the rest."
+    )
+    chunks: PositiveWhole = Field(description="The chunks of up to 75 tokens that they fill.")
+
+
 class ModelRef(BaseModel):
     """The model that painted."""
 
@@ -199,6 +211,9 @@ class Completion(BaseModel):
     error: CompletionError | None = Field(default=None, description="Why it did not succeed; null when succeeded.")
     timings_ms: OrDefault[Timings] = Field(default=Timings(), description="Where the time went.")
     batch: BatchSeen | None = Field(default=None, description="Its company on the device; null if it never got there.")
+    prompt: PromptRead | None = Field(
+        default=None, description="What was read of the prompt; null if it was not read, or nobody counted."
+    )
     model: ModelRef | None = Field(default=None, description="The model; null if none was asked.")
     worker: str = Field(min_length=1, max_length=200, description="The worker that published this.")
     attempts: OrDefault[CountedWhole] = Field(default=1, description="How often rendering was begun; 0 if never.")

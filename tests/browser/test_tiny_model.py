@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ def test_the_tiny_model_paints_a_pose_from_the_page(stack: Stack, browser: Brows
         tile.locator(".open").click()
         known = page.locator("[data-known]")
         expect(known).to_contain_text("128 × 128")
+        expect(known).to_contain_text(re.compile(r"Prompt read\s*\d+ tokens"))
         expect(known).not_to_contain_text("simulated")
         page.close()
         assert watch.problems == []

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from darkroom.producer.outcomes.completions import Answered, Work, image_refs, succeeded
-from darkroom.schemas.events.completion import BatchSeen, Completion, Cost, ModelRef, Source, Timings
+from darkroom.schemas.events.completion import BatchSeen, Completion, Cost, ModelRef, PromptRead, Source, Timings
 
 NOON = datetime(2027, 1, 31, 12, 0, 0, tzinfo=UTC)
 DIGEST = "sha256:" + hashlib.sha256(b"what was asked").hexdigest()
@@ -54,6 +54,7 @@ def work() -> Work:
         timings=Timings(queued=40.0, prepare=60.0, waited=10.0, denoise=3000.0, decode=200.0),
         attempts=1,
         batch=BatchSeen(rows_min=1, rows_max=4),
+        prompt=PromptRead(tokens=112, chunks=2),
         model=ModelRef(name="tiny", revision="sha256:0123456789abcdef"),
         render_digest=OTHER_DIGEST,
         cost=Cost(device_seconds=1.5, usd=0.001),

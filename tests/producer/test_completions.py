@@ -10,7 +10,7 @@ import pytest
 
 from darkroom.producer.outcomes import completions
 from darkroom.schemas.errors import ErrorCode
-from darkroom.schemas.events.completion import Completion, Status, Timings
+from darkroom.schemas.events.completion import Completion, PromptRead, Status, Timings
 from darkroom.schemas.wire.codec import decode_completion, encode_completion
 from tests.producer.examples import DIGEST, NOON, OTHER_DIGEST, Picture, answered, source, success, work
 
@@ -38,6 +38,7 @@ def test_a_success_says_all_that_was_done() -> None:
     assert completion.timings_ms.denoise == 3000.0
     assert completion.cost is not None
     assert completion.batch is not None
+    assert completion.prompt == PromptRead(tokens=112, chunks=2)
     assert not completion.replayed
 
 
@@ -101,6 +102,7 @@ def test_another_record_that_asks_the_same_gets_the_same_pictures_replayed() -> 
     )
     replay = completions.for_record(standing, about, now=LATER)
     assert replay.replayed
+    assert replay.prompt == PromptRead(tokens=112, chunks=2)
     assert (replay.source, replay.event_id, replay.worker) == (source(99, 3), "event-2", "worker-9")
     assert (replay.labels, replay.requested_at, replay.warnings) == ({"a": "b"}, NOON, ())
     assert (replay.images, replay.model, replay.render_digest) == (

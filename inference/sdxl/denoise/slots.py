@@ -11,12 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from darkroom.inference.sdxl.denoise.adapters import Share, shares_of
 from darkroom.inference.sdxl.denoise.compiled import StaticShapes
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
+from darkroom.inference.sdxl.prepare.conditions import CHUNK_VECTORS, TextEmbedding
+
+_MASK_MULTIPLE: Final = 8
+"""Kernels of xformers take a mask only where its rows begin at multiples of 8 numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,9 @@ class SlotLayout:
     away: torch.Tensor
     """(rows,) int64: the slot that guidance moves away from. A row without guidance names its own."""
     tokens: torch.Tensor
-    """(slots, 77 x chunks, width)."""
+    """(slots, vectors, width)."""
+    mask: torch.Tensor | None
+    """(slots, vectors) in the model's dtype, 1 where a slot has a vector; None where every slot fills its place."""
     added: dict[str, torch.Tensor]
     """`text_embeds` (slots, width) and `time_ids` (slots, 6)."""
     posed: PosedSlots | None
@@ -91,9 +98,7 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
     padded = shapes.pad(height, width, unet_slots=len(places), control_slots=len(posed))
     places += [0] * (padded.unet_slots - len(places))
     texts += [texts[0]] * (padded.unet_slots - len(texts))
-    # Attention has no positions and no mask here: a text repeated as a whole weighs nothing differently.
-    chunks = math.lcm(*(text.chunks for text in texts))
-    tokens = torch.cat([text.tokens.repeat(1, chunks // text.chunks, 1) for text in texts])
+    tokens, mask = _side_by_side(texts)
     added = {
         "text_embeds": torch.cat([text.pooled for text in texts]),
         "time_ids": torch.cat([rows[place].time_ids for place in places]),
@@ -105,8 +110,9 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
         slot_rows=_index(places, device),
         away=_index(away, device),
         tokens=tokens,
+        mask=mask,
         added=added,
-        posed=_posed([(slot, rows[places[slot]]) for slot in posed], padded.control_slots, tokens, added, dtype),
+        posed=_posed([(slot, rows[places[slot]]) for slot in posed], padded.control_slots, texts, added, dtype),
         adapters=shares_of([rows[place].adapters for place in places], device),
         euler=_same_or_each([row.schedule.is_euler for row in rows], device),
         rescaled=_index(rescaled, device) if rescaled else None,
@@ -117,7 +123,7 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
 def _posed(
     posed: list[tuple[int, SdxlRow]],
     slots: int,
-    tokens: torch.Tensor,
+    texts: Sequence[TextEmbedding],
     added: dict[str, torch.Tensor],
     dtype: torch.dtype,
 ) -> PosedSlots | None:
@@ -125,6 +131,8 @@ def _posed(
         return None
     count = len(posed)
     posed = posed + posed[:1] * (slots - count)
+    # diffusers' ControlNet takes no mask for texts.
+    tokens = _repeated([texts[slot] for slot, _ in posed])
     index = _index([slot for slot, _ in posed], tokens.device)
     weights = torch.tensor([row.control_weight for _, row in posed], dtype=dtype).to(tokens.device, non_blocking=True)
     return PosedSlots(
@@ -132,9 +140,38 @@ def _posed(
         index=index,
         embedding=torch.cat([row.control.embedding for _, row in posed if row.control is not None]),
         weights=weights.view(-1, 1, 1, 1),
-        tokens=tokens[index],
+        tokens=tokens,
         added={name: values[index] for name, values in added.items()},
     )
+
+
+def _side_by_side(texts: Sequence[TextEmbedding]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the texts' vectors as one tensor, and a mask where texts of different lengths need one.
+
+    Repeating costs nothing where the longest text is a multiple of the others. Else it would: texts of 3 and 4 chunks
+    have 12 in common. Then the vectors behind a shorter text are zeros that a mask hides.
+    """
+    longest = max(text.chunks for text in texts)
+    if all(longest % text.chunks == 0 for text in texts):
+        return _repeated(texts), None
+    first = texts[0].tokens
+    length = -(-longest * CHUNK_VECTORS // _MASK_MULTIPLE) * _MASK_MULTIPLE
+    tokens = first.new_zeros(len(texts), length, first.shape[-1])
+    mask = first.new_zeros(len(texts), length)
+    for slot, text in enumerate(texts):
+        own = text.chunks * CHUNK_VECTORS
+        tokens[slot, :own] = text.tokens[0]
+        mask[slot, :own] = 1
+    return tokens, mask
+
+
+def _repeated(texts: Sequence[TextEmbedding]) -> torch.Tensor:
+    """Return the texts' vectors, each text repeated as a whole to their least common number of chunks.
+
+    Attention has no positions: a text repeated as a whole weighs nothing differently.
+    """
+    chunks = math.lcm(*(text.chunks for text in texts))
+    return torch.cat([text.tokens.repeat(1, chunks // text.chunks, 1) for text in texts])
 
 
 def _same_or_each(flags: list[bool], device: torch.device) -> torch.Tensor | bool:

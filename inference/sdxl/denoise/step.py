@@ -161,6 +161,7 @@ def _predict(layout: SlotLayout, sample: torch.Tensor, timestep: torch.Tensor, n
                 sample,
                 timestep,
                 encoder_hidden_states=layout.tokens,
+                encoder_attention_mask=layout.mask,
                 added_cond_kwargs=layout.added,
                 return_dict=False,
                 **residuals,

@@ -25,6 +25,8 @@ from darkroom.schemas.prompts.weighted import WeightedPrompt, clamped, parse_wei
 
 CHUNK_VECTORS: Final = 77
 """What a text encoder takes at once: a begin token, 75 of the text, an end token."""
+_MARKS: Final = 2
+"""The begin and the end token."""
 _LAYER: Final = -2
 """The penultimate layer, counted from the end."""
 ENCODERS: Final = ("text_encoder", "text_encoder_2")
@@ -39,6 +41,8 @@ class TextEmbedding:
     """(1, 77 x chunks, cross-attention width) in the model's dtype, on its device."""
     pooled: torch.Tensor
     """(1, projection width), as above."""
+    tokens_read: int = 0
+    """The number of the text's tokens in `tokens`, without the marks at a chunk's ends and its padding."""
     tokens_cut: int = 0
     """The number of tokens that did not fit."""
     warnings: tuple[str, ...] = ()
@@ -136,13 +140,14 @@ class TextConditioner:
 
     def _encode_plain(self, text: str, style: TextStyle) -> TextEmbedding:
         layers = []
-        tokens_cut = 0
+        tokens_read = tokens_cut = 0
         for tokenizer, encoder in zip(self._tokenizers, self._encoders, strict=True):
             length = tokenizer.model_max_length
             # `verbose=False`: the tokenizer would log its own warning about the length; ours goes to the requester.
             # `split_special_tokens`: "<|endoftext|>" in a prompt is text, and does not end it.
             whole = tokenizer(text, verbose=False, split_special_tokens=True).input_ids
             tokens_cut = max(tokens_cut, len(whole) - length)
+            tokens_read = min(len(whole), length) - _MARKS
             padded = tokenizer(
                 text,
                 padding="max_length",
@@ -158,7 +163,8 @@ class TextConditioner:
         return TextEmbedding(
             tokens=torch.cat(layers, dim=-1).to(self._device, self._dtype),
             pooled=output.text_embeds.to(self._device, self._dtype),
-            tokens_cut=max(0, tokens_cut),
+            tokens_read=tokens_read,
+            tokens_cut=tokens_cut,
         )
 
     def _encode_weighted(self, text: str, style: TextStyle) -> TextEmbedding:
@@ -181,6 +187,7 @@ class TextConditioner:
         return TextEmbedding(
             tokens=torch.cat(layers, dim=-1).to(self._device, self._dtype),
             pooled=output.text_embeds[:1].to(self._device, self._dtype),
+            tokens_read=made[0].tokens,
             tokens_cut=made[0].tokens_cut,
             warnings=prompt.warnings,
         )
@@ -214,7 +221,7 @@ def text_warnings(which: str, embedding: TextEmbedding) -> list[str]:
     """Return the sentences for the requester about a text that did not fit or read oddly. `which` names the text."""
     if not embedding.tokens_cut:
         return list(embedding.warnings)
-    kept = embedding.tokens.shape[1]
+    kept = CHUNK_VECTORS if embedding.chunks == 1 else embedding.tokens_read
     cut = f"The {which} was cut at {kept} tokens: its last {embedding.tokens_cut} tokens were not used."
     return [*embedding.warnings, cut]
 

@@ -2,7 +2,7 @@
 
 import { imageAddress } from "./api.js";
 import { announce, button, element, icon, setText, show } from "./dom.js";
-import { batchSeen, duration, timings } from "./wording.js";
+import { batchSeen, duration, promptRead, timings } from "./wording.js";
 
 const COPIED_MS = 1500;
 
@@ -170,6 +170,7 @@ class Viewer {
       Sampler: request.sampler,
       Schedule: request.schedule,
       Guidance: request.guidance_scale,
+      "Prompt read": promptRead(completion),
       Model: completion.model?.name,
       Worker: completion.worker,
       "Rows a batch": batchSeen(completion),

@@ -60,3 +60,11 @@ export function batchSeen(completion) {
   if (!batch) return "–";
   return batch.rows_min === batch.rows_max ? `${batch.rows_max}` : `${batch.rows_min}–${batch.rows_max}`;
 }
+
+// How much of the prompt the model read; null where the worker did not count.
+export function promptRead(completion) {
+  const read = completion.prompt;
+  if (!read) return null;
+  const tokens = `${read.tokens} ${read.tokens === 1 ? "token" : "tokens"}`;
+  return read.chunks === 1 ? tokens : `${tokens} in ${read.chunks} chunks`;
+}
