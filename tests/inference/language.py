@@ -46,11 +46,16 @@ _LEFT_TO_THE_RECIPE: Final = (
 )  # fmt: skip
 _POSES: Final = tuple({"people": [list(pose.people[0])]} for pose in (WAVING, SITTING))
 _LONG: Final = ", ".join(f"a small animal number {number}" for number in range(24))
+_THREE_CHUNKS: Final = ", ".join(f"a small animal number {number}" for number in range(8))
+"""For the tiny models, whose tokens are letters."""
 _PLAIN_PROMPTS: Final = ("a red fox in the snow", "雪の中の赤い狐 🦊", "many small animals " * 9, "a (red:1.3) fox")
 _WEIGHTED_PROMPTS: Final = (
     "a (red:1.4) fox", "((a fox:1.2) in [deep] snow:1.5)", "a red fox BREAK (deep snow:1.3)", "a (fox:7) :) (snow",
-    _LONG, f"({_LONG}:1.2) BREAK a (fox:0.6)", f"a fox BREAK {_LONG} BREAK {_LONG}", "a red fox in the snow",
+    _LONG, _THREE_CHUNKS, f"({_LONG}:1.2) BREAK a (fox:0.6)", f"a fox BREAK {_LONG} BREAK {_LONG}",
+    "a red fox in the snow",
 )  # fmt: skip
+TOO_LONG: Final = (_PLAIN_PROMPTS[2], *(one for one in _WEIGHTED_PROMPTS if one.count("number 23")))
+"""Prompts of which the tiny models do not read all."""
 _FRACTIONS: Final = ((0.0, 1.0), (0.0, 0.5), (0.3, 1.0), (0.25, 0.75), (0.5, 0.55))
 
 
@@ -119,7 +124,8 @@ def resolved(fields: Mapping[str, Any], info: ModelInfo) -> list[RenderRequest]:
 def write_adapters(folder: Path, tiny: TinyModel) -> None:
     """Write the files of `ADAPTERS` for the tiny model."""
     # Both libraries make their classes by rules that a type checker cannot follow.
-    unet: Any = diffusers.UNet2DConditionModel.from_pretrained(tiny.path / "unet")  # type: ignore[attr-defined]
+    library: Any = diffusers
+    unet = library.UNet2DConditionModel.from_pretrained(tiny.path / "unet")
     encoder: Any = transformers.CLIPTextModel.from_pretrained(tiny.path / "text_encoder")
     networks: dict[str, torch.nn.Module] = {"unet": unet, "text_encoder": encoder}
     attention = loras.transformer_layers(unet, loras.ATTENTION)

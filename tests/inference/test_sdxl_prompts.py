@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from darkroom.inference.sdxl import SdxlDevice
-from darkroom.inference.types import RenderJob, RenderRequest
-from tests.inference.painting import PLAIN, POSED, TOLERANCE, Oracle, Pixels, distance, paint, paint_together, prepare
-from tests.inference.schedulers import scheduler_of
+from darkroom.inference.sdxl.denoise.compiled import StaticShapes
+from darkroom.inference.sdxl.denoise.slots import lay_out
+from darkroom.inference.types import RenderJob
+from darkroom.schemas.events.completion import PromptRead
+from tests.inference.encoding import Written, painted_from
+from tests.inference.painting import PLAIN, POSED, TOLERANCE, Oracle, distance, paint, paint_together, prepare
 
 pytestmark = pytest.mark.render
 
 WEIGHTED = replace(PLAIN, prompt_syntax="weighted")
 LONG = ", ".join(f"a small animal number {number}" for number in range(24))
-
-Written = list[list[tuple[str, float]]]
-"""By chunk its runs: text and weight."""
 
 PROMPTS: dict[str, tuple[str, Written]] = {
     "one weight": ("a (red:1.4) fox", [[("a", 1), ("red", 1.4), ("fox", 1)]]),
@@ -29,57 +27,6 @@ PROMPTS: dict[str, tuple[str, Written]] = {
     "two chunks": ("a red fox BREAK (deep snow:1.3)", [[("a red fox", 1)], [("deep snow", 1.3)]]),
     "clamped": ("a (fox:7)", [[("a", 1), ("fox", 2.0)]]),
 }
-
-
-def by_hand(oracle: Oracle, written: Written, skip: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode chunk by chunk and token by token, with the encoders' own tokenizers."""
-    pipeline = oracle.plain
-    sides = []
-    with torch.no_grad():
-        for tokenizer, encoder in (
-            (pipeline.tokenizer, pipeline.text_encoder),
-            (pipeline.tokenizer_2, pipeline.text_encoder_2),
-        ):
-
-            def encode(text: str, tokenizer: Any = tokenizer, encoder: Any = encoder) -> Any:
-                ids = tokenizer(text, padding="max_length", max_length=77, return_tensors="pt").input_ids
-                return encoder(ids, output_hidden_states=True)
-
-            empty = encode("").hidden_states[-2 - skip]
-            chunks = []
-            for number, runs in enumerate(written):
-                output = encode(" ".join(text for text, _ in runs))
-                layer = output.hidden_states[-2 - skip].clone()
-                at = 1
-                for text, weight in runs:
-                    for _ in tokenizer(text, add_special_tokens=False).input_ids:
-                        layer[:, at] = empty[:, at] + (layer[:, at] - empty[:, at]) * weight
-                        at += 1
-                chunks.append(layer)
-                if number == 0 and "text_embeds" in output:
-                    pooled = output.text_embeds
-            sides.append(torch.cat(chunks, dim=1))
-    return torch.cat(sides, dim=-1), pooled
-
-
-def painted_from(oracle: Oracle, request: RenderRequest, written: Written) -> Pixels:
-    tokens, pooled = by_hand(oracle, written, request.clip_skip)
-    away, away_pooled = by_hand(oracle, [[(request.negative_prompt or "", 1)]], request.clip_skip)
-    pipeline = oracle.plain
-    pipeline.scheduler = scheduler_of(request.sampler, request.schedule, oracle.scheduler_config)
-    painted = pipeline(
-        prompt_embeds=tokens,
-        pooled_prompt_embeds=pooled,
-        # The pipeline asks for equal lengths; a text repeated as a whole is the same text to attention.
-        negative_prompt_embeds=away.repeat(1, len(written), 1),
-        negative_pooled_prompt_embeds=away_pooled,
-        width=request.width,
-        height=request.height,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-    )
-    return np.asarray(painted.images[0], dtype=np.int16)
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -125,6 +72,35 @@ def test_rows_of_other_lengths_share_steps_and_change_nothing(shared_device: Sdx
         assert distance(picture, paint(shared_device, request)) <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("chunks", "vectors", "is_masked"),
+    [
+        ((1, 1), 77, False),
+        ((1, 2, 4), 308, False),
+        ((3, 1), 231, False),
+        ((2, 3), 232, True),
+        ((1, 2, 3, 4), 312, True),
+    ],
+)
+def test_texts_of_any_lengths_stand_side_by_side(
+    shared_device: SdxlDevice, chunks: tuple[int, ...], vectors: int, is_masked: bool
+) -> None:
+    requests = [
+        replace(base, prompt_syntax="weighted", seed=number, prompt=" BREAK ".join(["fox"] * of_it))
+        for number, (base, of_it) in enumerate(zip([PLAIN, POSED, POSED, PLAIN], chunks, strict=False))
+    ]
+    rows = [prepare(shared_device, request, f"job-{number}")[0] for number, request in enumerate(requests)]
+    layout = lay_out(rows, StaticShapes(), torch.device("cpu"), torch.float32)
+    assert layout.tokens.shape[1] == vectors
+    assert (layout.mask is not None) == is_masked
+    if layout.mask is not None:
+        kept = [int(one) for one in layout.mask.sum(dim=1)]
+        assert kept == [77 * of_it for of_it in chunks] + [77] * len(chunks), "prompts, then negative prompts"
+    together = paint_together(shared_device, [(0, request) for request in requests])
+    for request, picture in zip(requests, together, strict=True):
+        assert distance(picture, paint(shared_device, request)) <= TOLERANCE
+
+
 def test_a_control_token_in_a_prompt_is_text(shared_device: SdxlDevice) -> None:
     written = "a red fox <|endoftext|> in the snow"
     plain, cut = (paint(shared_device, replace(PLAIN, prompt=prompt)) for prompt in (written, "a red fox"))
@@ -134,10 +110,31 @@ def test_a_control_token_in_a_prompt_is_text(shared_device: SdxlDevice) -> None:
     assert not torch.equal(row.text.pooled, without.text.pooled)
 
 
-def test_what_was_cut_and_clamped_is_told(shared_device: SdxlDevice) -> None:
-    request = replace(WEIGHTED, prompt=" BREAK ".join([LONG] * 4) + " (fox:9", negative_prompt=None)
-    warnings = shared_device.prepare(RenderJob(job_id="job", request=request)).warnings
-    assert any("was cut at 308 tokens" in warning for warning in warnings)
-    assert any("not closed" in warning for warning in warnings)
-    clamped = shared_device.prepare(RenderJob(job_id="job", request=replace(WEIGHTED, prompt="(fox:9)"))).warnings
-    assert any("clamped" in warning for warning in clamped)
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "chunks", "warned"),
+    [
+        ("a red fox", 7, 1, ()),
+        ("a red fox BREAK (deep snow:1.3)", 15, 2, ()),
+        ("fox BREAK " * 4, 12, 4, ()),
+        ("fox BREAK " * 4 + "deep snow", 12, 4, ("was cut at 12 tokens: its last 8 tokens",)),
+        ("abc " * 120, 300, 4, ("was cut at 300 tokens: its last 60 tokens",)),
+        ("(fox:9)", 3, 1, ("clamped to 0 to 2; one was 9",)),
+        ("a (fox:-1)", 4, 1, ("clamped to 0 to 2; one was -1",)),
+        ("a (fox", 4, 1, ("not closed",)),
+        ("a fox) [:", 6, 1, ("not closed",)),
+    ],
+)
+def test_how_a_prompt_was_read_is_told(
+    shared_device: SdxlDevice, prompt: str, tokens: int, chunks: int, warned: tuple[str, ...]
+) -> None:
+    prepared = shared_device.prepare(RenderJob(job_id="job", request=replace(WEIGHTED, prompt=prompt)))
+    assert prepared.prompt == PromptRead(tokens=tokens, chunks=chunks)
+    assert len(prepared.warnings) == len(warned)
+    assert all(part in warning for part, warning in zip(warned, prepared.warnings, strict=True))
+
+
+def test_how_much_of_a_plain_prompt_was_read_is_told(shared_device: SdxlDevice) -> None:
+    for prompt, tokens in (("a red fox", 7), ("abc " * 40, 75)):
+        prepared = shared_device.prepare(RenderJob(job_id="job", request=replace(PLAIN, prompt=prompt)))
+        assert prepared.prompt == PromptRead(tokens=tokens, chunks=1)
+    assert prepared.warnings == ("The prompt was cut at 77 tokens: its last 45 tokens were not used.",)

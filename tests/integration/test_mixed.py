@@ -73,6 +73,14 @@ async def test_all_of_it_mixed_survives_a_kill(stack: Stack, tmp_path: Path) -> 
     assert max(one.batch.rows_max for one in first.values() if one.batch) > 4, "the requests shared steps"
     assert all(one.replayed for one in again.values())
     assert {name: one.images for name, one in again.items()} == {name: one.images for name, one in first.items()}
+    assert {name: one.prompt for name, one in again.items()} == {name: one.prompt for name, one in first.items()}
+    lengths = {one.prompt.chunks for one in first.values() if one.prompt}
+    assert lengths == {1, 2, 3, 4}, "prompts of all lengths shared steps"
+    for name, fields in asked.items():
+        said = " ".join(first[name].warnings)
+        assert ("clamped to 0 to 2; one was 7" in said) == _has(fields, "(fox:7)")
+        assert ("not closed" in said) == _has(fields, ":) (snow")
+        assert ("The prompt was cut at" in said) == (fields["prompt"] in language.TOO_LONG)
     report = await fleet.audit()
     assert (report.records, report.succeeded, report.replayed) == (2 * REQUESTS, 2 * REQUESTS, REQUESTS)
     assert report.is_clean, report
@@ -105,6 +113,13 @@ async def _killed_in_the_middle(
     answers = await _answers(producer, places)
     assert len(_rendered(left)) >= REQUESTS - done
     return answers
+
+
+def _has(fields: Mapping[str, Any], mark: str) -> bool:
+    """Return true if a text of the request that is encoded has the mark and is read as weighted."""
+    is_guided = fields.get("guidance_scale", 0.0 if fields.get("recipe") == "four-steps" else 5.0) > 1
+    texts = [fields["prompt"], fields["negative_prompt"] if is_guided else None]
+    return fields["prompt_syntax"] == "weighted" and any(mark in text for text in texts if text)
 
 
 def _rendered(worker: WorkerProcess) -> set[str]:
