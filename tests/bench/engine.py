@@ -48,6 +48,7 @@ def measure(quick: bool) -> dict[str, Any]:
 
     from darkroom.inference.sdxl import SdxlDevice
     from darkroom.inference.tiny import ensure_tiny_model
+    from tests.bench import language
     from tests.bench.contenders import OurEngine, Pipeline
     from tests.bench.overhead import overhead
 
@@ -66,6 +67,7 @@ def measure(quick: bool) -> dict[str, Any]:
             "mixed": [_mixed(ours, theirs, *size) for size in (MIXED[1:] if quick else MIXED)],
             "curves": [_curve(ours, theirs, *size) for size in (CURVE_SIDES[:1] if quick else CURVE_SIDES)],
             "overhead": [overhead(make_device, side, 20) for side in (64, 128)],
+            "language": language.measure(model, language.SIDES[:1] if quick else language.SIDES),
         }
     finally:
         ours.close()

@@ -5,13 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.bench.offline import WINDOW
+
 EQUAL_GOAL, WINDOW_GOAL, SORTED_GOAL, OVERHEAD_GOAL = 1.0, 1.15, 1.0, 0.05
+LANGUAGE_GOAL, MIXED_GOAL = 1.05, 1.6
 SOLO_GOALS = {64: 2.5, 128: 1.6}
 
 
 def section(figures: dict[str, Any]) -> list[str]:
     """Lines of Markdown."""
-    rows = [*_equal_rows(figures), *_mixed_rows(figures), *_solo_rows(figures), *_overhead_rows(figures)]
+    rows = [
+        *_equal_rows(figures),
+        *_mixed_rows(figures),
+        *_solo_rows(figures),
+        *_overhead_rows(figures),
+        *_language_rows(figures["language"]),
+    ]
     return [
         "## The engine beside diffusers' pipeline",
         "",
@@ -95,6 +104,43 @@ def _overhead_rows(figures: dict[str, Any]) -> list[Row]:
         )
         for one in figures["overhead"]
     ]
+
+
+def _language_rows(figures: dict[str, Any]) -> list[Row]:
+    return [
+        *(_samplers_row(one) for one in figures["samplers"]),
+        *(_everything_row(one) for one in figures["mixed"]),
+        *(_adapters_row(one) for one in figures["adapters"]),
+    ]
+
+
+def _samplers_row(one: dict[str, Any]) -> Row:
+    return (
+        f"{one['side']} px, denoising 8 rows of 8 samplers and 4 lengths of prompts, over 8 `euler` rows",
+        f"{one['both_ratio']:.3f} (samplers alone {one['samplers_ratio']:.3f}, lengths alone "
+        f"{one['lengths_ratio']:.3f})",
+        f"at most {LANGUAGE_GOAL}",
+        _verdict(one["both_ratio"] <= LANGUAGE_GOAL),
+    )
+
+
+def _everything_row(one: dict[str, Any]) -> Row:
+    return (
+        f"{one['side']} px, everything mixed, windows of {WINDOW} (calls of {one['call_mean']:.1f} requests)",
+        f"{one['ratio']:.2f} ({one['ratio_min']:.2f} to {one['ratio_max']:.2f})",
+        f"at least {MIXED_GOAL}",
+        _verdict(one["ratio"] >= MIXED_GOAL),
+    )
+
+
+def _adapters_row(one: dict[str, Any]) -> Row:
+    ratios = ", ".join(f"{one[name]:.2f}" for name in ("one_ratio", "two_ratio", "sets_ratio"))
+    return (
+        f"{one['side']} px, denoising 8 rows with adapters over 8 without: one, two, four sets mixed",
+        f"{ratios}; two over diffusers with the same two fused {one['two_over_fused']:.2f}",
+        "",
+        "shown",
+    )
 
 
 def _curve_table(figures: dict[str, Any]) -> list[str]:

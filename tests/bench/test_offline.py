@@ -5,6 +5,7 @@ pipeline's requests are grouped by the rule that the report tells.
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,29 @@ def test_the_share_outside_of_the_networks_is_a_part_of_a_step(tmp_path: Path, m
     assert 0 < found["share"] < 1
     assert 0 < found["networks_ms"] < found["step_ms"]
     assert any("step.py" in line["function"] for line in found["breakdown"])
+
+
+def test_of_everything_mixed_the_pipeline_paints_what_we_paint(tmp_path: Path) -> None:
+    import torch
+
+    from darkroom.inference.sdxl import ModelFiles, SdxlDevice
+    from darkroom.inference.tiny import ensure_tiny_model
+    from tests.bench import language
+    from tests.inference.painting import TOLERANCE, distance, paint
+
+    torch.set_num_threads(1)
+    model = ensure_tiny_model()
+    language.write_adapters(tmp_path, model)
+    load = [
+        replace(one, steps=4, prompt=one.prompt.replace("(dancer:1.2)", "dancer"))
+        for one in language.mixed_language(10, 64, seed=3)
+    ]
+    batches = language.grouped(load)
+    assert sorted(one.seed for batch in batches for one in batch) == [one.seed for one in load]
+    files = ModelFiles(model.path, model.controlnet_path, adapters_path=tmp_path)
+    device = SdxlDevice(lambda: files, device="cpu", cpu_threads=1)
+    device.load()
+    theirs = language.Grouping(model, tmp_path).paint(batches)
+    for request, picture in zip([one for batch in batches for one in batch], theirs, strict=True):
+        assert distance(_pixels(picture), paint(device, request)) <= TOLERANCE, request
+    device.close()
