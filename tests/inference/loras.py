@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +93,10 @@ def _kohya_name(network: str, name: str) -> str:
     part, _, inner = name.partition(".transformer_blocks.")
     place = part.split(".")
     # The tiny model has one layer a block: after the first convolution, two input blocks a level, two output blocks.
-    match place[0]:
-        case "down_blocks":
-            block = f"input_blocks_{1 + 2 * int(place[1])}_1"
-        case "up_blocks":
-            block = f"output_blocks_{2 * int(place[1]) + int(place[3])}_1"
-        case _:
-            block = "middle_block_1"
+    blocks: dict[str, Callable[[], str]] = {
+        "down_blocks": lambda: f"input_blocks_{1 + 2 * int(place[1])}_1",
+        "mid_block": lambda: "middle_block_1",
+        "up_blocks": lambda: f"output_blocks_{2 * int(place[1]) + int(place[3])}_1",
+    }
+    block = blocks[place[0]]()
     return f"lora_unet_{block}_transformer_blocks_{inner.replace('.', '_')}"

@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
 _LIBRARY: Any = diffusers
 _OPTIONS: dict[str | None, dict[str, Any]] = {
@@ -97,7 +98,8 @@ def ancestral(sigma_from: float, sigma_to: float) -> tuple[float, float]:
 
 
 def noise(x: torch.Tensor, generator: Any) -> torch.Tensor:
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    drawn: torch.Tensor = randn_tensor(x.shape, generator=generator, dtype=x.dtype)
+    return drawn
 
 
 class EulerAncestral(_Sigmas):
