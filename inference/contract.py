@@ -130,6 +130,14 @@ class Row(Protocol):
     def steps_done(self) -> int:
         """The number of steps it took. `Device.step` advances it, for all rows of a step or for none."""
 
+    @property
+    def full_steps(self) -> int:
+        """How many of the steps it took ran the whole networks: all of them, except for an economy picture."""
+
+    @property
+    def next_is_full(self) -> bool:
+        """Return True if its next step will run the whole networks."""
+
 
 RowT = TypeVar("RowT", bound=Row)
 

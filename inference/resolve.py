@@ -28,8 +28,8 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
 
     Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for values out of
     bounds, `unknown_adapter` for an adapter that was not loaded with the model, `model_mismatch` for a pose if the
-    model has no ControlNet, `pose_unreadable` for a photo if there is no detector, and `pose_not_found` for keypoints
-    of which nothing would be drawn.
+    model has no ControlNet and for economy if its UNet cannot take it, `pose_unreadable` for a photo if there is no
+    detector, and `pose_not_found` for keypoints of which nothing would be drawn.
     """
     width = info.native_width if request.width is None else request.width
     height = info.native_height if request.height is None else request.height
@@ -45,6 +45,12 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
     for adapter in adapters:
         if adapter.name not in info.adapters:
             _reject(request, ErrorCode.UNKNOWN_ADAPTER, unknown_adapter(adapter.name, info))
+    if request.fidelity == "economy" and info.economy_refused is not None:
+        _reject(
+            request,
+            ErrorCode.MODEL_MISMATCH,
+            f"fidelity is economy, which model {info.name!r} cannot take: {info.economy_refused}; ask for exact",
+        )
     if request.pose is not None and not info.takes_pose:
         _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
     if isinstance(request.pose, PhotoPose) and info.pose_detector is None:
@@ -73,6 +79,7 @@ def resolve(request: GenerationRequest, info: ModelInfo, limits: LimitSettings) 
         control_start=request.control_start,
         control_end=request.control_end,
         adapters=tuple(AdapterUse(adapter.name, adapter.weight, adapter.text_weight) for adapter in adapters),
+        fidelity=request.fidelity,
         image_format=request.output.format,
         image_quality=request.output.quality,
         image_text=_image_text(request, info, width=width, height=height, steps=steps, seed=seed),

@@ -326,6 +326,7 @@ class Delivery:
             batch=None if rendered is None else BatchSeen(rows_min=rendered.rows_min, rows_max=rendered.rows_max),
             model=ModelRef(name=info.name, revision=info.revision),
             found=payload.found,
+            full_steps=None if rendered is None else rendered.full_steps,
             render_digest=None if rendered is None else _render_digest(payload, request, info),
             cost=completions.cost(payload.device_seconds, self._settings.worker.usd_per_device_hour),
         )

@@ -43,8 +43,16 @@ class Intake:
     """Takes records in against the loaded model and the deployment's limits."""
 
     def __init__(
-        self, info: ModelInfo, limits: LimitSettings, *, request_bytes_max: int, recipes: Recipes = NO_RECIPES
+        self,
+        info: ModelInfo,
+        limits: LimitSettings,
+        *,
+        request_bytes_max: int,
+        recipes: Recipes = NO_RECIPES,
+        fidelity_default: str = "exact",
     ) -> None:
+        """`fidelity_default` is the fidelity of requests that leave theirs out, as their recipe does."""
+        self._fidelity_default = fidelity_default
         self._info = info
         self._limits = limits
         self._recipes = recipes
@@ -63,6 +71,8 @@ class Intake:
         received = _received(key, record, decoded, wall)
         try:
             request = self._recipes.filled(decoded.request)
+            if "fidelity" not in request.model_fields_set:
+                request = request.model_copy(update={"fidelity": self._fidelity_default})
             received = replace(received, request=request, render=resolve(request, self._info, self._limits))
         except RequestRejected as rejected:
             received = replace(received, refusal=rejected)

@@ -29,6 +29,7 @@ from darkroom.consumer.worker.ports import Broker, BrokerUnavailable
 from darkroom.consumer.worker.progress import ProgressFeed
 from darkroom.consumer.worker.rendering import Rendering
 from darkroom.inference.contract import Engine
+from darkroom.inference.types import ModelError
 from darkroom.producer.kafka.connection import kafka_arguments
 from darkroom.producer.outages import KAFKA, watch_outages
 from darkroom.producer.policy.policy_file import PolicyFile
@@ -145,12 +146,23 @@ class Worker:
 
     def _intake(self, delivery: Delivery) -> Intake:
         info = self.engine.info
+        if self.settings.batch.fidelity_default == "economy" and info.economy_refused is not None:
+            raise ModelError(
+                f"Model {info.name!r} cannot paint with fidelity economy: {info.economy_refused}. Set "
+                "DARKROOM_BATCH__FIDELITY_DEFAULT to exact, or use a model with SDXL's UNet."
+            )
         delivery.loaded(info)
         self.metrics.model_loads.inc()
         self.metrics.registry.register(self.gauges)
         log.info("ready", model=info.name, revision=info.revision, device=info.device, dtype=info.dtype)
         limits = self.settings.limits
-        return Intake(info, limits, request_bytes_max=limits.request_bytes_max, recipes=self._recipes)
+        return Intake(
+            info,
+            limits,
+            request_bytes_max=limits.request_bytes_max,
+            recipes=self._recipes,
+            fidelity_default=self.settings.batch.fidelity_default,
+        )
 
     async def run(self) -> bool:
         """Serve until `drain`. Returns whether all begun work was finished. Raises as `Driver.run` does."""

@@ -41,6 +41,7 @@ from darkroom.inference.preview import encode_preview
 from darkroom.inference.resolve import batch_key
 from darkroom.inference.simulated.wallpaper import reencoded, wallpaper
 from darkroom.inference.types import (
+    SHALLOW_SHARE,
     BatchKey,
     CacheCounts,
     FaultKind,
@@ -63,6 +64,9 @@ CRASH_EXIT_CODE: Final = 70
 
 SIMULATED_REVISION: Final = "sha256:" + hashlib.sha256(b"darkroom simulated device 1").hexdigest()
 """There are no weights to digest; the number changes whenever the pictures change."""
+
+ECONOMY_PERIOD: Final = 2
+"""Steps of an economy picture from one full step to the next; the ones between take `SHALLOW_SHARE` of one's time."""
 
 _LATENT_FACTOR: Final = 8
 _MARKER: Final = re.compile(r"\[\[simulate:([^\]]*)\]\]")
@@ -91,6 +95,16 @@ class SimulatedRow:
     """The bytes that decide the picture, `darkroom.inference.simulated.wallpaper.SHOWN_BYTES` or more."""
     trouble: Trouble | None = None
     steps_done: int = field(default=0)
+
+    @property
+    def full_steps(self) -> int:
+        """All of them, or every `ECONOMY_PERIOD`th of an economy picture."""
+        return self.steps_done if self.request.fidelity == "exact" else -(-self.steps_done // ECONOMY_PERIOD)
+
+    @property
+    def next_is_full(self) -> bool:
+        """Return True for a step that takes the curve's time."""
+        return self.request.fidelity == "exact" or self.steps_done % ECONOMY_PERIOD == 0
 
 
 class SimulatedDevice(Device[SimulatedRow]):
@@ -211,6 +225,13 @@ class SimulatedDevice(Device[SimulatedRow]):
 
     def step_seconds(self, rows: Sequence[SimulatedRow]) -> float:
         """Return the seconds of a step of these rows, which share a batch key."""
+        shallow = [row for row in rows if not row.next_is_full]
+        if not shallow:
+            return self._full_seconds(rows)
+        full = [row for row in rows if row.next_is_full]
+        return (self._full_seconds(full) if full else 0.0) + SHALLOW_SHARE * self._full_seconds(shallow)
+
+    def _full_seconds(self, rows: Sequence[SimulatedRow]) -> float:
         if self._profile is None:
             return self._seconds_of(len(rows))
         unet = sum(_slots(row.request) for row in rows)
@@ -355,6 +376,8 @@ def _shown(request: RenderRequest, pose: str | None, seed: int) -> bytes:
         "sampler": request.sampler,
         "seed": seed,
     }
+    if request.fidelity != "exact":
+        decisive["fidelity"] = request.fidelity
     if pose is not None:
         decisive["pose"] = [pose, request.control_scale, request.control_start, request.control_end]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()

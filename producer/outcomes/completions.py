@@ -92,6 +92,8 @@ class Work:
     model: ModelRef | None = None
     found: tuple[FoundPerson, ...] = ()
     """The people in the pose's photo."""
+    full_steps: int | None = None
+    """Steps of each image that ran the whole model."""
     render_digest: str | None = None
     cost: Cost | None = None
 
@@ -211,6 +213,7 @@ def _completion(
         attempts=work.attempts,
         warnings=_bounded(answered.warnings),
         found=work.found,
+        full_steps=work.full_steps,
         request_digest=answered.request_digest,
         render_digest=work.render_digest,
         cost=work.cost,
