@@ -40,7 +40,7 @@ class CostProfile(Protocol):
         """Return the most rows, from 1 to `rows_max`, that are worth running together at this size."""
 
     def device_seconds(
-        self, latent_height: int, latent_width: int, *, steps: int, guided: bool, posed: bool, rows: int
+        self, latent_height: int, latent_width: int, *, steps: float, guided: bool, posed: bool, rows: int
     ) -> float:
         """Return one row's share of the device in seconds, where `rows` such rows share each step."""
 

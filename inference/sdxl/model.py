@@ -125,7 +125,7 @@ class LoadedModel:
         )
         reuse = None
         if request.fidelity == "economy":
-            reuse = self._reuse(schedule, control, guidance if negative is not None else None)
+            reuse = self._reuse(request.sampler, schedule, control, guidance if negative is not None else None)
             if reuse is None:
                 warnings.append(
                     f"fidelity: economy saves nothing with {request.sampler} at {request.steps} steps: "
@@ -229,7 +229,9 @@ class LoadedModel:
         made = self.poses.embed(request.pose, job.pose_picture, width=request.width, height=request.height)
         return Control(made.embedding, request.control_scale, request.control_start, request.control_end), made
 
-    def _reuse(self, schedule: Schedule, control: Control | None, guidance: Guidance | None) -> ReusePlan | None:
+    def _reuse(
+        self, sampler: str, schedule: Schedule, control: Control | None, guidance: Guidance | None
+    ) -> ReusePlan | None:
         """Return what an economy row's calls reuse; None if all of them have to be full. Without guidance, None."""
         reason = self.components.info.economy_refused
         if reason is not None:
@@ -240,7 +242,7 @@ class LoadedModel:
             )
         calls = range(schedule.calls)
         return plan_reuse(
-            schedule,
+            sampler,
             [0.0 if control is None else control.weight(call, schedule.calls) for call in calls],
             [guidance is not None and guidance.is_on(call, schedule.calls) for call in calls],
         )

@@ -34,6 +34,7 @@ from PIL import Image
 
 from darkroom.inference.contract import Device, PreparedRows
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
+from darkroom.inference.planning.reuse import rule_of
 from darkroom.inference.planning.step_curve import StepCurve
 from darkroom.inference.pose.control import picture_content, pose_digest, read_skeleton
 from darkroom.inference.pose.picture import PictureLimits, decode_picture
@@ -65,9 +66,6 @@ CRASH_EXIT_CODE: Final = 70
 SIMULATED_REVISION: Final = "sha256:" + hashlib.sha256(b"darkroom simulated device 1").hexdigest()
 """There are no weights to digest; the number changes whenever the pictures change."""
 
-ECONOMY_PERIOD: Final = 2
-"""Steps of an economy picture from one full step to the next; the ones between take `SHALLOW_SHARE` of one's time."""
-
 _LATENT_FACTOR: Final = 8
 _MARKER: Final = re.compile(r"\[\[simulate:([^\]]*)\]\]")
 _LAWFUL_MARKER: Final = re.compile(r"(crash|fail)(?: (prepare|step|finish))?|(oom|hang) (\d{1,9})")
@@ -93,18 +91,20 @@ class SimulatedRow:
     request: RenderRequest
     shown: bytes
     """The bytes that decide the picture, `darkroom.inference.simulated.wallpaper.SHOWN_BYTES` or more."""
+    full: tuple[bool, ...]
+    """By step, whether it takes the curve's time; the others take `SHALLOW_SHARE` of it."""
     trouble: Trouble | None = None
     steps_done: int = field(default=0)
 
     @property
     def full_steps(self) -> int:
-        """All of them, or every `ECONOMY_PERIOD`th of an economy picture."""
-        return self.steps_done if self.request.fidelity == "exact" else -(-self.steps_done // ECONOMY_PERIOD)
+        """All of them, except for an economy picture."""
+        return sum(self.full[: self.steps_done])
 
     @property
     def next_is_full(self) -> bool:
         """Return True for a step that takes the curve's time."""
-        return self.request.fidelity == "exact" or self.steps_done % ECONOMY_PERIOD == 0
+        return self.full[self.steps_done]
 
 
 class SimulatedDevice(Device[SimulatedRow]):
@@ -200,14 +200,17 @@ class SimulatedDevice(Device[SimulatedRow]):
                 else:
                     decode_picture(content, self._picture_limits)
         key = batch_key(request, self._info)
+        calls = request.calls
+        full = (True,) * calls if request.fidelity == "exact" else rule_of(request.sampler).full_calls(calls)
         return PreparedRows(
             tuple(
                 SimulatedRow(
                     row_id=RowId(job.job_id, index),
                     batch_key=key,
-                    steps_total=request.calls,
+                    steps_total=calls,
                     request=request,
                     shown=_shown(request, pose, request.seed + index),
+                    full=full,
                     trouble=trouble,
                 )
                 for index in range(request.count)

@@ -90,7 +90,9 @@ def test_a_model_that_cannot_take_economy_refuses_it_by_name_and_takes_the_rest(
     intake = Intake(info, LimitSettings(), request_bytes_max=1 << 20)
     for fidelity in ("exact", "economy"):
         value = json.dumps({"request_id": "r", "prompt": "a figure", "fidelity": fidelity}).encode()
-        refusal = intake.take(P0, Record(0, None, value, (), int(NOON.timestamp() * 1000)), now=100.0, wall=NOON)[1].refusal
+        refusal = intake.take(P0, Record(0, None, value, (), int(NOON.timestamp() * 1000)), now=100.0, wall=NOON)[
+            1
+        ].refusal
         if fidelity == "exact":
             assert refusal is None
         else:

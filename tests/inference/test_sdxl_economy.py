@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from darkroom.inference.sdxl import ModelFiles, SdxlDevice
 from darkroom.inference.sdxl.denoise.reuse import ReusePlan, plan_reuse
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
-from darkroom.inference.sdxl.denoise.schedule import Schedules
+from darkroom.inference.sdxl.denoise.schedule import SAMPLERS, Schedules
 from darkroom.inference.sdxl.loading.checks import economy_refused
 from darkroom.inference.tiny import TinyModel
 from darkroom.inference.tiny.folder import trained_model
 from darkroom.inference.types import AdapterUse, RenderFault, RenderJob
+from darkroom.schemas.events.samplers import DRAWS_NOISE
 from darkroom.tools.tiny.quality.painting import Ask, Painter
 from darkroom.tools.tiny.quality.table import fresh_scenes
 from tests.inference import loras
@@ -64,14 +65,7 @@ def alone(shared_device: SdxlDevice) -> list[Pixels]:
 
 
 def plan(sampler: str, steps: int = 22, **windows: Sequence[Any]) -> ReusePlan | None:
-    schedule = Schedules(CONFIG).get(sampler, steps)
-    calls = schedule.calls
-    return plan_reuse(
-        schedule, windows.get("weights", [1.0] * calls)[:calls], windows.get("guided", [True] * calls)[:calls]
-    )
-
-
-CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+    return plan_reuse(sampler, windows.get("weights", [1.0] * steps), windows.get("guided", [True] * steps))
 
 
 def full(made: ReusePlan | None) -> list[int]:
@@ -82,9 +76,17 @@ def full(made: ReusePlan | None) -> list[int]:
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde"])
 def test_a_sampler_that_draws_noise_reuses_for_one_call_and_extrapolates_nothing(sampler: str) -> None:
     made = plan(sampler)
-    assert full(made) == list(range(0, 22, 2))
+    assert full(made) == list(range(0, 19, 2))
     assert made is not None
     assert not any(made.ahead)
+
+
+CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_samplers_that_draw_noise_are_known_without_their_tables(sampler: str) -> None:
+    assert any(Schedules(CONFIG).get(sampler, 8).draws) == (sampler in DRAWS_NOISE)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "ddim", "unipc"])

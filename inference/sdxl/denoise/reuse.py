@@ -6,47 +6,18 @@ reach this block, and the difference that guidance makes. A *shallow* call runs 
 prompt alone: no ControlNet, no negative prompt. What is kept belongs to the row, and which calls are full follows from
 the row's own request and step. So an economy picture does not depend on its company either.
 
-The sampler decides how long deep features last. Noise that is added between steps changes them at once. Without it they
-change steadily and may be reused for longer; then it also helps to extrapolate guidance's difference along its last
-change, while extrapolating the deep features gains nothing. The numbers in `NOISY` and `STEADY` were chosen by
-measuring (`docs/explain/economy.md`).
+Which calls are full is decided by `darkroom.inference.planning.reuse`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from darkroom.inference.sdxl.denoise.schedule import Schedule
-
-
-@dataclass(frozen=True, slots=True)
-class ReuseRule:
-    """How long a kind of sampler may reuse, as measured with `MEASURED_CALLS` calls."""
-
-    gaps: tuple[int, ...]
-    """Calls from each full call to the next; the last number repeats."""
-    ahead: float
-    """The share of the last change of guidance's difference that is expected again."""
-
-    def gap(self, full_calls: int, calls: int) -> int:
-        """Return the calls from full call number `full_calls` to the next, where a picture takes `calls` calls.
-
-        With fewer calls each goes further, so the gap shrinks in proportion.
-        """
-        gap = self.gaps[min(full_calls, len(self.gaps)) - 1]
-        return max(1, min(gap, round(gap * calls / MEASURED_CALLS)))
-
-
-MEASURED_CALLS: Final = 22
-NOISY: Final = ReuseRule(gaps=(2,), ahead=0.0)
-"""For samplers that draw noise between steps."""
-STEADY: Final = ReuseRule(gaps=(1, 2, 3, 4), ahead=0.5)
-"""For samplers that draw none."""
+from darkroom.inference.planning.reuse import rule_of
 
 
 class ReusePlan(NamedTuple):
@@ -61,25 +32,28 @@ class ReusePlan(NamedTuple):
         return not all(self.full[call + 1 :])
 
 
-def plan_reuse(schedule: Schedule, weights: Sequence[float], guided: Sequence[bool]) -> ReusePlan | None:
+def plan_reuse(sampler: str, weights: Sequence[float], guided: Sequence[bool]) -> ReusePlan | None:
     """Return what a row's calls reuse, or None if all of them have to be full.
 
-    `weights` are the ControlNet's by call, `guided` says which calls are guided. A call is full if its ControlNet
+    `weights` are the ControlNet's by call, `guided` says which calls are guided. A call is full, too, if its ControlNet
     weight is another than the last full call's, or if guidance begins with it.
     """
-    rule = NOISY if any(schedule.draws) else STEADY
-    calls = schedule.calls
-    full, ahead = [True], [0.0]
-    before, last, count = None, 0, 1
-    for call in range(1, calls):
-        changed = weights[call] != weights[last] or (guided[call] and not guided[last])
-        is_full = changed or call - last >= rule.gap(count, calls)
-        full.append(is_full)
+    rule = rule_of(sampler)
+
+    def is_forced(call: int, last: int) -> bool:
+        return weights[call] != weights[last] or (guided[call] and not guided[last])
+
+    full = rule.full_calls(len(weights), is_forced)
+    if all(full):
+        return None
+    ahead = []
+    before, last = None, 0
+    for call, is_full in enumerate(full):
         looks_back = before is not None and guided[before] and not is_full
-        ahead.append(rule.ahead * (call - last) / (last - before) if looks_back else 0.0)
-        if is_full:
-            before, last, count = last, call, count + 1
-    return None if all(full) else ReusePlan(tuple(full), tuple(ahead))
+        ahead.append(rule.ahead * (call - last) / (last - before) if looks_back and before is not None else 0.0)
+        if is_full and call:
+            before, last = last, call
+    return ReusePlan(full, tuple(ahead))
 
 
 class Kept(NamedTuple):
