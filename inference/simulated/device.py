@@ -91,20 +91,20 @@ class SimulatedRow:
     request: RenderRequest
     shown: bytes
     """The bytes that decide the picture, `darkroom.inference.simulated.wallpaper.SHOWN_BYTES` or more."""
-    full: tuple[bool, ...]
-    """By step, whether it takes the curve's time; the others take `SHALLOW_SHARE` of it."""
     trouble: Trouble | None = None
     steps_done: int = field(default=0)
+    shallow: frozenset[int] = frozenset()
+    """The steps, counted from 0, that take `SHALLOW_SHARE` of the curve's time."""
 
     @property
     def full_steps(self) -> int:
         """All of them, except for an economy picture."""
-        return sum(self.full[: self.steps_done])
+        return self.steps_done - sum(step < self.steps_done for step in self.shallow)
 
     @property
     def next_is_full(self) -> bool:
         """Return True for a step that takes the curve's time."""
-        return self.full[self.steps_done]
+        return self.steps_done not in self.shallow
 
 
 class SimulatedDevice(Device[SimulatedRow]):
@@ -200,17 +200,19 @@ class SimulatedDevice(Device[SimulatedRow]):
                 else:
                     decode_picture(content, self._picture_limits)
         key = batch_key(request, self._info)
-        calls = request.calls
-        full = (True,) * calls if request.fidelity == "exact" else rule_of(request.sampler).full_calls(calls)
+        shallow: frozenset[int] = frozenset()
+        if request.fidelity == "economy":
+            full = rule_of(request.sampler).full_calls(request.calls)
+            shallow = frozenset(step for step, is_full in enumerate(full) if not is_full)
         return PreparedRows(
             tuple(
                 SimulatedRow(
                     row_id=RowId(job.job_id, index),
                     batch_key=key,
-                    steps_total=calls,
+                    steps_total=request.calls,
                     request=request,
                     shown=_shown(request, pose, request.seed + index),
-                    full=full,
+                    shallow=shallow,
                     trouble=trouble,
                 )
                 for index in range(request.count)

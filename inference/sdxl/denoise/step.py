@@ -14,7 +14,7 @@ the return is no longer the failure of one step but the end of the GPU's context
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -160,7 +160,9 @@ class Stepper:
         layout, networks = self._laid_out(rows), self.networks
         sample = scaled.to(networks.dtype)[layout.slot_rows]
         keeping = [place for place, row in enumerate(rows) if row.keeps_next]
-        watching = networks.shallow.watching() if keeping and networks.shallow is not None else nullcontext([])
+        watching: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
+        if keeping and networks.shallow is not None:
+            watching = networks.shallow.watching()
         with watching as seen:
             predicted, residuals = _predict(layout, sample, numbers[:, TIMESTEP][layout.slot_rows], networks)
         guided = _guided(predicted, layout.away, _column(numbers, GUIDANCE))
