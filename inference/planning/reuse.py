@@ -2,7 +2,7 @@
 
 `darkroom.inference.sdxl.denoise.reuse` carries them out; estimates of how long a request takes follow them, too. Noise
 that a sampler adds between calls changes the deep features at once, so they are reused for one call. Without noise they
-change steadily and last longer, the longer the further the picture has come. The numbers were chosen by measuring
+change steadily and last longer. The numbers were chosen by measuring
 (`docs/explain/economy.md`).
 """
 
@@ -51,7 +51,7 @@ class ReuseRule:
 MEASURED_CALLS: Final = 22
 NOISY: Final = ReuseRule(gaps=(2,), tail=2, ahead=0.0)
 """For samplers that draw noise between calls."""
-STEADY: Final = ReuseRule(gaps=(1, 2, 3, 4), tail=1, ahead=0.5)
+STEADY: Final = ReuseRule(gaps=(1, 3), tail=1, ahead=0.5)
 """For samplers that draw none."""
 
 
