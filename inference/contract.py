@@ -132,7 +132,7 @@ class Row(Protocol):
 
     @property
     def full_steps(self) -> int:
-        """How many of the steps it took ran the whole networks: all of them, except for an economy picture."""
+        """The number of its steps so far that ran the whole networks: all, except for an economy picture."""
 
     @property
     def next_is_full(self) -> bool:

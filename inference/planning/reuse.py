@@ -18,7 +18,7 @@ from darkroom.schemas.events.samplers import DRAWS_NOISE
 
 @dataclass(frozen=True, slots=True)
 class ReuseRule:
-    """How long a kind of sampler may reuse, as measured with `MEASURED_CALLS` calls."""
+    """The calls for which a kind of sampler may reuse, as measured with `MEASURED_CALLS` calls."""
 
     gaps: tuple[int, ...]
     """Calls from each full call to the next; the last number repeats."""

@@ -21,11 +21,11 @@ from darkroom.inference.planning.reuse import rule_of
 
 
 class ReusePlan(NamedTuple):
-    """What each call of one row reuses."""
+    """The calls of one row that are full, and what the others make of the kept difference."""
 
     full: tuple[bool, ...]
     ahead: tuple[float, ...]
-    """How many times the last change of guidance's difference is added to it."""
+    """The multiple of the last change of guidance's difference that is added to it."""
 
     def keeps(self, call: int) -> bool:
         """Return True if a call after number `call` reuses something."""
@@ -57,7 +57,7 @@ def plan_reuse(sampler: str, weights: Sequence[float], guided: Sequence[bool]) -
 
 
 class Kept(NamedTuple):
-    """What a full call leaves to the shallow calls after it. The tensors are the row's own; nobody writes to them."""
+    """The tensors that a full call leaves to the shallow calls after it: the row's own, never written to."""
 
     deep: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype: the input of the UNet's last block, prompt."""
@@ -118,7 +118,7 @@ class ShallowNetwork:
         """Take the layers of a UNet that `darkroom.inference.sdxl.loading.checks.economy_refused` accepts."""
         self._unet = unet
         self.residuals = len(unet.up_blocks[-1].resnets)
-        """How many of the ControlNet's residuals reach the last block: its first ones."""
+        """The number of the ControlNet's residuals that reach the last block: its first ones."""
 
     @contextmanager
     def watching(self) -> Iterator[list[torch.Tensor]]:
