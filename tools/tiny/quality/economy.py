@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -35,10 +35,10 @@ def psnr(one: Pixels, other: Pixels) -> float:
     return 100.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def measure_pairs(painter: Painter, scenes: Sequence[Scene], ask: Ask) -> tuple[list[dict[str, Any]], list[Pixels]]:
-    """Paint each scene exactly and with economy; return what was measured of each pair, and the pictures in pairs."""
-    lines: list[dict[str, Any]] = []
-    shown: list[Pixels] = []
+def measure_pairs(
+    painter: Painter, scenes: Sequence[Scene], ask: Ask
+) -> Iterator[tuple[list[dict[str, Any]], list[Pixels]]]:
+    """Paint each scene exactly and with economy; yield what was measured of a batch of pairs, and its pictures."""
     for start in range(0, len(scenes), ROWS):
         some = scenes[start : start + ROWS]
         painted, seconds = [], []
@@ -46,6 +46,8 @@ def measure_pairs(painter: Painter, scenes: Sequence[Scene], ask: Ask) -> tuple[
             began = time.process_time()
             painted.append(painter.paint(some, replace(ask, seed=ask.seed + start, fidelity=fidelity)))
             seconds.append((time.process_time() - began) / len(some))
+        lines: list[dict[str, Any]] = []
+        shown: list[Pixels] = []
         for scene, *pair in zip(some, *painted, strict=True):
             shown += pair
             lines.append(
@@ -57,7 +59,7 @@ def measure_pairs(painter: Painter, scenes: Sequence[Scene], ask: Ask) -> tuple[
                     "colours": [all(right_colours(pixels, scene)) for pixels in pair],
                 }
             )
-    return lines, shown
+        yield lines, shown
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
@@ -96,9 +98,11 @@ def economy(sampler: tuple[Any, ...], start: int, count: int, steps: int, out: P
     painter = Painter(model.path, model.controlnet_path)
     file = out / "economy.jsonl"
     for name in sampler:
-        lines, shown = measure_pairs(painter, scenes, Ask(seed=start, steps=steps, sampler=name))
-        with file.open("a", encoding="utf-8") as written:
-            written.writelines(json.dumps(line) + "\n" for line in lines)
+        shown: list[Pixels] = []
+        for lines, pictures in measure_pairs(painter, scenes, Ask(seed=start, steps=steps, sampler=name)):
+            shown += pictures
+            with file.open("a", encoding="utf-8") as written:
+                written.writelines(json.dumps(line) + "\n" for line in lines)
         few = min(_SHOWN // len(sampler), len(scenes))
         doubled = [scene for scene in scenes[:few] for _ in _FIDELITIES]
         contact_sheet(doubled, shown[: 2 * few]).save(out / f"economy-{name}.png")
