@@ -22,8 +22,6 @@ class ReuseRule:
 
     gaps: tuple[int, ...]
     """Calls from each full call to the next; the last number repeats."""
-    tail: int
-    """The last calls of a picture, among which none is full: few calls would be left to reuse it."""
     ahead: float
     """The share of the last change of guidance's difference that is expected again."""
 
@@ -39,19 +37,17 @@ class ReuseRule:
         """Return by call whether it is full. `is_forced(call, last)` is true where a call must be, `last` being the
         last full one before it."""
         full, last, count = [True], 0, 1
-        tail = min(self.tail, round(self.tail * calls / MEASURED_CALLS))
         for call in range(1, calls):
-            is_due = call - last >= self.gap(count, calls) and (call < calls - tail or self.gap(count, calls) == 1)
-            full.append(is_due or (is_forced is not None and is_forced(call, last)))
+            full.append(call - last >= self.gap(count, calls) or (is_forced is not None and is_forced(call, last)))
             if full[-1]:
                 last, count = call, count + 1
         return tuple(full)
 
 
 MEASURED_CALLS: Final = 22
-NOISY: Final = ReuseRule(gaps=(2,), tail=2, ahead=0.0)
+NOISY: Final = ReuseRule(gaps=(2,), ahead=0.0)
 """For samplers that draw noise between calls."""
-STEADY: Final = ReuseRule(gaps=(1, 3), tail=1, ahead=0.5)
+STEADY: Final = ReuseRule(gaps=(1, 3), ahead=0.5)
 """For samplers that draw none."""
 
 
