@@ -14,7 +14,7 @@ from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.worker.payload import Received
 from darkroom.consumer.worker.ports import Record
 from darkroom.inference.resolve import resolve
-from darkroom.inference.types import ModelInfo
+from darkroom.inference.types import ModelError, ModelInfo
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.pose import PeoplePose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.request import GenerationRequest
@@ -51,7 +51,15 @@ class Intake:
         recipes: Recipes = NO_RECIPES,
         fidelity_default: str = "exact",
     ) -> None:
-        """`fidelity_default` is the fidelity of requests that leave theirs out, as their recipe does."""
+        """`fidelity_default` is the fidelity of requests that leave theirs out, as their recipe does.
+
+        Raises `ModelError` if the model cannot paint with it.
+        """
+        if fidelity_default == "economy" and info.economy_refused is not None:
+            raise ModelError(
+                f"Model {info.name!r} cannot paint with fidelity economy: {info.economy_refused}. Set "
+                "DARKROOM_BATCH__FIDELITY_DEFAULT to exact, or use a model with SDXL's UNet."
+            )
         self._fidelity_default = fidelity_default
         self._info = info
         self._limits = limits

@@ -29,7 +29,6 @@ from darkroom.consumer.worker.ports import Broker, BrokerUnavailable
 from darkroom.consumer.worker.progress import ProgressFeed
 from darkroom.consumer.worker.rendering import Rendering
 from darkroom.inference.contract import Engine
-from darkroom.inference.types import ModelError
 from darkroom.producer.kafka.connection import kafka_arguments
 from darkroom.producer.outages import KAFKA, watch_outages
 from darkroom.producer.policy.policy_file import PolicyFile
@@ -146,11 +145,6 @@ class Worker:
 
     def _intake(self, delivery: Delivery) -> Intake:
         info = self.engine.info
-        if self.settings.batch.fidelity_default == "economy" and info.economy_refused is not None:
-            raise ModelError(
-                f"Model {info.name!r} cannot paint with fidelity economy: {info.economy_refused}. Set "
-                "DARKROOM_BATCH__FIDELITY_DEFAULT to exact, or use a model with SDXL's UNet."
-            )
         delivery.loaded(info)
         self.metrics.model_loads.inc()
         self.metrics.registry.register(self.gauges)

@@ -16,6 +16,7 @@ from darkroom.consumer.worker.intake import AGE_S_MAX, EARLIEST, Intake
 from darkroom.consumer.worker.payload import Payload, Received
 from darkroom.consumer.worker.ports import Record
 from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.inference.types import ModelError
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.recipes import parse_recipes
 from darkroom.schemas.settings import LimitSettings
@@ -99,6 +100,12 @@ def test_a_model_that_cannot_take_economy_refuses_it_by_name_and_takes_the_rest(
             assert refusal is not None
             assert refusal.code is ErrorCode.MODEL_MISMATCH
             assert "CrossAttnDownBlock2D; ask for exact" in refusal.message
+
+
+def test_a_worker_does_not_start_with_a_default_that_its_model_cannot_paint() -> None:
+    info = replace(SimulatedDevice(0.0).info, economy_refused="its UNet begins with CrossAttnDownBlock2D")
+    with pytest.raises(ModelError, match=r"CrossAttnDownBlock2D\. Set DARKROOM_BATCH__FIDELITY_DEFAULT to exact"):
+        Intake(info, LimitSettings(), request_bytes_max=1 << 20, fidelity_default="economy")
 
 
 def test_an_unknown_recipe_ends_as_a_refusal_that_lists_what_there_is() -> None:
