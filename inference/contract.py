@@ -41,7 +41,7 @@ class CostProfile(Protocol):
         """Return the most rows, from 1 to `rows_max`, that are worth running together at this size."""
 
     def device_seconds(
-        self, latent_height: int, latent_width: int, *, steps: int, guided: bool, posed: bool, rows: int
+        self, latent_height: int, latent_width: int, *, steps: float, guided: bool, posed: bool, rows: int
     ) -> float:
         """Return one row's share of the device in seconds, where `rows` such rows share each step."""
 
@@ -139,6 +139,14 @@ class Row(Protocol):
     @property
     def steps_done(self) -> int:
         """The number of steps it took. `Device.step` advances it, for all rows of a step or for none."""
+
+    @property
+    def full_steps(self) -> int:
+        """The number of its steps so far that ran the whole networks: all, except for an economy picture."""
+
+    @property
+    def next_is_full(self) -> bool:
+        """Return True if its next step will run the whole networks."""
 
 
 RowT = TypeVar("RowT", bound=Row)

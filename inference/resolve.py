@@ -33,9 +33,9 @@ def resolve(
     """Return the request with every default filled in. Its pictures tell how they were made if `names_parameters`.
 
     Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for values out of
-    bounds, `unknown_adapter` for an adapter that the worker does not have, `model_mismatch` for a pose if the
-    model has no ControlNet, `pose_unreadable` for a photo if there is no detector, and `pose_not_found` for keypoints
-    of which nothing would be drawn.
+    bounds, `unknown_adapter` for an adapter that the worker does not have, `model_mismatch` for a pose if the model has
+    no ControlNet and for economy if its UNet cannot take it, `pose_unreadable` for a photo if there is no detector, and
+    `pose_not_found` for keypoints of which nothing would be drawn.
     """
     width = info.native_width if request.width is None else request.width
     height = info.native_height if request.height is None else request.height
@@ -54,6 +54,12 @@ def resolve(
     for name in embeddings_of(request):
         if name not in info.embeddings:
             _reject(request, ErrorCode.UNKNOWN_ADAPTER, unknown_embedding(name, info))
+    if request.fidelity == "economy" and info.economy_refused is not None:
+        _reject(
+            request,
+            ErrorCode.MODEL_MISMATCH,
+            f"fidelity is economy, which model {info.name!r} cannot take: {info.economy_refused}; ask for exact",
+        )
     if request.pose is not None and not info.takes_pose:
         _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
     if isinstance(request.pose, PhotoPose) and info.pose_detector is None:
@@ -82,6 +88,7 @@ def resolve(
         control_start=request.control_start,
         control_end=request.control_end,
         adapters=tuple(AdapterUse(adapter.name, adapter.weight, adapter.text_weight) for adapter in adapters),
+        fidelity=request.fidelity,
         image_format=request.output.format,
         image_quality=request.output.quality,
         image_text=_image_text(request, info, width=width, height=height, steps=steps, seed=seed)

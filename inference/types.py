@@ -25,6 +25,9 @@ ProgressDetail = Literal["none", "steps", "previews"]
 PREVIEW_SIDE_PX_MAX: Final = 128
 """Limit of a preview's longer side: as many pixels as SDXL has latents at 1024 x 1024, enough to see the
 composition."""
+SHALLOW_SHARE: Final = 0.05
+"""A shallow step's share of a full one's work, where it was not measured: 0.023 by operations for SDXL at 1024 x 1024
+with a ControlNet, 0.08 in time for the built-in model on a CPU."""
 PREVIEW_BYTES_MAX: Final = 32 * 1024
 """Limit of a preview's file: previews go through a broker in large numbers, and none of them is essential."""
 
@@ -93,6 +96,8 @@ class ModelInfo:
     """Adapter files that cannot be used, by the name that requests would give: a sentence with the remedy."""
     prediction: Prediction | None = None
     """None for a device that does not denoise."""
+    economy_refused: str | None = None
+    """Why the model cannot paint with fidelity `economy`: a clause; None if it can."""
 
 
 class AdapterUse(NamedTuple):
@@ -133,6 +138,8 @@ class RenderRequest:
     """Layers of the text encoders that are left out at their end, beyond the one that SDXL never uses."""
     adapters: tuple[AdapterUse, ...] = ()
     """In the order of their names, each named once."""
+    fidelity: str = "exact"
+    """`exact`, or `economy`: most calls compute the UNet's outermost layers alone."""
     image_format: str = "png"
     image_quality: int = 90
     image_text: Mapping[str, str] = field(default_factory=dict)
@@ -280,6 +287,8 @@ class StepDone:
     seconds: float
     joined: int
     """The number of rows that joined just before this step."""
+    shallow: int = 0
+    """How many of the rows ran the networks' outermost layers alone."""
     steps_done: Mapping[JobId, int] = field(default_factory=dict)
     """For jobs that asked for progress: the steps done by their slowest row on the device."""
     idle_s: float | None = None
@@ -317,10 +326,12 @@ class JobRendered:
     """VAE decoding and image encoding, without the time spent waiting for them."""
     device_seconds: float
     """The job's share of the device: the sum, over its steps, of each step's seconds divided by the rows that shared
-    it."""
+    it, of which a row whose step was shallow counts as `SHALLOW_SHARE`."""
     rows_min: int
     rows_max: int
     """The smallest and largest number of rows that shared a step with this job's."""
+    full_steps: int = 0
+    """Steps of each image that ran the whole networks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,16 @@ class VirtualRow:
     control_slots: int
     steps_done: int = 0
 
+    @property
+    def full_steps(self) -> int:
+        """All of them: an economy picture is planned with the cost of an exact one."""
+        return self.steps_done
+
+    @property
+    def next_is_full(self) -> bool:
+        """Always true, as for `full_steps`."""
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Leap:

@@ -1,9 +1,9 @@
 """Estimates how long this worker's device needs for what waits: from the profile, for `darkroom_lag_seconds`.
 
-What is in the worker's hands is known: each row's size, steps, guidance and pose give its device seconds, shared with
-as many rows of its size as wait, at most the cap. A row that is on the device counts as if it had not begun. What is
-not read yet counts with the mean of what is known, or, with nothing in hand, of what was rendered last. Preparing and
-storing overlap and are left out, and so is a change of size between batches.
+What is in the worker's hands is known: each row's size, steps, guidance, pose and fidelity give its device seconds,
+shared with as many rows of its size as wait, at most the cap. A row that is on the device counts as if it had not
+begun. What is not read yet counts with the mean of what is known, or, with nothing in hand, of what was rendered last.
+Preparing and storing overlap and are left out, and so is a change of size between batches.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from darkroom.inference.contract import CostProfile
+from darkroom.inference.planning.reuse import calls_worth
 from darkroom.inference.types import ModelInfo, RenderRequest
 
 MEAN_WEIGHT: Final = 0.05
@@ -36,7 +37,8 @@ class _Kind(NamedTuple):
 
     latent_height: int
     latent_width: int
-    steps: int
+    steps: float
+    """In full steps' worth."""
     guided: bool
     posed: bool
 
@@ -80,7 +82,7 @@ def _kind_of(request: RenderRequest, info: ModelInfo) -> _Kind:
     return _Kind(
         request.height // info.latent_factor,
         request.width // info.latent_factor,
-        request.calls,
+        calls_worth(request),
         guided=request.guidance_scale > 1,
         posed=request.pose is not None,
     )

@@ -369,6 +369,7 @@ class Delivery:
             model=ModelRef(name=info.name, revision=info.revision),
             prompt=None if prepared is None else prepared.prompt,
             found=payload.found,
+            full_steps=None if rendered is None else rendered.full_steps,
             render_digest=None if rendered is None else _render_digest(payload, request, info),
             cost=completions.cost(payload.device_seconds, self._settings.worker.usd_per_device_hour),
             provenance=None if payload.signed is None else payload.signed.provenance,

@@ -15,7 +15,7 @@ from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.worker.payload import Received
 from darkroom.consumer.worker.ports import Record
 from darkroom.inference.resolve import resolve
-from darkroom.inference.types import ModelInfo
+from darkroom.inference.types import ModelError, ModelInfo
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.pose import KeypointPose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.request import GenerationRequest
@@ -51,11 +51,21 @@ class Intake:
         request_bytes_max: int,
         recipes: Recipes = NO_RECIPES,
         names_parameters: bool = True,
+        fidelity_default: str = "exact",
     ) -> None:
         """Make an intake. Pictures tell how they were made if `names_parameters`.
 
-        `info` returns the loaded model as it is now: adapters come and go while the worker runs.
+        `info` returns the loaded model as it is now: adapters come and go while the worker runs. `fidelity_default` is
+        the fidelity of requests that leave theirs out, as their recipe does. Raises `ModelError` if the model cannot
+        paint with it.
         """
+        name, refused = info().name, info().economy_refused
+        if fidelity_default == "economy" and refused is not None:
+            raise ModelError(
+                f"Model {name!r} cannot paint with fidelity economy: {refused}. Set "
+                "DARKROOM_BATCH__FIDELITY_DEFAULT to exact, or use a model with SDXL's UNet."
+            )
+        self._fidelity_default = fidelity_default
         self._info = info
         self._limits = limits
         self._recipes = recipes
@@ -75,6 +85,8 @@ class Intake:
         received = _received(key, record, decoded, wall)
         try:
             request = self._recipes.filled(decoded.request)
+            if "fidelity" not in request.model_fields_set:
+                request = request.model_copy(update={"fidelity": self._fidelity_default})
             render = resolve(request, self._info(), self._limits, names_parameters=self._names_parameters)
             received = replace(received, request=request, render=render)
         except RequestRejected as rejected:

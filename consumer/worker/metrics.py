@@ -43,6 +43,10 @@ class Metrics:
         self.registry = registry
         self.requests = Counter("darkroom_requests", "Outcomes published, by status.", ["status"], registry=registry)
         self.images = Counter("darkroom_images", "Images of requests that succeeded, each once.", registry=registry)
+        self.full_steps = Counter("darkroom_full_steps", "Steps of images that ran the whole model.", registry=registry)
+        self.shallow_steps = Counter(
+            "darkroom_shallow_steps", "Steps of economy images that reused a part of an earlier one.", registry=registry
+        )
         self.device_time = Counter("darkroom_device_seconds", "Device seconds of rendered requests.", registry=registry)
         self.replayed = Counter(
             "darkroom_replayed", "Outcomes repeated for a further record of their request.", registry=registry
@@ -137,6 +141,8 @@ class Metrics:
         match event:
             case engine_says.StepDone():
                 self.step_seconds.observe(event.seconds)
+                self.full_steps.inc(len(event.rows) - event.shallow)
+                self.shallow_steps.inc(event.shallow)
                 self.batch_rows.observe(len(event.rows))
                 self.busy.worked(event.seconds)
             case engine_says.JobRendered():

@@ -162,6 +162,7 @@ class Worker:
             request_bytes_max=limits.request_bytes_max,
             recipes=self._recipes,
             names_parameters=self.settings.provenance.parameters,
+            fidelity_default=self.settings.batch.fidelity_default,
         )
 
     async def run(self) -> bool:

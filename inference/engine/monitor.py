@@ -242,6 +242,7 @@ class LaneMonitor(Generic[RowT]):
                         tuple(held.row_id for held in boundary.retired),
                         seconds,
                         boundary.joined,
+                        boundary.shallow,
                         boundary.steps_done,
                         idle_s=None if before is None else max(0.0, now - seconds - before),
                     )

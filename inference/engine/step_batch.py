@@ -13,7 +13,15 @@ from enum import Enum
 from typing import Generic
 
 from darkroom.inference.contract import RowT
-from darkroom.inference.types import BatchKey, JobId, JobRendered, RenderedImage, RenderJob, RowId
+from darkroom.inference.types import (
+    SHALLOW_SHARE,
+    BatchKey,
+    JobId,
+    JobRendered,
+    RenderedImage,
+    RenderJob,
+    RowId,
+)
 
 
 class RowStage(Enum):
@@ -46,13 +54,20 @@ NEXT_STAGE: dict[tuple[RowStage, Move], RowStage] = {
 class HeldRow(Generic[RowT]):
     """A device's row with its job and its stage."""
 
-    __slots__ = ("job", "row", "row_id", "stage")
+    __slots__ = ("full_steps", "job", "row", "row_id", "stage")
 
     def __init__(self, job: HeldJob[RowT], row: RowT, row_id: RowId) -> None:
         self.job = job
         self.row = row
         self.row_id = row_id
         self.stage = RowStage.PREPARED
+        self.full_steps = 0
+        """The row's, up to the last boundary."""
+
+    def took_full_step(self) -> bool:
+        """Return True if the step since the last boundary was full. Call it once a step."""
+        before, self.full_steps = self.full_steps, self.row.full_steps
+        return self.full_steps > before
 
     def move(self, move: Move) -> None:
         """Take a transition. Raises `ValueError`, and changes nothing, if it is not lawful from the row's stage."""
@@ -113,6 +128,7 @@ class HeldJob(Generic[RowT]):
             device_seconds=self.device_seconds,
             rows_min=self.rows_min,
             rows_max=self.rows_max,
+            full_steps=max((held.full_steps for held in self.rows), default=0),
         )
 
     def end(self) -> None:
@@ -132,6 +148,8 @@ class Boundary(Generic[RowT]):
     """The rows among them that are complete and have left."""
     joined: int
     steps_done: dict[JobId, int]
+    shallow: int = 0
+    """How many of the rows took a shallow step."""
 
 
 class StepBatch(Generic[RowT]):
@@ -141,6 +159,9 @@ class StepBatch(Generic[RowT]):
 
     - At most `cap(key)` rows are on the device, all of one `BatchKey`.
     - Rows of one key board in the order of their admission.
+    - Rows board only beside a full step, if there are rows on the device: a row's first step is full, and a full
+      forward costs less a row the more share it. Waiting costs shallow steps, the shortest there are, and ends with the
+      first row on the device whose next step is full.
     - The key changes only when the device is empty, and then to that of the row admitted first.
     - `rows` changes at boundaries only: in `board`, `stepped` and `put_back`.
     """
@@ -182,7 +203,8 @@ class StepBatch(Generic[RowT]):
         before = len(staying)
         key = staying[0].row.batch_key if staying else self._oldest_key()
         queue = self._joining.get(key) if key is not None else None
-        if key is not None and queue is not None:
+        aligned = not staying or any(held.row.next_is_full for held in staying)
+        if key is not None and queue is not None and aligned:
             cap = self._cap(key)
             while queue and len(staying) < cap:
                 _, held = queue.popleft()
@@ -198,18 +220,20 @@ class StepBatch(Generic[RowT]):
     def stepped(self, seconds: float, now: float) -> Boundary[RowT]:
         """Count a step of all `rows` that took `seconds`, and let complete rows leave."""
         shared_by = len(self.rows)
-        share_seconds = seconds / shared_by
-        complete = over = False
-        for held in self.rows:
-            held.job.took_step(shared_by, share_seconds)
+        weights = [1.0 if held.took_full_step() else SHALLOW_SHARE for held in self.rows]
+        whole = sum(weights)
+        complete, over, shallow = False, False, 0
+        for held, weight in zip(self.rows, weights, strict=True):
+            held.job.took_step(shared_by, seconds * weight / whole)
             complete = complete or held.row.steps_done >= held.row.steps_total
             over = over or held.job.over
+            shallow += weight < 1 and not held.job.over
         batch_key, row_ids = self.rows[0].row.batch_key, self._row_ids
         if over:
             row_ids = tuple(held.row_id for held in self.rows if not held.job.over)
         steps_done = self._steps_done() if self._told_of else {}
         retired = self._retire(now) if complete else ()
-        return Boundary(batch_key, row_ids, retired, self._joined, steps_done)
+        return Boundary(batch_key, row_ids, retired, self._joined, steps_done, shallow)
 
     def put_back(self) -> tuple[RowId, ...]:
         """Return all rows of a failed step to `PREPARED`, and give the ids of those whose job is not over."""

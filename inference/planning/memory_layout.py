@@ -11,6 +11,7 @@ from darkroom.inference.planning.memory_model import (
     RESERVE_BYTES,
     ModelSize,
     decode_bytes,
+    kept_bytes,
     prepare_bytes,
     step_bytes,
 )
@@ -51,6 +52,8 @@ class Peaks:
     """Added by the denoise lane before its first row: its weights, if they move with its turn."""
     denoise_row: int
     """Added to a step by each guided, posed row of the largest picture."""
+    economy_row: int
+    """The part of it that only an economy row takes."""
     finish: int
     """Added by decoding one picture, or as many as are decoded at once."""
 
@@ -88,9 +91,9 @@ def layouts(text_place: Place | None, vae_place: Place | None) -> Iterator[Memor
 
 
 def peaks_of(
-    layout: MemoryLayout, model: ModelSize, *, dtype: str, vae_dtype: str, width: int, height: int, kept_bytes: int
+    layout: MemoryLayout, model: ModelSize, *, dtype: str, vae_dtype: str, width: int, height: int, held_bytes: int
 ) -> Peaks:
-    """Return the peaks of a layout with pictures of width x height; `kept_bytes` are held besides the model
+    """Return the peaks of a layout with pictures of width x height; `held_bytes` are held besides the model
     (caches)."""
     size = DTYPE_BYTES[dtype]
     pixels = width * height
@@ -99,9 +102,11 @@ def peaks_of(
     on_device = layout.vae_place is Place.SAME
     vae = model.vae * DTYPE_BYTES[vae_dtype] if on_device else 0
     prepare = prepare_bytes(model, dtype, pixels)
-    row = step_bytes(model, dtype, pixels // model.latent_factor**2, with_control=True)
+    latent_pixels = pixels // model.latent_factor**2
+    row = step_bytes(model, dtype, latent_pixels, with_control=True)
+    economy = kept_bytes(model, dtype, latent_pixels)
     decode = decode_bytes(model, vae_dtype, pixels) if on_device else 0
-    kept = RESERVE_BYTES + kept_bytes
+    kept = RESERVE_BYTES + held_bytes
     if layout.offload:
-        return Peaks(kept, prepare + texts, networks, row, decode + vae)
-    return Peaks(kept + networks + texts + vae, prepare, 0, row, decode)
+        return Peaks(kept, prepare + texts, networks, row, economy, decode + vae)
+    return Peaks(kept + networks + texts + vae, prepare, 0, row, economy, decode)

@@ -27,6 +27,9 @@ SLOT_NUMBERS: Final = 15.8
 """Live numbers of a UNet slot at its peak, per latent pixel and channel of the UNet's first level (320 in SDXL)."""
 CONTROL_NUMBERS: Final = 5.75
 """Additional live numbers for the ControlNet's residuals."""
+KEPT_NUMBERS: Final = 5.0
+"""Numbers that an economy row keeps between its steps, in the same unit and for one slot: the input of the UNet's last
+block (2), and three residuals of the ControlNet (1 each)."""
 DECODE_NUMBERS: Final = 6.0
 """Live numbers of the decoder at its peak, per pixel and channel of the VAE's first level (128 in SDXL)."""
 POSE_NUMBERS: Final = 32.0
@@ -69,11 +72,18 @@ class ModelSize:
 def step_bytes(model: ModelSize, dtype: str, latent_pixels: int, *, with_control: bool) -> int:
     """Return the bytes of one guided row (two slots) in a step, margin included, with attention of linear memory.
 
-    What a row keeps between its steps, its latents and at most three like them for samplers that look back, is 64 bytes
-    a latent pixel: less than 0.3% of a row in fp16, and within the margin.
+    It includes what an economy row keeps between its steps, because any row may be one: 52 MB at 1024 x 1024 in fp16.
+    What every row keeps, its latents and at most three like them for samplers that look back, is 64 bytes a latent
+    pixel: less than 0.3% of a row in fp16, and within the margin.
     """
     numbers = SLOT_NUMBERS + (CONTROL_NUMBERS if with_control and model.controlnet else 0.0)
-    return round(2 * numbers * model.unet_channels * latent_pixels * DTYPE_BYTES[dtype] * STEP_MARGIN)
+    step = 2 * numbers * model.unet_channels * latent_pixels * DTYPE_BYTES[dtype] * STEP_MARGIN
+    return round(step) + kept_bytes(model, dtype, latent_pixels)
+
+
+def kept_bytes(model: ModelSize, dtype: str, latent_pixels: int) -> int:
+    """Return the bytes that an economy row keeps between its steps."""
+    return round(KEPT_NUMBERS * model.unet_channels * latent_pixels * DTYPE_BYTES[dtype])
 
 
 def slice_bytes(dtype: str, latent_pixels: int) -> int:

@@ -5,7 +5,8 @@ of memory: tiles are chosen by the picture's size alone, and the caller chooses 
 holds each part, which lanes run side by side, and the size of the batch.
 
 The layouts, in order of preference. The plan takes the first that holds two rows of the largest picture, otherwise the
-first that holds one:
+first that holds one. Exact rows are counted for that, because most are. The rows that may share a step are counted as
+economy rows, each of which keeps something between its steps, so that any mixture fits:
 
     text encoders   lanes                                    costs
     on the device   side by side                             nothing
@@ -148,13 +149,13 @@ def plan_memory(
     """
     vae_dtype = "float32" if dtype == "float16" and model.vae_overflows else dtype
     attention, why_attention = _attention(device_kind, probe)
-    kept_bytes = cache_bytes
+    held_bytes = cache_bytes
     if attention is Attention.SLICED:
-        kept_bytes += slice_bytes(dtype, width * height // model.latent_factor**2)
+        held_bytes += slice_bytes(dtype, width * height // model.latent_factor**2)
 
     def peaks(layout: MemoryLayout) -> Peaks:
         return peaks_of(
-            layout, model, dtype=dtype, vae_dtype=vae_dtype, width=width, height=height, kept_bytes=kept_bytes
+            layout, model, dtype=dtype, vae_dtype=vae_dtype, width=width, height=height, held_bytes=held_bytes
         )
 
     candidates = {layout: peaks(layout) for layout in layouts(text_place, vae_place)}
@@ -194,14 +195,14 @@ def _first_that_fits(peaks_by_layout: dict[MemoryLayout, Peaks], memory_bytes: i
     """Return the best layout and its rows; None if no layout holds a row."""
     usable = _usable(memory_bytes)
     fitting = {
-        layout: peaks.left_for_rows(layout.series, usable) // peaks.denoise_row
+        layout: (peaks.left_for_rows(layout.series, usable), peaks)
         for layout, peaks in peaks_by_layout.items()
         if peaks.total(layout.series, 1) <= usable
     }
     for wanted in (ROWS_WANTED, 1):
-        for layout, rows in fitting.items():
-            if rows >= wanted:
-                return layout, rows
+        for layout, (left, peaks) in fitting.items():
+            if left // (peaks.denoise_row - peaks.economy_row) >= wanted:
+                return layout, left // peaks.denoise_row
     return None
 
 

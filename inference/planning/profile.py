@@ -157,7 +157,7 @@ class DeviceProfile:
         return next(rows for rows, rate in enumerate(rates, start=1) if rate >= enough)
 
     def device_seconds(
-        self, latent_height: int, latent_width: int, *, steps: int, guided: bool, posed: bool, rows: int
+        self, latent_height: int, latent_width: int, *, steps: float, guided: bool, posed: bool, rows: int
     ) -> float:
         """Return one row's share of the device in seconds: its part of the steps that `rows` such rows share, and its
         decode.

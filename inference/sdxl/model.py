@@ -15,6 +15,7 @@ from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.preview import encode_preview
 from darkroom.inference.resolve import batch_key, name_adapters
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank
+from darkroom.inference.sdxl.denoise.reuse import ReusePlan, ShallowNetwork, plan_reuse
 from darkroom.inference.sdxl.denoise.rows import Control, Guidance, SdxlRow, draw_noise
 from darkroom.inference.sdxl.denoise.schedule import Schedule, Schedules
 from darkroom.inference.sdxl.denoise.step import Networks, Stepper
@@ -82,6 +83,7 @@ class LoadedModel:
             prediction=components.scheduler_config.get("prediction_type", "epsilon"),
             device=device,
             dtype=dtype,
+            shallow=ShallowNetwork(components.unet) if components.info.economy_refused is None else None,
         )
         self.stepper = Stepper(self.networks)
         self._residence = residence_of(components.placement, components.networks())
@@ -145,6 +147,17 @@ class LoadedModel:
             warnings += text_warnings("negative prompt", negative)
         if conditioning is not None and conditioning.warning is not None:
             warnings.append(conditioning.warning)
+        guidance = Guidance(
+            request.guidance_scale, request.guidance_start, request.guidance_end, request.guidance_rescale
+        )
+        reuse = None
+        if request.fidelity == "economy":
+            reuse = self._reuse(request.sampler, schedule, control, guidance if negative is not None else None)
+            if reuse is None:
+                warnings.append(
+                    f"fidelity: economy saves nothing with {request.sampler} at {request.steps} steps: "
+                    "the picture is the exact one."
+                )
         rows = []
         for index in range(request.count):
             generator = torch.Generator("cpu").manual_seed(request.seed + index)
@@ -159,9 +172,8 @@ class LoadedModel:
                     negative=negative,
                     time_ids=ids,
                     control=control,
-                    guidance=Guidance(
-                        request.guidance_scale, request.guidance_start, request.guidance_end, request.guidance_rescale
-                    ),
+                    guidance=guidance,
+                    reuse=reuse,
                     generator=generator,
                     latents=self._first_latents(request, schedule, generator),
                     wants_preview=job.progress == "previews" and index == 0,
@@ -245,6 +257,24 @@ class LoadedModel:
             )
         made = self.poses.embed(request.pose, job.pose_picture, width=request.width, height=request.height)
         return Control(made.embedding, request.control_scale, request.control_start, request.control_end), made
+
+    def _reuse(
+        self, sampler: str, schedule: Schedule, control: Control | None, guidance: Guidance | None
+    ) -> ReusePlan | None:
+        """Return what an economy row's calls reuse; None if all of them have to be full. Without guidance, None."""
+        reason = self.components.info.economy_refused
+        if reason is not None:
+            raise RenderFault(
+                FaultKind.REQUEST,
+                "model_mismatch",
+                f"fidelity is economy, which this model cannot take: {reason}; ask for exact.",
+            )
+        calls = range(schedule.calls)
+        return plan_reuse(
+            sampler,
+            [0.0 if control is None else control.weight(call, schedule.calls) for call in calls],
+            [guidance is not None and guidance.is_on(call, schedule.calls) for call in calls],
+        )
 
     def _first_latents(self, request: RenderRequest, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
         """Draw (1, channels, height, width) noise, rounded to the model's dtype and then scaled, as in diffusers."""

@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from darkroom.inference.planning.reuse import MEASURED_CALLS
 from darkroom.inference.sdxl.denoise.compiled import Backend, CompiledRegions, StaticShapes, slot_buckets
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
 from darkroom.inference.sdxl.denoise.schedule import DEFAULT_SAMPLER
@@ -30,10 +31,15 @@ _PERSON: Final = PeoplePose(people=(tuple((0.3 + 0.02 * point, 0.05 * point) for
 def warm_up(model: LoadedModel) -> None:
     """Render a few one-step pictures from end to end that together use every part of the model.
 
-    One row at a time, so that a card that holds no more than one row can start, too.
+    One row at a time, so that a card that holds no more than one row can start, too. An economy picture takes two
+    steps, a full one and a shallow one, and is given up.
     """
-    for request in _requests(model.components.info):
+    info = model.components.info
+    for request in _requests(info):
         _render(model, request)
+    if info.economy_refused is None:
+        economy = _step_once(model, replace(_posed(info), fidelity="economy", steps=MEASURED_CALLS))
+        model.step(economy)
     forget(model)
 
 

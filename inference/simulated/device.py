@@ -35,6 +35,7 @@ from PIL import Image
 from darkroom.inference.contract import Device, PreparedRows
 from darkroom.inference.marks import text_of
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
+from darkroom.inference.planning.reuse import rule_of
 from darkroom.inference.planning.step_curve import StepCurve
 from darkroom.inference.pose.control import picture_content, pose_digest, read_skeleton
 from darkroom.inference.pose.picture import PictureLimits, decode_picture
@@ -42,6 +43,7 @@ from darkroom.inference.preview import encode_preview
 from darkroom.inference.resolve import batch_key
 from darkroom.inference.simulated.wallpaper import reencoded, wallpaper
 from darkroom.inference.types import (
+    SHALLOW_SHARE,
     BatchKey,
     CacheCounts,
     FaultKind,
@@ -92,6 +94,18 @@ class SimulatedRow:
     """The bytes that decide the picture, `darkroom.inference.simulated.wallpaper.SHOWN_BYTES` or more."""
     trouble: Trouble | None = None
     steps_done: int = field(default=0)
+    shallow: frozenset[int] = frozenset()
+    """The steps, counted from 0, that take `SHALLOW_SHARE` of the curve's time."""
+
+    @property
+    def full_steps(self) -> int:
+        """All of them, except for an economy picture."""
+        return self.steps_done - sum(step < self.steps_done for step in self.shallow)
+
+    @property
+    def next_is_full(self) -> bool:
+        """Return True for a step that takes the curve's time."""
+        return self.steps_done not in self.shallow
 
 
 class SimulatedDevice(Device[SimulatedRow]):
@@ -187,6 +201,10 @@ class SimulatedDevice(Device[SimulatedRow]):
                 else:
                     decode_picture(content, self._picture_limits)
         key = batch_key(request, self._info)
+        shallow: frozenset[int] = frozenset()
+        if request.fidelity == "economy":
+            full = rule_of(request.sampler).full_calls(request.calls)
+            shallow = frozenset(step for step, is_full in enumerate(full) if not is_full)
         return PreparedRows(
             tuple(
                 SimulatedRow(
@@ -195,6 +213,7 @@ class SimulatedDevice(Device[SimulatedRow]):
                     steps_total=request.calls,
                     request=request,
                     shown=_shown(request, pose, request.seed + index),
+                    shallow=shallow,
                     trouble=trouble,
                 )
                 for index in range(request.count)
@@ -212,6 +231,13 @@ class SimulatedDevice(Device[SimulatedRow]):
 
     def step_seconds(self, rows: Sequence[SimulatedRow]) -> float:
         """Return the seconds of a step of these rows, which share a batch key."""
+        shallow = [row for row in rows if not row.next_is_full]
+        if not shallow:
+            return self._full_seconds(rows)
+        full = [row for row in rows if row.next_is_full]
+        return (self._full_seconds(full) if full else 0.0) + SHALLOW_SHARE * self._full_seconds(shallow)
+
+    def _full_seconds(self, rows: Sequence[SimulatedRow]) -> float:
         if self._profile is None:
             return self._seconds_of(len(rows))
         unet = sum(_slots(row.request) for row in rows)
@@ -356,6 +382,8 @@ def _shown(request: RenderRequest, pose: str | None, seed: int) -> bytes:
         "sampler": request.sampler,
         "seed": seed,
     }
+    if request.fidelity != "exact":
+        decisive["fidelity"] = request.fidelity
     if pose is not None:
         decisive["pose"] = [pose, request.control_scale, request.control_start, request.control_end]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()

@@ -95,6 +95,8 @@ class Work:
     model: ModelRef | None = None
     found: tuple[FoundPerson, ...] = ()
     """The people in the pose's photo."""
+    full_steps: int | None = None
+    """Steps of each image that ran the whole model."""
     render_digest: str | None = None
     cost: Cost | None = None
     provenance: ContentCredentials | None = None
@@ -226,6 +228,7 @@ def _completion(
         warnings=_bounded(answered.warnings),
         found=work.found,
         provenance=work.provenance,
+        full_steps=work.full_steps,
         request_digest=answered.request_digest,
         render_digest=work.render_digest,
         cost=work.cost,

@@ -237,6 +237,11 @@ class Completion(BaseModel):
         default=False, description="Whether this repeats the outcome of an earlier record with the same request id."
     )
     warnings: OrDefault[Warnings] = Field(default=(), description="What was odd about the request without stopping it.")
+    full_steps: CountedWhole | None = Field(
+        default=None,
+        description="Steps of each image that ran the whole model: all of them, except for fidelity economy; null if "
+        "not rendered. A sampler that calls the model twice a step counts its calls.",
+    )
     found: OrDefault[Annotated[tuple[FoundPerson, ...], Strict(False), Field(max_length=PEOPLE_MAX)]] = Field(
         default=(),
         description="The people that were found in the pose's photo, the largest first; empty where the pose is none.",

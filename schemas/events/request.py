@@ -238,6 +238,16 @@ class GenerationRequest(BaseModel):
         description="The name of one of the operator's recipes, whose fields stand in for those that the request "
         "leaves out or gives as null; GET /v1/recipes lists them. null for none.",
     )
+    fidelity: Annotated[
+        OrDefault[Literal["exact", "economy"]],
+        FieldFacts(
+            option=Option(help="economy: nearly the same picture for about half of the work; exact by default.")
+        ),
+    ] = Field(
+        default="exact",
+        description="exact: every step runs the whole model. economy: most steps reuse a part of an earlier step, for "
+        "nearly the same picture at about half of the cost. Where it is left out, the operator's default.",
+    )
     output: Annotated[OrDefault[Output], FieldFacts(digest=Named.ALWAYS)] = Field(
         default=Output(), description="The pictures' file format and quality."
     )

@@ -16,6 +16,8 @@ SAMPLERS: Final[tuple[str, ...]] = get_args(Sampler)
 SCHEDULES: Final[tuple[str, ...]] = get_args(Schedule)
 TWO_CALLS: Final = frozenset({"dpmpp_sde", "heun"})
 """Samplers that call the UNet twice a step, except in the last one."""
+DRAWS_NOISE: Final = frozenset({"euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "lcm", "tcd"})
+"""Samplers that add fresh noise between calls."""
 LCM_STEPS_MAX: Final = 50
 """Steps that a consistency model was distilled with: lcm and tcd choose theirs among them."""
 _DISTILLED: Final = frozenset({"lcm", "tcd"})

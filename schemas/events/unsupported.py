@@ -56,7 +56,6 @@ _SAME_ANYWAY: Final[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
         "cfg_interval_end": (1,),
         "denoise": (1,),
         "denoising_end": (1,),
-        "fidelity": ("exact",),
         "fit": ("stretch",),
         "guidance_stop": (1,),
         "hr_scale": (1,),

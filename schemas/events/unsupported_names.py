@@ -33,7 +33,7 @@ _NO_STYLES = (
     "styles are not supported; write them into `prompt`, or ask for a `recipe` of the operator's, and leave it out"
 )
 _NO_SCRIPTS = "scripts, workflows and settings of other tools are not run; leave it out"
-_FULL_COST = "every step is computed in full; leave it out"
+_FULL_COST = "what a step may reuse is `fidelity`'s to say, exact or economy; leave it out"
 _NO_TILING = "seamless pictures are not supported; leave it out"
 _NO_SIZE_IDS = "SDXL's size conditions are those of the picture itself; leave it out"
 _UNWRAP = "write its members into the request itself, under Darkroom's names"
@@ -117,7 +117,6 @@ NOT_HONOURED: Final[Mapping[str, str]] = MappingProxyType(
         "face_image": _NO_REFERENCE,
         "face_restore": _NO_RETOUCHING,
         "facefixer_strength": _NO_RETOUCHING,
-        "fidelity": _FULL_COST,
         "firstpass_image": _PAINTS_FROM_NOISE,
         "firstphase_height": _NO_UPSCALING,
         "firstphase_width": _NO_UPSCALING,

@@ -156,6 +156,11 @@ class BatchSettings(BaseModel):
         description="How long a start may measure the device where no stored profile fits: a data-centre GPU needs "
         "about so long for eight SDXL images. 0 never measures, and max_rows is the cap of every size.",
     )
+    fidelity_default: Literal["exact", "economy"] = Field(
+        default="exact",
+        description="The fidelity of requests that leave theirs out. economy needs a model with SDXL's UNet: with "
+        "another one the worker does not start.",
+    )
 
 
 class SimulatedSettings(BaseModel):

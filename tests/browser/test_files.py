@@ -75,6 +75,7 @@ def choices(name: str) -> list[str]:
 def test_choices_are_those_of_a_request() -> None:
     assert choices("sampler") == list(SAMPLERS)
     assert choices("schedule") == ["", *SCHEDULES]
+    assert choices("fidelity") == ["", *PROPERTIES["fidelity"]["anyOf"][0]["enum"]]
     assert choices("prompt_syntax") == PROPERTIES["prompt_syntax"]["anyOf"][0]["enum"]
 
 

@@ -37,6 +37,8 @@ Headers = Sequence[tuple[str, bytes]]
 RETRY_S = 0.3
 SENDS_MAX = 100
 """Records on their way at once; more wait their turn."""
+ECONOMY_SHARE = 0.4
+"""Of the requests that ask for fidelity economy."""
 REMEMBERED_MAX = 200
 """Requests of which a double or a conflict may still come."""
 IN_A_TRANSACTION = 3
@@ -170,6 +172,8 @@ class Mix:
             "steps": self._chance.choice(self._steps),
             "priority": self._chance.choice((0, 4, 4, 4, 9)),
         }
+        if self._chance.random() < ECONOMY_SHARE:
+            fields["fidelity"] = "economy"
         ending = SUCCEEDED
         match sort:
             case Sort.PAIR:

@@ -18,6 +18,7 @@ from darkroom.consumer.worker.ports import Delivery, Record
 from darkroom.inference.engine import LaneEngine
 from darkroom.inference.planning.calibration import Calibration
 from darkroom.inference.planning.profile_store import ProfileStore
+from darkroom.inference.planning.reuse import calls_worth
 from darkroom.inference.simulated.device import SimulatedDevice
 from darkroom.inference.types import JobRendered, RenderRequest
 from tests.consumer.core.builders import P0, arrive, facts, key, opened
@@ -41,6 +42,14 @@ def test_rows_share_their_steps_as_far_as_the_cap_and_their_number_go() -> None:
     large = replace(guided, width=128, height=128)
     assert seconds([large] * 5) == pytest.approx(5 * 10 * flat(2) / 1000)
     assert seconds([guided, large]) == pytest.approx(10 * (gaining(2) + flat(2)) / 1000), "sizes do not share"
+
+
+def test_an_economy_row_counts_by_the_full_steps_that_it_is_worth() -> None:
+    exact = replace(REQUEST, steps=22, sampler="euler", guidance_scale=5.0, width=128, height=128)
+    worth = calls_worth(replace(exact, fidelity="economy"))
+    assert 7 <= worth < 11
+    assert seconds([replace(exact, fidelity="economy")]) == pytest.approx(worth * flat(2) / 1000)
+    assert seconds([exact]) == pytest.approx(22 * flat(2) / 1000)
 
 
 def test_unread_records_count_with_the_mean_of_what_is_known_or_was_rendered_last() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,6 +16,7 @@ from darkroom.consumer.worker.intake import AGE_S_MAX, EARLIEST, Intake
 from darkroom.consumer.worker.payload import Payload, Received
 from darkroom.consumer.worker.ports import Record
 from darkroom.inference.simulated.device import SimulatedDevice
+from darkroom.inference.types import ModelError
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.recipes import parse_recipes
 from darkroom.schemas.settings import LimitSettings
@@ -48,6 +50,62 @@ def test_a_recipe_is_painted_and_warned_of_as_if_written_out() -> None:
     assert payload.warnings == ()
     assert plain.warnings != (), "the prompt looks weighted, and is read as plain text"
     assert payload.request_digest != painted(recipe="few").request_digest
+
+
+ECONOMY = "[cheap]\nfidelity = 'economy'"
+
+
+@pytest.mark.parametrize(
+    ("default", "fields", "painted_as"),
+    [
+        ("exact", {}, "exact"),
+        ("economy", {}, "economy"),
+        ("economy", {"fidelity": None}, "economy"),
+        ("economy", {"fidelity": "exact"}, "exact"),
+        ("exact", {"fidelity": "economy"}, "economy"),
+        ("exact", {"recipe": "cheap"}, "economy"),
+        ("economy", {"recipe": "cheap", "fidelity": "exact"}, "exact"),
+    ],
+)
+def test_the_request_its_recipe_and_the_operator_choose_the_fidelity_in_this_order(
+    default: str, fields: dict[str, object], painted_as: str
+) -> None:
+    intake = Intake(
+        SimulatedDevice(0.0).info,
+        LimitSettings(),
+        request_bytes_max=1 << 20,
+        recipes=parse_recipes(ECONOMY),
+        fidelity_default=default,
+    )
+    value = json.dumps({"request_id": "r", "prompt": "a figure", **fields}).encode()
+    received = intake.take(P0, Record(0, None, value, (), int(NOON.timestamp() * 1000)), now=100.0, wall=NOON)[1]
+    assert received.render is not None
+    assert received.request is not None
+    assert received.render.fidelity == received.request.fidelity == painted_as
+    in_text = json.loads(received.render.image_text["darkroom:request"]).get("fidelity", "exact")
+    assert in_text == painted_as, "the picture can be painted again from its text"
+
+
+def test_a_model_that_cannot_take_economy_refuses_it_by_name_and_takes_the_rest() -> None:
+    info = replace(SimulatedDevice(0.0).info, economy_refused="its UNet begins with CrossAttnDownBlock2D")
+    intake = Intake(info, LimitSettings(), request_bytes_max=1 << 20)
+    for fidelity in ("exact", "economy"):
+        value = json.dumps({"request_id": "r", "prompt": "a figure", "fidelity": fidelity}).encode()
+        refusal = intake.take(P0, Record(0, None, value, (), int(NOON.timestamp() * 1000)), now=100.0, wall=NOON)[
+            1
+        ].refusal
+        if fidelity == "exact":
+            assert refusal is None
+        else:
+            assert refusal is not None
+            assert refusal.code is ErrorCode.MODEL_MISMATCH
+            assert "CrossAttnDownBlock2D; ask for exact" in refusal.message
+
+
+def test_a_worker_does_not_start_with_a_default_that_its_model_cannot_paint() -> None:
+    info = replace(SimulatedDevice(0.0).info, economy_refused="its UNet begins with CrossAttnDownBlock2D")
+    with pytest.raises(ModelError, match=r"CrossAttnDownBlock2D\. Set DARKROOM_BATCH__FIDELITY_DEFAULT to exact"):
+        Intake(info, LimitSettings(), request_bytes_max=1 << 20, fidelity_default="economy")
 
 
 def test_an_unknown_recipe_ends_as_a_refusal_that_lists_what_there_is() -> None:

@@ -16,6 +16,7 @@ REQUESTS: Final[dict[str, dict[str, Any]]] = {
         "request_id": "order-2", "tenant": "studio", "prompt": "a fencer", "negative_prompt": "blurry",
         "preset": "quality", "width": 1024, "height": 768, "steps": 30, "guidance_scale": 6.5, "sampler": "euler",
         "guidance_start": 0.1, "guidance_end": 0.8, "guidance_rescale": 0.7, "clip_skip": 1, "recipe": "portrait",
+        "fidelity": "economy",
         "seed": 9007199254740000, "count": 2, "control_scale": 0.8, "control_start": 0.1, "control_end": 0.9,
         "adapter": {"name": "ink", "weight": 0.7}, "output": {"format": "webp", "quality": 85}, "priority": 7,
         "deadline": "2027-01-31T12:00:00Z", "progress": "steps", "labels": {"campaign": "spring"},

@@ -72,6 +72,16 @@ class ScriptedRow:
     seed: int
     steps_done: int = 0
     finished: bool = False
+    shallow: frozenset[int] = frozenset()
+    """The steps that are shallow, counted from 0."""
+
+    @property
+    def full_steps(self) -> int:
+        return sum(step not in self.shallow for step in range(self.steps_done))
+
+    @property
+    def next_is_full(self) -> bool:
+        return self.steps_done not in self.shallow
 
 
 @dataclass

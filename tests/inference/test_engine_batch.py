@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkroom.inference.engine.step_batch import NEXT_STAGE, HeldJob, HeldRow, Move, RowStage, StepBatch
-from darkroom.inference.types import BatchKey, ProgressDetail, RenderedImage, RowId
+from darkroom.inference.types import SHALLOW_SHARE, BatchKey, ProgressDetail, RenderedImage, RowId
 from tests.inference.scripted import ScriptedRow, job
 
 SMALL, LARGE = BatchKey(8, 8, "r"), BatchKey(16, 16, "r")
@@ -156,6 +156,55 @@ def test_timings_of_a_job_over_uneven_steps() -> None:
     assert (told.rows_min, told.rows_max) == (3, 3)
 
 
+def test_a_row_boards_beside_a_full_step_only() -> None:
+    """Its own first step is full, too: the two share a forward."""
+    batch: StepBatch[ScriptedRow] = StepBatch(lambda _key: 4)
+    running = held_job("a", steps=6)
+    running.rows[0].row.shallow = frozenset({1, 2, 4, 5})
+    batch.admit(running.rows[0])
+    batch.board(0.0)
+    boarded = []
+    for name in "bcdef":
+        take_step(batch)
+        batch.stepped(1.0, 1.0)
+        batch.admit(held_job(name, steps=1).rows[0])
+        batch.board(1.0)
+        boarded.append(names(batch)[1:])
+    assert boarded == [[], [], ["b", "c", "d"], [], []]
+
+
+def test_nobody_waits_for_a_full_step_beside_exact_rows_or_on_an_empty_device() -> None:
+    batch: StepBatch[ScriptedRow] = StepBatch(lambda _key: 4)
+    economy, exact = held_job("a", steps=4), held_job("b", steps=4)
+    economy.rows[0].row.shallow = frozenset({1, 2})
+    for held in (economy, exact):
+        batch.admit(held.rows[0])
+    batch.board(0.0)
+    take_step(batch)
+    batch.stepped(1.0, 1.0)
+    batch.admit(held_job("c").rows[0])
+    batch.board(1.0)
+    assert names(batch) == ["a", "b", "c"]
+
+
+def test_a_shallow_step_is_a_small_share_of_the_device_and_is_counted() -> None:
+    batch: StepBatch[ScriptedRow] = StepBatch(lambda _key: 4)
+    economy, exact = held_job("a", steps=2), held_job("b", steps=2)
+    economy.rows[0].row.shallow = frozenset({1})
+    for held in (economy, exact):
+        batch.admit(held.rows[0])
+    batch.board(0.0)
+    shallow = []
+    for now in (1.0, 2.0):
+        take_step(batch)
+        shallow.append(batch.stepped(1.0, now).shallow)
+    assert shallow == [0, 1]
+    told = [held.rendered() for held in (economy, exact)]
+    assert [one.full_steps for one in told] == [1, 2]
+    assert told[0].device_seconds == pytest.approx(0.5 + SHALLOW_SHARE / (1 + SHALLOW_SHARE))
+    assert sum(one.device_seconds for one in told) == pytest.approx(2.0)
+
+
 @st.composite
 def scripts(draw: st.DrawFn) -> list[tuple[str, int]]:
     return draw(
@@ -168,6 +217,9 @@ def scripts(draw: st.DrawFn) -> list[tuple[str, int]]:
 def test_invariants_of_step_batch(script: list[tuple[str, int]], rows_max: int) -> None:
     batch: StepBatch[ScriptedRow] = StepBatch(lambda _key: rows_max)
     jobs = [held_job(f"{n}", key=SMALL if n % 2 else LARGE, steps=1 + n % 3, count=1 + n % 2) for n in range(6)]
+    for held in jobs[::3]:
+        for row in held.rows:
+            row.row.shallow = frozenset({1})
     admitted: list[HeldRow[ScriptedRow]] = []
     for what, number in script:
         before = batch.rows
@@ -188,7 +240,8 @@ def test_invariants_of_step_batch(script: list[tuple[str, int]], rows_max: int) 
             new = [row for row in batch.rows if row not in before]
             staying = [row for row in before if not row.job.over]
             key = (staying or queue)[0].row.batch_key if staying or queue else None
-            fitting = [row for row in queue if row.row.batch_key == key]
+            waits = staying and not any(row.row.next_is_full for row in staying)
+            fitting = [] if waits else [row for row in queue if row.row.batch_key == key]
             assert list(batch.rows) == staying + fitting[: rows_max - len(staying)]
             admitted = [row for row in admitted if row not in new]
         elif what == "step" and batch.rows:

@@ -8,18 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from darkroom.inference.planning.memory_model import (
     CONTROL_NUMBERS,
     DECODE_NUMBERS,
+    KEPT_NUMBERS,
     POSE_NUMBERS,
     PREPARE_BYTES,
     SLOT_NUMBERS,
     ModelSize,
 )
+from darkroom.inference.planning.reuse import NOISY, STEADY
+from darkroom.inference.sdxl.denoise.reuse import ShallowNetwork
 from darkroom.inference.sdxl.loading.full_size import FULL_SIZE, FullSize, full_size_components
 from darkroom.inference.sdxl.loading.placement import model_size
-from darkroom.inference.types import ModelError
+from darkroom.inference.types import SHALLOW_SHARE, ModelError
 from tests.inference.live_bytes import peak_bytes
 
 pytestmark = pytest.mark.render
@@ -105,6 +109,46 @@ def test_a_step_takes_what_the_plan_reckons_with(
     peak = peak_bytes(lambda: step(sdxl, slots, side, control=control), [sdxl.unet, sdxl.controlnet])
     numbers = peak / 2 / slots / (side // 8) ** 2 / 320
     assert numbers == pytest.approx(SLOT_NUMBERS + CONTROL_NUMBERS * control, rel=0.01)
+
+
+def operations(run: Any) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def shallow_step(sdxl: FullSize, slots: int, side: int) -> Any:
+    """A shallow forward on what a full one left, as `darkroom.inference.sdxl.denoise.step` makes it."""
+    latent = side // 8
+    half: dict[str, Any] = {"device": "meta", "dtype": torch.float16}
+    added = {"text_embeds": torch.empty(slots, 1280, **half), "time_ids": torch.empty(slots, 6, **half)}
+    residuals = (torch.empty(slots, 320, latent, latent, **half),) * 3
+    deep = torch.empty(slots, 640, latent, latent, **half)
+    sample, timestep = torch.empty(slots, 4, latent, latent, **half), torch.empty(slots, device="meta")
+    return ShallowNetwork(sdxl.unet)(sample, timestep, added, deep, residuals)
+
+
+def test_an_economy_row_keeps_what_the_plan_reckons_with(sdxl: FullSize, pose_encoder: Any) -> None:
+    network = ShallowNetwork(sdxl.unet)
+    with network.watching() as seen:
+        step(sdxl, 2, 1024, control=True)
+    (deep,) = seen
+    assert tuple(deep.shape) == (2, 640, 128, 128)
+    assert network.residuals == 3
+    kept = deep[0].numel() + network.residuals * 320 * 128 * 128
+    assert kept / 128**2 / 320 == KEPT_NUMBERS
+    peak = peak_bytes(lambda: shallow_step(sdxl, 1, 1024), [sdxl.unet])
+    assert peak < peak_bytes(lambda: step(sdxl, 1, 1024, control=True), [sdxl.unet, sdxl.controlnet])
+
+
+def test_economy_takes_a_fraction_of_the_operations_at_full_size(sdxl: FullSize, pose_encoder: Any) -> None:
+    full = operations(lambda: step(sdxl, 2, 1024, control=True))
+    shallow = operations(lambda: shallow_step(sdxl, 1, 1024))
+    assert full / 1e12 == pytest.approx(19.6, rel=0.02)
+    assert shallow / full < SHALLOW_SHARE
+    for rule, least in ((STEADY, 2.6), (NOISY, 1.95)):
+        calls = rule.full_calls(22)
+        assert 22 * full / sum(full if one else shallow for one in calls) >= least
 
 
 @pytest.mark.parametrize("side", [512, 1024])

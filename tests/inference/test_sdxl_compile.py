@@ -20,7 +20,7 @@ from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.sdxl.denoise.compiled import CompiledRegions, Padded, StaticShapes, slot_buckets
 from darkroom.inference.tiny import TinyModel
 from darkroom.inference.types import Part
-from tests.inference.painting import PLAIN, POSED, SITTING, TOLERANCE, Oracle, distance, load, paint_together
+from tests.inference.painting import PLAIN, POSED, SITTING, TOLERANCE, Oracle, distance, load, paint, paint_together
 
 pytestmark = pytest.mark.render
 
@@ -85,6 +85,16 @@ def test_what_is_measured_is_what_is_compiled(compiled: SdxlDevice) -> None:
     assert (graphs(), BACKEND.runs) == (known, ran)
     assert (compiled.buckets(8, 8), compiled.buckets(16, 16)) == (slot_buckets(4), ())
     assert compiled.measured_on()["compiled"] != "no"
+
+
+def test_economy_rows_keep_and_reuse_the_same_beside_padding(compiled: SdxlDevice, shared_device: SdxlDevice) -> None:
+    economy = replace(POSED, fidelity="economy", steps=18)
+    requests = [replace(economy, sampler="euler", seed=6), replace(economy, seed=7, guidance_scale=1.0)]
+    before = graphs()
+    together = paint_together(compiled, [(0, requests[0]), (1, requests[1]), (3, replace(POSED, seed=8))])
+    for request, picture in zip(requests, together, strict=False):
+        assert distance(picture, paint(shared_device, request)) <= TOLERANCE
+    assert graphs() == before, "a shallow forward has no block that would be compiled"
 
 
 def test_pictures_of_padded_compiled_batches_are_the_pipelines_and_nothing_is_compiled_under_load(

@@ -27,6 +27,7 @@ from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.simulated.device import CRASH_EXIT_CODE, SimulatedDevice, SimulatedRow
 from darkroom.inference.simulated.wallpaper import SHOWN_BYTES, wallpaper
 from darkroom.inference.types import (
+    SHALLOW_SHARE,
     FaultKind,
     JobFailed,
     JobPrepared,
@@ -41,6 +42,24 @@ from tests.inference.profiles import flat, gaining, profile, shape
 from tests.inference.scripted import EventLog, job, request, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_an_economy_row_takes_the_curves_time_in_its_full_steps_and_a_share_of_it_in_the_others() -> None:
+    device = SimulatedDevice(10.0, {1: 10.0, 2: 16.0})
+    asked = replace(request(steps=22), sampler="euler")
+    exact, economy = (
+        device.prepare(RenderJob("job", replace(asked, fidelity=one))).rows[0] for one in ("exact", "economy")
+    )
+    assert device.step_seconds([exact, economy]) == pytest.approx(0.016), "both are full"
+    seconds = []
+    for step in range(22):
+        economy.steps_done = step
+        seconds.append(device.step_seconds([economy]))
+    full = sum(one == pytest.approx(0.01) for one in seconds)
+    assert sum(seconds) == pytest.approx(0.01 * full + 0.01 * SHALLOW_SHARE * (22 - full))
+    economy.steps_done = 22
+    assert economy.full_steps == full < 12
+    assert exact.shown != economy.shown, "it is another picture"
 
 
 def prepared(device: SimulatedDevice, **asked: Any) -> list[SimulatedRow]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from darkroom.tools.tiny.quality.economy import psnr, table
 from darkroom.tools.tiny.quality.looking import adherence, figure_mask, overlap, right_colours
 from darkroom.tools.tiny.quality.painting import Ask, request
 from darkroom.tools.tiny.quality.sheet import contact_sheet
@@ -65,6 +66,19 @@ def test_a_request_carries_the_scene() -> None:
     assert (asked.prompt, asked.seed, asked.control_scale) == (scene.text, 7, 0.5)
     assert asked.pose is not None
     assert request(scene, Ask(posed=False), 7).pose is None
+
+
+def test_pairs_are_measured_by_sampler_and_their_worst_tenth_is_told() -> None:
+    pair = {"cpu_s": [2.0, 1.0], "adherence": [0.9, 0.8], "colours": [True, False]}
+    lines = [{"sampler": "euler", "psnr": 50.0 - number, **pair} for number in range(20)]
+    lines.append({"sampler": "ddim", "psnr": 30.0, **pair})
+    head, _, euler, ddim = table(lines).splitlines()
+    assert head.startswith("| sampler | pairs |")
+    assert euler == "| `euler` | 20 | 40.5 | 31.5 | 2.00 | 0.900, 0.800 | 1.000, 0.000 |"
+    assert ddim.startswith("| `ddim` | 1 | 30.0 | 30.0 |")
+    black, grey = np.zeros((8, 8, 3), dtype=np.uint8), np.full((8, 8, 3), 51, dtype=np.uint8)
+    assert psnr(black, black) == 100.0
+    assert psnr(black, grey) == pytest.approx(20 * np.log10(5))
 
 
 def test_the_sheet_has_room_for_everything() -> None:

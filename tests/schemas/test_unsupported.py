@@ -19,7 +19,7 @@ from darkroom.schemas.wire.codec import decode_request
 
 NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE, *SYNONYMS)
 RESERVED = (
-    "fidelity", "controls", "init", "mask", "reference", "upscale", "fit", "model",
+    "controls", "init", "mask", "reference", "upscale", "fit", "model",
 )  # fmt: skip
 """Fields that the request may come to have: until then whoever sends one is told so."""
 
@@ -125,7 +125,7 @@ def test_null_for_a_field_that_is_not_there_is_no_field() -> None:
 
 @pytest.mark.parametrize(
     "same",
-    [{"n_iter": 1}, {"image_seed": -1}, {"fidelity": "exact"},
+    [{"n_iter": 1}, {"image_seed": -1},
      {"refine": "no_refiner"}, {"s_noise": 1.0}, {"output_format": "PNG"}],
     ids=str,
 )  # fmt: skip

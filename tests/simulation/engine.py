@@ -51,7 +51,17 @@ class SimRow:
     steps_total: int
     prompt: str
     seed: int
+    is_economy: bool
+    """Every second step is shallow: so few steps would all be full by the real rule."""
     steps_done: int = 0
+
+    @property
+    def full_steps(self) -> int:
+        return -(-self.steps_done // 2) if self.is_economy else self.steps_done
+
+    @property
+    def next_is_full(self) -> bool:
+        return not self.is_economy or self.steps_done % 2 == 0
 
 
 @dataclass(slots=True)
@@ -215,7 +225,14 @@ class SimEngine:
             fault = RenderFault(FaultKind.BATCH, "render_failed", "a kernel failed")
         key = batch_key(request, INFO)
         rows = tuple(
-            SimRow(RowId(job.job_id, image), key, request.steps, request.prompt, request.seed + image)
+            SimRow(
+                RowId(job.job_id, image),
+                key,
+                request.steps,
+                request.prompt,
+                request.seed + image,
+                is_economy=request.fidelity == "economy",
+            )
             for image in range(request.count)
         )
         self._monitor.prepared(held, fault or PreparedRows(rows), seconds)

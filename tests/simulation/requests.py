@@ -160,6 +160,7 @@ class Requests:
             width=side,
             height=side,
             priority=rng.randrange(10),
+            fidelity=rng.choice(("exact", "economy")),
             output=Output(format="png"),
             **more,
         )

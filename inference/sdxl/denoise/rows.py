@@ -7,15 +7,22 @@ with it the picture.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import count
+from typing import Final, NamedTuple
 
 import torch
 
 from darkroom.inference.sdxl.denoise.adapters import AppliedAdapter
-from darkroom.inference.sdxl.denoise.schedule import Schedule
+from darkroom.inference.sdxl.denoise.reuse import Kept, ReusePlan
+from darkroom.inference.sdxl.denoise.schedule import COLUMNS, Schedule
 from darkroom.inference.sdxl.prepare.conditions import TextEmbedding
 from darkroom.inference.types import BatchKey, RenderRequest, RowId
+
+GUIDANCE, RESCALE, AHEAD = range(COLUMNS, COLUMNS + 3)
+"""Columns of `SdxlRow.numbers` after the schedule's own: guidance, then what `ReusePlan` extrapolates."""
+_SERIALS: Final[Iterator[int]] = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,10 @@ class SdxlRow:
     latents: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
     adapters: tuple[AppliedAdapter, ...] = ()
+    reuse: ReusePlan | None = field(default=None, repr=False)
+    """None for an exact picture, of which every call is full."""
+    kept: Kept | None = field(default=None, repr=False)
+    """What shallow calls reuse; None before the first call, and once no further call reuses it."""
     history: History = field(default_factory=History, repr=False)
     steps_done: int = 0
     ready: torch.cuda.Event | None = None
@@ -101,12 +112,16 @@ class SdxlRow:
     predicted: Predicted | None = field(default=None, repr=False)
     """Replaced as a whole and never changed, so that another lane may read it during a step."""
     numbers: torch.Tensor = field(init=False, repr=False)
-    """(calls, COLUMNS + 2) fp32 on the CPU: the schedule's columns, then guidance scale and rescale."""
+    """(calls, COLUMNS + 3) fp32 on the CPU: the schedule's columns, then those from `GUIDANCE` on."""
+    serial: int = field(default_factory=lambda: next(_SERIALS), init=False, repr=False)
+    """Tells rows apart without holding on to them: no other row of this process has it."""
     _noise: torch.Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        calls, reuse = self.schedule.calls, self.reuse
         guidance = torch.tensor([[self.guidance.scale, self.guidance.rescale]], dtype=torch.float32)
-        self.numbers = torch.cat([self.schedule.table, guidance.expand(self.schedule.calls, 2)], dim=1)
+        ahead = torch.zeros(calls, 1) if reuse is None else torch.tensor([reuse.ahead]).T
+        self.numbers = torch.cat([self.schedule.table, guidance.expand(calls, 2), ahead], dim=1)
 
     @property
     def steps_total(self) -> int:
@@ -122,6 +137,21 @@ class SdxlRow:
     def is_guided(self) -> bool:
         """Return True where the next call needs a slot for the negative prompt, too."""
         return self.negative is not None and self.guidance.is_on(self.steps_done, self.steps_total)
+
+    @property
+    def next_is_full(self) -> bool:
+        """Return True where the next call runs the whole networks."""
+        return self.reuse is None or self.steps_done >= self.steps_total or self.reuse.full[self.steps_done]
+
+    @property
+    def full_steps(self) -> int:
+        """Calls so far that ran the whole networks."""
+        return self.steps_done if self.reuse is None else sum(self.reuse.full[: self.steps_done])
+
+    @property
+    def keeps_next(self) -> bool:
+        """Return True where a later call reuses what the next one computes."""
+        return self.reuse is not None and self.next_is_full and self.reuse.keeps(self.steps_done)
 
     def next_noise(self) -> torch.Tensor | None:
         """Return the fresh noise of the next call, fp32 on the CPU, of the latents' shape; None where it adds none.
@@ -141,13 +171,18 @@ class SdxlRow:
         return tensors + [tensor for adapter in self.adapters for tensor in adapter.lora.tensors()]
 
     def advance(
-        self, latents: torch.Tensor, denoised: torch.Tensor | None = None, ready: torch.cuda.Event | None = None
+        self,
+        latents: torch.Tensor,
+        denoised: torch.Tensor | None = None,
+        ready: torch.cuda.Event | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """Take the step: new latents, which a GPU has worked out once `ready` is reached; the noise used up.
 
-        `denoised` is the call's x0 in fp32, kept where the sampler looks back.
+        `denoised` is the call's x0 in fp32, kept where the sampler looks back. `kept` is what a full call leaves to
+        shallow ones.
         """
-        schedule = self.schedule
+        schedule, reuse = self.schedule, self.reuse
         if denoised is not None and (schedule.keeps or schedule.keeps_x):
             self.history = History(
                 (denoised, *self.history.denoised)[: schedule.keeps], self.latents.float() if schedule.keeps_x else None
@@ -156,6 +191,10 @@ class SdxlRow:
         self.ready = ready
         self.steps_done += 1
         self._noise = None
+        if kept is not None:
+            self.kept = kept if self.kept is None else kept._replace(delta_before=self.kept.delta)
+        elif reuse is None or not reuse.keeps(self.steps_done - 1):
+            self.kept = None
 
 
 def draw_noise(generator: torch.Generator, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:

@@ -1,9 +1,12 @@
 """Lays out rows for the networks: assigns each slot of a forward to a row.
 
-The slots are every row's prompt, then the guided rows' negative prompts, then padding up to a bucket if shapes are
-static. A layout holds everything that stays constant while the same rows are on the device with the same poses in
-effect. It is made when a row joins or leaves, or when a pose's window opens or closes, and reused for the steps
-between.
+A step has up to two forwards: a full one over the rows whose next call is full, and a shallow one over the others. The
+slots of the full one are every row's prompt, then the guided rows' negative prompts, then padding up to a bucket if
+shapes are static; a shallow one has a slot a row. A layout holds everything that stays constant while a forward has the
+same rows with the same poses in effect. It is made when a row joins or leaves, or when a pose's window opens or closes,
+and reused for the steps between.
+
+Layouts hold copies of what rows bring, never a row: a row that left the device is freed with everything it kept.
 """
 
 from __future__ import annotations
@@ -48,7 +51,6 @@ class SlotLayout:
 
     key: tuple[object, ...]
     """The rows and their control weights, as `key_of` returns them."""
-    rows: tuple[SdxlRow, ...]
     slots: int
     """The number of slots, padding included."""
     slot_rows: torch.Tensor
@@ -64,8 +66,6 @@ class SlotLayout:
     posed: PosedSlots | None
     adapters: tuple[Share, ...]
     """The slots to which LoRAs are applied; empty if no row has an adapter."""
-    euler: torch.Tensor | bool
-    """Whether all rows (True) or none (False) take Euler's own step; (rows, 1, 1, 1) where they differ."""
     rescaled: torch.Tensor | None
     """The places of the rows whose guided prediction is rescaled; None where there are none."""
     is_static: bool
@@ -76,9 +76,78 @@ class SlotLayout:
         return self.key == key_of(rows)
 
 
+@dataclass(frozen=True, slots=True)
+class ShallowLayout:
+    """The same for a shallow forward: a slot a row, of its prompt."""
+
+    key: tuple[object, ...]
+    added: dict[str, torch.Tensor]
+    """`text_embeds` (rows, width) and `time_ids` (rows, 6)."""
+    adapters: tuple[Share, ...]
+    rescaled: torch.Tensor | None
+
+    def serves(self, rows: Sequence[SdxlRow]) -> bool:
+        """Return true if this is still the layout of these rows at their next step."""
+        return self.key == key_of(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """The rows of a step by the forward that they take part in, and by their sampler's formula."""
+
+    key: tuple[object, ...]
+    full: tuple[int, ...]
+    """The places of the rows whose call is full."""
+    shallow: tuple[int, ...]
+    full_index: torch.Tensor
+    """(full rows,) int64: the same places on the device."""
+    shallow_index: torch.Tensor
+    back: torch.Tensor
+    """(rows,) int64: the place of each row among full rows followed by shallow rows."""
+    euler: torch.Tensor | bool
+    """Whether all rows (True) or none (False) take Euler's own step; (rows, 1, 1, 1) where they differ."""
+
+    def serves(self, rows: Sequence[SdxlRow]) -> bool:
+        """Return true if this is still the division of these rows at their next step."""
+        return self.key == _division_key(rows)
+
+
 def key_of(rows: Sequence[SdxlRow]) -> tuple[object, ...]:
     """Return what a layout depends on: the rows, and by row its control weight and its guidance at the next step."""
-    return tuple((id(row), row.control_weight, row.is_guided) for row in rows)
+    return tuple((row.serial, row.control_weight, row.is_guided) for row in rows)
+
+
+def _division_key(rows: Sequence[SdxlRow]) -> tuple[object, ...]:
+    return tuple((row.serial, row.next_is_full) for row in rows)
+
+
+def divide(rows: Sequence[SdxlRow], device: torch.device) -> Division:
+    """Divide the rows of a step by what their next call is."""
+    full = tuple(place for place, row in enumerate(rows) if row.next_is_full)
+    shallow = tuple(place for place, row in enumerate(rows) if not row.next_is_full)
+    order = (*full, *shallow)
+    return Division(
+        key=_division_key(rows),
+        full=full,
+        shallow=shallow,
+        full_index=_index(full, device),
+        shallow_index=_index(shallow, device),
+        back=_index([order.index(place) for place in range(len(rows))], device),
+        euler=_same_or_each([row.schedule.is_euler for row in rows], device),
+    )
+
+
+def lay_out_shallow(rows: Sequence[SdxlRow], device: torch.device) -> ShallowLayout:
+    """Make the layout of a shallow forward of rows whose latents have the same size."""
+    return ShallowLayout(
+        key=key_of(rows),
+        added={
+            "text_embeds": torch.cat([row.text.pooled for row in rows]),
+            "time_ids": torch.cat([row.time_ids for row in rows]),
+        },
+        adapters=shares_of([row.adapters for row in rows], device),
+        rescaled=_rescaled(rows, device),
+    )
 
 
 def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device, dtype: torch.dtype) -> SlotLayout:
@@ -90,7 +159,6 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
     for slot, place in enumerate(guided, start=len(rows)):
         away[place] = slot
     posed = [slot for slot, place in enumerate(places) if rows[place].control_weight != 0.0]
-    rescaled = [place for place in guided if rows[place].guidance.rescale > 0]
     height, width = rows[0].latents.shape[-2:]
     if any(row.adapters for row in rows) or any(text.chunks > 1 for text in texts):
         # Compiled blocks would ignore adapters and know one text length, so the step runs eagerly, without padding.
@@ -105,7 +173,6 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
     }
     return SlotLayout(
         key=key_of(rows),
-        rows=tuple(rows),
         slots=len(places),
         slot_rows=_index(places, device),
         away=_index(away, device),
@@ -114,8 +181,7 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
         added=added,
         posed=_posed([(slot, rows[places[slot]]) for slot in posed], padded.control_slots, texts, added, dtype),
         adapters=shares_of([rows[place].adapters for place in places], device),
-        euler=_same_or_each([row.schedule.is_euler for row in rows], device),
-        rescaled=_index(rescaled, device) if rescaled else None,
+        rescaled=_rescaled(rows, device),
         is_static=padded.is_static,
     )
 
@@ -172,6 +238,11 @@ def _repeated(texts: Sequence[TextEmbedding]) -> torch.Tensor:
     """
     chunks = math.lcm(*(text.chunks for text in texts))
     return torch.cat([text.tokens.repeat(1, chunks // text.chunks, 1) for text in texts])
+
+
+def _rescaled(rows: Sequence[SdxlRow], device: torch.device) -> torch.Tensor | None:
+    places = [place for place, row in enumerate(rows) if row.is_guided and row.guidance.rescale > 0]
+    return _index(places, device) if places else None
 
 
 def _same_or_each(flags: list[bool], device: torch.device) -> torch.Tensor | bool:

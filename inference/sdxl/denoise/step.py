@@ -2,7 +2,9 @@
 
 Every row brings its own timestep, sigma, guidance, prompt and control weight, so one forward of the UNet serves rows at
 different steps of different schedules. A guided row takes two slots of the forward, for prompt and negative prompt; an
-unguided row takes one. The ControlNet runs only over the slots of rows whose control weight is not 0 at their step.
+unguided row takes one. The ControlNet runs only over the slots of rows whose control weight is not 0 at their step. The
+rows of economy pictures take part in it at their full calls only; at their shallow calls they share a forward of the
+UNet's outermost layers (`darkroom.inference.sdxl.denoise.reuse`).
 
 A step is atomic: rows advance only after everything that can fail has succeeded. On a GPU, `Stepper.take` returns one
 step ahead of the GPU, so that the GPU always has its next step queued when it finishes one. An error that appears after
@@ -12,7 +14,7 @@ the return is no longer the failure of one step but the end of the GPU's context
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,9 +22,9 @@ import torch
 
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank
 from darkroom.inference.sdxl.denoise.compiled import CompiledRegions, StaticShapes
-from darkroom.inference.sdxl.denoise.rows import Predicted, SdxlRow
+from darkroom.inference.sdxl.denoise.reuse import Kept, ShallowNetwork, gathered
+from darkroom.inference.sdxl.denoise.rows import AHEAD, GUIDANCE, RESCALE, Predicted, SdxlRow
 from darkroom.inference.sdxl.denoise.schedule import (
-    COLUMNS,
     DT,
     INPUT_SIGMA,
     OF_NOISE,
@@ -37,11 +39,18 @@ from darkroom.inference.sdxl.denoise.schedule import (
     X0_OF_P,
     X0_OF_X,
 )
-from darkroom.inference.sdxl.denoise.slots import PosedSlots, SlotLayout, lay_out
+from darkroom.inference.sdxl.denoise.slots import (
+    Division,
+    PosedSlots,
+    ShallowLayout,
+    SlotLayout,
+    divide,
+    lay_out,
+    lay_out_shallow,
+)
 from darkroom.inference.sdxl.streams import LaneStream, Staging
 
 PREDICTIONS: Final = ("epsilon", "v_prediction")
-_GUIDANCE, _RESCALE = COLUMNS, COLUMNS + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +68,12 @@ class Networks:
     shapes: StaticShapes = field(default_factory=StaticShapes)
     regions: CompiledRegions | None = None
     """Used for steps of static shape; None if nothing is compiled."""
+    shallow: ShallowNetwork | None = None
+    """The UNet's outermost layers, for shallow calls; None if they cannot run alone."""
 
 
 class Stepper:
-    """Takes steps, and keeps the layout and the last step's mark for the next one.
+    """Takes steps, and keeps the layouts and the last step's mark for the next one.
 
     Belongs to the denoise lane.
     """
@@ -71,7 +82,9 @@ class Stepper:
         self.networks = networks
         self.stream = stream or LaneStream(networks.device)
         self._staging = Staging(networks.device)
+        self._division: Division | None = None
         self._layout: SlotLayout | None = None
+        self._shallow_layout: ShallowLayout | None = None
         self._last: torch.cuda.Event | None = None
 
     def take(self, rows: Sequence[SdxlRow]) -> None:
@@ -79,15 +92,15 @@ class Stepper:
         unchanged."""
         with self.stream.entered():
             try:
-                stepped, denoised = self._step(rows)
+                stepped, denoised, kept = self._step(rows)
             except BaseException:
                 # Kernels of the failed step that were launched still read the staging buffers and these rows.
-                self._layout = None
+                self._forget()
                 self.stream.wait()
                 raise
         mark = self.stream.mark()
         for place, row in enumerate(rows):
-            row.advance(stepped[place : place + 1], denoised[place : place + 1], mark)
+            row.advance(stepped[place : place + 1], denoised[place : place + 1], mark, kept=kept.get(place))
             if row.wants_preview:
                 row.predicted = Predicted(row.steps_done, denoised[place : place + 1], mark)
         if self._last is not None:
@@ -95,43 +108,123 @@ class Stepper:
         self._last = mark
         if all(row.steps_done >= row.steps_total for row in rows):
             # No row is left whose next step could be queued, so waiting here charges this step with its own time.
-            self._layout = None
+            self._forget()
             self.stream.wait()
 
-    def _step(self, rows: Sequence[SdxlRow]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _step(self, rows: Sequence[SdxlRow]) -> tuple[torch.Tensor, torch.Tensor, dict[int, Kept]]:
         """Return the latents after the step and the denoised pictures x0 in fp32, both (rows, channels, height,
-        width)."""
-        layout = self._laid_out(rows)
+        width), and by place what full calls leave for shallow ones."""
+        if self._division is None or not self._division.serves(rows):
+            self._division = divide(rows, self.networks.device)
+        division = self._division
         latents = torch.cat([row.latents for row in rows])
         numbers = self._staging.send("numbers", _numbers(rows))
         noise = self._staging.send("noise", _fresh_noise(rows)).to(latents.dtype)
         # The schedulers' `scale_model_input`.
         scaled = latents.float() / (_column(numbers, INPUT_SIGMA) ** 2 + 1) ** 0.5
-        sample = scaled.to(self.networks.dtype)[layout.slot_rows]
-        predicted = _predict(layout, sample, numbers[:, TIMESTEP][layout.slot_rows], self.networks)
-        guided = _guided(predicted, layout.away, _column(numbers, _GUIDANCE))
-        if layout.rescaled is not None:
-            guided = _rescaled(guided, predicted, layout.rescaled, _column(numbers, _RESCALE))
-        if layout.euler is False:
-            return _linear_step(latents, numbers, guided, noise, rows)
+        if not division.shallow:
+            guided, kept = self._full(rows, scaled, numbers)
+        else:
+            guided, kept = self._divided(division, rows, scaled, numbers)
+        euler = division.euler
+        if euler is False:
+            return *_linear_step(latents, numbers, guided, noise, rows), kept
         by_euler = _euler_step(latents, numbers, guided, noise, self.networks.prediction)
-        if layout.euler is True:
-            return by_euler
+        if euler is True:
+            return *by_euler, kept
         by_others = _linear_step(latents, numbers, guided, noise, rows)
-        stepped, denoised = (torch.where(layout.euler, *pair) for pair in zip(by_euler, by_others, strict=True))
-        return stepped, denoised
+        stepped, denoised = (torch.where(euler, *pair) for pair in zip(by_euler, by_others, strict=True))
+        return stepped, denoised, kept
+
+    def _divided(
+        self, division: Division, rows: Sequence[SdxlRow], scaled: torch.Tensor, numbers: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[int, Kept]]:
+        """Return the guided predictions of a step some of whose calls are shallow, and what its full calls leave."""
+        parts, kept = [], {}
+        if division.full:
+            index = division.full_index
+            guided, left = self._full([rows[place] for place in division.full], scaled[index], numbers[index])
+            parts.append(guided)
+            kept = {division.full[place]: call for place, call in left.items()}
+        index = division.shallow_index
+        parts.append(self._shallow([rows[place] for place in division.shallow], scaled[index], numbers[index]))
+        return torch.cat(parts)[division.back], kept
+
+    def _full(
+        self, rows: Sequence[SdxlRow], scaled: torch.Tensor, numbers: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[int, Kept]]:
+        """Return the guided predictions of full calls in fp32, and by place what they leave for shallow ones.
+
+        `scaled` are the rows' latents at unit variance in fp32.
+        """
+        layout, networks = self._laid_out(rows), self.networks
+        sample = scaled.to(networks.dtype)[layout.slot_rows]
+        keeping = [place for place, row in enumerate(rows) if row.keeps_next]
+        watching: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
+        if keeping and networks.shallow is not None:
+            watching = networks.shallow.watching()
+        with watching as seen:
+            predicted, residuals = _predict(layout, sample, numbers[:, TIMESTEP][layout.slot_rows], networks)
+        guided = _guided(predicted, layout.away, _column(numbers, GUIDANCE))
+        if layout.rescaled is not None:
+            guided = _rescaled(guided, predicted, layout.rescaled, _column(numbers, RESCALE))
+        if not keeping or networks.shallow is None:
+            return guided, {}
+        deltas = predicted[: len(rows)].float() - predicted[layout.away].float()
+        reaching = residuals[: networks.shallow.residuals]
+        # Copies, because a part of a batch's tensor would hold the whole of it.
+        return guided, {
+            place: Kept(
+                deep=seen[0][place : place + 1].clone(),
+                residuals=tuple(one[place : place + 1].clone() for one in reaching if rows[place].control_weight),
+                delta=deltas[place : place + 1].clone() if rows[place].is_guided else None,
+            )
+            for place in keeping
+        }
+
+    def _shallow(self, rows: Sequence[SdxlRow], scaled: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """Return the guided predictions of shallow calls in fp32."""
+        networks = self.networks
+        if networks.shallow is None:
+            raise RuntimeError("these networks cannot take shallow calls: prepare the row as exact")
+        if self._shallow_layout is None or not self._shallow_layout.serves(rows):
+            self._read(rows)
+            self._shallow_layout = lay_out_shallow(rows, networks.device)
+        layout = self._shallow_layout
+        reused = gathered(
+            [row.kept for row in rows if row.kept is not None],
+            [row.is_guided for row in rows],
+            _column(numbers, AHEAD),
+            torch.zeros_like(scaled[:1]),
+        )
+        with networks.adapters.applied(layout.adapters):
+            predicted = networks.shallow(
+                scaled.to(networks.dtype), numbers[:, TIMESTEP], layout.added, reused.deep, reused.residuals
+            )
+        p_prompt = predicted.float()
+        p_away = p_prompt - reused.delta
+        guided = p_away + _column(numbers, GUIDANCE) * (p_prompt - p_away)
+        if layout.rescaled is not None:
+            guided = _rescaled(guided, predicted, layout.rescaled, _column(numbers, RESCALE))
+        return guided
 
     def _laid_out(self, rows: Sequence[SdxlRow]) -> SlotLayout:
         if self._layout is None or not self._layout.serves(rows):
-            for row in rows:
-                self.stream.read(row.tensors())
+            self._read(rows)
             networks = self.networks
             self._layout = lay_out(rows, networks.shapes, networks.device, networks.dtype)
         return self._layout
 
+    def _read(self, rows: Sequence[SdxlRow]) -> None:
+        for row in rows:
+            self.stream.read(row.tensors())
+
+    def _forget(self) -> None:
+        self._division = self._layout = self._shallow_layout = None
+
 
 def _numbers(rows: Sequence[SdxlRow]) -> list[torch.Tensor]:
-    """Return by row (1, COLUMNS + 2) fp32 on the CPU: the schedule's columns at its call, then those of guidance."""
+    """Return by row its numbers at its next call, (1, columns) fp32 on the CPU."""
     return [row.numbers[row.steps_done : row.steps_done + 1] for row in rows]
 
 
@@ -146,8 +239,11 @@ def _fresh_noise(rows: Sequence[SdxlRow]) -> list[torch.Tensor]:
     return [torch.zeros(rows[0].latents.shape) if noise is None else noise for noise in drawn]
 
 
-def _predict(layout: SlotLayout, sample: torch.Tensor, timestep: torch.Tensor, networks: Networks) -> torch.Tensor:
-    """Return the UNet's prediction by slot: (slots, channels, height, width) in the model's dtype.
+def _predict(
+    layout: SlotLayout, sample: torch.Tensor, timestep: torch.Tensor, networks: Networks
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Return the UNet's prediction by slot, (slots, channels, height, width) in the model's dtype, and the ControlNet's
+    residuals of its skip connections by slot, if any.
 
     `sample` are the slots' latents scaled to unit variance, in the model's dtype; `timestep` is (slots,) fp32.
     """
@@ -166,7 +262,7 @@ def _predict(layout: SlotLayout, sample: torch.Tensor, timestep: torch.Tensor, n
                 return_dict=False,
                 **residuals,
             )[0]
-    return predicted
+    return predicted, residuals.get("down_block_additional_residuals", ())
 
 
 def _control_residuals(
@@ -253,7 +349,7 @@ def _euler_step(
     """Take Euler's step in fp32. Return the new latents in the latents' dtype, and the denoised picture.
 
     `latents`, the guided prediction `p` and `noise` are (rows, channels, height, width), `numbers` is
-    (rows, COLUMNS + 2).
+    (rows, columns).
 
     The denoised picture is x0 = x - sigma p for epsilon prediction and x0 = -p sigma / sqrt(sigma^2 + 1) +
     x / (sigma^2 + 1) for v prediction; then x + (x - x0) / sigma * dt + sigma_up * noise. The formulas are those of

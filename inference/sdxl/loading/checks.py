@@ -201,3 +201,22 @@ def _controlnet_checks(controlnet: Any, unet: Any, latent_factor: int) -> list[t
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
+
+
+def economy_refused(unet: Any) -> str | None:
+    """Return why the UNet's outermost layers cannot run alone, as economy pictures need: a clause; None if they can.
+
+    They are SDXL's: a first and a last block without attention, joined by skip connections, and an embedding of time
+    and text that needs no other input.
+    """
+    config = unet.config
+    first, last = type(unet.down_blocks[0]).__name__, type(unet.up_blocks[-1]).__name__
+    if (first, last) != ("DownBlock2D", "UpBlock2D"):
+        return f"its UNet begins with {first} and ends with {last}, where SDXL has DownBlock2D and UpBlock2D"
+    if len(unet.up_blocks) < 2 or len(unet.up_blocks[-1].resnets) != len(unet.down_blocks[0].resnets) + 1:
+        return "its UNet's last block does not take the skip connections of its first block alone"
+    if config.addition_embed_type != "text_time" or unet.class_embedding is not None:
+        return f"its UNet embeds {config.addition_embed_type} with the time, where SDXL embeds text_time"
+    if config.center_input_sample or config.time_embedding_act_fn is not None or unet.conv_norm_out is None:
+        return "its UNet treats its input, its time or its output in another way than SDXL's"
+    return None

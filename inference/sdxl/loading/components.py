@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from darkroom.inference.pose.photo import PoseDetector
 from darkroom.inference.quiet import no_progress_bars
 from darkroom.inference.sdxl.finish.pictures import vae_dtype
-from darkroom.inference.sdxl.loading.checks import check_fit
+from darkroom.inference.sdxl.loading.checks import check_fit, economy_refused
 from darkroom.inference.sdxl.loading.headers import read_json
 from darkroom.inference.sdxl.loading.lora_names import UNET
 from darkroom.inference.sdxl.loading.parameterisation import MARKS, parameterise, read_scheduler
@@ -141,6 +141,7 @@ def load_components(
             embeddings=adapters.embeddings,
             adapters_refused=adapters.refused,
             prediction=prediction,
+            economy_refused=economy_refused(unet),
         ),
         unet=unet,
         controlnet=controlnet,

@@ -25,7 +25,7 @@ const NUMBERS = {
 };
 
 // What stands in the request only where it is not the default, or where the recipe has something else.
-const MORE = ["recipe", "sampler", "schedule", "guidance_start", "guidance_end", "guidance_rescale", "clip_skip", "prompt_syntax"];
+const MORE = ["recipe", "sampler", "schedule", "guidance_start", "guidance_end", "guidance_rescale", "clip_skip", "prompt_syntax", "fidelity"];
 
 export function randomSeed() {
   return crypto.getRandomValues(new Uint32Array(1))[0];

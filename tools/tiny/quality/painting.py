@@ -30,6 +30,7 @@ class Ask:
     control_scale: float = 1.0
     posed: bool = True
     sampler: Sampler = "euler_ancestral"
+    fidelity: str = "exact"
 
 
 class Painter:
@@ -77,6 +78,7 @@ def request(scene: Scene, ask: Ask, seed: int) -> RenderRequest:
         steps=ask.steps,
         guidance_scale=ask.guidance_scale,
         sampler=ask.sampler,
+        fidelity=ask.fidelity,
         seed=seed,
         pose=PeoplePose(people=tuple(scene.keypoints())) if ask.posed else None,
         control_scale=ask.control_scale,
