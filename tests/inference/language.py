@@ -81,6 +81,7 @@ def drawn(dice: random.Random) -> dict[str, Any]:
         "guidance_scale": dice.choice((0.0, 1.0, 4.0, 5.0, 9.0)),
         "guidance_rescale": dice.choice((0.0, 0.0, 0.7)),
         "clip_skip": dice.choice((0, 0, 1)),
+        "fidelity": dice.choice(("exact", "exact", "economy")),
         "output": {"format": dice.choice(("png", "png", "png", "webp", "jpeg")), "quality": 80},
     }
     fields["guidance_start"], fields["guidance_end"] = dice.choice(_FRACTIONS)
