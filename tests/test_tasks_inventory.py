@@ -42,7 +42,6 @@ KNOWN: dict[str, tuple[Counter[str], str]] = {
     "producer/store/s3_objects.py": (Counter(ThreadPoolExecutor=1, run_in_executor=1), AWAITED),
     "producer/store/s3_bucket.py": (Counter(ThreadPoolExecutor=1), AWAITED),
     "consumer/audit/pictures.py": (Counter(create_task=1), AWAITED),
-    "consumer/worker/adapter_watch.py": (Counter(Thread=1), "one look, which the kept task awaits with its exception"),
     "consumer/worker/devices.py": (Counter(create_task=2), AWAITED),
     "consumer/worker/health.py": (Counter(Thread=1), "begins its server again when it ends, and counts that"),
     "consumer/provenance/remote_signer.py": (

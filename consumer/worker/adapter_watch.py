@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from concurrent.futures import Future
 from typing import Final
 
 import structlog
 
 from darkroom.inference.contract import Engine
 from darkroom.inference.types import ModelError
+from darkroom.producer.daemon_threads import DaemonThreads
 from darkroom.schemas.settings import ModelSettings
 from darkroom.schemas.settings.model_source import StorePrefix
 
@@ -29,7 +28,8 @@ class AdapterWatch:
         """Make a watch that is not started. `model` names the folder or prefix."""
         self._engine = engine
         self._pause_s = PREFIX_S if isinstance(model.adapters_path, StorePrefix) else FOLDER_S
-        self._one_look = threading.Lock()
+        # A file may take minutes to fetch: the end of the process does not wait for this thread.
+        self._thread = DaemonThreads(1, "darkroom-adapters")
         self.loaded = asyncio.Event()
         """Set once the engine has loaded its model."""
 
@@ -40,7 +40,7 @@ class AdapterWatch:
         while True:
             await asyncio.sleep(self._pause_s)
             try:
-                await self._look()
+                await self._thread.run(self._engine.refresh_adapters)
             except ModelError as error:
                 if str(error) != told:
                     told = str(error)
@@ -49,20 +49,3 @@ class AdapterWatch:
                 if told is not None:
                     told = None
                     log.info("adapters_listed_again")
-
-    async def _look(self) -> None:
-        # On a thread that the end of the process does not wait for: a file may take minutes to fetch.
-        done: Future[None] = Future()
-        threading.Thread(target=self._refresh, args=(done,), name="darkroom-adapters", daemon=True).start()
-        await asyncio.wrap_future(done)
-
-    def _refresh(self, done: Future[None]) -> None:
-        if not done.set_running_or_notify_cancel():
-            return
-        try:
-            with self._one_look:
-                self._engine.refresh_adapters()
-        except BaseException as error:
-            done.set_exception(error)
-        else:
-            done.set_result(None)
