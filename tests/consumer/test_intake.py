@@ -71,7 +71,7 @@ def test_the_request_its_recipe_and_the_operator_choose_the_fidelity_in_this_ord
     default: str, fields: dict[str, object], painted_as: str
 ) -> None:
     intake = Intake(
-        SimulatedDevice(0.0).info,
+        lambda: SimulatedDevice(0.0).info,
         LimitSettings(),
         request_bytes_max=1 << 20,
         recipes=parse_recipes(ECONOMY),
@@ -88,7 +88,7 @@ def test_the_request_its_recipe_and_the_operator_choose_the_fidelity_in_this_ord
 
 def test_a_model_that_cannot_take_economy_refuses_it_by_name_and_takes_the_rest() -> None:
     info = replace(SimulatedDevice(0.0).info, economy_refused="its UNet begins with CrossAttnDownBlock2D")
-    intake = Intake(info, LimitSettings(), request_bytes_max=1 << 20)
+    intake = Intake(lambda: info, LimitSettings(), request_bytes_max=1 << 20)
     for fidelity in ("exact", "economy"):
         value = json.dumps({"request_id": "r", "prompt": "a figure", "fidelity": fidelity}).encode()
         refusal = intake.take(P0, Record(0, None, value, (), int(NOON.timestamp() * 1000)), now=100.0, wall=NOON)[
@@ -105,7 +105,7 @@ def test_a_model_that_cannot_take_economy_refuses_it_by_name_and_takes_the_rest(
 def test_a_worker_does_not_start_with_a_default_that_its_model_cannot_paint() -> None:
     info = replace(SimulatedDevice(0.0).info, economy_refused="its UNet begins with CrossAttnDownBlock2D")
     with pytest.raises(ModelError, match=r"CrossAttnDownBlock2D\. Set DARKROOM_BATCH__FIDELITY_DEFAULT to exact"):
-        Intake(info, LimitSettings(), request_bytes_max=1 << 20, fidelity_default="economy")
+        Intake(lambda: info, LimitSettings(), request_bytes_max=1 << 20, fidelity_default="economy")
 
 
 def test_an_unknown_recipe_ends_as_a_refusal_that_lists_what_there_is() -> None:

@@ -64,7 +64,7 @@ def delivery(store: MemoryObjects, provenance: ProvenanceSettings) -> Delivery:
 
 def painted(offset: int, value: bytes = VALUE) -> tuple[JobKey, Payload]:
     """A record that a device has painted."""
-    intake = Intake(DEVICE.info, Settings().limits, request_bytes_max=1 << 20)
+    intake = Intake(lambda: DEVICE.info, Settings().limits, request_bytes_max=1 << 20)
     record = Record(offset, None, value, (), int(NOON.timestamp() * 1000))
     key = JobKey("generation.requests", 0, offset)
     _, received = intake.take(key.partition_key, record, now=0.0, wall=NOON)

@@ -10,6 +10,7 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from aiokafka.errors import KafkaError
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
@@ -168,7 +169,7 @@ def read_the_offset_before_the_fence() -> Iterator[None]:
                 await self._prove_ownership(partition)
             opened = await self._committed(partition)
             await self._fence(partition)
-        except Unanswered as error:
+        except (Unanswered, KafkaError) as error:
             raise BrokerUnavailable("the partition was not opened") from error
         return opened
 

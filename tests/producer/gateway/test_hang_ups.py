@@ -13,13 +13,16 @@ from tests.producer.gateway.house import STUDIO, House, Replica
 LIMIT_S = 20
 
 
-async def hung_up(house: House, replica: Replica, path: str, body: dict[str, Any], **headers: str) -> None:
+async def hung_up(
+    house: House, replica: Replica, path: str, body: dict[str, Any], *, is_kafka_away: bool = False, **headers: str
+) -> None:
     """Call, hang up once the job is sent, and wait until the gateway has noticed."""
     async with asyncio.timeout(LIMIT_S), replica.on_a_port() as url:
         async with httpx.AsyncClient(headers={**STUDIO, **headers}, timeout=LIMIT_S, trust_env=False) as client:
             calling = asyncio.create_task(client.post(url + path, json=body))
             while not house.kafka.sent or not replica.gateway.services.hub.watches:
                 await asyncio.sleep(0.01)
+            house.kafka.is_away = is_kafka_away
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)
         while replica.gateway.services.hub.watches:
@@ -60,11 +63,6 @@ async def test_a_job_with_an_id_of_the_caller_s_goes_on(
 
 
 async def test_while_kafka_is_away_the_job_goes_on_and_the_gateway_too(house: House, replica: Replica) -> None:
-    async def leave() -> None:
-        while not house.kafka.sent:
-            await asyncio.sleep(0.01)
-        house.kafka.is_away = True
-
-    await asyncio.gather(leave(), hung_up(house, replica, "/generate", {"prompt": "a dancer"}))
+    await hung_up(house, replica, "/generate", {"prompt": "a dancer"}, is_kafka_away=True)
     assert house.kafka.cancelled == []
     assert (await replica.client.get("/livez")).status_code == 200
