@@ -89,7 +89,15 @@ def test_the_samplers_that_draw_noise_are_known_without_their_tables(sampler: st
     assert any(Schedules(CONFIG).get(sampler, 8).draws) == (sampler in DRAWS_NOISE)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "ddim", "unipc"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "unipc"])
+def test_a_sampler_that_looks_back_reuses_for_one_call(sampler: str) -> None:
+    made = plan(sampler)
+    assert full(made) == list(range(0, 22, 2))
+    assert made is not None
+    assert any(made.ahead)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ddim"])
 def test_a_sampler_without_noise_reuses_for_longer(sampler: str) -> None:
     made = plan(sampler)
     assert made is not None
