@@ -32,7 +32,7 @@ KNOWN: dict[str, tuple[Counter[str], str]] = {
         Counter(create_task=2),
         "closing ends within a limit, and what is left then is cancelled until it has ended",
     ),
-    "producer/gateway/routes/hang_ups.py": (Counter(create_task=2), AWAITED),
+    "producer/gateway/routes/waiting.py": (Counter(create_task=2), AWAITED),
     "producer/kafka/administrator.py": (Counter(ensure_future=1), AWAITED),
     "producer/daemon_threads.py": (
         Counter(Thread=1),
@@ -102,7 +102,7 @@ def test_exceptions_are_thrown_away_only_of_tasks_that_were_cancelled() -> None:
     }
     assert places == {
         "producer/tasks.py": 2,
-        "producer/gateway/routes/hang_ups.py": 1,
+        "producer/gateway/routes/waiting.py": 1,
         "producer/kafka/administrator.py": 1,
         "producer/client/client.py": 1,
         "consumer/audit/pictures.py": 1,

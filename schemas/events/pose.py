@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -332,9 +333,9 @@ class _Placed(BaseModel):
             whole = tuple(one.placed(self.canvas.size, size, self.fit, in_pixels=in_pixels) for one in whole)
         return tuple(one for one in whole if one.is_drawable)
 
+    @abstractmethod
     def _whole(self) -> tuple[Figure, ...]:
         """Return everybody as written, in the unit in which they are written."""
-        raise NotImplementedError
 
     def _check_reach(self) -> None:
         """Raise `ValueError` for points far outside of the picture, and for a fit without a canvas."""

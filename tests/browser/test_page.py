@@ -482,6 +482,22 @@ def test_an_event_source_stops_after_the_completion(page: Page, watch: Watch) ->
     assert completions == 1
 
 
+def test_what_is_painted_anew_or_late_promises_nothing(page: Page) -> None:
+    said = page.evaluate(
+        """async () => {
+             const { running } = await import("./page/follow.js");
+             const { whereabouts } = await import("./page/wording.js");
+             const now = Date.now();
+             const job = { begun: { at: now - 1000, done: 0 }, progress: { done: 9, total: 10 }, etaAt: now + 5 };
+             const further = running(job, { steps_done: 10, steps_total: 20 });
+             const anew = running(job, { steps_done: 1, steps_total: 20 });
+             const at = (etaAt) => whereabouts({ status: "running", etaAt }, now);
+             return [further.etaAt > now, anew.etaAt, anew.begun.done, at(now + 5000), at(now), at(now - 60000)];
+           }"""
+    )
+    assert said == [True, None, 1, "done in about 5.0 s", "done any moment", "later than expected"]
+
+
 def test_without_a_worker_the_page_says_so_and_promises_nothing(page: Page) -> None:
     deserted = {"workers": 0, "last_work_s": 40.0, "lag_records": 3, "eta_s": None, "completions_per_minute": 9.0}
     page.route("**/v1/fleet", lambda route: route.fulfill(json={**deserted, "active": 0}))

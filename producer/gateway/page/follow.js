@@ -164,7 +164,7 @@ export class Follower {
 }
 
 // What a progress event changes. The gateway foresees the end of what waits; of what runs its own pace says it better.
-function running(job, { steps_done: done, steps_total: total, preview }) {
+export function running(job, { steps_done: done, steps_total: total, preview }) {
   const now = Date.now();
   // Fewer steps than before: the worker died and another one paints the picture anew.
   const anew = !job?.begun || done < job.progress?.done;

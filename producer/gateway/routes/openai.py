@@ -26,10 +26,9 @@ from darkroom.producer.gateway.openai.errors import body_of
 from darkroom.producer.gateway.openai.orders import Reply, check_model, order_of
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem, invalid
-from darkroom.producer.gateway.routes.generate import content_of, failed, timed_out
-from darkroom.producer.gateway.routes.hang_ups import abandon, unless_hung_up
 from darkroom.producer.gateway.routes.http_rules import answer, reads
 from darkroom.producer.gateway.routes.streams import check_room, event, event_stream
+from darkroom.producer.gateway.routes.waiting import abandon, completion_of, content_of, failed
 from darkroom.schemas.events.completion import Completion, ImageRef
 
 router = APIRouter(tags=["openai"])
@@ -84,19 +83,10 @@ async def generate_images(
         response = event_stream(gateway, _events(gateway, job, submission, reply))
         response.headers["X-Request-Id"] = identity[1]
         return response
-    # The watch begins before the request is sent, so that no quick outcome is missed.
-    with gateway.services.hub.watching(identity) as watch:
-        job = await gateway.acceptance.accept(submission, principal, call.headers.get("traceparent"))
-        waiting = gateway.jobs.wait(job, watch, gateway.settings.gateway.generate_timeout_s)
-        ended = await unless_hung_up(call, waiting)
-    if ended is None:
+    completion = await completion_of(call, gateway, submission, principal)
+    if completion is None:
         return abandon(gateway, submission)
-    job = ended
-    if job.completion is None:
-        raise timed_out(gateway, job)
-    if job.completion.error is not None:
-        raise failed(job.completion)
-    return answer(await _pictures(gateway, job.completion, reply), headers={"X-Request-Id": identity[1]})
+    return answer(await _pictures(gateway, completion, reply), headers={"X-Request-Id": identity[1]})
 
 
 @reads(router, "/v1/models", response_model=ModelList, responses=FAULTS, summary="The names that `model` may have")

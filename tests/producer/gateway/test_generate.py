@@ -66,7 +66,7 @@ async def test_a_failure_is_a_problem_of_its_code(house: House, replica: Replica
 
 
 async def test_every_code_has_a_status(house: House) -> None:
-    from darkroom.producer.gateway.routes.generate import failed
+    from darkroom.producer.gateway.routes.waiting import failed
 
     request = GenerationRequest(request_id="hello-1", prompt="a dancer")
     for code in set(ErrorCode) - {ErrorCode.DEADLINE_PASSED}:
