@@ -32,6 +32,9 @@ _ADMIN_GRPC_OFFSET: Final = 10_000
 """The built-in worker, which applies lifecycle rules, looks for the admin server's second port here, come what may."""
 _ANSWER_LIMIT_S: Final = 2.0
 _PROBE_NAME: Final = ".darkroom-ready"
+_VOLUMES_MAX: Final = 10_000
+"""SeaweedFS gives every bucket a volume of its own, a file of a few kilobytes while it is empty, and otherwise allows as
+many as the free disk holds full ones: 40 buckets for 10 GiB, and the next one answers InternalError."""
 _SOCKETS: Final = Path("/tmp")  # noqa: S108 - where weed puts them: its own choice
 
 
@@ -92,6 +95,7 @@ class ObjectServer:
             "-admin.ui=false",
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=256",
+            f"-volume.max={_VOLUMES_MAX}",
             "-volume.preStopSeconds=0",
             *(() if self._tls is None else self._tls.s3_options()),
         ]

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import urllib3
 
-from darkroom.consumer.stack import Stack
+from darkroom.consumer.stack import Stack, state
 from tests.stack.clients import first_value, make_topic, produce, s3_client
 
 pytestmark = pytest.mark.stack
@@ -41,6 +41,15 @@ def test_readiness_leaves_nothing_in_the_bucket(s3_env: dict[str, str]) -> None:
     names = [found.object_name for found in s3_client(s3_env).list_objects(s3_env["DARKROOM_S3__BUCKET"])]
     # Workers of other tests leave their probe of conditional puts and their boots there.
     assert not [name for name in names if name and name.startswith(".") and name not in (".darkroom/", ".boots/")]
+
+
+def test_buckets_do_not_run_out_with_the_disk(stack: Stack) -> None:
+    """SeaweedFS takes a volume for each bucket, and by itself allows as many as full ones fit on the disk."""
+    current = state.read(stack.directory)
+    assert current is not None
+    master = current.processes["s3"].ports["master.port"]
+    status = urllib3.request("GET", f"http://127.0.0.1:{master}/dir/status", retries=False, timeout=5).json()
+    assert status["Topology"]["Max"] == 10_000
 
 
 def test_everything_listens_and_talks_on_loopback_only(stack: Stack) -> None:
