@@ -33,8 +33,8 @@ _ADMIN_GRPC_OFFSET: Final = 10_000
 _ANSWER_LIMIT_S: Final = 2.0
 _PROBE_NAME: Final = ".darkroom-ready"
 _VOLUMES_MAX: Final = 10_000
-"""SeaweedFS gives every bucket a volume of its own, a file of a few kilobytes while it is empty, and otherwise allows as
-many as the free disk holds full ones: 40 buckets for 10 GiB, and the next one answers InternalError."""
+"""SeaweedFS gives every bucket a volume of its own, a file of a few kilobytes while it is empty. By itself it allows as
+many as the free disk holds full ones: about 40 buckets for 10 GiB, and the next one answers InternalError."""
 _SOCKETS: Final = Path("/tmp")  # noqa: S108 - where weed puts them: its own choice
 
 
