@@ -12,7 +12,14 @@ from typing import Any, Literal
 
 import pytest
 import structlog
-from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerFenced
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    ProducerFenced,
+    RequestTimedOutError,
+)
 
 from darkroom.producer import outages
 from darkroom.producer.logs import REPEAT_S, LibraryLines, configure
@@ -72,6 +79,36 @@ def test_a_flood_of_kafka_s_client_is_the_outage_s_line(style: Literal["json", "
     assert "Kafka does not answer" in log.text[0]
     assert "refused 0" in log.text[0]
     assert "aiokafka" in log.text[0]
+
+
+@pytest.mark.parametrize(
+    ("logger", "template", "arguments"),
+    [
+        ("aiokafka", "Unable to update metadata from %s", ([1],)),
+        ("aiokafka", "Unable connect to node with id %s: %s", (1, "refused")),
+        ("aiokafka.consumer.fetcher", "Failed fetch messages from %s: %s", (1, RequestTimedOutError())),
+        ("aiokafka.consumer.fetcher", "Failed fetch offsets from %s: %s", (1, NodeNotReadyError())),
+        ("aiokafka.consumer.group_coordinator", "Heartbeat session expired - marking coordinator dead", ()),
+        (
+            "aiokafka.consumer.group_coordinator",
+            "Heartbeat send request failed: %s. Will retry.",
+            (NodeNotReadyError(),),
+        ),
+        (
+            "aiokafka.consumer.group_coordinator",
+            "Group Coordinator Request failed: %s",
+            (GroupCoordinatorNotAvailableError(),),
+        ),
+        ("aiokafka.producer.sender", "FindCoordinator Request failed: %s", (KafkaConnectionError("gone"),)),
+    ],
+)
+def test_whichever_line_of_kafka_s_client_comes_first_begins_the_outage(
+    logger: str, template: str, arguments: tuple[object, ...]
+) -> None:
+    log = Log()
+    logging.getLogger(logger).error(template, *arguments)
+    [line] = log.lines
+    assert line["event"].startswith("Kafka does not answer")
 
 
 def test_the_store_s_client_floods_neither() -> None:
