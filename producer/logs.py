@@ -37,12 +37,12 @@ KEYS_MAX: Final = 500
 _SERVERS: Final = {"aiokafka": outages.KAFKA, "kafka": outages.KAFKA, "urllib3": outages.STORE, "minio": outages.STORE}
 """By the first part of the logger's name, or of the module that an exception's type is from."""
 _CONNECTION_LOST: Final = re.compile(
-    r"connect|timed ?out|timeout|broken|refused|reset|not ?ready|not ?available|retry|update metadata|coordinator dead",
+    r"connect|timed ?out|timeout|broken|refused|reset|not ?ready|retry|update metadata|coordinator dead",
     re.IGNORECASE,
 )
 """A library's words for a server that is not there, as aiokafka 0.14, urllib3 2 and asyncio say it. Any of them may be
 the first of an outage: a broker that dies with a request on its way is met by metadata that cannot be updated, before
-any connection is refused."""
+any connection is refused. A coordinator that is not available is none: a new cluster has none for some seconds."""
 
 _LEFT_BEHIND: Final = ("Task was destroyed but it is pending", "Unclosed AIOKafkaConnection")
 """How asyncio's lines about aiokafka's tasks and connections begin."""

@@ -40,9 +40,14 @@ class Logs:
         self._read = dict.fromkeys(paths, 0)
 
     def begin(self) -> None:
-        """Count from here."""
+        """Count from here, where no outage is on: one may have begun while the servers started."""
+        wait_until(lambda: not any(map(self._is_on, self._paths)), LIMIT_S, "the outages of the start to end")
         for name, path in self._paths.items():
             self._read[name] = len(path.read_text().splitlines())
+
+    def _is_on(self, name: str) -> bool:
+        text = self._paths[name].read_text()
+        return text.count("does not answer; it is tried again") > text.count("answers again")
 
     def lines(self, name: str) -> list[str]:
         """What was said since, but for the outcomes that were published and what a rebalance says."""

@@ -94,11 +94,6 @@ def test_a_flood_of_kafka_s_client_is_the_outage_s_line(style: Literal["json", "
             "Heartbeat send request failed: %s. Will retry.",
             (NodeNotReadyError(),),
         ),
-        (
-            "aiokafka.consumer.group_coordinator",
-            "Group Coordinator Request failed: %s",
-            (GroupCoordinatorNotAvailableError(),),
-        ),
         ("aiokafka.producer.sender", "FindCoordinator Request failed: %s", (KafkaConnectionError("gone"),)),
     ],
 )
@@ -109,6 +104,15 @@ def test_whichever_line_of_kafka_s_client_comes_first_begins_the_outage(
     logging.getLogger(logger).error(template, *arguments)
     [line] = log.lines
     assert line["event"].startswith("Kafka does not answer")
+
+
+def test_a_new_cluster_s_missing_coordinator_is_no_outage() -> None:
+    log = Log()
+    logging.getLogger("aiokafka.consumer.group_coordinator").error(
+        "Group Coordinator Request failed: %s", GroupCoordinatorNotAvailableError()
+    )
+    [line] = log.lines
+    assert line["logger"].startswith("aiokafka")
 
 
 def test_the_store_s_client_floods_neither() -> None:
