@@ -106,7 +106,7 @@ class Collector:
         import json
 
         with self._lock:
-            document = MessageToDict(self._taken)
+            document = MessageToDict(self._taken, use_integers_for_enums=True)
         for group in document.get("resourceSpans", ()):
             for scope in group.get("scopeSpans", ()):
                 for span in scope.get("spans", ()):
