@@ -32,7 +32,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-light demo test words test-light test-pythons test-chart test-autoscale test-operations \
-	control-plane check check-light proofs simulate chaos bench bench-gpu quality docs schemas lock check-lock clean
+	control-plane check check-light trace-demo proofs simulate chaos bench bench-gpu quality docs schemas lock check-lock clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -64,6 +64,9 @@ $(LIGHT_STAMP): requirements-light.lock pyproject.toml setup.py
 
 demo: setup ## Show the whole of it: a real Kafka, a real S3 server, a worker, pictures in demo-out/.
 	@$(BIN)/darkroom demo
+
+trace-demo: setup ## Trace twelve requests from HTTP to their completions; writes trace-out/trace.json for a viewer.
+	@$(BIN)/python -m tests.tracing
 
 test: setup ## Run the whole suite in PROCESSES processes (default 2), on a real Kafka and a real S3 server.
 	@echo "== Running the tests; the embedded Kafka is fetched on the first run"
@@ -170,4 +173,4 @@ lock: setup ## Refresh the lock files to the newest versions that pyproject.toml
 	@$(BIN)/uv $(COMPILE) --group bench --constraint requirements.lock --no-annotate --output-file requirements-bench.lock
 
 clean: ## Remove what the targets made, .venv included.
-	rm -rf $(VENV) $(LIGHT) docs/_build bench-out demo-out quality-out .hypothesis .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(LIGHT) docs/_build bench-out demo-out trace-out quality-out .hypothesis .mypy_cache .ruff_cache *.egg-info

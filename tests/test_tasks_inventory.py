@@ -38,6 +38,7 @@ KNOWN: dict[str, tuple[Counter[str], str]] = {
         Counter(Thread=1),
         "one call that may never return; its outcome is awaited",
     ),
+    "producer/tracing.py": (Counter(Thread=1), "the last spans' sending; the process ends without it after seconds"),
     "producer/client/client.py": (Counter(create_task=1, ensure_future=2), AWAITED),
     "producer/store/s3_objects.py": (Counter(ThreadPoolExecutor=1, run_in_executor=1), AWAITED),
     "producer/store/s3_bucket.py": (Counter(ThreadPoolExecutor=1), AWAITED),

@@ -139,6 +139,15 @@ async def run_worker(settings: Settings, make_worker: Callable[..., MadeWorker] 
 
     `make_worker` takes what `darkroom.consumer.worker.worker.Worker` takes, and makes that by default.
     """
+    from darkroom.producer.logs import configure
+    from darkroom.producer.tracing import recording
+
+    configure(settings.log, worker=settings.worker.name)
+    with recording("darkroom-worker"):
+        return await _run_worker(settings, make_worker)
+
+
+async def _run_worker(settings: Settings, make_worker: Callable[..., MadeWorker] | None) -> int:
     import structlog
 
     from darkroom.consumer.worker.driver import EngineGone
@@ -151,14 +160,12 @@ async def run_worker(settings: Settings, make_worker: Callable[..., MadeWorker] 
     from darkroom.producer.kafka.rights_check import check_rights
     from darkroom.producer.kafka.topic_checks import warn_of_topics
     from darkroom.producer.kafka.topics import TopicRefused, ensure_topics
-    from darkroom.producer.logs import configure
     from darkroom.producer.store.objects import StoreUnavailable
     from darkroom.producer.store.s3_objects import MinioObjects
     from darkroom.producer.tasks import TaskFailed, described
     from darkroom.schemas.errors import SettingsError
     from darkroom.schemas.rights import Role
 
-    configure(settings.log, worker=settings.worker.name)
     log = structlog.get_logger("darkroom.serve")
     objects: MinioObjects | None = None
     try:

@@ -18,6 +18,7 @@ from darkroom.consumer.doctor.finding import Finding
 from darkroom.consumer.provenance.signing import Signing
 from darkroom.consumer.worker.machine import machine
 from darkroom.inference.contract import RunPlan
+from darkroom.inference.planning.capability import OLDER_BUILD, driver_needed
 from darkroom.inference.planning.memory_plan import MEMORY_BYTES_MIN as DEVICE_BYTES_MIN
 from darkroom.inference.planning.memory_plan import MEMORY_BYTES_RECOMMENDED
 from darkroom.inference.types import ModelInfo, Prediction
@@ -134,6 +135,8 @@ async def _device(settings: Settings) -> Finding:
         return Finding("device", False, f"torch cannot be imported ({error})", "Install darkroom[render].")
     cuda = torch.cuda.is_available()
     asked = settings.device
+    if not cuda and asked != "cpu" and (old := _old_driver(torch.version.cuda)) is not None:
+        return Finding("device", False, *old)
     if asked.startswith("cuda") and not cuda:
         return Finding(
             "device",
@@ -142,13 +145,44 @@ async def _device(settings: Settings) -> Finding:
             "Check the driver, or --device cpu.",
         )
     if cuda and asked != "cpu":
+        from darkroom.inference.sdxl.loading.placement import require_served
+        from darkroom.inference.types import ModelError
+
         index = int(asked.partition(":")[2] or 0)
+        try:
+            require_served(torch.device("cuda", index))
+        except ModelError as error:
+            says, _, remedy = str(error).partition(": ")
+            return Finding("device", False, says, remedy[:1].upper() + remedy[1:])
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         says = f"cuda:{index} {name}, {free / 1024**3:.1f} of {total / 1024**3:.1f} GiB free"
         details = {"name": name, "memory_bytes": total}
         return Finding("device", True, says, memory_advice(total, settings), details=details)
     return Finding("device", True, "cpu: fit for the tiny model and for trying things out; SDXL wants a GPU")
+
+
+def _old_driver(cuda_version: str | None) -> tuple[str, str] | None:
+    """Return a fault and its remedy where a GPU's driver is too old for torch's CUDA, which torch calls no device."""
+    needed = driver_needed(cuda_version)
+    if needed is None:
+        return None
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            driver = str(pynvml.nvmlSystemGetDriverVersion())
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None  # no NVIDIA GPU here, or no driver at all
+    if int(driver.partition(".")[0]) >= needed:
+        return None
+    return (
+        f"the NVIDIA driver {driver} is older than torch's CUDA {cuda_version} needs",
+        f"Install driver {needed} or newer on the node, or build the image with {OLDER_BUILD} (not tried here).",
+    )
 
 
 def memory_advice(memory_bytes: int, settings: Settings) -> str | None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from darkroom.inference.planning.capability import Capability, is_served, unserved
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile, Ended, ProfileKey, ShapeProfile
 from darkroom.inference.planning.profile_store import FILE_BYTES_MAX, ProfileError, decode_profile
 from darkroom.inference.planning.step_curve import CurveError, StepCurve, read_curve
@@ -56,9 +57,18 @@ class _Prices(BaseModel):
     instance: dict[_Text, _Instance] = Field(max_length=1_000)
 
 
+class _Build(BaseModel):
+    model_config = _STRICT
+
+    torch: _Text
+    cuda: _Text
+    architectures: tuple[_Text, ...]
+
+
 class _Gpu(BaseModel):
     model_config = _STRICT
 
+    capability: Capability
     step_ms: float = Field(gt=0)
     source: _Text
     status: Literal["published", "scaled"]
@@ -75,6 +85,7 @@ class _Shares(BaseModel):
 class _Gpus(BaseModel):
     model_config = _STRICT
 
+    build: _Build
     gpu: dict[_Text, _Gpu]
     shares: _Shares
 
@@ -91,6 +102,8 @@ class Machine:
     speed_status: str
     """measured, published or scaled."""
     speed_source: str
+    unserved: str | None = None
+    """Why the pinned torch does not run there. None where it does, and where a profile was measured: something ran."""
 
 
 class Catalogue:
@@ -136,7 +149,17 @@ class Catalogue:
                 f"How fast {instance.gpu} is was not published to us: measure it with `darkroom calibrate --out DIR` "
                 f"and give --profile {name}=DIR/profile-....json."
             )
-        return Machine(name, instance.gpu, term, price, published(instance.gpu), known.status, known.source)
+        profile_known = published(instance.gpu)
+        return Machine(
+            name, instance.gpu, term, price, profile_known, known.status, known.source, _unserved(instance.gpu)
+        )
+
+
+def _unserved(gpu: str) -> str | None:
+    build, capability = _gpus().build, _gpus().gpu[gpu].capability
+    if is_served(capability, build.architectures):
+        return None
+    return unserved(gpu, capability, f"{build.torch} for CUDA {build.cuda}", build.architectures)
 
 
 def published(gpu: str) -> DeviceProfile:

@@ -159,6 +159,8 @@ class _Search:
         self._limits = replace(question.limits, linger_s=linger_s)
 
     def run(self) -> Answer:
+        if self._machine.unserved is not None:
+            return self._refused(self._machine.unserved)
         target = self._question.target
         alone = self._alone_s(target.share)
         if alone > target.seconds:

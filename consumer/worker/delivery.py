@@ -6,6 +6,7 @@ loses adopts what stands, and only what stands is ever published.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ from darkroom.schemas.wire.echo import echoed
 
 if TYPE_CHECKING:
     from darkroom.consumer.provenance.manifest import Said
+    from darkroom.consumer.worker.traces import WorkerTraces
 
 log = structlog.get_logger(__name__)
 
@@ -72,12 +74,16 @@ class Delivery:
         on_published: Callable[[Completion | None], None],
         policy: PolicyFile | None = None,
         signing: Signing | None = None,
+        *,
+        traces: WorkerTraces | None = None,
     ) -> None:
-        """Without a policy every prompt is painted, and without signing no picture has content credentials."""
+        """Without a policy every prompt is painted, without signing no picture has content credentials, and without
+        traces a completion carries the context of its request."""
         self._settings = settings
         self._objects = objects
         self._policy = policy
         self._signing = signing
+        self._traces = traces
         self._outcomes = Outcomes(objects)
         self._on_published = on_published
         self._info: ModelInfo | None = None
@@ -170,6 +176,7 @@ class Delivery:
         answered = self._answered(key, payload)
         images = payload.images if verdict.kind is VerdictKind.RENDERED else ()
         proposed = self._proposed(answered, payload, verdict)
+        began_ns = time.time_ns()
         try:
             standing = await self._outcomes.decide(proposed, images)
         except StoreUnavailable as error:
@@ -186,6 +193,7 @@ class Delivery:
             log.exception("an outcome is published that could not be stored", request_id=payload.received.request_id)
             payload.decide(proposed)
             return
+        payload.stored_ns = (began_ns, time.time_ns())
         payload.decide(completions.for_record(standing, answered, now=datetime.now(UTC)))
 
     async def _sign(self, signing: Signing, payload: Payload, verdict: Verdict) -> Verdict:
@@ -229,7 +237,10 @@ class Delivery:
                 published, echoed = payload.completion, self._echoed(payload)[0]
                 if payload.is_small and (echoed or published.labels or published.warnings or published.found):
                     published, echoed = trimmed(published), ()
-                event = encode_completion(published, traceparent=payload.received.traceparent)
+                traceparent = payload.received.traceparent
+                if self._traces is not None:
+                    traceparent = self._traces.publishing(key, payload).headers.get("traceparent", traceparent)
+                event = encode_completion(published, traceparent=traceparent)
                 headers = (*event.headers, *echoed)
                 records.append(OutgoingRecord(self._completions_topic, event.key, event.value, headers))
         return records
@@ -253,6 +264,8 @@ class Delivery:
 
     def published(self, keys: Sequence[JobKey], payloads: Payloads) -> None:
         """The transaction with these jobs was committed."""
+        if self._traces is not None:
+            self._traces.published(payload for key in keys if (payload := payloads.get(key)) is not None)
         for key in keys:
             payload = payloads.get(key)
             if payload is None:
@@ -271,6 +284,7 @@ class Delivery:
                 replayed=completion.replayed,
                 total_ms=completion.timings_ms.total,
                 source=_coordinates(key),
+                **_trace_ids(payload),
             )
 
     async def _dead_letter(self, key: JobKey, payload: Payload) -> OutgoingRecord:
@@ -390,6 +404,16 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
         adapter_digests={} if payload.prepared is None else payload.prepared.adapters,
         pose_style=info.pose_style,
     )
+
+
+def _trace_ids(payload: Payload) -> dict[str, str]:
+    """Return the ids of the request's trace and span: its worker's own, or else the requester's."""
+    if payload.publishing is not None:
+        return payload.publishing.ids
+    if payload.received.traceparent is None:
+        return {}
+    _, trace_id, span_id, _ = payload.received.traceparent.split("-")
+    return {"trace_id": trace_id, "span_id": span_id}
 
 
 def _size_bytes(record: OutgoingRecord) -> int:

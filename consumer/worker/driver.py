@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -95,6 +95,8 @@ class Driver:
         """At the end: what the group or the engine still says begins nothing any more."""
         self.observers: list[Callable[[on.Event, tuple[do.Effect, ...]], None]] = []
         """Told of every event and what followed from it: metrics, logs."""
+        self.on_polled: Callable[[Sequence[Delivered], int], None] | None = None
+        """Told of what each poll returned, and when it began in nanoseconds since 1970."""
         self.joined = False
         """Whether the group was joined, and so Kafka reached."""
         self.poll_error: str | None = None
@@ -349,6 +351,7 @@ class Driver:
         while True:
             epochs = dict(self._epochs)
             try:
+                began_ns = time.time_ns()
                 deliveries = await self._broker.poll(POLL_S)
             except BrokerUnavailable as unavailable:
                 self.poll_error = str(unavailable)
@@ -361,6 +364,8 @@ class Driver:
             self.poll_error = None
             self._note_poll()
             KAFKA.answered("poll")
+            if self.on_polled is not None:
+                self.on_polled(deliveries, began_ns)
             for delivery in deliveries:
                 self._take_in(intake, delivery, epochs.get(delivery.partition))
             await asyncio.sleep(0)

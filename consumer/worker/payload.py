@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from darkroom.consumer.core.partition_key import JobKey
 from darkroom.consumer.provenance.signing import Signed
@@ -18,6 +19,9 @@ from darkroom.schemas.events.completion import Completion
 from darkroom.schemas.events.pose import FoundPerson
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import DEFAULT_TENANT
+
+if TYPE_CHECKING:
+    from darkroom.consumer.worker.traces import Publishing
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,10 @@ class Payload:
     """What will be published: made from the outcome that stands."""
     is_small: bool = False
     """The broker found what was published for it too large: a letter goes to the store, a completion is trimmed."""
+    stored_ns: tuple[int, int] | None = None
+    """When storing its outcome began and ended, in nanoseconds since 1970."""
+    publishing: Publishing | None = None
+    """Its spans, from the making of its completion's record to the commit; None where none are recorded."""
 
     @property
     def warnings(self) -> tuple[str, ...]:

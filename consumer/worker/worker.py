@@ -30,6 +30,7 @@ from darkroom.consumer.worker.pod_cost import PodApi, PodCost
 from darkroom.consumer.worker.ports import Broker, BrokerUnavailable
 from darkroom.consumer.worker.progress import ProgressFeed
 from darkroom.consumer.worker.rendering import Rendering
+from darkroom.consumer.worker.traces import WorkerTraces
 from darkroom.inference.contract import Engine
 from darkroom.producer.kafka.connection import kafka_arguments
 from darkroom.producer.outages import KAFKA, watch_outages
@@ -37,6 +38,7 @@ from darkroom.producer.policy.policy_file import PolicyFile
 from darkroom.producer.recipes_file import read_recipes
 from darkroom.producer.store.objects import Objects
 from darkroom.producer.tasks import TaskSupervisor
+from darkroom.producer.tracing import is_recording
 from darkroom.schemas.events.progress import Cancellation
 from darkroom.schemas.names import Topic
 from darkroom.schemas.settings import Settings
@@ -106,7 +108,14 @@ class Worker:
             on_reload_failed=self.metrics.policy_reload_failures.inc,
         )
         signing = signing_of(settings.provenance)
-        delivery = Delivery(settings, objects, self.metrics.on_published, policy, signing)
+        traces = None
+        if is_recording():
+            traces = WorkerTraces(
+                requests=self._topics[Topic.REQUESTS],
+                completions=self._topics[Topic.COMPLETIONS],
+                group=settings.kafka.group_id,
+            )
+        delivery = Delivery(settings, objects, self.metrics.on_published, policy, signing, traces=traces)
         self._delivery = delivery
         deployment = f"{settings.s3.endpoint}/{settings.s3.bucket}/{settings.kafka.group_id}"
         self._boots = StoreBoots(objects, deployment=deployment)
@@ -134,6 +143,7 @@ class Worker:
             intake=lambda: self._intake(delivery),
             payloads=self.payloads,
         )
+        self.driver.on_polled = None if traces is None else traces.polled
         self.driver.observers.append(self.metrics.on_core)
         self.driver.rendering.observers.append(self.metrics.on_engine)
         self.gauges = WorkerGauges(

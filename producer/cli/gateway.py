@@ -45,6 +45,7 @@ def _serve(settings: Settings) -> int:
     from darkroom.producer.gateway.routes.images import origins_of
     from darkroom.producer.gateway.server import Server
     from darkroom.producer.logs import configure
+    from darkroom.producer.tracing import recording
     from darkroom.schemas.errors import SettingsError
 
     own = settings.gateway
@@ -81,7 +82,8 @@ def _serve(settings: Settings) -> int:
     )
     log.info("listening", host=own.host, port=listening.getsockname()[1])
     try:
-        server.run(sockets=[listening])
+        with recording("darkroom-gateway"):
+            server.run(sockets=[listening])
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
     if not server.started:

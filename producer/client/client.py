@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.structs import RecordMetadata
 
 from darkroom.producer.client.arrivals import Arrivals, Identity
 from darkroom.producer.kafka.broker_client import harden
@@ -32,6 +33,7 @@ from darkroom.producer.kafka.closing import close
 from darkroom.producer.kafka.connection import KafkaUnavailable, connecting_to_kafka, kafka_arguments, reaching_kafka
 from darkroom.producer.kafka.passed_over import PassedOver
 from darkroom.producer.kafka.reader import GROWTH_CHECK_S, TopicPartition, TopicReader
+from darkroom.producer.tracing import context_of, inside, sending
 from darkroom.schemas.errors import ErrorCode, EventUnreadable, RequestRejected
 from darkroom.schemas.events.completion import Completion, Source
 from darkroom.schemas.events.progress import Cancellation, Progress
@@ -167,26 +169,27 @@ class Client:
         Each is published once, however often the connection fails meanwhile (an idempotent producer). Raises
         `RequestRejected` for a request that is larger than a worker reads, before sending any of its portion of
         500, and `SendInterrupted`.
+
+        The records carry the context of the current OpenTelemetry span, or of `traceparent` (W3C Trace Context).
         """
         several = [requests] if isinstance(requests, GenerationRequest) else requests
         accepted: list[str] = []
         iterator = iter(several)
         while portion := list(islice(iterator, SEND_AHEAD_MAX)):
-            events = [self._encoded(request, traceparent) for request in portion]
+            events = [self._encoded(request) for request in portion]
             for request in portion:
                 self._remember_tenant(request)
-            await self._publish_portion(events, [request.request_id for request in portion], accepted)
+            with _continuing(traceparent):
+                await self._publish_portion(events, [request.request_id for request in portion], accepted)
         return accepted
 
     async def send_one(self, request: GenerationRequest, *, traceparent: str | None = None) -> Source:
         """Publish one request and return where it stands, once all of Kafka's replicas have it. Raises as `send`."""
-        event = self._encoded(request, traceparent)
+        event = self._encoded(request)
         self._remember_tenant(request)
         producer = await self._opened_producer()
-        with reaching_kafka(self._settings.kafka, "sending a request", operation="Write"):
-            place = await producer.send_and_wait(
-                self._settings.topics.requests, event.value, key=event.key, headers=event.headers
-            )
+        with reaching_kafka(self._settings.kafka, "sending a request", operation="Write"), _continuing(traceparent):
+            place = await self._sent(producer, event)
         return Source(topic=place.topic, partition=place.partition, offset=place.offset)
 
     async def cancel(self, request_id: str, *, tenant: str = DEFAULT_TENANT, reason: str | None = None) -> None:
@@ -204,13 +207,18 @@ class Client:
                 self._settings.topics.cancellations, event.value, key=event.key, headers=event.headers
             )
 
-    def _encoded(self, request: GenerationRequest, traceparent: str | None) -> EncodedEvent:
+    async def _sent(self, producer: AIOKafkaProducer, event: EncodedEvent) -> RecordMetadata:
+        topic = self._settings.topics.requests
+        with sending(topic, event.key.decode()) as trace_headers:
+            headers = [*event.headers, *trace_headers]
+            return await producer.send_and_wait(topic, event.value, key=event.key, headers=headers)
+
+    def _encoded(self, request: GenerationRequest) -> EncodedEvent:
         event = encode_request(
             request,
             event_id=str(uuid.uuid4()),
             time=datetime.now(UTC),
             source=self._source,
-            traceparent=traceparent,
         )
         bytes_max = self._settings.limits.request_bytes_max
         if len(event.value) > bytes_max:
@@ -226,9 +234,7 @@ class Client:
     async def _publish_portion(self, events: Sequence[EncodedEvent], ids: Sequence[str], accepted: list[str]) -> None:
         """Publish events side by side, and add the ids of those that were acknowledged to `accepted`."""
         producer = await self._opened_producer()
-        topic = self._settings.topics.requests
-        sending = (producer.send_and_wait(topic, event.value, key=event.key, headers=event.headers) for event in events)
-        results = await asyncio.gather(*sending, return_exceptions=True)
+        results = await asyncio.gather(*(self._sent(producer, event) for event in events), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         accepted += [one for one, result in zip(ids, results, strict=True) if not isinstance(result, BaseException)]
         if not failures:
@@ -352,3 +358,8 @@ class Client:
                 if told := self._passed_over.add(record, error.message):
                     log.warning("%s", told)
         return events
+
+
+def _continuing(traceparent: str | None) -> contextlib.AbstractContextManager[None]:
+    """Make a given trace context the current one; the current one stays where none is given."""
+    return contextlib.nullcontext() if traceparent is None else inside(context_of([("traceparent", traceparent)]))

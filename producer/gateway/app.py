@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -29,6 +30,8 @@ from darkroom.producer.tasks import TaskSupervisor
 from darkroom.schemas.recipes import Recipes
 from darkroom.schemas.settings import Settings
 
+_PROBES: Final = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
+"""Paths whose calls nobody traces: every few seconds the same."""
 _ABOUT = "Submits jobs over HTTP and returns their state and pictures. Errors are RFC 9457 problem details."
 
 
@@ -74,6 +77,14 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
+        # FastAPI makes a span of each call as soon as the process has a provider of spans; no more than that.
+        telemetry={
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope["path"] in _PROBES,
+        },
         middleware=[*access.outside, Middleware(Guard, metrics=metrics), *access.inside],
     )
     for router in (

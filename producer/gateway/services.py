@@ -31,7 +31,7 @@ PROBE_KEY = ".darkroom/gateway-probe"
 class Publishing(Protocol):
     """Sends to Kafka. Both methods raise `KafkaUnavailable` within `gateway.kafka_timeout_s`."""
 
-    async def publish(self, request: GenerationRequest, *, traceparent: str | None = None) -> Source:
+    async def publish(self, request: GenerationRequest) -> Source:
         """Send a request, and return its place once all brokers have it."""
 
     async def cancel(self, tenant: str, request_id: str, reason: str | None) -> None:

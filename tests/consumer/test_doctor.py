@@ -31,6 +31,27 @@ def test_small_devices_are_warned_of(tmp_path: Path, memory_bytes: int, advice: 
     assert said is None if advice is None else said is not None and advice in said
 
 
+@pytest.mark.render
+@pytest.mark.parametrize(("driver", "passed"), [("535.183.01", False), ("580.65.06", True)])
+def test_a_driver_that_is_too_old_for_torch_s_cuda_is_named(
+    monkeypatch: pytest.MonkeyPatch, driver: str, passed: bool
+) -> None:
+    """torch itself says no more than that there is no CUDA device."""
+    import pynvml
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, answer in {"nvmlInit": None, "nvmlShutdown": None, "nvmlSystemGetDriverVersion": driver}.items():
+        monkeypatch.setattr(pynvml, name, lambda answer=answer: answer)
+    env = {**NOWHERE, "DARKROOM_DEVICE": "auto"}
+    device = json.loads(CliRunner().invoke(main, ["doctor", "--json"], env=env).stdout)["device"]
+    assert device["passed"] is passed
+    if not passed:
+        assert device["says"] == "the NVIDIA driver 535.183.01 is older than torch's CUDA 13.2 needs"
+        assert "Install driver 580 or newer" in device["remedy"]
+
+
 def test_the_tiny_model_is_content_with_any_device() -> None:
     assert memory_advice(2 * GB, load_settings(environ=NOWHERE)) is None
 

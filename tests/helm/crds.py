@@ -52,6 +52,7 @@ KAFKA_TRIGGER = closed(
     "offsetResetPolicy",
     "allowIdleConsumers",
     "limitToPartitionsWithLag",
+    "fullMetadata",
     bootstrapServers=TEXT,
     consumerGroup=TEXT,
     topic=TEXT,

@@ -28,6 +28,7 @@ def test_lag_in_kafka_is_what_counts() -> None:
         "offsetResetPolicy": "earliest",
         "allowIdleConsumers": "false",
         "limitToPartitionsWithLag": "true",
+        "fullMetadata": "false",
         "tls": "enable",
         "sasl": "scram_sha512",
     }

@@ -32,6 +32,19 @@ def test_a_worker_asks_for_a_gpu_of_enough_memory_where_gpus_are() -> None:
     assert len(soft["preferredDuringSchedulingIgnoredDuringExecution"]) == 2
 
 
+def test_a_worker_claims_its_gpus_where_the_cluster_allocates_dynamically() -> None:
+    pod = worker({"worker.resourceClaimTemplates": ["one-gpu", "shared.mig"]})
+    assert pod["resourceClaims"] == [
+        {"name": "gpu-0", "resourceClaimTemplateName": "one-gpu"},
+        {"name": "gpu-1", "resourceClaimTemplateName": "shared.mig"},
+    ]
+    (container,) = pod["containers"]
+    assert container["resources"]["claims"] == [{"name": "gpu-0"}, {"name": "gpu-1"}]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    assert "nvidia.com/gpu" not in container["resources"]["requests"]
+    assert "affinity" not in pod, "the claim says which GPU"
+
+
 def test_a_worker_on_a_cpu_asks_for_none() -> None:
     pod = pod_of(one(render(LAPTOP), "Deployment", "worker"))
     assert "nvidia.com/gpu" not in str(pod)

@@ -18,7 +18,8 @@ scaleDown:
       periodSeconds: {{ int $b.scaleDown.stepSeconds }}
 {{- end -}}
 
-{{/* The kafka trigger's metadata: KEDA wants text throughout. */}}
+{{/* The kafka trigger's metadata: KEDA wants text throughout. Without fullMetadata (KEDA 2.21 and newer; older ones ignore
+     it) KEDA asks for this topic alone at every poll, in place of all that the cluster has. */}}
 {{- define "darkroom.kafkaTrigger" -}}
 {{- $kafka := .Values.settings.kafka -}}
 {{- $keda := .Values.autoscaling.keda.kafka -}}
@@ -32,6 +33,7 @@ scaleDown:
   "offsetResetPolicy" "earliest"
   "allowIdleConsumers" "false"
   "limitToPartitionsWithLag" (toString $keda.limitToPartitionsWithLag)
+  "fullMetadata" "false"
 -}}
 {{- if hasSuffix "SSL" $protocol -}}
 {{- $_ := set $metadata "tls" "enable" -}}

@@ -14,6 +14,11 @@ includes this. The findings are explained in README.md, "What the chart refuses"
 {{- $scales := ne $v.autoscaling.mode "none" -}}
 {{- $replicas := ternary (int $v.autoscaling.maxReplicas) (int $v.worker.replicas) $scales -}}
 
+{{/* Devices */}}
+{{- if and $v.worker.resourceClaimTemplates (not (semverCompare ">=1.34.0-0" .Capabilities.KubeVersion.Version)) -}}
+{{- fail (printf "worker.resourceClaimTemplates needs Kubernetes 1.34 or newer, where resource claims are stable; this cluster is %s. Leave it empty and use worker.gpuResource with the device plugin." .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+
 {{/* Replicas */}}
 {{- if gt $replicas $partitions -}}
 {{- fail (printf "%s %d is above settings.topics.requests_partitions %d: a worker without a partition only waits, and its coming and going stalls the others. Lower it, or raise the partitions (and set init.growPartitions)." (ternary "autoscaling.maxReplicas" "worker.replicas" $scales) $replicas $partitions) -}}

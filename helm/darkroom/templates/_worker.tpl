@@ -1,10 +1,18 @@
 {{/* The longer parts of a worker's pod. */}}
 
+{{/* The GPUs that a worker asks the device plugin for; none where it claims them, and on a CPU. */}}
+{{- define "darkroom.gpus" -}}
+{{- $w := .Values.worker -}}
+{{- if and $w.gpuResource (gt (int $w.gpus) 0) (empty $w.resourceClaimTemplates) -}}
+{{ $w.gpuResource }}: {{ int $w.gpus }}
+{{- end -}}
+{{- end -}}
+
 {{/* Nodes by their GPU's memory, beside what the values say. */}}
 {{- define "darkroom.workerAffinity" -}}
 {{- $w := .Values.worker -}}
 {{- $affinity := deepCopy $w.affinity -}}
-{{- if and $w.gpuResource (gt (int $w.gpus) 0) (not (hasKey $affinity "nodeAffinity")) -}}
+{{- if and (include "darkroom.gpus" . | fromYaml) (not (hasKey $affinity "nodeAffinity")) -}}
 {{- $memory := "nvidia.com/gpu.memory" -}}
 {{- $atLeast := dict "matchExpressions" (list (dict "key" $memory "operator" "Gt" "values" (list (toString (sub (int $w.gpuMemory.minimumMiB) 1))))) -}}
 {{- $better := dict "matchExpressions" (list (dict "key" $memory "operator" "Gt" "values" (list (toString (sub (int $w.gpuMemory.preferredMiB) 1))))) -}}

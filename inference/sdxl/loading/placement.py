@@ -11,6 +11,7 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from darkroom.inference.planning.capability import is_served, unserved
 from darkroom.inference.planning.memory_layout import Place
 from darkroom.inference.planning.memory_model import ModelSize
 from darkroom.inference.planning.memory_plan import Attention, AttentionProbe, MemoryPlan, plan_memory
@@ -86,8 +87,10 @@ def place(
     wishes: Wishes | None = None,
     probe: Callable[[torch.device, torch.dtype], AttentionProbe] = probe_attention,
 ) -> Placement:
-    """Plan for a model from its configurations, the device's memory and its attention. Raises `ModelError`."""
+    """Plan for a model from its configurations, the device's memory and its attention. Raises `ModelError`, also for a
+    GPU that this build of torch has no code for."""
     device, wishes = _numbered(device), wishes or Wishes()
+    require_served(device)
     text_device, vae_device = (_asked(name, device) for name in (wishes.text_device, wishes.vae_device))
     plan = plan_memory(
         model_size(folders),
@@ -117,6 +120,16 @@ def placed(
     """Place a finished plan on these devices; devices that are not given follow from the plan."""
     on_cpu = plan.layout.text_place is Place.CPU
     return Placement(plan, device, dtype, text_device or (HOST if on_cpu else device), vae_device or device)
+
+
+def require_served(device: torch.device) -> None:
+    """Raise `ModelError` if this build of torch has no code for a GPU: its first kernel would fail in the middle of a
+    batch."""
+    if device.type != "cuda":
+        return
+    capability, built = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
+    if not is_served(capability, built):
+        raise ModelError(unserved(torch.cuda.get_device_name(device), capability, torch.__version__, built))
 
 
 def form(placement: Placement, *, unet: Any, controlnet: Any | None, vae: Any) -> None:

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Final
 
 import structlog
+from opentelemetry.trace import get_current_span
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +20,7 @@ from darkroom.producer.gateway.access.gatekeeper import PRINCIPAL_STATE
 from darkroom.producer.gateway.openai.errors import response_to
 from darkroom.producer.gateway.principal import Principal
 from darkroom.producer.gateway.problems import Problem, body_too_large
+from darkroom.producer.tracing import continuing, ids_of
 from darkroom.schemas.errors import bounded
 from darkroom.schemas.settings.access import AccessSettings
 
@@ -34,7 +36,8 @@ _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class AccessLog:
-    """Logs one line per call, with an id that the response carries, too. Goes outside all other middleware.
+    """Logs one line per call, with an id that the response carries, too, within the trace that the caller names. Goes
+    outside all other middleware.
 
     No caller can make its text begin a line. Queries are not logged: they may hold what is private.
     """
@@ -49,6 +52,10 @@ class AccessLog:
             return
         given = Headers(scope=scope).get(CALL_ID_HEADER, "")
         call_id = given if _CALL_ID.fullmatch(given) else uuid.uuid4().hex
+        with continuing(scope["headers"]):
+            await self._serve(scope, receive, send, call_id)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, call_id: str) -> None:
         started = time.monotonic()
         status = 0
 
@@ -82,6 +89,7 @@ def _log_call(scope: Scope, call_id: str, status: int, seconds: float) -> None:
         client=None if client is None else bounded(str(client[0]), 64),
         tenant=None if caller is None else caller.tenant,
         name=None if caller is None else caller.name,
+        **ids_of(get_current_span()),
     )
 
 

@@ -47,7 +47,7 @@ class Acceptance:
         self._metrics = metrics
         self._backlog_s_max = backlog_s_max
 
-    async def accept(self, submission: Submission, principal: Principal, traceparent: str | None) -> Job:
+    async def accept(self, submission: Submission, principal: Principal) -> Job:
         """Return the job, claimed and its event acknowledged by Kafka; or the existing job of the same request.
 
         Raises `Problem`; also `StoreUnavailable` and `KafkaUnavailable`, after which the same request may be repeated.
@@ -63,11 +63,11 @@ class Acceptance:
             await self._keep_upload(submission)
             standing = await self._claims.stake(mine)
             if standing is mine:
-                return await self._send(Job(mine.identity, mine, None, None), traceparent)
+                return await self._send(Job(mine.identity, mine, None, None))
         except (Problem, StoreUnavailable, KafkaUnavailable):
             await self._quotas.end_job(*mine.identity)  # a repetition counts it again
             raise
-        return await self._repeat(standing, submission, traceparent)
+        return await self._repeat(standing, submission)
 
     async def _refuse_beyond_backlog(self, request: GenerationRequest) -> None:
         """Raise `Problem` 503 for a new job while the backlog is too long. An accepted one is always found again."""
@@ -86,7 +86,7 @@ class Acceptance:
             headers={"Retry-After": str(max(1, math.ceil(eta_s - self._backlog_s_max)))},
         )
 
-    async def _repeat(self, standing: Claim, submission: Submission, traceparent: str | None) -> Job:
+    async def _repeat(self, standing: Claim, submission: Submission) -> Job:
         """Return the job that stands for this request, and send its event unless it is known to have been sent."""
         job = await self._jobs.found(*standing.identity)
         if job.completion is not None:
@@ -97,12 +97,12 @@ class Acceptance:
         if self._jobs.was_sent(job):
             return job
         self._metrics.repaired.inc()
-        return await self._send(job, traceparent)
+        return await self._send(job)
 
-    async def _send(self, job: Job, traceparent: str | None) -> Job:
+    async def _send(self, job: Job) -> Job:
         assert job.claim is not None
         try:
-            place = await self._services.publisher.publish(job.claim.request, traceparent=traceparent)
+            place = await self._services.publisher.publish(job.claim.request)
         except RequestRejected as error:
             raise coded(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.code, error.message) from error
         self._jobs.note_sent(job.identity, place)

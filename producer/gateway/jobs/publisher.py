@@ -62,10 +62,10 @@ class Publisher:
                 KAFKA.failed("publisher", error)
             await asyncio.sleep(AGAIN_S)
 
-    async def publish(self, request: GenerationRequest, *, traceparent: str | None = None) -> Source:
+    async def publish(self, request: GenerationRequest) -> Source:
         """Send a request; return its place once all brokers have it. Raises `KafkaUnavailable`, `RequestRejected`."""
         async with self._connected("sending a request") as client:
-            return await client.send_one(request, traceparent=traceparent)
+            return await client.send_one(request)
 
     async def cancel(self, tenant: str, request_id: str, reason: str | None) -> None:
         """Send a cancellation. Raises `KafkaUnavailable`."""

@@ -57,7 +57,7 @@ async def submit(
     gateway = gateway_of(call)
     principal = await gateway.admit(call, Scope.SUBMIT)
     submission = await gateway.submissions.read(call, principal)
-    job = await gateway.acceptance.accept(submission, principal, call.headers.get("traceparent"))
+    job = await gateway.acceptance.accept(submission, principal)
     request_id = job.identity[1]
     url = gateway.addresses.status(request_id)
     body = {

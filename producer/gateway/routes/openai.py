@@ -79,7 +79,7 @@ async def generate_images(
     identity = (submission.request.tenant, submission.request.request_id)
     if reply.is_stream:
         check_room(gateway)
-        job = await gateway.acceptance.accept(submission, principal, call.headers.get("traceparent"))
+        job = await gateway.acceptance.accept(submission, principal)
         response = event_stream(gateway, _events(gateway, job, submission, reply))
         response.headers["X-Request-Id"] = identity[1]
         return response

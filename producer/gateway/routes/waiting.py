@@ -61,7 +61,7 @@ async def completion_of(
     """
     # The watch begins before the request is sent, so that no quick outcome is missed.
     with gateway.services.hub.watching((submission.request.tenant, submission.request.request_id)) as watch:
-        job = await gateway.acceptance.accept(submission, principal, call.headers.get("traceparent"))
+        job = await gateway.acceptance.accept(submission, principal)
         waiting = gateway.jobs.wait(job, watch, gateway.settings.gateway.generate_timeout_s)
         ended = await _unless_hung_up(call, waiting)
     if ended is None:

@@ -115,7 +115,7 @@ class NotedKafka:
         self.workers: int | None = None
         self.is_away = False
 
-    async def publish(self, request: GenerationRequest, *, traceparent: str | None = None) -> Source:
+    async def publish(self, request: GenerationRequest) -> Source:
         self._reach()
         self.sent.append(request)
         return Source(topic="generation.requests", partition=PARTITION, offset=len(self.sent) - 1)
