@@ -67,8 +67,14 @@ _KUBERNETES_FLAGS: Final = " ".join(
     f"-X k8s.io/component-base/version.{name}={value}"
     for name, value in (("gitVersion", KUBERNETES), ("gitMajor", "1"), ("gitMinor", KUBERNETES.split(".")[1]))
 )
+_HELM_FLAGS: Final = " ".join(
+    f"-X {HELM_MODULE}/pkg/{package}.k8sVersion{name}={value}"
+    for package in ("chartutil", "lint/rules")
+    for name, value in (("Major", "1"), ("Minor", KUBERNETES.split(".")[1]))
+)
+"""Without them helm takes a cluster that it is not connected to for Kubernetes 1.20, for which the chart is not."""
 PROGRAMS: Final = (
-    Program("helm", HELM_MODULE, HELM, f"{HELM_MODULE}/cmd/helm", ""),
+    Program("helm", HELM_MODULE, HELM, f"{HELM_MODULE}/cmd/helm", _HELM_FLAGS),
     *(
         Program(name, KUBERNETES_MODULE, KUBERNETES, f"{KUBERNETES_MODULE}/cmd/{name}", _KUBERNETES_FLAGS)
         for name in ("kube-apiserver", "kube-controller-manager", "kubectl")

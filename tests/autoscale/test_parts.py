@@ -9,7 +9,7 @@ import pytest
 
 from tests.autoscale import binaries
 from tests.autoscale.api import ApiError
-from tests.autoscale.binaries import BUILT, CLIENTS, KEDA, Binaries, Clients, Missing
+from tests.autoscale.binaries import BUILT, CLIENTS, KEDA, KUBERNETES, Binaries, Clients, Missing
 from tests.autoscale.build import PROGRAMS
 from tests.autoscale.go_module import local_module, staged_version, tools_file
 from tests.autoscale.plane import Plane, PlaneError
@@ -104,6 +104,14 @@ def test_a_module_keeps_the_replacements_of_the_one_that_it_builds() -> None:
     assert "replace a/b => a/c v1.2.3" in made
     assert made.endswith("require github.com/kedacore/keda/v2 v2.21.0\n")
     assert '_ "a/cmd/x"' in tools_file(["a/cmd/x"])
+
+
+def test_helm_takes_an_absent_cluster_for_a_kubernetes_that_the_chart_is_for() -> None:
+    """Its own default is 1.20, which the chart's `kubeVersion` refuses."""
+    flags = next(program.flags for program in PROGRAMS if program.name == "helm")
+    minors = set(re.findall(r"chartutil\.k8sVersionMinor=(\d+)", flags))
+    assert minors == {KUBERNETES.split(".")[1]}
+    assert int(minors.pop()) >= 30
 
 
 def test_every_program_that_is_looked_for_is_built() -> None:
