@@ -3,41 +3,82 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
+from darkroom.consumer import demo
 from tests.browser.site import Site, Watch
 from tests.browser.test_page import picture_is_shown, write
 
 if TYPE_CHECKING:
     from darkroom.consumer.stack import Stack
 
+PHOTO = next(Path(demo.__file__).parent.glob("demo_photo.[jp]*"))
 PAINTED_MS_MAX = 100_000
 """Seconds on a quiet machine; a busy one gives torch little."""
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser, pytest.mark.render]
 
 
-def test_the_tiny_model_paints_a_pose_from_the_page(stack: Stack, browser: Browser, tmp_path: Path) -> None:
-    site = Site({**stack.environment, "DARKROOM_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}, tmp_path)
-    try:
-        page = browser.new_page()
-        watch = Watch(page, site.gateway.url)
-        page.goto(site.gateway.url)
-        page.click("[title='Arms up']")
-        write(page, "a person in red", steps="8", seed="3")
+@pytest.fixture(scope="module")
+def painting(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site whose worker paints."""
+    environment = {**stack.environment, "DARKROOM_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    site = Site(environment, tmp_path_factory.mktemp("painting"))
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def page(painting: Site, browser: Browser) -> Iterator[Page]:
+    page = browser.new_page()
+    watch = Watch(page, painting.gateway.url)
+    page.goto(painting.gateway.url)
+    yield page
+    page.close()
+    assert watch.problems == []
+
+
+def test_the_tiny_model_paints_a_pose_from_the_page(page: Page) -> None:
+    page.click("[title='Arms up']")
+    write(page, "a person in red", steps="8", seed="3")
+    page.click("[type=submit]")
+    expect(page.locator(".tile")).to_have_count(1, timeout=PAINTED_MS_MAX)
+    tile = picture_is_shown(page)
+    expect(tile.get_by_title("over this picture")).to_have_count(0)
+    tile.locator(".open").click()
+    known = page.locator("[data-known]")
+    expect(known).to_contain_text("128 × 128")
+    expect(known).to_contain_text(re.compile(r"Prompt read\s*\d+ tokens"))
+    expect(known).not_to_contain_text("simulated")
+
+
+def test_the_figures_found_in_a_photo_are_corrected_over_the_picture(page: Page) -> None:
+    page.set_input_files("[data-file]", PHOTO)
+    write(page, "a person in blue", steps="6", seed="4")
+    page.click("[type=submit]")
+    expect(page.locator(".tile")).to_have_count(1, timeout=PAINTED_MS_MAX)
+    page.locator(".tile").get_by_title("over this picture").click()
+    expect(page.get_by_label("Figures", exact=True)).to_be_checked()
+    behind = page.locator("[data-behind]")
+    expect(behind).to_be_visible()
+    assert behind.evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+    stage, frame = page.locator("[data-stage]").bounding_box(), behind.bounding_box()
+    assert frame == stage, "the figures lie over the picture point by point"
+    request_id = page.locator(".tile").first.get_attribute("data-job")
+    state = page.evaluate("id => fetch(`/v1/generations/${id}`).then((got) => got.json())", request_id)
+    found = [one["points"] for one in state["completion"]["found"]]
+    assert found
+    with page.expect_request(lambda call: call.method == "POST") as posted:
         page.click("[type=submit]")
-        expect(page.locator(".tile")).to_have_count(1, timeout=PAINTED_MS_MAX)
-        tile = picture_is_shown(page)
-        tile.locator(".open").click()
-        known = page.locator("[data-known]")
-        expect(known).to_contain_text("128 × 128")
-        expect(known).to_contain_text(re.compile(r"Prompt read\s*\d+ tokens"))
-        expect(known).not_to_contain_text("simulated")
-        page.close()
-        assert watch.problems == []
-    finally:
-        site.stop()
+    people = posted.value.post_data_json["pose"]["people"]
+    assert [[point is None for point in one] for one in people] == [[point is None for point in one] for one in found]
+    for sent, seen in zip(people, found, strict=True):
+        for ours, theirs in zip(sent, seen, strict=True):
+            assert ours is None or ours == pytest.approx(theirs[:2], abs=1e-3)
+    page.click("[data-tool=behind]")
+    expect(behind).to_be_hidden()

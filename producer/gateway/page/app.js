@@ -1,6 +1,6 @@
 // Wires the page: form and pose become requests, requests become jobs, jobs become cards and pictures.
 
-import { Problem, cancel, recipes } from "./api.js";
+import { Problem, cancel, imageAddress, recipes } from "./api.js";
 import { Cards } from "./cards.js";
 import { announce } from "./dom.js";
 import { FleetPanel } from "./fleet.js";
@@ -24,7 +24,7 @@ const pose = new PosePanel(byId("pose"));
 const jobs = new Jobs();
 const follower = new Follower(jobs);
 const signIn = new SignIn(byId("sign-in"), byId("account"));
-const actions = { cancel: stop, again, usePose, dismiss: (id) => jobs.remove(id) };
+const actions = { cancel: stop, again, usePose, correctPose, dismiss: (id) => jobs.remove(id) };
 const fleet = new FleetPanel(byId("fleet"));
 new Cards(byId("jobs"), jobs, fleet, actions);
 new Gallery(byId("gallery"), byId("viewer"), jobs, actions);
@@ -83,6 +83,16 @@ function usePose(id) {
   pose.use(request.pose);
   byId("pose").scrollIntoView({ block: "start" });
   announce("The pose and the prompt are in the editor");
+}
+
+// The figures that were found in a photo, over the picture that was painted of them: both fill the same frame.
+async function correctPose(id, index) {
+  const { request, completion } = jobs.get(id);
+  form.set(request);
+  await pose.use({ people: completion.found.map((person) => person.points.map((point) => point && point.slice(0, 2))) });
+  pose.showBehind(imageAddress(id, index));
+  byId("pose").scrollIntoView({ block: "start" });
+  announce(`${completion.found.length === 1 ? "1 figure" : `${completion.found.length} figures`} from the photo, in the editor over the picture`);
 }
 
 // Puts the settings in that a picture says it was made with.

@@ -13,7 +13,7 @@ export class Gallery {
   #actions;
   #viewer;
 
-  // `actions`: again(id), usePose(id) and dismiss(id).
+  // `actions`: again(id), usePose(id), correctPose(id, index) and dismiss(id).
   constructor(root, dialog, jobs, actions) {
     this.#root = root;
     this.#list = root.querySelector("[data-list]");
@@ -35,13 +35,16 @@ export class Gallery {
   }
 
   actions(job, image, index) {
-    const { again, usePose, dismiss } = this.#actions;
+    const { again, usePose, correctPose, dismiss } = this.#actions;
     const word = (text) => element("span", { class: "word" }, text);
     const save = { class: "button quiet", href: imageAddress(job.id, index), download: fileName(job, image, index), title: "Save the picture" };
     return [
       button(word("Another seed"), { glyph: "dice", title: "Again with another seed", on: { click: () => again(job.id) } }),
       job.request.pose
         ? button(word("Use pose"), { glyph: "figure", title: "Use this pose and prompt", on: { click: () => usePose(job.id) } })
+        : null,
+      job.completion.found?.length
+        ? button(word("Correct pose"), { glyph: "eye", title: "The figures found in the photo, over this picture, to be corrected", on: { click: () => correctPose(job.id, index) } })
         : null,
       element("a", save, icon("export"), word("Save")),
       button(word("Remove"), { glyph: "trash", title: "Remove from this gallery; the stored picture stays", on: { click: () => dismiss(job.id) } })

@@ -51,6 +51,7 @@ export class PosePanel extends EventTarget {
 
   // Takes the pose of an earlier request.
   async use(pose) {
+    this.showBehind(null);
     // Other formats and canvases than the editor's are read as files are.
     const isOurs = (pose?.format ?? "coco18") === "coco18" && !pose?.canvas && pose?.people?.every((one) => one.every((p) => p?.length !== 3));
     if (pose?.people && !isOurs) ({ pose } = await readKeypoints(new Blob([JSON.stringify(pose)])));
@@ -61,6 +62,16 @@ export class PosePanel extends EventTarget {
       this.#setPicture({ stored: pose });
       this.mode = "picture";
     } else this.mode = "none";
+  }
+
+  // Shows a picture behind the figures, filling the frame, until another pose comes; null: none.
+  showBehind(address) {
+    const behind = this.#part("behind");
+    if (address) behind.src = address;
+    else behind.removeAttribute("src");
+    behind.classList.remove("away");
+    show(this.#part("behind-frame"), Boolean(address));
+    show(this.#part("tool=behind"), Boolean(address));
   }
 
   resize(width, height) {
@@ -132,6 +143,7 @@ export class PosePanel extends EventTarget {
       larger: () => this.figures.scale(1.05),
       smaller: () => this.figures.scale(1 / 1.05),
       reset: () => this.figures.pose(READY_POSES[0].people),
+      behind: () => this.#part("behind").classList.toggle("away"),
       import: () => this.#part("file").click(),
       export: () => this.#save("pose.json", new Blob([jsonOf(this.figures.asked)], { type: "application/json" })),
       "export-png": async () => this.#save("pose.png", await pngOf(this.figures.figures, this.figures.size))
