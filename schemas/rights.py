@@ -81,7 +81,7 @@ _R, _C, _P, _X, _D = (
 # Whoever may be the first to come looks whether all five topics are there, and so has to see each of them.
 _TOPICS: Final[dict[Role, tuple[tuple[str, Topic], ...]]] = {
     Role.WORKER: _each("Read", _R, _X) + _each("Write", _C, _P, _D),
-    Role.GATEWAY: _each("Write", _R, _X) + _each("Read", _C, _P) + _each("Describe", _D),
+    Role.GATEWAY: _each("Write", _R, _X) + _each("Read", _R, _C, _P) + _each("Describe", _D),
     Role.SEND: _each("Write", _R) + _each("Describe", *_all_but(_R)),
     Role.SEND_WAIT: _each("Write", _R) + _each("Read", _C, _P) + _each("Describe", _X, _D),
     Role.CANCEL: _each("Write", _X) + _each("Describe", *_all_but(_X)),

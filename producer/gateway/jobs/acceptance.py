@@ -106,6 +106,8 @@ class Acceptance:
         except RequestRejected as error:
             raise coded(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.code, error.message) from error
         self._jobs.note_sent(job.identity, place)
+        accepted_at_ms = int(job.claim.accepted_at.timestamp() * 1000)
+        self._services.catalogue.on_request(job.claim.request, accepted_at_ms, is_recorded=False)
         self._metrics.accepted.inc()
         return job
 
