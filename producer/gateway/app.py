@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from darkroom.producer.callbacks.receivers import read_receivers
 from darkroom.producer.gateway.access.assembly import AccessControl
 from darkroom.producer.gateway.error_handlers import Guard, handle_errors
 from darkroom.producer.gateway.gateway import Gateway
@@ -42,11 +43,12 @@ def create_app(
 ) -> FastAPI:
     """Return the application. Its lifespan opens Kafka and the store; while they are away it runs and answers 503.
 
-    Raises `SettingsError` for a file of recipes that cannot be used.
+    Raises `SettingsError` for a file of recipes or of callbacks that cannot be used.
     `app.state.gateway` is the `Gateway` while the lifespan runs. The end of the lifespan closes `access`.
     """
 
     recipes = read_recipes(settings.model.recipes_file)
+    receivers = read_receivers(settings.hooks).keys()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -62,7 +64,9 @@ def create_app(
             tasks.keep("outages", watch_outages)
             tasks.keep("finished", ends.run, matters="finished jobs keep counting against quotas")
             services = await open_.enter_async_context(open_services(settings, ends.note, tasks))
-            app.state.gateway = _gateway(settings, services, access, metrics, tasks, recipes=recipes)
+            app.state.gateway = _gateway(
+                settings, services, access, metrics, tasks, recipes=recipes, receivers=receivers
+            )
             metrics.watch(services.hub, lambda: app.state.gateway.streams_open)
             yield
 
@@ -100,6 +104,7 @@ def _gateway(
     tasks: TaskSupervisor,
     *,
     recipes: Recipes,
+    receivers: Collection[str],
 ) -> Gateway:
     limits, own = settings.limits, settings.gateway
     addresses = Addresses(own.public_url)
@@ -125,7 +130,14 @@ def _gateway(
             backlog_s_max=own.backlog_s_max,
         ),
         recipes=recipes,
-        submissions=Submissions(settings, uploads, recipes, services.store.bucket, services.store.prefix),
+        submissions=Submissions(
+            settings,
+            uploads,
+            recipes,
+            bucket=services.store.bucket,
+            prefix=services.store.prefix,
+            receivers=receivers,
+        ),
         gatekeeper=access.gatekeeper,
         quotas=access.quotas,
         addresses=addresses,

@@ -58,7 +58,7 @@ class Acceptance:
             raise refused
         await self._refuse_beyond_backlog(request)
         await self._quotas.begin_job(principal, request.request_id)
-        mine = Claim(request, submission.digest, datetime.now(UTC))
+        mine = Claim(request, submission.digest, datetime.now(UTC), submission.callback_url)
         try:
             await self._keep_upload(submission)
             standing = await self._claims.stake(mine)
@@ -91,7 +91,7 @@ class Acceptance:
         job = await self._jobs.found(*standing.identity)
         if job.completion is not None:
             await self._quotas.end_job(*job.identity)  # only unfinished jobs are counted
-        if standing.digest != submission.digest:
+        if (standing.digest, standing.callback_url) != (submission.digest, submission.callback_url):
             raise _conflict(submission.request.request_id)
         self._metrics.repeated.inc()
         if self._jobs.was_sent(job):
