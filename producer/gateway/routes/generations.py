@@ -29,7 +29,7 @@ from darkroom.producer.gateway.jobs.catalogue import CURSOR_CHARS_MAX, Wanted
 from darkroom.producer.gateway.openapi import ORDER_BODY, PROBLEMS
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem, invalid
-from darkroom.producer.gateway.routes.http_rules import RequestId, answer, reads
+from darkroom.producer.gateway.routes.http_rules import RequestId, answer, reads, seconds_preferred
 from darkroom.producer.poses.documents import PoseJsonRefused
 from darkroom.producer.poses.files import read_pose_json, size_of
 from darkroom.producer.poses.keypoints import POSE_JSON_BYTES_MAX
@@ -142,14 +142,19 @@ async def look(
     call: Request,
     request_id: RequestId,
     wait: Annotated[
-        float, Query(ge=0, le=86_400, allow_inf_nan=False, description="Seconds to wait for the outcome.")
-    ] = 0.0,
+        float | None, Query(ge=0, le=86_400, allow_inf_nan=False, description="Seconds to wait for the outcome.")
+    ] = None,
 ) -> Response:
-    """Return a job's state. With `wait`, return it once the job has an outcome or the time has passed."""
+    """Return a job's state. With `wait`, return it once the job has an outcome or the time has passed.
+
+    The header `Prefer: wait=N` says the same where there is no `wait`.
+    """
     gateway = gateway_of(call)
     principal = await gateway.admit(call, Scope.READ)
-    job = await gateway.waited_for(principal.tenant, request_id, wait)
-    return answer(await gateway.jobs.body(job))
+    preferred = seconds_preferred(call) if wait is None else None
+    job = await gateway.waited_for(principal.tenant, request_id, wait or preferred or 0.0)
+    applied = {} if preferred is None else {"Preference-Applied": f"wait={preferred:.0f}"}
+    return answer(await gateway.jobs.body(job), headers=applied)
 
 
 @router.delete(
