@@ -83,6 +83,7 @@ class Metrics:
             "darkroom_task_restarts", "Background tasks that ended unexpectedly and were restarted.", ["task"],
             registry=registry,
         )  # fmt: skip
+        self.task_restarts.labels("dispatch")
 
 
 class Hooks(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -114,7 +115,6 @@ class Hooks(ConsumerRebalanceListener):  # type: ignore[misc]
     async def run(self) -> None:
         """Deliver until `stop`. Outages of Kafka and of the store are outlasted."""
         async with TaskSupervisor(
-            on_kept=self.metrics.task_restarts.labels,
             on_restart=lambda name: self.metrics.task_restarts.labels(name).inc(),
         ) as tasks:
             self._tasks = tasks

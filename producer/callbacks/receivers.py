@@ -29,7 +29,7 @@ _MEMBERS: Final = frozenset({"secrets", "url"})
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """What a tenant may have."""
+    """A tenant that may have callbacks."""
 
     secrets: tuple[bytes, ...]
     url: str | None

@@ -77,7 +77,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a caller wants to see. None lets everything pass."""
+    """A filter on the list. None lets everything pass."""
 
     statuses: frozenset[str] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
