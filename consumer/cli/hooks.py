@@ -44,19 +44,28 @@ def hooks(metrics_port: int | None, config: Path | None) -> None:
             "No tenant may have callbacks. Write a file with [tenants.NAME] and secrets, and name it in "
             "DARKROOM_HOOKS__FILE, for the gateways as well."
         )
+    signal.signal(signal.SIGTERM, _end_before_work)
     sys.exit(run(_serve(settings, receivers)))
+
+
+def _end_before_work(*_: object) -> None:
+    """End at SIGTERM before the event loop takes it: a container's first process is sent none without a handler."""
+    raise SystemExit(0)
 
 
 async def _serve(settings: Settings, receivers: Mapping[str, Receiver]) -> int:
     import structlog
 
     from darkroom.consumer.hooks.hooks import Hooks
+    from darkroom.producer.gateway.bounded_store import BoundedStore, hurried
     from darkroom.producer.logs import configure
     from darkroom.producer.store.s3_objects import MinioObjects
 
     configure(settings.log, hooks=f"{socket.gethostname()}-{os.getpid()}")
-    async with MinioObjects(settings.s3) as objects:
-        served = Hooks(settings, receivers, objects)
+    timeout_s = settings.gateway.store_timeout_s
+    async with MinioObjects(hurried(settings.s3, timeout_s)) as objects:
+        # Bounded: while the store is away the group is still to be told that this member lives.
+        served = Hooks(settings, receivers, BoundedStore(objects, timeout_s))
         try:
             health = served.serve_health()
         except OSError as error:

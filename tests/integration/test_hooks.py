@@ -246,3 +246,27 @@ async def test_what_nobody_takes_is_a_dead_letter_beside_the_job_and_holds_up_no
     assert 'darkroom_hooks_total{result="dead_lettered"} 1.0' in metrics
     assert 'darkroom_hooks_total{result="delivered"} 5.0' in metrics
     assert "darkroom_hooks_waiting 0.0" in metrics
+
+
+async def test_processes_share_the_work_and_take_over_from_one_that_is_killed(street: Street) -> None:
+    receiver = street.receiver
+    url = f"http://127.0.0.1:{receiver.port}/"
+    pair = [street.start_hooks(), street.start_hooks()]
+    for one in pair:
+        await asyncio.to_thread(wait_until, one.is_ready, LIMIT_S, "the hooks to be ready")
+    told = await street.submit("shared", 12, url)
+    await told_of(street, told)
+    counts = [await asyncio.to_thread(delivered_by, one) for one in pair]
+    assert sum(counts) >= len(told)
+    pair[0].process.kill()
+    pair[0].process.wait()
+    told |= await street.submit("after", 12, url)
+    await told_of(street, told)
+    assert not receiver.forged
+
+
+def delivered_by(hooks: HooksProcess) -> int:
+    """Return how many callbacks a process has delivered, by its metrics."""
+    lines = hooks.call("/metrics").text.splitlines()
+    [line] = [line for line in lines if line.startswith('darkroom_hooks_total{result="delivered"}')]
+    return int(float(line.split()[-1]))

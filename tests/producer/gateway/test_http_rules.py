@@ -88,6 +88,20 @@ async def test_text_is_compressed_for_those_who_take_it_and_pictures_are_not(hou
     assert "content-encoding" not in events.headers
 
 
+@pytest.mark.parametrize("path", ["/", "/page/app.js", "/page/docs.js", "/openapi.json"])
+@pytest.mark.parametrize("coding", ["gzip", "identity"])
+async def test_head_tells_what_get_sends_in_either_coding(replica: Replica, path: str, coding: str) -> None:
+    head = await replica.client.head(path, headers={"accept-encoding": coding})
+    get = await replica.client.get(path, headers={"accept-encoding": coding})
+    unlike = {"x-request-id", "date"}
+    assert {name: text for name, text in head.headers.items() if name not in unlike} == {
+        name: text for name, text in get.headers.items() if name not in unlike
+    }
+    assert ("content-encoding" in get.headers) is (coding == "gzip")
+    known = await replica.client.get(path, headers={"if-none-match": get.headers.get("etag", "")})
+    assert known.status_code == (304 if "etag" in get.headers else 200)
+
+
 async def test_a_slash_at_the_end_changes_nothing(house: House, replica: Replica) -> None:
     answer = await replica.client.post("/v1/generations/", json={"request_id": "hello-1", "prompt": "a dancer"})
     assert answer.status_code == 202
