@@ -16,6 +16,7 @@ COMMANDS = {
     ),
     "serve": ("darkroom.consumer.cli.serve", "Run a worker: requests in, pictures and completions out."),
     "gateway": ("darkroom.producer.cli.gateway", "Serve the HTTP API and the web page."),
+    "hooks": ("darkroom.consumer.cli.hooks", "Deliver callbacks: post completions to the URLs that callers named."),
     "send": ("darkroom.producer.cli.send", "Send requests, and wait for their completions if asked to."),
     "pose": ("darkroom.consumer.cli.pose", "Show the people in a photo or in a file of keypoints."),
     "watch": ("darkroom.producer.cli.watch", "Follow completions."),

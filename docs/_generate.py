@@ -26,6 +26,7 @@ import darkroom
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.jobs import TRANSITIONS, JobState
 from darkroom.consumer.core.limits import Limits
+from darkroom.consumer.hooks.hooks import Metrics as HooksMetrics
 from darkroom.consumer.weights.usage import CacheUsage
 from darkroom.consumer.worker.metrics import Metrics, WorkerGauges
 from darkroom.inference.engine.lane_engine import LaneEngine
@@ -251,10 +252,10 @@ def _default(value: object) -> str:
 
 
 def metrics() -> str:
-    """Return each metric that a worker and a gateway export, with its type, its labels and its meaning."""
+    """Return each metric that a worker, a gateway and the hooks export, with its type, its labels and its meaning."""
     return "\n\n".join(
         f"## {who}\n\n{_table(['metric', 'type', 'labels', 'meaning'], _exported(registry))}"
-        for who, registry in (("Worker", _worker()), ("Gateway", _gateway()))
+        for who, registry in (("Worker", _worker()), ("Gateway", _gateway()), ("Hooks", HooksMetrics().registry))
     )
 
 

@@ -134,6 +134,11 @@ def request_key(tenant: str, request_id: str, *, prefix: str = "") -> str:
     return f"{prefix}{_folder(tenant, request_id)}/request.json"
 
 
+def callback_key(tenant: str, request_id: str, *, prefix: str = "") -> str:
+    """Return the key of a callback's dead letter: what could not be delivered, to whom, and why."""
+    return f"{prefix}{_folder(tenant, request_id)}/callback.json"
+
+
 def pose_key(tenant: str, request_id: str, extension: str, *, prefix: str = "") -> str:
     """The key of a pose picture that was uploaded with a request."""
     return f"{prefix}{_folder(tenant, request_id)}/pose.{_extension(extension)}"

@@ -19,6 +19,7 @@ class Role(StrEnum):
 
     WORKER = "worker"
     GATEWAY = "gateway"
+    HOOKS = "hooks"
     SEND = "send"
     SEND_WAIT = "send --wait"
     CANCEL = "cancel"
@@ -50,11 +51,17 @@ class Right(NamedTuple):
     """`name` is the beginning of the names that are meant."""
 
 
+def hooks_group(group_id: str) -> str:
+    """Return the consumer group of the processes that deliver callbacks, beside that of the workers."""
+    return f"{group_id}-hooks"
+
+
 def rights_of(role: Role, *, prefix: str, group_id: str) -> tuple[Right, ...]:
     """Return the rights of a role in a deployment whose topics begin with `prefix`, in a fixed order."""
     found = [Right(operation, Resource.TOPIC, prefix + topic.value) for operation, topic in _TOPICS[role]]
     if role in _GROUP:
-        found.append(Right(_GROUP[role], Resource.GROUP, group_id))
+        name = hooks_group(group_id) if role is Role.HOOKS else group_id
+        found.append(Right(_GROUP[role], Resource.GROUP, name))
     if role in _WRITES_OFFSETS:
         name = f"{group_id}-{prefix}{Topic.REQUESTS.value}-"
         found.append(Right("Write", Resource.TRANSACTIONAL_ID, name, is_prefix=True))
@@ -81,7 +88,8 @@ _R, _C, _P, _X, _D = (
 # Whoever may be the first to come looks whether all five topics are there, and so has to see each of them.
 _TOPICS: Final[dict[Role, tuple[tuple[str, Topic], ...]]] = {
     Role.WORKER: _each("Read", _R, _X) + _each("Write", _C, _P, _D),
-    Role.GATEWAY: _each("Write", _R, _X) + _each("Read", _C, _P) + _each("Describe", _D),
+    Role.GATEWAY: _each("Write", _R, _X) + _each("Read", _R, _C, _P) + _each("Describe", _D),
+    Role.HOOKS: _each("Read", _C) + _each("Describe", *_all_but(_C)),
     Role.SEND: _each("Write", _R) + _each("Describe", *_all_but(_R)),
     Role.SEND_WAIT: _each("Write", _R) + _each("Read", _C, _P) + _each("Describe", _X, _D),
     Role.CANCEL: _each("Write", _X) + _each("Describe", *_all_but(_X)),
@@ -96,6 +104,7 @@ _TOPICS: Final[dict[Role, tuple[tuple[str, Topic], ...]]] = {
 _GROUP: Final[dict[Role, str]] = {
     Role.WORKER: "Read",
     Role.GATEWAY: "Describe",
+    Role.HOOKS: "Read",
     Role.AUDIT: "Describe",
     Role.INIT: "Read",
     Role.INIT_GROW: "Read",

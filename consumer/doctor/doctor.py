@@ -22,6 +22,7 @@ from darkroom.inference.planning.capability import OLDER_BUILD, driver_needed
 from darkroom.inference.planning.memory_plan import MEMORY_BYTES_MIN as DEVICE_BYTES_MIN
 from darkroom.inference.planning.memory_plan import MEMORY_BYTES_RECOMMENDED
 from darkroom.inference.types import ModelInfo, Prediction
+from darkroom.producer.callbacks.receivers import read_receivers
 from darkroom.producer.kafka.connection import KafkaUnavailable, administering
 from darkroom.producer.kafka.denials import named, user_of
 from darkroom.producer.kafka.rights_check import missing_rights
@@ -64,6 +65,7 @@ async def examine(settings: Settings, role: Role = Role.WORKER) -> AsyncIterator
         ("photos", photos),
         ("provenance", provenance),
         ("recipes", _recipes),
+        ("callbacks", _callbacks),
         ("kafka", _kafka),
         ("rights", rights),
         ("topics", _topics),
@@ -359,6 +361,20 @@ async def _recipes(settings: Settings) -> Finding | tuple[Finding, ...]:
     recipes = list(await asyncio.to_thread(read_recipes, settings.model.recipes_file))
     names = ", ".join(recipe.name for recipe in recipes) or "none"
     return Finding("recipes", True, f"{len(recipes)} in {settings.model.recipes_file}: {names}")
+
+
+async def _callbacks(settings: Settings) -> Finding | tuple[Finding, ...]:
+    """Read the file of callbacks as gateways and `darkroom hooks` do; nothing to say without one."""
+    hooks = settings.hooks
+    if hooks.file is None:
+        return ()
+    receivers = await asyncio.to_thread(read_receivers, hooks)
+    says = (
+        f"{len(receivers)} tenants in {hooks.file}, {sum(one.url is not None for one in receivers.values())} with a URL"
+    )
+    if not receivers:
+        return Finding("callbacks", False, says, "Add [tenants.NAME] with secrets, or `darkroom hooks` does not start.")
+    return Finding("callbacks", True, says)
 
 
 async def _kafka(settings: Settings) -> Finding:

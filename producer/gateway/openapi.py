@@ -10,7 +10,9 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from darkroom.producer.callbacks.addresses import URL_CHARS_MAX
 from darkroom.producer.gateway.jobs.answers import ProblemBody
+from darkroom.producer.gateway.jobs.submissions import CALLBACK_URL
 from darkroom.producer.gateway.openai.answers import ImagesOrder
 from darkroom.schemas.describing import described, or_null, readable
 from darkroom.schemas.events.request import GenerationRequest
@@ -70,6 +72,13 @@ FIELDS_BODY: Final[dict[str, Any]] = {
     },
 }
 """The body of `POST /generate`: a form of the request's own fields, or JSON."""
+_CALLBACK: Final[dict[str, Any]] = {
+    "type": "string",
+    "maxLength": URL_CHARS_MAX,
+    "pattern": "^https?://",
+    "description": "Where the completion is posted to when the job has ended (Standard Webhooks); only for tenants "
+    "with a secret in the operator's file of callbacks.",
+}
 
 
 def openapi_of(app: FastAPI, public_url: str | None) -> dict[str, Any]:
@@ -113,7 +122,11 @@ def _order(request: dict[str, Any]) -> dict[str, Any]:
         "examples": [
             {name: value for name, value in example.items() if name in properties} for example in request["examples"]
         ],
-        "properties": {**properties, "request_id": or_null(properties["request_id"])},
+        "properties": {
+            **properties,
+            "request_id": or_null(properties["request_id"]),
+            CALLBACK_URL: or_null(dict(_CALLBACK)),
+        },
         "required": ["prompt"],
         "additionalProperties": False,
     }

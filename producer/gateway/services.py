@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from darkroom.producer.gateway.bounded_store import BoundedStore, hurried
+from darkroom.producer.gateway.jobs.catalogue import Catalogue, CatalogueFeed
 from darkroom.producer.gateway.jobs.feed import Feed
 from darkroom.producer.gateway.jobs.hub import Hub
 from darkroom.producer.gateway.jobs.publisher import Publisher
@@ -59,6 +60,7 @@ class Services:
     publisher: Publishing
     queue: Queueing
     hub: Hub
+    catalogue: Catalogue
     unready: Callable[[], list[str]]
     """Returns the sentences that say why this process should get no calls at the moment."""
 
@@ -88,15 +90,27 @@ async def connected(
     """
     hub = new_hub(settings)
     publisher, queue, feed = Publisher(settings), Queue(settings), Feed(settings, hub, on_completion)
+    catalogue = Catalogue(hub, kept_max=settings.gateway.jobs_listed_max)
+    catalogue_feed = CatalogueFeed(settings, catalogue, kept_max=settings.gateway.jobs_listed_max)
     async with MinioObjects(hurried(settings.s3, settings.gateway.store_timeout_s)) as objects:
         store = BoundedStore(objects, settings.gateway.store_timeout_s)
-        probes = _Probes(settings, objects, store=store, publisher=publisher, queue=queue, feed=feed, hub=hub)
+        probes = _Probes(
+            settings,
+            objects,
+            store=store,
+            publisher=publisher,
+            queue=queue,
+            feed=feed,
+            hub=hub,
+            catalogue=catalogue_feed,
+        )
         tasks.keep("publisher", publisher.run, matters="nothing can be sent to Kafka")
         tasks.keep("queue", queue.run, matters="the backlog is unknown")
         tasks.keep("feed", feed.run, matters="completions and progress are not followed")
+        tasks.keep("catalogue", catalogue_feed.run, matters="the list of jobs is not kept up to date")
         tasks.keep("probes", probes.run, matters="it is unknown whether Kafka and the object store answer")
         try:
-            yield Services(store, publisher, queue, hub, probes.unready)
+            yield Services(store, publisher, queue, hub, catalogue, probes.unready)
         finally:
             await tasks.close()
 
@@ -114,6 +128,7 @@ class _Probes:
         queue: Queue,
         feed: Feed,
         hub: Hub,
+        catalogue: CatalogueFeed,
     ) -> None:
         self._settings = settings
         self._objects = objects
@@ -122,6 +137,7 @@ class _Probes:
         self._queue = queue
         self._feed = feed
         self._hub = hub
+        self._catalogue = catalogue
         self._has_bucket = False
 
     async def run(self) -> None:
@@ -155,7 +171,9 @@ class _Probes:
             reasons.append("The object store has not answered lately.")
         if not self._hub.is_following or max(self._queue.reached_at, self._publisher.reached_at) < old:
             reasons.append("Kafka has not answered lately.")
-        denied = (self._publisher.denied, self._queue.denied, self._feed.denied)
+        if not self._catalogue.has_read:
+            reasons.append("The topics have not been read for the list of jobs yet.")
+        denied = (self._publisher.denied, self._queue.denied, self._feed.denied, self._catalogue.denied)
         reasons += [why for why in dict.fromkeys(denied) if why is not None]
         if self._publisher.reached_at == float("-inf"):
             reasons.append("There has been no connection to Kafka yet, so nothing can be sent.")

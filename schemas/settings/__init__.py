@@ -23,6 +23,7 @@ from darkroom.schemas.errors import SettingsError, bounded
 from darkroom.schemas.faults import said
 from darkroom.schemas.settings.access import AccessSettings
 from darkroom.schemas.settings.gateway import GatewaySettings
+from darkroom.schemas.settings.hooks import HooksSettings
 from darkroom.schemas.settings.model_source import StorePrefix
 from darkroom.schemas.settings.policy import PolicySettings
 from darkroom.schemas.settings.provenance import ProvenanceSettings
@@ -56,6 +57,7 @@ __all__ = [
     "AccessSettings",
     "BatchSettings",
     "GatewaySettings",
+    "HooksSettings",
     "KafkaSettings",
     "LimitSettings",
     "LogSettings",
@@ -103,6 +105,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = Field(default=LimitSettings(), description="Bounds.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The worker.")
     gateway: GatewaySettings = Field(default=GatewaySettings(), description="The HTTP gateway.")
+    hooks: HooksSettings = Field(default=HooksSettings(), description="Callbacks.")
     log: LogSettings = Field(default=LogSettings(), description="The log.")
     access: AccessSettings = Field(default=AccessSettings(), description="Who may do what at the gateway.")
     policy: PolicySettings = Field(default=PolicySettings(), description="The prompt policy.")

@@ -121,6 +121,8 @@ class GatewaySettings(BaseModel):
     """Claims kept, so that polls read them once, at about 5 KB each."""
     sent_kept_max: ClassVar[int] = 50_000
     """Jobs of which it is remembered where in Kafka they stand."""
+    jobs_listed_max: ClassVar[int] = 100_000
+    """Jobs that GET /v1/generations can list, of all tenants together, at about 1 KB each; the oldest go first."""
 
     @model_validator(mode="after")
     def _fits(self) -> GatewaySettings:

@@ -100,7 +100,7 @@ def user_environment(brokers: Brokers, store: Mapping[str, str], role: Role, par
 def act(role: Role, environment: Mapping[str, str], folder: Path) -> Ended:
     """Do what the role does, to its end, or until a process that stays is ready or says why it is not."""
     begun = time.monotonic()
-    if role in (Role.WORKER, Role.GATEWAY):
+    if role in (Role.WORKER, Role.GATEWAY, Role.HOOKS):
         with serving(role, environment, folder) as (process, port, out):
             code, said = _ready(process, port)
             said += out.read_text()
@@ -127,13 +127,20 @@ def works(role: Role, ended: Ended) -> bool:
 def serving(
     role: Role, environment: Mapping[str, str], folder: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], int, Path]]:
-    """Run a worker or a gateway while the block runs: the process, its port, and the file with what it prints."""
+    """Run what serves while the block runs: the process, its port, and the file with what it prints."""
     (port,) = free_ports(1)
     out = folder / f"{role.value}-{port}.out"
-    command = ["serve", "--metrics-port", str(port)] if role is Role.WORKER else ["gateway", "--port", str(port)]
+    environment = dict(environment)
+    command = ["gateway", "--port", str(port)]
+    if role is not Role.GATEWAY:
+        command = ["serve" if role is Role.WORKER else "hooks", "--metrics-port", str(port)]
+    if role is Role.HOOKS:
+        callbacks = folder / "callbacks.toml"
+        callbacks.write_text(f'[tenants.default]\nsecrets = ["whsec_{"A" * 32}"]\n')
+        environment["DARKROOM_HOOKS__FILE"] = str(callbacks)
     with out.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "darkroom", *command], env=dict(environment), cwd=folder, stdout=file, stderr=file
+            [sys.executable, "-m", "darkroom", *command], env=environment, cwd=folder, stdout=file, stderr=file
         )
     try:
         yield process, port, out

@@ -32,6 +32,8 @@ def proof(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
     [
         (Role.WORKER, ("Write", Resource.TOPIC, "generation.progress")),
         (Role.GATEWAY, ("Write", Resource.TOPIC, "generation.cancellations")),
+        (Role.GATEWAY, ("Read", Resource.TOPIC, "generation.requests")),
+        (Role.HOOKS, ("Read", Resource.GROUP, "darkroom-hooks")),
         (Role.SEND, ("Write", Resource.TOPIC, "generation.requests")),
         (Role.WATCH, ("Read", Resource.TOPIC, "generation.completions")),
         (Role.INIT, ("Write", Resource.TRANSACTIONAL_ID, "idle-generation.requests-")),

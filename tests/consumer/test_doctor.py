@@ -73,6 +73,7 @@ def test_a_device_without_a_plan_has_no_such_line() -> None:
     assert checks["model"]["passed"]
     assert "plan" not in checks
     assert "recipes" not in checks
+    assert "callbacks" not in checks
 
 
 @pytest.mark.parametrize(("text", "says"), [("[few]\nsteps = 4", "1 in "), ("[few]\nsteps = 0", "few: steps must be")])
@@ -82,6 +83,23 @@ def test_recipes_are_read_as_a_worker_reads_them(tmp_path: Path, text: str, says
     found = simulated_checks(DARKROOM_MODEL__RECIPES_FILE=str(file))["recipes"]
     assert says in found["says"]
     assert found["passed"] is ("steps = 4" in text)
+    assert found["passed"] or found["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[tenants.studio]\nsecrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]', "1 tenants in "),
+        ("", "0 tenants in "),
+        ("[tenants.studio]", "needs secrets"),
+    ],
+)
+def test_callbacks_are_read_as_the_hooks_read_them(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "callbacks.toml"
+    file.write_text(text)
+    found = simulated_checks(DARKROOM_HOOKS__FILE=str(file))["callbacks"]
+    assert says in found["says"]
+    assert found["passed"] is ("whsec_" in text)
     assert found["passed"] or found["remedy"]
 
 

@@ -210,7 +210,8 @@ async def test_a_gateway_that_is_killed_in_the_middle_loses_nothing(street: Stre
 
     async def ask(caller: httpx.AsyncClient, name: str) -> None:
         async with at_once:
-            answer = await caller.post("/v1/generations", json={"request_id": name, "prompt": "a dancer", "steps": 5})
+            order = {"request_id": name, "prompt": "a dancer", "steps": 5, "labels": {"test": "killed"}}
+            answer = await caller.post("/v1/generations", json=order)
         if answer.status_code == 202:
             answered.append(name)
         if len(answered) == 10:
@@ -227,8 +228,38 @@ async def test_a_gateway_that_is_killed_in_the_middle_loses_nothing(street: Stre
             await ask(survivor, name)
             done = await survivor.get(f"/v1/generations/{name}", params={"wait": 40})
             assert done.json()["status"] == "succeeded", done.text
+        await every_replica_lists(street, ids)
     report = await street.fleet.audit()
     assert report.is_clean, report.as_dict()
+
+
+async def every_replica_lists(street: Street, ids: list[str]) -> None:
+    """The jobs of a dead replica are in the lists of one that saw them come, and of one that is started afterwards."""
+    late = street.start()
+    street.gateways.append(late)
+    await asyncio.to_thread(late.wait_ready)
+    async with calling(street.gateways[0], late) as callers:
+        for caller in callers:
+            async with asyncio.timeout(LIMIT_S):
+                while await listed_by(caller) != dict.fromkeys(ids, "succeeded"):
+                    await asyncio.sleep(0.1)
+
+
+async def listed_by(caller: httpx.AsyncClient) -> dict[str, str]:
+    """Read the whole list, a few jobs at a time, and return each job's status."""
+    found: dict[str, str] = {}
+    cursor: str | None = None
+    while True:
+        asked = {"limit": 15, "label": "test=killed", **({} if cursor is None else {"cursor": cursor})}
+        answer = await caller.get("/v1/generations", params=asked)
+        if answer.status_code == 503:
+            return {}
+        page = answer.json()
+        names = [job["request_id"] for job in page["jobs"]]
+        assert not found.keys() & set(names), "no job is in two pages"
+        found |= {job["request_id"]: job["status"] for job in page["jobs"]}
+        if (cursor := page["next_cursor"]) is None:
+            return found
 
 
 async def test_a_gateway_that_is_told_to_end_ends_its_streams_and_exits_with_zero(street: Street) -> None:

@@ -365,6 +365,7 @@ COUNTS = {  # numbers whose unit is the thing that they count
     "limits.max_steps",
     "worker.metrics_port",
     "gateway.port",
+    "hooks.metrics_port",
 }
 
 

@@ -37,6 +37,7 @@ def behind_a_prefix(server: str) -> Iterator[str]:
                 body=body or None,
                 headers=headers,
                 preload_content=False,
+                decode_content=False,  # a proxy passes on what is compressed as it is
                 redirect=False,
             )
             self.send_response(answer.status)

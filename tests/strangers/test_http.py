@@ -158,7 +158,7 @@ def test_a_worker_answers_head(path: str, site: Site, client: httpx.Client) -> N
     ("path", "allowed"),
     [
         ("/livez", "GET, HEAD"),
-        ("/v1/generations", "POST"),
+        ("/v1/generations", "GET, HEAD, POST"),
         ("/v1/generations/x", "GET, HEAD, DELETE"),
         ("/session", "GET, HEAD, POST, DELETE"),
         ("/generate", "POST"),
@@ -180,7 +180,7 @@ def test_a_worker_says_405_as_well(method: str, site: Site, client: httpx.Client
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-@pytest.mark.parametrize("path", ["/livez/", "/v1/generations/", "/docs/", "/v1/fleet//"])
+@pytest.mark.parametrize("path", ["/livez/", "/generate//", "/docs/", "/v1/fleet//"])
 def test_a_slash_too_many_is_named(path: str, site: Site, client: httpx.Client) -> None:
     answer = client.get(site.url + path)
     assert (answer.status_code, answer.json()["code"]) == (404, "no_such_path")
@@ -517,7 +517,7 @@ def test_another_origin_is_told_nothing(origin: str, site: Site, client: httpx.C
 
 def test_without_the_setting_a_preflight_names_it(site: Site, client: httpx.Client) -> None:
     answer = client.options(f"{site.url}/v1/generations", headers=preflight())
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
     assert "DARKROOM_ACCESS__ALLOWED_ORIGINS" in answer.json()["remedy"]
     assert not any(name.startswith("access-control-") for name in answer.headers)
 

@@ -36,11 +36,22 @@ CheckedPrompt = Callable[[GenerationRequest], Awaitable[Problem | None]]
 _METHODS = ("GET", "HEAD", "POST", "DELETE")
 _HEADERS = (
     *("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID"),
+    *("Prefer", "Range", "If-Range"),
     *("Cache-Control", CALL_ID_HEADER),  # sent by clients of event streams; by clients that number their calls
     *("traceparent", "tracestate", "baggage"),  # sent by OpenTelemetry's instrumentation of pages
 )
 """Headers that a page may send beside the safelisted ones (Fetch, 2.2.2). A missing one fails the whole call."""
-_EXPOSED = ("Location", "Retry-After", "ETag", "Allow", "WWW-Authenticate", "X-Seed", CALL_ID_HEADER)
+_EXPOSED = (
+    "Location",
+    "Retry-After",
+    "ETag",
+    "Allow",
+    "WWW-Authenticate",
+    "X-Seed",
+    "Content-Range",
+    "Preference-Applied",
+    CALL_ID_HEADER,
+)
 """Response headers that a page may read beside the safelisted ones."""
 CORS_S_MAX = 600
 """Seconds for which a browser may remember that an origin is allowed."""

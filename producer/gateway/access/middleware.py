@@ -138,6 +138,25 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
+# --- Paths ----------------------------------------------------------------------------------------------
+
+_API: Final = ("/v1/", "/generate/")
+
+
+class TrailingSlash:
+    """Takes a path of the API with a slash at its end for the path without: a redirect would lose a POST's body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http" and scope["path"].startswith(_API) and scope["path"].endswith("/"):
+            # In place: those outside read the route from the same scope.
+            scope["path"] = scope["path"].removesuffix("/")
+        await self._app(scope, receive, send)
+
+
 # --- Limits on input ------------------------------------------------------------------------------------
 
 _CLOSE: Final = {"Connection": "close"}

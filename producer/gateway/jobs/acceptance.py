@@ -58,7 +58,7 @@ class Acceptance:
             raise refused
         await self._refuse_beyond_backlog(request)
         await self._quotas.begin_job(principal, request.request_id)
-        mine = Claim(request, submission.digest, datetime.now(UTC))
+        mine = Claim(request, submission.digest, datetime.now(UTC), submission.callback_url)
         try:
             await self._keep_upload(submission)
             standing = await self._claims.stake(mine)
@@ -91,7 +91,7 @@ class Acceptance:
         job = await self._jobs.found(*standing.identity)
         if job.completion is not None:
             await self._quotas.end_job(*job.identity)  # only unfinished jobs are counted
-        if standing.digest != submission.digest:
+        if (standing.digest, standing.callback_url) != (submission.digest, submission.callback_url):
             raise _conflict(submission.request.request_id)
         self._metrics.repeated.inc()
         if self._jobs.was_sent(job):
@@ -106,6 +106,8 @@ class Acceptance:
         except RequestRejected as error:
             raise coded(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.code, error.message) from error
         self._jobs.note_sent(job.identity, place)
+        accepted_at_ms = int(job.claim.accepted_at.timestamp() * 1000)
+        self._services.catalogue.on_request(job.claim.request, accepted_at_ms, is_recorded=False)
         self._metrics.accepted.inc()
         return job
 

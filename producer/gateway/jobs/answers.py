@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,9 @@ from darkroom.schemas.errors import describe
 from darkroom.schemas.events.completion import Completion
 from darkroom.schemas.events.fields import Timestamp
 from darkroom.schemas.events.progress import Progress
+
+if TYPE_CHECKING:
+    from darkroom.producer.gateway.jobs.catalogue import Entry
 
 State = Literal["queued", "running", "succeeded", "failed", "expired", "cancelled"]
 
@@ -86,6 +89,27 @@ class JobState(BaseModel):
     )
 
 
+class JobListed(BaseModel):
+    """A job in the list."""
+
+    request_id: str = Field(description="Its id.")
+    status: State = Field(description="As in its state.")
+    at: Timestamp = Field(description="When it was accepted, or its request came to Kafka.")
+    completed_at: Timestamp | None = Field(description="When it ended.")
+    prompt: str | None = Field(description="The first 200 characters; null where Kafka has kept the outcome alone.")
+    labels: dict[str, str] = Field(description="The request's labels.")
+    error: str | None = Field(description="The code of its error, if it failed.")
+    images: list[str] = Field(description="The URLs of its pictures; a store may have let them go by now.")
+    status_url: str = Field(description="The URL of its state, which has all the rest.")
+
+
+class JobList(BaseModel):
+    """A page of the caller's jobs, newest first."""
+
+    jobs: list[JobListed] = Field(description="May be empty before the last page, where few jobs match.")
+    next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; null on the last one.")
+
+
 class Fleet(BaseModel):
     """All workers together, for all tenants."""
 
@@ -124,6 +148,25 @@ class Probe(BaseModel):
 
     well: bool = Field(description="Whether all is well.")
     reasons: list[str] = Field(description="Why it is not well.")
+
+
+def listed(entry: Entry, status: str, addresses: Addresses) -> dict[str, Any]:
+    """Return an entry of the catalogue as `JobListed`."""
+    return {
+        "request_id": entry.request_id,
+        "status": status,
+        "at": _time_of(entry.at_ms),
+        "completed_at": None if entry.completed_at_ms is None else _time_of(entry.completed_at_ms),
+        "prompt": entry.prompt,
+        "labels": dict(entry.labels),
+        "error": entry.error,
+        "images": [addresses.image(entry.request_id, number) for number in range(entry.images)],
+        "status_url": addresses.status(entry.request_id),
+    }
+
+
+def _time_of(at_ms: int) -> str | None:
+    return utc_text(datetime.fromtimestamp(at_ms / 1000, UTC))
 
 
 def progress_seen(progress: Progress | None) -> ProgressSeen | None:

@@ -22,6 +22,7 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Final
 
 from darkroom.producer.gateway.bounded_store import BoundedStore
 from darkroom.producer.gateway.jobs.hub import Identity
@@ -32,6 +33,9 @@ from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import request_key
 from darkroom.schemas.wire.codec import decode_request
 
+CLAIM_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Above any claim whatever `limits.request_bytes_max` says, for those who read no more than its callback's URL."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -41,6 +45,8 @@ class Claim:
     digest: str
     """The request's `darkroom.schemas.wire.digests.request_digest`."""
     accepted_at: datetime
+    callback_url: str | None = None
+    """Where the caller wants the completion to be posted to."""
 
     @property
     def identity(self) -> Identity:
@@ -49,12 +55,23 @@ class Claim:
 
     def to_json(self) -> bytes:
         """Return the claim's object in the store. Fields that were never set are left out, as in the event."""
-        document = {
+        document: dict[str, Any] = {
             "request": self.request.model_dump(mode="json", exclude_unset=True),
             "request_digest": self.digest,
             "accepted_at": self.accepted_at.isoformat(),
         }
+        if self.callback_url is not None:
+            document["callback_url"] = self.callback_url
         return json.dumps(document, separators=(",", ":")).encode()
+
+
+def callback_in(content: bytes) -> str | None:
+    """Return the callback's URL in a claim's object, None also for an object that is no claim."""
+    try:
+        url = json.loads(content).get("callback_url")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return url if isinstance(url, str) else None
 
 
 class Claims:
@@ -113,7 +130,8 @@ class Claims:
             document = json.loads(content)
             request = json.dumps(document["request"]).encode()
             decoded = decode_request(request, max_bytes=self._bytes_max)
-            return Claim(decoded.request, document["request_digest"], read_timestamp(document["accepted_at"]))
+            accepted_at = read_timestamp(document["accepted_at"])
+            return Claim(decoded.request, document["request_digest"], accepted_at, document.get("callback_url"))
         except (ValueError, KeyError, TypeError, RequestRejected) as error:
             raise _unreadable(key, f"{type(error).__name__}") from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
+from darkroom.producer.callbacks.addresses import Addressees, AddressRefused
 from darkroom.producer.gateway.jobs.forms import (
     MULTIPART,
     REQUEST,
@@ -41,6 +42,8 @@ from darkroom.schemas.settings import Settings
 from darkroom.schemas.wire.codec import decode_document
 from darkroom.schemas.wire.json import read_json
 
+CALLBACK_URL: Final = "callback_url"
+"""The member of a posted request that is the gateway's, and no part of the event."""
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 """An Idempotency-Key: visible ASCII."""
 _UPLOADS: Final = {"pose": "image", "photo": "photo"}
@@ -57,12 +60,24 @@ class Submission:
     """The picture to store under the key in the request's pose."""
     is_named: bool
     """Whether the caller gave the job an id or a key, by which it can come back to it."""
+    callback_url: str | None = None
+    """Where the completion is to be posted to."""
 
 
 class Submissions:
     """Reads submissions for one deployment. Methods raise `Problem` for invalid ones."""
 
-    def __init__(self, settings: Settings, uploads: Uploads, recipes: Recipes, bucket: str, prefix: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        uploads: Uploads,
+        recipes: Recipes,
+        *,
+        bucket: str,
+        prefix: str,
+        receivers: Collection[str],
+    ) -> None:
+        """`receivers` are the tenants that may have callbacks."""
         # A gateway without a file of recipes leaves it to the workers to know them.
         self._recipes = recipes if settings.model.recipes_file is not None else None
         self._limits = settings.limits
@@ -71,6 +86,8 @@ class Submissions:
         self._uploads = uploads
         self._bucket = bucket
         self._prefix = prefix
+        self._receivers = receivers
+        self._addressees = Addressees(settings.hooks.allowed_networks)
 
     async def read(self, call: Request, principal: Principal) -> Submission:
         """Return the submission posted to /v1/generations."""
@@ -153,10 +170,28 @@ class Submissions:
             document["request_id"] = _new_id(call, principal.tenant)
         elif "idempotency-key" in call.headers:
             raise invalid("Give either `request_id` or the header Idempotency-Key: each identifies the job.")
+        callback_url = self._callback(document.pop(CALLBACK_URL, None), principal)
         upload = await self._upload(document, files)
         request, digest = self._decoded(document)
         self._refuse_beyond_limits(request if self._recipes is None else self._filled(request, self._recipes))
-        return Submission(request, digest, upload, is_named)
+        return Submission(request, digest, upload, is_named, callback_url)
+
+    def _callback(self, url: Any, principal: Principal) -> str | None:
+        """Return the URL of a callback. Raises `Problem` for one that could not be delivered, or not be signed."""
+        if url is None:
+            return None
+        if principal.tenant not in self._receivers:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "callback_unavailable",
+                "The request has a callback_url, and this tenant has no secret to sign callbacks with.",
+                "Leave callback_url out and follow the job, or have the operator add you to DARKROOM_HOOKS__FILE.",
+            )
+        try:
+            self._addressees.check(url)
+        except AddressRefused as refused:
+            raise invalid(f"callback_url: {refused}", "Name a URL that can be reached from everywhere.") from refused
+        return str(url)
 
     async def _upload(self, document: dict[str, Any], files: Mapping[str, bytes]) -> Picture | None:
         """Return the uploaded picture, checked, and point the document's pose at it."""

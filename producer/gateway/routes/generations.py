@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query
+from pydantic import AwareDatetime, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
 from darkroom.producer.gateway.gateway import gateway_of
-from darkroom.producer.gateway.jobs.answers import Accepted, Cancelled, Fleet, JobState, PoseFound, RecipeList
+from darkroom.producer.gateway.jobs.answers import (
+    Accepted,
+    Cancelled,
+    Fleet,
+    JobList,
+    JobState,
+    PoseFound,
+    RecipeList,
+    State,
+    listed,
+)
+from darkroom.producer.gateway.jobs.catalogue import CURSOR_CHARS_MAX, Wanted
 from darkroom.producer.gateway.openapi import ORDER_BODY, PROBLEMS
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem, invalid
-from darkroom.producer.gateway.routes.http_rules import RequestId, answer, reads
+from darkroom.producer.gateway.routes.http_rules import RequestId, answer, reads, seconds_preferred
 from darkroom.producer.poses.documents import PoseJsonRefused
 from darkroom.producer.poses.files import read_pose_json, size_of
 from darkroom.producer.poses.keypoints import POSE_JSON_BYTES_MAX
+from darkroom.schemas.events.fields import LABEL_KEY_CHARACTERS_MAX, LABEL_VALUE_CHARACTERS_MAX, LABELS_MAX
 
 router = APIRouter(tags=["jobs"])
 
+LISTED_MAX: Final = 200
+"""Jobs in a page: about 100 KB."""
+_LABEL_CHARS_MAX: Final = LABEL_KEY_CHARACTERS_MAX + 1 + LABEL_VALUE_CHARACTERS_MAX
 _KEYPOINTS: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -69,19 +87,74 @@ async def submit(
     return answer(body, HTTPStatus.ACCEPTED, {"Location": url})
 
 
+@reads(router, "/v1/generations", response_model=JobList, responses=PROBLEMS, summary="The caller's jobs")
+async def jobs(
+    call: Request,
+    *,
+    status: Annotated[
+        list[State] | None, Query(max_length=6, description="Only jobs in one of these states; repeat it for several.")
+    ] = None,
+    label: Annotated[
+        list[Annotated[str, StringConstraints(pattern=r"^[^=]+=", max_length=_LABEL_CHARS_MAX)]] | None,
+        Query(max_length=LABELS_MAX, description="NAME=VALUE: only jobs with this label; several are all required."),
+    ] = None,
+    since: Annotated[AwareDatetime | None, Query(description="Only jobs from this time on (RFC 3339).")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Only jobs before this time (RFC 3339).")] = None,
+    cursor: Annotated[
+        str | None, Query(max_length=CURSOR_CHARS_MAX, description="The `next_cursor` of the page before.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=LISTED_MAX, description="Jobs in a page.")] = 50,
+) -> Response:
+    """Return the jobs of the caller's tenant, newest first, whichever gateway or program submitted them.
+
+    The list holds what Kafka still has, up to 100,000 jobs of all tenants. A job that left the list can still be asked
+    for by its id. 503 until the list has been read, which takes some seconds after a gateway's start.
+    """
+    gateway = gateway_of(call)
+    principal = await gateway.admit(call, Scope.READ)
+    catalogue = gateway.services.catalogue
+    if catalogue.unready is not None:
+        raise Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "list_unavailable",
+            f"The list of jobs cannot be given at the moment. {catalogue.unready}",
+            "Ask again after Retry-After. Jobs can be asked for by their ids meanwhile.",
+            headers={"Retry-After": str(gateway.settings.gateway.retry_after_s)},
+        )
+    wanted = Wanted(
+        statuses=frozenset(status) if status else None,
+        labels=dict(one.split("=", 1) for one in label or ()),
+        since_ms=_ms_of(since),
+        until_ms=_ms_of(until),
+    )
+    page = catalogue.page(principal.tenant, wanted, after=cursor, limit=limit)
+    found = [listed(entry, state, gateway.addresses) for entry, state in page.entries]
+    return answer({"jobs": found, "next_cursor": page.cursor})
+
+
+def _ms_of(moment: datetime | None) -> int | None:
+    """Return milliseconds since 1970, rounded up: entries count whole ones."""
+    return None if moment is None else math.ceil(moment.timestamp() * 1000)
+
+
 @reads(router, "/v1/generations/{request_id}", response_model=JobState, responses=PROBLEMS, summary="A job's state")
 async def look(
     call: Request,
     request_id: RequestId,
     wait: Annotated[
-        float, Query(ge=0, le=86_400, allow_inf_nan=False, description="Seconds to wait for the outcome.")
-    ] = 0.0,
+        float | None, Query(ge=0, le=86_400, allow_inf_nan=False, description="Seconds to wait for the outcome.")
+    ] = None,
 ) -> Response:
-    """Return a job's state. With `wait`, return it once the job has an outcome or the time has passed."""
+    """Return a job's state. With `wait`, return it once the job has an outcome or the time has passed.
+
+    The header `Prefer: wait=N` says the same where there is no `wait`.
+    """
     gateway = gateway_of(call)
     principal = await gateway.admit(call, Scope.READ)
-    job = await gateway.waited_for(principal.tenant, request_id, wait)
-    return answer(await gateway.jobs.body(job))
+    preferred = seconds_preferred(call) if wait is None else None
+    job = await gateway.waited_for(principal.tenant, request_id, wait or preferred or 0.0)
+    applied = {} if preferred is None else {"Preference-Applied": f"wait={preferred:.0f}"}
+    return answer(await gateway.jobs.body(job), headers=applied)
 
 
 @router.delete(

@@ -19,7 +19,7 @@ from darkroom.producer.gateway.jobs.jobs import Job
 from darkroom.producer.gateway.openapi import PROBLEMS
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem
-from darkroom.producer.gateway.routes.http_rules import RequestId, reads
+from darkroom.producer.gateway.routes.http_rules import RequestId, ranged, reads
 from darkroom.schemas.events.completion import ImageRef
 from darkroom.schemas.events.request import COUNT_MAX
 from darkroom.schemas.names import CONTENT_TYPES
@@ -36,6 +36,7 @@ _PICTURE: Final[dict[int | str, dict[str, Any]]] = {
         "description": "The picture.",
         "content": PICTURE_CONTENT,
     },
+    206: {"description": "The bytes that Range asked for.", "content": PICTURE_CONTENT},
     304: {"description": "Not modified: If-None-Match has its digest."},
     307: {"description": "The picture is at that URL, for a limited time."},
 }
@@ -82,7 +83,7 @@ async def image(
             "Submit the request again under a new id.",
             request_id=request_id,
         ) from error
-    return Response(content, media_type=media_type_of(picture), headers=kept)
+    return ranged(call, content, media_type_of(picture), kept)
 
 
 def picture_of(job: Job, number: int) -> ImageRef:

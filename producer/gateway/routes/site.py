@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from darkroom.producer.gateway.gateway import gateway_of
@@ -35,6 +35,11 @@ async def _file(call: Request, name: str) -> Response:
     Answered from within a route rather than by mounting: metrics and the header Allow know the routes alone.
     """
     response = await _files.get_response(name, call.scope)
+    if isinstance(response, FileResponse):
+        # As a whole: of a file that is sent in parts, HEAD would have another length than its compressed GET.
+        content = await run_in_threadpool(Path(response.path).read_bytes)
+        kept = {header: response.headers[header] for header in ("content-type", "etag", "last-modified")}
+        response = Response(content, headers=kept)
     # Browsers ask each time and get the file when it has changed: a new version is seen at once.
     response.headers["Cache-Control"] = "no-cache"
     return response

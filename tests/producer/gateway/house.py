@@ -24,6 +24,7 @@ from darkroom.producer.gateway.access.middleware import InputLimits
 from darkroom.producer.gateway.app import create_app
 from darkroom.producer.gateway.bounded_store import BoundedStore
 from darkroom.producer.gateway.gateway import Gateway
+from darkroom.producer.gateway.jobs.catalogue import Catalogue
 from darkroom.producer.gateway.jobs.queue import Backlog
 from darkroom.producer.gateway.metrics import Metrics
 from darkroom.producer.gateway.principal import ALL_SCOPES, Principal, Scope
@@ -159,7 +160,9 @@ class House:
         hub = new_hub(settings)
         hub.is_following = True
         store = BoundedStore(self.objects, settings.gateway.store_timeout_s)
-        yield Services(store, self.kafka, self.kafka, hub, list)
+        catalogue = Catalogue(hub, kept_max=settings.gateway.jobs_listed_max)
+        catalogue.unready = None
+        yield Services(store, self.kafka, self.kafka, hub, catalogue, list)
 
     async def _policy(self, request: GenerationRequest) -> Problem | None:
         return self.policy(request)

@@ -31,6 +31,7 @@ CHECKS = [
 ]
 CALLS = [
     ("/v1/generations", "POST"),
+    ("/v1/generations", "GET"),
     ("/v1/generations/{request_id}", "GET"),
     ("/v1/generations/{request_id}", "DELETE"),
     ("/v1/generations/{request_id}/events", "GET"),
