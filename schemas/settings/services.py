@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from pydantic_settings import NoDecode
 
 from darkroom.schemas.names import Topic
+from darkroom.schemas.settings.secret_files import SecretInFile
 from darkroom.schemas.wire.echo import ECHOED_BY_DEFAULT, check_name
 
 SECTION: Final = ConfigDict(
@@ -227,8 +228,32 @@ class S3Settings(BaseModel):
         description="http(s)://host:port at which callers outside reach the server, for signed addresses; the endpoint "
         "when not set.",
     )
+    credentials: Literal["static", "files", "aws", "web_identity"] = Field(
+        default="static",
+        description="Where keys come from: static, the settings' own; files, the same and all of them in files, which "
+        "are read again when they change; aws, Amazon's own chain (environment, profile, web identity, container, "
+        "instance), with the extra `aws`; web_identity, a token service.",
+    )
     access_key: SecretStr | None = Field(default=None, description="The access key, or a file that holds it.")
     secret_key: SecretStr | None = Field(default=None, description="The secret key, or a file that holds it.")
+    session_token: SecretStr | None = Field(
+        default=None, description="The session token of temporary keys, or a file that holds it."
+    )
+    web_identity_token_file: Path | None = Field(
+        default=None,
+        description="With web_identity: the file with the token that the token service exchanges for keys.",
+    )
+    sts_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/@\s]+/?$",
+        description="With web_identity: http(s)://host:port of the token service; the endpoint when not set, as MinIO "
+        "has it. ca_file holds for both.",
+    )
+    role_arn: str | None = Field(
+        default=None,
+        pattern=r"^[\x21-\x7e]{1,2048}$",
+        description="With web_identity: the role to take. Amazon wants one, MinIO only for some policies.",
+    )
     bucket: str = Field(
         default="darkroom",
         pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
@@ -289,6 +314,36 @@ class S3Settings(BaseModel):
         if self.sse != "aws:kms" and self.sse_kms_key_id is not None:
             raise ValueError(f"sse_kms_key_id is for sse aws:kms, and sse is {self.sse}")
         return self
+
+    @model_validator(mode="after")
+    def _has_one_identity(self) -> S3Settings:
+        own = [name for name in ("access_key", "secret_key", "session_token") if getattr(self, name) is not None]
+        exchanged = [name for name in ("web_identity_token_file", "sts_endpoint", "role_arn") if getattr(self, name)]
+        if self.credentials in ("aws", "web_identity") and own:
+            raise ValueError(f"credentials {self.credentials} brings its own keys: unset {' and '.join(own)}")
+        if self.credentials != "web_identity" and exchanged:
+            raise ValueError(
+                f"{' and '.join(exchanged)}: for credentials web_identity, and credentials is {self.credentials}"
+            )
+        if self.credentials == "web_identity" and self.web_identity_token_file is None:
+            raise ValueError("credentials web_identity needs web_identity_token_file")
+        if self.session_token is not None and len(own) < 3:
+            raise ValueError("session_token needs access_key and secret_key")
+        if self.credentials == "files" and not self.are_keys_in_files:
+            raise ValueError("credentials files needs access_key and secret_key, each in a file that _FILE names")
+        return self
+
+    @property
+    def are_keys_in_files(self) -> bool:
+        """Return whether each of the keys stands in a file, which may be replaced."""
+        keys = (self.access_key, self.secret_key)
+        token = self.session_token
+        return all(isinstance(key, SecretInFile) for key in keys) and isinstance(token, SecretInFile | None)
+
+    @property
+    def token_service(self) -> str:
+        """Return the address of the token service for web_identity."""
+        return self.sts_endpoint or self.endpoint
 
     @property
     def is_retention_asked_for(self) -> bool:

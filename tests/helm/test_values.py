@@ -111,6 +111,31 @@ def test_nothing_secret_is_in_a_manifest_and_all_of_it_is_mounted() -> None:
     assert all(mounted[f"/etc/darkroom/{name}"] == name for name in secrets)
 
 
+def test_the_stores_identity_decides_what_is_mounted() -> None:
+    keys = {"DARKROOM_S3__ACCESS_KEY_FILE", "DARKROOM_S3__SECRET_KEY_FILE"}
+    for credentials, of_the_secret in (("static", keys), ("files", keys), ("aws", set()), ("web_identity", set())):
+        annotations = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/darkroom"}
+        changed = {"settings.s3.credentials": credentials, "serviceAccount.annotations": annotations}
+        manifests = render(with_values(FLEET, changed))
+        worker = one(manifests, "Deployment", "worker")
+        environment = environment_of(manifests, worker)
+        assert environment.keys() & keys == of_the_secret
+        volumes = {volume["name"]: volume for volume in pod_of(worker)["volumes"]}
+        assert ("s3" in volumes) == bool(of_the_secret)
+        assert ("s3-identity" in volumes) == (credentials == "web_identity")
+        if credentials == "web_identity":
+            assert environment["DARKROOM_S3__WEB_IDENTITY_TOKEN_FILE"] == "/etc/darkroom/s3-identity/token"
+            (source,) = volumes["s3-identity"]["projected"]["sources"]
+            assert source["serviceAccountToken"]["audience"] == "sts.amazonaws.com"
+        assert one(manifests, "ServiceAccount", "worker")["metadata"]["annotations"] == annotations
+
+
+def test_a_session_token_is_a_file_too() -> None:
+    manifests = render(with_values(FLEET, {"secrets.s3.sessionToken": "session"}))
+    environment = environment_of(manifests, one(manifests, "Deployment", "worker"))
+    assert environment["DARKROOM_S3__SESSION_TOKEN_FILE"] == "/etc/darkroom/s3/session"
+
+
 def test_the_cache_fits_its_volume() -> None:
     manifests = render(with_values(FLEET, {"worker.cache": {"type": "emptyDir", "sizeGi": 100}}))
     worker = one(manifests, "Deployment", "worker")

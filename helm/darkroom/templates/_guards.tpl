@@ -74,7 +74,7 @@ includes this. The findings are explained in README.md, "What the chart refuses"
 {{- end -}}
 
 {{/* Secrets */}}
-{{- range $section, $names := dict "kafka" (list "sasl_password") "s3" (list "access_key" "secret_key") "access" (list "session_secret" "redis_url") -}}
+{{- range $section, $names := dict "kafka" (list "sasl_password") "s3" (list "access_key" "secret_key" "session_token") "access" (list "session_secret" "redis_url") -}}
 {{- range $name := $names -}}
 {{- if dig $section $name nil $settings -}}
 {{- fail (printf "settings.%s.%s is a secret, and values are kept in the clear in the release: put it into a Secret and name that in secrets.%s." $section $name $section) -}}
@@ -91,6 +91,13 @@ includes this. The findings are explained in README.md, "What the chart refuses"
 {{- end -}}
 {{- if ne (empty $v.secrets.kafka.certificate) (empty $v.secrets.kafka.key) -}}
 {{- fail "secrets.kafka.certificate and secrets.kafka.key are set together or not at all." -}}
+{{- end -}}
+
+{{- if and (eq (dig "credentials" "static" $settings.s3 | default "static") "files") (not $v.secrets.s3.name) -}}
+{{- fail "settings.s3.credentials is files: secrets.s3.name must name the Secret whose keys are mounted as files." -}}
+{{- end -}}
+{{- if and (dig "role_arn" nil $settings.s3) (ne (dig "credentials" "static" $settings.s3 | default "static") "web_identity") -}}
+{{- fail "settings.s3.role_arn is for settings.s3.credentials web_identity: for aws, annotate the service account (serviceAccount.annotations) or associate it with a role." -}}
 {{- end -}}
 
 {{/* Model and cache */}}
