@@ -160,8 +160,8 @@ class Renewing(Generic[ValueT]):
         if told is None:
             log.info("renewed: %s", self._name)
         else:
-            fields = {"error": str(told), "held_ones_serve": is_held}
-            log.warning("not renewed: %s (%s)", self._name, told, extra=fields)
+            meanwhile = "what is held serves until it ends" if is_held else "none is held"
+            log.warning("not renewed: %s; %s (%s)", self._name, meanwhile, told)
 
 
 class Ended(Exception):  # noqa: N818 - named for what happened

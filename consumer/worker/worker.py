@@ -32,7 +32,7 @@ from darkroom.consumer.worker.progress import ProgressFeed
 from darkroom.consumer.worker.rendering import Rendering
 from darkroom.inference.contract import Engine
 from darkroom.producer.kafka.connection import kafka_arguments
-from darkroom.producer.outages import KAFKA, watch_outages
+from darkroom.producer.outages import KAFKA, STORE, watch_outages
 from darkroom.producer.policy.policy_file import PolicyFile
 from darkroom.producer.recipes_file import read_recipes
 from darkroom.producer.store.objects import Objects
@@ -210,7 +210,7 @@ class Worker:
         elif not self.driver.joined:
             reasons.append("Kafka was not reached yet.")
         if core.store_is_away:
-            reasons.append("The object store does not answer; work goes on when it does.")
+            reasons.append(f"The object store does not answer; work goes on when it does. {STORE.error}".rstrip())
         if not self._kafka_answers:
             reasons.append("Kafka does not answer; work goes on when it does.")
         elif self.driver.poll_error is not None:

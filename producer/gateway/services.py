@@ -152,7 +152,7 @@ class _Probes:
         old = time.monotonic() - 2 * gateway.probe_s - max(gateway.kafka_timeout_s, gateway.store_timeout_s)
         reasons = []
         if not self._has_bucket or self._store.reached_at < old:
-            reasons.append("The object store has not answered lately.")
+            reasons.append(f"The object store has not answered lately. {STORE.error}".rstrip())
         if not self._hub.is_following or max(self._queue.reached_at, self._publisher.reached_at) < old:
             reasons.append("Kafka has not answered lately.")
         denied = (self._publisher.denied, self._queue.denied, self._feed.denied)

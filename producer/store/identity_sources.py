@@ -70,7 +70,8 @@ def failure_of(s3: S3Settings, error: Exception) -> StoreUnavailable:
         return _amazon_failure(said, error)
     service = s3.token_service
     if isinstance(error, TokenServiceRefused):
-        return _none(f"the token service at {service} refuses {_TOKEN_FILE} ({said})", _remedy_for(str(error)))
+        said = bounded(str(error), _SAID_CHARACTERS_MAX)
+        return _none(f"the token service at {service} refuses the token of {_TOKEN_FILE} ({said})", _remedy_for(said))
     if isinstance(error, (UnicodeDecodeError, OSError)) and not isinstance(error, TimeoutError):
         return _none(
             f"the token of {_TOKEN_FILE} cannot be read from {s3.web_identity_token_file} ({said})",
@@ -85,7 +86,7 @@ def failure_of(s3: S3Settings, error: Exception) -> StoreUnavailable:
 
 
 def _none(why: str, remedy: str) -> StoreUnavailable:
-    return StoreUnavailable(f"There are no keys for the object store: {why}.", remedy)
+    return StoreUnavailable(f"No keys came for the object store: {why}.", remedy)
 
 
 def _remedy_for(said: str) -> str:

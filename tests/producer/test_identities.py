@@ -273,7 +273,7 @@ async def test_no_address_is_signed_beyond_the_end_of_its_keys(store: TokenStore
 async def test_an_address_is_not_waited_for_where_no_keys_are_held(store: TokenStore, tmp_path: Path) -> None:
     """Addresses are signed on the event loop."""
     async with MinioObjects(web_identity(store, tmp_path)) as objects:
-        with pytest.raises(StoreUnavailable, match="no keys for the object store"):
+        with pytest.raises(StoreUnavailable, match="No keys came for the object store"):
             objects.presigned_get("shown", valid_s=60)
         await objects.put("shown", b"content", "text/plain")
         assert objects.presigned_get("shown", valid_s=60)

@@ -138,7 +138,7 @@ class _WithTokens(ObjectServer):
 
 
 class Service:
-    """What stands in for a service that hands out keys: counts its answers, and can be away, hang, or tell other ends.
+    """What stands in for a service that hands out keys: counts its answers and refusals, and can be away, hang, or tell other ends.
 
     The keys are the store's own, new ones in each answer.
     """
@@ -147,6 +147,7 @@ class Service:
         self._store = store
         self.url = ""
         self.answers = 0
+        self.refusals = 0
         self.is_away = False
         self.goes_on = threading.Event()
         """Cleared, answers are held back."""
@@ -173,6 +174,7 @@ class Service:
         """Whether the service answers this request at all."""
         self.goes_on.wait(60)
         if self.is_away:
+            self.refusals += 1
             answer(handler, 503, b"", "text/plain")
         return not self.is_away
 
