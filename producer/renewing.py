@@ -94,18 +94,24 @@ class Renewing(Generic[ValueT]):
 
     def renewed(self, refused: ValueT) -> bool:
         """Return whether another value than the refused one is held by now, fetched for this call if need be."""
-        with self._lock:
-            if self._held is not None and self._held.value != refused:
-                return True
-            under_way = self._under_way
-            if under_way is None:
-                if self._monotonic() < self._refused_not_before:
-                    return False
-                self._refused_not_before = self._monotonic() + REFUSED_S_MIN
-                under_way = self._begin(anew=True)
-        under_way.wait(self._wait_s)
+        under_way = self.renew(refused)
+        if under_way is not None:
+            under_way.wait(self._wait_s)
         with self._lock:
             return self._held is not None and self._held.value != refused
+
+    def renew(self, refused: ValueT) -> threading.Event | None:
+        """Return the fetch that is under way for another value than the refused one; None where none is needed or due.
+
+        A fetch is begun for this call if need be. Does not wait for it.
+        """
+        with self._lock:
+            if self._under_way is not None or (self._held is not None and self._held.value != refused):
+                return self._under_way
+            if self._monotonic() < self._refused_not_before:
+                return None
+            self._refused_not_before = self._monotonic() + REFUSED_S_MIN
+            return self._begin(anew=True)
 
     def _look(self) -> tuple[Lease[ValueT] | None, threading.Event | None]:
         """Return what is held and valid, and the fetch that is under way; begins one where it is time for it."""

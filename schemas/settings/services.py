@@ -63,11 +63,33 @@ class KafkaSettings(BaseModel):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT", description="How the connection is protected. Anything but a private network wants TLS."
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
         default=None, description="How to log in, with SASL_PLAINTEXT and SASL_SSL."
     )
     sasl_username: str | None = Field(default=None, description="Who logs in.")
     sasl_password: SecretStr | None = Field(default=None, description="The password, or a file that holds it.")
+    oauth_token_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^@\s]+$",
+        description="With OAUTHBEARER: the token endpoint; found by oauth_issuer when not set.",
+    )
+    oauth_issuer: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^@\s]+$",
+        description="With OAUTHBEARER: the issuer, whose openid-configuration names the token endpoint.",
+    )
+    oauth_client_id: str | None = Field(default=None, description="With OAUTHBEARER: the client that logs in.")
+    oauth_client_secret: SecretStr | None = Field(
+        default=None, description="The client's secret, or a file that holds it."
+    )
+    oauth_assertion_file: Path | None = Field(
+        default=None,
+        description="In place of a secret: a file with a token that vouches for the client, as Kubernetes mounts one.",
+    )
+    oauth_scope: str | None = Field(default=None, description="Scopes to ask for, separated by spaces.")
+    oauth_ca_file: Path | None = Field(
+        default=None, description="Authorities to trust for the token service; the system's when not set."
+    )
     ssl_cafile: Path | None = Field(
         default=None, description="The certificate authorities to trust; the system's when not set."
     )
@@ -119,10 +141,19 @@ class KafkaSettings(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> KafkaSettings:
+        is_oauth = self.sasl_mechanism == "OAUTHBEARER"
         if self.security_protocol.startswith("SASL"):
-            missing = [name for name in ("sasl_mechanism", "sasl_username", "sasl_password") if not getattr(self, name)]
+            needed = ("oauth_client_id",) if is_oauth else ("sasl_mechanism", "sasl_username", "sasl_password")
+            missing = [name for name in needed if not getattr(self, name)]
             if missing:
                 raise ValueError(f"security_protocol {self.security_protocol} needs {' and '.join(missing)}")
+        set_ones = [name for name in KafkaSettings.model_fields if name.startswith("oauth_") and getattr(self, name)]
+        if set_ones and not is_oauth:
+            raise ValueError(f"{' and '.join(set_ones)}: for sasl_mechanism OAUTHBEARER")
+        if is_oauth and not (self.oauth_token_url or self.oauth_issuer):
+            raise ValueError("sasl_mechanism OAUTHBEARER needs oauth_token_url or oauth_issuer")
+        if is_oauth and (self.oauth_client_secret is None) == (self.oauth_assertion_file is None):
+            raise ValueError("sasl_mechanism OAUTHBEARER needs either oauth_client_secret or oauth_assertion_file")
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise ValueError("ssl_certfile and ssl_keyfile are set together or not at all")
         return self

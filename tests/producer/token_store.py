@@ -19,43 +19,15 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
-import jwt
 import urllib3
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from darkroom.consumer.stack.objects import ObjectServer
 from darkroom.consumer.stack.state import Credentials
 from tests.loopback import QuietHandler, served
+from tests.producer.issuer import AUDIENCE, Issuer, answer
 
 ROLE: Final = "arn:aws:iam::role/writer"
-AUDIENCE: Final = "darkroom"
 READY_S_MAX: Final = 60.0
-
-
-class Issuer:
-    """An OpenID provider: signs tokens and publishes its key."""
-
-    def __init__(self) -> None:
-        self._key = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
-        self.url = ""
-
-    def token(self, *, life_s: float = 3600, **claims: Any) -> str:
-        """A token for the store's token service; `claims` are others than the right ones."""
-        now = time.time()
-        right = {"iss": self.url, "aud": AUDIENCE, "sub": "pod", "iat": now, "exp": now + life_s}
-        return jwt.encode(right | claims, self._key, algorithm="RS256", headers={"kid": "one"})
-
-    @contextmanager
-    def serving(self) -> Iterator[None]:
-        public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self._key.public_key()))
-        keys = {"keys": [public | {"kid": "one", "use": "sig", "alg": "RS256"}]}
-
-        class Handler(QuietHandler):
-            def do_GET(self) -> None:  # noqa: N802 - as the base class looks for it
-                answer(self, 200, json.dumps(keys).encode(), "application/json")
-
-        with served(Handler) as self.url:
-            yield
 
 
 class TokenStore:
@@ -138,9 +110,9 @@ class _WithTokens(ObjectServer):
 
 
 class Service:
-    """What stands in for a service that hands out keys: counts its answers and refusals, and can be away, hang, or tell other ends.
+    """Stands in for a service that hands out keys, and counts its answers and refusals.
 
-    The keys are the store's own, new ones in each answer.
+    It can be away, hang, or tell other ends. The keys are the store's own, new ones in each answer.
     """
 
     def __init__(self, store: TokenStore) -> None:
@@ -225,12 +197,3 @@ def pod_identity(store: TokenStore, token_file: Path) -> Iterator[Service]:
     with served(Handler) as url:
         service.url = f"{url}/v1/credentials"
         yield service
-
-
-def answer(handler: QuietHandler, status: int, body: bytes, kind: str) -> None:
-    """Send an answer of a fixed length."""
-    handler.send_response(status)
-    handler.send_header("Content-Type", kind)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
