@@ -92,6 +92,14 @@ class Renewing(Generic[ValueT]):
                 return lease.value
         return self._after()
 
+    @property
+    def error(self) -> Exception | None:
+        """The failure that keeps callers from a value; None while a valid one is held, or none was asked for yet."""
+        with self._lock:
+            lease = self._held
+            is_valid = lease is not None and (lease.ends_at is None or lease.ends_at > self._clock())
+            return None if is_valid else self._error
+
     def renewed(self, refused: ValueT) -> bool:
         """Return whether another value than the refused one is held by now, fetched for this call if need be."""
         under_way = self.renew(refused)

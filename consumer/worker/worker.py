@@ -32,6 +32,7 @@ from darkroom.consumer.worker.progress import ProgressFeed
 from darkroom.consumer.worker.rendering import Rendering
 from darkroom.inference.contract import Engine
 from darkroom.producer.kafka.connection import kafka_arguments
+from darkroom.producer.kafka.refusals import log_in_trouble
 from darkroom.producer.outages import KAFKA, STORE, watch_outages
 from darkroom.producer.policy.policy_file import PolicyFile
 from darkroom.producer.recipes_file import read_recipes
@@ -217,6 +218,8 @@ class Worker:
             reasons.append(f"No records come from Kafka; work goes on when they do. {self.driver.poll_error}")
         elif (silent_s := self._silent_s()) > POLL_SILENT_S_MAX:
             reasons.append(f"No poll of Kafka has succeeded for {silent_s:.0f} s; work goes on when one does.")
+        if (trouble := log_in_trouble(self.settings.kafka)) is not None:
+            reasons.append(trouble)
         reasons += [str(refused) for refused in list(self.driver.refusals.values())]
         closed = [one.key.partition for one in core.partitions if not one.is_open]
         if closed:

@@ -21,7 +21,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from darkroom.producer.kafka.tls import KAFKA, Trouble, trouble_of
-from darkroom.producer.kafka.tokens import TokenUnavailable
+from darkroom.producer.kafka.tokens import TokenUnavailable, token_error
 from darkroom.schemas.errors import bounded
 
 if TYPE_CHECKING:
@@ -85,6 +85,15 @@ async def _redirected(
         f"({bounded(said, _SAID_CHARACTERS_MAX)})",
         "Let the brokers' advertised.listeners name addresses that this machine reaches.",
     )
+
+
+def log_in_trouble(kafka: KafkaSettings) -> str | None:
+    """Return the sentences for why brokers let no client of this process in, as far as tokens are the reason."""
+    error = token_error(kafka)
+    if error is None:
+        return None
+    trouble = _log_in_refused(kafka, error)
+    return f"Kafka does not let us in: {trouble.what}. {trouble.remedy}"
 
 
 def _log_in_refused(kafka: KafkaSettings, error: KafkaError) -> Trouble:

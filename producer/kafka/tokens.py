@@ -34,7 +34,7 @@ from darkroom.schemas.errors import bounded
 if TYPE_CHECKING:
     from darkroom.schemas.settings import KafkaSettings
 
-__all__ = ["TokenProvider", "TokenUnavailable", "claims_of", "provider_for"]
+__all__ = ["TokenProvider", "TokenUnavailable", "provider_for", "token_error"]
 
 CONNECT_S_MAX: Final = 3.0
 READ_S_MAX: Final = 5.0
@@ -78,10 +78,19 @@ class _Source(NamedTuple):
         return self.url or self.issuer or ""
 
 
+class _Tokens:
+    """The tokens of one source, for all clients of the process."""
+
+    def __init__(self, source: _Source) -> None:
+        self.held = Renewing("kafka-token", _Fetch(source), failure=lambda error: _failure(source, error))
+        self.refusal: SaslAuthenticationFailed | None = None
+        """What a broker said against the token that it was shown last; None once one is taken."""
+
+
 class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
     """The tokens as one client sees them."""
 
-    def __init__(self, tokens: Renewing[str]) -> None:
+    def __init__(self, tokens: _Tokens) -> None:
         self._tokens = tokens
         self._shown: str | None = None
 
@@ -89,16 +98,22 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
     async def token(self) -> str:
         """Return a valid token. Raises `TokenUnavailable`."""
         try:
-            self._shown = self._tokens.held()
+            self._shown = self._tokens.held.held()
         except TokenUnavailable:
-            self._shown = await asyncio.to_thread(self._tokens.current)
+            self._shown = await asyncio.to_thread(self._tokens.held.current)
         return self._shown
+
+    def refused(self, error: SaslAuthenticationFailed) -> None:
+        """Take note of what a broker says against the token."""
+        self._tokens.refusal = error
 
     def tried(self, *, connected: bool) -> None:
         """Take note of how an attempt to connect ended. Begins to fetch another token where one was shown in vain."""
         shown, self._shown = self._shown, None
-        if shown is not None and not connected:
-            self._tokens.renew(shown)
+        if shown is not None and connected:
+            self._tokens.refusal = None
+        elif shown is not None:
+            self._tokens.held.renew(shown)
 
 
 class _Authenticator(OAuthAuthenticator):  # type: ignore[misc]
@@ -110,30 +125,42 @@ class _Authenticator(OAuthAuthenticator):  # type: ignore[misc]
     async def step(self, payload: bytes | None) -> Any:
         """As the base class. Raises `SaslAuthenticationFailed` with what the broker says."""
         if self._token_sent and payload:
-            raise SaslAuthenticationFailed(payload.decode("utf-8", "replace"))
+            error = SaslAuthenticationFailed(payload.decode("utf-8", "replace"))
+            if isinstance(self._sasl_oauth_token_provider, TokenProvider):
+                self._sasl_oauth_token_provider.refused(error)
+            raise error
         return await super().step(payload)
 
 
 def provider_for(kafka: KafkaSettings) -> TokenProvider:
     """Return the tokens for one client. All clients with the same settings share one holder."""
-    assert kafka.oauth_client_id is not None
     aiokafka.conn.OAuthAuthenticator = _Authenticator  # connections make it by this name
-    return TokenProvider(
-        _holder(
-            _Source(
-                kafka.oauth_token_url,
-                kafka.oauth_issuer,
-                kafka.oauth_client_id,
-                kafka.oauth_client_secret,
-                kafka.oauth_assertion_file,
-                kafka.oauth_scope,
-                kafka.oauth_ca_file,
-            )
-        )
+    return TokenProvider(_tokens(_source(kafka)))
+
+
+def token_error(kafka: KafkaSettings) -> KafkaError | None:
+    """Return why clients with these settings are not let in for want of a token that a broker takes, if that is why."""
+    if kafka.sasl_mechanism != "OAUTHBEARER":
+        return None
+    tokens = _tokens(_source(kafka))
+    error = tokens.held.error
+    return error if isinstance(error, KafkaError) else tokens.refusal
+
+
+def _source(kafka: KafkaSettings) -> _Source:
+    assert kafka.oauth_client_id is not None
+    return _Source(
+        kafka.oauth_token_url,
+        kafka.oauth_issuer,
+        kafka.oauth_client_id,
+        kafka.oauth_client_secret,
+        kafka.oauth_assertion_file,
+        kafka.oauth_scope,
+        kafka.oauth_ca_file,
     )
 
 
-def claims_of(token: str) -> dict[str, Any]:
+def _claims_of(token: str) -> dict[str, Any]:
     """Return what a JWT says of itself, unverified, for a sentence; empty for any other token."""
     try:
         part = token.split(".")[1]
@@ -144,8 +171,8 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=_SERVICES_MAX)
-def _holder(source: _Source) -> Renewing[str]:
-    return Renewing("kafka-token", _Fetch(source), failure=lambda error: _failure(source, error))
+def _tokens(source: _Source) -> _Tokens:
+    return _Tokens(source)
 
 
 class _Fetch:
@@ -230,7 +257,7 @@ def _end_of(token: str, expires_in: object) -> float:
     try:
         return now + float(str(expires_in))
     except ValueError:
-        ends = claims_of(token).get("exp")
+        ends = _claims_of(token).get("exp")
         return float(ends) if isinstance(ends, int | float) else now + LIFE_S_UNKNOWN
 
 

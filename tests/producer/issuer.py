@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote
 
@@ -59,8 +60,8 @@ class Issuer:
         return f"{self.url}/oauth/token"
 
     @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Serve on a free port. `url` is the issuer's name from now on."""
+    def serving(self, identity: Path | None = None) -> Iterator[None]:
+        """Serve on a free port, by TLS with an `identity`. `url` is the issuer's name from now on."""
         issuer = self
 
         class Handler(QuietHandler):
@@ -75,7 +76,7 @@ class Issuer:
                 status, said = issuer.exchange(self.headers.get("Authorization"), fields)
                 answer(self, status, json.dumps(said).encode(), "application/json")
 
-        with served(Handler) as self.url:
+        with served(Handler, identity) as self.url:
             yield
 
     def documents(self) -> dict[str, Any]:
