@@ -64,6 +64,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"autoscaling.keda.prometheus.serverAddress": ""},
         "needs autoscaling.keda.prometheus.serverAddress",
     ),
+    "a token without its secret": (
+        {"settings.kafka.sasl_mechanism": "OAUTHBEARER"},
+        "secrets.kafka needs name and oauthSecret",
+    ),
+    "a token endpoint that KEDA does not know": (
+        {"settings.kafka.sasl_mechanism": "OAUTHBEARER", "secrets.kafka.oauthSecret": "s"},
+        "needs settings.kafka.oauth_token_url",
+    ),
     "files without a secret": (
         {"settings.s3.credentials": "files", "secrets.s3.name": ""},
         "secrets.s3.name must name the Secret",

@@ -130,6 +130,36 @@ def test_the_stores_identity_decides_what_is_mounted() -> None:
         assert one(manifests, "ServiceAccount", "worker")["metadata"]["annotations"] == annotations
 
 
+def test_the_kafka_client_that_logs_in_by_tokens_is_the_workers_and_kedas() -> None:
+    changed = {
+        "settings.kafka.sasl_mechanism": "OAUTHBEARER",
+        "settings.kafka.oauth_client_id": "workers",
+        "settings.kafka.oauth_token_url": "https://issuer/token",
+        "settings.kafka.oauth_scope": "kafka",
+        "secrets.kafka": {"name": "darkroom-kafka", "oauthSecret": "client-secret", "ca": "ca.crt"},
+    }
+    values = with_values(FLEET, changed)
+    values["secrets"]["kafka"] |= {"username": "", "password": ""}
+    manifests = render(values)
+    worker = one(manifests, "Deployment", "worker")
+    environment = environment_of(manifests, worker)
+    assert environment["DARKROOM_KAFKA__OAUTH_CLIENT_SECRET_FILE"] == "/etc/darkroom/kafka/client-secret"
+    assert environment["DARKROOM_KAFKA__OAUTH_TOKEN_URL"] == "https://issuer/token"
+    (scaled,) = (manifest for manifest in manifests if manifest["kind"] == "ScaledObject")
+    (trigger,) = (trigger for trigger in scaled["spec"]["triggers"] if trigger["type"] == "kafka")
+    assert trigger["metadata"]["sasl"] == "oauthbearer"
+    (login,) = (manifest for manifest in manifests if manifest["kind"] == "TriggerAuthentication")
+    secret = {entry["parameter"]: entry["key"] for entry in login["spec"]["secretTargetRef"]}
+    assert secret == {"password": "client-secret", "ca": "ca.crt"}
+    assert {entry["parameter"]: entry["name"] for entry in login["spec"]["env"]} == {
+        "username": "DARKROOM_KAFKA__OAUTH_CLIENT_ID",
+        "oauthTokenEndpointUri": "DARKROOM_KAFKA__OAUTH_TOKEN_URL",
+        "scopes": "DARKROOM_KAFKA__OAUTH_SCOPE",
+    }
+    containers = {container["name"] for container in pod_of(worker)["containers"]}
+    assert {entry["containerName"] for entry in login["spec"]["env"]} <= containers
+
+
 def test_a_session_token_is_a_file_too() -> None:
     manifests = render(with_values(FLEET, {"secrets.s3.sessionToken": "session"}))
     environment = environment_of(manifests, one(manifests, "Deployment", "worker"))

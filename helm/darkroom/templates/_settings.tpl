@@ -80,6 +80,10 @@ DARKROOM_MODEL__CACHE_BYTES_MAX: {{ include "darkroom.cacheBytes" . | quote }}
 - name: DARKROOM_KAFKA__SASL_PASSWORD_FILE
   value: /etc/darkroom/kafka/{{ . }}
 {{- end }}
+{{- with $kafka.oauthSecret }}
+- name: DARKROOM_KAFKA__OAUTH_CLIENT_SECRET_FILE
+  value: /etc/darkroom/kafka/{{ . }}
+{{- end }}
 {{- with $kafka.ca }}
 - name: DARKROOM_KAFKA__SSL_CAFILE
   value: /etc/darkroom/kafka/{{ . }}
