@@ -12,7 +12,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,15 +26,18 @@ from darkroom.consumer.stack.state import Credentials
 from tests.loopback import QuietHandler, served
 from tests.producer.issuer import AUDIENCE, Issuer, answer
 
-ROLE: Final = "arn:aws:iam::role/writer"
+ROLES: Final = "arn:aws:iam::role/"
+ROLE: Final = f"{ROLES}writer"
 READY_S_MAX: Final = 60.0
 
 
 class TokenStore:
     """The server, running."""
 
-    def __init__(self, folder: Path, *, life: str = "15m") -> None:
+    def __init__(self, folder: Path, *, life: str = "15m", policies: Mapping[str, Any] | None = None) -> None:
+        """`policies` are those of further roles, by the last part of the role's name."""
         self.folder = folder
+        self._policies = policies or {}
         self.issuer = Issuer()
         self._life = life
         self.root = Credentials("root-key", "root-secret-of-this-test", "darkroom")
@@ -94,14 +97,24 @@ class TokenStore:
             "policy": {"defaultEffect": "Deny", "storeType": "memory"},
             "roles": [
                 {
-                    "roleName": "writer",
-                    "roleArn": ROLE,
+                    "roleName": name,
+                    "roleArn": f"{ROLES}{name}",
                     "trustPolicy": {"Version": "2012-10-17", "Statement": [trust]},
-                    "attachedPolicies": ["everything"],
+                    "attachedPolicies": [name],
                 }
+                for name in ("writer", *self._policies)
             ],
-            "policies": [{"name": "everything", "document": {"Version": "2012-10-17", "Statement": [everything]}}],
+            "policies": [
+                {"name": "writer", "document": {"Version": "2012-10-17", "Statement": [everything]}},
+                *({"name": name, "document": _that_may_be_used(one)} for name, one in self._policies.items()),
+            ],
         }
+
+
+def _that_may_be_used(policy: dict[str, Any]) -> dict[str, Any]:
+    """SeaweedFS (4.48) asks for a right of its own before it takes the session that a policy belongs to."""
+    session = {"Effect": "Allow", "Action": ["sts:ValidateSession"], "Resource": ["*"]}
+    return policy | {"Statement": [*policy["Statement"], session]}
 
 
 class _WithTokens(ObjectServer):
