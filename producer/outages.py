@@ -100,7 +100,7 @@ class Outage:
 
     def failed(self, source: str, error: object, *, answers: bool = True) -> None:
         """Note that `source` was refused or not answered. `answers`: it calls `answered` once it is served again."""
-        said = " ".join(str(error).split())[:ERROR_CHARACTERS_MAX]
+        said = " ".join((str(error) or type(error).__name__).split())[:ERROR_CHARACTERS_MAX]
         with self._lock:
             now = self._clock()
             ended = self._due(now)

@@ -448,6 +448,31 @@ def test_a_fetch_is_one_for_many_threads_and_whatever_it_raises_is_told_as_a_sen
     assert all("a provider's own idea" in one for one in said)
 
 
+def test_nobody_waits_for_a_renewal_that_hangs_while_what_is_held_is_good() -> None:
+    clock, hangs, goes_on = [1000.0], threading.Event(), threading.Event()
+
+    def fetch(anew: bool) -> Lease[str]:
+        assert not anew
+        if clock[0] == 1000.0:
+            return Lease("first", 1900.0)
+        hangs.set()
+        goes_on.wait(30)
+        return Lease("second", 4000.0)
+
+    holder = Renewing("test", fetch, failure=lambda error: StoreUnavailable(str(error)), clock=lambda: clock[0])
+    assert holder.current() == "first"
+    clock[0] = 1599.0  # 301 s before the end: too early
+    assert holder.current() == "first"
+    assert not hangs.is_set()
+    clock[0] = 1601.0
+    assert [holder.current() for _ in range(100)] == ["first"] * 100, "they return while the fetch hangs"
+    assert hangs.wait(30)
+    assert holder.renew("first") is not None  # the fetch that is under way is the one for them too
+    goes_on.set()
+    assert holder.renewed("first")
+    assert holder.held() == "second"
+
+
 def test_a_store_without_keys_has_no_identity() -> None:
     assert identity_of(S3Settings()) is None
 
