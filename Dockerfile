@@ -33,7 +33,7 @@ COPY pyproject.toml requirements.lock README.md LICENSE ./
 FROM build AS build-gateway
 RUN --mount=type=cache,target=/root/.cache/uv \
     /opt/uv/bin/uv pip install --python /opt/darkroom --constraint requirements.lock --verify-hashes \
-        --requirements pyproject.toml --extra gateway --extra trace
+        --requirements pyproject.toml --extra gateway --extra trace --extra aws
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv \
     /opt/uv/bin/uv pip install --python /opt/darkroom --no-deps --build-constraint requirements.lock .
@@ -41,7 +41,8 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 FROM build AS build-worker
 RUN --mount=type=cache,target=/root/.cache/uv \
     /opt/uv/bin/uv pip install --python /opt/darkroom --constraint requirements.lock --verify-hashes \
-        --requirements pyproject.toml --extra render --extra photos --extra provenance --extra gateway --extra trace
+        --requirements pyproject.toml --extra render --extra photos --extra provenance --extra gateway \
+        --extra trace --extra aws
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv \
     /opt/uv/bin/uv pip install --python /opt/darkroom --no-deps --build-constraint requirements.lock .

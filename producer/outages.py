@@ -93,9 +93,14 @@ class Outage:
         """Return whether the server is away."""
         return self._began_at is not None
 
+    @property
+    def error(self) -> str:
+        """The last failure's sentence while the server is away; empty otherwise."""
+        return self._error if self.is_on else ""
+
     def failed(self, source: str, error: object, *, answers: bool = True) -> None:
         """Note that `source` was refused or not answered. `answers`: it calls `answered` once it is served again."""
-        said = " ".join(str(error).split())[:ERROR_CHARACTERS_MAX]
+        said = " ".join((str(error) or type(error).__name__).split())[:ERROR_CHARACTERS_MAX]
         with self._lock:
             now = self._clock()
             ended = self._due(now)

@@ -39,6 +39,10 @@ KNOWN: dict[str, tuple[Counter[str], str]] = {
         "one call that may never return; its outcome is awaited",
     ),
     "producer/tracing.py": (Counter(Thread=1), "the last spans' sending; the process ends without it after seconds"),
+    "producer/renewing.py": (
+        Counter(Thread=1),
+        "one fetch that may never return; whatever it raises is told to callers",
+    ),
     "producer/client/client.py": (Counter(create_task=1, ensure_future=2), AWAITED),
     "producer/store/s3_objects.py": (Counter(ThreadPoolExecutor=1, run_in_executor=1), AWAITED),
     "producer/store/s3_bucket.py": (Counter(ThreadPoolExecutor=1), AWAITED),

@@ -21,6 +21,7 @@ from darkroom.consumer.weights.cache import ModelCache
 from darkroom.consumer.weights.listing import RemoteModel, list_model
 from darkroom.consumer.weights.transfer import fetch_file
 from darkroom.inference.types import ModelError
+from darkroom.producer.store.identities import identity_of
 from darkroom.producer.store.objects import BucketForbidden, ObjectsError
 from darkroom.producer.store.s3_client import connect
 from darkroom.producer.store.s3_errors import translated
@@ -38,6 +39,7 @@ class ModelStore:
 
     def __init__(self, s3: S3Settings, model: ModelSettings) -> None:
         self._s3 = s3
+        self._identity = identity_of(s3)
         self._folder = model.cache_path or default_folder()
         self._cache = ModelCache(self._folder, model.cache_bytes_max)
 
@@ -51,7 +53,7 @@ class ModelStore:
     @contextlib.contextmanager
     def connected(self, source: StorePrefix) -> Iterator[Minio]:
         """Connect to the store for the length of a block. Failures in it become `ModelError`s about `source`."""
-        client, http = connect(self._s3)
+        client, http = connect(self._s3, self._identity)
         try:
             # Translated as for another bucket than the one of pictures: its remedies are not ours.
             with translated(self._s3, source.bucket):

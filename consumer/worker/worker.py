@@ -33,7 +33,8 @@ from darkroom.consumer.worker.rendering import Rendering
 from darkroom.consumer.worker.traces import WorkerTraces
 from darkroom.inference.contract import Engine
 from darkroom.producer.kafka.connection import kafka_arguments
-from darkroom.producer.outages import KAFKA, watch_outages
+from darkroom.producer.kafka.refusals import log_in_trouble
+from darkroom.producer.outages import KAFKA, STORE, watch_outages
 from darkroom.producer.policy.policy_file import PolicyFile
 from darkroom.producer.recipes_file import read_recipes
 from darkroom.producer.store.objects import Objects
@@ -220,13 +221,15 @@ class Worker:
         elif not self.driver.joined:
             reasons.append("Kafka was not reached yet.")
         if core.store_is_away:
-            reasons.append("The object store does not answer; work goes on when it does.")
+            reasons.append(f"The object store does not answer; work goes on when it does. {STORE.error}".rstrip())
         if not self._kafka_answers:
             reasons.append("Kafka does not answer; work goes on when it does.")
         elif self.driver.poll_error is not None:
             reasons.append(f"No records come from Kafka; work goes on when they do. {self.driver.poll_error}")
         elif (silent_s := self._silent_s()) > POLL_SILENT_S_MAX:
             reasons.append(f"No poll of Kafka has succeeded for {silent_s:.0f} s; work goes on when one does.")
+        if (trouble := log_in_trouble(self.settings.kafka)) is not None:
+            reasons.append(trouble)
         reasons += [str(refused) for refused in list(self.driver.refusals.values())]
         closed = [one.key.partition for one in core.partitions if not one.is_open]
         if closed:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from darkroom.producer.terminal import config_option, settings_of
 from darkroom.schemas.rights import Role, as_kafka_acls, as_strimzi, rights_of
+from darkroom.schemas.settings import Settings
+from darkroom.schemas.settings.model_source import StorePrefix
+from darkroom.schemas.store_rights import StoreArea, store_policy
 
 _NAMES = ("request", "completion", "progress", "cancellation", "errors", "unsupported-fields", "asyncapi")
 
@@ -53,16 +57,27 @@ def schemas(only: str | None, folder: Path | None, as_json: bool) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "kafka-acls", "strimzi"]),
+    type=click.Choice(["table", "kafka-acls", "strimzi", "iam", "minio"]),
     default="table",
     show_default=True,
-    help="A table, commands for Apache Kafka's kafka-acls, or a KafkaUser for Strimzi.",
+    help="Kafka's rights as a table, commands for kafka-acls, or a KafkaUser for Strimzi; the store's as a policy "
+    "of Amazon's IAM or of MinIO.",
 )
+@click.option("--new-bucket", is_flag=True, help="With iam and minio: the bucket is not there yet, and init makes it.")
 @click.option("--principal", default="User:darkroom", show_default=True, help="The principal to give the rights to.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of the rights.")
-def rights(config: Path | None, role: str, form: str, principal: str, as_json: bool) -> None:
-    """Print the minimal Kafka rights of a role, with this deployment's topics and group."""
+def rights(config: Path | None, *, role: str, form: str, new_bucket: bool, principal: str, as_json: bool) -> None:
+    """Print the minimal rights of a role, on Kafka or on the object store, with this deployment's names.
+
+    Programs take each format as it is; --json is for the table.
+    """
     settings = settings_of(config)
+    if form in ("iam", "minio"):
+        policy = _store_policy(settings, Role(role), new_bucket=new_bucket, is_amazon=form == "iam")
+        if policy is None:
+            raise click.ClickException(f"The role {role} does not use the object store: it needs no policy there.")
+        click.echo(json.dumps(policy, indent=None if as_json else 2))
+        return
     wanted = rights_of(Role(role), prefix=settings.topics.prefix, group_id=settings.kafka.group_id)
     if as_json:
         click.echo(
@@ -86,6 +101,19 @@ def rights(config: Path | None, role: str, form: str, principal: str, as_json: b
     else:
         for right in wanted:
             click.echo(f"{right.operation:<16}{right.resource.value:<18}{right.name}{'*' if right.is_prefix else ''}")
+
+
+def _store_policy(settings: Settings, role: Role, *, new_bucket: bool, is_amazon: bool) -> dict[str, Any] | None:
+    s3 = settings.s3
+    sources = [one for _, one in settings.model if isinstance(one, StorePrefix)]
+    return store_policy(
+        role,
+        StoreArea(s3.bucket, s3.prefix),
+        makes_bucket=new_bucket,
+        pictures=[bucket for bucket in s3.allowed_buckets if bucket != s3.bucket],
+        models=[StoreArea(one.bucket, one.prefix) for one in dict.fromkeys(sources)],
+        kms_key=s3.sse_kms_key_id if is_amazon else None,
+    )
 
 
 @click.command(name="recipes", epilog="Example: DARKROOM_MODEL__RECIPES_FILE=examples/recipes.toml darkroom recipes")

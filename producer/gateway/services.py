@@ -17,6 +17,7 @@ from darkroom.producer.gateway.jobs.feed import Feed
 from darkroom.producer.gateway.jobs.hub import Hub
 from darkroom.producer.gateway.jobs.publisher import Publisher
 from darkroom.producer.gateway.jobs.queue import Backlog, Queue
+from darkroom.producer.kafka.refusals import log_in_trouble
 from darkroom.producer.outages import STORE
 from darkroom.producer.store.objects import StoreUnavailable
 from darkroom.producer.store.s3_objects import MinioObjects
@@ -168,11 +169,13 @@ class _Probes:
         old = time.monotonic() - 2 * gateway.probe_s - max(gateway.kafka_timeout_s, gateway.store_timeout_s)
         reasons = []
         if not self._has_bucket or self._store.reached_at < old:
-            reasons.append("The object store has not answered lately.")
+            reasons.append(f"The object store has not answered lately. {STORE.error}".rstrip())
         if not self._hub.is_following or max(self._queue.reached_at, self._publisher.reached_at) < old:
             reasons.append("Kafka has not answered lately.")
         if not self._catalogue.has_read:
             reasons.append("The topics have not been read for the list of jobs yet.")
+        if (trouble := log_in_trouble(self._settings.kafka)) is not None:
+            reasons.append(trouble)
         denied = (self._publisher.denied, self._queue.denied, self._feed.denied, self._catalogue.denied)
         reasons += [why for why in dict.fromkeys(denied) if why is not None]
         if self._publisher.reached_at == float("-inf"):

@@ -25,6 +25,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from darkroom.producer.kafka.passwords import Password
+from darkroom.producer.kafka.tokens import TokenProvider
 
 __all__ = ["BROKER_S_MAX", "CLUSTER_S_MAX", "harden"]
 
@@ -82,9 +83,11 @@ class _Hardened(AIOKafkaClient):  # type: ignore[misc]
             except KafkaConnectionError:
                 # Where nobody hung, everybody refused: that is an answer.
                 now = time.monotonic()
+                self._tell_tokens(connected=False)
                 if now - begun < BROKER_S_MAX or now >= deadline:
                     raise
             else:
+                self._tell_tokens(connected=True)
                 return
             finally:
                 self._request_timeout_ms = whole_ms
@@ -94,7 +97,7 @@ class _Hardened(AIOKafkaClient):  # type: ignore[misc]
         place = (node_id, named.get("group", ConnectionGroup.DEFAULT))
         self._locks, self._failures = self._locks or {}, self._failures or {}
         lock = self._locks.setdefault(place, asyncio.Lock())
-        failed = self._failures.get(place, 0)
+        failed, connection = self._failures.get(place, 0), None
         try:
             async with asyncio.timeout(min(self._request_timeout_ms / 1000, BROKER_S_MAX * 2.0**failed)):
                 async with lock:
@@ -103,10 +106,17 @@ class _Hardened(AIOKafkaClient):  # type: ignore[misc]
             self._failures[place] = failed + 1
             self.force_metadata_update()
             return None
+        finally:
+            self._tell_tokens(connected=connection is not None)
         if connection is not None:
             self._failures.pop(place, None)
             connection.__class__ = _Connection
         return connection
+
+    def _tell_tokens(self, *, connected: bool) -> None:
+        provider = self._sasl_oauth_token_provider
+        if isinstance(provider, TokenProvider):
+            provider.tried(connected=connected)
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc]

@@ -16,6 +16,7 @@ from darkroom.producer.kafka.passwords import Password
 from darkroom.producer.kafka.refusals import refusal
 from darkroom.producer.kafka.remedies import remedy
 from darkroom.producer.kafka.tls import KAFKA, client_context
+from darkroom.producer.kafka.tokens import provider_for
 
 if TYPE_CHECKING:
     from darkroom.schemas.settings import KafkaSettings
@@ -49,9 +50,12 @@ def kafka_arguments(kafka: KafkaSettings) -> dict[str, Any]:
             KAFKA, kafka.ssl_cafile, certificate=kafka.ssl_certfile, key=kafka.ssl_keyfile
         )
     if kafka.security_protocol.startswith("SASL"):
+        arguments["sasl_mechanism"] = kafka.sasl_mechanism
+        if kafka.sasl_mechanism == "OAUTHBEARER":
+            arguments["sasl_oauth_token_provider"] = provider_for(kafka)
+            return arguments
         # The settings refuse SASL without all three.
         assert kafka.sasl_password is not None
-        arguments["sasl_mechanism"] = kafka.sasl_mechanism
         arguments["sasl_plain_username"] = kafka.sasl_username
         arguments["sasl_plain_password"] = Password(kafka.sasl_password)
     return arguments

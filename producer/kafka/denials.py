@@ -69,6 +69,8 @@ def hidden_topic(topic: str, kafka: KafkaSettings) -> str:
 
 def user_of(kafka: KafkaSettings) -> str:
     """Return whom the broker takes us for, as far as the settings tell."""
+    if kafka.oauth_client_id:
+        return f"The Kafka user of the OAuth client {kafka.oauth_client_id}"
     if kafka.sasl_username:
         return f"The Kafka user {kafka.sasl_username}"
     return "The owner of the certificate" if kafka.ssl_certfile else "The Kafka user ANONYMOUS"

@@ -21,6 +21,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from darkroom.producer.kafka.tls import KAFKA, Trouble, trouble_of
+from darkroom.producer.kafka.tokens import TokenUnavailable, token_error
 from darkroom.schemas.errors import bounded
 
 if TYPE_CHECKING:
@@ -86,16 +87,37 @@ async def _redirected(
     )
 
 
+def log_in_trouble(kafka: KafkaSettings) -> str | None:
+    """Return the sentences for why brokers let no client of this process in, as far as tokens are the reason."""
+    error = token_error(kafka)
+    if error is None:
+        return None
+    trouble = _log_in_refused(kafka, error)
+    return f"Kafka does not let us in: {trouble.what}. {trouble.remedy}"
+
+
+def _log_in_refused(kafka: KafkaSettings, error: KafkaError) -> Trouble:
+    if isinstance(error, TokenUnavailable):
+        return Trouble(error.what, error.remedy)
+    said = bounded(str(error.args[0] if error.args else "no reason given"), _SAID_CHARACTERS_MAX)
+    if kafka.sasl_mechanism == "OAUTHBEARER":
+        return Trouble(
+            f"it refuses the token of the client {kafka.oauth_client_id} ({said})",
+            "Let the broker expect the token's issuer and audience and know the issuer's keys (sasl.oauthbearer.*; its "
+            "log has the reason), or correct DARKROOM_KAFKA__OAUTH_SCOPE, __OAUTH_ISSUER or __OAUTH_TOKEN_URL.",
+        )
+    return Trouble(
+        f"it refuses the log-in of {kafka.sasl_username} ({said})",
+        "Correct DARKROOM_KAFKA__SASL_USERNAME, __SASL_PASSWORD (or __SASL_PASSWORD_FILE) or __SASL_MECHANISM.",
+    )
+
+
 def _trouble_of(kafka: KafkaSettings, error: Exception) -> Trouble | None:
     tls = trouble_of(KAFKA, error)
     if tls is not None:
         return tls
-    if isinstance(error, SaslAuthenticationFailed):
-        said = bounded(str(error.args[0] if error.args else "no reason given"), _SAID_CHARACTERS_MAX)
-        return Trouble(
-            f"it refuses the log-in of {kafka.sasl_username} ({said})",
-            "Correct DARKROOM_KAFKA__SASL_USERNAME, __SASL_PASSWORD (or __SASL_PASSWORD_FILE) or __SASL_MECHANISM.",
-        )
+    if isinstance(error, SaslAuthenticationFailed | TokenUnavailable):
+        return _log_in_refused(kafka, error)
     if isinstance(error, UnsupportedSaslMechanismError):
         return Trouble(
             f"it has no log-in by {kafka.sasl_mechanism}", "Let DARKROOM_KAFKA__SASL_MECHANISM name one that it has."

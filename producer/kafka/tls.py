@@ -55,6 +55,12 @@ STORE: Final = TlsSettings(
     authorities="DARKROOM_S3__CA_FILE",
     protection="whether DARKROOM_S3__ENDPOINT begins with http or https",
 )
+TOKENS: Final = TlsSettings(
+    peer="the token service",
+    address="DARKROOM_KAFKA__OAUTH_TOKEN_URL or __OAUTH_ISSUER",
+    authorities="DARKROOM_KAFKA__OAUTH_CA_FILE",
+    protection="whether DARKROOM_KAFKA__OAUTH_TOKEN_URL or __OAUTH_ISSUER begins with http or https",
+)
 API_SERVER: Final = TlsSettings(
     peer="Kubernetes",
     address="KUBERNETES_SERVICE_HOST",

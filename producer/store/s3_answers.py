@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 import urllib3
 from minio.error import S3Error
 
+from darkroom.producer.store.s3_signing import Renewable, signed_anew
+
 _BODY_BYTES_MAX: Final = 64 * 1024
 """An error's document has a few hundred bytes."""
 _BY_STATUS: Final[dict[int, str]] = {
@@ -35,6 +37,22 @@ _BY_STATUS: Final[dict[int, str]] = {
     503: "ServiceUnavailable",
     507: "InsufficientStorage",
 }
+
+
+_OF_KEYS: Final = frozenset({400, 401, 403})
+KEYS_REFUSED: Final = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidToken",
+        "InvalidTokenId",
+        "TokenRefreshRequired",
+        "InvalidAccessKeyId",
+        "InvalidAccessKey",
+        "SignatureDoesNotMatch",
+    }
+)
+"""Codes of an answer that other keys might change."""
 
 
 class Told(NamedTuple):
@@ -69,13 +87,28 @@ def told_by(response: urllib3.BaseHTTPResponse, *, is_object: bool = False) -> T
 
 
 class Reading(urllib3.PoolManager):
-    """Connections that hand the SDK no error it cannot read: those are raised as its own error."""
+    """Connections that hand the SDK no error it cannot read: those are raised as its own error.
+
+    A request whose keys are refused is signed again and sent again, once, where there are other keys by then: temporary
+    ones end, files are replaced. So whoever sends, the SDK or `Sending`, need not know of it.
+    """
+
+    def __init__(self, identity: Renewable | None, region: str, **pool: Any) -> None:
+        """`pool` is what the base class takes."""
+        super().__init__(**pool)
+        self._identity = identity
+        self._region = region
 
     def urlopen(  # type: ignore[override]
         self, method: str, url: str, redirect: bool = True, **more: Any
     ) -> urllib3.BaseHTTPResponse:
         """As the base class says. Raises `S3Error`."""
         response: urllib3.BaseHTTPResponse = super().urlopen(method, url, redirect=redirect, **more)
+        if self._identity is not None and _is_about_keys(method, response):
+            sent = more.get("headers") or {}
+            if (headers := signed_anew(self._identity, self._region, method, url, sent)) is not None:
+                response.release_conn()
+                response = super().urlopen(method, url, redirect=redirect, **{**more, "headers": headers})
         kind = response.headers.get("content-type", "")
         # The SDK (7.2.20) makes a ValueError of a conflict that a HEAD is answered with.
         is_head = method == "HEAD" and response.status != 409
@@ -83,6 +116,15 @@ class Reading(urllib3.PoolManager):
             return response
         told = told_by(response)
         raise S3Error(response, told.code, told.message, None, None, None)
+
+
+def _is_about_keys(method: str, response: urllib3.BaseHTTPResponse) -> bool:
+    """Whether other keys might be let in. The answer to a HEAD has no document to say so (RFC 9110)."""
+    if response.status not in _OF_KEYS:
+        return False
+    if method == "HEAD" and "x-minio-error-code" not in response.headers:
+        return True
+    return told_by(response).code in KEYS_REFUSED
 
 
 def _body(response: urllib3.BaseHTTPResponse) -> bytes:

@@ -6,11 +6,11 @@ from typing import Final
 
 import urllib3
 from minio import Minio
-from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider
 from urllib3.util import Retry, Timeout
 
 from darkroom.producer.kafka.tls import STORE, client_context
+from darkroom.producer.store.identities import Held, Identity
 from darkroom.producer.store.s3_answers import Reading
 from darkroom.schemas.settings import S3Settings
 
@@ -19,25 +19,14 @@ PAUSE_S: Final = 0.1
 TRY_AGAIN: Final = (429, 500, 502, 503, 504)
 
 
-class _Keys(Provider):
-    """The keys as the settings have them at each request: those that stand in files are renewed there."""
-
-    def __init__(self, s3: S3Settings) -> None:
-        assert s3.access_key is not None
-        assert s3.secret_key is not None
-        self._access_key, self._secret_key = s3.access_key, s3.secret_key
-
-    def retrieve(self) -> Credentials:
-        """As the base class."""
-        return Credentials(self._access_key.get_secret_value(), self._secret_key.get_secret_value())
-
-
-def connect(s3: S3Settings) -> tuple[Minio, urllib3.PoolManager]:
+def connect(s3: S3Settings, identity: Identity | None) -> tuple[Minio, urllib3.PoolManager]:
     """A client and its connections, to be cleared when done. Connects to nothing yet.
 
     Raises `SettingsError` for authorities to trust that cannot be loaded.
     """
     http = Reading(
+        identity,
+        s3.region,
         num_pools=1,
         maxsize=s3.threads,
         block=False,  # there are as many connections as threads, so none ever waits for one
@@ -54,20 +43,15 @@ def connect(s3: S3Settings) -> tuple[Minio, urllib3.PoolManager]:
         ),
         ssl_context=client_context(STORE, s3.ca_file) if s3.secure else None,
     )
-    return _client(s3, s3.endpoint, http), http
+    return _client(s3, s3.endpoint, identity, http), http
 
 
-def signer(s3: S3Settings) -> Minio:
+def signer(s3: S3Settings, identity: Identity | None) -> Minio:
     """A client that signs addresses as callers outside see them, and never connects: the host is signed too."""
-    return _client(s3, s3.public_endpoint or s3.endpoint, urllib3.PoolManager(num_pools=1, maxsize=1))
+    held = None if identity is None else Held(identity)
+    return _client(s3, s3.public_endpoint or s3.endpoint, held, urllib3.PoolManager(num_pools=1, maxsize=1))
 
 
-def _client(s3: S3Settings, endpoint: str, http: urllib3.PoolManager) -> Minio:
+def _client(s3: S3Settings, endpoint: str, keys: Provider | None, http: urllib3.PoolManager) -> Minio:
     scheme, _, address = endpoint.partition("://")
-    return Minio(
-        address.rstrip("/"),
-        credentials=_Keys(s3) if s3.access_key is not None and s3.secret_key is not None else None,
-        secure=scheme == "https",
-        region=s3.region,
-        http_client=http,
-    )
+    return Minio(address.rstrip("/"), credentials=keys, secure=scheme == "https", region=s3.region, http_client=http)

@@ -16,7 +16,7 @@ import itertools
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
@@ -24,6 +24,7 @@ import structlog
 from minio.datatypes import Object
 from minio.error import S3Error
 
+from darkroom.producer.store.identities import identity_of
 from darkroom.producer.store.objects import BucketForbidden, ObjectStat, ObjectTooLarge, StoreUnavailable, inside
 from darkroom.producer.store.s3_bucket import is_there, make_bucket, prove_conditional_puts, race_conditional_puts
 from darkroom.producer.store.s3_client import connect, signer
@@ -57,9 +58,10 @@ class MinioObjects:
     def __init__(self, s3: S3Settings) -> None:
         """Connects to nothing yet. Raises `SettingsError` for authorities to trust that cannot be loaded."""
         self._s3 = s3
-        self._client, self._http = connect(s3)
-        self._sending = Sending(s3, self._client, self._http)
-        self._signer = signer(s3)
+        self._identity = identity_of(s3)
+        self._client, self._http = connect(s3, self._identity)
+        self._sending = Sending(s3, self._identity, self._client, self._http)
+        self._signer = signer(s3, self._identity)
         self._threads = ThreadPoolExecutor(s3.threads, thread_name_prefix="s3")
 
     async def __aenter__(self) -> Self:
@@ -172,6 +174,10 @@ class MinioObjects:
     def _presigned(self, method: str, key: str, bucket: str | None, valid_s: int) -> str:
         name = self._readable(key, bucket)
         with translated(self._s3, name):
+            ends = None if self._identity is None else self._identity.held().expiration
+            if ends is not None:  # an address is refused once the keys that signed it have ended
+                left = ends.replace(tzinfo=UTC) - datetime.now(UTC)
+                valid_s = max(1, min(valid_s, int(left.total_seconds())))
             return self._signer.get_presigned_url(method, name, key, timedelta(seconds=valid_s))
 
     def _readable(self, key: str, bucket: str | None) -> str:

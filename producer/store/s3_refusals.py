@@ -188,6 +188,8 @@ def _keys(refusal: Refusal, s3: S3Settings, bucket: str, _: Doing) -> Words | No
     if found is None:
         return None
     what, remedy = found
+    if s3.credentials != "static":
+        remedy = _OTHER_KEYS[s3.credentials]
     return Words(f"The object store at {s3.endpoint} refuses us the bucket {bucket} ({refusal.code}): {what}.", remedy)
 
 
@@ -208,8 +210,7 @@ def _rights(refusal: Refusal, s3: S3Settings, bucket: str, doing: Doing) -> Word
         policy = " Where the bucket is somebody else's, let DARKROOM_S3__BUCKET name one of yours."
     return Words(
         f"The object store at {s3.endpoint} refuses us the bucket {bucket} ({refusal.code}{said}).",
-        f"The call needs {named or doing.value}: allow it to the user of DARKROOM_S3__ACCESS_KEY and "
-        f"DARKROOM_S3__SECRET_KEY, or correct these.{policy}",
+        f"The call needs {named or doing.value}: allow it to {_HOLDERS[s3.credentials]}.{policy}",
     )
 
 
@@ -301,7 +302,8 @@ _KEYS: Final[dict[str, tuple[str, str]]] = {
         ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "InvalidTokenId", "TokenRefreshRequired"),
         (
             "the keys are temporary ones whose session is over or was not sent along",
-            "Set DARKROOM_S3__ACCESS_KEY and DARKROOM_S3__SECRET_KEY to keys that last.",
+            "Set DARKROOM_S3__SESSION_TOKEN with them, or keys that last, or let DARKROOM_S3__CREDENTIALS be an "
+            "identity that renews its keys: files, aws or web_identity.",
         ),
     ),
     **dict.fromkeys(
@@ -312,6 +314,22 @@ _KEYS: Final[dict[str, tuple[str, str]]] = {
         ),
     ),
 }
+_HOLDERS: Final = {
+    **dict.fromkeys(
+        ("static", "files"), "the user of DARKROOM_S3__ACCESS_KEY and DARKROOM_S3__SECRET_KEY, or correct these"
+    ),
+    "aws": "the role or user whose keys DARKROOM_S3__CREDENTIALS=aws finds (`aws sts get-caller-identity` names it)",
+    "web_identity": "the role of DARKROOM_S3__ROLE_ARN, or of the token in DARKROOM_S3__WEB_IDENTITY_TOKEN_FILE",
+}
+_OTHER_KEYS: Final = {
+    "files": "The files of DARKROOM_S3__ACCESS_KEY_FILE and DARKROOM_S3__SECRET_KEY_FILE were read again and do not "
+    "help: check that they belong together and are written whole, and that DARKROOM_S3__ENDPOINT is their store.",
+    "aws": "Keys that DARKROOM_S3__CREDENTIALS=aws found anew do not help: check that DARKROOM_S3__ENDPOINT is the "
+    "store of that account, and this machine's clock.",
+    "web_identity": "New keys of the token service do not help: check that DARKROOM_S3__STS_ENDPOINT is the token "
+    "service of the store at DARKROOM_S3__ENDPOINT.",
+}
+"""What to do where keys are refused and those that were fetched again are too, by the identity."""
 _RULES: Final[tuple[Rule, ...]] = (
     _clocks,
     _plain_to_tls,

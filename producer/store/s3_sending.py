@@ -15,18 +15,18 @@ import base64
 import hashlib
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import urllib3
 from minio import Minio
-from minio.credentials.credentials import Credentials
 from minio.error import S3Error
-from minio.signer import sign_v4_s3
 
+from darkroom.producer.store.identities import Identity
 from darkroom.producer.store.s3_answers import error_of
 from darkroom.producer.store.s3_client import PAUSE_S, TRY_AGAIN
+from darkroom.producer.store.s3_signing import PAYLOAD, signed
 from darkroom.schemas.settings import S3Settings
 
 _UNSIGNED: Final = "UNSIGNED-PAYLOAD"
@@ -44,8 +44,9 @@ class BusyWithoutEnd(Exception):  # noqa: N818 - named for what happened
 class Sending:
     """Signs and sends; for any number of threads."""
 
-    def __init__(self, s3: S3Settings, client: Minio, http: urllib3.PoolManager) -> None:
+    def __init__(self, s3: S3Settings, identity: Identity | None, client: Minio, http: urllib3.PoolManager) -> None:
         self._s3 = s3
+        self._identity = identity
         self._client = client
         self._http = http
 
@@ -109,24 +110,10 @@ class Sending:
         if body or method == "PUT":
             digest = hashlib.md5(body, usedforsecurity=False).digest()
             sent["Content-MD5"] = base64.b64encode(digest).decode()
-        if self._s3.access_key is not None and self._s3.secret_key is not None:
-            now = datetime.now(UTC)
+        if self._identity is not None:
             payload = _UNSIGNED if self._s3.secure else hashlib.sha256(body).hexdigest()
-            sent |= {
-                "Host": url.netloc,
-                "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
-                "x-amz-content-sha256": payload,
-            }
-            keys = Credentials(self._s3.access_key.get_secret_value(), self._s3.secret_key.get_secret_value())
-            sent = sign_v4_s3(
-                method=method,
-                url=url,
-                region=self._s3.region,
-                headers=sent,
-                credentials=keys,
-                content_sha256=payload,
-                date=now,
-            )
+            sent |= {"Host": url.netloc, PAYLOAD: payload}
+            sent = signed(self._identity.retrieve(), self._s3.region, method, url, sent)
         try:
             return self._http.request(method, urlunsplit(url), body=body, headers=sent, retries=retries)
         except S3Error as error:  # our connections have read an answer that the SDK cannot

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from pydantic_settings import NoDecode
 
 from darkroom.schemas.names import Topic
+from darkroom.schemas.settings.secret_files import SecretInFile
 from darkroom.schemas.wire.echo import ECHOED_BY_DEFAULT, check_name
 
 SECTION: Final = ConfigDict(
@@ -62,11 +63,33 @@ class KafkaSettings(BaseModel):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT", description="How the connection is protected. Anything but a private network wants TLS."
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
         default=None, description="How to log in, with SASL_PLAINTEXT and SASL_SSL."
     )
     sasl_username: str | None = Field(default=None, description="Who logs in.")
     sasl_password: SecretStr | None = Field(default=None, description="The password, or a file that holds it.")
+    oauth_token_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^@\s]+$",
+        description="With OAUTHBEARER: the token endpoint; found by oauth_issuer when not set.",
+    )
+    oauth_issuer: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^@\s]+$",
+        description="With OAUTHBEARER: the issuer, whose openid-configuration names the token endpoint.",
+    )
+    oauth_client_id: str | None = Field(default=None, description="With OAUTHBEARER: the client that logs in.")
+    oauth_client_secret: SecretStr | None = Field(
+        default=None, description="The client's secret, or a file that holds it."
+    )
+    oauth_assertion_file: Path | None = Field(
+        default=None,
+        description="In place of a secret: a file with a token that vouches for the client, as Kubernetes mounts one.",
+    )
+    oauth_scope: str | None = Field(default=None, description="Scopes to ask for, separated by spaces.")
+    oauth_ca_file: Path | None = Field(
+        default=None, description="Authorities to trust for the token service; the system's when not set."
+    )
     ssl_cafile: Path | None = Field(
         default=None, description="The certificate authorities to trust; the system's when not set."
     )
@@ -118,10 +141,19 @@ class KafkaSettings(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> KafkaSettings:
+        is_oauth = self.sasl_mechanism == "OAUTHBEARER"
         if self.security_protocol.startswith("SASL"):
-            missing = [name for name in ("sasl_mechanism", "sasl_username", "sasl_password") if not getattr(self, name)]
+            needed = ("oauth_client_id",) if is_oauth else ("sasl_mechanism", "sasl_username", "sasl_password")
+            missing = [name for name in needed if not getattr(self, name)]
             if missing:
                 raise ValueError(f"security_protocol {self.security_protocol} needs {' and '.join(missing)}")
+        set_ones = [name for name in KafkaSettings.model_fields if name.startswith("oauth_") and getattr(self, name)]
+        if set_ones and not is_oauth:
+            raise ValueError(f"{' and '.join(set_ones)}: for sasl_mechanism OAUTHBEARER")
+        if is_oauth and not (self.oauth_token_url or self.oauth_issuer):
+            raise ValueError("sasl_mechanism OAUTHBEARER needs oauth_token_url or oauth_issuer")
+        if is_oauth and (self.oauth_client_secret is None) == (self.oauth_assertion_file is None):
+            raise ValueError("sasl_mechanism OAUTHBEARER needs either oauth_client_secret or oauth_assertion_file")
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise ValueError("ssl_certfile and ssl_keyfile are set together or not at all")
         return self
@@ -227,8 +259,32 @@ class S3Settings(BaseModel):
         description="http(s)://host:port at which callers outside reach the server, for signed addresses; the endpoint "
         "when not set.",
     )
+    credentials: Literal["static", "files", "aws", "web_identity"] = Field(
+        default="static",
+        description="Where keys come from: static, the settings' own; files, the same and all of them in files, which "
+        "are read again when they change; aws, Amazon's own chain (environment, profile, web identity, container, "
+        "instance), with the extra `aws`; web_identity, a token service.",
+    )
     access_key: SecretStr | None = Field(default=None, description="The access key, or a file that holds it.")
     secret_key: SecretStr | None = Field(default=None, description="The secret key, or a file that holds it.")
+    session_token: SecretStr | None = Field(
+        default=None, description="The session token of temporary keys, or a file that holds it."
+    )
+    web_identity_token_file: Path | None = Field(
+        default=None,
+        description="With web_identity: the file with the token that the token service exchanges for keys.",
+    )
+    sts_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/@\s]+/?$",
+        description="With web_identity: http(s)://host:port of the token service; the endpoint when not set, as MinIO "
+        "has it. ca_file holds for both.",
+    )
+    role_arn: str | None = Field(
+        default=None,
+        pattern=r"^[\x21-\x7e]{1,2048}$",
+        description="With web_identity: the role to take. Amazon wants one, MinIO only for some policies.",
+    )
     bucket: str = Field(
         default="darkroom",
         pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
@@ -289,6 +345,36 @@ class S3Settings(BaseModel):
         if self.sse != "aws:kms" and self.sse_kms_key_id is not None:
             raise ValueError(f"sse_kms_key_id is for sse aws:kms, and sse is {self.sse}")
         return self
+
+    @model_validator(mode="after")
+    def _has_one_identity(self) -> S3Settings:
+        own = [name for name in ("access_key", "secret_key", "session_token") if getattr(self, name) is not None]
+        exchanged = [name for name in ("web_identity_token_file", "sts_endpoint", "role_arn") if getattr(self, name)]
+        if self.credentials in ("aws", "web_identity") and own:
+            raise ValueError(f"credentials {self.credentials} brings its own keys: unset {' and '.join(own)}")
+        if self.credentials != "web_identity" and exchanged:
+            raise ValueError(
+                f"{' and '.join(exchanged)}: for credentials web_identity, and credentials is {self.credentials}"
+            )
+        if self.credentials == "web_identity" and self.web_identity_token_file is None:
+            raise ValueError("credentials web_identity needs web_identity_token_file")
+        if self.session_token is not None and len(own) < 3:
+            raise ValueError("session_token needs access_key and secret_key")
+        if self.credentials == "files" and not self.are_keys_in_files:
+            raise ValueError("credentials files needs access_key and secret_key, each in a file that _FILE names")
+        return self
+
+    @property
+    def are_keys_in_files(self) -> bool:
+        """Return whether each of the keys stands in a file, which may be replaced."""
+        keys = (self.access_key, self.secret_key)
+        token = self.session_token
+        return all(isinstance(key, SecretInFile) for key in keys) and isinstance(token, SecretInFile | None)
+
+    @property
+    def token_service(self) -> str:
+        """Return the address of the token service for web_identity."""
+        return self.sts_endpoint or self.endpoint
 
     @property
     def is_retention_asked_for(self) -> bool:

@@ -12,7 +12,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -65,6 +65,7 @@ class Brokers:
         users_log_in: bool = False,
         certificates: Certificates | None = None,
         jars: Path | None = None,
+        jvm_options: Sequence[str] = (),
     ) -> None:
         """`jars` is a folder with another version of Kafka than the embedded one. Users come by TLS where there are
         `certificates`."""
@@ -79,6 +80,7 @@ class Brokers:
         ports = free_ports(3 * count)
         self._clients, self._controllers, self._users = ports[:count], ports[count : 2 * count], ports[2 * count :]
         self._properties = dict(properties or {})
+        self._jvm_options = jvm_options
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.count = count
 
@@ -117,7 +119,9 @@ class Brokers:
             self._certificates.started(node)
         with (folder / "server.out").open("ab") as out:
             self._processes[node] = subprocess.Popen(
-                [*self.java(), "kafka.Kafka", str(folder / "server.properties")], stdout=out, stderr=out
+                [*self.java(), *self._jvm_options, "kafka.Kafka", str(folder / "server.properties")],
+                stdout=out,
+                stderr=out,
             )
 
     def wait_until_ready(self, node: int) -> None:

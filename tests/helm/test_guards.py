@@ -64,6 +64,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"autoscaling.keda.prometheus.serverAddress": ""},
         "needs autoscaling.keda.prometheus.serverAddress",
     ),
+    "a token without its secret": (
+        {"settings.kafka.sasl_mechanism": "OAUTHBEARER"},
+        "secrets.kafka needs name and oauthSecret",
+    ),
+    "a token endpoint that KEDA does not know": (
+        {"settings.kafka.sasl_mechanism": "OAUTHBEARER", "secrets.kafka.oauthSecret": "s"},
+        "needs settings.kafka.oauth_token_url",
+    ),
+    "files without a secret": (
+        {"settings.s3.credentials": "files", "secrets.s3.name": ""},
+        "secrets.s3.name must name the Secret",
+    ),
+    "a role that nothing takes": (
+        {"settings.s3.credentials": "aws", "settings.s3.role_arn": "arn:aws:iam::1:role/x"},
+        "annotate the service account",
+    ),
     "a store's key in the clear": ({"settings.s3.secret_key": "x"}, "settings.s3.secret_key is a secret"),
     "Kafka's password in the clear": ({"settings.kafka.sasl_password": "x"}, "secrets.kafka"),
     "a secret variable in the clear": (

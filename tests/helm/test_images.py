@@ -80,7 +80,7 @@ def test_everything_installed_is_locked_by_hash_and_nothing_is_for_developers() 
         assert "--verify-hashes" in install or "--no-deps" in install
     extras = set(re.findall(r"--extra (\S+)", TEXT))
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert extras == {"render", "gateway", "photos", "provenance", "trace"} <= declared.keys()
+    assert extras == {"aws", "render", "gateway", "photos", "provenance", "trace"} <= declared.keys()
     assert "ADD " not in TEXT
     version = re.search(r"uv==(\S+)", (ROOT / "Makefile").read_text())
     assert version is not None

@@ -111,6 +111,61 @@ def test_nothing_secret_is_in_a_manifest_and_all_of_it_is_mounted() -> None:
     assert all(mounted[f"/etc/darkroom/{name}"] == name for name in secrets)
 
 
+def test_the_stores_identity_decides_what_is_mounted() -> None:
+    keys = {"DARKROOM_S3__ACCESS_KEY_FILE", "DARKROOM_S3__SECRET_KEY_FILE"}
+    for credentials, of_the_secret in (("static", keys), ("files", keys), ("aws", set()), ("web_identity", set())):
+        annotations = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/darkroom"}
+        changed = {"settings.s3.credentials": credentials, "serviceAccount.annotations": annotations}
+        manifests = render(with_values(FLEET, changed))
+        worker = one(manifests, "Deployment", "worker")
+        environment = environment_of(manifests, worker)
+        assert environment.keys() & keys == of_the_secret
+        volumes = {volume["name"]: volume for volume in pod_of(worker)["volumes"]}
+        assert ("s3" in volumes) == bool(of_the_secret)
+        assert ("s3-identity" in volumes) == (credentials == "web_identity")
+        if credentials == "web_identity":
+            assert environment["DARKROOM_S3__WEB_IDENTITY_TOKEN_FILE"] == "/etc/darkroom/s3-identity/token"
+            (source,) = volumes["s3-identity"]["projected"]["sources"]
+            assert source["serviceAccountToken"]["audience"] == "sts.amazonaws.com"
+        assert one(manifests, "ServiceAccount", "worker")["metadata"]["annotations"] == annotations
+
+
+def test_the_kafka_client_that_logs_in_by_tokens_is_the_workers_and_kedas() -> None:
+    changed = {
+        "settings.kafka.sasl_mechanism": "OAUTHBEARER",
+        "settings.kafka.oauth_client_id": "workers",
+        "settings.kafka.oauth_token_url": "https://issuer/token",
+        "settings.kafka.oauth_scope": "kafka",
+        "secrets.kafka": {"name": "darkroom-kafka", "oauthSecret": "client-secret", "ca": "ca.crt"},
+    }
+    values = with_values(FLEET, changed)
+    values["secrets"]["kafka"] |= {"username": "", "password": ""}
+    manifests = render(values)
+    worker = one(manifests, "Deployment", "worker")
+    environment = environment_of(manifests, worker)
+    assert environment["DARKROOM_KAFKA__OAUTH_CLIENT_SECRET_FILE"] == "/etc/darkroom/kafka/client-secret"
+    assert environment["DARKROOM_KAFKA__OAUTH_TOKEN_URL"] == "https://issuer/token"
+    (scaled,) = (manifest for manifest in manifests if manifest["kind"] == "ScaledObject")
+    (trigger,) = (trigger for trigger in scaled["spec"]["triggers"] if trigger["type"] == "kafka")
+    assert trigger["metadata"]["sasl"] == "oauthbearer"
+    (login,) = (manifest for manifest in manifests if manifest["kind"] == "TriggerAuthentication")
+    secret = {entry["parameter"]: entry["key"] for entry in login["spec"]["secretTargetRef"]}
+    assert secret == {"password": "client-secret", "ca": "ca.crt"}
+    assert {entry["parameter"]: entry["name"] for entry in login["spec"]["env"]} == {
+        "username": "DARKROOM_KAFKA__OAUTH_CLIENT_ID",
+        "oauthTokenEndpointUri": "DARKROOM_KAFKA__OAUTH_TOKEN_URL",
+        "scopes": "DARKROOM_KAFKA__OAUTH_SCOPE",
+    }
+    containers = {container["name"] for container in pod_of(worker)["containers"]}
+    assert {entry["containerName"] for entry in login["spec"]["env"]} <= containers
+
+
+def test_a_session_token_is_a_file_too() -> None:
+    manifests = render(with_values(FLEET, {"secrets.s3.sessionToken": "session"}))
+    environment = environment_of(manifests, one(manifests, "Deployment", "worker"))
+    assert environment["DARKROOM_S3__SESSION_TOKEN_FILE"] == "/etc/darkroom/s3/session"
+
+
 def test_the_cache_fits_its_volume() -> None:
     manifests = render(with_values(FLEET, {"worker.cache": {"type": "emptyDir", "sizeGi": 100}}))
     worker = one(manifests, "Deployment", "worker")

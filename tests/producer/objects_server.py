@@ -87,7 +87,7 @@ def serving(*answers: Answer) -> Iterator[ScriptedServer]:
                 with contextlib.suppress(OSError):  # a client may hang up when it has seen enough
                     self.wfile.write(answer.body)
 
-        do_GET = do_PUT = do_HEAD = do_DELETE = _answer  # noqa: N815 - the base class looks for these names
+        do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _answer  # noqa: N815 - the base class looks for these names
 
     with served(Handler) as script.url:
         yield script

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
+from click.testing import CliRunner
 from minio import Minio, MinioAdmin
 from minio.credentials import StaticProvider
 
+from darkroom import main
 from darkroom.consumer.weights.store import ModelStore
 from darkroom.inference.types import ModelError
 from darkroom.producer.store.objects import StoreUnavailable
 from darkroom.producer.store.s3_objects import MinioObjects
+from darkroom.schemas.rights import Role as KafkaRole
 from darkroom.schemas.settings import Settings, load_settings
 from darkroom.schemas.settings.model_source import StorePrefix
 from tests.strangers.second_store import KEYS, minio_server
@@ -141,6 +144,59 @@ def test_the_page_has_a_policy_for_each_role_and_says_what_each_action_is_for() 
         for statement in policy["Statement"]:
             assert statement["Effect"] == "Allow"
             assert all(one.startswith(f"arn:aws:s3:::{BUCKET}") for one in statement["Resource"])
+
+
+PRINTED: Final = {
+    "Worker, gateway and `send --wait`": (KafkaRole.WORKER, KafkaRole.GATEWAY, KafkaRole.SEND_WAIT),
+    "`init`, for a bucket that is there": (KafkaRole.INIT, KafkaRole.INIT_GROW),
+    "`init`, for a bucket that it makes": (KafkaRole.INIT, KafkaRole.INIT_GROW),
+    "`doctor`": (KafkaRole.DOCTOR,),
+    "`audit`, `watch --save` and `dlq show`": (KafkaRole.AUDIT, KafkaRole.WATCH, KafkaRole.DLQ_LIST),
+    "`dlq replay`": (KafkaRole.DLQ_REPLAY,),
+}
+"""Which roles of `darkroom rights` print the policy of a section."""
+
+
+def printed(role: KafkaRole, *options: str, **variables: str) -> dict[str, Any]:
+    """What `darkroom rights` prints of a role."""
+    environment = {"DARKROOM_S3__BUCKET": BUCKET, "DARKROOM_S3__PREFIX": PREFIX, **variables}
+    done = CliRunner().invoke(main, ["rights", "--role", role.value, *options], env=environment)
+    assert done.exit_code == 0, done.output
+    policy: dict[str, Any] = json.loads(done.stdout)
+    return policy
+
+
+@pytest.mark.parametrize("heading", PRINTED)
+@pytest.mark.parametrize("form", ["iam", "minio"])
+def test_the_command_prints_the_policies_of_the_page(heading: str, form: str) -> None:
+    options = ("--new-bucket",) if not ROLES[heading].is_bucket_there else ()
+    for role in PRINTED[heading]:
+        assert printed(role, "--format", form, *options) == policy_of(sections()[heading])
+
+
+def test_a_worker_s_policy_has_the_buckets_the_models_and_the_key_of_its_settings() -> None:
+    policy = printed(
+        KafkaRole.WORKER,
+        "--format",
+        "iam",
+        DARKROOM_S3__ALLOWED_BUCKETS="poses",
+        DARKROOM_S3__SSE="aws:kms",
+        DARKROOM_S3__SSE_KMS_KEY_ID="1234",
+        DARKROOM_MODEL__PATH="s3://models/sdxl/base",
+    )
+    allowed = {(action, one) for part in policy["Statement"] for action in part["Action"] for one in part["Resource"]}
+    assert allowed >= {
+        (GET, "arn:aws:s3:::poses/*"),
+        (GET, "arn:aws:s3:::models/sdxl/base/*"),
+        (LIST, "arn:aws:s3:::models"),
+        ("kms:GenerateDataKey", "arn:aws:kms:*:*:key/1234"),
+    }
+
+
+def test_a_role_that_uses_no_store_is_told_so() -> None:
+    done = CliRunner().invoke(main, ["rights", "--role", "cancel", "--format", "iam"])
+    assert done.exit_code != 0
+    assert "does not use the object store" in done.output
 
 
 class Server(NamedTuple):

@@ -39,7 +39,7 @@ scaleDown:
 {{- $_ := set $metadata "tls" "enable" -}}
 {{- end -}}
 {{- if hasPrefix "SASL" $protocol -}}
-{{- $names := dict "PLAIN" "plaintext" "SCRAM-SHA-256" "scram_sha256" "SCRAM-SHA-512" "scram_sha512" -}}
+{{- $names := dict "PLAIN" "plaintext" "SCRAM-SHA-256" "scram_sha256" "SCRAM-SHA-512" "scram_sha512" "OAUTHBEARER" "oauthbearer" -}}
 {{- $_ := set $metadata "sasl" (get $names ($kafka.sasl_mechanism | default "PLAIN")) -}}
 {{- end -}}
 {{- range $name, $value := $keda.metadata -}}
@@ -51,7 +51,7 @@ scaleDown:
 {{/* Whether KEDA needs a secret to reach Kafka: a name, or nothing. */}}
 {{- define "darkroom.triggerAuthentication" -}}
 {{- $kafka := .Values.secrets.kafka -}}
-{{- if and $kafka.name (or $kafka.username $kafka.ca $kafka.certificate) -}}
+{{- if and $kafka.name (or $kafka.username $kafka.oauthSecret $kafka.ca $kafka.certificate) -}}
 {{- include "darkroom.fullname" . }}-kafka
 {{- end -}}
 {{- end -}}

@@ -79,7 +79,7 @@ includes this. The findings are explained in README.md, "What the chart refuses"
 {{- end -}}
 
 {{/* Secrets */}}
-{{- range $section, $names := dict "kafka" (list "sasl_password") "s3" (list "access_key" "secret_key") "access" (list "session_secret" "redis_url") -}}
+{{- range $section, $names := dict "kafka" (list "sasl_password" "oauth_client_secret") "s3" (list "access_key" "secret_key" "session_token") "access" (list "session_secret" "redis_url") -}}
 {{- range $name := $names -}}
 {{- if dig $section $name nil $settings -}}
 {{- fail (printf "settings.%s.%s is a secret, and values are kept in the clear in the release: put it into a Secret and name that in secrets.%s." $section $name $section) -}}
@@ -91,11 +91,25 @@ includes this. The findings are explained in README.md, "What the chart refuses"
 {{- fail (printf "the variable %s looks like a secret and has its value in the clear: use valueFrom.secretKeyRef." $entry.name) -}}
 {{- end -}}
 {{- end -}}
-{{- if and (contains "SASL" (dig "security_protocol" "PLAINTEXT" $settings.kafka)) (not (and $v.secrets.kafka.name $v.secrets.kafka.username $v.secrets.kafka.password)) -}}
+{{- $oauth := eq (dig "sasl_mechanism" "" $settings.kafka | default "") "OAUTHBEARER" -}}
+{{- if and $oauth (not (dig "oauth_assertion_file" nil $settings.kafka)) (not (and $v.secrets.kafka.name $v.secrets.kafka.oauthSecret)) -}}
+{{- fail "settings.kafka.sasl_mechanism is OAUTHBEARER: secrets.kafka needs name and oauthSecret (the key in that Secret), or settings.kafka.oauth_assertion_file a path." -}}
+{{- end -}}
+{{- if and $oauth (eq $v.autoscaling.mode "keda") (not (and (dig "oauth_token_url" nil $settings.kafka) $v.secrets.kafka.oauthSecret)) -}}
+{{- fail "autoscaling.mode keda with OAUTHBEARER needs settings.kafka.oauth_token_url and secrets.kafka.oauthSecret: KEDA finds no token endpoint by its issuer and shows no assertion." -}}
+{{- end -}}
+{{- if and (contains "SASL" (dig "security_protocol" "PLAINTEXT" $settings.kafka)) (not $oauth) (not (and $v.secrets.kafka.name $v.secrets.kafka.username $v.secrets.kafka.password)) -}}
 {{- fail "settings.kafka.security_protocol asks for SASL: secrets.kafka needs name, username and password (the keys in that Secret)." -}}
 {{- end -}}
 {{- if ne (empty $v.secrets.kafka.certificate) (empty $v.secrets.kafka.key) -}}
 {{- fail "secrets.kafka.certificate and secrets.kafka.key are set together or not at all." -}}
+{{- end -}}
+
+{{- if and (eq (dig "credentials" "static" $settings.s3 | default "static") "files") (not $v.secrets.s3.name) -}}
+{{- fail "settings.s3.credentials is files: secrets.s3.name must name the Secret whose keys are mounted as files." -}}
+{{- end -}}
+{{- if and (dig "role_arn" nil $settings.s3) (ne (dig "credentials" "static" $settings.s3 | default "static") "web_identity") -}}
+{{- fail "settings.s3.role_arn is for settings.s3.credentials web_identity: for aws, annotate the service account (serviceAccount.annotations) or associate it with a role." -}}
 {{- end -}}
 
 {{/* Model and cache */}}

@@ -49,11 +49,19 @@ DARKROOM_MODEL__CACHE_BYTES_MAX: {{ include "darkroom.cacheBytes" . | quote }}
 {{/* env: of every container that reads the settings: secrets as mounted files, names as values. */}}
 {{- define "darkroom.env" -}}
 {{- $s3 := .Values.secrets.s3 }}
-{{- if $s3.name }}
+{{- if and $s3.name (include "darkroom.s3HasOwnKeys" .) }}
 - name: DARKROOM_S3__ACCESS_KEY_FILE
   value: /etc/darkroom/s3/{{ $s3.accessKey }}
 - name: DARKROOM_S3__SECRET_KEY_FILE
   value: /etc/darkroom/s3/{{ $s3.secretKey }}
+{{- with $s3.sessionToken }}
+- name: DARKROOM_S3__SESSION_TOKEN_FILE
+  value: /etc/darkroom/s3/{{ . }}
+{{- end }}
+{{- end }}
+{{- if include "darkroom.s3ProjectsToken" . }}
+- name: DARKROOM_S3__WEB_IDENTITY_TOKEN_FILE
+  value: /etc/darkroom/s3-identity/token
 {{- end }}
 {{- if .Values.secrets.s3Ca.name }}
 - name: DARKROOM_S3__CA_FILE
@@ -70,6 +78,10 @@ DARKROOM_MODEL__CACHE_BYTES_MAX: {{ include "darkroom.cacheBytes" . | quote }}
 {{- end }}
 {{- with $kafka.password }}
 - name: DARKROOM_KAFKA__SASL_PASSWORD_FILE
+  value: /etc/darkroom/kafka/{{ . }}
+{{- end }}
+{{- with $kafka.oauthSecret }}
+- name: DARKROOM_KAFKA__OAUTH_CLIENT_SECRET_FILE
   value: /etc/darkroom/kafka/{{ . }}
 {{- end }}
 {{- with $kafka.ca }}
@@ -95,9 +107,25 @@ DARKROOM_MODEL__CACHE_BYTES_MAX: {{ include "darkroom.cacheBytes" . | quote }}
 {{- end }}
 {{- end -}}
 
+{{/* Whether the store's keys are those of secrets.s3: something, or nothing. */}}
+{{- define "darkroom.s3HasOwnKeys" -}}
+{{- if has (dig "credentials" "static" .Values.settings.s3 | default "static") (list "static" "files") -}}yes{{- end -}}
+{{- end -}}
+
+{{/* Whether the pod's own token is what the store's token service exchanges: something, or nothing. */}}
+{{- define "darkroom.s3ProjectsToken" -}}
+{{- $s3 := .Values.settings.s3 -}}
+{{- if and (eq (dig "credentials" "static" $s3 | default "static") "web_identity") (not (dig "web_identity_token_file" nil $s3)) -}}yes{{- end -}}
+{{- end -}}
+
 {{- define "darkroom.mounts" -}}
 - name: tmp
   mountPath: /tmp
+{{- if include "darkroom.s3ProjectsToken" . }}
+- name: s3-identity
+  mountPath: /etc/darkroom/s3-identity
+  readOnly: true
+{{- end }}
 {{- range $name, $secret := include "darkroom.mountedSecrets" . | fromYaml }}
 - name: {{ $name }}
   mountPath: /etc/darkroom/{{ $name }}
@@ -117,6 +145,16 @@ DARKROOM_MODEL__CACHE_BYTES_MAX: {{ include "darkroom.cacheBytes" . | quote }}
 
 {{/* 0440: the pod's group reads, nobody else. */}}
 {{- define "darkroom.volumes" -}}
+{{- if include "darkroom.s3ProjectsToken" . }}
+- name: s3-identity
+  projected:
+    defaultMode: 288
+    sources:
+      - serviceAccountToken:
+          path: token
+          audience: {{ .Values.s3Identity.audience }}
+          expirationSeconds: 3600
+{{- end }}
 {{- range $name, $secret := include "darkroom.mountedSecrets" . | fromYaml }}
 - name: {{ $name }}
   secret:
@@ -136,8 +174,10 @@ DARKROOM_MODEL__CACHE_BYTES_MAX: {{ include "darkroom.cacheBytes" . | quote }}
 {{- end -}}
 
 {{- define "darkroom.mountedSecrets" -}}
+{{- if include "darkroom.s3HasOwnKeys" . }}
 {{- with .Values.secrets.s3.name }}
 s3: {{ . }}
+{{- end }}
 {{- end }}
 {{- with .Values.secrets.s3Ca.name }}
 s3-ca: {{ . }}
