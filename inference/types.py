@@ -42,6 +42,15 @@ class RowId(NamedTuple):
     image: int
 
 
+class RowCaps(NamedTuple):
+    """The rows of one batch key that may share a step: where latency counts, and where throughput alone does."""
+
+    paying: int
+    """The smallest batch of good throughput: a row that joins beyond it mostly slows the others."""
+    best: int
+    """The batch of the best throughput, at least `paying`: for a backlog, in which latency is no one's."""
+
+
 class BatchKey(NamedTuple):
     """The properties that rows must have in common to share a step: latent size, in latent pixels, and model."""
 
@@ -271,8 +280,8 @@ class JobPrepared:
     """The people in the pose's photo, the largest first; empty if the pose is not a photo."""
     prompt: PromptRead | None = None
     """Size of what was read of the prompt; None if the device does not count."""
-    cap: int | None = None
-    """The most rows of the batch key that are worth running together on this device. None if the engine has no cap."""
+    caps: RowCaps | None = None
+    """The rows of the batch key that are worth running together on this device. None if the engine has no caps."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """The digests of the adapters that its rows are painted with, by name."""
 

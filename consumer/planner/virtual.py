@@ -17,7 +17,7 @@ from typing import Protocol
 
 from darkroom.inference.engine.step_batch import HeldJob, HeldRow, StepBatch
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
-from darkroom.inference.types import BatchKey, RenderJob, RenderRequest, RowId
+from darkroom.inference.types import BatchKey, RenderJob, RenderRequest, RowCaps, RowId
 
 Call = Callable[[], None]
 
@@ -118,8 +118,8 @@ class Leap:
 class DeviceListener:
     """Receiver of what the device does, at the moment at which it happens."""
 
-    prepared: Callable[[str, BatchKey, int | None], None]
-    """The job, its key, the cap of the key where it was measured."""
+    prepared: Callable[[str, BatchKey, RowCaps | None], None]
+    """The job, its key, the caps of the key where they were measured."""
     boundary: Callable[[Sequence[RowId]], None]
     """Rows that have retired."""
     rendered: Callable[[str], None]
@@ -141,7 +141,8 @@ class VirtualDevice:
         self._listener = listener
         self._rows_max = rows_max
         self._prepare_s = prepare_s
-        self._caps: dict[BatchKey, int] = {}
+        self._known_caps: dict[BatchKey, RowCaps] = {}
+        self._caps_set: dict[BatchKey, int] = {}
         self._step_s: dict[tuple[BatchKey, int, int], float] = {}
         self._jobs: dict[str, HeldJob[VirtualRow]] = {}
         self._finished: Counter[str] = Counter()
@@ -157,9 +158,21 @@ class VirtualDevice:
 
     def cap(self, key: BatchKey) -> int:
         """Rows of a key that may share a step."""
-        if key not in self._caps:
-            self._caps[key] = self._profile.cap(key.latent_height, key.latent_width, rows_max=self._rows_max)
-        return self._caps[key]
+        caps = self._caps(key)
+        return min(self._caps_set.get(key, caps.paying), caps.best)
+
+    def set_cap(self, batch_key: BatchKey, rows: int) -> None:
+        """Let at most so many rows of a key share a step from the next boundary on."""
+        rises = rows > self.cap(batch_key)
+        self._caps_set[batch_key] = rows
+        if rises and self._leap is not None:
+            self._cut(self._leap)
+
+    def _caps(self, key: BatchKey) -> RowCaps:
+        if key not in self._known_caps:
+            size = key.latent_height, key.latent_width
+            self._known_caps[key] = self._profile.caps(*size, rows_max=self._rows_max)
+        return self._known_caps[key]
 
     def prepare(self, job_id: str, request: RenderRequest, key: BatchKey) -> None:
         """Queue for the prepare lane."""
@@ -175,7 +188,7 @@ class VirtualDevice:
             if held.over:
                 return
             held.receive(rows)
-            self._listener.prepared(job_id, key, self.cap(key))
+            self._listener.prepared(job_id, key, self._caps(key))
 
         self._clock.later(self._prepare_free_at - self._clock.now(), prepared)
 

@@ -5,8 +5,8 @@ A step costs U(UNet slots) + C(ControlNet slots) + R(UNet slots): the two networ
 slots; an unguided row takes one of each.
 
 The cap of a shape is the smallest batch whose throughput is at least `GOOD_SHARE` of the best, in rows a second of the
-*typical row*: guided, and posed where the model takes poses. Beyond the cap, a row that joins only slows down the
-others.
+*typical row*: guided, and posed where the model takes poses. Beyond the cap, a row that joins mostly slows down the
+others. The best cap is the batch for a backlog, where nobody waits for a row alone.
 
 A shape that was not measured is estimated from a measured one (the smallest with at least its latent area, otherwise
 the largest) by its share of latent pixels: n slots of area A take as long as n * A / A0 slots of the measured area A0,
@@ -29,10 +29,13 @@ from enum import Enum
 from typing import Final
 
 from darkroom.inference.planning.step_curve import StepCurve
-from darkroom.inference.types import ModelInfo
+from darkroom.inference.types import ModelInfo, RowCaps
 
 GOOD_SHARE: Final = 0.95
 """Share of the best throughput: the last twentieth would double the batch, and every row's latency, for little gain."""
+
+BEST_SHARE: Final = 0.999
+"""Share of the best throughput that counts as the best: on a flat curve, noise in the measurement fills no batch."""
 
 GUIDED_SLOTS: Final = 2
 """Slots of the typical row: prompt and negative prompt."""
@@ -147,14 +150,23 @@ class DeviceProfile:
         return rows * 1000 / self.step_ms(latent_height, latent_width, **slots)
 
     def cap(self, latent_height: int, latent_width: int, *, rows_max: int) -> int:
-        """Return the smallest batch of at most `rows_max` rows that reaches `GOOD_SHARE` of the best throughput.
+        """Return the smallest batch of at most `rows_max` rows that reaches `GOOD_SHARE` of the best throughput."""
+        return self.caps(latent_height, latent_width, rows_max=rows_max).paying
 
-        Never more than were measured: a larger batch may be slower, or not fit.
+    def caps(self, latent_height: int, latent_width: int, *, rows_max: int) -> RowCaps:
+        """Return the smallest batches of at most `rows_max` rows that reach `GOOD_SHARE` and `BEST_SHARE` of the best
+        throughput.
+
+        Never more rows than were measured: a larger batch may be slower, or not fit.
         """
         known_max = max(1, min(rows_max, self._rows_known(latent_height, latent_width)))
         rates = [self.rows_per_second(latent_height, latent_width, rows) for rows in range(1, known_max + 1)]
-        enough = GOOD_SHARE * max(rates)
-        return next(rows for rows, rate in enumerate(rates, start=1) if rate >= enough)
+        best = max(rates)
+        paying, most = (
+            next(rows for rows, rate in enumerate(rates, start=1) if rate >= share * best)
+            for share in (GOOD_SHARE, BEST_SHARE)
+        )
+        return RowCaps(paying, most)
 
     def device_seconds(
         self, latent_height: int, latent_width: int, *, steps: float, guided: bool, posed: bool, rows: int
