@@ -45,9 +45,23 @@ class CostProfile(Protocol):
         """Return `cap`, and the rows up to `rows_max` that give the best throughput together at this size."""
 
     def device_seconds(
-        self, latent_height: int, latent_width: int, *, steps: float, guided: bool, posed: bool, rows: int
+        self,
+        latent_height: int,
+        latent_width: int,
+        *,
+        steps: int,
+        guided: bool,
+        posed: bool,
+        rows: int,
+        shallow_steps: int = 0,
     ) -> float:
-        """Return one row's share of the device in seconds, where `rows` such rows share each step."""
+        """Return one row's share of the device in seconds, where `rows` such rows share each step.
+
+        `steps` of them are full, and `shallow_steps` more are shallow.
+        """
+
+    def shallow_share(self, latent_height: int, latent_width: int) -> float:
+        """Return the time of a shallow step as a share of a full step's, both of one typical row."""
 
 
 class RunPlan(Protocol):

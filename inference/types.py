@@ -253,6 +253,8 @@ class Part(Enum):
     """A forward of `count` slots."""
     REST = "rest"
     """The remainder of a step whose rows take `count` UNet slots, as many of them guided as fit."""
+    SHALLOW = "shallow"
+    """A shallow call's forward of `count` rows, which take one slot each."""
     DECODE = "decode"
     """Decoding the latents of `count` pictures."""
 
@@ -335,7 +337,7 @@ class JobRendered:
     """VAE decoding and image encoding, without the time spent waiting for them."""
     device_seconds: float
     """The job's share of the device: the sum, over its steps, of each step's seconds divided by the rows that shared
-    it, of which a row whose step was shallow counts as `SHALLOW_SHARE`."""
+    it, of which a row whose step was shallow counts as the measured share of a full one."""
     rows_min: int
     rows_max: int
     """The smallest and largest number of rows that shared a step with this job's."""

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from darkroom.inference.engine.step_batch import HeldJob, HeldRow, StepBatch
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
+from darkroom.inference.planning.reuse import full_calls_of
 from darkroom.inference.types import BatchKey, RenderJob, RenderRequest, RowCaps, RowId
 
 Call = Callable[[], None]
@@ -85,11 +86,13 @@ class VirtualRow:
     steps_total: int
     unet_slots: int
     control_slots: int
+    worth: float = 1.0
+    """The mean of its steps' time, of which an economy picture's are full and shallow, as a share of a full step's."""
     steps_done: int = 0
 
     @property
     def full_steps(self) -> int:
-        """All of them: an economy picture is planned with the cost of an exact one."""
+        """All of them: the steps of an economy picture differ from one another, and here each takes their mean."""
         return self.steps_done
 
     @property
@@ -123,6 +126,19 @@ class DeviceListener:
     boundary: Callable[[Sequence[RowId]], None]
     """Rows that have retired."""
     rendered: Callable[[str], None]
+
+
+def step_worth(profile: DeviceProfile, request: RenderRequest, key: BatchKey, *, cap: int) -> float:
+    """Return the mean time of a request's steps, full and shallow ones, as a share of a full step's, in batches of
+    `cap` rows."""
+    full = full_calls_of(request)
+    if full == request.calls:
+        return 1.0
+    size = key.latent_height, key.latent_width
+    slots = cap * (GUIDED_SLOTS if request.guidance_scale > 1 else 1)
+    full_ms = profile.step_ms(*size, unet_slots=slots, control_slots=0 if request.pose is None else slots)
+    shallow_ms = profile.shallow_step_ms(*size, rows=cap, full_ms=full_ms)
+    return (full + (request.calls - full) * shallow_ms / full_ms) / request.calls
 
 
 class VirtualDevice:
@@ -178,8 +194,10 @@ class VirtualDevice:
         """Queue for the prepare lane."""
         held = self._jobs[job_id] = HeldJob(RenderJob(job_id, request))
         slots = GUIDED_SLOTS if request.guidance_scale > 1 else 1
+        control_slots = slots if request.pose is not None else 0
+        worth = step_worth(self._profile, request, key, cap=self.cap(key))
         rows = [
-            VirtualRow(RowId(job_id, image), key, request.calls, slots, slots if request.pose is not None else 0)
+            VirtualRow(RowId(job_id, image), key, request.calls, slots, control_slots, worth)
             for image in range(request.count)
         ]
         self._prepare_free_at = max(self._clock.now(), self._prepare_free_at) + self._prepare_s
@@ -225,7 +243,8 @@ class VirtualDevice:
             return
         unet, control = sum(row.unet_slots for row in rows), sum(row.control_slots for row in rows)
         steps = min(row.steps_total - row.steps_done for row in rows)
-        self._begin(Leap(self._clock.now(), self._seconds(rows[0].batch_key, unet, control), steps))
+        worth = sum(row.worth * (row.unet_slots + row.control_slots) for row in rows) / (unet + control)
+        self._begin(Leap(self._clock.now(), worth * self._seconds(rows[0].batch_key, unet, control), steps))
 
     def _begin(self, leap: Leap) -> None:
         self._leap = leap

@@ -58,9 +58,7 @@ def backlog_seconds(
     for kind, rows in kinds.items():
         size = (kind.latent_height, kind.latent_width)
         shared_by = min(profile.cap(*size, rows_max=rows_max), rows_of[size])
-        total += rows * profile.device_seconds(
-            *size, steps=kind.steps, guided=kind.guided, posed=kind.posed, rows=shared_by
-        )
+        total += rows * kind.seconds(profile, shared_by)
     if not unread:
         return total
     mean = total / requests if requests else mean_s

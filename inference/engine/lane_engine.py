@@ -13,7 +13,7 @@ from typing_extensions import override
 from darkroom.inference.contract import CostProfile, Device, Engine, Listener, RowT, RunPlan
 from darkroom.inference.engine.lanes import Lanes
 from darkroom.inference.engine.monitor import LaneMonitor
-from darkroom.inference.types import BatchKey, CacheCounts, ModelInfo, RowCaps
+from darkroom.inference.types import SHALLOW_SHARE, BatchKey, CacheCounts, ModelInfo, RowCaps
 
 CAPS_MAX = 1024
 """Batch caps remembered by batch key: more picture sizes than anybody requests, and a cap is recomputed in
@@ -79,6 +79,7 @@ class LaneEngine(LaneMonitor[RowT], Engine):
                 raise ValueError(f"{name} is {bound}: give a number above 0")
         super().__init__(
             caps=self._batch_caps,
+            shallow_share=self._shallow_share,
             finish_queue_rows_max=finish_queue_rows_max,
             jobs_max=jobs_max,
             preview_interval_s=preview_interval_s,
@@ -161,6 +162,11 @@ class LaneEngine(LaneMonitor[RowT], Engine):
                 _log.warning("lanes_still_in_the_device", lanes=stuck, waited_s=self._close_wait_s)
             else:
                 self._device.close()
+
+    def _shallow_share(self, key: BatchKey) -> float:
+        if self._profile is None:
+            return SHALLOW_SHARE
+        return self._profile.shallow_share(key.latent_height, key.latent_width)
 
     def _batch_caps(self, key: BatchKey) -> RowCaps:
         """Return how many rows of a key may share a step. Called with the lock held."""

@@ -29,6 +29,7 @@ from darkroom.inference.contract import Listener, PreparedRows, RowT
 from darkroom.inference.engine.step_batch import HeldJob, HeldRow, PreviewQueue, RowStage, StepBatch
 from darkroom.inference.engine.turns import Turns
 from darkroom.inference.types import (
+    SHALLOW_SHARE,
     BatchKey,
     EngineEvent,
     EngineStopped,
@@ -71,10 +72,12 @@ class LaneMonitor(Generic[RowT]):
         jobs_max: int,
         preview_interval_s: float,
         clock: Callable[[], float],
+        shallow_share: Callable[[BatchKey], float] = lambda _key: SHALLOW_SHARE,
     ) -> None:
         """Make a monitor without a listener. `caps` returns how many rows of a key may share a step.
 
-        The bounds and the clock are those of `darkroom.inference.engine.lane_engine.LaneEngine`.
+        `shallow_share` returns the time of a shallow step as a share of a full one's. The bounds and the clock are
+        those of `darkroom.inference.engine.lane_engine.LaneEngine`.
         """
         self._caps = caps
         self._caps_set: dict[BatchKey, int] = {}
@@ -91,7 +94,7 @@ class LaneMonitor(Generic[RowT]):
         self._ended = False
         self._jobs: dict[JobId, HeldJob[RowT]] = {}
         self._to_prepare: OrderedDict[JobId, HeldJob[RowT]] = OrderedDict()
-        self._batch: StepBatch[RowT] = StepBatch(self._cap)
+        self._batch: StepBatch[RowT] = StepBatch(self._cap, shallow_share)
         self._to_finish: deque[FinishedRows[RowT]] = deque()
         self._unfinished_rows = 0
         self._stepped_at: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from darkroom.inference.contract import CostProfile
-from darkroom.inference.planning.reuse import calls_worth
+from darkroom.inference.planning.reuse import full_calls_of
 from darkroom.inference.types import RenderRequest
 
 KINDS_MAX: Final = 1024
@@ -17,18 +17,33 @@ class RowKind(NamedTuple):
 
     latent_height: int
     latent_width: int
-    steps: float
-    """In full steps' worth."""
+    steps: int
+    """Full ones."""
+    shallow_steps: int
     guided: bool
     posed: bool
+
+    def seconds(self, profile: CostProfile, rows: int) -> float:
+        """Return one image's share of the device, where `rows` such images share each step."""
+        size = self.latent_height, self.latent_width
+        return profile.device_seconds(
+            *size,
+            steps=self.steps,
+            shallow_steps=self.shallow_steps,
+            guided=self.guided,
+            posed=self.posed,
+            rows=rows,
+        )
 
 
 def kind_of(request: RenderRequest, latent_factor: int) -> RowKind:
     """Return the kind of a request's images; `latent_factor` is the model's pixels for one latent pixel."""
+    full = full_calls_of(request)
     return RowKind(
         request.height // latent_factor,
         request.width // latent_factor,
-        calls_worth(request),
+        full,
+        request.calls - full,
         guided=request.guidance_scale > 1,
         posed=request.pose is not None,
     )
@@ -53,11 +68,8 @@ class RequestCosts:
         if seconds is None:
             if len(self._known) >= KINDS_MAX:
                 self._known.clear()
-            size = kind.latent_height, kind.latent_width
-            rows = self._profile.cap(*size, rows_max=self._rows_max)
-            seconds = self._known[kind] = self._profile.device_seconds(
-                *size, steps=kind.steps, guided=kind.guided, posed=kind.posed, rows=rows
-            )
+            rows = self._profile.cap(kind.latent_height, kind.latent_width, rows_max=self._rows_max)
+            seconds = self._known[kind] = kind.seconds(self._profile, rows)
         return round(request.count * seconds * 1e6)
 
 
