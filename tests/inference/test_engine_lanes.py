@@ -12,7 +12,16 @@ import pytest
 
 from darkroom.inference.engine import EngineFullError, LaneEngine
 from darkroom.inference.engine.monitor import LaneMonitor
-from darkroom.inference.types import EngineEvent, FaultKind, JobPrepared, JobRendered, RenderFault, RowId, StepDone
+from darkroom.inference.types import (
+    EngineEvent,
+    FaultKind,
+    JobPrepared,
+    JobRendered,
+    RenderFault,
+    RowCaps,
+    RowId,
+    StepDone,
+)
 from tests.inference.scripted import (
     FakeClock,
     Gate,
