@@ -22,6 +22,7 @@ from darkroom.inference.types import (
     RenderedImage,
     RenderFault,
     RenderJob,
+    RowCaps,
     RowId,
     Series,
 )
@@ -40,10 +41,27 @@ class CostProfile(Protocol):
     def cap(self, latent_height: int, latent_width: int, *, rows_max: int) -> int:
         """Return the most rows, from 1 to `rows_max`, that are worth running together at this size."""
 
+    def caps(self, latent_height: int, latent_width: int, *, rows_max: int) -> RowCaps:
+        """Return `cap`, and the rows up to `rows_max` that give the best throughput together at this size."""
+
     def device_seconds(
-        self, latent_height: int, latent_width: int, *, steps: float, guided: bool, posed: bool, rows: int
+        self,
+        latent_height: int,
+        latent_width: int,
+        *,
+        steps: int,
+        guided: bool,
+        posed: bool,
+        rows: int,
+        shallow_steps: int = 0,
     ) -> float:
-        """Return one row's share of the device in seconds, where `rows` such rows share each step."""
+        """Return one row's share of the device in seconds, where `rows` such rows share each step.
+
+        `steps` of them are full, and `shallow_steps` more are shallow.
+        """
+
+    def shallow_share(self, latent_height: int, latent_width: int) -> float:
+        """Return the time of a shallow step as a share of a full step's, both of one typical row."""
 
 
 class RunPlan(Protocol):
@@ -91,6 +109,13 @@ class Engine(Protocol):
 
         The caller respects the batch's cap. Rows whose `BatchKey` differs from the one on the device wait until the
         device is empty.
+        """
+
+    def set_cap(self, batch_key: BatchKey, rows: int) -> None:
+        """Let at most `rows` rows of a key share a step from the next boundary on.
+
+        Until then it is `JobPrepared.caps.paying`; more than `caps.best` counts as `caps.best`. Rows that are on the
+        device stay there: under a lower cap none joins until enough of them have left.
         """
 
     def drop(self, job_id: JobId) -> None:

@@ -42,6 +42,15 @@ class RowId(NamedTuple):
     image: int
 
 
+class RowCaps(NamedTuple):
+    """The rows of one batch key that may share a step: where latency counts, and where throughput alone does."""
+
+    paying: int
+    """The smallest batch of good throughput: a row that joins beyond it mostly slows the others."""
+    best: int
+    """The batch of the best throughput, at least `paying`: for a backlog, in which latency is no one's."""
+
+
 class BatchKey(NamedTuple):
     """The properties that rows must have in common to share a step: latent size, in latent pixels, and model."""
 
@@ -244,6 +253,8 @@ class Part(Enum):
     """A forward of `count` slots."""
     REST = "rest"
     """The remainder of a step whose rows take `count` UNet slots, as many of them guided as fit."""
+    SHALLOW = "shallow"
+    """A shallow call's forward of `count` rows, which take one slot each."""
     DECODE = "decode"
     """Decoding the latents of `count` pictures."""
 
@@ -271,8 +282,8 @@ class JobPrepared:
     """The people in the pose's photo, the largest first; empty if the pose is not a photo."""
     prompt: PromptRead | None = None
     """Size of what was read of the prompt; None if the device does not count."""
-    cap: int | None = None
-    """The most rows of the batch key that are worth running together on this device. None if the engine has no cap."""
+    caps: RowCaps | None = None
+    """The rows of the batch key that are worth running together on this device. None if the engine has no caps."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """The digests of the adapters that its rows are painted with, by name."""
 
@@ -326,7 +337,7 @@ class JobRendered:
     """VAE decoding and image encoding, without the time spent waiting for them."""
     device_seconds: float
     """The job's share of the device: the sum, over its steps, of each step's seconds divided by the rows that shared
-    it, of which a row whose step was shallow counts as `SHALLOW_SHARE`."""
+    it, of which a row whose step was shallow counts as the measured share of a full one."""
     rows_min: int
     rows_max: int
     """The smallest and largest number of rows that shared a step with this job's."""

@@ -1,9 +1,10 @@
 """Which prepared rows join the device next.
 
 Objective: as many rows on the device as still pay, and no more. The cap for a shape is the smallest batch
-whose measured throughput is at least 95% of the best; beyond it a join only slows the rows that are there. The
-engine says it once for a shape (`CapKnown`); where it does not, and above it, the setting `batch.max_rows` bounds
-the batch. Running out of memory lowers it for a time (`darkroom.consumer.core.ceilings`).
+whose measured throughput is at least 95% of the best; beyond it a join mostly slows the rows that are there. Under a
+backlog nobody waits for one row alone, and the cap is the batch of the best throughput. The engine says both once for a
+shape (`CapKnown`); where it does not, and above them, the setting `batch.max_rows` bounds the batch. Running out of
+memory lowers them for a time (`darkroom.consumer.core.ceilings`).
 
 Rules:
 
@@ -16,17 +17,45 @@ Rules:
 5. A few rows more than the cap are handed over (half of it, at most `ahead_rows_max`), so that a place is taken at
    the boundary at which it falls free; the engine holds them in order and keeps to the same cap. Of a memory ceiling it
    knows nothing: under one, none are handed ahead.
+6. A backlog begins with more than `backlog_s` of work that waits, in more rows than `BACKLOG_BATCHES` of the best
+   batches hold: on a slow device one row may be a minute's work. It is gone when all rows there are, waiting or handed
+   over, are no more than would be handed over without one. In between nothing changes, so that the cap does not flap,
+   and rows that were handed over under the larger cap run under it.
+
+Invariants, each with a test of its name:
+
+- `the_cap_follows_the_backlog`: the cap is the paying one or the best one, and changes only as rule 6 says.
+- `the_engine_keeps_to_the_core_s_cap`: `SetCap` comes before any row that is handed over under the new cap.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 from darkroom.consumer.core.ceilings import Ceilings
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.partition import Job
 from darkroom.consumer.core.partition_key import RowKey
+
+BACKLOG_BATCHES = 3
+"""A row that begins first waits for its whole batch: with three more batches behind it, a quarter of all."""
+
+
+class Waiting(NamedTuple):
+    """All that is to join the device and was not handed to it."""
+
+    rows: int
+    device_s: float
+    """Seconds of the device that those rows are measured to take."""
+    more_is_coming: bool
+    """Some of them are looked up or prepared at this moment."""
+
+
+class _Caps(NamedTuple):
+    paying: int
+    best: int
 
 
 class Batcher:
@@ -38,8 +67,12 @@ class Batcher:
         self._ready: list[Job] = []
         self._on_device: dict[RowKey, Job] = {}
         self._device_key: Hashable = None
-        self._caps: dict[Hashable, int] = {}
+        self._caps: dict[Hashable, _Caps] = {}
         """By batch key. The sizes that the model takes bound their number."""
+        self._told: dict[Hashable, int] = {}
+        """The caps that the engine keeps to, where they were set."""
+        self.backlog = False
+        """Whether throughput counts more than latency now."""
         self._ceilings = Ceilings(limits.oom_probe_s)
         self._apart: deque[tuple[RowKey, ...]] = deque()
         self._linger_until: float | None = None
@@ -61,12 +94,12 @@ class Batcher:
 
     def cap(self, key: Hashable) -> int:
         """Rows of a shape that may share a step now."""
-        cap, ceiling = self._paying(key), self._ceilings.of(key)
+        cap, ceiling = self._measured_cap(key), self._ceilings.of(key)
         return cap if ceiling is None else min(cap, ceiling)
 
-    def know_cap(self, key: Hashable, rows: int) -> None:
-        """Remember how many rows of a batch key pay together."""
-        self._caps[key] = rows
+    def know_cap(self, key: Hashable, rows: int, rows_best: int) -> None:
+        """Remember how many rows of a batch key pay together, and how many give the best throughput."""
+        self._caps[key] = _Caps(rows, rows_best)
 
     def add(self, job: Job) -> None:
         """A job's rows (`rows_ready`) are prepared, or came back from a failed step."""
@@ -96,6 +129,26 @@ class Batcher:
         """Run these groups before everything else, each by itself."""
         self._apart.extendleft(reversed(groups))
 
+    def follow_backlog(self, waiting: Waiting) -> tuple[Hashable, int] | None:
+        """Begin or end a backlog by what waits. Return the batch key to run and its cap where the engine has another.
+
+        Call it before `choose`.
+        """
+        key = self._device_key if self._on_device else self._key_to_run()
+        if not self.backlog:
+            many = waiting.rows > BACKLOG_BATCHES * self._known(key).best
+            self.backlog = many and waiting.device_s > self._limits.backlog_s
+        else:
+            few = 0 if key is None else self._handed_max(self._known(key).paying)
+            self.backlog = waiting.rows + len(self._on_device) > few
+        if key is None:
+            return None
+        rows = self._measured_cap(key)
+        if self._told.get(key, self._known(key).paying) == rows:
+            return None
+        self._told[key] = rows
+        return key, rows
+
     def choose(self, now: float, *, more_is_coming: bool) -> tuple[RowKey, ...]:
         """The rows to hand to the device now. They count as on the device from here on."""
         self._linger_until = None
@@ -114,18 +167,24 @@ class Batcher:
     def _key_to_run(self) -> Hashable:
         return self._ready[0].batch_key if self._ready else None
 
-    def _paying(self, key: Hashable) -> int:
-        """Rows of a shape that pay together, memory set aside."""
-        return min(self._caps.get(key, self._limits.batch_rows_max), self._limits.batch_rows_max)
+    def _known(self, key: Hashable) -> _Caps:
+        """Rows of a shape that pay together and that are best together, memory set aside."""
+        rows_max = self._limits.batch_rows_max
+        caps = self._caps.get(key)
+        return _Caps(rows_max, rows_max) if caps is None else _Caps(*(min(rows, rows_max) for rows in caps))
 
-    def _ahead(self, key: Hashable) -> int:
-        if self._ceilings.of(key) is not None:
-            return 0
-        return min(self._limits.ahead_rows_max, max(1, self.cap(key) // 2))
+    def _measured_cap(self, key: Hashable) -> int:
+        caps = self._known(key)
+        return caps.best if self.backlog else caps.paying
+
+    def _handed_max(self, cap: int) -> int:
+        """Rows that are handed over under a cap: the batch, and those ahead of it."""
+        return cap + min(self._limits.ahead_rows_max, max(1, cap // 2))
 
     def _joining(self, key: Hashable, now: float) -> list[tuple[Job, int]]:
-        self._ceilings.lift(key, self._paying(key), now)
-        room = self.cap(key) + self._ahead(key) - len(self._on_device)
+        self._ceilings.lift(key, self._known(key).best, now)
+        cap = self.cap(key)
+        room = (cap if self._ceilings.of(key) is not None else self._handed_max(cap)) - len(self._on_device)
         joining: list[tuple[Job, int]] = []
         for job in self._ready:
             if job.batch_key != key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from darkroom.consumer.core.jobs import Verdict
@@ -76,6 +77,14 @@ class Admit:
 
 
 @dataclass(frozen=True, slots=True)
+class SetCap:
+    """Let at most so many rows of a batch key share a step from the next boundary on."""
+
+    batch_key: Hashable
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Store the images, if any, and decide the outcome with the conditional put: `Settled`."""
 
@@ -130,6 +139,7 @@ Effect = (
     | FetchPose
     | Prepare
     | Admit
+    | SetCap
     | Settle
     | Publish
     | Leave

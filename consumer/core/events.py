@@ -119,6 +119,9 @@ class CapKnown:
 
     batch_key: Hashable
     rows: int
+    """The cap while latency counts; the engine keeps to it until `SetCap` names another."""
+    rows_best: int
+    """The cap under a backlog: the batch of the best throughput, at least `rows`."""
 
 
 class FaultParty(Enum):

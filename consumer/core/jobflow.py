@@ -16,7 +16,7 @@ from itertools import count
 
 from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
-from darkroom.consumer.core.batcher import Batcher
+from darkroom.consumer.core.batcher import Batcher, Waiting
 from darkroom.consumer.core.breaker import Breaker
 from darkroom.consumer.core.deadlines import Deadlines
 from darkroom.consumer.core.identities import Identities
@@ -38,6 +38,13 @@ _COMPANY = (
     JobState.SETTLING,
 )
 """While a job is in one of these, no suspect is alone."""
+_BEFORE_THE_DEVICE = (
+    JobState.WAITING,
+    JobState.LOOKING,
+    JobState.JOURNALING,
+    JobState.PREPARING,
+    JobState.READY,
+)
 JOURNAL_COVER_S = 0.25
 """While what the journals name lasts so long, no journal is committed for its own sake: some commits' time."""
 _EXPIRED = Verdict(VerdictKind.EXPIRED, "deadline_passed", "The deadline passed before the pictures were finished.")
@@ -59,6 +66,8 @@ class JobFlow:
         self.identities = Identities(limits.cancellations_max)
         self.rows_in = dict.fromkeys(JobState, 0)
         """Rows by the state of their job."""
+        self._device_us_in = dict.fromkeys(JobState, 0)
+        """Microseconds of the device, likewise."""
         self.unsettled_bytes = 0
         self.suspects: set[JobKey] = set()
         """Jobs that are to run alone and are not decided."""
@@ -93,13 +102,20 @@ class JobFlow:
         """Rows that are to join the device and were not handed to it yet."""
         return self.room.rows_total + self.rows_begun + self.rows_ahead
 
+    @property
+    def waiting(self) -> Waiting:
+        """The work that is to join the device and was not handed to it yet."""
+        device_us = sum(self._device_us_in[state] for state in _BEFORE_THE_DEVICE)
+        coming = self.rows_begun + self.rows_in[JobState.PREPARING] > 0
+        return Waiting(self.rows_to_join, device_us / 1e6, coming)
+
     # --- In and out --------------------------------------------------------------------------------------
 
     def arrive(self, facts: JobFacts, partition: Partition) -> None:
         """A record that is new work."""
         job = Job(facts, partition, suspicion=partition.suspects.get(facts.key.offset))
         self._jobs[job.key] = partition.jobs[job.key] = job
-        self.rows_in[job.state] += facts.rows
+        self._count(job, +1)
         if facts.identity is None:
             self._decide(job)
             return
@@ -118,7 +134,7 @@ class JobFlow:
         self.batcher.remove(job)
         self.breaker.abandon(lambda call: call.job == job.key)
         self._free_pictures(job)
-        self.rows_in[job.state] -= job.facts.rows
+        self._count(job, -1)
         job.over = True
         self.suspects.discard(job.key)
         job.partition.drop(job)
@@ -128,9 +144,13 @@ class JobFlow:
 
     def move(self, job: Job, state: JobState) -> None:
         """Change a job's state and the counts that follow from it."""
-        self.rows_in[job.state] -= job.facts.rows
+        self._count(job, -1)
         job.to(state)
-        self.rows_in[state] += job.facts.rows
+        self._count(job, +1)
+
+    def _count(self, job: Job, sign: int) -> None:
+        self.rows_in[job.state] += sign * job.facts.rows
+        self._device_us_in[job.state] += sign * job.facts.device_us
 
     # --- What may follow from any event -------------------------------------------------------------------
 
@@ -209,10 +229,12 @@ class JobFlow:
 
     def admit(self, now: float) -> None:
         """Put rows on the device, unless finished pictures pile up in front of the store."""
+        waiting = self.waiting
+        if (changed := self.batcher.follow_backlog(waiting)) is not None:
+            self._out.append(do.SetCap(*changed))
         if self.unsettled_bytes >= self.limits.unsettled_bytes_max:
             return
-        coming = self.rows_begun + self.rows_in[JobState.PREPARING] > 0
-        rows = self.batcher.choose(now, more_is_coming=coming)
+        rows = self.batcher.choose(now, more_is_coming=waiting.more_is_coming)
         for row in rows:
             job = self._jobs[row.job]
             if job.state is JobState.READY:
@@ -280,7 +302,7 @@ class JobFlow:
 
     def on_cap_known(self, event: on.CapKnown, _now: float) -> None:
         """Bound the batches of a key from now on."""
-        self.batcher.know_cap(event.batch_key, event.rows)
+        self.batcher.know_cap(event.batch_key, event.rows, event.rows_best)
 
     def on_prepared(self, event: on.Prepared, now: float) -> None:
         """Let the rows join."""

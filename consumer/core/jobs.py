@@ -101,5 +101,8 @@ class JobFacts:
     """In seconds of the core's clock."""
     fetches_pose: bool = False
     """Its pose names a picture in the store."""
+    device_us: int = 0
+    """Microseconds of the device that its pictures are measured to take; 0 where nothing was measured. Whole ones, so
+    that a sum over many jobs is exact."""
     refusal: Verdict | None = None
     """Why the record cannot be rendered, where decoding it said so."""

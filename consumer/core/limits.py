@@ -23,6 +23,9 @@ class Limits:
     """Rows being prepared or ready: what the device takes next. They hold embeddings and latents."""
     linger_s: float = 0.005
     """How long an empty device waits for a second row, and only while one is being prepared."""
+    backlog_s: float = 10.0
+    """Device seconds of waiting work above which throughput counts and latency no longer does: batches grow to the
+    size of the best throughput until the backlog is gone."""
     key_switch_s: float = 2.0
     """How long a ready row of another batch key is passed over before the device is left to empty for it."""
     ageing_s: float = 10.0

@@ -16,10 +16,12 @@ from itertools import count
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.planner.assignor import shares
 from darkroom.consumer.planner.autoscaler import Autoscaler, Autoscaling
+from darkroom.consumer.planner.load import LATENT_FACTOR
 from darkroom.consumer.planner.member import Member
 from darkroom.consumer.planner.topic import Arrival, Delays, Topic
 from darkroom.consumer.planner.virtual import DeviceListener, VirtualClock, VirtualDevice
 from darkroom.inference.planning.profile import DeviceProfile
+from darkroom.inference.planning.request_costs import RequestCosts
 
 SAMPLE_S = 5.0
 """Between two points of a run's history, at the least."""
@@ -113,7 +115,8 @@ class Fleet:
         self._until_s = until_s
         self._give_up_at = (arrivals[-1].at_s if arrivals else 0.0) + GIVE_UP_S
         self._clock = VirtualClock()
-        self._topic = Topic(arrivals, partition_of, spec.partitions)
+        costs = RequestCosts(spec.profile, LATENT_FACTOR, rows_max=spec.limits.batch_rows_max)
+        self._topic = Topic(arrivals, partition_of, spec.partitions, costs)
         self._arrivals = arrivals
         self._autoscaler = None if spec.autoscaling is None else Autoscaler(spec.autoscaling)
         self._pods: list[Pod] = []

@@ -10,7 +10,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from darkroom.consumer.planner.topic import Arrival
 from darkroom.inference.types import BatchKey, RenderRequest
@@ -31,6 +31,7 @@ OFFICE_DAY: Final = (
 _PERSON: Final = PeoplePose(people=(tuple((0.3 + 0.02 * point, 0.05 * point) for point in range(18)),))
 
 Choice = TypeVar("Choice")
+Fidelity = Literal["exact", "economy"]
 
 
 class LoadError(ValueError):
@@ -50,6 +51,8 @@ class Mix:
     """The share with a pose, for which the ControlNet runs too."""
     counts: Mapping[int, float]
     """By images of a request."""
+    fidelity: Fidelity = "exact"
+    """Of all requests: a plan has a column for each."""
 
     @property
     def images_mean(self) -> float:
@@ -150,7 +153,7 @@ def arrivals_at(times: Sequence[float], mix: Mix, seed: int) -> list[Arrival]:
     for at in times:
         kind = (steps(rng), sizes(rng), rng.random() < mix.guided, rng.random() < mix.posed, counts(rng))
         if kind not in made:
-            made[kind] = _request(*kind)
+            made[kind] = request_of(*kind, fidelity=mix.fidelity)
         arrivals.append(Arrival(at, *made[kind]))
     return arrivals
 
@@ -161,9 +164,10 @@ def partitions_of(number: int, partitions: int, seed: int) -> list[int]:
     return [rng.randrange(partitions) for _ in range(number)]
 
 
-def _request(
-    steps: int, size: tuple[int, int], guided: bool, posed: bool, count: int
+def request_of(
+    steps: int, size: tuple[int, int], guided: bool, posed: bool, count: int, *, fidelity: Fidelity
 ) -> tuple[RenderRequest, BatchKey]:
+    """A request of a mix, with the default sampler."""
     width, height = size
     request = RenderRequest(
         prompt="planned",
@@ -176,6 +180,7 @@ def _request(
         seed=0,
         count=count,
         pose=_PERSON if posed else None,
+        fidelity=fidelity,
     )
     return request, BatchKey(height // LATENT_FACTOR, width // LATENT_FACTOR, REVISION)
 

@@ -19,7 +19,7 @@ from darkroom.consumer.core.offset_map import decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 from darkroom.consumer.planner.topic import TOPIC, Delays, Topic
 from darkroom.consumer.planner.virtual import Alarm, Clock, DeviceListener
-from darkroom.inference.types import BatchKey, RenderRequest, RowId
+from darkroom.inference.types import BatchKey, RenderRequest, RowCaps, RowId
 
 PICTURE_BYTES = 1_500_000
 """A PNG of a megapixel; only `Limits.unsettled_bytes_max` looks at it."""
@@ -42,6 +42,9 @@ class RunDevice(Protocol):
 
     def admit(self, rows: Sequence[RowId]) -> None:
         """Let prepared rows join at the next boundary."""
+
+    def set_cap(self, batch_key: BatchKey, rows: int) -> None:
+        """Let at most so many rows of a key share a step from the next boundary on."""
 
     def drop(self, job_id: str) -> None:
         """Forget a job, known or not."""
@@ -125,9 +128,9 @@ class Member:
 
     # --- The device ----------------------------------------------------------------------------------------
 
-    def _prepared(self, job_id: str, key: BatchKey, cap: int | None) -> None:
-        if cap is not None:
-            self._handle(on.CapKnown(key, cap))
+    def _prepared(self, job_id: str, key: BatchKey, caps: RowCaps | None) -> None:
+        if caps is not None:
+            self._handle(on.CapKnown(key, caps.paying, caps.best))
         self._handle(on.Prepared(self._jobs[job_id], key))
 
     def _boundary(self, retired: Sequence[RowId]) -> None:
@@ -156,8 +159,8 @@ class Member:
                 arrival = topic.arrivals[topic.number(job)]
                 self._jobs[_job_id(job)] = job
                 self._device.prepare(_job_id(job), arrival.request, arrival.batch_key)
-            case do.Admit(rows):
-                self._device.admit([RowId(_job_id(row.job), row.image) for row in rows])
+            case do.Admit() | do.SetCap():
+                self._tell_device(effect)
             case do.Settle(job):
                 self._clock.later(delays.settle_s, lambda: self._settled(job))
             case do.Publish():
@@ -181,6 +184,14 @@ class Member:
                 self._jobs.pop(_job_id(job), None)
             case do.Stop():
                 self._leave()
+
+    def _tell_device(self, effect: do.Admit | do.SetCap) -> None:
+        match effect:
+            case do.Admit(rows):
+                self._device.admit([RowId(_job_id(row.job), row.image) for row in rows])
+            case do.SetCap(batch_key, rows_max):
+                assert isinstance(batch_key, BatchKey)
+                self._device.set_cap(batch_key, rows_max)
 
     def _looked_up(self, job: JobKey) -> None:
         self._handle(on.OutcomeFound(job) if self._topic.is_decided(job) else on.OutcomeAbsent(job))

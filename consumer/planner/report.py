@@ -24,6 +24,7 @@ COLUMNS: Final = (
     "p95 s",
     "p99 s",
     "$ per 1,000 images",
+    "economy $",
     "speed",
     "price",
 )
@@ -62,6 +63,10 @@ def _cells(answer: Answer) -> list[str]:
     machine, figures = answer.machine, answer.figures
     head = [machine.name, machine.gpu, machine.term.replace("_", " "), f"{machine.price.usd_per_hour:g}"]
     tail = [machine.speed_status, machine.price.status]
+    economy = "" if answer.economy is None else "none"
+    if answer.economy is not None and answer.economy.figures is not None:
+        economy = f"{answer.economy.usd_per_1000:.2f}"
+    tail = [economy, *tail]
     if figures is None:
         return [*head, "none", *[""] * 7, *tail]
     workers = str(answer.min_replicas)
@@ -84,6 +89,11 @@ def _cells(answer: Answer) -> list[str]:
 def notes(answers: Sequence[Answer]) -> list[str]:
     """Where the figures are from, once each, and why a machine has none."""
     lines: dict[str, None] = {}
+    if any(one.economy is not None for one in answers):
+        lines[
+            "economy $: a thousand images with fidelity economy and the default sampler, on the cheapest fleet for "
+            "them. Samplers that add no noise cost less."
+        ] = None
     for one in answers:
         machine = one.machine
         lines[f"Speed of {machine.gpu} on {machine.name}, {machine.speed_status}: {machine.speed_source}."] = None
@@ -110,7 +120,7 @@ def table(answers: Sequence[Answer]) -> Table:
 
     shown = Table(box=None, pad_edge=False)
     for place, name in enumerate(COLUMNS):
-        shown.add_column(name, justify="left" if place < 3 or place > 11 else "right")
+        shown.add_column(name, justify="left" if place < 3 or place > 12 else "right")
     for one in ordered(answers):
         shown.add_row(*_cells(one))
     return shown

@@ -18,9 +18,10 @@ from darkroom.consumer.planner.autoscaler import Autoscaling
 from darkroom.consumer.planner.figures import Figures, figures_of
 from darkroom.consumer.planner.fleet import Spec
 from darkroom.consumer.planner.gpus import Machine
-from darkroom.consumer.planner.load import LATENT_FACTOR, Mix
+from darkroom.consumer.planner.load import LATENT_FACTOR, Mix, request_of
 from darkroom.consumer.planner.scenario import Scenario
 from darkroom.consumer.planner.topic import Delays
+from darkroom.consumer.planner.virtual import step_worth
 from darkroom.inference.planning.profile import DeviceProfile
 
 SEARCH_REQUESTS: Final = 1_500
@@ -99,11 +100,24 @@ class Answer:
     start_s: float = 0.0
     autoscaling: Autoscaling | None = None
     figures: Figures | None = None
+    economy: Answer | None = None
+    """The same question, every picture with fidelity economy; None where it was not asked."""
 
     @property
     def usd_per_1000(self) -> float:
         """Images, at the machine's price."""
         return math.inf if self.figures is None else self.figures.usd_per_1000(self.machine.price.usd_per_hour)
+
+    def summary(self) -> dict[str, Any]:
+        """For machines, in short."""
+        if self.figures is None:
+            return {"refusal": self.refusal}
+        return {
+            "min_replicas": self.min_replicas,
+            "max_replicas": self.max_replicas,
+            "usd_per_1000_images": self.usd_per_1000,
+            "figures": self.figures.document(),
+        }
 
     def document(self) -> dict[str, Any]:
         """For machines."""
@@ -116,6 +130,8 @@ class Answer:
             "price": {"status": machine.price.status, "source": machine.price.source, "as_of": machine.price.as_of},
             "speed": {"status": machine.speed_status, "source": machine.speed_source},
         }
+        if self.economy is not None:
+            known["economy"] = self.economy.summary()
         if self.figures is None or self.autoscaling is None:
             return known | {"refusal": self.refusal}
         return known | {
@@ -136,13 +152,22 @@ Told = Callable[[str], None]
 
 
 def answer(question: Question, machine: Machine, tell: Told = lambda _: None) -> Answer:
-    """The cheapest fleet of this machine. Never raises for a target that cannot be kept: the answer says so."""
-    return _Search(question, machine, tell).run()
+    """The cheapest fleet of this machine, and beside it the cheapest for economy pictures.
+
+    Never raises for a target that cannot be kept: the answer says so.
+    """
+    found = _Search(question, machine, tell).run()
+    scenario = question.scenario
+    if scenario.mix.fidelity == "economy":
+        return found
+    cheaper = replace(question, scenario=replace(scenario, mix=replace(scenario.mix, fidelity="economy")))
+    return replace(found, economy=_Search(cheaper, machine, tell).run())
 
 
 def at_price(found: Answer, machine: Machine) -> Answer:
     """The same fleet of the same machines, paid for in another way."""
-    return replace(found, machine=machine)
+    economy = None if found.economy is None else replace(found.economy, machine=machine)
+    return replace(found, machine=machine, economy=economy)
 
 
 class _Search:
@@ -324,6 +349,9 @@ class _Search:
                 break
         profile = self._machine.profile
         step_ms = profile.step_ms(*self._latent, unet_slots=2 if mix.guided else 1, control_slots=0)
+        size = max(mix.sizes, key=lambda one: mix.sizes[one])
+        request, key = request_of(steps, size, bool(mix.guided), False, 1, fidelity=mix.fidelity)
+        step_ms *= step_worth(profile, request, key, cap=1)
         waits_s = delays.look_up_s + 2 * delays.commit_s + delays.prepare_s + delays.settle_s
         return (steps * step_ms + profile.decode_ms(*self._latent)) / 1000 + waits_s
 
@@ -347,5 +375,9 @@ def device_seconds(profile: DeviceProfile, mix: Mix, rows_max: int) -> float:
                 slots = cap * guided
                 step_ms = profile.step_ms(*latent, unet_slots=slots, control_slots=slots * posed)
                 weight = size_weight * guided_weight * posed_weight / weight_of_all
-                total += weight * sum(steps * one for steps, one in mix.steps.items()) * step_ms / cap / 1000
+                for steps, steps_weight in mix.steps.items():
+                    kind = (steps, (width, height), guided == 2, bool(posed), 1)
+                    request, key = request_of(*kind, fidelity=mix.fidelity)
+                    worth = step_worth(profile, request, key, cap=cap)
+                    total += weight * steps_weight * steps * worth * step_ms / cap / 1000
     return total * mix.images_mean

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from darkroom.consumer.core.jobs import JobFacts
 from darkroom.consumer.core.journal import Boot, Fate
 from darkroom.consumer.core.partition_key import JobKey
+from darkroom.inference.planning.request_costs import NOTHING_MEASURED, RequestCosts
 from darkroom.inference.types import BatchKey, RenderRequest
 
 TOPIC = "generation.requests"
@@ -44,8 +45,15 @@ class Topic:
     Invariants, each with a test of its name: `every_arrival_is_answered_once`, `a_fenced_writer_commits_nothing`.
     """
 
-    def __init__(self, arrivals: Sequence[Arrival], partition_of: Sequence[int], partitions: int) -> None:
-        """`partition_of`: the partition of each arrival, by its key's hash."""
+    def __init__(
+        self,
+        arrivals: Sequence[Arrival],
+        partition_of: Sequence[int],
+        partitions: int,
+        costs: RequestCosts = NOTHING_MEASURED,
+    ) -> None:
+        """`partition_of`: the partition of each arrival, by its key's hash. `costs`: the workers' estimates."""
+        self._costs = costs
         self.arrivals = arrivals
         self.partitions = partitions
         self._partition_of = partition_of
@@ -74,6 +82,7 @@ class Topic:
                 size_bytes=RECORD_BYTES,
                 priority=arrival.priority,
                 waiting_since=arrival.at_s,
+                device_us=self._costs.microseconds(arrival.request),
             )
         )
         self._numbers[partition].append(number)

@@ -17,7 +17,8 @@ from typing import Protocol
 
 from darkroom.inference.engine.step_batch import HeldJob, HeldRow, StepBatch
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
-from darkroom.inference.types import BatchKey, RenderJob, RenderRequest, RowId
+from darkroom.inference.planning.reuse import full_calls_of
+from darkroom.inference.types import BatchKey, RenderJob, RenderRequest, RowCaps, RowId
 
 Call = Callable[[], None]
 
@@ -85,11 +86,13 @@ class VirtualRow:
     steps_total: int
     unet_slots: int
     control_slots: int
+    worth: float = 1.0
+    """The mean of its steps' time, of which an economy picture's are full and shallow, as a share of a full step's."""
     steps_done: int = 0
 
     @property
     def full_steps(self) -> int:
-        """All of them: an economy picture is planned with the cost of an exact one."""
+        """All of them: the steps of an economy picture differ from one another, and here each takes their mean."""
         return self.steps_done
 
     @property
@@ -118,11 +121,24 @@ class Leap:
 class DeviceListener:
     """Receiver of what the device does, at the moment at which it happens."""
 
-    prepared: Callable[[str, BatchKey, int | None], None]
-    """The job, its key, the cap of the key where it was measured."""
+    prepared: Callable[[str, BatchKey, RowCaps | None], None]
+    """The job, its key, the caps of the key where they were measured."""
     boundary: Callable[[Sequence[RowId]], None]
     """Rows that have retired."""
     rendered: Callable[[str], None]
+
+
+def step_worth(profile: DeviceProfile, request: RenderRequest, key: BatchKey, *, cap: int) -> float:
+    """Return the mean time of a request's steps, full and shallow ones, as a share of a full step's, in batches of
+    `cap` rows."""
+    full = full_calls_of(request)
+    if full == request.calls:
+        return 1.0
+    size = key.latent_height, key.latent_width
+    slots = cap * (GUIDED_SLOTS if request.guidance_scale > 1 else 1)
+    full_ms = profile.step_ms(*size, unet_slots=slots, control_slots=0 if request.pose is None else slots)
+    shallow_ms = profile.shallow_step_ms(*size, rows=cap, full_ms=full_ms)
+    return (full + (request.calls - full) * shallow_ms / full_ms) / request.calls
 
 
 class VirtualDevice:
@@ -141,7 +157,8 @@ class VirtualDevice:
         self._listener = listener
         self._rows_max = rows_max
         self._prepare_s = prepare_s
-        self._caps: dict[BatchKey, int] = {}
+        self._known_caps: dict[BatchKey, RowCaps] = {}
+        self._caps_set: dict[BatchKey, int] = {}
         self._step_s: dict[tuple[BatchKey, int, int], float] = {}
         self._jobs: dict[str, HeldJob[VirtualRow]] = {}
         self._finished: Counter[str] = Counter()
@@ -157,16 +174,30 @@ class VirtualDevice:
 
     def cap(self, key: BatchKey) -> int:
         """Rows of a key that may share a step."""
-        if key not in self._caps:
-            self._caps[key] = self._profile.cap(key.latent_height, key.latent_width, rows_max=self._rows_max)
-        return self._caps[key]
+        caps = self._caps(key)
+        return min(self._caps_set.get(key, caps.paying), caps.best)
+
+    def set_cap(self, batch_key: BatchKey, rows: int) -> None:
+        """Let at most so many rows of a key share a step from the next boundary on."""
+        rises = rows > self.cap(batch_key)
+        self._caps_set[batch_key] = rows
+        if rises and self._leap is not None:
+            self._cut(self._leap)
+
+    def _caps(self, key: BatchKey) -> RowCaps:
+        if key not in self._known_caps:
+            size = key.latent_height, key.latent_width
+            self._known_caps[key] = self._profile.caps(*size, rows_max=self._rows_max)
+        return self._known_caps[key]
 
     def prepare(self, job_id: str, request: RenderRequest, key: BatchKey) -> None:
         """Queue for the prepare lane."""
         held = self._jobs[job_id] = HeldJob(RenderJob(job_id, request))
         slots = GUIDED_SLOTS if request.guidance_scale > 1 else 1
+        control_slots = slots if request.pose is not None else 0
+        worth = step_worth(self._profile, request, key, cap=self.cap(key))
         rows = [
-            VirtualRow(RowId(job_id, image), key, request.calls, slots, slots if request.pose is not None else 0)
+            VirtualRow(RowId(job_id, image), key, request.calls, slots, control_slots, worth)
             for image in range(request.count)
         ]
         self._prepare_free_at = max(self._clock.now(), self._prepare_free_at) + self._prepare_s
@@ -175,7 +206,7 @@ class VirtualDevice:
             if held.over:
                 return
             held.receive(rows)
-            self._listener.prepared(job_id, key, self.cap(key))
+            self._listener.prepared(job_id, key, self._caps(key))
 
         self._clock.later(self._prepare_free_at - self._clock.now(), prepared)
 
@@ -212,7 +243,8 @@ class VirtualDevice:
             return
         unet, control = sum(row.unet_slots for row in rows), sum(row.control_slots for row in rows)
         steps = min(row.steps_total - row.steps_done for row in rows)
-        self._begin(Leap(self._clock.now(), self._seconds(rows[0].batch_key, unet, control), steps))
+        worth = sum(row.worth * (row.unet_slots + row.control_slots) for row in rows) / (unet + control)
+        self._begin(Leap(self._clock.now(), worth * self._seconds(rows[0].batch_key, unet, control), steps))
 
     def _begin(self, leap: Leap) -> None:
         self._leap = leap

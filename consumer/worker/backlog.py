@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from darkroom.inference.contract import CostProfile
-from darkroom.inference.planning.reuse import calls_worth
+from darkroom.inference.planning.request_costs import RowKind, kind_of
 from darkroom.inference.types import ModelInfo, RenderRequest
 
 MEAN_WEIGHT: Final = 0.05
@@ -32,17 +32,6 @@ class MeanSeconds:
         self.value = seconds if self.value is None else self.value + MEAN_WEIGHT * (seconds - self.value)
 
 
-class _Kind(NamedTuple):
-    """What decides a row's device seconds."""
-
-    latent_height: int
-    latent_width: int
-    steps: float
-    """In full steps' worth."""
-    guided: bool
-    posed: bool
-
-
 def backlog_seconds(
     profile: CostProfile,
     info: ModelInfo,
@@ -57,11 +46,11 @@ def backlog_seconds(
     `rows_max`: rows that may share a step. `mean_s`: device seconds of the last rendered requests. None where there is
     something to clear and nothing to tell by.
     """
-    kinds: Counter[_Kind] = Counter()
+    kinds: Counter[RowKind] = Counter()
     requests = 0
     for request in known:
         requests += 1
-        kinds[_kind_of(request, info)] += request.count
+        kinds[kind_of(request, info.latent_factor)] += request.count
     rows_of: Counter[tuple[int, int]] = Counter()
     for kind, rows in kinds.items():
         rows_of[kind.latent_height, kind.latent_width] += rows
@@ -69,20 +58,8 @@ def backlog_seconds(
     for kind, rows in kinds.items():
         size = (kind.latent_height, kind.latent_width)
         shared_by = min(profile.cap(*size, rows_max=rows_max), rows_of[size])
-        total += rows * profile.device_seconds(
-            *size, steps=kind.steps, guided=kind.guided, posed=kind.posed, rows=shared_by
-        )
+        total += rows * kind.seconds(profile, shared_by)
     if not unread:
         return total
     mean = total / requests if requests else mean_s
     return None if mean is None else total + unread * mean
-
-
-def _kind_of(request: RenderRequest, info: ModelInfo) -> _Kind:
-    return _Kind(
-        request.height // info.latent_factor,
-        request.width // info.latent_factor,
-        calls_worth(request),
-        guided=request.guidance_scale > 1,
-        posed=request.pose is not None,
-    )

@@ -193,10 +193,8 @@ class Driver:
             case do.Keep(job):
                 assert self._arriving is not None
                 self._payloads[job] = Payload(self._arriving)
-            case do.Admit(rows):
-                self._rendering.admit(rows)
-            case do.Leave(job):
-                self._leave(job)
+            case do.Admit() | do.SetCap() | do.Leave():
+                self._tell_engine(effect)
             case do.Forget(job):
                 self._leave(job)
                 self._payloads.pop(job, None)
@@ -217,6 +215,15 @@ class Driver:
             case do.Stop(clean):
                 if self._stopped is not None and not self._stopped.done():
                     self._stopped.set_result(clean)
+
+    def _tell_engine(self, effect: do.Admit | do.SetCap | do.Leave) -> None:
+        match effect:
+            case do.Admit(rows):
+                self._rendering.admit(rows)
+            case do.SetCap(batch_key, rows_max):
+                self._rendering.set_cap(batch_key, rows_max)
+            case do.Leave(job):
+                self._leave(job)
 
     def _begin(self, call: JobCall) -> None:
         if isinstance(call, do.Prepare) and not self._delivery.judges_prompts:

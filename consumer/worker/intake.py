@@ -14,6 +14,7 @@ from darkroom.consumer.core.jobs import JobFacts, Verdict, VerdictKind
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.worker.payload import Received
 from darkroom.consumer.worker.ports import Record
+from darkroom.inference.planning.request_costs import NOTHING_MEASURED, RequestCosts
 from darkroom.inference.resolve import resolve
 from darkroom.inference.types import ModelError, ModelInfo
 from darkroom.schemas.errors import ErrorCode, RequestRejected
@@ -52,12 +53,13 @@ class Intake:
         recipes: Recipes = NO_RECIPES,
         names_parameters: bool = True,
         fidelity_default: str = "exact",
+        costs: RequestCosts = NOTHING_MEASURED,
     ) -> None:
         """Make an intake. Pictures tell how they were made if `names_parameters`.
 
         `info` returns the loaded model as it is now: adapters come and go while the worker runs. `fidelity_default` is
-        the fidelity of requests that leave theirs out, as their recipe does. Raises `ModelError` if the model cannot
-        paint with it.
+        the fidelity of requests that leave theirs out, as their recipe does. `costs` estimates their device
+        time. Raises `ModelError` if the model cannot paint with it.
         """
         name, refused = info().name, info().economy_refused
         if fidelity_default == "economy" and refused is not None:
@@ -66,6 +68,7 @@ class Intake:
                 "DARKROOM_BATCH__FIDELITY_DEFAULT to exact, or use a model with SDXL's UNet."
             )
         self._fidelity_default = fidelity_default
+        self._costs = costs
         self._info = info
         self._limits = limits
         self._recipes = recipes
@@ -103,6 +106,7 @@ class Intake:
             waiting_since=now - _age_s(record, wall),
             deadline=None if deadline is None else now + (deadline - wall).total_seconds(),
             fetches_pose=stored_pose(decoded.request) is not None,
+            device_us=0 if received.render is None else self._costs.microseconds(received.render),
             refusal=_verdict(received.refusal),
         )
         return facts, received

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import count
 from typing import TypeGuard
 
@@ -20,7 +20,7 @@ from darkroom.consumer.core.partition_key import JobKey, RowKey
 from darkroom.consumer.worker.payload import Payload
 from darkroom.inference import types as engine_says
 from darkroom.inference.contract import Engine
-from darkroom.inference.types import BatchKey, EngineEvent, FaultKind, JobId, RenderJob, RowId
+from darkroom.inference.types import BatchKey, EngineEvent, FaultKind, JobId, RenderJob, RowCaps, RowId
 from darkroom.producer.tasks import described
 
 log = structlog.get_logger(__name__)
@@ -55,7 +55,7 @@ class Rendering:
         self._serial = count(1)
         self._ids: dict[JobKey, JobId] = {}
         self._jobs: dict[JobId, tuple[JobKey, Payload]] = {}
-        self._caps: dict[BatchKey, int] = {}
+        self._caps: dict[BatchKey, RowCaps] = {}
         """The caps that the core was told of."""
         self._queue: deque[EngineEvent] = deque()
         self._woken = False
@@ -90,6 +90,11 @@ class Rendering:
     def admit(self, rows: Sequence[RowKey]) -> None:
         """Let rows join at the next step boundary."""
         self._engine.admit([RowId(self._ids[row.job], row.image) for row in rows if row.job in self._ids])
+
+    def set_cap(self, batch_key: Hashable, rows: int) -> None:
+        """Let at most so many rows of a key, which the engine named itself, share a step."""
+        assert isinstance(batch_key, BatchKey)
+        self._engine.set_cap(batch_key, rows)
 
     def drop(self, key: JobKey) -> None:
         """The job is not to be rendered any further, or is done."""
@@ -169,9 +174,9 @@ class Rendering:
         match event:
             case engine_says.JobPrepared():
                 payload.note_prepared(event, self._clock())
-                if event.cap is not None and self._caps.get(event.batch_key) != event.cap:
-                    self._caps[event.batch_key] = event.cap
-                    self._post(on.CapKnown(event.batch_key, event.cap))
+                if event.caps is not None and self._caps.get(event.batch_key) != event.caps:
+                    self._caps[event.batch_key] = event.caps
+                    self._post(on.CapKnown(event.batch_key, event.caps.paying, event.caps.best))
                 self._post(on.Prepared(key, event.batch_key))
             case engine_says.JobRendered():
                 size_bytes = payload.note_rendered(event)

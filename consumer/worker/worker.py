@@ -32,6 +32,7 @@ from darkroom.consumer.worker.progress import ProgressFeed
 from darkroom.consumer.worker.rendering import Rendering
 from darkroom.consumer.worker.traces import WorkerTraces
 from darkroom.inference.contract import Engine
+from darkroom.inference.planning.request_costs import RequestCosts
 from darkroom.producer.kafka.connection import kafka_arguments
 from darkroom.producer.kafka.refusals import log_in_trouble
 from darkroom.producer.outages import KAFKA, STORE, watch_outages
@@ -64,6 +65,7 @@ def limits_of(settings: Settings) -> Limits:
         begin_ahead_rows_max=max(64, batch.max_rows),
         prepare_ahead_rows_max=max(PREPARE_AHEAD_ROWS, batch.max_rows),
         linger_s=batch.linger_ms / 1000,
+        backlog_s=batch.backlog_s,
         unsettled_bytes_max=settings.limits.finished_bytes_max,
         drain_s=worker.drain_s,
         backoff_s_max=worker.backoff_ms_max / 1000,
@@ -174,6 +176,9 @@ class Worker:
             recipes=self._recipes,
             names_parameters=self.settings.provenance.parameters,
             fidelity_default=self.settings.batch.fidelity_default,
+            costs=RequestCosts(
+                self.engine.profile, self.engine.info.latent_factor, rows_max=self.settings.batch.max_rows
+            ),
         )
 
     async def run(self) -> bool:

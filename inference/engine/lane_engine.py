@@ -13,7 +13,7 @@ from typing_extensions import override
 from darkroom.inference.contract import CostProfile, Device, Engine, Listener, RowT, RunPlan
 from darkroom.inference.engine.lanes import Lanes
 from darkroom.inference.engine.monitor import LaneMonitor
-from darkroom.inference.types import BatchKey, CacheCounts, ModelInfo
+from darkroom.inference.types import SHALLOW_SHARE, BatchKey, CacheCounts, ModelInfo, RowCaps
 
 CAPS_MAX = 1024
 """Batch caps remembered by batch key: more picture sizes than anybody requests, and a cap is recomputed in
@@ -52,8 +52,8 @@ class LaneEngine(LaneMonitor[RowT], Engine):
     ) -> None:
         """Make an engine that is not started. Raises `ValueError` for a bound that is not positive.
 
-        `rows_max`: rows that may share a step; further admitted rows wait for room. The cap of a batch key is lower if
-        the device's memory holds fewer rows, or if the profile says that fewer are worth running together.
+        `rows_max`: rows that may share a step; further admitted rows wait for room. The caps of a batch key are lower
+        if the device's memory holds fewer rows, or if the profile says that fewer are worth running together.
         `decode_rows_max`: rows that may be decoded together. On a CPU a row alone takes up to 1.6 times as long, and
         eight rows gain nothing over four.
         `finish_queue_rows_max`: the denoise lane waits while more finished rows than this are not decoded. Two full
@@ -66,7 +66,7 @@ class LaneEngine(LaneMonitor[RowT], Engine):
         decode.
         `clock`: seconds from any origin, never going back.
         `calibration`: finds the loaded device's profile (`darkroom.inference.planning.calibration.Calibration`).
-        Without it the cap of every batch key is `rows_max`.
+        Without it both caps of every batch key are `rows_max`.
         """
         bounds = {
             "rows_max": rows_max,
@@ -78,7 +78,8 @@ class LaneEngine(LaneMonitor[RowT], Engine):
             if bound < 1:
                 raise ValueError(f"{name} is {bound}: give a number above 0")
         super().__init__(
-            cap=self._batch_cap,
+            caps=self._batch_caps,
+            shallow_share=self._shallow_share,
             finish_queue_rows_max=finish_queue_rows_max,
             jobs_max=jobs_max,
             preview_interval_s=preview_interval_s,
@@ -88,7 +89,7 @@ class LaneEngine(LaneMonitor[RowT], Engine):
         self._calibrate = calibration
         self._profile: CostProfile | None = None
         self._rows_max = rows_max
-        self._caps: dict[BatchKey, int] = {}
+        self._known_caps: dict[BatchKey, RowCaps] = {}
         self._close_wait_s = close_wait_s
         self._lanes: Lanes[RowT] = Lanes(device, self, decode_rows_max=decode_rows_max, clock=clock)
         self._closing = threading.Lock()
@@ -162,15 +163,21 @@ class LaneEngine(LaneMonitor[RowT], Engine):
             else:
                 self._device.close()
 
-    def _batch_cap(self, key: BatchKey) -> int:
+    def _shallow_share(self, key: BatchKey) -> float:
+        if self._profile is None:
+            return SHALLOW_SHARE
+        return self._profile.shallow_share(key.latent_height, key.latent_width)
+
+    def _batch_caps(self, key: BatchKey) -> RowCaps:
         """Return how many rows of a key may share a step. Called with the lock held."""
-        cap = self._caps.get(key)
-        if cap is None:
-            if len(self._caps) >= CAPS_MAX:
-                self._caps.clear()
+        caps = self._known_caps.get(key)
+        if caps is None:
+            if len(self._known_caps) >= CAPS_MAX:
+                self._known_caps.clear()
             ceiling = self.rows_ceiling(key)
-            cap = self._rows_max if ceiling is None else min(self._rows_max, ceiling)
+            held = self._rows_max if ceiling is None else min(self._rows_max, ceiling)
+            caps = RowCaps(held, held)
             if self._profile is not None:
-                cap = self._profile.cap(key.latent_height, key.latent_width, rows_max=cap)
-            self._caps[key] = cap
-        return cap
+                caps = self._profile.caps(key.latent_height, key.latent_width, rows_max=held)
+            self._known_caps[key] = caps
+        return caps

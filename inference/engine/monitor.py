@@ -29,6 +29,7 @@ from darkroom.inference.contract import Listener, PreparedRows, RowT
 from darkroom.inference.engine.step_batch import HeldJob, HeldRow, PreviewQueue, RowStage, StepBatch
 from darkroom.inference.engine.turns import Turns
 from darkroom.inference.types import (
+    SHALLOW_SHARE,
     BatchKey,
     EngineEvent,
     EngineStopped,
@@ -41,6 +42,7 @@ from darkroom.inference.types import (
     RenderedImage,
     RenderFault,
     RenderJob,
+    RowCaps,
     RowId,
     Series,
     StepDone,
@@ -65,17 +67,21 @@ class LaneMonitor(Generic[RowT]):
     def __init__(
         self,
         *,
-        cap: Callable[[BatchKey], int],
+        caps: Callable[[BatchKey], RowCaps],
         finish_queue_rows_max: int,
         jobs_max: int,
         preview_interval_s: float,
         clock: Callable[[], float],
+        shallow_share: Callable[[BatchKey], float] = lambda _key: SHALLOW_SHARE,
     ) -> None:
-        """Make a monitor without a listener. `cap` returns how many rows of a key may share a step.
+        """Make a monitor without a listener. `caps` returns how many rows of a key may share a step.
 
-        The bounds and the clock are those of `darkroom.inference.engine.lane_engine.LaneEngine`.
+        `shallow_share` returns the time of a shallow step as a share of a full one's. The bounds and the clock are
+        those of `darkroom.inference.engine.lane_engine.LaneEngine`.
         """
-        self._cap = cap
+        self._caps = caps
+        self._caps_set: dict[BatchKey, int] = {}
+        """Caps that the caller set. The sizes that the model takes bound their number."""
         self._finish_queue_rows_max = finish_queue_rows_max
         self._jobs_max = jobs_max
         self._clock = clock
@@ -88,7 +94,7 @@ class LaneMonitor(Generic[RowT]):
         self._ended = False
         self._jobs: dict[JobId, HeldJob[RowT]] = {}
         self._to_prepare: OrderedDict[JobId, HeldJob[RowT]] = OrderedDict()
-        self._batch: StepBatch[RowT] = StepBatch(cap)
+        self._batch: StepBatch[RowT] = StepBatch(self._cap, shallow_share)
         self._to_finish: deque[FinishedRows[RowT]] = deque()
         self._unfinished_rows = 0
         self._stepped_at: float | None = None
@@ -143,6 +149,16 @@ class LaneMonitor(Generic[RowT]):
             if admitted:
                 self._boundary_open.notify()
 
+    def set_cap(self, batch_key: BatchKey, rows: int) -> None:
+        """Let at most `rows` rows of a key share a step from the next boundary on. Raises `ValueError` for none.
+
+        More than the key's best cap counts as that: it is what was measured, or what the memory holds.
+        """
+        if rows < 1:
+            raise ValueError(f"the cap of {batch_key} is {rows}: give a number above 0")
+        with self._lock:
+            self._caps_set[batch_key] = rows
+
     def drop(self, job_id: JobId) -> None:
         """Forget a job at whatever stage it is: no event mentions it once this has returned.
 
@@ -186,7 +202,6 @@ class LaneMonitor(Generic[RowT]):
                 return
             held.receive(outcome.rows)
             key = outcome.rows[0].batch_key
-            cap = self._cap(key)
             self._tell(
                 JobPrepared(
                     held.job.job_id,
@@ -195,7 +210,7 @@ class LaneMonitor(Generic[RowT]):
                     warnings=outcome.warnings,
                     found=outcome.found,
                     prompt=outcome.prompt,
-                    cap=cap,
+                    caps=self._caps(key),
                     adapters=outcome.adapters,
                 )
             )
@@ -316,6 +331,10 @@ class LaneMonitor(Generic[RowT]):
                 self._tell(rendered)
 
     # --- With the lock held ----------------------------------------------------------------------------
+
+    def _cap(self, key: BatchKey) -> int:
+        caps = self._caps(key)
+        return min(self._caps_set.get(key, caps.paying), caps.best)
 
     def _may_enter(self, lane: Lane) -> bool:
         work = {

@@ -166,9 +166,13 @@ class StepBatch(Generic[RowT]):
     - `rows` changes at boundaries only: in `board`, `stepped` and `put_back`.
     """
 
-    def __init__(self, cap: Callable[[BatchKey], int]) -> None:
-        """Make an empty batch. `cap` returns how many rows of a key may share a step."""
+    def __init__(
+        self, cap: Callable[[BatchKey], int], shallow_share: Callable[[BatchKey], float] = lambda _key: SHALLOW_SHARE
+    ) -> None:
+        """Make an empty batch. `cap` returns how many rows of a key may share a step, and `shallow_share` the time of a
+        shallow step as a share of a full one's."""
         self._cap = cap
+        self._shallow_share = shallow_share
         self.rows: tuple[HeldRow[RowT], ...] = ()
         self.device_rows: tuple[RowT, ...] = ()
         """The same rows as the device's own objects."""
@@ -220,7 +224,8 @@ class StepBatch(Generic[RowT]):
     def stepped(self, seconds: float, now: float) -> Boundary[RowT]:
         """Count a step of all `rows` that took `seconds`, and let complete rows leave."""
         shared_by = len(self.rows)
-        weights = [1.0 if held.took_full_step() else SHALLOW_SHARE for held in self.rows]
+        share = self._shallow_share(self.rows[0].row.batch_key) if self.rows else 1.0
+        weights = [1.0 if held.took_full_step() else share for held in self.rows]
         whole = sum(weights)
         complete, over, shallow = False, False, 0
         for held, weight in zip(self.rows, weights, strict=True):

@@ -1,8 +1,9 @@
 """Measures a device's step times in growing batches, and decides when it has measured enough.
 
 A shape is measured in batches of the typical row (guided, and posed if the model takes poses): first one slot, then 1,
-2, 4, 8 ... rows up to the most that may share a step. Measuring ends early when a batch does not fit, when two batches
-in a row have clearly lower throughput than an earlier one, or when the budget does not allow another point.
+2, 4, 8 ... rows up to the most that may share a step, and the shallow calls of as many economy pictures. Measuring ends
+early when a batch does not fit, when two batches in a row have clearly lower throughput than an earlier one, or when
+the budget does not allow another point.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ class NotMeasurableError(Exception):
 
 @dataclass(slots=True)
 class _Points:
-    """Milliseconds of the three parts of a step, by slots."""
+    """Milliseconds of the three parts of a full step, by slots, and of a shallow call's forward."""
 
     unet: dict[int, float] = field(default_factory=dict)
     controlnet: dict[int, float] = field(default_factory=dict)
     rest: dict[int, float] = field(default_factory=dict)
+    shallow: dict[int, float] = field(default_factory=dict)
+    """By rows."""
 
     def step_ms(self, slots: int) -> float:
         return self.unet[slots] + self.controlnet[slots] + self.rest[slots]
@@ -102,6 +105,7 @@ def measure_shape(
         unet=unet,
         controlnet=_curve(points.controlnet),
         rest=_curve(points.rest),
+        shallow=_curve(points.shallow),
         decode_ms=seconds.of(Part.DECODE, 1) * 1000,
         rows_asked=rows_max,
         ended=ended,
@@ -129,6 +133,9 @@ class _Seconds:
         unet, controlnet, rest = (self.of(part, slots) * 1000 for part in (Part.UNET, Part.CONTROLNET, Part.REST))
         if unet <= 0:
             raise NotMeasurableError("its steps take no time")
+        rows, alone = divmod(slots, GUIDED_SLOTS)
+        if not alone:
+            points.shallow[rows] = self.of(Part.SHALLOW, rows) * 1000
         points.unet[slots], points.controlnet[slots], points.rest[slots] = unet, controlnet, rest
 
 
@@ -192,7 +199,9 @@ class Calibration:
         stored = self._load(key) if measured_on else None
         native = None if stored is None else stored.measured(height, width)
         rows_max = rows_to_measure(device, height, width, self.rows_max)
-        if stored is not None and native is not None and reaches(native, rows_max):
+        # A profile that an earlier release stored knows no shallow calls.
+        whole = native is not None and (native.shallow is not None or info.economy_refused is not None)
+        if stored is not None and native is not None and whole and reaches(native, rows_max):
             self._tell(stored, str(self.store.path(key)), began)
             return stored
         shape = measure_shape(device, height, width, rows_max=rows_max, budget_s=self.budget_s, clock=self.clock)

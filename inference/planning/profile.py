@@ -2,11 +2,12 @@
 
 A step costs U(UNet slots) + C(ControlNet slots) + R(UNet slots): the two networks' forwards and the rest of the step
 (laying out rows, noise, the sampler's formula). A guided row takes two UNet slots and, with a pose, two ControlNet
-slots; an unguided row takes one of each.
+slots; an unguided row takes one of each. A shallow step of an economy picture costs S(rows) + R(UNet slots): its
+forward takes one slot for each row. Where S was not measured, it costs `SHALLOW_SHARE` of the row's full step.
 
 The cap of a shape is the smallest batch whose throughput is at least `GOOD_SHARE` of the best, in rows a second of the
-*typical row*: guided, and posed where the model takes poses. Beyond the cap, a row that joins only slows down the
-others.
+*typical row*: guided, and posed where the model takes poses. Beyond the cap, a row that joins mostly slows down the
+others. The best cap is the batch for a backlog, where nobody waits for a row alone.
 
 A shape that was not measured is estimated from a measured one (the smallest with at least its latent area, otherwise
 the largest) by its share of latent pixels: n slots of area A take as long as n * A / A0 slots of the measured area A0,
@@ -29,10 +30,13 @@ from enum import Enum
 from typing import Final
 
 from darkroom.inference.planning.step_curve import StepCurve
-from darkroom.inference.types import ModelInfo
+from darkroom.inference.types import SHALLOW_SHARE, ModelInfo, RowCaps
 
 GOOD_SHARE: Final = 0.95
 """Share of the best throughput: the last twentieth would double the batch, and every row's latency, for little gain."""
+
+BEST_SHARE: Final = 0.999
+"""Share of the best throughput that counts as the best: on a flat curve, noise in the measurement fills no batch."""
 
 GUIDED_SLOTS: Final = 2
 """Slots of the typical row: prompt and negative prompt."""
@@ -89,6 +93,8 @@ class ShapeProfile:
     rows_asked: int
     """The number of guided rows up to which it was measured, unless `ended` says otherwise."""
     ended: Ended
+    shallow: StepCurve | None = None
+    """Milliseconds of a shallow call's forward, by rows; None if it was not measured or the model has none."""
     buckets: tuple[int, ...] = ()
     """Rising slot counts to which forwards of this size are padded; a forward with more slots is not padded."""
 
@@ -109,6 +115,13 @@ class ShapeProfile:
         if self.controlnet is not None and control_slots > 0:
             ms += self.controlnet.ms(padded(control_slots, self.buckets))
         return ms if self.rest is None else ms + self.rest.ms(unet_slots)
+
+    def shallow_step_ms(self, rows: float) -> float | None:
+        """Return the milliseconds of a step of `rows` guided rows whose calls are all shallow; None if unknown."""
+        if self.shallow is None:
+            return None
+        ms = self.shallow.ms(rows)
+        return ms if self.rest is None else ms + self.rest.ms(rows * GUIDED_SLOTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,26 +160,59 @@ class DeviceProfile:
         return rows * 1000 / self.step_ms(latent_height, latent_width, **slots)
 
     def cap(self, latent_height: int, latent_width: int, *, rows_max: int) -> int:
-        """Return the smallest batch of at most `rows_max` rows that reaches `GOOD_SHARE` of the best throughput.
+        """Return the smallest batch of at most `rows_max` rows that reaches `GOOD_SHARE` of the best throughput."""
+        return self.caps(latent_height, latent_width, rows_max=rows_max).paying
 
-        Never more than were measured: a larger batch may be slower, or not fit.
+    def caps(self, latent_height: int, latent_width: int, *, rows_max: int) -> RowCaps:
+        """Return the smallest batches of at most `rows_max` rows that reach `GOOD_SHARE` and `BEST_SHARE` of the best
+        throughput.
+
+        Never more rows than were measured: a larger batch may be slower, or not fit.
         """
         known_max = max(1, min(rows_max, self._rows_known(latent_height, latent_width)))
         rates = [self.rows_per_second(latent_height, latent_width, rows) for rows in range(1, known_max + 1)]
-        enough = GOOD_SHARE * max(rates)
-        return next(rows for rows, rate in enumerate(rates, start=1) if rate >= enough)
+        best = max(rates)
+        paying, most = (
+            next(rows for rows, rate in enumerate(rates, start=1) if rate >= share * best)
+            for share in (GOOD_SHARE, BEST_SHARE)
+        )
+        return RowCaps(paying, most)
+
+    def shallow_step_ms(self, latent_height: int, latent_width: int, *, rows: int, full_ms: float) -> float:
+        """Return the milliseconds of a step of `rows` rows whose calls are all shallow; `full_ms` is their full step's,
+        which bounds it."""
+        shape, share = self._reference(latent_height, latent_width)
+        ms = shape.shallow_step_ms(rows * share)
+        return min(full_ms, SHALLOW_SHARE * full_ms if ms is None else ms)
+
+    def shallow_share(self, latent_height: int, latent_width: int) -> float:
+        """Return the time of a shallow step as a share of a full step's, both of one typical row."""
+        full_ms = 1000 / self.rows_per_second(latent_height, latent_width, 1)
+        return self.shallow_step_ms(latent_height, latent_width, rows=1, full_ms=full_ms) / full_ms
 
     def device_seconds(
-        self, latent_height: int, latent_width: int, *, steps: float, guided: bool, posed: bool, rows: int
+        self,
+        latent_height: int,
+        latent_width: int,
+        *,
+        steps: int,
+        guided: bool,
+        posed: bool,
+        rows: int,
+        shallow_steps: int = 0,
     ) -> float:
-        """Return one row's share of the device in seconds: its part of the steps that `rows` such rows share, and its
-        decode.
+        """Return one row's share of the device in seconds: its part of the steps that `rows` such rows share, `steps`
+        full ones and `shallow_steps` others, and its decode.
 
         Decoding is counted as if it took turns with the steps; if the lanes overlap, the result is too long.
         """
         slots = rows * (GUIDED_SLOTS if guided else 1)
         step_ms = self.step_ms(latent_height, latent_width, unet_slots=slots, control_slots=slots if posed else 0)
-        return (steps * step_ms / rows + self.decode_ms(latent_height, latent_width)) / 1000
+        steps_ms = steps * step_ms
+        if shallow_steps:
+            size = latent_height, latent_width
+            steps_ms += shallow_steps * self.shallow_step_ms(*size, rows=rows, full_ms=step_ms)
+        return (steps_ms / rows + self.decode_ms(latent_height, latent_width)) / 1000
 
     def _reference(self, latent_height: int, latent_width: int) -> tuple[ShapeProfile, float]:
         """Return the measured shape that stands for this size, and this size's area as a share of the shape's area."""

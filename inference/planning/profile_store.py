@@ -50,6 +50,7 @@ class _Shape(BaseModel):
     unet_ms_by_slots: _Points
     controlnet_ms_by_slots: _Points | None
     rest_ms_by_slots: _Points | None
+    shallow_ms_by_rows: _Points | None = None
     decode_ms: float = Field(ge=0)
     rows_asked: int = Field(ge=1, le=4096)
     ended: Literal["rows_max", "memory", "throughput", "budget"]
@@ -165,6 +166,7 @@ def _shape_document(shape: ShapeProfile) -> _Shape:
         unet_ms_by_slots=_document(shape.unet) or {},
         controlnet_ms_by_slots=_document(shape.controlnet),
         rest_ms_by_slots=_document(shape.rest),
+        shallow_ms_by_rows=_document(shape.shallow),
         decode_ms=shape.decode_ms,
         rows_asked=shape.rows_asked,
         ended=shape.ended.value,
@@ -185,6 +187,7 @@ def _shape(document: _Shape) -> ShapeProfile:
         unet=unet,
         controlnet=_curve(document.controlnet_ms_by_slots),
         rest=_curve(document.rest_ms_by_slots),
+        shallow=_curve(document.shallow_ms_by_rows),
         decode_ms=document.decode_ms,
         rows_asked=document.rows_asked,
         ended=Ended(document.ended),

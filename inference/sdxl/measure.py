@@ -52,9 +52,16 @@ def measure_part(  # noqa: PLR0917 - the protocol's order
     """Return the seconds of a part, as `darkroom.inference.contract.Device.measure`. Call it in inference mode."""
     if part is Part.CONTROLNET and networks.controlnet is None:
         return 0.0
+    if part is Part.SHALLOW and networks.shallow is None:
+        return 0.0
     if part is Part.DECODE:
         return _seconds(_decoding(components, height, width, count), components.placement.vae_device)
-    makers = {Part.UNET: _unet_forward, Part.CONTROLNET: _controlnet_forward, Part.REST: _rest_of_a_step}
+    makers = {
+        Part.UNET: _unet_forward,
+        Part.CONTROLNET: _controlnet_forward,
+        Part.REST: _rest_of_a_step,
+        Part.SHALLOW: _shallow_forward,
+    }
     return _seconds(makers[part](components, networks, height, width, count), networks.device)
 
 
@@ -95,6 +102,17 @@ def _controlnet_forward(
     inputs["controlnet_cond"] = _noise(networks, padded.control_slots, channels, height, width)
     inputs["conditioning_scale"] = torch.ones(padded.control_slots, 1, 1, 1).to(networks.device, networks.dtype)
     return _entered(networks, padded.is_static, lambda: controlnet(**inputs))
+
+
+def _shallow_forward(
+    components: Components, networks: Networks, height: int, width: int, rows: int
+) -> Callable[[], object]:
+    """Return the forward of a shallow call whose rows have no pose: a pose adds a few sums to it."""
+    shallow = networks.shallow
+    assert shallow is not None
+    inputs = _inputs(components, networks, height, width, rows)
+    deep = _noise(networks, rows, *shallow.deep_shape(height, width))
+    return lambda: shallow(inputs["sample"], inputs["timestep"], inputs["added_cond_kwargs"], deep, ())
 
 
 def _entered(networks: Networks, is_static: bool, forward: Callable[[], object]) -> Callable[[], object]:

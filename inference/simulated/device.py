@@ -95,7 +95,7 @@ class SimulatedRow:
     trouble: Trouble | None = None
     steps_done: int = field(default=0)
     shallow: frozenset[int] = frozenset()
-    """The steps, counted from 0, that take `SHALLOW_SHARE` of the curve's time."""
+    """The steps, counted from 0, that take the profile's time of shallow ones, or `SHALLOW_SHARE` of the curve's."""
 
     @property
     def full_steps(self) -> int:
@@ -235,7 +235,14 @@ class SimulatedDevice(Device[SimulatedRow]):
         if not shallow:
             return self._full_seconds(rows)
         full = [row for row in rows if row.next_is_full]
-        return (self._full_seconds(full) if full else 0.0) + SHALLOW_SHARE * self._full_seconds(shallow)
+        return (self._full_seconds(full) if full else 0.0) + self._shallow_seconds(shallow)
+
+    def _shallow_seconds(self, rows: Sequence[SimulatedRow]) -> float:
+        full_s = self._full_seconds(rows)
+        if self._profile is None:
+            return SHALLOW_SHARE * full_s
+        size = rows[0].batch_key[:2]
+        return self._profile.shallow_step_ms(*size, rows=len(rows), full_ms=1000 * full_s) / 1000
 
     def _full_seconds(self, rows: Sequence[SimulatedRow]) -> float:
         if self._profile is None:
@@ -277,6 +284,12 @@ class SimulatedDevice(Device[SimulatedRow]):
             return self._finish_s * count
         if part is Part.REST:
             return 0.0
+        if part is Part.SHALLOW:
+            slots = GUIDED_SLOTS * count
+            full_s = sum(self.measure(one, latent_height, latent_width, slots) for one in (Part.UNET, Part.CONTROLNET))
+            if self._profile is None:
+                return SHALLOW_SHARE * full_s
+            return self._profile.shallow_step_ms(latent_height, latent_width, rows=count, full_ms=1000 * full_s) / 1000
         if self._profile is None:
             return self._seconds_of(math.ceil(count / GUIDED_SLOTS)) if part is Part.UNET else 0.0
         alone, both = (

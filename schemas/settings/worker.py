@@ -149,6 +149,14 @@ class BatchSettings(BaseModel):
         description="How long an empty device waits for company. A row can join at every step, so more than about a "
         "step only adds latency.",
     )
+    backlog_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=86_400,
+        description="Device seconds of waiting work above which throughput counts more than latency: batches grow to "
+        "the size of the best measured throughput, and shrink again when the backlog is gone. On devices where batches "
+        "gain little, images then finish later one by one and sooner in all. A large number never does so.",
+    )
     calibrate_s: float = Field(
         default=10.0,
         ge=0,

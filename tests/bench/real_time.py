@@ -91,7 +91,7 @@ class _RealClock:
 def _tell(listener: DeviceListener, event: EngineEvent) -> None:
     match event:
         case JobPrepared():
-            listener.prepared(event.job_id, event.batch_key, event.cap)
+            listener.prepared(event.job_id, event.batch_key, event.caps)
         case StepDone(retired=retired) if retired:
             listener.boundary(retired)
         case JobRendered():
@@ -112,6 +112,9 @@ class _EngineSide:
 
     def admit(self, rows: Sequence[RowId]) -> None:
         self._engine.admit(rows)
+
+    def set_cap(self, batch_key: BatchKey, rows: int) -> None:
+        self._engine.set_cap(batch_key, rows)
 
     def drop(self, job_id: str) -> None:
         self._engine.drop(job_id)

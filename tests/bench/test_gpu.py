@@ -18,6 +18,7 @@ from tests.bench.gpu.__main__ import main
 from tests.bench.gpu.full_size import predict_unit_noise, write_folders
 from tests.bench.gpu.gaps import busy_spans, gaps_between
 from tests.bench.gpu.page import page
+from tests.bench.gpu.ways import WAYS
 
 pytestmark = pytest.mark.render
 
@@ -35,12 +36,20 @@ def test_a_smoke_run_goes_through_all_of_it_and_says_what_it_is(
         ("ours", "compiled"),
         ("pipeline", "compiled"),
     ]
+    assert [one["way"] for one in figures["ways"]] == [way.name for way in WAYS]
+    by_way = {one["way"]: one for one in figures["ways"]}
+    assert by_way["exact"]["psnr"] == 100.0
+    assert 20 < by_way["economy"]["psnr"] < 100, "nearly the same"
+    assert by_way["4 steps without guidance, lcm"]["psnr"] < by_way["economy"]["psnr"], "another picture"
+    assert figures["left_out"] == []
     assert figures["parity"]["kept"]
     assert figures["parity"]["other"] > 0.5
     told = (tmp_path / "out" / "gpu.md").read_text()
     assert "smoke run" in told.splitlines()[0]
     assert "No figure below is a measurement" in told
     assert "Not measured: there was no GPU" in told
+    for way in WAYS:
+        assert f"| {way.name} |" in told
     assert told in capsys.readouterr().out
 
 
@@ -57,6 +66,15 @@ def test_a_cpu_is_not_measured_at_full_size(tmp_path: Path, capsys: pytest.Captu
     assert main(["--device", "cpu", "--out", str(tmp_path / "out")]) == 2
     assert "--tiny" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_time_does_not_hold_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = ["--tiny", "--device", "cpu", "--steps", "2", "--batches", "1", "--modes", "eager", "--minutes", "0"]
+    assert main([*asked, "--out", str(tmp_path / "out")]) == 0
+    told = (tmp_path / "out" / "gpu.md").read_text()
+    assert "Left out, because the time was up: ours, eager; pipeline, eager." in told
+    assert "| economy |" in told
 
 
 def test_gaps_are_what_no_stream_filled() -> None:
@@ -92,6 +110,11 @@ def _figures(**changes: Any) -> dict[str, Any]:
         "gaps": [
             {"side": "ours", "mode": "eager", "batch": 4, "busy_share": 0.98, "idle_ms_a_step": 1.5, "longest_ms": 0.7}
         ],
+        "ways": [
+            {**run, "way": "exact", "exact": "exact", "gpu_seconds": 8.0, "psnr": 100.0, "psnr_min": 100.0},
+            {**run, "way": "economy", "exact": "exact", "gpu_seconds": 4.0, "psnr": 45.3, "psnr_min": 38.2},
+        ],
+        "left_out": [],
         "parity": {"steps": 20, "relative_rms": 0.01, "other": 1.4, "tolerance": 0.05, "kept": True},
         **changes,
     }
@@ -101,6 +124,8 @@ def test_the_report_of_a_gpu_is_by_its_own_clock_an_image() -> None:
     told = "\n".join(page(_figures()))
     assert "| eager | 4 | 20 | 2.000 | 2.500 | 1.25 | 12.0 | 12.0 |" in told
     assert "| ours | eager | 4 | 98.0% | 1.50 | 0.70 |" in told
+    assert "| exact | 2.000 | 1.00 | - | - |" in told
+    assert "| economy | 1.000 | 2.00 | 45.3 | 38.2 |" in told
     assert "MLPerf" in told
     assert "smoke" not in told
     assert "NOT KEPT" not in told

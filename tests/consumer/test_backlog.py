@@ -18,9 +18,10 @@ from darkroom.consumer.worker.ports import Delivery, Record
 from darkroom.inference.engine import LaneEngine
 from darkroom.inference.planning.calibration import Calibration
 from darkroom.inference.planning.profile_store import ProfileStore
-from darkroom.inference.planning.reuse import calls_worth
+from darkroom.inference.planning.reuse import full_calls_of
+from darkroom.inference.planning.step_curve import StepCurve
 from darkroom.inference.simulated.device import SimulatedDevice
-from darkroom.inference.types import JobRendered, RenderRequest
+from darkroom.inference.types import SHALLOW_SHARE, JobRendered, RenderRequest
 from tests.consumer.core.builders import P0, arrive, facts, key, opened
 from tests.inference.profiles import flat, gaining, profile, shape
 from tests.inference.scripted import INFO, job
@@ -46,10 +47,19 @@ def test_rows_share_their_steps_as_far_as_the_cap_and_their_number_go() -> None:
 
 def test_an_economy_row_counts_by_the_full_steps_that_it_is_worth() -> None:
     exact = replace(REQUEST, steps=22, sampler="euler", guidance_scale=5.0, width=128, height=128)
-    worth = calls_worth(replace(exact, fidelity="economy"))
-    assert 7 <= worth < 11
+    full = full_calls_of(replace(exact, fidelity="economy"))
+    assert full == 8
+    worth = full + SHALLOW_SHARE * (22 - full)
     assert seconds([replace(exact, fidelity="economy")]) == pytest.approx(worth * flat(2) / 1000)
     assert seconds([exact]) == pytest.approx(22 * flat(2) / 1000)
+
+
+def test_an_economy_row_counts_by_the_measured_time_of_its_shallow_steps() -> None:
+    exact = replace(REQUEST, steps=22, sampler="euler", guidance_scale=5.0)
+    measured = replace(shape(gaining, side=8, decode_ms=0.0), shallow=StepCurve({1: 2.0, 2: 3.0}))
+    economy = [replace(exact, fidelity="economy")] * 2
+    found = backlog_seconds(profile(measured), INFO, economy, 0, rows_max=8, mean_s=None)
+    assert found == pytest.approx((8 * gaining(4) + 14 * 3.0) / 1000)
 
 
 def test_unread_records_count_with_the_mean_of_what_is_known_or_was_rendered_last() -> None:

@@ -42,7 +42,7 @@ async def test_the_core_hears_the_measured_cap(tmp_path: Path) -> None:
         cap, prepared = [await asyncio.wait_for(heard.get(), WAIT_S) for _ in range(2)]
         assert isinstance(prepared, on.Prepared)
         assert prepared.job == key(0)
-        assert cap == on.CapKnown(prepared.batch_key, 1)
+        assert cap == on.CapKnown(prepared.batch_key, 1, 1)
         rendering.prepare(key(1), Payload(received))
         assert isinstance(await asyncio.wait_for(heard.get(), WAIT_S), on.Prepared), "a cap is said once"
     finally:

@@ -15,7 +15,7 @@ import pytest
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.planner.topic import Arrival, Delays
 from darkroom.inference.planning.profile import DeviceProfile
-from darkroom.inference.types import BatchKey
+from darkroom.inference.types import BatchKey, RowCaps
 from tests.bench.one_worker import Run, poisson, simulate
 from tests.bench.queues import first_come_first_served, request_batches
 from tests.inference.profiles import flat, gaining, profile, shape
@@ -87,6 +87,24 @@ def test_on_a_curve_that_gains_it_is_better_than_both() -> None:
     assert p95(ours) <= 0.8 * batched
 
 
+def test_a_backlog_has_the_best_throughput_and_arrivals_keep_their_latency() -> None:
+    device = made(nearly_flat)
+    paying, best = device.caps(8, 8, rows_max=ROWS_MAX)
+    assert paying == 1 < best
+    never = replace(LIMITS, backlog_s=1e9)
+    alone_s = 25 * device.step_ms(8, 8, unet_slots=2, control_slots=0) / 1000
+    together_s = 25 * device.step_ms(8, 8, unet_slots=2 * best, control_slots=0) / 1000
+    backlog = [Arrival(0.0, GUIDED, KEY) for _ in range(10 * best)]
+    ours, before = simulate(device, backlog, LIMITS), simulate(device, backlog, never)
+    assert before.busy_s == pytest.approx(10 * best * alone_s)
+    assert ours.busy_s <= 1.002 * 10 * together_s < 0.97 * before.busy_s
+    for seed in SEEDS:
+        arrivals = load(device, seed)
+        assert simulate(device, arrivals, LIMITS).latencies_s == simulate(device, arrivals, never).latencies_s
+    crowded = load(device, 1, share=1.02)
+    assert simulate(device, crowded, LIMITS).busy_s < simulate(device, crowded, never).busy_s
+
+
 def test_the_same_load_has_the_same_answer_and_every_request_one_latency() -> None:
     device = made(gaining)
     delays = Delays(look_up_s=0.01, commit_s=0.03, prepare_s=0.02, settle_s=0.05)
@@ -120,7 +138,7 @@ def test_requests_of_several_images_and_sizes_are_answered() -> None:
 
 def _lying(device: DeviceProfile) -> DeviceProfile:
     class Lying(DeviceProfile):
-        def cap(self, latent_height: int, latent_width: int, *, rows_max: int) -> int:
-            return rows_max
+        def caps(self, latent_height: int, latent_width: int, *, rows_max: int) -> RowCaps:
+            return RowCaps(rows_max, rows_max)
 
     return Lying(device.key, device.shapes)

@@ -14,7 +14,17 @@ from darkroom.inference.planning.calibration import Calibration, NotMeasurableEr
 from darkroom.inference.planning.profile import DeviceProfile, Ended, ProfileKey
 from darkroom.inference.planning.profile_store import ProfileStore
 from darkroom.inference.simulated.device import SimulatedDevice
-from darkroom.inference.types import DeviceLost, FaultKind, JobPrepared, ModelError, Part, RenderFault, RowId, StepDone
+from darkroom.inference.types import (
+    DeviceLost,
+    FaultKind,
+    JobPrepared,
+    ModelError,
+    Part,
+    RenderFault,
+    RowCaps,
+    RowId,
+    StepDone,
+)
 from tests.inference.devices import EVERY, make_device
 from tests.inference.profiles import flat, gaining
 from tests.inference.scripted import EventLog, FakeClock, ScriptedDevice, job
@@ -26,7 +36,14 @@ def timed(ms: Callable[[int], float], clock: FakeClock | None = None) -> Scripte
     """A device whose UNet takes so long and whose ControlNet half of it, on the clock too where one is given."""
 
     def measure(part: Part, height: int, width: int, count: int) -> float:
-        seconds = {Part.UNET: ms(count), Part.CONTROLNET: ms(count) / 2, Part.REST: 0.0, Part.DECODE: 7.0}[part] / 1000
+        took = {
+            Part.UNET: ms(count),
+            Part.CONTROLNET: ms(count) / 2,
+            Part.REST: 0.0,
+            Part.SHALLOW: 1.0 + count / 4,
+            Part.DECODE: 7.0,
+        }
+        seconds = took[part] / 1000
         if clock is not None:
             clock.pass_by(seconds)
         return seconds
@@ -47,6 +64,8 @@ def test_batches_are_doubled_up_to_the_most_that_may_share_a_step() -> None:
     assert dict(shape.unet.points) == pytest.approx({slots: gaining(slots) for slots in (1, 2, 4, 8, 12)})
     assert shape.controlnet is not None
     assert dict(shape.controlnet.points) == pytest.approx({slots: gaining(slots) / 2 for slots in (1, 2, 4, 8, 12)})
+    assert shape.shallow is not None
+    assert dict(shape.shallow.points) == pytest.approx({rows: 1.0 + rows / 4 for rows in (1, 2, 4, 6)})
 
 
 def test_it_ends_where_the_next_batch_does_not_fit() -> None:
@@ -132,6 +151,17 @@ def test_it_is_measured_again_on_other_hardware_and_for_larger_batches(tmp_path:
     assert smaller.measured == []
 
 
+def test_a_profile_without_shallow_calls_is_measured_again(tmp_path: Path) -> None:
+    device = timed(gaining)
+    whole = at_start(tmp_path, device)
+    assert whole is not None
+    store = ProfileStore(tmp_path)
+    store.save(replace(whole, shapes=tuple(replace(one, shallow=None) for one in whole.shapes)))
+    again = timed(gaining)
+    assert at_start(tmp_path, again) == whole == store.load(whole.key)
+    assert again.measured, "an earlier release stored it"
+
+
 def test_sizes_measured_before_are_kept(tmp_path: Path) -> None:
     device = timed(gaining)
     key = ProfileKey.of(device.info, device.measured_on())
@@ -201,10 +231,33 @@ def test_the_engine_keeps_to_the_cap_and_tells_it(tmp_path: Path) -> None:
         assert engine.profile is not None
         for name in "abc":
             engine.prepare(job(name, steps=2))
-        assert [log.wait(JobPrepared, name).cap for name in "abc"] == [1, 1, 1]
+        assert [log.wait(JobPrepared, name).caps for name in "abc"] == [RowCaps(1, 1)] * 3
         engine.admit([RowId(name, 0) for name in "abc"])
         log.wait(StepDone, count=6)
         assert {len(step.rows) for step in log.of(StepDone)} == {1}
+    finally:
+        engine.close()
+
+
+def test_the_engine_takes_another_cap_up_to_the_best_one(tmp_path: Path) -> None:
+    device = timed(lambda slots: 1.0 + 10.0 * slots)
+    engine = LaneEngine(device, rows_max=4, calibration=Calibration(ProfileStore(tmp_path), 9.0, 4))
+    log = EventLog()
+    engine.start(log)
+    try:
+        engine.prepare(job("first", steps=1))
+        told = log.wait(JobPrepared, "first")
+        assert told.caps == RowCaps(1, 4)
+        engine.set_cap(told.batch_key, 400)
+        with pytest.raises(ValueError, match="above 0"):
+            engine.set_cap(told.batch_key, 0)
+        names = [f"job {number}" for number in range(8)]
+        for name in names:
+            engine.prepare(job(name, steps=3))
+            log.wait(JobPrepared, name)
+        engine.admit([RowId(name, 0) for name in names])
+        log.wait(StepDone, count=6)
+        assert [len(step.rows) for step in log.of(StepDone)] == [4] * 6, "more than the best is the best"
     finally:
         engine.close()
 

@@ -12,7 +12,16 @@ import pytest
 
 from darkroom.inference.engine import EngineFullError, LaneEngine
 from darkroom.inference.engine.monitor import LaneMonitor
-from darkroom.inference.types import EngineEvent, FaultKind, JobPrepared, JobRendered, RenderFault, RowId, StepDone
+from darkroom.inference.types import (
+    EngineEvent,
+    FaultKind,
+    JobPrepared,
+    JobRendered,
+    RenderFault,
+    RowCaps,
+    RowId,
+    StepDone,
+)
 from tests.inference.scripted import (
     FakeClock,
     Gate,
@@ -289,7 +298,7 @@ def test_the_time_between_two_steps_is_reported_and_none_after_a_failed_one() ->
     clock, device = FakeClock(), ScriptedDevice(rows_max=1)
     heard: list[EngineEvent] = []
     monitor: LaneMonitor[ScriptedRow] = LaneMonitor(
-        cap=lambda _key: 1, finish_queue_rows_max=9, jobs_max=9, preview_interval_s=1.0, clock=clock
+        caps=lambda _key: RowCaps(1, 1), finish_queue_rows_max=9, jobs_max=9, preview_interval_s=1.0, clock=clock
     )
     monitor.listen(heard.append)
     monitor.prepare(job("a", steps=9))

@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from darkroom.inference.engine import LaneEngine
 from darkroom.inference.engine.monitor import FinishedRows, LaneMonitor
 from darkroom.inference.engine.step_batch import HeldJob, HeldRow
+from darkroom.inference.resolve import batch_key
 from darkroom.inference.types import (
     EngineEvent,
     FaultKind,
@@ -32,11 +33,12 @@ from darkroom.inference.types import (
     ProgressDetail,
     RenderFault,
     RenderJob,
+    RowCaps,
     RowId,
     StepDone,
     StepFailed,
 )
-from tests.inference.scripted import WAIT_S, FakeClock, ScriptedDevice, ScriptedRow, job
+from tests.inference.scripted import INFO, WAIT_S, FakeClock, ScriptedDevice, ScriptedRow, job
 
 NAMES = ["a", "b", "c", "d"]
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 2), st.sampled_from([64, 128]))
@@ -156,7 +158,7 @@ class MonitorMachine(RuleBasedStateMachine):
         self.device = ScriptedDevice(rows_max=ROWS_MAX)
         self.caller = Caller()
         self.monitor: LaneMonitor[ScriptedRow] = LaneMonitor(
-            cap=lambda _key: ROWS_MAX,
+            caps=lambda _key: RowCaps(ROWS_MAX - 1, ROWS_MAX),
             finish_queue_rows_max=FINISH_QUEUE_ROWS_MAX,
             jobs_max=100,
             preview_interval_s=0.0,
@@ -169,6 +171,7 @@ class MonitorMachine(RuleBasedStateMachine):
         self.undecoded: list[int] = []
         self.changed: set[int] = set()
         """Rows, by `id`, that took a step since a preview was made of them."""
+        self.cap = ROWS_MAX - 1
 
     @initialize()
     def listen(self) -> None:
@@ -197,6 +200,12 @@ class MonitorMachine(RuleBasedStateMachine):
         rows = data.draw(st.lists(st.sampled_from(self._admissible()), min_size=1, unique=True))
         self.caller.admitted(rows)
         self.monitor.admit(rows)
+
+    @rule(rows=st.integers(1, ROWS_MAX + 1))
+    def set_cap(self, rows: int) -> None:
+        for width in (64, 128):
+            self.monitor.set_cap(batch_key(job("any", width=width).request, INFO), rows)
+        self.cap = min(rows, ROWS_MAX)
 
     @precondition(lambda self: self.caller.unfinished())
     @rule(data=st.data(), anew=st.none() | SHAPES)
@@ -239,8 +248,11 @@ class MonitorMachine(RuleBasedStateMachine):
     @precondition(_may_step)
     @rule()
     def take_rows(self) -> None:
+        before = {row.row_id for row in self.monitor.rows_on_device}
         assert self.monitor.let_join()
         self.stepping = True
+        after = {row.row_id for row in self.monitor.rows_on_device}
+        assert after <= before or len(after) <= self.cap, "who is there stays, and nobody joins above the cap"
         alive = {self.caller.jobs[name].job.request.seed for name in self.caller.unfinished()}
         assert all(row.seed - row.row_id.image in alive for row in self.monitor.rows_on_device)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from darkroom.inference.planning.profile import GOOD_SHARE, DeviceProfile, padded
 from darkroom.inference.planning.step_curve import StepCurve
+from darkroom.inference.types import SHALLOW_SHARE
 from tests.inference.profiles import KEY, flat, gaining, profile, shape
 
 
@@ -89,6 +90,12 @@ def test_a_row_takes_its_share_of_the_steps_and_its_decoding() -> None:
     assert alone == pytest.approx((20 * gaining(2) * 1.5 + 5.0) / 1000)
     shared = made.device_seconds(8, 8, steps=20, guided=True, posed=True, rows=4)
     assert shared == pytest.approx((20 * gaining(8) * 1.5 / 4 + 5.0) / 1000)
+    measured = profile(replace(shape(flat, posed=True), shallow=StepCurve({1: 2.0, 4: 5.0})))
+    economy = measured.device_seconds(8, 8, steps=8, shallow_steps=12, guided=True, posed=True, rows=4)
+    full_ms = measured.step_ms(8, 8, unet_slots=8, control_slots=8)
+    assert economy == pytest.approx((8 * full_ms / 4 + 12 * 5.0 / 4 + 5.0) / 1000)
+    assert measured.shallow_share(8, 8) == pytest.approx(2.0 / (flat(2) * 1.5))
+    assert made.shallow_share(8, 8) == SHALLOW_SHARE, "where it was not measured"
     unguided = made.device_seconds(8, 8, steps=20, guided=False, posed=False, rows=1)
     assert unguided == pytest.approx((20 * gaining(1) + 5.0) / 1000)
 

@@ -73,7 +73,14 @@ def full(made: ReusePlan | None) -> list[int]:
     return [call for call, is_full in enumerate(made.full) if is_full]
 
 
-@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde"])
+def test_a_sampler_that_draws_noise_and_looks_back_has_two_full_calls_before_each_shallow_one() -> None:
+    made = plan("dpmpp_2m_sde")
+    assert full(made) == [call for call in range(22) if call % 3 != 2]
+    assert made is not None
+    assert not any(made.ahead)
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_sde"])
 def test_a_sampler_that_draws_noise_reuses_for_one_call_and_extrapolates_nothing(sampler: str) -> None:
     made = plan(sampler)
     assert full(made) == list(range(0, 22, 2))

@@ -24,6 +24,7 @@ from darkroom.inference.types import (
     RenderedImage,
     RenderFault,
     RenderJob,
+    RowCaps,
     RowId,
 )
 from tests.simulation.clock import VirtualLoop
@@ -101,8 +102,9 @@ class SimEngine:
 
     def __init__(self, world: Surroundings, rows_max: int) -> None:
         self._world = world
+        caps = RowCaps(world.rng.randint(1, rows_max), rows_max)
         self._monitor: LaneMonitor[SimRow] = LaneMonitor(
-            cap=lambda _key: rows_max,
+            caps=lambda _key: caps,
             finish_queue_rows_max=4,
             jobs_max=64,
             preview_interval_s=1.0,  # nobody asks for one here
@@ -142,6 +144,10 @@ class SimEngine:
         """As the protocol says."""
         self._monitor.admit(rows)
         self._next()
+
+    def set_cap(self, batch_key: BatchKey, rows: int) -> None:
+        """As the protocol says."""
+        self._monitor.set_cap(batch_key, rows)
 
     def drop(self, job_id: JobId) -> None:
         """As the protocol says."""

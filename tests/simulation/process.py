@@ -23,9 +23,11 @@ from darkroom.consumer.worker.intake import Intake
 from darkroom.consumer.worker.payload import Payloads, Received
 from darkroom.consumer.worker.ports import BrokerGone, BrokerUnavailable, Record
 from darkroom.consumer.worker.rendering import Rendering
+from darkroom.inference.planning.request_costs import RequestCosts
 from darkroom.inference.types import RenderJob
 from darkroom.producer.store.objects import Objects, StoreUnavailable
 from darkroom.schemas.settings import Settings
+from tests.inference.profiles import profile
 from tests.simulation.clock import Gate, Run, VirtualLoop
 from tests.simulation.engine import INFO, SimEngine, SimRow, Troubles
 from tests.simulation.invariants import Invariants, job_key
@@ -85,7 +87,12 @@ class VirtualIntake(Intake):
     """The real one, by the simulation's time of day, on a machine whose clock is wrong by `skew_s`."""
 
     def __init__(self, settings: Settings, skew_s: float) -> None:
-        super().__init__(lambda: INFO, settings.limits, request_bytes_max=settings.limits.request_bytes_max)
+        super().__init__(
+            lambda: INFO,
+            settings.limits,
+            request_bytes_max=settings.limits.request_bytes_max,
+            costs=RequestCosts(profile(), INFO.latent_factor, rows_max=1),  # so that there are backlogs
+        )
         self._skew_s = skew_s
 
     def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Received]:

@@ -35,6 +35,7 @@ LIMITS = Limits(
     drain_s=4.0,
     backoff_s_max=2.0,
     key_switch_s=0.5,
+    backlog_s=0.3,
 )
 TROUBLED_S = 15.0
 """How long faults happen."""

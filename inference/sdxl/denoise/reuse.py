@@ -120,6 +120,12 @@ class ShallowNetwork:
         self.residuals = len(unet.up_blocks[-1].resnets)
         """The number of the ControlNet's residuals that reach the last block: its first ones."""
 
+    def deep_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return channels, height and width of the last block's input for latents of a size."""
+        # The block's first layer takes this input beside the last skip connection.
+        skip = self._unet.down_blocks[0].resnets[-1].out_channels
+        return self._unet.up_blocks[-1].resnets[0].in_channels - skip, height, width
+
     @contextmanager
     def watching(self) -> Iterator[list[torch.Tensor]]:
         """Collect the last block's input, by slot, from each forward of the UNet inside the block."""

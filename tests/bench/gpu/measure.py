@@ -15,6 +15,8 @@ from darkroom.inference.tiny import TinyModel
 from darkroom.inference.types import RenderJob, RenderRequest
 from tests.bench.contenders import OurEngine, Pipeline
 from tests.bench.gpu.gaps import Gaps, gaps_of
+from tests.bench.gpu.timing import timed
+from tests.bench.gpu.ways import ways
 from tests.bench.offline import requests
 
 GAP_STEPS = 8
@@ -35,6 +37,8 @@ class Plan:
     batches: tuple[int, ...]
     modes: tuple[str, ...]
     compile_backend: str
+    minutes: float
+    """From the start of measuring: nothing more is begun after them."""
 
     def told(self) -> dict[str, Any]:
         """For the report."""
@@ -42,14 +46,29 @@ class Plan:
 
 
 def measure(model: TinyModel, plan: Plan) -> dict[str, Any]:
-    """Every figure. A side is loaded, measured and closed before the other is, so that memory is its own."""
+    """Every figure for which there is time. A side is loaded, measured and closed before the other is, so that memory
+    is its own."""
+    until = time.monotonic() + 60 * plan.minutes
     runs: list[dict[str, Any]] = []
     gaps: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    engine = OurEngine(_device(model, plan, compiled=False), rows_max=max(plan.batches))
+    try:
+        cheaper = ways(engine, plan.device, rows=max(plan.batches), side=plan.side)
+    finally:
+        engine.close()
+    agreement = parity(model, plan)
     for mode in plan.modes:
         for name, side in (("ours", _ours), ("pipeline", _theirs)):
+            if time.monotonic() > until:
+                left_out.append(f"{name}, {mode}")
+                continue
             paint, close = side(model, plan, mode)
             try:
                 for batch in plan.batches:
+                    if time.monotonic() > until:
+                        left_out.append(f"{name}, {mode}, batch {batch}")
+                        continue
                     told = {"side": name, "mode": mode, "batch": batch}
                     paint(_load(plan, batch, 2))  # every kernel and every shape once
                     runs += [
@@ -60,7 +79,7 @@ def measure(model: TinyModel, plan: Plan) -> dict[str, Any]:
                     gaps.append({**told, **_told(found)})
             finally:
                 close()
-    return {"runs": runs, "gaps": gaps, "parity": parity(model, plan)}
+    return {"ways": cheaper, "parity": agreement, "runs": runs, "gaps": gaps, "left_out": left_out}
 
 
 Painter = Callable[[Sequence[RenderRequest]], Any]
@@ -102,30 +121,6 @@ def _device(model: TinyModel, plan: Plan, *, compiled: bool) -> SdxlDevice:
         compile_sizes=((plan.side, plan.side),),
         compile_backend=plan.compile_backend,
     )
-
-
-def timed(device: torch.device, call: Callable[[], object]) -> dict[str, float | None]:
-    """Seconds by the clock; on a GPU also by its events, and its peak memory. The device is idle before and after."""
-    if device.type != "cuda":
-        began = time.perf_counter()
-        call()
-        return {"seconds": time.perf_counter() - began, "gpu_seconds": None, "peak_bytes": None}
-    make: Any = torch.cuda.Event
-    start, end = make(enable_timing=True), make(enable_timing=True)
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    began = time.perf_counter()
-    start.record()
-    call()
-    # Lanes have streams of their own: the end is when all of them are done.
-    torch.cuda.synchronize(device)
-    end.record()
-    torch.cuda.synchronize(device)
-    return {
-        "seconds": time.perf_counter() - began,
-        "gpu_seconds": start.elapsed_time(end) / 1000,
-        "peak_bytes": torch.cuda.max_memory_allocated(device),
-    }
 
 
 def _told(gaps: Gaps | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from darkroom.schemas.settings import LogSettings
 from tests.bench.peers import page
 from tests.bench.peers.cold_page import cold
 from tests.bench.peers.contenders import RAY, installed
+from tests.bench.peers.kept import Kept
 from tests.bench.peers.kill_page import kills
 from tests.bench.peers.loads import CURVES
 from tests.bench.peers.peers_page import peers
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 async def measure(environment: Mapping[str, str], folder: Path, arguments: argparse.Namespace) -> None:
-    """Page after page; what there is so far is written after each. An earlier run's pages in that folder are kept."""
+    """Page after page; what there is so far is written as it comes. An earlier run's pages in that folder are kept."""
     figures = page.read(arguments.out, seed=arguments.seed)
     for name in arguments.only or PAGES:
         say(f"page {name}, at most {PAGES[name]:.0f} minutes")
@@ -62,44 +63,46 @@ async def measure(environment: Mapping[str, str], folder: Path, arguments: argpa
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "cores": os.cpu_count(),
             "load_before": os.getloadavg()[0],
+            "finished": False,
         }
         began = time.monotonic()
+        figures[name], figures["runs"][name] = {}, run
+
+        def keep(run: dict[str, Any] = run, began: float = began) -> None:
+            run["minutes"] = round((time.monotonic() - began) / 60, 1)
+            run["load_after"] = os.getloadavg()[0]
+            page.write(arguments.out, figures)
+
         try:
             async with asyncio.timeout(PAGES[name] * 60):
-                figures[name] = await one_page(name, environment, folder, arguments)
+                await one_page(name, Kept(figures[name], keep), environment, folder, arguments)
             run["finished"] = True
         except TimeoutError:
             say(f"page {name} was not finished in {PAGES[name]:.0f} minutes: run it again, --only {name}")
-        figures["runs"][name] = {
-            "finished": False,
-            **run,
-            "minutes": round((time.monotonic() - began) / 60, 1),
-            "load_after": os.getloadavg()[0],
-        }
-        page.write(arguments.out, figures)
+        keep()
 
 
 async def one_page(
-    name: str, environment: Mapping[str, str], folder: Path, arguments: argparse.Namespace
-) -> dict[str, Any]:
-    """The figures of a page."""
+    name: str, kept: Kept, environment: Mapping[str, str], folder: Path, arguments: argparse.Namespace
+) -> None:
+    """Measure a page, and keep its figures as they come. `--curve` leaves out of a page what is not of that curve."""
     seed, quick = arguments.seed, arguments.quick
     match name:
         case "peers":
-            say("20 ms steps: the worker against the same rows fed to the engine from memory")
-            memory = await against_memory(environment, 64 if quick else 256, seed)
-            no_store = await without_delay(environment, 400 if quick else 4000, seed, store=False)
+            if not arguments.curve:
+                say("20 ms steps: the worker against the same rows fed to the engine from memory")
+                kept.keep(await against_memory(environment, 64 if quick else 256, seed), "against_memory")
+                kept.keep(await without_delay(environment, 400 if quick else 4000, seed, store=False), "no_store")
             curves = arguments.curve or CURVES
-            found = await peers(environment, folder, seed, quick=quick, say=say, curves=curves)
-            return {"against_memory": memory, "no_store": no_store, **found}
+            await peers(kept, environment, folder, seed, quick=quick, say=say, curves=curves)
         case "scale":
-            return await scale(environment, folder, seed, quick=quick, say=say)
+            await scale(kept, environment, folder, seed, quick=quick, say=say)
         case "cold":
-            return await cold(environment, folder, seed, quick=quick)
+            kept.keep_all(await cold(environment, folder, seed, quick=quick))
         case "kill":
-            return await kills(environment, folder, seed, quick=quick, say=say)
+            await kills(kept, environment, folder, seed, quick=quick, say=say)
         case _:
-            return await tiny(environment, folder, seed, quick=quick, say=say)
+            await tiny(kept, environment, folder, seed, quick=quick, say=say)
 
 
 def say(line: str) -> None:

@@ -13,6 +13,7 @@ from darkroom.consumer.audit.audit import audit
 from darkroom.producer.store.s3_objects import MinioObjects
 from tests.bench.peers.client import reading, send
 from tests.bench.peers.contenders import DARKROOM, KINDS, Contender, Kind, NotStarted, Place, installed
+from tests.bench.peers.kept import Kept
 from tests.bench.peers.loads import alone_s, backlog, curve, curve_file, mixed
 from tests.bench.peers.measuring import LIMIT_S, prepare
 
@@ -42,21 +43,20 @@ def fates(sent: Iterable[str], answers: Mapping[str, int]) -> Fates:
 
 
 async def kills(
-    environment: Mapping[str, str], folder: Path, seed: int, *, quick: bool, say: Callable[[str], None]
-) -> dict[str, Any]:
+    kept: Kept, environment: Mapping[str, str], folder: Path, seed: int, *, quick: bool, say: Callable[[str], None]
+) -> None:
     """Everybody at once: each has topics of its own."""
     count = REQUESTS // (5 if quick else 1)
     kinds = [kind for kind in KINDS if installed(kind)]
-    found: dict[str, Any] = {}
+    kept.keep(list(KILLED_AT), "killed_at")
 
     async def run(kind: Kind) -> None:
         try:
-            found[kind.name] = await _kill(environment, folder, kind, seed, count)
+            kept.keep(await _kill(environment, folder, kind, seed, count), "contenders", kind.name)
         except NotStarted as error:
             say(f"left out, {str(error)[:200]}")
 
     await asyncio.gather(*map(run, kinds))
-    return {"killed_at": list(KILLED_AT), "contenders": found}
 
 
 async def _kill(environment: Mapping[str, str], folder: Path, kind: Kind, seed: int, count: int) -> dict[str, Any]:

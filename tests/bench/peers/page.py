@@ -57,14 +57,14 @@ def write(out: Path, figures: dict[str, Any]) -> None:
         "",
     ]
     for name, section in _SECTIONS.items():
-        if name in figures:
+        if figures.get(name):
             lines += section(out, figures[name])
     (out / "report.md").write_text("\n".join(lines))
 
 
 def _run(name: str, run: dict[str, Any]) -> str:
     loads = f"{run['load_before']:.1f}, {run['load_after']:.1f}"
-    ended = "" if run["finished"] else "given up: not finished in its time"
+    ended = "" if run["finished"] else "not finished: what was measured until then"
     return f"| {name} | {run['at']} | {run['cores']} | {run['minutes']} | {loads} | {ended} |"
 
 
@@ -82,12 +82,19 @@ def _peers(out: Path, figures: dict[str, Any]) -> list[str]:
         "![Images a second](backlog.png)",
         "",
     ]
-    for name, loads in figures["backlog"].items():
+    backlogs, arrivals = figures.get("backlog", {}), figures.get("poisson", {})
+    for name, loads in backlogs.items():
         gain = curve(name).rows_per_second(8, 8, 8) / curve(name).rows_per_second(8, 8, 1)
         about = dict(curve(name).key.measured_on)
         lines += [f"**{name}** (8 rows: {gain:.2f} times the throughput): {about['source']}.", ""]
         for load, contenders in loads.items():
             lines += _table(load, contenders)
+    if backlogs:
+        _plot_backlog(out, backlogs)
+    else:
+        lines = []
+    if not arrivals:
+        return lines
     lines += [
         "## Poisson arrivals, tiny curve",
         "",
@@ -99,15 +106,14 @@ def _peers(out: Path, figures: dict[str, Any]) -> list[str]:
         "| load | | requests | p50 s | p95 s | p99 s | busy | fill | joins |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for load, found in figures["poisson"].items():
+    for load, found in arrivals.items():
         for kind, one in _in_order(found["contenders"]):
             delays = " | ".join(f"{one['delay_s'][name]:.3f}" for name in ("p50", "p95", "p99"))
             lines.append(
                 f"| {load} | {LABELS[kind]} | {one['requests']} | {delays} | {one['busy_ratio']:.2f} "
                 f"| {one['fill']:.2f} | {_joins(kind, one)} |"
             )
-    _plot_backlog(out, figures["backlog"])
-    _plot_delay(out, figures["poisson"])
+    _plot_delay(out, arrivals)
     return [*lines, ""]
 
 
@@ -139,7 +145,7 @@ def _kill(_: Path, figures: dict[str, Any]) -> list[str]:
         "| | requests | lost | repeated | audit: missing, duplicated |",
         "|---|---|---|---|---|",
     ]
-    for kind, one in _in_order(figures["contenders"]):
+    for kind, one in _in_order(figures.get("contenders", {})):
         audit = "" if "audit" not in one else f"{one['audit']['missing']}, {one['audit']['duplicated']}"
         lines.append(f"| {LABELS[kind]} | {one['requests']} | {one['lost']} | {one['repeated']} | {audit} |")
     return [*lines, ""]
@@ -224,7 +230,7 @@ def _plot_backlog(out: Path, backlog: dict[str, Any]) -> None:
     figure, axes = _subplots(2, 10)
     for axis, load in zip(axes, ("mixed", "uniform"), strict=True):
         for place, kind in enumerate(COLORS):
-            heights = [loads[load].get(kind, {}).get("per_second", 0.0) for loads in backlog.values()]
+            heights = [loads.get(load, {}).get(kind, {}).get("per_second", 0.0) for loads in backlog.values()]
             at = [position + (place - 2.5) * 0.14 for position in range(len(backlog))]
             axis.bar(at, heights, width=0.13, color=COLORS[kind], label=LABELS[kind])
         axis.set_xticks(range(len(backlog)), list(backlog))
@@ -249,15 +255,15 @@ def _plot_delay(out: Path, loads: dict[str, Any]) -> None:
 
 def _plot_scale(out: Path, figures: dict[str, Any]) -> None:
     figure, axes = _subplots(3, 12)
-    workers = figures["workers"]
-    one = workers[0]["steady_per_second"]
+    workers = figures.get("workers", [])
     counts = [point["workers"] for point in workers]
-    axes[0].plot(counts, [point["steady_per_second"] / one for point in workers], marker="o", color=COLORS["darkroom"])
+    gains = [point["steady_per_second"] / workers[0]["steady_per_second"] for point in workers]
+    axes[0].plot(counts, gains, marker="o", color=COLORS["darkroom"])
     axes[0].plot(counts, counts, linestyle=":", color="#a0aec0")
     axes[0].set_xlabel("workers")
     axes[0].set_ylabel("images/s, one worker = 1")
     for axis, name in zip(axes[1:], ("backlog", "partitions"), strict=True):
-        points = figures[name]
+        points = figures.get(name, [])
         costs = [point["cpu_ms_per_request"] for point in points]
         axis.plot([point[name] for point in points], costs, marker="o", color=COLORS["darkroom"])
         axis.set_xscale("log")

@@ -15,6 +15,7 @@ from typing import Any
 
 from darkroom.inference.planning.profile import DeviceProfile
 from tests.bench.peers.contenders import KINDS, WIDE_BATCH, Kind, NotStarted, installed
+from tests.bench.peers.kept import Kept
 from tests.bench.peers.loads import (
     CURVES,
     Load,
@@ -32,6 +33,7 @@ Say = Callable[[str], None]
 
 BACKLOG = {"tiny": (120, 96), "gpu-512": (120, 96), "gpu-1024": (64, 32), "flat": (64, 32)}
 """Mixed and uniform requests by curve: where batches gain nothing everybody takes as long as the slowest."""
+ARRIVALS_CURVE = "tiny"
 SHARES = (0.4, 0.7, 0.9)
 ARRIVALS = {0.4: 80, 0.7: 200, 0.9: 120}
 """Requests by load: the most where a goal hangs on them."""
@@ -40,42 +42,45 @@ QUICK = 10
 
 
 async def peers(
-    environment: Mapping[str, str], folder: Path, seed: int, *, quick: bool, say: Say, curves: Sequence[str] = CURVES
-) -> dict[str, Any]:
-    """All figures of the page."""
+    kept: Kept,
+    environment: Mapping[str, str],
+    folder: Path,
+    seed: int,
+    *,
+    quick: bool,
+    say: Say,
+    curves: Sequence[str] = CURVES,
+) -> None:
+    """Measure the backlog on each of the curves, and arrivals on the tiny one where it is among them."""
     scale = QUICK if quick else 1
-    backlogs: dict[str, Any] = {}
     for name in curves:
         say(f"backlog, {name} curve")
-        backlogs[name] = await _backlogs(environment, folder, name, seed, scale, say)
-    loads: dict[str, Any] = {}
-    for share in SHARES:
-        say(f"Poisson arrivals at {share:.0%} of the plain worker's capacity, tiny curve")
-        loads[f"{share:.0%}"] = await _arrivals(environment, folder, share, seed, scale, say)
-    return {"seed": seed, "backlog": backlogs, "poisson": loads}
+        await _backlogs(kept, environment, folder, name, seed, scale, say)
+    for share in SHARES if ARRIVALS_CURVE in curves else ():
+        say(f"Poisson arrivals at {share:.0%} of the plain worker's capacity, {ARRIVALS_CURVE} curve")
+        kept.keep(await _arrivals(environment, folder, share, seed, scale, say), "poisson", f"{share:.0%}")
 
 
 async def _backlogs(
-    environment: Mapping[str, str], folder: Path, name: str, seed: int, scale: int, say: Say
-) -> dict[str, Any]:
+    kept: Kept, environment: Mapping[str, str], folder: Path, name: str, seed: int, scale: int, say: Say
+) -> None:
     many, few = BACKLOG[name]
     loads = {"mixed": backlog(mixed(many // scale, seed)), "uniform": backlog(uniform(few // scale, seed))}
-    figures: dict[str, Any] = {}
     async with _started(environment, folder, (*KINDS, WIDE_BATCH), name, say) as ready:
         for load, requests in loads.items():
-            figures[load] = await _all_measured(ready, requests, curve(name))
-            rates = (f"{kind} {one['per_second']:.2f}" for kind, one in figures[load].items())
+            figures = await _all_measured(ready, requests, curve(name))
+            kept.keep(figures, "backlog", name, load)
+            rates = (f"{kind} {one['per_second']:.2f}" for kind, one in figures.items())
             say(f"   {load}, images/s: {', '.join(rates)}")
-    return figures
 
 
 async def _arrivals(
     environment: Mapping[str, str], folder: Path, share: float, seed: int, scale: int, say: Say
 ) -> dict[str, Any]:
-    profile = curve("tiny")
+    profile = curve(ARRIVALS_CURVE)
     requests = mixed(ARRIVALS[share] // scale, seed)
     per_second = share / statistics.mean(alone_s(one, profile) for one in requests)
-    async with _started(environment, folder, KINDS, "tiny", say) as ready:
+    async with _started(environment, folder, KINDS, ARRIVALS_CURVE, say) as ready:
         figures = await _all_measured(ready, poisson(requests, per_second, seed), profile)
     delays = (f"{kind} {one['delay_s']['p95']:.2f}" for kind, one in figures.items())
     say(f"   p95 of queueing delay, s: {', '.join(delays)}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.bench.peers.client import Answers, reading, send
 from tests.bench.peers.contenders import DARKROOM, Contender, Place
+from tests.bench.peers.kept import Kept
 from tests.bench.peers.loads import Load, backlog
 from tests.bench.peers.measuring import LIMIT_S, percentile, prepare
 from tests.bench.peers.usage import usage
@@ -30,12 +31,9 @@ REQUESTS_FOR_PARTITIONS = 600
 PACED, UNPACED = (f"{STEP_MS:.0f}", "0")
 
 
-async def scale(
-    environment: Mapping[str, str], folder: Path, seed: int, *, quick: bool, say: Say
-) -> dict[str, list[dict[str, Any]]]:
-    """Three curves. With several workers a step is 20 ms; elsewhere it is none, and all that is left is Darkroom's."""
+async def scale(kept: Kept, environment: Mapping[str, str], folder: Path, seed: int, *, quick: bool, say: Say) -> None:
+    """Measure three curves. With several workers a step is 20 ms; elsewhere it is none: what is left is Darkroom's."""
     by = 10 if quick else 1
-    figures: dict[str, list[dict[str, Any]]] = {"workers": [], "backlog": [], "partitions": []}
     for count in WORKERS:
         say(f"{count} workers")
         requests = count * REQUESTS_A_WORKER // by
@@ -43,19 +41,18 @@ async def scale(
         partitions = PARTITIONS_FOR_WORKERS
         found = await _fleet(environment, folder, load, workers=count, partitions=partitions, step_ms=PACED)
         say(_shown(found))
-        figures["workers"].append({"workers": count, **found})
+        kept.keep_one_more({"workers": count, **found}, "workers")
     for count in BACKLOGS:
         say(f"a backlog of {count}")
         found = await _fleet(environment, folder, mixed_backlog(max(10, count // by), seed), step_ms=UNPACED)
         say(_shown(found))
-        figures["backlog"].append({"backlog": count, **found})
+        kept.keep_one_more({"backlog": count, **found}, "backlog")
     for count in PARTITIONS:
         say(f"{count} partitions")
         load = mixed_backlog(REQUESTS_FOR_PARTITIONS // by, seed)
         found = await _fleet(environment, folder, load, partitions=count, step_ms=UNPACED)
         say(_shown(found))
-        figures["partitions"].append({"partitions": count, **found})
-    return figures
+        kept.keep_one_more({"partitions": count, **found}, "partitions")
 
 
 def _shown(found: Mapping[str, float]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from tests.bench.peers.contenders import BATCH, DARKROOM, ENDPOINT, PLAIN, RAY, NotStarted, installed
+from tests.bench.peers.kept import Kept
 from tests.bench.peers.loads import backlog, mixed
 from tests.bench.peers.measuring import measured, running
 
@@ -16,8 +16,8 @@ SIDE = 128
 
 
 async def tiny(
-    environment: Mapping[str, str], folder: Path, seed: int, *, quick: bool, say: Callable[[str], None]
-) -> dict[str, Any]:
+    kept: Kept, environment: Mapping[str, str], folder: Path, seed: int, *, quick: bool, say: Callable[[str], None]
+) -> None:
     """A backlog, one contender after the other: they would share the cores.
 
     Darkroom measures the model at its start, as it would on a new machine: a profile in the user's folder may be of a
@@ -25,13 +25,11 @@ async def tiny(
     """
     profiles = str(folder / "tiny-profiles")
     load = backlog(mixed(REQUESTS // (8 if quick else 1), seed, SIDE))
-    figures: dict[str, Any] = {}
     for kind in (ENDPOINT, PLAIN, BATCH, RAY, DARKROOM):
         if installed(kind):
             say(f"the tiny model, {kind.label}")
             try:
                 async with running(environment, folder, kind, None, DARKROOM_MODEL__PROFILE_DIR=profiles) as started:
-                    figures[kind.name] = await measured(started, load, None)
+                    kept.keep(await measured(started, load, None), kind.name)
             except NotStarted as error:
                 say(f"left out, {str(error)[:200]}")
-    return figures

@@ -35,12 +35,22 @@ def facts(
     refusal: Verdict | None = None,
     fetches_pose: bool = False,
     size_bytes: int = 100,
+    device_us: int = 0,
 ) -> JobFacts:
     """A record; its request id is its offset unless another is given."""
     identity = None if request_id is None else ("t", request_id or f"{partition.partition}-{offset}")
     place = key(offset, partition)
     return JobFacts(
-        place, identity, rows, size_bytes, priority, waiting_since, deadline, fetches_pose=fetches_pose, refusal=refusal
+        place,
+        identity,
+        rows,
+        size_bytes,
+        priority,
+        waiting_since,
+        deadline,
+        fetches_pose=fetches_pose,
+        device_us=device_us,
+        refusal=refusal,
     )
 
 
@@ -60,15 +70,20 @@ def arrive(core: Core, record: JobFacts, now: float = 0.0) -> tuple[do.Effect, .
 
 
 def to_ready(
-    core: Core, records: Iterable[JobFacts], now: float = 0.0, batch_key: str = "64", cap: int | None = None
+    core: Core,
+    records: Iterable[JobFacts],
+    now: float = 0.0,
+    batch_key: str = "64",
+    cap: int | None = None,
+    cap_best: int | None = None,
 ) -> list[do.Effect]:
     """Take records in and bring them through look-up and preparation."""
     effects: list[do.Effect] = []
     for record in records:
-        arrive(core, record, now)
+        effects += arrive(core, record, now)
         effects += journal(core, core.handle(on.OutcomeAbsent(record.key), now), now)
         if cap is not None:
-            core.handle(on.CapKnown(batch_key, cap), now)
+            effects += core.handle(on.CapKnown(batch_key, cap, cap if cap_best is None else cap_best), now)
         effects += core.handle(on.Prepared(record.key, batch_key), now)
     return effects
 

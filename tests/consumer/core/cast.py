@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from darkroom.consumer.core import effects as do
@@ -22,7 +23,10 @@ LIMITS = Limits(
     prepare_ahead_rows_max=5,
     offset_window=8,
     waiting_rows_max=12,
+    backlog_s=4.0,
 )
+CAPS = {"small": (1, 3), "large": (2, 3)}
+"""Rows by batch key: those that pay, and those that are best under a backlog."""
 
 
 @dataclass
@@ -49,4 +53,6 @@ class Worker:
     writers: dict[PartitionKey, int] = field(default_factory=dict)
     device: dict[RowKey, int] = field(default_factory=dict)
     finishing: Counter[JobKey] = field(default_factory=Counter)
+    caps: dict[Hashable, int] = field(default_factory=dict)
+    """What the engine was told to keep to."""
     frozen: bool = False

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from darkroom.consumer.core import effects as do
 from darkroom.consumer.core import events as on
+from darkroom.consumer.core.batcher import Batcher, Waiting
 from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.events import FaultParty
+from darkroom.consumer.core.jobs import JobFacts
 from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.core.partition_key import RowKey
 from tests.consumer.core.builders import arrive, facts, journal, key, of, opened, to_ready
@@ -95,6 +100,98 @@ def test_a_cap_is_the_shape_s_own() -> None:
     fill(core, 0, cap=1)
     fill(core, 1, batch_key="128", cap=2)
     assert (core.flow.batcher.cap("64"), core.flow.batcher.cap("128")) == (1, 2)
+
+
+BACKLOG = Limits(batch_rows_max=8, ahead_rows_max=4, prepare_ahead_rows_max=40, begin_ahead_rows_max=40, backlog_s=10.0)
+
+
+def two_seconds_each(*offsets: int) -> list[JobFacts]:
+    return [facts(offset, device_us=2_000_000) for offset in offsets]
+
+
+def test_the_cap_follows_the_backlog() -> None:
+    core = opened(BACKLOG)
+    effects = to_ready(core, two_seconds_each(*range(14)), cap=1, cap_best=4)
+    assert admitted(effects) == [row(0), row(1)], "twelve wait: no more than three of the best batches"
+    assert of(do.SetCap, effects) == []
+    effects = to_ready(core, two_seconds_each(*range(14, 20)), cap=1, cap_best=4)
+    assert of(do.SetCap, effects) == [do.SetCap("64", 4)]
+    assert len(admitted(effects)) == 4, "four, and half of four ahead, less the two that are there"
+    for first in range(17):
+        assert of(do.SetCap, core.handle(on.StepBoundary((row(first),)), 0.0)) == [], "three rows or more are there"
+    assert core.flow.batcher.cap("64") == 4
+    assert of(do.SetCap, core.handle(on.StepBoundary((row(17),)), 0.0)) == [do.SetCap("64", 1)], "it is gone"
+    assert admitted(to_ready(core, two_seconds_each(20), cap=1, cap_best=4)) == []
+
+
+def test_many_quick_rows_are_no_backlog() -> None:
+    core = opened(BACKLOG)
+    quick = [facts(offset, device_us=100_000) for offset in range(30)]
+    assert of(do.SetCap, to_ready(core, quick, cap=1, cap_best=4)) == []
+
+
+def test_the_engine_keeps_to_the_core_s_cap() -> None:
+    """It is told of a new cap before it gets rows that count on it, and of another key's when that key is run."""
+    core = opened(BACKLOG)
+    effects = to_ready(core, two_seconds_each(*range(9)), cap=1, cap_best=2)
+    larger = next(place for place, effect in enumerate(effects) if isinstance(effect, do.SetCap))
+    handed = [len(effect.rows) for effect in effects[:larger] if isinstance(effect, do.Admit)]
+    assert sum(handed) == 2
+    assert any(isinstance(effect, do.Admit) for effect in effects[larger:])
+    to_ready(core, two_seconds_each(*range(9, 20)), batch_key="128", cap=2, cap_best=8)
+    told: list[do.SetCap] = []
+    for first in range(9):
+        told += of(do.SetCap, core.handle(on.StepBoundary((row(first),)), 0.0))
+    assert told == [do.SetCap("128", 8)]
+
+
+def test_a_curve_without_a_better_batch_has_one_cap() -> None:
+    core = opened(BACKLOG)
+    effects = to_ready(core, two_seconds_each(*range(30)), cap=4, cap_best=4)
+    assert of(do.SetCap, effects) == []
+    assert core.flow.batcher.backlog, "it may as well be one"
+
+
+def test_a_ceiling_of_memory_stands_under_a_backlog_too() -> None:
+    core = opened(BACKLOG)
+    to_ready(core, two_seconds_each(*range(40)), cap=1, cap_best=8)
+    at_once = tuple(core.flow.batcher._on_device)
+    core.handle(on.StepFaulted(at_once[:8], FaultParty.MEMORY, "out_of_memory", "no"), 0.0)
+    assert core.flow.batcher.cap("64") == 4
+    for first in at_once[8:]:
+        core.handle(on.StepBoundary((first,)), BACKLOG.oom_probe_s / 2)
+    core.handle(on.Tick(), BACKLOG.oom_probe_s + 1.0)
+    assert core.flow.batcher._ceilings.of("64") == 8, "raised, and not forgotten for being above the small cap"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.floats(0, 40), st.integers(0, 12)), max_size=40),
+    st.integers(1, 8),
+    st.integers(0, 7),
+)
+def test_a_backlog_begins_above_its_time_and_ends_when_its_rows_are_gone(
+    moments: list[tuple[int, float, int]], paying: int, more: int
+) -> None:
+    limits = Limits(batch_rows_max=8, ahead_rows_max=4, backlog_s=10.0)
+    batcher = Batcher(limits, lambda _: 0.0)
+    best = min(8, paying + more)
+    batcher.know_cap("64", paying, best)
+    batcher._device_key, told = "64", paying
+    few = paying + min(4, max(1, paying // 2))
+    for rows, seconds, handed in moments:
+        before = batcher.backlog
+        batcher._on_device = {row(offset): None for offset in range(handed)}  # type: ignore[misc]
+        changed = batcher.follow_backlog(Waiting(rows, seconds, more_is_coming=False))
+        if before:
+            assert batcher.backlog == (rows + handed > (few if handed else 0))
+        else:
+            assert batcher.backlog == (seconds > 10.0 and rows > 3 * (best if handed else 8))
+        if changed is not None:
+            assert handed
+            assert changed == ("64", best if batcher.backlog else paying)
+            assert changed[1] != told, "nothing is said twice"
+            told = changed[1]
+        assert not handed or told == (best if batcher.backlog else paying)
 
 
 def test_after_a_wait_a_larger_batch_is_tried_and_a_failed_try_is_lowered_again() -> None:

@@ -17,8 +17,8 @@ from darkroom.consumer.core.core import Core
 from darkroom.consumer.core.jobs import JobFacts, Verdict, VerdictKind
 from darkroom.consumer.core.journal import Boot, Fate
 from darkroom.consumer.core.offset_map import decode_commit
-from darkroom.consumer.core.partition_key import JobKey, PartitionKey
-from tests.consumer.core.cast import LIMITS, ROWS_MAX, TOPIC, Partition, Worker
+from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
+from tests.consumer.core.cast import CAPS, LIMITS, ROWS_MAX, TOPIC, Partition, Worker
 from tests.consumer.core.promises import check
 
 _UNDONE = (do.LookUp, do.FetchPose, do.Prepare)
@@ -99,6 +99,7 @@ class World:
                 waiting_since=self.now,
                 deadline=self.now + self.rng.random() if kind > 0.9 else None,
                 fetches_pose=self.rng.random() < 0.2,
+                device_us=500_000 * (1 + len(log) % 4),
                 refusal=Verdict(VerdictKind.FAILED, "invalid_request", "no") if 0.05 <= kind < 0.1 else None,
             )
         )
@@ -137,7 +138,7 @@ class World:
                 self.renders[job] += 1
                 self._tell(worker, on.Rendered(job, 1000))
             return
-        rows = tuple(list(worker.device)[: LIMITS.batch_rows_max])
+        rows = self._stepping(worker)
         if not rows:
             return
         if any(row.job in self.poison for row in rows):
@@ -158,6 +159,15 @@ class World:
                 worker.finishing[row.job] += 1
         if retired:
             self._tell(worker, on.StepBoundary(tuple(retired)))
+
+    def _stepping(self, worker: Worker) -> tuple[RowKey, ...]:
+        """The rows that take the next step: of what was handed over, as many as the engine was told."""
+        first = next(iter(worker.device), None)
+        job = None if first is None else worker.core.flow.job(first.job)
+        if job is None or job.batch_key is None:
+            return ()
+        cap = worker.caps.get(job.batch_key, CAPS[str(job.batch_key)][0])
+        return tuple(list(worker.device)[:cap])
 
     def _tick(self, worker: Worker) -> None:
         wake_at = worker.core.wake_at()
@@ -228,7 +238,9 @@ class World:
             party = self.rng.choice((on.FaultParty.REQUEST, on.FaultParty.UNKNOWN))
             self._tell(worker, on.JobFaulted(effect.job, party, "pose_unreadable", "no"))
         else:
-            self._tell(worker, on.Prepared(effect.job, self.rng.choice(("small", "small", "large"))))
+            batch_key = self.rng.choice(("small", "small", "large"))
+            self._tell(worker, on.CapKnown(batch_key, *CAPS[batch_key]))
+            self._tell(worker, on.Prepared(effect.job, batch_key))
 
     def _complete_admit(self, worker: Worker, effect: do.Admit) -> None:
         for row in effect.rows:
@@ -300,6 +312,8 @@ class World:
                         worker.writers.pop(key)
                 case do.Leave(job) | do.Forget(job):
                     self._leave(worker, job, forgotten=isinstance(effect, do.Forget))
+                case do.SetCap(batch_key, rows_max):
+                    worker.caps[batch_key] = rows_max
                 case do.Keep():
                     pass
                 case _:
