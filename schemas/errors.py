@@ -42,6 +42,7 @@ class ErrorCode(StrEnum):
     OUTCOME_UNREADABLE = "outcome_unreadable"
     DEADLINE_PASSED = "deadline_passed"
     CANCELLED = "cancelled"
+    ERASED = "erased"
 
 
 class ErrorText(NamedTuple):
@@ -145,6 +146,11 @@ _TEXTS: Final[dict[ErrorCode, ErrorText]] = {
     ErrorCode.CANCELLED: ErrorText(
         "The request was cancelled before it was finished.",
         "Send it again under a new request id if it is wanted after all.",
+        True,
+    ),
+    ErrorCode.ERASED: ErrorText(
+        "The pictures and texts of the request were erased.",
+        "Send it again under a new request id if it is wanted after all; this id stays as it is.",
         True,
     ),
 }

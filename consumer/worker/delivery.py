@@ -23,11 +23,12 @@ from darkroom.inference.types import ModelInfo
 from darkroom.producer.outcomes import completions
 from darkroom.producer.outcomes.completions import Answered, Work
 from darkroom.producer.outcomes.dead_letters import Original, Reason, dead_letter
+from darkroom.producer.outcomes.erasing import Erasing
 from darkroom.producer.outcomes.outcomes import Outcomes, OutcomeUnreadable
 from darkroom.producer.policy.policy_file import PolicyFile
 from darkroom.producer.store.objects import BucketForbidden, Objects, ObjectTooLarge, StoreUnavailable
 from darkroom.schemas.errors import ErrorCode
-from darkroom.schemas.events.completion import BatchSeen, Completion, ModelRef, Source, Timings
+from darkroom.schemas.events.completion import BatchSeen, Completion, ModelRef, Source, Status, Timings
 from darkroom.schemas.events.progress import Cancellation
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import Topic
@@ -79,6 +80,7 @@ class Delivery:
         self._policy = policy
         self._signing = signing
         self._outcomes = Outcomes(objects)
+        self._erasing = Erasing(objects)
         self._on_published = on_published
         self._info: ModelInfo | None = None
         self._reasons: OrderedDict[tuple[str, str], str] = OrderedDict()
@@ -113,6 +115,7 @@ class Delivery:
             return True
         if standing is None:
             return False
+        await self._sweep(standing)
         payload.decide(completions.for_record(standing, self._answered(key, payload), now=datetime.now(UTC)))
         return True
 
@@ -186,7 +189,24 @@ class Delivery:
             log.exception("an outcome is published that could not be stored", request_id=payload.received.request_id)
             payload.decide(proposed)
             return
+        await self._sweep(standing)
         payload.decide(completions.for_record(standing, answered, now=datetime.now(UTC)))
+
+    async def _sweep(self, standing: Completion) -> None:
+        """Delete what was stored of an erased request: by this worker just now, or by one that died."""
+        if standing.status is not Status.ERASED:
+            return
+        try:
+            deleted = await self._erasing.sweep(standing.tenant, standing.request_id)
+            log.info("erased", tenant=standing.tenant, request_id=standing.request_id, objects=deleted)
+        except StoreUnavailable as error:
+            # The outcome does not depend on it, and a missing right to delete would hold the record for ever.
+            log.warning(
+                "pictures of an erased request may be left: erase it again",
+                tenant=standing.tenant,
+                request_id=standing.request_id,
+                error=str(error),
+            )
 
     async def _sign(self, signing: Signing, payload: Payload, verdict: Verdict) -> Verdict:
         """Sign the pictures, once however often they are stored. Return the verdict, or that they cannot be signed."""

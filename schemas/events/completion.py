@@ -86,9 +86,15 @@ class Status(StrEnum):
     FAILED = "failed"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    ERASED = "erased"
+    """Its pictures and texts were removed after it had ended otherwise, or before it ended."""
 
 
-_CODES_OF: Final = {Status.EXPIRED: ErrorCode.DEADLINE_PASSED, Status.CANCELLED: ErrorCode.CANCELLED}
+_CODES_OF: Final = {
+    Status.EXPIRED: ErrorCode.DEADLINE_PASSED,
+    Status.CANCELLED: ErrorCode.CANCELLED,
+    Status.ERASED: ErrorCode.ERASED,
+}
 """The one code of each status that has only one. `failed` has all the others."""
 
 
