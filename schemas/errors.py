@@ -34,6 +34,7 @@ class ErrorCode(StrEnum):
     POSE_FORBIDDEN = "pose_forbidden"
     IMAGE_TOO_LARGE = "image_too_large"
     PROMPT_REJECTED = "prompt_rejected"
+    IMAGE_REJECTED = "image_rejected"
     UNKNOWN_ADAPTER = "unknown_adapter"
     OUT_OF_MEMORY = "out_of_memory"
     RENDER_FAILED = "render_failed"
@@ -107,6 +108,11 @@ _TEXTS: Final[dict[ErrorCode, ErrorText]] = {
         "The prompt is not allowed by this deployment's rules.",
         "Change the prompt.",
         False,
+    ),
+    ErrorCode.IMAGE_REJECTED: ErrorText(
+        "A picture was painted that this deployment's rules do not allow, and none was stored.",
+        "Change the prompt, or try another seed.",
+        True,
     ),
     ErrorCode.UNKNOWN_ADAPTER: ErrorText(
         "The worker has no adapter or textual inversion of this name that it can use with the loaded model.",

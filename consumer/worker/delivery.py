@@ -16,10 +16,13 @@ import structlog
 from darkroom.consumer.core.jobs import Verdict, VerdictKind
 from darkroom.consumer.core.partition_key import JobKey
 from darkroom.consumer.provenance.signing import CannotSign, PictureNotSigned, Signing
+from darkroom.consumer.safety.classifiers import ClassifierAway
+from darkroom.consumer.safety.judging import Judging
 from darkroom.consumer.worker.intake import stored_pose
 from darkroom.consumer.worker.payload import Payload, Payloads
 from darkroom.consumer.worker.ports import OutgoingRecord
 from darkroom.inference.types import ModelInfo
+from darkroom.producer.outages import CLASSIFIER, SIGNER, STORE
 from darkroom.producer.outcomes import completions
 from darkroom.producer.outcomes.completions import Answered, Work
 from darkroom.producer.outcomes.dead_letters import Original, Reason, dead_letter
@@ -49,9 +52,19 @@ REASONS_MAX = 10_000
 class StoreAway(Exception):  # noqa: N818 - nothing is wrong with the job
     """The store did not answer. The call is to be made again."""
 
+    outage = STORE
+
 
 class SigningAway(StoreAway):
     """Pictures cannot be signed now, and may not be stored unsigned. The call is to be made again."""
+
+    outage = SIGNER
+
+
+class JudgingAway(StoreAway):
+    """Nobody can look at the pictures now, and they may not be stored before. The call is to be made again."""
+
+    outage = CLASSIFIER
 
 
 class RequestRefused(Exception):  # noqa: N818 - as above
@@ -73,12 +86,17 @@ class Delivery:
         on_published: Callable[[Completion | None], None],
         policy: PolicyFile | None = None,
         signing: Signing | None = None,
+        *,
+        judging: Judging | None = None,
     ) -> None:
-        """Without a policy every prompt is painted, and without signing no picture has content credentials."""
+        """Without a policy every prompt is painted, without signing no picture has content credentials, and without
+        judging nobody looks at pictures.
+        """
         self._settings = settings
         self._objects = objects
         self._policy = policy
         self._signing = signing
+        self._judging = judging
         self._outcomes = Outcomes(objects)
         self._erasing = Erasing(objects)
         self._on_published = on_published
@@ -168,6 +186,8 @@ class Delivery:
 
     async def settle(self, key: JobKey, payload: Payload, verdict: Verdict) -> None:
         """Store the pictures and decide the outcome. The payload's completion is made from the one that stands."""
+        if self._judging is not None and verdict.kind is VerdictKind.RENDERED:
+            verdict = await self._judge(self._judging, payload, verdict)
         if self._signing is not None and verdict.kind is VerdictKind.RENDERED:
             verdict = await self._sign(self._signing, payload, verdict)
         answered = self._answered(key, payload)
@@ -207,6 +227,17 @@ class Delivery:
                 request_id=standing.request_id,
                 error=str(error),
             )
+
+    async def _judge(self, judging: Judging, payload: Payload, verdict: Verdict) -> Verdict:
+        """Have the pictures looked at, once however often they are stored. Return the verdict, or their rejection."""
+        if payload.judged is None:
+            try:
+                payload.judged = await judging.judged(payload.images)
+            except ClassifierAway as error:
+                raise JudgingAway(f"Pictures wait to be looked at: {error}") from error
+        if payload.judged.rejection is None:
+            return verdict
+        return Verdict(VerdictKind.FAILED, ErrorCode.IMAGE_REJECTED.value, payload.judged.rejection)
 
     async def _sign(self, signing: Signing, payload: Payload, verdict: Verdict) -> Verdict:
         """Sign the pictures, once however often they are stored. Return the verdict, or that they cannot be signed."""
@@ -393,6 +424,7 @@ class Delivery:
             render_digest=None if rendered is None else _render_digest(payload, request, info),
             cost=completions.cost(payload.device_seconds, self._settings.worker.usd_per_device_hour),
             provenance=None if payload.signed is None else payload.signed.provenance,
+            flagged=None if payload.judged is None else payload.judged.flagged,
         )
 
 

@@ -25,6 +25,7 @@ from darkroom.schemas.events.completion import (
     CompletionError,
     ContentCredentials,
     Cost,
+    Flag,
     ImageRef,
     ModelRef,
     PromptRead,
@@ -107,6 +108,8 @@ class Work:
     cost: Cost | None = None
     provenance: ContentCredentials | None = None
     """The pictures' content credentials."""
+    flagged: tuple[Flag, ...] | None = None
+    """What a classifier saw in the pictures; None where none looked."""
 
 
 NO_WORK: Final = Work()
@@ -263,6 +266,7 @@ def _completion(
         warnings=_bounded(answered.warnings),
         found=work.found,
         provenance=work.provenance,
+        flagged=work.flagged,
         full_steps=work.full_steps,
         request_digest=answered.request_digest,
         render_digest=work.render_digest,

@@ -41,6 +41,7 @@ _CALLERS: Final = frozenset(
         ErrorCode.POSE_FORBIDDEN,
         ErrorCode.IMAGE_TOO_LARGE,
         ErrorCode.PROMPT_REJECTED,
+        ErrorCode.IMAGE_REJECTED,
         ErrorCode.UNKNOWN_ADAPTER,
         ErrorCode.MODEL_MISMATCH,
     }
