@@ -21,7 +21,7 @@ from darkroom.consumer.safety.judging import Judging
 from darkroom.consumer.worker.intake import stored_pose
 from darkroom.consumer.worker.payload import Payload, Payloads
 from darkroom.consumer.worker.ports import OutgoingRecord
-from darkroom.inference.types import ModelInfo
+from darkroom.inference.types import WATERMARK, ModelInfo
 from darkroom.producer.outages import CLASSIFIER, SIGNER, STORE
 from darkroom.producer.outcomes import completions
 from darkroom.producer.outcomes.completions import Answered, Work
@@ -441,6 +441,7 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
         pose_detector=info.pose_detector,
         adapter_digests={} if payload.prepared is None else payload.prepared.adapters,
         pose_style=info.pose_style,
+        watermark=WATERMARK if render is not None and render.watermark else None,
     )
 
 

@@ -167,6 +167,7 @@ class Worker:
             recipes=self._recipes,
             names_parameters=self.settings.provenance.parameters,
             fidelity_default=self.settings.batch.fidelity_default,
+            watermark=self.settings.provenance.watermark,
         )
 
     async def run(self) -> bool:
