@@ -16,7 +16,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from darkroom.consumer.cli.provenance import detect
+from darkroom.consumer.core.partition_key import PartitionKey
 from darkroom.consumer.worker.intake import Intake
+from darkroom.consumer.worker.ports import Record
 from darkroom.inference.resolve import resolve
 from darkroom.inference.sdxl.device import SdxlDevice
 from darkroom.inference.simulated.device import SimulatedDevice
@@ -26,6 +28,7 @@ from darkroom.inference.watermark import SCORE_MIN, PictureUnsuitable, look_for_
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.settings import LimitSettings
 from darkroom.schemas.wire.digests import render_digest
+from tests.producer.examples import NOON
 
 PROMPTS = ("a red dancer", "a figure in a green field", "a dark night")
 PSNR_DB_MIN = 41.0
@@ -146,7 +149,11 @@ def test_a_small_picture_has_no_mark_and_its_completion_will_say_so() -> None:
     small, large = (replace(info, native_width=side, native_height=side) for side in (248, 256))
     assert not resolve(asked, small, LimitSettings(), watermark=True).watermark
     assert resolve(asked, large, LimitSettings(), watermark=True).watermark
-    assert Intake(lambda: small, LimitSettings(), request_bytes_max=1 << 20, watermark=True)
+    record = Record(0, None, b'{"request_id": "r", "prompt": "a dancer"}', (), int(NOON.timestamp() * 1000))
+    for loaded, warned in ((small, True), (large, False)):
+        intake = Intake(lambda loaded=loaded: loaded, LimitSettings(), request_bytes_max=1 << 20, watermark=True)
+        _, received = intake.take(PartitionKey("requests", 0), record, now=0.0, wall=NOON)
+        assert any("no watermark" in one for one in received.warnings) is warned
 
 
 def test_a_marked_picture_has_another_render_digest_and_an_unmarked_one_the_old() -> None:
