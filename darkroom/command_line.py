@@ -21,6 +21,7 @@ COMMANDS = {
     "pose": ("darkroom.consumer.cli.pose", "Show the people in a photo or in a file of keypoints."),
     "watch": ("darkroom.producer.cli.watch", "Follow completions."),
     "cancel": ("darkroom.producer.cli.send", "Cancel a request."),
+    "erase": ("darkroom.producer.cli.erase", "Delete the pictures and texts of requests, or of a tenant."),
     "dlq": ("darkroom.producer.cli.dlq", "List, show and replay dead letters."),
     "keys": ("darkroom.producer.cli.keys", "Make, list and revoke the gateway's API keys."),
     "audit": ("darkroom.consumer.cli.audit", "Check that every record has exactly one outcome."),

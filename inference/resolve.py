@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from darkroom.inference.pose.photo import NO_DETECTOR
-from darkroom.inference.types import AdapterUse, BatchKey, ModelInfo, RenderRequest
+from darkroom.inference.types import WATERMARK_SIDE_PX_MIN, AdapterUse, BatchKey, ModelInfo, RenderRequest
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, KeypointPose, PhotoPose
 from darkroom.schemas.events.request import GenerationRequest, adapters_of, effective_steps
@@ -28,9 +28,15 @@ if TYPE_CHECKING:
 
 
 def resolve(
-    request: GenerationRequest, info: ModelInfo, limits: LimitSettings, *, names_parameters: bool = True
+    request: GenerationRequest,
+    info: ModelInfo,
+    limits: LimitSettings,
+    *,
+    names_parameters: bool = True,
+    watermark: bool = False,
 ) -> RenderRequest:
-    """Return the request with every default filled in. Its pictures tell how they were made if `names_parameters`.
+    """Return the request with every default filled in. Its pictures tell how they were made if `names_parameters`, and
+    have the mark in their pixels if `watermark`, where they are large enough.
 
     Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for values out of
     bounds, `unknown_adapter` for an adapter that the worker does not have, `model_mismatch` for a pose if the model has
@@ -94,6 +100,7 @@ def resolve(
         image_text=_image_text(request, info, width=width, height=height, steps=steps, seed=seed)
         if names_parameters
         else _model_text(info),
+        watermark=watermark and min(width, height) >= WATERMARK_SIDE_PX_MIN,
     )
 
 

@@ -118,6 +118,12 @@ class AdapterUse(NamedTuple):
     """The weight in the text encoders; None for `weight`."""
 
 
+WATERMARK: Final = "tiles-1"
+"""Name of the mark in the pixels (`darkroom.inference.watermark`); changes with whatever changes a marked picture."""
+WATERMARK_SIDE_PX_MIN: Final = 256
+"""Below it a picture has too few tiles for the mark to be found in half of it; diffusers' has the same bound."""
+
+
 @dataclass(frozen=True, slots=True)
 class RenderRequest:
     """A request with every default filled in. Made by `darkroom.inference.resolve`."""
@@ -153,6 +159,8 @@ class RenderRequest:
     image_quality: int = 90
     image_text: Mapping[str, str] = field(default_factory=dict)
     """Written into the files of all images; `darkroom.inference.marks` adds what is an image's own."""
+    watermark: bool = False
+    """The finished picture gets the imperceptible mark `WATERMARK`."""
 
     @property
     def calls(self) -> int:

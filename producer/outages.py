@@ -167,7 +167,8 @@ REDIS: Final = Outage("Redis")
 IDENTITY_PROVIDER: Final = Outage("The identity provider")
 KUBERNETES: Final = Outage("The Kubernetes API server")
 SIGNER: Final = Outage("The signer of pictures")
-EVERY: Final = (KAFKA, STORE, REDIS, IDENTITY_PROVIDER, KUBERNETES, SIGNER)
+CLASSIFIER: Final = Outage("The classifier of pictures")
+EVERY: Final = (KAFKA, STORE, REDIS, IDENTITY_PROVIDER, KUBERNETES, SIGNER, CLASSIFIER)
 
 
 def say_by(say: Callable[[Line], None] | None) -> None:

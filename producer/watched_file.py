@@ -53,6 +53,11 @@ class WatchedFile(Generic[ContentT]):
         except Exception as error:
             raise SettingsError(f"The file {path} cannot be used: {_reason(error)}. Correct the file.") from error
 
+    @property
+    def latest(self) -> ContentT:
+        """The content as it was read last, without a look at the file."""
+        return self._content
+
     async def current(self) -> ContentT:
         """The content. Looks whether the file changed, unless that was done within `reload_s`."""
         if self._clock() - self._looked_at >= self._reload_s and not self._reloading.locked():

@@ -34,6 +34,7 @@ class ErrorCode(StrEnum):
     POSE_FORBIDDEN = "pose_forbidden"
     IMAGE_TOO_LARGE = "image_too_large"
     PROMPT_REJECTED = "prompt_rejected"
+    IMAGE_REJECTED = "image_rejected"
     UNKNOWN_ADAPTER = "unknown_adapter"
     OUT_OF_MEMORY = "out_of_memory"
     RENDER_FAILED = "render_failed"
@@ -42,6 +43,7 @@ class ErrorCode(StrEnum):
     OUTCOME_UNREADABLE = "outcome_unreadable"
     DEADLINE_PASSED = "deadline_passed"
     CANCELLED = "cancelled"
+    ERASED = "erased"
 
 
 class ErrorText(NamedTuple):
@@ -107,6 +109,11 @@ _TEXTS: Final[dict[ErrorCode, ErrorText]] = {
         "Change the prompt.",
         False,
     ),
+    ErrorCode.IMAGE_REJECTED: ErrorText(
+        "A picture was painted that this deployment's rules do not allow, and none was stored.",
+        "Change the prompt, or try another seed.",
+        True,
+    ),
     ErrorCode.UNKNOWN_ADAPTER: ErrorText(
         "The worker has no adapter or textual inversion of this name that it can use with the loaded model.",
         "Name another one or none; `darkroom doctor` says why a file is refused.",
@@ -145,6 +152,11 @@ _TEXTS: Final[dict[ErrorCode, ErrorText]] = {
     ErrorCode.CANCELLED: ErrorText(
         "The request was cancelled before it was finished.",
         "Send it again under a new request id if it is wanted after all.",
+        True,
+    ),
+    ErrorCode.ERASED: ErrorText(
+        "The pictures and texts of the request were erased.",
+        "Send it again under a new request id if it is wanted after all; this id stays as it is.",
         True,
     ),
 }

@@ -84,6 +84,12 @@ _IDENTITY = re.compile(IDENTITY_PATTERN)
 _ADAPTER_NAME = re.compile(ADAPTER_NAME_PATTERN)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
+_PICTURE_NAME = re.compile(r"[0-9]{1,4}-[0-9a-f]{16}\.[a-z0-9]{1,8}")
+
+RESULT_NAME: Final = "result.json"
+REQUEST_NAME: Final = "request.json"
+UPLOADS: Final = frozenset({"pose"})
+"""The stems of the names under which the pictures are stored that are uploaded with a request."""
 
 CONTENT_TYPES: Final[dict[str, str]] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 """The content type of each output format."""
@@ -126,12 +132,12 @@ def image_key(tenant: str, request_id: str, index: int, sha256: str, extension: 
 
 def result_key(tenant: str, request_id: str, *, prefix: str = "") -> str:
     """The key of the decided outcome. Whoever puts it first with `If-None-Match: *` decides the request."""
-    return f"{prefix}{_folder(tenant, request_id)}/result.json"
+    return f"{prefix}{_folder(tenant, request_id)}/{RESULT_NAME}"
 
 
 def request_key(tenant: str, request_id: str, *, prefix: str = "") -> str:
     """The key of the gateway's claim: the request as it was accepted over HTTP."""
-    return f"{prefix}{_folder(tenant, request_id)}/request.json"
+    return f"{prefix}{_folder(tenant, request_id)}/{REQUEST_NAME}"
 
 
 def callback_key(tenant: str, request_id: str, *, prefix: str = "") -> str:
@@ -144,14 +150,37 @@ def pose_key(tenant: str, request_id: str, extension: str, *, prefix: str = "") 
     return f"{prefix}{_folder(tenant, request_id)}/pose.{_extension(extension)}"
 
 
+def tenant_folder(tenant: str, *, prefix: str = "") -> str:
+    """Return what the keys of all objects of a tenant begin with. Raises `ValueError` as `image_key` does."""
+    return f"{prefix}{_part(tenant, 'tenant')}/"
+
+
+def request_folder(tenant: str, request_id: str, *, prefix: str = "") -> str:
+    """Return what the keys of all objects of a request begin with. Raises `ValueError` as `image_key` does."""
+    return f"{prefix}{_folder(tenant, request_id)}/"
+
+
+def is_picture_name(name: str) -> bool:
+    """Return whether an object of this name in a request's folder is a picture that a worker stored (`image_key`)."""
+    return _PICTURE_NAME.fullmatch(name) is not None
+
+
+def is_upload_name(name: str) -> bool:
+    """Return whether an object of this name in a request's folder is a picture that was uploaded with it."""
+    stem, dot, extension = name.partition(".")
+    return bool(dot) and stem in UPLOADS and _EXTENSION.fullmatch(extension) is not None
+
+
 def _folder(tenant: str, request_id: str) -> str:
-    if not is_identity(tenant):
-        raise ValueError("the tenant cannot be part of an object key: 1-128 of A-Za-z0-9._-, not starting with a dot")
-    if not is_identity(request_id):
+    return f"{_part(tenant, 'tenant')}/{_part(request_id, 'request id')}"
+
+
+def _part(text: str, called: str) -> str:
+    if not is_identity(text):
         raise ValueError(
-            "the request id cannot be part of an object key: 1-128 of A-Za-z0-9._-, not starting with a dot"
+            f"the {called} cannot be part of an object key: 1-128 of A-Za-z0-9._-, not starting with a dot"
         )
-    return f"{tenant}/{request_id}"
+    return text
 
 
 def _extension(extension: str) -> str:

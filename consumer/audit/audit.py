@@ -54,14 +54,19 @@ class AuditReport:
     failed: int
     expired: int
     cancelled: int
+    erased: int
     dead_lettered: int
     replayed: int
     conflicts: int
     pending: int
+    objects_erased: int
+    """Pictures that completions name and that were erased."""
     missing: list[str]
     duplicated: list[str]
     objects_missing: list[str]
     objects_corrupt: list[str]
+    erasures_unfinished: list[str]
+    """Requests, as tenant/request id, that were erased and of which the store still has pictures or uploads."""
     credentials_broken: list[str] | None = None
     """Pictures that were signed and whose content credentials do not hold; None where nobody looked."""
 
@@ -69,7 +74,12 @@ class AuditReport:
     def is_clean(self) -> bool:
         """Return whether nothing is wrong. Work that is still pending is not wrong."""
         return not (
-            self.missing or self.duplicated or self.objects_missing or self.objects_corrupt or self.credentials_broken
+            self.missing
+            or self.duplicated
+            or self.objects_missing
+            or self.objects_corrupt
+            or self.erasures_unfinished
+            or self.credentials_broken
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -137,6 +147,7 @@ async def audit(
         failed=findings.by_status[Status.FAILED],
         expired=findings.by_status[Status.EXPIRED],
         cancelled=findings.by_status[Status.CANCELLED],
+        erased=findings.by_status[Status.ERASED],
         dead_lettered=findings.dead_lettered,
         replayed=findings.replayed,
         conflicts=findings.conflicts,
@@ -145,6 +156,8 @@ async def audit(
         duplicated=findings.duplicated,
         objects_missing=checks.missing.entries(),
         objects_corrupt=checks.corrupt.entries(),
+        objects_erased=checks.erased,
+        erasures_unfinished=checks.unfinished.entries(),
         credentials_broken=None if are_signed is None else checks.unsigned.entries(),
     )
 
@@ -226,8 +239,7 @@ async def _take_completion(tally: Tally, checks: ObjectChecks, record: Any, ends
         return False
     if _is_counted(completion.source, ends):
         tally.completion(completion)
-    for image in completion.images:
-        await checks.submit(image, completion.completed_at)
+    await checks.submit(completion)
     return True
 
 

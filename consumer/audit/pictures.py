@@ -5,26 +5,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from darkroom.consumer.audit.tally import Listing
+from darkroom.producer.outcomes.erasing import Erasing
 from darkroom.producer.store.objects import BucketForbidden, Objects, ObjectTooLarge
-from darkroom.schemas.events.completion import ImageRef
+from darkroom.schemas.events.completion import Completion, ImageRef, Status
 
 CHECKS_MAX: Final = 16
-"""Pictures read at a time: as many as the store's client has threads by default."""
+"""Completions looked at a time, a picture of each: as many as the store's client has threads by default."""
 REMEMBERED_MAX: Final = 100_000
 """Pictures not read a second time when another completion repeats them; replays mostly come close together."""
 
 
 class ObjectChecks:
-    """Reads each picture once, a bounded number of them at a time. For one task that submits.
+    """Reads each picture once, those of a bounded number of completions at a time. For one task that submits.
 
     `missing` are objects that are not there although their retention has not passed, `corrupt` those whose bytes are
     not the ones that the completion names, `unsigned` those that the completion calls signed and whose content
-    credentials do not hold; all as `bucket/key`.
+    credentials do not hold; all as `bucket/key`. Of a request that was erased, no picture has to be there: `erased`
+    counts those, and `unfinished` names, as tenant/request id, each of which something is left.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class ObjectChecks:
     ) -> None:
         """`are_signed` says whether a picture's credentials hold; without it nobody looks at them. It may take time."""
         self._objects = objects
+        self._erasing = Erasing(objects)
         self._retention = retention
         self._now = now
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -44,19 +47,20 @@ class ObjectChecks:
         self.missing = Listing()
         self.corrupt = Listing()
         self.unsigned = Listing()
+        self.unfinished = Listing()
+        self.erased = 0
         self._are_signed = are_signed
 
-    async def submit(self, image: ImageRef, completed_at: datetime) -> None:
-        """Check a picture, beginning at once or as soon as there is room. Raises what an earlier check raised."""
-        place = (image.bucket, image.key)
-        if place in self._seen:
+    async def submit(self, completion: Completion) -> None:
+        """Check a completion's pictures, beginning at once or as soon as there is room. Raises what an earlier check
+        raised.
+        """
+        images = [image for image in completion.images if self._is_new(image)]
+        if not images and completion.status is not Status.ERASED:
             return
-        self._seen[place] = None
-        if len(self._seen) > REMEMBERED_MAX:
-            self._seen.popitem(last=False)
         if len(self._running) >= CHECKS_MAX:
             await self._wait(asyncio.FIRST_COMPLETED)
-        self._running.add(asyncio.create_task(self._check(image, completed_at)))
+        self._running.add(asyncio.create_task(self._check(completion, images)))
 
     async def finish(self) -> None:
         """Wait for what was begun. Raises `StoreUnavailable` where a picture could not be read."""
@@ -70,12 +74,31 @@ class ObjectChecks:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running.clear()
 
+    def _is_new(self, image: ImageRef) -> bool:
+        place = (image.bucket, image.key)
+        if place in self._seen:
+            return False
+        self._seen[place] = None
+        if len(self._seen) > REMEMBERED_MAX:
+            self._seen.popitem(last=False)
+        return True
+
     async def _wait(self, until: str) -> None:
         done, self._running = await asyncio.wait(self._running, return_when=until)
         for task in done:
             task.result()
 
-    async def _check(self, image: ImageRef, completed_at: datetime) -> None:
+    async def _check(self, completion: Completion, images: Sequence[ImageRef]) -> None:
+        leftovers = await self._erasing.leftovers(completion.tenant, completion.request_id)
+        if leftovers is None:
+            for image in images:
+                await self._check_picture(image, completion.completed_at)
+            return
+        self.erased += len(images)
+        if leftovers:
+            self.unfinished.add(f"{completion.tenant}/{completion.request_id}")
+
+    async def _check_picture(self, image: ImageRef, completed_at: datetime) -> None:
         name = f"{image.bucket}/{image.key}"
         try:
             content = await self._objects.get(image.key, bucket=image.bucket, bytes_max=image.size_bytes)

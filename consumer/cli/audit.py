@@ -72,6 +72,9 @@ def _in_words(report: AuditReport) -> str:
         "records have more than one": report.duplicated,
         "pictures are not in the bucket": report.objects_missing,
         "pictures are not the ones that were published": report.objects_corrupt,
+        "erased requests still have pictures or uploads in the bucket, and want `darkroom erase` again": (
+            report.erasures_unfinished
+        ),
         "pictures were signed, and their content credentials do not hold": report.credentials_broken,
     }
     found = [f"{len(entries)} {what}, such as {entries[0]}" for what, entries in wrong.items() if entries]

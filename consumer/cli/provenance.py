@@ -1,4 +1,4 @@
-"""The commands `provenance verify` and `provenance test-certificate`."""
+"""The commands `provenance verify`, `provenance detect` and `provenance test-certificate`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PICTURE_BYTES_MAX: Final = 256 * 1024 * 1024
 
 @click.group(epilog="Example: darkroom provenance verify picture.png")
 def provenance() -> None:
-    """Check content credentials, and make a certificate for trying them out.
+    """Check content credentials and watermarks, and make a certificate for trying credentials out.
 
-    Needs darkroom[provenance].
+    Credentials need darkroom[provenance], watermarks darkroom[render].
     """
 
 
@@ -58,6 +58,33 @@ def verify(*, file: Path, trust: Path | None, as_json: bool) -> None:
     if found.worth is Worth.VALID and trust is not None and not as_json:
         click.echo(f"{file}: none of the certificates in {trust} vouches for the signer.", err=True)
     sys.exit(0 if found.worth in wanted else 1)
+
+
+@provenance.command(epilog="Example: darkroom provenance detect picture.jpg")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def detect(*, file: Path, as_json: bool) -> None:
+    """Look for Darkroom's watermark in the pixels of FILE: a PNG, JPEG or WebP.
+
+    Takes seconds for a picture without one, since it is tried at many scales. Exit code 0 if the mark is there, 1 if
+    not. A picture without it may be Darkroom's all the same: unmarked, too small, or changed too much.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("numpy") is None:
+        raise click.ClickException("Watermarks need numpy, of darkroom[render]: install it.")
+    from darkroom.inference.watermark import PictureUnsuitable, look_for_mark
+
+    try:
+        found = look_for_mark(_read(file))
+    except PictureUnsuitable as error:
+        raise click.ClickException(f"{file}: {error}") from error
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "marked": found.is_marked, "score": round(found.score, 2)}))
+    else:
+        said = "Darkroom's watermark is in it" if found.is_marked else "no watermark of Darkroom's was found"
+        click.echo(f"{file}: {said} (score {found.score:.1f})")
+    sys.exit(0 if found.is_marked else 1)
 
 
 @provenance.command(

@@ -17,18 +17,22 @@ import structlog
 from darkroom.consumer.core.jobs import Verdict, VerdictKind
 from darkroom.consumer.core.partition_key import JobKey
 from darkroom.consumer.provenance.signing import CannotSign, PictureNotSigned, Signing
+from darkroom.consumer.safety.classifiers import ClassifierAway
+from darkroom.consumer.safety.judging import Judging
 from darkroom.consumer.worker.intake import stored_pose
 from darkroom.consumer.worker.payload import Payload, Payloads
 from darkroom.consumer.worker.ports import OutgoingRecord
-from darkroom.inference.types import ModelInfo
+from darkroom.inference.types import WATERMARK, ModelInfo
+from darkroom.producer.outages import CLASSIFIER, SIGNER, STORE
 from darkroom.producer.outcomes import completions
 from darkroom.producer.outcomes.completions import Answered, Work
 from darkroom.producer.outcomes.dead_letters import Original, Reason, dead_letter
+from darkroom.producer.outcomes.erasing import Erasing
 from darkroom.producer.outcomes.outcomes import Outcomes, OutcomeUnreadable
 from darkroom.producer.policy.policy_file import PolicyFile
 from darkroom.producer.store.objects import BucketForbidden, Objects, ObjectTooLarge, StoreUnavailable
 from darkroom.schemas.errors import ErrorCode
-from darkroom.schemas.events.completion import BatchSeen, Completion, ModelRef, Source, Timings
+from darkroom.schemas.events.completion import BatchSeen, Completion, ModelRef, Source, Status, Timings
 from darkroom.schemas.events.progress import Cancellation
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import Topic
@@ -50,9 +54,19 @@ REASONS_MAX = 10_000
 class StoreAway(Exception):  # noqa: N818 - nothing is wrong with the job
     """The store did not answer. The call is to be made again."""
 
+    outage = STORE
+
 
 class SigningAway(StoreAway):
     """Pictures cannot be signed now, and may not be stored unsigned. The call is to be made again."""
+
+    outage = SIGNER
+
+
+class JudgingAway(StoreAway):
+    """Nobody can look at the pictures now, and they may not be stored before. The call is to be made again."""
+
+    outage = CLASSIFIER
 
 
 class RequestRefused(Exception):  # noqa: N818 - as above
@@ -76,15 +90,19 @@ class Delivery:
         signing: Signing | None = None,
         *,
         traces: WorkerTraces | None = None,
+        judging: Judging | None = None,
     ) -> None:
-        """Without a policy every prompt is painted, without signing no picture has content credentials, and without
-        traces a completion carries the context of its request."""
+        """Without a policy every prompt is painted, without signing no picture has content credentials, without traces
+        a completion carries the context of its request, and without judging nobody looks at pictures.
+        """
         self._settings = settings
         self._objects = objects
         self._policy = policy
         self._signing = signing
         self._traces = traces
+        self._judging = judging
         self._outcomes = Outcomes(objects)
+        self._erasing = Erasing(objects)
         self._on_published = on_published
         self._info: ModelInfo | None = None
         self._reasons: OrderedDict[tuple[str, str], str] = OrderedDict()
@@ -119,6 +137,7 @@ class Delivery:
             return True
         if standing is None:
             return False
+        await self._sweep(standing)
         payload.decide(completions.for_record(standing, self._answered(key, payload), now=datetime.now(UTC)))
         return True
 
@@ -171,6 +190,8 @@ class Delivery:
 
     async def settle(self, key: JobKey, payload: Payload, verdict: Verdict) -> None:
         """Store the pictures and decide the outcome. The payload's completion is made from the one that stands."""
+        if self._judging is not None and verdict.kind is VerdictKind.RENDERED:
+            verdict = await self._judge(self._judging, payload, verdict)
         if self._signing is not None and verdict.kind is VerdictKind.RENDERED:
             verdict = await self._sign(self._signing, payload, verdict)
         answered = self._answered(key, payload)
@@ -194,7 +215,35 @@ class Delivery:
             payload.decide(proposed)
             return
         payload.stored_ns = (began_ns, time.time_ns())
+        await self._sweep(standing)
         payload.decide(completions.for_record(standing, answered, now=datetime.now(UTC)))
+
+    async def _sweep(self, standing: Completion) -> None:
+        """Delete what was stored of an erased request: by this worker just now, or by one that died."""
+        if standing.status is not Status.ERASED:
+            return
+        try:
+            deleted = await self._erasing.sweep(standing.tenant, standing.request_id)
+            log.info("erased", tenant=standing.tenant, request_id=standing.request_id, objects=deleted)
+        except StoreUnavailable as error:
+            # The outcome does not depend on it, and a missing right to delete would hold the record for ever.
+            log.warning(
+                "pictures of an erased request may be left: erase it again",
+                tenant=standing.tenant,
+                request_id=standing.request_id,
+                error=str(error),
+            )
+
+    async def _judge(self, judging: Judging, payload: Payload, verdict: Verdict) -> Verdict:
+        """Have the pictures looked at, once however often they are stored. Return the verdict, or their rejection."""
+        if payload.judged is None:
+            try:
+                payload.judged = await judging.judged(payload.images)
+            except ClassifierAway as error:
+                raise JudgingAway(f"Pictures wait to be looked at: {error}") from error
+        if payload.judged.rejection is None:
+            return verdict
+        return Verdict(VerdictKind.FAILED, ErrorCode.IMAGE_REJECTED.value, payload.judged.rejection)
 
     async def _sign(self, signing: Signing, payload: Payload, verdict: Verdict) -> Verdict:
         """Sign the pictures, once however often they are stored. Return the verdict, or that they cannot be signed."""
@@ -387,6 +436,7 @@ class Delivery:
             render_digest=None if rendered is None else _render_digest(payload, request, info),
             cost=completions.cost(payload.device_seconds, self._settings.worker.usd_per_device_hour),
             provenance=None if payload.signed is None else payload.signed.provenance,
+            flagged=None if payload.judged is None else payload.judged.flagged,
         )
 
 
@@ -403,6 +453,7 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
         pose_detector=info.pose_detector,
         adapter_digests={} if payload.prepared is None else payload.prepared.adapters,
         pose_style=info.pose_style,
+        watermark=WATERMARK if render is not None and render.watermark else None,
     )
 
 

@@ -22,7 +22,7 @@ from darkroom.consumer.core.journal import Boot, Fate
 from darkroom.consumer.core.offset_map import Commit, decode_commit
 from darkroom.consumer.core.partition_key import JobKey, PartitionKey
 from darkroom.consumer.core.snapshot import Snapshot
-from darkroom.consumer.worker.delivery import Delivery, RequestRefused, SigningAway, StoreAway
+from darkroom.consumer.worker.delivery import Delivery, RequestRefused, StoreAway
 from darkroom.consumer.worker.intake import Intake
 from darkroom.consumer.worker.payload import Payload, Payloads, Received
 from darkroom.consumer.worker.ports import (
@@ -36,7 +36,7 @@ from darkroom.consumer.worker.ports import (
 )
 from darkroom.consumer.worker.ports import Delivery as Delivered
 from darkroom.consumer.worker.rendering import Rendering
-from darkroom.producer.outages import KAFKA, SIGNER, STORE
+from darkroom.producer.outages import CLASSIFIER, KAFKA, SIGNER, STORE
 from darkroom.producer.tasks import TaskSupervisor, described
 from darkroom.schemas.errors import ErrorCode
 
@@ -250,7 +250,7 @@ class Driver:
         except StoreAway as away:
             assert not isinstance(call, do.Prepare)
             log.debug("held", request_id=payload.received.request_id, error=str(away))
-            (SIGNER if isinstance(away, SigningAway) else STORE).failed("worker", away)
+            away.outage.failed("worker", away)
             answer = on.StoreFailed(call)
         except MemoryError:
             raise
@@ -265,6 +265,7 @@ class Driver:
                 STORE.answered("worker")
             if isinstance(call, do.Settle):
                 SIGNER.answered("worker")
+                CLASSIFIER.answered("worker")
         # The record may have been given up and delivered again meanwhile: then this answers nobody.
         if answer is not None and self._payloads.get(call.job) is payload:
             self.post(answer)

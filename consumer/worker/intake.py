@@ -16,7 +16,7 @@ from darkroom.consumer.worker.payload import Received
 from darkroom.consumer.worker.ports import Record
 from darkroom.inference.planning.request_costs import NOTHING_MEASURED, RequestCosts
 from darkroom.inference.resolve import resolve
-from darkroom.inference.types import ModelError, ModelInfo
+from darkroom.inference.types import WATERMARK_SIDE_PX_MIN, ModelError, ModelInfo
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.pose import KeypointPose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.request import GenerationRequest
@@ -54,8 +54,9 @@ class Intake:
         names_parameters: bool = True,
         fidelity_default: str = "exact",
         costs: RequestCosts = NOTHING_MEASURED,
+        watermark: bool = False,
     ) -> None:
-        """Make an intake. Pictures tell how they were made if `names_parameters`.
+        """Make an intake. Pictures tell how they were made if `names_parameters`, and get the mark if `watermark`.
 
         `info` returns the loaded model as it is now: adapters come and go while the worker runs. `fidelity_default` is
         the fidelity of requests that leave theirs out, as their recipe does. `costs` estimates their device
@@ -74,6 +75,7 @@ class Intake:
         self._recipes = recipes
         self._request_bytes_max = request_bytes_max
         self._names_parameters = names_parameters
+        self._watermark = watermark
 
     def take(self, partition: PartitionKey, record: Record, *, now: float, wall: datetime) -> tuple[JobFacts, Received]:
         """Return what the core must know of one record, and its content. `wall` is the time of day at `now`."""
@@ -90,7 +92,16 @@ class Intake:
             request = self._recipes.filled(decoded.request)
             if "fidelity" not in request.model_fields_set:
                 request = request.model_copy(update={"fidelity": self._fidelity_default})
-            render = resolve(request, self._info(), self._limits, names_parameters=self._names_parameters)
+            render = resolve(
+                request,
+                self._info(),
+                self._limits,
+                names_parameters=self._names_parameters,
+                watermark=self._watermark,
+            )
+            if self._watermark and not render.watermark:
+                said = f"no watermark: a side has fewer than {WATERMARK_SIDE_PX_MIN} pixels"
+                received = replace(received, warnings=(*received.warnings, said))
             received = replace(received, request=request, render=render)
         except RequestRejected as rejected:
             received = replace(received, refusal=rejected)

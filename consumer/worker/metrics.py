@@ -87,6 +87,12 @@ class Metrics:
         self.policy_reload_failures = Counter(
             "darkroom_policy_reload_failures", "Changed policy files that could not be used.", registry=registry
         )
+        self.pictures_flagged = Counter(
+            "darkroom_pictures_flagged",
+            "Categories that the classifier saw in pictures, and what became of those: stored or rejected.",
+            ["category", "verdict"],
+            registry=registry,
+        )
         self.transaction_seconds = self._histogram("transaction_seconds", "A publication, from decision to commit.")
         self.step_seconds = self._histogram("step_seconds", "One denoising step of a batch.")
         self.device_wait_seconds = Histogram(
@@ -113,6 +119,10 @@ class Metrics:
         self.busy = BusyWindow(time.monotonic)
         self.device_seconds = MeanSeconds()
         self._publishing: dict[tuple[PartitionKey, int], float] = {}
+
+    def on_flagged(self, category: str, verdict: str) -> None:
+        """Count a category that was seen in a picture."""
+        self.pictures_flagged.labels(category, verdict).inc()
 
     def on_core(self, event: on.Event, effects: tuple[do.Effect, ...]) -> None:
         """An observer of the driver."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from darkroom.consumer.core.partition_key import JobKey
 from darkroom.consumer.provenance.signing import Signed
+from darkroom.consumer.safety.judging import Judged
 from darkroom.consumer.worker.ports import Record
 from darkroom.inference.types import JobPrepared, JobRendered, RenderedImage, RenderRequest
 from darkroom.schemas.errors import RequestRejected
@@ -61,6 +62,8 @@ class Payload:
     """The last rendering with its pictures, until its outcome is decided."""
     signed: Signed | None = None
     """The same pictures signed, in place of those of the rendering: a signature is made once."""
+    judged: Judged | None = None
+    """What was seen in the pictures of the last rendering."""
     device_seconds: float = 0.0
     completion: Completion | None = None
     """What will be published: made from the outcome that stands."""
@@ -73,10 +76,11 @@ class Payload:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The warnings of the completion: those of the record, of preparing it, and of signing its pictures."""
+        """Return the completion's warnings: of the record, of preparing it, and of judging and signing its pictures."""
         received, prepared = self.received.warnings, () if self.prepared is None else self.prepared.warnings
+        judged = () if self.judged is None else self.judged.warnings
         signed = () if self.signed is None else self.signed.warnings
-        return received + tuple(one for one in prepared if one not in received) + signed
+        return received + tuple(one for one in prepared if one not in received) + judged + signed
 
     @property
     def images(self) -> tuple[RenderedImage, ...]:
@@ -119,7 +123,7 @@ class Payload:
 
     def note_rendered(self, event: JobRendered) -> int:
         """Take the pictures of a rendering. Return their size in bytes."""
-        self.rendered, self.signed = event, None
+        self.rendered, self.signed, self.judged = event, None, None
         self.device_seconds += event.device_seconds
         return sum(len(image.content) for image in event.images)
 

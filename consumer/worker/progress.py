@@ -59,7 +59,11 @@ class ProgressFeed:
         arguments: dict[str, Any],
         worker: str,
         payload_of: Callable[[JobId], tuple[JobKey, Payload] | None],
+        *,
+        shows_previews: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`shows_previews` says whether rough pictures may be published, which no classifier has looked at."""
+        self._shows_previews = shows_previews
         self._topic = topic
         self._arguments = arguments
         self._worker = worker
@@ -74,7 +78,7 @@ class ProgressFeed:
                 self._tell(event.job_id, "prepare", 0)
             case engine_says.StepDone():
                 self._on_step(event)
-            case engine_says.JobPreview(job_id, preview):
+            case engine_says.JobPreview(job_id, preview) if self._shows_previews():
                 self._tell(job_id, "denoise", preview.steps_done, preview)
             case engine_says.JobRendered() | engine_says.JobFailed():
                 self._told.pop(event.job_id, None)

@@ -15,6 +15,8 @@ from darkroom.consumer.core.limits import Limits
 from darkroom.consumer.kafka.broker import KafkaBroker
 from darkroom.consumer.kafka.cancellations import CancellationFollower
 from darkroom.consumer.provenance.signing import signing_of
+from darkroom.consumer.safety.classifiers import load as load_classifier
+from darkroom.consumer.safety.judging import Judging
 from darkroom.consumer.weights.usage import CacheUsage
 from darkroom.consumer.worker.adapter_watch import AdapterWatch
 from darkroom.consumer.worker.boots import StoreBoots
@@ -109,7 +111,9 @@ class Worker:
             settings.policy,
             on_rejected=lambda category: self.metrics.policy_rejections.labels(category).inc(),
             on_reload_failed=self.metrics.policy_reload_failures.inc,
+            load_pictures=load_classifier,
         )
+        self._judging = Judging(policy, settings.policy, self.metrics.on_flagged)
         signing = signing_of(settings.provenance)
         traces = None
         if is_recording():
@@ -118,7 +122,9 @@ class Worker:
                 completions=self._topics[Topic.COMPLETIONS],
                 group=settings.kafka.group_id,
             )
-        delivery = Delivery(settings, objects, self.metrics.on_published, policy, signing, traces=traces)
+        delivery = Delivery(
+            settings, objects, self.metrics.on_published, policy, signing, traces=traces, judging=self._judging
+        )
         self._delivery = delivery
         deployment = f"{settings.s3.endpoint}/{settings.s3.bucket}/{settings.kafka.group_id}"
         self._boots = StoreBoots(objects, deployment=deployment)
@@ -179,6 +185,7 @@ class Worker:
             costs=RequestCosts(
                 self.engine.profile, self.engine.info.latent_factor, rows_max=self.settings.batch.max_rows
             ),
+            watermark=self.settings.provenance.watermark,
         )
 
     async def run(self) -> bool:
@@ -254,7 +261,11 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         worker = self.settings.worker
         feed = ProgressFeed(
-            self._topics[Topic.PROGRESS], self._arguments, worker.name, self.driver.rendering.payload_of
+            self._topics[Topic.PROGRESS],
+            self._arguments,
+            worker.name,
+            self.driver.rendering.payload_of,
+            shows_previews=self._judging.shows_previews,
         )
         self.driver.rendering.observers.append(feed.on_engine)
         cancellations = CancellationFollower(self._topics[Topic.CANCELLATIONS], self._arguments, self._cancel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import structlog
 import torch
 from PIL import Image
@@ -40,6 +41,7 @@ from darkroom.inference.types import (
     RowId,
     Series,
 )
+from darkroom.inference.watermark import marked
 from darkroom.schemas.events.completion import PromptRead
 from darkroom.schemas.prompts.embeddings import WEIGHTED, embeddings_in
 
@@ -286,6 +288,8 @@ class LoadedModel:
 
 
 def _encoded(picture: Image.Image, row: SdxlRow) -> RenderedImage:
+    if row.request.watermark:
+        picture = Image.fromarray(marked(np.asarray(picture)))
     return encode_picture(
         picture,
         image_format=row.request.image_format,

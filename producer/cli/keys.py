@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from darkroom.producer.gateway.access.keys import KEYS_MAX, ApiKey, KeyRing, new_key, parse_keys
-from darkroom.producer.gateway.principal import ALL_SCOPES, Scope
+from darkroom.producer.gateway.principal import ALL_SCOPES, USUAL_SCOPES, Scope
 from darkroom.producer.terminal import config_option, fail, settings_of
 from darkroom.schemas.names import is_identity
 
@@ -39,7 +39,13 @@ def keys() -> None:
 
 @keys.command(epilog="Example: darkroom keys new --tenant studio --scopes submit,read --expires-days 90")
 @click.option("--tenant", required=True, metavar="NAME", help="The tenant that it belongs to.")
-@click.option("--scopes", default=",".join(Scope), show_default=True, metavar="LIST", help="Its scopes.")
+@click.option(
+    "--scopes",
+    default=",".join(USUAL_SCOPES),
+    show_default=True,
+    metavar="LIST",
+    help="Its scopes; erase is given by name alone.",
+)
 @click.option("--expires-days", type=click.IntRange(1, 36_500), metavar="N", help="Expire after N days.")
 @_file_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")

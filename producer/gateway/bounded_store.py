@@ -63,7 +63,7 @@ class BoundedStore(Objects):
 
     @override
     def list_keys(self, prefix: str) -> AsyncIterator[str]:
-        # Not bounded: no caller of the gateway waits for a list.
+        # Bounded page by page by the client's own time-outs: only an erasure lists, and only one request's folder.
         return self._objects.list_keys(prefix)
 
     @property

@@ -19,9 +19,12 @@ class Scope(StrEnum):
     SUBMIT = "submit"
     READ = "read"
     CANCEL = "cancel"
+    ERASE = "erase"
 
 
 ALL_SCOPES = frozenset(Scope)
+USUAL_SCOPES = tuple(scope for scope in Scope if scope is not Scope.ERASE)
+"""The scopes of a key that is made without saying which: what cannot be undone has to be asked for."""
 
 
 @dataclass(frozen=True, slots=True)

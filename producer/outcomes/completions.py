@@ -6,7 +6,8 @@ between them:
 - the record that the outcome was decided for gets the completion as it was decided, whoever publishes it;
 - another record that asks for the same thing gets the same outcome, marked `replayed`. What the pictures are is
   repeated; what the work took is not (no cost, no batch, no stage's time), so that sums over completions are right;
-- another record that asks for something else fails with `request_id_conflict`.
+- another record that asks for something else fails with `request_id_conflict`;
+- every record of a request that was erased ends as `erased`, and says nothing else of the request.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from darkroom.schemas.events.completion import (
     CompletionError,
     ContentCredentials,
     Cost,
+    Flag,
     ImageRef,
     ModelRef,
     PromptRead,
@@ -36,6 +38,11 @@ from darkroom.schemas.names import image_key
 
 WARNINGS_MAX: Final = 32
 """The schema's bound on warnings: a request that is odder than that has been told enough."""
+
+BY_CHARACTERS_MAX: Final = 200
+"""The schema's bound on a completion's `worker`."""
+NO_RECORD: Final = Source(topic="-", partition=0, offset=0)
+"""The source of a tombstone of a request that was erased before a record of it was answered."""
 
 
 class ImageContent(Protocol):
@@ -101,6 +108,8 @@ class Work:
     cost: Cost | None = None
     provenance: ContentCredentials | None = None
     """The pictures' content credentials."""
+    flagged: tuple[Flag, ...] | None = None
+    """What a classifier saw in the pictures; None where none looked."""
 
 
 NO_WORK: Final = Work()
@@ -173,12 +182,41 @@ def cancelled(
     return _completion(answered, Status.CANCELLED, work, completed_at, error=error)
 
 
+def erased(tenant: str, request_id: str, standing: Completion | None, *, by: str, completed_at: datetime) -> Completion:
+    """Return the tombstone that takes the place of an outcome: who erased it and when, and nothing of the request.
+
+    `standing` is the outcome that stood; None where none was decided.
+    """
+    code = ErrorCode.ERASED
+    return Completion(
+        request_id=request_id,
+        tenant=tenant,
+        event_id=code.value,
+        status=Status.ERASED,
+        error=CompletionError.of(code, describe(code).sentence),
+        worker=bounded(by, BY_CHARACTERS_MAX),
+        attempts=0,
+        source=NO_RECORD if standing is None else standing.source,
+        completed_at=completed_at,
+    )
+
+
 def for_record(standing: Completion, answered: Answered, *, now: datetime) -> Completion:
     """Return the completion for a record whose request id has an outcome already. The module's docstring has the rule.
 
     `standing` is what `Outcomes.find` or `Outcomes.decide` returned for the record's tenant and request id; `now`
-    is the time of day. The result for the record that was decided is `standing` itself.
+    is the time of day. The result for the record that was decided is `standing` itself, unless that is a tombstone.
     """
+    if standing.status is Status.ERASED:
+        return standing.model_copy(
+            update={
+                "event_id": answered.event_id,
+                "source": answered.source,
+                "worker": answered.worker,
+                "requested_at": answered.requested_at,
+                "replayed": standing.source not in (answered.source, NO_RECORD),
+            }
+        )
     if standing.source == answered.source:
         return standing
     if standing.request_digest != answered.request_digest:
@@ -228,6 +266,7 @@ def _completion(
         warnings=_bounded(answered.warnings),
         found=work.found,
         provenance=work.provenance,
+        flagged=work.flagged,
         full_steps=work.full_steps,
         request_digest=answered.request_digest,
         render_digest=work.render_digest,

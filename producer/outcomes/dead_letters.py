@@ -15,9 +15,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from darkroom.schemas.errors import bounded
+from darkroom.schemas.errors import RequestRejected, bounded
 from darkroom.schemas.events.completion import Source
-from darkroom.schemas.names import DeadLetterHeader, ReplayHeader
+from darkroom.schemas.names import DEFAULT_TENANT, DeadLetterHeader, ReplayHeader
+from darkroom.schemas.wire.codec import decode_request
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -191,6 +192,17 @@ def read_stored(content: bytes, *, sha256: str) -> Original:
         return Original(source, _content(whole["key"]), _content(whole["value"]), headers)
     except (ValueError, TypeError, KeyError, binascii.Error) as error:  # pydantic's errors are ValueErrors
         raise LetterUnreadable("the stored record is not one of ours") from error
+
+
+def identity_of(original: Original) -> tuple[str, str] | None:
+    """Return tenant and request id of the record, however large it is; None where none can be read."""
+    try:
+        request = decode_request(
+            original.value, original.headers, original.key, max_bytes=len(original.value or b"")
+        ).request
+    except RequestRejected as rejected:
+        return None if rejected.request_id is None else (rejected.tenant or DEFAULT_TENANT, rejected.request_id)
+    return request.tenant, request.request_id
 
 
 def _our_headers(source: Source, reason: Reason) -> list[tuple[str, bytes | None]]:

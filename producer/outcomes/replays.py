@@ -28,13 +28,12 @@ from darkroom.producer.kafka.closing import CLOSE_S_MAX, close
 from darkroom.producer.kafka.connection import KafkaUnavailable, kafka_arguments, reaching_kafka
 from darkroom.producer.kafka.record_batches import Headers, SingleRecordBatch
 from darkroom.producer.outcomes.dead_letter_log import DeadLetterLog, Filter, Letter
-from darkroom.producer.outcomes.dead_letters import LetterUnreadable, Original, coordinates
+from darkroom.producer.outcomes.dead_letters import LetterUnreadable, Original, coordinates, identity_of
 from darkroom.producer.outcomes.outcomes import Outcomes, OutcomeUnreadable
 from darkroom.producer.store.objects import Objects
-from darkroom.schemas.errors import ErrorCode, RequestRejected
+from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.completion import Status
-from darkroom.schemas.names import DEFAULT_TENANT, ReplayHeader, result_key
-from darkroom.schemas.wire.codec import decode_request
+from darkroom.schemas.names import ReplayHeader, result_key
 
 if TYPE_CHECKING:
     from aiokafka.structs import RecordMetadata
@@ -146,7 +145,7 @@ class Replayer:
 
     async def _standing(self, letter: Letter, original: Original) -> tuple[str | None, str | None]:
         """The key of the outcome to take back where there is one, and why there is no need to replay, if so."""
-        identity = None if letter.request_id is None else _identity(original)
+        identity = None if letter.request_id is None else identity_of(original)
         if identity is None:
             return None, None
         standing = await self._outcomes.find(*identity)
@@ -154,6 +153,8 @@ class Replayer:
             return None, None
         if standing.status is Status.FAILED and standing.source == letter.origin.source:
             return result_key(*identity, prefix=self._objects.prefix), None
+        if standing.status is Status.ERASED:
+            return None, f"The request {'/'.join(identity)} was erased. Nothing was done."
         decided = f"The request {'/'.join(identity)} is decided as {standing.status.value}"
         return None, f"{decided} by the record {coordinates(standing.source)}. Nothing was done."
 
@@ -172,7 +173,7 @@ class Replayer:
                     note = [(ReplayHeader.OF.value, name), (ReplayHeader.AS.value, replayed_as.encode())]
                     await self._producer.send_and_wait(topics.dead_letters, b"", key=name, headers=note)
                     if to_take_back is not None:
-                        await self._objects.delete(to_take_back)
+                        await self._take_back(to_take_back, original)
                     await self._producer.commit_transaction()
         except KafkaUnavailable as error:
             await self._give_up()
@@ -187,6 +188,14 @@ class Replayer:
             await self._give_up()
             raise
         return replayed_as
+
+    async def _take_back(self, key: str, original: Original) -> None:
+        """Delete the failed outcome, unless a tombstone has taken its place since it was looked up."""
+        identity = identity_of(original)
+        standing = None if identity is None else await self._outcomes.find(*identity)
+        if standing is not None and standing.status is Status.ERASED:
+            raise LetterUnreadable("its request was erased meanwhile")
+        await self._objects.delete(key)
 
     async def _repeat(self, topic: str, original: Original, headers: Headers) -> RecordMetadata:
         """Publish the record byte for byte, which aiokafka's `send` can do of most records alone."""
@@ -224,17 +233,6 @@ def _meant(error: KafkaUnavailable) -> Exception:
     if isinstance(error.__cause__, (ProducerFenced, InvalidProducerEpoch)):
         return ReplayFenced("Another replay of the same dead letters was started and took over. Let it finish.")
     return error
-
-
-def _identity(original: Original) -> tuple[str, str] | None:
-    """(tenant, request id) of the record, however large it is; None where none can be read."""
-    try:
-        request = decode_request(
-            original.value, original.headers, original.key, max_bytes=len(original.value or b"")
-        ).request
-    except RequestRejected as rejected:
-        return None if rejected.request_id is None else (rejected.tenant or DEFAULT_TENANT, rejected.request_id)
-    return request.tenant, request.request_id
 
 
 def _told(taken_back: str | None, *, dry: bool) -> str:

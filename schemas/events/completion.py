@@ -14,10 +14,14 @@ from darkroom.schemas.errors import MESSAGE_CHARACTERS_MAX, ErrorCode, bounded, 
 from darkroom.schemas.events.fields import STRICT, WHOLE, Digest, Identity, Labels, OrDefault, Timestamp, Warnings
 from darkroom.schemas.events.pose import PEOPLE_MAX, FoundPerson
 from darkroom.schemas.events.request import COUNT_MAX, SEED_MAX
+from darkroom.schemas.prompts.picture_rules import CATEGORY_PATTERN
 
 Milliseconds = Annotated[float, Field(ge=0.0)]
 PositiveWhole = Annotated[int, Field(ge=1), WHOLE]
 CountedWhole = Annotated[int, Field(ge=0), WHOLE]
+
+FLAGS_MAX: Final = 64
+"""Eight pictures of eight categories; of more the rest is left out."""
 
 _DIGEST = "0f343b0931126a20f133d67c2b018a3b5b9c5b0c4d0d1e2f3a4b5c6d7e8f9a0b"
 _EXAMPLES: list[Any] = [
@@ -86,9 +90,15 @@ class Status(StrEnum):
     FAILED = "failed"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    ERASED = "erased"
+    """Its pictures and texts were removed after it had ended otherwise, or before it ended."""
 
 
-_CODES_OF: Final = {Status.EXPIRED: ErrorCode.DEADLINE_PASSED, Status.CANCELLED: ErrorCode.CANCELLED}
+_CODES_OF: Final = {
+    Status.EXPIRED: ErrorCode.DEADLINE_PASSED,
+    Status.CANCELLED: ErrorCode.CANCELLED,
+    Status.ERASED: ErrorCode.ERASED,
+}
 """The one code of each status that has only one. `failed` has all the others."""
 
 
@@ -123,6 +133,18 @@ class ContentCredentials(BaseModel):
     algorithm: str = Field(min_length=1, max_length=20, description="How, as C2PA names it: es256, ps256, ed25519.")
     certificate: Digest = Field(description="SHA-256 of the signer's certificate.")
     timestamped: bool = Field(description="Whether a timestamp authority dated the signatures.")
+
+
+class Flag(BaseModel):
+    """A category that the deployment's classifier saw in a picture."""
+
+    model_config = STRICT
+
+    image: CountedWhole = Field(description="The picture, counted from 0.")
+    category: Annotated[str, Field(pattern=f"^{CATEGORY_PATTERN}$")] = Field(description="The category.")
+    score: float | None = Field(
+        default=None, allow_inf_nan=False, description="As the classifier gave it, on a scale of its own; null without."
+    )
 
 
 class CompletionError(BaseModel):
@@ -248,6 +270,11 @@ class Completion(BaseModel):
     )
     provenance: ContentCredentials | None = Field(
         default=None, description="The pictures' content credentials; null where they have none."
+    )
+    flagged: Annotated[tuple[Flag, ...], Strict(False), Field(max_length=FLAGS_MAX)] | None = Field(
+        default=None,
+        description="What the deployment's classifier of pictures saw: empty for nothing, null where none looked. With "
+        "image_rejected, of the pictures that were not stored.",
     )
     request_digest: Digest | None = Field(
         default=None, description="The digest of what was asked; of the record's bytes where it was no request."

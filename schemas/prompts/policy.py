@@ -11,6 +11,7 @@ A policy is written as TOML:
     category = "sexual"
     words = ["nude", "porn*", "bare all"]
 
+A table `[pictures]` has finished pictures looked at (`darkroom.schemas.prompts.picture_rules`).
 What counts as an entry's being in a prompt is told in `darkroom.schemas.prompts.wordmatch`. An exception excuses what
 lies wholly within its own words, written plainly. Only the prompt is judged, never the negative prompt: that one names
 what to stay away from, and whoever writes "nudity" there asks for the opposite.
@@ -27,17 +28,16 @@ from typing import Any, Final
 
 from darkroom.schemas.errors import bounded
 from darkroom.schemas.prompts.lookalikes import plain
+from darkroom.schemas.prompts.picture_rules import CATEGORY_PATTERN, PictureRules, parse_picture_rules
 from darkroom.schemas.prompts.wordmatch import WordMatcher, word_spans, words_of
 
 POLICY_BYTES_MAX: Final = 1024 * 1024
 ENTRIES_MAX: Final = 5_000
 """Block entries and exceptions, each. With entries of ten letters a prompt of 2,000 characters costs some ten ms."""
 ENTRY_CHARACTERS_MAX: Final = 100
-CATEGORY_PATTERN: Final = r"[a-z][a-z0-9_]{0,39}"
-"""Categories are values of a metric's label, and told to whoever sent the prompt."""
 CATEGORIES_MAX: Final = 50
 _CLASSIFIER: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_MEMBERS: Final = {"version", "exceptions", "classifier", "on_classifier_error", "block"}
+_MEMBERS: Final = {"version", "exceptions", "classifier", "on_classifier_error", "block", "pictures"}
 
 
 class PolicyUnreadable(ValueError):  # noqa: N818 - said of the file
@@ -66,12 +66,15 @@ class PromptPolicy:
         *,
         classifier: str | None = None,
         rejects_on_classifier_error: bool = True,
+        pictures: PictureRules | None = None,
     ) -> None:
         """`block` holds an entry and its category each. Raises `ValueError` for an entry without words."""
         self.version = version
         self.classifier = classifier
         """`module:function`, where one is asked too."""
         self.rejects_on_classifier_error = rejects_on_classifier_error
+        self.pictures = pictures
+        """The rules for finished pictures, where there are any."""
         self._categories = [category for _, category in block]
         self._matcher = WordMatcher([entry for entry, _ in block])
         self._exceptions: dict[str, list[tuple[str, ...]]] = {}
@@ -130,6 +133,7 @@ def parse_policy(text: str) -> PromptPolicy:
             exceptions,
             classifier=classifier,
             rejects_on_classifier_error=on_error == "reject",
+            pictures=parse_picture_rules(members.get("pictures")),
         )
     except PolicyUnreadable:
         raise

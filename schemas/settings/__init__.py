@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     hooks: HooksSettings = Field(default=HooksSettings(), description="Callbacks.")
     log: LogSettings = Field(default=LogSettings(), description="The log.")
     access: AccessSettings = Field(default=AccessSettings(), description="Who may do what at the gateway.")
-    policy: PolicySettings = Field(default=PolicySettings(), description="The prompt policy.")
+    policy: PolicySettings = Field(default=PolicySettings(), description="The policy for prompts and pictures.")
     provenance: ProvenanceSettings = Field(default=ProvenanceSettings(), description="What pictures say of themselves.")
 
     _discovered_stack: Path | None = PrivateAttr(default=None)

@@ -64,7 +64,7 @@ class AccessSettings(BaseModel):
         default="scope",
         min_length=1,
         max_length=200,
-        description="The claim with the caller's scopes, submit, read and cancel: a list, or text with spaces.",
+        description="The claim with the caller's scopes, submit, read, cancel and erase: a list, or text with spaces.",
     )
     oidc_scope_prefix: str = Field(
         default="", max_length=200, description="What stands before our scopes' names in that claim, darkroom: say."

@@ -11,7 +11,7 @@ from darkroom.schemas.settings.services import SECTION
 
 
 class PolicySettings(BaseModel):
-    """Which prompts are not painted."""
+    """Which prompts are not painted, and which pictures are not stored."""
 
     model_config = SECTION
 
@@ -28,5 +28,13 @@ class PolicySettings(BaseModel):
         le=60,
         description="How long the policy's classifier may take before that counts as its failure; a request waits.",
     )
+    picture_timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        le=120,
+        description="How long the policy's classifier of pictures may take over one picture; a request waits.",
+    )
+    picture_threads_max: ClassVar[int] = 2
+    """Pictures that are classified at a time, for as long as a classifier on the processor takes all of it."""
     classifier_threads_max: ClassVar[int] = 2
     """Prompts that are classified at a time. One that never returns keeps its thread."""

@@ -20,6 +20,12 @@ class ProvenanceSettings(BaseModel):
         description="Write into each picture how it was made: the request and the `parameters` line that other tools "
         "read. false keeps prompts, which may be personal data, and request ids out of the files.",
     )
+    watermark: bool = Field(
+        default=False,
+        description="Put an imperceptible mark into the pixels of each picture of 256 x 256 or more: it lives through "
+        "JPEG, resizing and cropping, and `darkroom provenance detect` finds it. Changes pictures by about a level of "
+        "255; simulated devices have none.",
+    )
     cert_file: Path | None = Field(
         default=None,
         description="PEM certificates for C2PA content credentials, the signer's first and the authorities that vouch "

@@ -80,6 +80,7 @@ def render_digest(
     pose_detector: str | None = None,
     pose_style: PoseStyle = "openpose",
     adapter_digests: Mapping[str, str] = _NO_DIGESTS,
+    watermark: str | None = None,
 ) -> str:
     """Return the digest of all that decides the pictures.
 
@@ -89,6 +90,7 @@ def render_digest(
     the model wants its skeletons drawn, which a skeleton picture does not depend on. `adapter_digests` are those of the
     files of adapters and textual inversions by name, of which the request's count: a name may come to stand for other
     weights.
+    `watermark` names the mark in the pixels, and counts where there is one.
     Width and height count as written; to tell a native size from none, pass a request in which they are filled in.
     """
     parts = _asked(request, with_idle=False)
@@ -100,6 +102,8 @@ def render_digest(
     if pose_style != "openpose" and request.pose is not None and not isinstance(request.pose, SkeletonPose):
         parts["pose_style"] = pose_style
     _name_files(parts, request, adapter_digests)
+    if watermark is not None:
+        parts["watermark"] = watermark
     parts["model_revision"] = model_revision
     parts["sampler_version"] = sampler_version
     return raw_digest(_canonical(parts))

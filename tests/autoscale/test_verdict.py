@@ -18,7 +18,7 @@ from tests.autoscale.report import table
 from tests.autoscale.verdict import Figures, audit_problems, late_publications, live_cases, turns, unlike_one_success
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-CLEAN = AuditReport(2, 2, 0, 0, 0, 0, 0, 0, 0, [], [], [], [])
+CLEAN = AuditReport(2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, [], [], [], [], [])
 
 
 def succeeded(request_id: str, worker: str = "worker-1", after_s: float = 0.0) -> Completion:

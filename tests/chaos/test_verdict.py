@@ -18,7 +18,7 @@ from tests.chaos.verdict import Verdict, judge, recovered
 from tests.chaos.watch import Book, Spot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-CLEAN = AuditReport(2, 2, 0, 0, 0, 0, 0, 0, 0, [], [], [], [])
+CLEAN = AuditReport(2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, [], [], [], [], [])
 
 
 def answered(spot: Spot, request_id: str, digest: str) -> Answered:

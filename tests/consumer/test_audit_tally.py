@@ -17,7 +17,7 @@ from tests.producer.examples import NOON, answered, source, success
 TOPIC = "generation.requests"
 OFFSETS = st.sampled_from([0, 1, 2, 3, PAGE_OFFSETS - 1, PAGE_OFFSETS, PAGE_OFFSETS + 1, 5_000_000_000])
 PLACES = st.tuples(st.integers(0, 1), OFFSETS)
-KINDS = st.sampled_from(["succeeded", "failed", "expired", "cancelled", "replayed", "conflict"])
+KINDS = st.sampled_from(["succeeded", "failed", "expired", "cancelled", "erased", "replayed", "conflict"])
 TOLD = st.one_of(
     st.tuples(st.just("record"), PLACES, st.none()),
     st.tuples(st.just("completion"), PLACES, KINDS),
@@ -35,6 +35,9 @@ def completion(partition: int, offset: int, kind: str, topic: str = TOPIC) -> Co
             return completions.expired(about, completed_at=NOON)
         case "cancelled":
             return completions.cancelled(about, completed_at=NOON)
+        case "erased":
+            tombstone = completions.erased(about.tenant, about.request_id, None, by="a test", completed_at=NOON)
+            return completions.for_record(tombstone, about, now=NOON)
         case "replayed":
             return completions.for_record(success(source=source(1, 9)), about, now=NOON)
         case "conflict":
@@ -92,6 +95,7 @@ def test_findings_are_those_of_a_plain_model(
         Status.FAILED: firsts["failed"] + firsts["conflict"],
         Status.EXPIRED: firsts["expired"],
         Status.CANCELLED: firsts["cancelled"],
+        Status.ERASED: firsts["erased"],
     }
     assert findings.replayed == firsts["replayed"]
     assert findings.conflicts == firsts["conflict"]

@@ -16,6 +16,7 @@ from typing_extensions import override
 from darkroom.consumer.audit.audit import audit
 from darkroom.consumer.provenance.verifying import Worth, are_whole, credentials_of
 from darkroom.inference.marks import DIGITAL_SOURCE_TYPE
+from darkroom.inference.watermark import look_for_mark
 from darkroom.producer.client.client import Client
 from darkroom.producer.store.s3_objects import MinioObjects
 from darkroom.schemas.events.completion import Completion
@@ -148,3 +149,25 @@ async def test_a_kill_between_signing_and_storing_leaves_one_signature_and_a_cle
     finally:
         fleet.stop()
         await proxy.close()
+
+
+async def test_a_marked_and_signed_picture_of_the_tiny_model_has_both_in_the_store(
+    stack: Stack, tmp_path: Path
+) -> None:
+    fleet, signer = signing_fleet(stack, tmp_path, DARKROOM_PROVENANCE__WATERMARK="true")
+    await fleet.make_topics()
+    size = {"width": 256, "height": 256, "steps": 4}
+    output = {"format": "jpeg", "quality": 80}
+    [request] = fleet.requests(1, request_id=f"{fleet.serial}-marked", output=output, **size)
+    [small] = fleet.requests(1, request_id=f"{fleet.serial}-small", steps=2)
+    fleet.start()
+    try:
+        async with Client(fleet.settings) as client:
+            outcomes = await client.wait(await client.send([request, small]), timeout_s=150)
+        [content] = await pictures_of(fleet, outcomes[request.request_id])
+        assert look_for_mark(content).is_marked
+        assert credentials_of(content, anchors_pem=signer.authority.read_text()).worth is Worth.TRUSTED
+        assert not any("watermark" in one for one in outcomes[request.request_id].warnings)
+        assert any("no watermark" in one for one in outcomes[small.request_id].warnings), "64 x 64"
+    finally:
+        fleet.stop()

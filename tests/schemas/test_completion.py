@@ -44,6 +44,7 @@ def completion(status: Status, images: tuple[ImageRef, ...] = (), code: ErrorCod
         (Status.FAILED, (), ErrorCode.RENDER_FAILED),
         (Status.EXPIRED, (), ErrorCode.DEADLINE_PASSED),
         (Status.CANCELLED, (), ErrorCode.CANCELLED),
+        (Status.ERASED, (), ErrorCode.ERASED),
     ],
 )
 def test_what_agrees_is_taken(status: Status, images: tuple[ImageRef, ...], code: ErrorCode | None) -> None:
@@ -58,6 +59,8 @@ def test_what_agrees_is_taken(status: Status, images: tuple[ImageRef, ...], code
         (Status.FAILED, (), None),
         (Status.FAILED, (IMAGE,), ErrorCode.RENDER_FAILED),
         (Status.FAILED, (), ErrorCode.CANCELLED),
+        (Status.FAILED, (), ErrorCode.ERASED),
+        (Status.ERASED, (IMAGE,), ErrorCode.ERASED),
         (Status.EXPIRED, (), ErrorCode.RENDER_FAILED),
         (Status.CANCELLED, (), ErrorCode.DEADLINE_PASSED),
     ],

@@ -22,6 +22,7 @@ PROMISED = {
     "model_mismatch",
     "deadline_passed",
     "cancelled",
+    "erased",
 }
 
 

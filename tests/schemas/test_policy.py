@@ -197,6 +197,23 @@ words = ["nude", "cunt*"]
 """
 
 
+def test_the_rules_for_pictures() -> None:
+    rules = parse_policy(
+        'version = "1"\n[pictures]\nurl = "http://x:1/y"\nblock = ["gore"]\nmode = "best_effort"'
+    ).pictures
+    assert rules is not None
+    assert (rules.url, rules.is_required, rules.blocks("gore"), rules.blocks("sexual")) == (
+        "http://x:1/y",
+        False,
+        True,
+        False,
+    )
+    every = parse_policy('version = "1"\n[pictures]\nsafety_checker = "/models/safety"').pictures
+    assert every is not None
+    assert (every.is_required, every.blocks("anything")) == (True, True)
+    assert parse_policy('version = "1"').pictures is None
+
+
 def test_a_policy_file() -> None:
     policy = parse_policy(FILE)
     assert policy.judge("nude") == Rejection("sexual", "2026-11")
@@ -220,6 +237,17 @@ def test_a_policy_file() -> None:
         ('version = "1"\nexceptions = ["-"]', "has no letters"),
         ('version = "1"\nclassifier = "os.system"', "module:function"),
         ('version = "1"\non_classifier_error = "ignore"', "on_classifier_error"),
+        ('version = "1"\npictures = 3', "[pictures]"),
+        ('version = "1"\n[pictures]', "one of classifier, url, safety_checker"),
+        ('version = "1"\n[pictures]\nurl = "http://x"\nclassifier = "a:b"', "one of classifier"),
+        ('version = "1"\n[pictures]\nurl = "ftp://x"', "http:// or https://"),
+        ('version = "1"\n[pictures]\nurl = "http://x:99999/"', "http:// or https://"),
+        ('version = "1"\n[pictures]\nclassifier = "a/b"', "module:function"),
+        ('version = "1"\n[pictures]\nclassifier = 3', "must be text"),
+        ('version = "1"\n[pictures]\nclassifier = "a:b"\nblock = "gore"', "list of at most"),
+        ('version = "1"\n[pictures]\nclassifier = "a:b"\nblock = ["Gore"]', "a-z0-9_"),
+        ('version = "1"\n[pictures]\nclassifier = "a:b"\nmode = "maybe"', "best_effort"),
+        ('version = "1"\n[pictures]\nclassifier = "a:b"\nthreshold = 1', "no threshold"),
     ],
 )
 def test_a_file_that_is_no_policy_is_refused_with_its_place(text: str, says: str) -> None:

@@ -205,7 +205,7 @@ def test_readers_of_completions_can_read_those_of_later_versions() -> None:
     schema = publish.document("completion")
     validator = jsonschema.Draft7Validator(schema)
     for example in schema["examples"]:
-        later = {**example, "flagged": {"category": "x"}, "full_steps": 2}
+        later = {**example, "a_field_of_later": {"category": "x"}, "full_steps": 2}
         if "error" in later:
             later["error"] = {**later["error"], "code": "a_code_of_later", "hint": "x"}
         validator.validate(later)

@@ -20,11 +20,15 @@ from minio.credentials import StaticProvider
 from darkroom import main
 from darkroom.consumer.weights.store import ModelStore
 from darkroom.inference.types import ModelError
+from darkroom.producer.outcomes.completions import image_refs, succeeded
+from darkroom.producer.outcomes.erasing import Erasing
+from darkroom.producer.outcomes.outcomes import Outcomes
 from darkroom.producer.store.objects import StoreUnavailable
 from darkroom.producer.store.s3_objects import MinioObjects
 from darkroom.schemas.rights import Role as KafkaRole
 from darkroom.schemas.settings import Settings, load_settings
 from darkroom.schemas.settings.model_source import StorePrefix
+from tests.producer.examples import NOON, Picture, answered, work
 from tests.strangers.second_store import KEYS, minio_server
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "s3-rights.md"
@@ -78,6 +82,17 @@ async def _replay(objects: MinioObjects, _: Settings, __: Path) -> str:
     return "taken back"
 
 
+async def _erase(objects: MinioObjects, _: Settings, __: Path) -> str:
+    tenant, request_id = "there", "erased"
+    pictures = [Picture(b"picture")]
+    refs = image_refs(pictures, bucket=objects.bucket, prefix=objects.prefix, tenant=tenant, request_id=request_id)
+    about = answered(tenant=tenant, request_id=request_id)
+    await Outcomes(objects).decide(succeeded(about, refs, work(), completed_at=NOON), pictures)
+    erased = await Erasing(objects).erase(tenant, request_id, by="a test", now=NOON)
+    assert erased.deleted == 1
+    return "erased"
+
+
 async def _fetch(_: MinioObjects, settings: Settings, folder: Path) -> str:
     store = ModelStore(settings.s3, settings.model.model_copy(update={"cache_path": folder / "cache"}))
     fetched = store.fetch(StorePrefix(settings.s3.bucket, f"{PREFIX}/there"))
@@ -109,6 +124,7 @@ ROLES: Final = {
     ),
     "`audit`, `watch --save` and `dlq show`": Role(_read, {GET: GET, LIST: None}),
     "`dlq replay`": Role(_replay, {GET: GET, DELETE: DELETE, LIST: None}),
+    "`erase`": Role(_erase, {GET: GET, PUT: PUT, DELETE: DELETE, LIST: LIST}),
     "Models and adapters in `s3://`": Role(_fetch, {GET: GET, LIST: LIST}),
 }
 

@@ -62,12 +62,22 @@ class Acceptance:
         try:
             await self._keep_upload(submission)
             standing = await self._claims.stake(mine)
+            if standing is None:
+                return await self._erased(submission)
             if standing is mine:
                 return await self._send(Job(mine.identity, mine, None, None))
         except (Problem, StoreUnavailable, KafkaUnavailable):
             await self._quotas.end_job(*mine.identity)  # a repetition counts it again
             raise
         return await self._repeat(standing, submission)
+
+    async def _erased(self, submission: Submission) -> Job:
+        """Return the job of a request that was erased, and take back the upload that came with it this time."""
+        request, store = submission.request, self._services.store
+        await self._quotas.end_job(request.tenant, request.request_id)
+        if submission.upload is not None:
+            await store.delete(_upload_key(submission, store.prefix))
+        return await self._jobs.found(request.tenant, request.request_id)
 
     async def _refuse_beyond_backlog(self, request: GenerationRequest) -> None:
         """Raise `Problem` 503 for a new job while the backlog is too long. An accepted one is always found again."""
@@ -116,9 +126,8 @@ class Acceptance:
         picture = submission.upload
         if picture is None:
             return
-        request = submission.request
-        key = pose_key(request.tenant, request.request_id, picture.extension, prefix=self._services.store.prefix)
         store = self._services.store
+        key = _upload_key(submission, store.prefix)
         if await store.put_if_absent(key, picture.content, picture.content_type):
             return
         try:
@@ -126,7 +135,13 @@ class Acceptance:
         except ObjectTooLarge:
             standing = None
         if standing != picture.content:
-            raise _conflict(request.request_id)
+            raise _conflict(submission.request.request_id)
+
+
+def _upload_key(submission: Submission, prefix: str) -> str:
+    assert submission.upload is not None
+    request = submission.request
+    return pose_key(request.tenant, request.request_id, submission.upload.extension, prefix=prefix)
 
 
 def _conflict(request_id: str) -> Problem:

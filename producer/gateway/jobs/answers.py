@@ -15,7 +15,7 @@ from darkroom.schemas.events.progress import Progress
 if TYPE_CHECKING:
     from darkroom.producer.gateway.jobs.catalogue import Entry
 
-State = Literal["queued", "running", "succeeded", "failed", "expired", "cancelled"]
+State = Literal["queued", "running", "succeeded", "failed", "expired", "cancelled", "erased"]
 
 
 class ProblemBody(BaseModel):
@@ -46,6 +46,14 @@ class Cancelled(BaseModel):
 
     request_id: str = Field(description="The job's id.")
     status: State = Field(description="Its state at this moment. It ends as cancelled unless it has ended.")
+
+
+class Erased(BaseModel):
+    """The job that was erased."""
+
+    request_id: str = Field(description="The job's id.")
+    status: State = Field(description="erased, from now on.")
+    deleted: int = Field(ge=0, description="Objects that were deleted now; 0 where nothing was left to delete.")
 
 
 class PoseFound(BaseModel):

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from darkroom.producer.gateway.bounded_store import BoundedStore
 from darkroom.producer.gateway.jobs.hub import Identity
+from darkroom.producer.outcomes.erasing import ERASED_AT
 from darkroom.producer.store.objects import ObjectTooLarge, StoreUnavailable
 from darkroom.schemas.errors import RequestRejected
 from darkroom.schemas.events.fields import read_timestamp
@@ -84,8 +85,11 @@ class Claims:
         # The request, each byte escaped as ASCII at worst, and the members beside it.
         self._bytes_max = 6 * request_bytes_max + 1024
 
-    async def stake(self, claim: Claim) -> Claim:
-        """Put a claim if there is none, and return the one that stands: this one or the earlier one."""
+    async def stake(self, claim: Claim) -> Claim | None:
+        """Put a claim if there is none, and return the one that stands: this one or the earlier one.
+
+        None where the request was erased: then nothing was put.
+        """
         standing = self._kept.get(claim.identity)
         if standing is not None:
             return standing
@@ -93,32 +97,42 @@ class Claims:
         if await self._store.put_if_absent(key, claim.to_json(), "application/json"):
             self._keep(claim)
             return claim
-        standing = await self.find(*claim.identity)
-        if standing is None:
+        content = await self._content(key)
+        if content is not None and _is_tombstone(content):
+            return None
+        if content is None:
             raise StoreUnavailable(
                 f"The claim of {'/'.join(claim.identity)} existed and was deleted before it could be read. Check who "
                 "else deletes objects there."
             )
-        return standing
+        return self._taken(key, content, claim.identity)
+
+    def forget(self, identity: Identity) -> None:
+        """Forget a claim of which a tombstone has taken the place."""
+        self._kept.pop(identity, None)
 
     def kept(self, identity: Identity) -> Claim | None:
         """Return the claim, if it is cached."""
         return self._kept.get(identity)
 
     async def find(self, tenant: str, request_id: str) -> Claim | None:
-        """Return the claim of a request, or None."""
+        """Return the claim of a request; None where there is none, or where it was erased."""
         identity = (tenant, request_id)
         claim = self._kept.get(identity)
         if claim is not None:
             self._kept.move_to_end(identity)
             return claim
         key = request_key(tenant, request_id, prefix=self._store.prefix)
+        content = await self._content(key)
+        return None if content is None or _is_tombstone(content) else self._taken(key, content, identity)
+
+    async def _content(self, key: str) -> bytes | None:
         try:
-            content = await self._store.get(key, bytes_max=self._bytes_max)
+            return await self._store.get(key, bytes_max=self._bytes_max)
         except ObjectTooLarge as error:
             raise _unreadable(key, "it is larger than any claim") from error
-        if content is None:
-            return None
+
+    def _taken(self, key: str, content: bytes, identity: Identity) -> Claim:
         claim = self._read(key, content)
         if claim.identity != identity:
             raise _unreadable(key, f"it is the claim of {'/'.join(claim.identity)}")
@@ -139,6 +153,13 @@ class Claims:
         self._kept[claim.identity] = claim
         if len(self._kept) > self._kept_max:
             self._kept.popitem(last=False)
+
+
+def _is_tombstone(content: bytes) -> bool:
+    try:
+        return ERASED_AT in json.loads(content)
+    except (ValueError, TypeError):
+        return False
 
 
 def _unreadable(key: str, why: str) -> StoreUnavailable:

@@ -14,7 +14,7 @@ from statistics import fmean, median
 from typing import Final
 
 from darkroom.schemas.errors import ErrorCode
-from darkroom.schemas.events.completion import Completion
+from darkroom.schemas.events.completion import Completion, Status
 from darkroom.schemas.events.progress import Progress
 
 Identity = tuple[str, str]
@@ -124,12 +124,16 @@ class Hub:
         self._worked_at = self._clock()
         if completion.error is not None and completion.error.code is ErrorCode.REQUEST_ID_CONFLICT:
             return
-        if not (completion.replayed and (completion.tenant, completion.request_id) in self._completions):
+        is_repeated = completion.replayed and (completion.tenant, completion.request_id) in self._completions
+        if not is_repeated or completion.status is Status.ERASED:
             self.learn(completion)
 
     def learn(self, completion: Completion) -> None:
-        """Take a job's outcome from a completion or from the store."""
+        """Take a job's outcome from a completion or from the store. Nothing follows on an erasure."""
         identity = (completion.tenant, completion.request_id)
+        known = self._completions.get(identity)
+        if known is not None and known.status is Status.ERASED:
+            return
         self._drop_progress(identity)
         self._completions[identity] = completion
         if len(self._completions) > self._completions_max:

@@ -29,9 +29,10 @@ from darkroom.producer.gateway.metrics import Metrics
 from darkroom.producer.gateway.problems import Problem
 from darkroom.producer.gateway.services import Services
 from darkroom.producer.kafka.connection import KafkaUnavailable
-from darkroom.producer.outcomes.outcomes import Outcomes
+from darkroom.producer.outcomes.erasing import Erased, Erasing, NotErased
+from darkroom.producer.outcomes.outcomes import Outcomes, OutcomeUnreadable
 from darkroom.producer.store.objects import StoreUnavailable
-from darkroom.schemas.events.completion import Completion, Source
+from darkroom.schemas.events.completion import Completion, Source, Status
 from darkroom.schemas.events.progress import Progress
 from darkroom.schemas.names import is_identity
 from darkroom.schemas.settings import GatewaySettings
@@ -40,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 CLAIM_WAIT_S: Final = 1.0
 """Seconds that the state of a finished job waits for its claim, which it can do without."""
+ERASURE_UNSEEN_S: Final = 10.0
+"""Seconds for which a replica may answer with what was erased elsewhere."""
 _NEVER: Final = float("-inf")
 
 
@@ -69,7 +72,7 @@ class _Notes:
     place: tuple[int, int] | None = None
     """Partition and offset of the event, or their estimate."""
     looked_at: float = _NEVER
-    """When the store last had no outcome."""
+    """When the store was last asked for the outcome."""
     repaired_at: float = _NEVER
 
 
@@ -85,6 +88,7 @@ class Jobs:
         self._addresses = addresses
         self._metrics = metrics
         self._outcomes = Outcomes(services.store)
+        self._erasing = Erasing(services.store)
         self._notes: OrderedDict[Identity, _Notes] = OrderedDict()
 
     # --- Finding -----------------------------------------------------------------------------------------
@@ -97,13 +101,16 @@ class Jobs:
         hub = self._services.hub
         completion = hub.completion(identity)
         if completion is not None:
-            return Job(identity, await self._claim_if_quick(identity), completion, None)
+            claim, standing = await asyncio.gather(self._claim_if_quick(identity), self._unless_erased(completion))
+            return Job(identity, None if standing.status is Status.ERASED else claim, standing, None)
         claim = self._claims.kept(identity)
         if claim is None or not self._is_believed_open(identity):
             claim, completion = await asyncio.gather(self._claims.find(*identity), self._outcome(identity))
-            if claim is not None and completion is None:
+            if claim is not None or completion is not None:
                 self._note(identity).looked_at = time.monotonic()
         completion = completion or hub.completion(identity)
+        if completion is not None and completion.status is Status.ERASED:
+            claim = None
         if claim is None and completion is None:
             return None
         return Job(identity, claim, completion, hub.progress(identity))
@@ -138,7 +145,24 @@ class Jobs:
         completion = await self._outcomes.find(*identity)
         if completion is not None:
             self._services.hub.learn(completion)
+            if completion.status is Status.ERASED:
+                self._claims.forget(identity)
         return completion
+
+    async def _unless_erased(self, completion: Completion) -> Completion:
+        """Return a known outcome, or its tombstone. Another replica or a command may have erased the job meanwhile, and
+        tells nobody: the store is asked again every `ERASURE_UNSEEN_S` seconds that somebody wants to know.
+        """
+        identity = (completion.tenant, completion.request_id)
+        notes = self._note(identity)
+        if completion.status is Status.ERASED or time.monotonic() - notes.looked_at < ERASURE_UNSEEN_S:
+            return completion
+        notes.looked_at = time.monotonic()
+        try:
+            async with asyncio.timeout(CLAIM_WAIT_S):
+                return await self._outcome(identity) or completion
+        except (TimeoutError, StoreUnavailable, OutcomeUnreadable):
+            return completion
 
     async def _claim_if_quick(self, identity: Identity) -> Claim | None:
         try:
@@ -146,6 +170,33 @@ class Jobs:
                 return await self._claims.find(*identity)
         except (TimeoutError, StoreUnavailable):
             return None
+
+    # --- Erasing -----------------------------------------------------------------------------------------
+
+    async def erase(self, job: Job, by: str) -> Erased:
+        """Erase a job's pictures and texts, here and in the store. Raises `Problem` 409 for what is not Darkroom's.
+
+        One that is under way is cancelled, too, which spares the device; it ends as erased in any case.
+        """
+        try:
+            erased = await self._erasing.erase(*job.identity, by=by, now=datetime.now(UTC))
+        except NotErased as error:
+            raise Problem(
+                HTTPStatus.CONFLICT,
+                "not_erased",
+                str(error),
+                "Have the operator look at the bucket.",
+                request_id=job.identity[1],
+            ) from error
+        log.info("erased", job="/".join(job.identity), by=by, objects=erased.deleted)
+        self._claims.forget(job.identity)
+        self._services.hub.learn(erased.tombstone)
+        if erased.was is None:
+            try:
+                await self._services.publisher.cancel(*job.identity, None)
+            except KafkaUnavailable as error:
+                log.warning("an erased job is painted in vain", job="/".join(job.identity), error=str(error))
+        return erased
 
     # --- Waiting -----------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ PATHS: Final = ("/v1/images", "/v1/models")
 """Where calls are answered in this shape."""
 _STATUSES: Final = {HTTPStatus.UNPROCESSABLE_ENTITY: HTTPStatus.BAD_REQUEST}
 """OpenAI's own answer to a request that is not valid is 400."""
-_CODES: Final = {ErrorCode.PROMPT_REJECTED.value: "moderation_blocked"}
+_CODES: Final = dict.fromkeys((ErrorCode.PROMPT_REJECTED.value, ErrorCode.IMAGE_REJECTED.value), "moderation_blocked")
 """Codes for which clients of OpenAI's look."""
 _WORTH_REPEATING: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 

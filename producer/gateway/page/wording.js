@@ -16,7 +16,8 @@ const STATES = {
   succeeded: "Done",
   failed: "Failed",
   expired: "Expired",
-  cancelled: "Cancelled"
+  cancelled: "Cancelled",
+  erased: "Erased"
 };
 
 export const stateName = (job) => (job.cancelling && ["queued", "running"].includes(job.status) ? "Cancelling" : STATES[job.status]);

@@ -17,6 +17,7 @@ from darkroom.producer.gateway.gateway import gateway_of
 from darkroom.producer.gateway.jobs.answers import (
     Accepted,
     Cancelled,
+    Erased,
     Fleet,
     JobList,
     JobState,
@@ -33,6 +34,7 @@ from darkroom.producer.gateway.routes.http_rules import RequestId, answer, reads
 from darkroom.producer.poses.documents import PoseJsonRefused
 from darkroom.producer.poses.files import read_pose_json, size_of
 from darkroom.producer.poses.keypoints import POSE_JSON_BYTES_MAX
+from darkroom.schemas.events.completion import Status
 from darkroom.schemas.events.fields import LABEL_KEY_CHARACTERS_MAX, LABEL_VALUE_CHARACTERS_MAX, LABELS_MAX
 
 router = APIRouter(tags=["jobs"])
@@ -161,14 +163,33 @@ async def look(
     "/v1/generations/{request_id}",
     status_code=HTTPStatus.ACCEPTED,
     response_model=Cancelled,
-    responses={200: {"model": Cancelled, "description": "It had already ended."}, **PROBLEMS},
-    summary="Cancel a job",
+    responses={
+        200: {"model": Erased | Cancelled, "description": "It was erased, or had already ended."},
+        **PROBLEMS,
+    },
+    summary="Cancel or erase a job",
 )
-async def cancel(call: Request, request_id: RequestId) -> Response:
-    """Cancel a job: 202, and it ends as cancelled unless it finishes first. 200 for a job that has an outcome."""
+async def cancel(
+    call: Request,
+    request_id: RequestId,
+    erase: Annotated[
+        bool, Query(description="Delete the job's pictures, uploads and texts; needs the scope erase.")
+    ] = False,
+) -> Response:
+    """Cancel a job: 202, and it ends as cancelled unless it finishes first. 200 for a job that has an outcome.
+
+    With `erase`, delete what the store has of the job, ended or not, and answer 200. What remains is that the job was
+    erased: its id is never painted again. Repeating the call changes nothing. Kafka's topics keep the request and its
+    completion until their retention passes.
+    """
     gateway = gateway_of(call)
-    principal = await gateway.admit(call, Scope.CANCEL)
+    principal = await gateway.admit(call, Scope.ERASE if erase else Scope.CANCEL)
     job = await gateway.jobs.found(principal.tenant, request_id)
+    if erase:
+        erased = await gateway.jobs.erase(job, f"{principal.name} over HTTP")
+        if erased.was is None:
+            await gateway.quotas.end_job(*job.identity)
+        return answer({"request_id": request_id, "status": Status.ERASED.value, "deleted": erased.deleted})
     body = {"request_id": request_id, "status": job.status}
     if job.completion is not None:
         return answer(body)

@@ -20,7 +20,8 @@ from darkroom.producer.gateway.openapi import PROBLEMS
 from darkroom.producer.gateway.principal import Scope
 from darkroom.producer.gateway.problems import Problem
 from darkroom.producer.gateway.routes.http_rules import RequestId, ranged, reads
-from darkroom.schemas.events.completion import ImageRef
+from darkroom.schemas.errors import ErrorCode, describe
+from darkroom.schemas.events.completion import ImageRef, Status
 from darkroom.schemas.events.request import COUNT_MAX
 from darkroom.schemas.names import CONTENT_TYPES
 from darkroom.schemas.settings import Settings
@@ -88,6 +89,9 @@ async def image(
 
 def picture_of(job: Job, number: int) -> ImageRef:
     """Return one picture of a job. Raises `Problem` 409 for a job without pictures, 404 for a number it lacks."""
+    if job.completion is not None and job.completion.status is Status.ERASED:
+        error = describe(ErrorCode.ERASED)
+        raise Problem(HTTPStatus.GONE, "erased", error.sentence, error.remedy, request_id=job.identity[1])
     if job.completion is None or not job.completion.images:
         raise Problem(
             HTTPStatus.CONFLICT,

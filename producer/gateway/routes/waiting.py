@@ -41,12 +41,15 @@ _CALLERS: Final = frozenset(
         ErrorCode.POSE_FORBIDDEN,
         ErrorCode.IMAGE_TOO_LARGE,
         ErrorCode.PROMPT_REJECTED,
+        ErrorCode.IMAGE_REJECTED,
         ErrorCode.UNKNOWN_ADAPTER,
         ErrorCode.MODEL_MISMATCH,
     }
 )
 """Codes of faults of the request: 422."""
-_ENDED: Final = frozenset({ErrorCode.REQUEST_ID_CONFLICT, ErrorCode.CANCELLED, ErrorCode.DEADLINE_PASSED})
+_ENDED: Final = frozenset(
+    {ErrorCode.REQUEST_ID_CONFLICT, ErrorCode.CANCELLED, ErrorCode.DEADLINE_PASSED, ErrorCode.ERASED}
+)
 """Codes of jobs that ended without a picture although nothing failed: 409. All other codes are our failures: 502."""
 
 ResultT = TypeVar("ResultT")

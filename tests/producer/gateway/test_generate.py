@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
+from darkroom.producer.outcomes.completions import erased
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.events.samplers import SAMPLERS
@@ -69,8 +71,10 @@ async def test_every_code_has_a_status(house: House) -> None:
     from darkroom.producer.gateway.routes.waiting import failed
 
     request = GenerationRequest(request_id="hello-1", prompt="a dancer")
-    for code in set(ErrorCode) - {ErrorCode.DEADLINE_PASSED}:
+    for code in set(ErrorCode) - {ErrorCode.DEADLINE_PASSED, ErrorCode.ERASED}:
         assert failed(failure_of(request, code)).status in (409, 422, 502)
+    tombstone = erased("studio", "hello-1", None, by="a test", completed_at=datetime.now(UTC))
+    assert failed(tombstone).status == 409
 
 
 async def test_when_the_time_has_passed_the_job_goes_on() -> None:

@@ -221,7 +221,7 @@ async def test_this_machine_is_the_default_tenant(client: tuple[str, int], base:
         assert (await here.get("/session")).json() == {
             "tenant": "default",
             "name": "loopback",
-            "scopes": ["cancel", "read", "submit"],
+            "scopes": ["cancel", "erase", "read", "submit"],
             "signed_in": False,
             "needs_key": False,
         }

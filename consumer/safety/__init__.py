@@ -1,0 +1,1 @@
+"""Looks at finished pictures before they are stored, by the deployment's own rules."""
