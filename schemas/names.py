@@ -88,6 +88,7 @@ _PICTURE_NAME = re.compile(r"[0-9]{1,4}-[0-9a-f]{16}\.[a-z0-9]{1,8}")
 
 RESULT_NAME: Final = "result.json"
 REQUEST_NAME: Final = "request.json"
+CALLBACK_NAME: Final = "callback.json"
 UPLOADS: Final = frozenset({"pose"})
 """The stems of the names under which the pictures are stored that are uploaded with a request."""
 
@@ -142,7 +143,7 @@ def request_key(tenant: str, request_id: str, *, prefix: str = "") -> str:
 
 def callback_key(tenant: str, request_id: str, *, prefix: str = "") -> str:
     """Return the key of a callback's dead letter: what could not be delivered, to whom, and why."""
-    return f"{prefix}{_folder(tenant, request_id)}/callback.json"
+    return f"{prefix}{_folder(tenant, request_id)}/{CALLBACK_NAME}"
 
 
 def pose_key(tenant: str, request_id: str, extension: str, *, prefix: str = "") -> str:

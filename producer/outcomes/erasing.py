@@ -32,6 +32,7 @@ from darkroom.producer.outcomes.outcomes import Outcomes, OutcomeUnreadable
 from darkroom.producer.store.objects import Objects, ObjectTooLarge
 from darkroom.schemas.events.completion import Completion, Status
 from darkroom.schemas.names import (
+    CALLBACK_NAME,
     REQUEST_NAME,
     RESULT_NAME,
     is_identity,
@@ -78,6 +79,7 @@ class _Folder:
 
     pictures: tuple[str, ...]
     uploads: tuple[str, ...]
+    callbacks: tuple[str, ...]
     has_result: bool
     has_claim: bool
     others: tuple[str, ...]
@@ -87,9 +89,10 @@ class _Folder:
         """Sort the names of a folder."""
         pictures = tuple(name for name in names if is_picture_name(name))
         uploads = tuple(name for name in names if is_upload_name(name))
-        known = {*pictures, *uploads, RESULT_NAME, REQUEST_NAME}
+        callbacks = tuple(name for name in names if name == CALLBACK_NAME)
+        known = {*pictures, *uploads, *callbacks, RESULT_NAME, REQUEST_NAME}
         others = tuple(name for name in names if name not in known)
-        return _Folder(pictures, uploads, RESULT_NAME in names, REQUEST_NAME in names, others)
+        return _Folder(pictures, uploads, callbacks, RESULT_NAME in names, REQUEST_NAME in names, others)
 
 
 class Erasing:
@@ -106,7 +109,14 @@ class Erasing:
         Darkroom's.
         """
         folder = await self._folder(tenant, request_id)
-        is_empty = not (folder.pictures or folder.uploads or folder.others or folder.has_result or folder.has_claim)
+        is_empty = not (
+            folder.pictures
+            or folder.uploads
+            or folder.callbacks
+            or folder.others
+            or folder.has_result
+            or folder.has_claim
+        )
         if not (is_empty or await self._is_ours(tenant, request_id, folder)):
             raise NotErased(
                 f"Nothing in {self._objects.bucket}/{request_folder(tenant, request_id, prefix=self._objects.prefix)} "
@@ -153,7 +163,7 @@ class Erasing:
         if standing is None or standing.status is not Status.ERASED:
             return None
         folder = await self._folder(tenant, request_id)
-        return len(folder.pictures) + len(folder.uploads)
+        return len(folder.pictures) + len(folder.uploads) + len(folder.callbacks)
 
     async def delete_letters(self, is_wanted: Callable[[Identity], bool]) -> int:
         """Delete the stored dead letters (records too large for the topic) of requests that are meant.
@@ -197,10 +207,10 @@ class Erasing:
             await self._objects.put(key, content, "application/json")
 
     async def _clear(self, tenant: str, request_id: str) -> tuple[int, tuple[str, ...]]:
-        """Delete pictures and uploads. Return how many there were, and the keys that are not ours."""
+        """Delete pictures, uploads and an undelivered callback. Return their number, and the keys that are not ours."""
         base = request_folder(tenant, request_id, prefix=self._objects.prefix)
         folder = await self._folder(tenant, request_id)
-        ours = (*folder.pictures, *folder.uploads)
+        ours = (*folder.pictures, *folder.uploads, *folder.callbacks)
         for name in ours:
             await self._objects.delete(base + name)
         return len(ours), tuple(base + name for name in folder.others)

@@ -24,6 +24,7 @@ from darkroom.producer.kafka.connection import KafkaDenied, KafkaUnavailable
 from darkroom.producer.kafka.reader import TopicPartition, TopicReader
 from darkroom.producer.outages import KAFKA
 from darkroom.schemas.errors import ErrorCode, EventUnreadable, RequestRejected
+from darkroom.schemas.events.completion import Status
 from darkroom.schemas.wire.codec import decode_completion, decode_request
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class Catalogue:
         if entry is not None and entry.prompt is not None and (entry.is_recorded or not is_recorded):
             return
         entry = self._placed(identity, entry, at_ms)
-        entry.prompt, entry.labels = request.prompt[:PROMPT_CHARS_MAX], dict(request.labels)
+        if entry.status != Status.ERASED.value:
+            entry.prompt, entry.labels = request.prompt[:PROMPT_CHARS_MAX], dict(request.labels)
         entry.is_recorded = is_recorded
 
     def on_completion(self, completion: Completion) -> None:
@@ -135,10 +137,19 @@ class Catalogue:
             at = completion.requested_at
             entry = self._placed(identity, None, completed_at_ms if at is None else int(at.timestamp() * 1000))
             entry.labels = dict(completion.labels)
-        if entry.status is None:
+        if completion.status is Status.ERASED:
+            self.erase(*identity)
+        elif entry.status is None:
             entry.status, entry.completed_at_ms = completion.status.value, completed_at_ms
             entry.images = len(completion.images)
             entry.error = None if completion.error is None else completion.error.code.value
+
+    def erase(self, tenant: str, request_id: str) -> None:
+        """Keep of a job that it was erased, and nothing that its request or its outcome said."""
+        entry = self._entries.get((tenant, request_id))
+        if entry is not None:
+            entry.prompt, entry.labels, entry.images, entry.error = None, {}, 0, None
+            entry.status = Status.ERASED.value
 
     def _placed(self, identity: Identity, entry: Entry | None, at_ms: int) -> Entry:
         """Return the identity's entry at its place in the order: a new one, or the given one moved there."""

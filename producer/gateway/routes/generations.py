@@ -187,6 +187,7 @@ async def cancel(
     job = await gateway.jobs.found(principal.tenant, request_id)
     if erase:
         erased = await gateway.jobs.erase(job, f"{principal.name} over HTTP")
+        gateway.services.catalogue.erase(*job.identity)
         if erased.was is None:
             await gateway.quotas.end_job(*job.identity)
         return answer({"request_id": request_id, "status": Status.ERASED.value, "deleted": erased.deleted})

@@ -175,6 +175,17 @@ def test_a_job_from_before_the_outcomes_that_were_read_is_not_called_queued() ->
     assert [(entry.request_id, status) for entry, status in found] == [("job-2", "queued"), ("job-0", "failed")]
 
 
+@pytest.mark.parametrize("is_read_again", [False, True])
+def test_of_an_erased_job_the_list_keeps_nothing_that_it_said(is_read_again: bool) -> None:
+    catalogue, request = Catalogue(new_hub(Settings()), kept_max=10), request_of("job", labels={"who": "me"})
+    catalogue.on_request(request, BEGIN_MS, is_recorded=False)
+    catalogue.erase("studio", "job")
+    if is_read_again:  # from Kafka, which keeps it for a while
+        catalogue.on_request(request, BEGIN_MS, is_recorded=True)
+    [(entry, status)] = catalogue.page("studio", Wanted(), after=None, limit=10).entries
+    assert (entry.prompt, dict(entry.labels), status) == (None, {}, "erased")
+
+
 @pytest.mark.parametrize("at_ms", [-1, 2**62])
 async def test_a_record_with_any_time_is_listed(replica: Replica, at_ms: int) -> None:
     replica.gateway.services.catalogue.on_request(request_of("job"), at_ms, is_recorded=True)
