@@ -84,5 +84,5 @@ def _kind_of(request: RenderRequest, info: ModelInfo) -> _Kind:
         request.width // info.latent_factor,
         calls_worth(request),
         guided=request.guidance_scale > 1,
-        posed=request.pose is not None,
+        posed=request.pose is not None or bool(request.controls),
     )

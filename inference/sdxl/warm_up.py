@@ -53,7 +53,7 @@ def compile_regions(
     factor = model.components.info.latent_factor
     shapes = StaticShapes([(height // factor, width // factor) for width, height in sizes], slot_buckets(rows_max))
     plain = model.networks
-    compiled = [plain.unet, *([] if plain.controlnet is None else [plain.controlnet])]
+    compiled = [plain.unet, *plain.controlnets]
     regions = CompiledRegions(compiled, shapes_max=len(sizes) * len(shapes.buckets), backend=backend)
     model.run_with(replace(plain, shapes=shapes, regions=regions))
     done: list[int] = []

@@ -125,6 +125,7 @@ def _gateway(
             backlog_s_max=own.backlog_s_max,
         ),
         recipes=recipes,
+        controls=settings.model.offered_controls,
         submissions=Submissions(settings, uploads, recipes, services.store.bucket, services.store.prefix),
         gatekeeper=access.gatekeeper,
         quotas=access.quotas,

@@ -104,7 +104,7 @@ def test_pictures_of_padded_compiled_batches_are_the_pipelines_and_nothing_is_co
     assert before > 0, "nothing was compiled, so this test would prove nothing"
     model = compiled._loaded()
     assert model.networks.regions is not None
-    slots, controlnet_slots = Slots(model.networks.unet), Slots(model.networks.controlnet)
+    slots, controlnet_slots = Slots(model.networks.unet), Slots(model.networks.controlnets[0])
     painted = paint_together(compiled, MIXED)
     slots.close()
     controlnet_slots.close()
@@ -115,7 +115,7 @@ def test_pictures_of_padded_compiled_batches_are_the_pipelines_and_nothing_is_co
     assert graphs() == before
     unet_blocks, controlnet_blocks = (
         len([one for one in network.modules() if isinstance(one, BasicTransformerBlock)])
-        for network in (model.networks.unet, model.networks.controlnet)
+        for network in (model.networks.unet, model.networks.controlnets[0])
     )
     runs = unet_blocks * len(slots.seen) + controlnet_blocks * len(controlnet_slots.seen)
     assert BACKEND.runs - runs_before == runs > 0, "the compiled blocks of both networks were not used"

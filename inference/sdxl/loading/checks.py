@@ -85,6 +85,8 @@ _STORED_OTHERWISE: Final = (
     ("qweight", _QUANTISED),
     ("SCB", _QUANTISED),
 )
+_FAMILIES: Final[Mapping[int, str]] = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2"}
+"""By the width of the text that a UNet takes."""
 _INPUTS: Final = ("conv_in.weight", "input_blocks.0.0.weight", "model.diffusion_model.input_blocks.0.0.weight")
 _OUTPUTS: Final = ("conv_out.weight", "out.2.weight", "model.diffusion_model.out.2.weight")
 
@@ -138,15 +140,16 @@ def check_fit(
     vae: Any,
     latent_factor: int,
     text_encoders: Sequence[Any],
-    controlnet: Any | None,
+    controlnets: Mapping[Path, Any],
 ) -> None:
-    """Raise `ModelError` for the first property of loaded parts that does not fit."""
-    for fits, what in (
-        *_base_checks(unet.config, vae.config, [encoder.config for encoder in text_encoders]),
-        *(() if controlnet is None else _controlnet_checks(controlnet.config, unet.config, latent_factor)),
-    ):
+    """Raise `ModelError` for the first property of loaded parts that does not fit. `controlnets` are by place."""
+    for fits, what in _base_checks(unet.config, vae.config, [encoder.config for encoder in text_encoders]):
         if not fits:
             raise ModelError(f"The model in {path} cannot be used: {what}.")
+    for place, controlnet in controlnets.items():
+        for fits, what in _controlnet_checks(controlnet.config, unet.config, latent_factor):
+            if not fits:
+                raise ModelError(f"The ControlNet in {place} cannot be used with the model in {path}: {what}.")
 
 
 def _base_checks(unet: Any, vae: Any, texts: Sequence[Any]) -> list[tuple[bool, str]]:
@@ -185,18 +188,24 @@ def _controlnet_checks(controlnet: Any, unet: Any, latent_factor: int) -> list[t
     return [
         (
             not controlnet.global_pool_conditions,
-            "its ControlNet pools its output over the picture (global_pool_conditions), which a pose cannot use",
+            "it pools its output over the picture (global_pool_conditions), which a control picture cannot use",
         ),
         (
             not different,
-            f"its ControlNet was not made for this UNet, they differ in {' and '.join(different)}; "
+            f"it was made for another UNet{_family(controlnet)}, they differ in {' and '.join(different)}; "
             "use a ControlNet for SDXL",
         ),
         (
             picture_factor == latent_factor,
-            f"its ControlNet reduces the control picture {picture_factor} times and its VAE {latent_factor} times",
+            f"it reduces the control picture {picture_factor} times and the VAE reduces pictures {latent_factor} times",
         ),
     ]
+
+
+def _family(controlnet: Any) -> str:
+    """Return the model family that a ControlNet's text width tells, in parentheses; empty for SDXL and unknown ones."""
+    family = _FAMILIES.get(controlnet.cross_attention_dim)
+    return f" (that of {family})" if family else ""
 
 
 def _plain(value: Any) -> Any:
