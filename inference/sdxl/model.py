@@ -244,7 +244,7 @@ class LoadedModel:
 
     def _controls(self, job: RenderJob) -> tuple[tuple[Control, ...], list[Conditioning]]:
         """Return the controls of the job's rows, the pose's first, and the conditionings that they were made from."""
-        request, followers = job.request, self.components.followers
+        request, followers, tasks = job.request, self.components.followers, self.components.tasks
         size = {"width": request.width, "height": request.height}
         controls, conditionings = [], []
         if request.pose is not None:
@@ -259,7 +259,7 @@ class LoadedModel:
             made = self.poses.embed(request.pose, job.pictures.get("pose"), **size, controlnet=place)
             conditionings.append(made)
             window = request.control_scale, request.control_start, request.control_end
-            controls.append(Control(made.embedding, *window, place))
+            controls.append(Control(made.embedding, *window, place, tasks.get(OPENPOSE)))
         for field, control, content in control_contents(job):
             if control.kind not in followers:
                 raise RenderFault(
@@ -270,7 +270,8 @@ class LoadedModel:
             place = followers[control.kind]
             made = self.poses.embed_picture(control.kind, content, field=field, **size, controlnet=place)
             conditionings.append(made)
-            controls.append(Control(made.embedding, control.scale, control.start, control.end, place))
+            window = control.scale, control.start, control.end
+            controls.append(Control(made.embedding, *window, place, tasks.get(control.kind)))
         return tuple(controls), conditionings
 
     def _reuse(

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from darkroom.inference.pose.control import control_picture
 from darkroom.inference.pose.picture import PictureLimits
+from darkroom.inference.sdxl.denoise.union import TASKS
 from darkroom.inference.types import RenderRequest
 from darkroom.schemas.events.controls import Control
 from darkroom.schemas.events.pose import InlinePicture, KeypointPose
@@ -29,12 +30,27 @@ def write_controlnet(folder: Path, like: Path, seed: int) -> Path:
     return save_made_up(network, folder, seed)
 
 
+def write_union(folder: Path, like: Path, seed: int, types: int = 8) -> Path:
+    """Write a union ControlNet of made-up weights, of the shape of a plain one: xinsir's promax has 8 control types."""
+    library: Any = diffusers
+    plain = library.ControlNetModel.load_config(like)
+    channels = plain["block_out_channels"][0]
+    union = library.ControlNetUnionModel.from_config(
+        {name: value for name, value in plain.items() if not name.startswith("_")},
+        num_control_type=types,
+        num_trans_channel=channels,
+        num_proj_channel=channels,
+        num_trans_head=4,
+    )
+    return save_made_up(union, folder, seed)
+
+
 def save_made_up(network: Any, folder: Path, seed: int) -> Path:
     """Save a network whose zero convolutions, which a new ControlNet ends in, have weights."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if parameter.abs().max() == 0 or "controlnet_" in name:
+            if parameter.abs().max() == 0 or "controlnet_" in name or "spatial_ch_projs" in name:
                 parameter.copy_(0.15 * torch.randn(parameter.shape, generator=draw))
     network.save_pretrained(folder)
     return folder
@@ -97,6 +113,36 @@ class ControlOracle:
             controlnet_conditioning_scale=[float(scale) for _, _, scale, _, _ in used],
             control_guidance_start=[start for *_, start, _ in used],
             control_guidance_end=[end for *_, end in used],
+            **asked(request),
+        )
+        return np.asarray(painted.images[0], dtype=np.int16)
+
+
+class UnionOracle:
+    """`StableDiffusionXLControlNetUnionPipeline` for requests whose controls all go to one union ControlNet."""
+
+    def __init__(self, oracle: Oracle, folder: Path) -> None:
+        library: Any = diffusers
+        plain = oracle.plain
+        self._oracle = oracle
+        self._pipeline = library.StableDiffusionXLControlNetUnionPipeline(
+            **plain.components,
+            controlnet=library.ControlNetUnionModel.from_pretrained(folder),
+            add_watermarker=False,
+            force_zeros_for_empty_prompt=plain.config.force_zeros_for_empty_prompt,
+        )
+
+    def paint(self, request: RenderRequest) -> Pixels:
+        pipeline = self._pipeline
+        pipeline.scheduler = scheduler_of(request.sampler, request.schedule, self._oracle.scheduler_config)
+        pipeline.set_progress_bar_config(disable=True)
+        painted = pipeline(
+            # The pipeline changes the list that it is given.
+            control_image=[opened(one) for one in request.controls],
+            control_mode=[TASKS[one.kind] for one in request.controls],
+            controlnet_conditioning_scale=[float(one.scale) for one in request.controls],
+            control_guidance_start=[one.start for one in request.controls],
+            control_guidance_end=[one.end for one in request.controls],
             **asked(request),
         )
         return np.asarray(painted.images[0], dtype=np.int16)

@@ -36,6 +36,8 @@ class Control:
     end: float
     controlnet: int = 0
     """The place of the ControlNet that follows it, among the loaded ones."""
+    task: int | None = None
+    """Its kind's control type, for a union ControlNet."""
 
     def weight(self, step: int, steps: int) -> float:
         """Return the ControlNet's weight at `step` of `steps`: the scale inside the window, 0 outside.

@@ -15,13 +15,14 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 
 from darkroom.inference.sdxl.denoise.adapters import Share, shares_of
 from darkroom.inference.sdxl.denoise.compiled import StaticShapes
-from darkroom.inference.sdxl.denoise.rows import SdxlRow
+from darkroom.inference.sdxl.denoise.rows import Control, SdxlRow
+from darkroom.inference.sdxl.denoise.union import union_part
 from darkroom.inference.sdxl.prepare.conditions import CHUNK_VECTORS, TextEmbedding
 
 _MASK_MULTIPLE: Final = 8
@@ -46,6 +47,8 @@ class ControlledSlots:
     """(padded count, 77 x chunks, width)."""
     added: dict[str, torch.Tensor]
     """`text_embeds` (padded count, width) and `time_ids` (padded count, 6)."""
+    kinds: torch.Tensor | None = None
+    """(padded count, width of the time embedding): the kinds of the pictures, for a union ControlNet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +158,21 @@ def lay_out_shallow(rows: Sequence[SdxlRow], device: torch.device) -> ShallowLay
     )
 
 
-def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device, dtype: torch.dtype) -> SlotLayout:
-    """Make the layout of rows whose latents have the same size."""
+def lay_out(
+    rows: Sequence[SdxlRow],
+    shapes: StaticShapes,
+    device: torch.device,
+    dtype: torch.dtype,
+    controlnets: Sequence[Any] = (),
+) -> SlotLayout:
+    """Make the layout of rows whose latents have the same size. Rows' controls name `controlnets` by their places."""
     guided = [place for place, row in enumerate(rows) if row.is_guided]
     texts = [*(row.text for row in rows), *(row.negative for row in rows if row.negative is not None and row.is_guided)]
     places = [*range(len(rows)), *guided]
     away = list(range(len(rows)))
     for slot, place in enumerate(guided, start=len(rows)):
         away[place] = slot
-    runs = _runs(rows, places)
+    runs = _runs(rows, places, controlnets)
     height, width = rows[0].latents.shape[-2:]
     if any(row.adapters for row in rows) or any(text.chunks > 1 for text in texts):
         # Compiled blocks would ignore adapters and know one text length, so the step runs eagerly, without padding.
@@ -203,26 +212,46 @@ class _Followed(NamedTuple):
 
     embedding: torch.Tensor
     weight: float
+    kinds: torch.Tensor | None = None
+    """As `darkroom.inference.sdxl.denoise.union.Joined` has it; None for a plain ControlNet."""
 
 
 _Run = tuple[int, int]
 """A ControlNet's place, and how many pictures a row gave it before the one of this run."""
 
 
-def _followed(row: SdxlRow) -> dict[_Run, _Followed]:
-    """Return the row's part in each run at its next step: nothing of controls that are not in effect."""
+def _followed(row: SdxlRow, controlnets: Sequence[Any]) -> dict[_Run, _Followed]:
+    """Return the row's part in each run at its next step: nothing of controls that are not in effect.
+
+    A union ControlNet takes all pictures that the row gives it at once, as long as one of them is in effect.
+    """
     parts: dict[_Run, _Followed] = {}
     uses: Counter[int] = Counter()
+    joined: dict[int, list[tuple[Control, float]]] = {}
     for control, weight in zip(row.controls, row.control_weights, strict=True):
-        if weight != 0.0:
-            parts[control.controlnet, uses[control.controlnet]] = _Followed(control.embedding, weight)
-            uses[control.controlnet] += 1
+        place = control.controlnet
+        if control.task is not None:
+            joined.setdefault(place, []).append((control, weight))
+        elif weight != 0.0:
+            parts[place, uses[place]] = _Followed(control.embedding, weight)
+            uses[place] += 1
+    for place, given in joined.items():
+        union = union_part(controlnets[place])
+        if union is not None and any(weight for _, weight in given):
+            made = union.join(
+                [control.embedding for control, _ in given],
+                [control.task for control, _ in given if control.task is not None],
+                [weight for _, weight in given],
+            )
+            parts[place, 0] = _Followed(made.embedding, made.weight, made.kinds)
     return parts
 
 
-def _runs(rows: Sequence[SdxlRow], places: Sequence[int]) -> dict[_Run, list[tuple[int, _Followed]]]:
+def _runs(
+    rows: Sequence[SdxlRow], places: Sequence[int], controlnets: Sequence[Any]
+) -> dict[_Run, list[tuple[int, _Followed]]]:
     """Return the slots of each run with their rows' parts in it, in the order of the ControlNets."""
-    followed = [_followed(row) for row in rows]
+    followed = [_followed(row, controlnets) for row in rows]
     runs: dict[_Run, list[tuple[int, _Followed]]] = {}
     for slot, place in enumerate(places):
         for run, part in followed[place].items():
@@ -245,6 +274,7 @@ def _controlled(  # noqa: PLR0917 - what a run is made from
     tokens = _repeated([texts[slot] for slot, _ in parts])
     index = _index([slot for slot, _ in parts], tokens.device)
     weights = torch.tensor([part.weight for _, part in parts], dtype=dtype).to(tokens.device, non_blocking=True)
+    kinds = [part.kinds for _, part in parts if part.kinds is not None]
     return ControlledSlots(
         controlnet=run[0],
         count=count,
@@ -253,6 +283,7 @@ def _controlled(  # noqa: PLR0917 - what a run is made from
         weights=weights.view(-1, 1, 1, 1),
         tokens=tokens,
         added={name: values[index] for name, values in added.items()},
+        kinds=torch.cat(kinds) if kinds else None,
     )
 
 

@@ -214,7 +214,7 @@ class Stepper:
         if self._layout is None or not self._layout.serves(rows):
             self._read(rows)
             networks = self.networks
-            self._layout = lay_out(rows, networks.shapes, networks.device, networks.dtype)
+            self._layout = lay_out(rows, networks.shapes, networks.device, networks.dtype, networks.controlnets)
         return self._layout
 
     def _read(self, rows: Sequence[SdxlRow]) -> None:
@@ -286,6 +286,7 @@ def _control_residuals(
         conditioning_scale=run.weights,
         added_cond_kwargs=run.added,
         return_dict=False,
+        **({} if run.kinds is None else {"class_labels": run.kinds}),
     )
     return [*down, mid]
 

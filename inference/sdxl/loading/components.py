@@ -7,6 +7,7 @@ noise, although diffusers fills missing weights with random ones and only logs a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from darkroom.inference.pose.photo import PoseDetector
 from darkroom.inference.quiet import no_progress_bars
+from darkroom.inference.sdxl.denoise.union import TASKS, UnionPart, union_part
 from darkroom.inference.sdxl.finish.pictures import vae_dtype
 from darkroom.inference.sdxl.loading.checks import check_fit, economy_refused
 from darkroom.inference.sdxl.loading.headers import read_json
@@ -27,7 +29,7 @@ from darkroom.inference.sdxl.loading.parameterisation import MARKS, parameterise
 from darkroom.inference.sdxl.loading.placement import TEXT_PARTS, Placement, form, place
 from darkroom.inference.sdxl.loading.revision import CONTROLNET, Weights, kind_of, model_revision, network_digest
 from darkroom.inference.sdxl.loading.single_file import IGNORED_IN_TEXT, load_single
-from darkroom.inference.sdxl.loading.sources import ModelFiles, find_sources
+from darkroom.inference.sdxl.loading.sources import ControlNetFiles, ModelFiles, find_sources
 from darkroom.inference.sdxl.loading.vae_kinds import vae_kind
 from darkroom.inference.sdxl.prepare.adapter_store import ADAPTER_CACHE_BYTES_MAX, AdapterStore
 from darkroom.inference.sdxl.prepare.poses import ControlEncoder
@@ -51,6 +53,8 @@ class Components:
     cached."""
     followers: Mapping[str, int]
     """The place of the ControlNet that follows a kind of control, by kind."""
+    tasks: Mapping[str, int]
+    """The control types of the kinds that a union ControlNet follows."""
     detector: PoseDetector | None
     """Finds people in photos; None if no detector is available."""
     vae: Any
@@ -105,7 +109,11 @@ def load_components(
         vae = load(kind_of_vae.network, "vae")
         text_encoders = (load(CLIPTextModel, "text_encoder"), load(CLIPTextModelWithProjection, "text_encoder_2"))
         tokenizers = tuple(_load_tokenizer(path / part) for part in ("tokenizer", "tokenizer_2"))
-        controlnets = {part: load(ControlNetModel, part) for part in parts if kind_of(part) == CONTROLNET}
+        controlnets = {
+            part: _plain_of(load(ControlNetUnionModel, part)) if part in sources.unions else load(ControlNetModel, part)
+            for part in parts
+            if kind_of(part) == CONTROLNET
+        }
     zeros_for_no_text = bool(sources.index.get("force_zeros_for_empty_prompt", True))
     check_fit(
         files.path,
@@ -123,6 +131,12 @@ def load_components(
     ]
     kinds = {CONTROLNET: (OPENPOSE,)} | {further.part: further.kinds for further in files.controlnets}
     followers = {kind: place for place, part in enumerate(controlnets) for kind in kinds[part]}
+    tasks = {
+        kind: _task(kind, further, union)
+        for further in files.controlnets
+        if (union := union_part(controlnets[further.part])) is not None
+        for kind in further.kinds
+    }
     digests = {further.part: network_digest(parts[further.part]) for further in files.controlnets}
     detector = _detector(files.pose_detector_path, device) if OPENPOSE in followers else None
     form(placement, unet=unet, controlnets=tuple(controlnets.values()), vae=vae)
@@ -157,6 +171,7 @@ def load_components(
         controlnets=controlnets,
         encoders=encoders,
         followers=followers,
+        tasks=tasks,
         detector=detector,
         vae=vae,
         tokenizers=tokenizers,
@@ -250,6 +265,31 @@ def _take_encoder(controlnet: Any) -> Any:
     encoder = controlnet.controlnet_cond_embedding
     controlnet.controlnet_cond_embedding = torch.nn.Identity()
     return encoder
+
+
+def _plain_of(union: Any) -> Any:
+    """Return a union ControlNet as a plain one with a `UnionPart`, of the same weights."""
+    known = inspect.signature(ControlNetModel.__init__).parameters
+    config = {name: value for name, value in union.config.items() if name in known}
+    with torch.device("meta"):
+        plain = ControlNetModel.from_config(config)
+    weights = union.state_dict()
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()}, assign=True)
+    # In the place of a class's embedding comes that of the pictures' kinds, which the part makes.
+    plain.class_embedding = torch.nn.Identity()
+    plain.union = UnionPart(union)
+    return plain.eval().requires_grad_(False)
+
+
+def _task(kind: str, files: ControlNetFiles, union: UnionPart) -> int:
+    """Return a kind's control type. Raises `ModelError` for a kind that the network was not made for."""
+    if TASKS[kind] >= union.count:
+        can = ", ".join(sorted(one for one, task in TASKS.items() if task < union.count))
+        raise ModelError(
+            f"The union ControlNet {files.name} in {files.path} has {union.count} control types and {kind} is none of "
+            f"them: leave it out of its kinds, which can be {can} (DARKROOM_MODEL__CONTROLNETS)."
+        )
+    return TASKS[kind]
 
 
 def _take_bgr(controlnet: Any) -> bool:

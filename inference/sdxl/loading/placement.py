@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from darkroom.inference.planning.memory_layout import Place
@@ -210,7 +210,9 @@ def _parameters(part: str, config: Mapping[str, Any], folder: Path) -> int:
             if part in _TRANSFORMERS:
                 network = _TRANSFORMERS[part](CLIPTextConfig.from_dict(dict(config)))
             else:
+                is_union = part == CONTROLNET and config.get("_class_name") == ControlNetUnionModel.__name__
                 kind = vae_kind(config).network if part == "vae" else _DIFFUSERS[part]
+                kind = ControlNetUnionModel if is_union else kind
                 network = kind.from_config(config)
     # The libraries raise many exception types for configurations of other networks.
     except Exception as error:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 
 from darkroom.inference.sdxl.loading.adapter_files import ListAdapters
-from darkroom.inference.sdxl.loading.checks import check_class, check_tensors
+from darkroom.inference.sdxl.loading.checks import UNION, UNION_MARK, check_class, check_tensors, check_union
 from darkroom.inference.sdxl.loading.headers import Header, read_headers, read_json
 from darkroom.inference.sdxl.loading.revision import CONTROLNET, Weights, find_weights, kind_of
 from darkroom.inference.sdxl.loading.single_file import parts_of, prefix_of
@@ -90,6 +90,8 @@ class Sources:
     parts: Mapping[str, Weights]
     """By network: unet, vae, text_encoder, text_encoder_2 and, if there are any, controlnet and those of
     `ModelFiles.controlnets`."""
+    unions: frozenset[str]
+    """The parts that are union ControlNets."""
     unet_header: Header
     """The header of the files that hold the UNet: it may state the UNet's parameterisation."""
 
@@ -122,17 +124,22 @@ def find_sources(files: ModelFiles, dtype: torch.dtype) -> Sources:
         parts[CONTROLNET] = _find_part(files.controlnet_path, base / CONTROLNET, dtype)
     _check_kinds(files)
     for further in files.controlnets:
-        parts[further.part] = _find_part(further.path, base / CONTROLNET, dtype)
+        parts[further.part] = _find_part(further.path, base / CONTROLNET, dtype, may_be_union=True)
     headers = {part: read_headers(weights.read_from) for part, weights in parts.items()}
+    unions = set()
     for part, weights in parts.items():
         config = weights.folder / "config.json"
         settings = read_json(config)
-        kind = kind_of(part)
+        header = headers[part].under(prefix_of(kind_of(part)))
+        kind = kind_of(part) if part == CONTROLNET else _variety(part, header)
         check_class(kind, settings, config)
-        check_tensors(kind, headers[part].under(prefix_of(kind)), weights.place, settings)
+        check_tensors(kind, header, weights.place, settings)
+        if kind == UNION:
+            unions.add(part)
+            check_union(header, settings, weights.place)
     if files.vae_path is not None and (base / "vae" / "config.json").is_file():
         _check_scaling(parts["vae"].folder / "config.json", base / "vae" / "config.json")
-    return Sources(base, index, parts, headers["unet"])
+    return Sources(base, index, parts, frozenset(unions), headers["unet"])
 
 
 def _check_kinds(files: ModelFiles) -> None:
@@ -179,15 +186,21 @@ def _own(files: ModelFiles, base: Path, part: str, dtype: torch.dtype) -> Weight
         ) from error
 
 
-def _find_part(path: Path, fallback: Path, dtype: torch.dtype) -> Weights:
+def _variety(part: str, header: Header) -> str:
+    """Return what a part is to be checked as: its kind, or a union ControlNet where its tensors say so."""
+    return UNION if kind_of(part) == CONTROLNET and UNION_MARK in header.shapes else kind_of(part)
+
+
+def _find_part(path: Path, fallback: Path, dtype: torch.dtype, *, may_be_union: bool = False) -> Weights:
     """Find a network with a path of its own: a folder, or a file with its configuration beside it or in `fallback`."""
     if not _is_file(path):
         return find_weights(path, dtype)
     beside = path.parent / "config.json"
     # Checked before asking for a configuration, which a network of another kind could not have.
     header = read_headers([path]).under(prefix_of(fallback.name))
-    check_tensors(fallback.name, header, path, read_json(beside) if beside.is_file() else {})
-    for folder in (path.parent, fallback):
+    kind = _variety(fallback.name, header) if may_be_union else fallback.name
+    check_tensors(kind, header, path, read_json(beside) if beside.is_file() else {})
+    for folder in (path.parent,) if kind == UNION else (path.parent, fallback):
         if (folder / "config.json").is_file():
             return Weights(folder, None, (path,), single_file=path)
     raise ModelError(

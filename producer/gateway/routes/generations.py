@@ -1,4 +1,4 @@
-"""`/v1/generations`, `/v1/recipes`, `/v1/controls`, `/v1/poses`, `/v1/fleet`: submit jobs, look at them, cancel them."""
+"""`/v1/generations`, `/v1/recipes`, `/v1/controls`, `/v1/poses`, `/v1/fleet`: submit, look at and cancel jobs."""
 
 from __future__ import annotations
 
