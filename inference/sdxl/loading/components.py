@@ -272,7 +272,8 @@ def _plain_of(union: Any) -> Any:
     known = inspect.signature(ControlNetModel.__init__).parameters
     config = {name: value for name, value in union.config.items() if name in known}
     with torch.device("meta"):
-        plain = ControlNetModel.from_config(config)
+        build: Any = ControlNetModel.from_config
+        plain = build(config)
     weights = union.state_dict()
     plain.load_state_dict({name: weights[name] for name in plain.state_dict()}, assign=True)
     # In the place of a class's embedding comes that of the pictures' kinds, which the part makes.
