@@ -207,7 +207,9 @@ class SdxlDevice(Device[SdxlRow]):
     @override
     def measured_on(self) -> Mapping[str, str]:
         model = self._loaded()
-        return measured_on(model.networks, model.components.placement)
+        found = measured_on(model.networks, model.components.placement)
+        # Further ControlNets are no part of the revision, which tells other models apart.
+        return {**found, "controlnets": str(len(model.networks.controlnets))} if model.info.controls else found
 
     @override
     def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
