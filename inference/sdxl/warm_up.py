@@ -121,7 +121,7 @@ def _controlled(model: LoadedModel) -> RenderRequest:
     used = {followers[OPENPOSE]} if info.takes_pose else set()
     kinds = {place: kind for kind, place in followers.items() if place not in used}
     picture = _slope()
-    controls = tuple(Control(kind=kind, image=picture) for kind in kinds.values())  # type: ignore[arg-type]
+    controls = tuple(Control(kind=kind, image=picture) for kind in kinds.values())
     return replace(_plain(info), pose=_PERSON if info.takes_pose else None, controls=controls)
 
 
