@@ -209,9 +209,18 @@ def settings() -> str:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             rows = list(_settings_in(field.annotation, (name,)))
             parts += [f"## {name}", _text(field.description or ""), "", _table(_SETTING_HEADS, rows)]
+            parts += _objects_in(field.annotation)
         else:
             alone += _setting(Settings, (), name)
     return "\n\n".join(["## Without a section", _table(_SETTING_HEADS, alone), *parts])
+
+
+def _objects_in(section: type[BaseModel]) -> Iterator[str]:
+    """Yield what the objects are that a section's settings hold."""
+    for part, definition in section.model_json_schema().get("$defs", {}).items():
+        reference = {"$ref": f"#/$defs/{part}"}
+        if any(field.get("items") == reference for field in section.model_json_schema()["properties"].values()):
+            yield from (f"### {part}", _text(definition.get("description", "")), _fields(definition))
 
 
 _SETTING_HEADS = ("variable", "meaning, values and default")

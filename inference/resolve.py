@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from darkroom.inference.pose.photo import NO_DETECTOR
 from darkroom.inference.types import WATERMARK_SIDE_PX_MIN, AdapterUse, BatchKey, ModelInfo, RenderRequest
 from darkroom.schemas.errors import ErrorCode, RequestRejected
+from darkroom.schemas.events.controls import OPENPOSE
 from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, KeypointPose, PhotoPose
-from darkroom.schemas.events.request import GenerationRequest, adapters_of, effective_steps
+from darkroom.schemas.events.request import GenerationRequest, adapters_of, effective_steps, with_pose
 from darkroom.schemas.prompts.embeddings import WEIGHTED
 from darkroom.schemas.wire.digests import derived_seed, embeddings_of, picture_text
 
@@ -40,7 +41,8 @@ def resolve(
 
     Raises `RequestRejected`, with the request's identity: `invalid_request` and `image_too_large` for values out of
     bounds, `unknown_adapter` for an adapter that the worker does not have, `model_mismatch` for a pose if the model has
-    no ControlNet and for economy if its UNet cannot take it, `pose_unreadable` for a photo if there is no detector, and
+    no ControlNet and for economy if its UNet cannot take it, `control_unavailable` for a control that no ControlNet
+    follows, `pose_unreadable` for a photo if there is no detector, and
     `pose_not_found` for keypoints of which nothing would be drawn.
     """
     width = info.native_width if request.width is None else request.width
@@ -66,8 +68,8 @@ def resolve(
             ErrorCode.MODEL_MISMATCH,
             f"fidelity is economy, which model {info.name!r} cannot take: {info.economy_refused}; ask for exact",
         )
-    if request.pose is not None and not info.takes_pose:
-        _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
+    request = with_pose(request)
+    _check_controls(request, info)
     if isinstance(request.pose, PhotoPose) and info.pose_detector is None:
         _reject(request, ErrorCode.POSE_UNREADABLE, NO_DETECTOR)
     if isinstance(request.pose, KeypointPose) and not request.pose.figures(width, height):
@@ -93,6 +95,7 @@ def resolve(
         control_scale=request.control_scale,
         control_start=request.control_start,
         control_end=request.control_end,
+        controls=request.controls,
         adapters=tuple(AdapterUse(adapter.name, adapter.weight, adapter.text_weight) for adapter in adapters),
         fidelity=request.fidelity,
         image_format=request.output.format,
@@ -102,6 +105,13 @@ def resolve(
         else _model_text(info),
         watermark=watermark and min(width, height) >= WATERMARK_SIDE_PX_MIN,
     )
+
+
+def control_unavailable(kind: str, info: ModelInfo) -> str:
+    """Return the sentence for a request with a control of a kind that no loaded ControlNet follows."""
+    there = ", ".join(info.control_kinds)
+    has = f"this worker has ControlNets for {there}" if there else "this worker has no ControlNet: send no controls"
+    return f"no ControlNet follows {kind!r} pictures, {has}"
 
 
 def unknown_adapter(name: str, info: ModelInfo) -> str:
@@ -188,6 +198,17 @@ def _check_size(request: GenerationRequest, width: int, height: int, info: Model
             ErrorCode.IMAGE_TOO_LARGE,
             f"width times height is {width * height}: at most {limits.max_pixels} pixels are allowed here",
         )
+
+
+def _check_controls(request: GenerationRequest, info: ModelInfo) -> None:
+    for number, control in enumerate(request.controls):
+        if control.kind not in info.control_kinds:
+            what = f"controls.{number}: {control_unavailable(control.kind, info)}"
+            _reject(request, ErrorCode.CONTROL_UNAVAILABLE, what)
+    if request.pose is not None and not info.takes_pose:
+        if info.controls:
+            _reject(request, ErrorCode.CONTROL_UNAVAILABLE, f"pose: {control_unavailable(OPENPOSE, info)}")
+        _reject(request, ErrorCode.MODEL_MISMATCH, f"model {info.name!r} was loaded without a ControlNet: send no pose")
 
 
 def _image_text(

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple
 
 from darkroom.schemas.events.completion import PromptRead
+from darkroom.schemas.events.controls import OPENPOSE, Control
 from darkroom.schemas.events.keypoints import PoseStyle
 from darkroom.schemas.events.pose import FoundPerson, Pose
 from darkroom.schemas.events.samplers import TWO_CALLS
@@ -90,8 +91,12 @@ class ModelInfo:
     sampler_version: str
     """Changes when the same request would give other pixels because this code changed."""
     takes_pose: bool = True
+    """True if a ControlNet follows poses: the model's own, or one of `controls`."""
+    controls: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the ControlNets beside the model, by the kind of control that each follows. The model's own
+    ControlNet, which follows poses, counts in `revision` instead."""
     pose_style: PoseStyle = "openpose"
-    """How keypoints are drawn for the ControlNet."""
+    """How keypoints are drawn for the ControlNet that follows poses."""
     path: str | None = None
     controlnet_path: str | None = None
     pose_detector: str | None = None
@@ -107,6 +112,11 @@ class ModelInfo:
     """None for a device that does not denoise."""
     economy_refused: str | None = None
     """Why the model cannot paint with fidelity `economy`: a clause; None if it can."""
+
+    @property
+    def control_kinds(self) -> tuple[str, ...]:
+        """The kinds of control pictures that the loaded ControlNets follow, in the order of their names."""
+        return tuple(sorted({*self.controls, *((OPENPOSE,) if self.takes_pose else ())}))
 
 
 class AdapterUse(NamedTuple):
@@ -142,6 +152,8 @@ class RenderRequest:
     control_scale: float = 1.0
     control_start: float = 0.0
     control_end: float = 1.0
+    controls: tuple[Control, ...] = ()
+    """Control pictures beside the pose."""
     schedule: str | None = None
     """None for the model's own."""
     guidance_start: float = 0.0
@@ -178,8 +190,9 @@ class RenderJob:
 
     job_id: JobId
     request: RenderRequest
-    pose_picture: bytes | None = None
-    """The encoded picture of a pose that is given as a stored picture: fetched by the caller, decoded by the engine."""
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    """The encoded pictures that the request names in a store, by the field that names each (`pose`, `controls.0`):
+    fetched by the caller, decoded by the engine."""
     progress: ProgressDetail = "none"
     """Decides whether `StepDone.steps_done` and `JobPreview` report on this job."""
 

@@ -36,6 +36,7 @@ class ErrorCode(StrEnum):
     PROMPT_REJECTED = "prompt_rejected"
     IMAGE_REJECTED = "image_rejected"
     UNKNOWN_ADAPTER = "unknown_adapter"
+    CONTROL_UNAVAILABLE = "control_unavailable"
     OUT_OF_MEMORY = "out_of_memory"
     RENDER_FAILED = "render_failed"
     WORKER_CRASH = "worker_crash"
@@ -117,6 +118,11 @@ _TEXTS: Final[dict[ErrorCode, ErrorText]] = {
     ErrorCode.UNKNOWN_ADAPTER: ErrorText(
         "The worker has no adapter or textual inversion of this name that it can use with the loaded model.",
         "Name another one or none; `darkroom doctor` says why a file is refused.",
+        False,
+    ),
+    ErrorCode.CONTROL_UNAVAILABLE: ErrorText(
+        "The request has a control picture of a kind that none of the worker's ControlNets follows.",
+        "Use a kind that the message names, or have a ControlNet for it added to DARKROOM_MODEL__CONTROLNETS.",
         False,
     ),
     ErrorCode.OUT_OF_MEMORY: ErrorText(

@@ -217,11 +217,13 @@ async def _model(settings: Settings) -> tuple[Finding, ...]:
         "revision": info.revision,
         "adapters": dict(info.adapters),
         "embeddings": dict(info.embeddings),
+        "controls": {kind: info.controls.get(kind, info.revision) for kind in info.control_kinds},
         "prediction": None if info.prediction is None else info.prediction._asdict(),
     }
     size = f"{info.native_width} x {info.native_height}"
     says = f"{info.name} on {info.device} in {info.dtype}, {size}, {_counted(info)}, {info.revision}"
-    notes = () if info.prediction is None else (_predicts(info.prediction),)
+    follows = f"Follows {', '.join(info.control_kinds) or 'no'} pictures as controls."
+    notes = (*(() if info.prediction is None else (_predicts(info.prediction),)), follows)
     return (Finding("model", True, says, notes=notes, details=details), *_adapters(info), *_plan(plan))
 
 
@@ -283,7 +285,7 @@ async def photos(settings: Settings) -> Finding:
     source = settings.model.pose_detector_path
     if settings.simulated.is_asked_for:
         return Finding("photos", True, "the simulated device takes photos and looks for nobody in them")
-    if settings.model.path is not None and settings.model.controlnet_path is None:
+    if not settings.model.follows_poses:
         return Finding("photos", True, "refused, as every pose: the model is loaded without a ControlNet")
     if source is None:
         return await asyncio.to_thread(_blazepose)

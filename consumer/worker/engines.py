@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, overload
 
 from darkroom.inference.contract import Device, Engine, RowT
 from darkroom.inference.engine import Calibrate, LaneEngine
@@ -16,7 +16,7 @@ from darkroom.schemas.settings import Settings
 from darkroom.schemas.settings.model_source import StorePrefix
 
 if TYPE_CHECKING:
-    from darkroom.inference.sdxl import ModelFiles
+    from darkroom.inference.sdxl import ControlNetFiles, ModelFiles
     from darkroom.inference.sdxl.loading.placement import Wishes
     from darkroom.inference.simulated.device import SimulatedDevice
 
@@ -85,6 +85,10 @@ def _finder(settings: Settings) -> Callable[[], ModelFiles]:
     model, adapters = settings.model, settings.model.adapters_path
     store = ModelStore(settings.s3, model)
 
+    @overload
+    def local(source: Path | StorePrefix) -> Path: ...
+    @overload
+    def local(source: None) -> None: ...
     def local(source: Path | StorePrefix | None) -> Path | None:
         return store.fetch(source) if isinstance(source, StorePrefix) else source
 
@@ -103,6 +107,9 @@ def _finder(settings: Settings) -> Callable[[], ModelFiles]:
             adapters_path=StoreAdapters(store, adapters) if isinstance(adapters, StorePrefix) else adapters,
             pose_detector_path=local(model.pose_detector_path),
             pose_style=model.pose_style,
+            controlnets=tuple(
+                ControlNetFiles(one.name, local(one.path), one.kinds, one.style) for one in model.controlnets
+            ),
         )
 
     return find

@@ -55,7 +55,8 @@ class ModelSize:
 
     unet: int
     controlnet: int
-    """0 if there is none."""
+    """Of all ControlNets together; 0 if there is none. They run one after the other and their residuals are added up,
+    so that a step's activations are those of one."""
     text_encoders: int
     vae: int
     unet_channels: int = 320

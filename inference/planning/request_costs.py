@@ -45,7 +45,7 @@ def kind_of(request: RenderRequest, latent_factor: int) -> RowKind:
         full,
         request.calls - full,
         guided=request.guidance_scale > 1,
-        posed=request.pose is not None,
+        posed=request.pose is not None or bool(request.controls),
     )
 
 

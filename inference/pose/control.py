@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from PIL import Image
 
-from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.inference.pose.picture import POSE_PICTURE, PictureLimits, decode_picture
 from darkroom.inference.pose.skeleton import draw_figures, draws_details
 from darkroom.inference.types import FaultKind, RenderFault
 from darkroom.schemas.events.keypoints import Figure, PoseStyle
@@ -38,7 +38,7 @@ COLOUR_SHARE_MIN: Final = 0.4
 """Share of a bright cell's highest channel by which its lowest must lie below it; otherwise the cell counts as grey."""
 
 NOBODY_DRAWN: Final = (
-    "The pose's picture shows nobody: it has only one colour, which is what a pose extractor writes if it finds "
+    "{} shows nobody: it has only one colour, which is what a pose extractor writes if it finds "
     "nobody. Send the skeleton of a person, keypoints, or a photo as `photo`."
 )
 _UNLIKE: Final = (
@@ -111,11 +111,11 @@ def _undrawn(pose: KeypointPose, figures: Sequence[Figure], style: PoseStyle) ->
     return "; ".join(said) or None
 
 
-def read_skeleton(content: bytes, limits: PictureLimits) -> ControlPicture:
-    """Decode a skeleton picture, at its own size. Raises `RenderFault` as `control_picture` does."""
-    picture = decode_picture(content, limits)
+def read_skeleton(content: bytes, limits: PictureLimits, what: str = POSE_PICTURE) -> ControlPicture:
+    """Decode a skeleton picture, at its own size, called `what`. Raises `RenderFault` as `control_picture` does."""
+    picture = decode_picture(content, limits, what)
     if all(highest - lowest < DARK_LEVEL for lowest, highest in picture.getextrema()):  # type: ignore[misc]
-        raise RenderFault(FaultKind.REQUEST, "pose_not_found", NOBODY_DRAWN)
+        raise RenderFault(FaultKind.REQUEST, "pose_not_found", NOBODY_DRAWN.format(what))
     return ControlPicture(picture, unlike_a_skeleton(picture))
 
 

@@ -1,4 +1,4 @@
-"""The real device: SDXL with an OpenPose ControlNet, on diffusers' components and a denoising loop of our own."""
+"""The real device: SDXL with ControlNets, on diffusers' components and a denoising loop of our own."""
 
 import os
 
@@ -12,6 +12,6 @@ from darkroom.inference.sdxl.denoise.xformers_import import xformers_ops
 xformers_ops()
 
 from darkroom.inference.sdxl.device import SdxlDevice  # noqa: E402 - after the two lines above
-from darkroom.inference.sdxl.loading.sources import ModelFiles  # noqa: E402 - as above
+from darkroom.inference.sdxl.loading.sources import ControlNetFiles, ModelFiles  # noqa: E402 - as above
 
-__all__ = ["ModelFiles", "SdxlDevice"]
+__all__ = ["ControlNetFiles", "ModelFiles", "SdxlDevice"]

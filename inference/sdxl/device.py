@@ -61,7 +61,7 @@ _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16"
 
 
 class SdxlDevice(Device[SdxlRow]):
-    """SDXL on one torch device, with a ControlNet if one is given."""
+    """SDXL on one torch device, with the ControlNets that are given."""
 
     def __init__(
         self,
@@ -207,7 +207,9 @@ class SdxlDevice(Device[SdxlRow]):
     @override
     def measured_on(self) -> Mapping[str, str]:
         model = self._loaded()
-        return measured_on(model.networks, model.components.placement)
+        found = measured_on(model.networks, model.components.placement)
+        # Further ControlNets are no part of the revision, which tells other models apart.
+        return {**found, "controlnets": str(len(model.networks.controlnets))} if model.info.controls else found
 
     @override
     def buckets(self, latent_height: int, latent_width: int) -> tuple[int, ...]:
@@ -259,7 +261,7 @@ class SdxlDevice(Device[SdxlRow]):
         if self._plan is not None:
             return placed(self._plan, device=device, dtype=dtype)
         wishes = self._wishes
-        if files.pose_detector_path is not None and files.controlnet_path is not None:
+        if files.pose_detector_path is not None and files.follows_poses:
             wishes = replace(wishes, cache_bytes=wishes.cache_bytes + DETECTOR_BYTES)
         if files.adapters_path is not None:
             wishes = replace(wishes, adapters=True, cache_bytes=wishes.cache_bytes + self._adapter_cache_bytes_max)

@@ -50,7 +50,7 @@ def measure_part(  # noqa: PLR0917 - the protocol's order
     part: Part, components: Components, networks: Networks, height: int, width: int, count: int
 ) -> float:
     """Return the seconds of a part, as `darkroom.inference.contract.Device.measure`. Call it in inference mode."""
-    if part is Part.CONTROLNET and networks.controlnet is None:
+    if part is Part.CONTROLNET and not networks.controlnets:
         return 0.0
     if part is Part.SHALLOW and networks.shallow is None:
         return 0.0
@@ -95,7 +95,7 @@ def _unet_forward(
 def _controlnet_forward(
     components: Components, networks: Networks, height: int, width: int, slots: int
 ) -> Callable[[], object]:
-    controlnet: Any = networks.controlnet
+    controlnet = networks.controlnets[0]
     padded = networks.shapes.pad(height, width, unet_slots=slots, control_slots=slots)
     inputs = _inputs(components, networks, height, width, padded.control_slots)
     channels = networks.unet.config.block_out_channels[0]
@@ -133,7 +133,7 @@ def _rest_of_a_step(
     rows = [
         _row(components, networks, height, width, number, guided=number < guided) for number in range(guided + alone)
     ]
-    answering = replace(networks, unet=lambda sample, *_, **__: (sample,), controlnet=None, regions=None)
+    answering = replace(networks, unet=lambda sample, *_, **__: (sample,), controlnets=(), regions=None)
     stepper = Stepper(answering)
 
     def run() -> None:
@@ -193,7 +193,7 @@ def _row(components: Components, networks: Networks, height: int, width: int, nu
         text=text,
         negative=text if guided else None,
         time_ids=_time_ids(networks, components, height, width),
-        control=None,
+        controls=(),
         guidance=Guidance(request.guidance_scale),
         generator=torch.Generator("cpu").manual_seed(number),
         latents=_noise(networks, 1, config.in_channels, height, width),

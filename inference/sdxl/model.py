@@ -12,9 +12,10 @@ from PIL import Image
 
 from darkroom.inference.contract import PreparedRows
 from darkroom.inference.marks import text_of
+from darkroom.inference.pose.annotation import control_contents
 from darkroom.inference.pose.picture import PictureLimits
 from darkroom.inference.preview import encode_preview
-from darkroom.inference.resolve import batch_key, name_adapters
+from darkroom.inference.resolve import batch_key, control_unavailable, name_adapters
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank
 from darkroom.inference.sdxl.denoise.reuse import ReusePlan, ShallowNetwork, plan_reuse
 from darkroom.inference.sdxl.denoise.rows import Control, Guidance, SdxlRow, draw_noise
@@ -43,6 +44,7 @@ from darkroom.inference.types import (
 )
 from darkroom.inference.watermark import marked
 from darkroom.schemas.events.completion import PromptRead
+from darkroom.schemas.events.controls import OPENPOSE
 from darkroom.schemas.prompts.embeddings import WEIGHTED, embeddings_in
 
 _log = structlog.get_logger(__name__)
@@ -65,9 +67,7 @@ class LoadedModel:
             cache_bytes_max=prompt_cache_bytes_max,
         )
         self.poses = PoseConditioner(
-            components.pose_encoder,
-            is_bgr=components.is_pose_bgr,
-            style=components.info.pose_style,
+            components.encoders,
             device=device,
             dtype=dtype,
             limits=limits,
@@ -80,7 +80,7 @@ class LoadedModel:
         self.schedules = Schedules(components.scheduler_config)
         self.networks = Networks(
             unet=components.unet,
-            controlnet=components.controlnet,
+            controlnets=tuple(components.controlnets.values()),
             adapters=AdapterBank(UNET, components.unet),
             prediction=components.scheduler_config.get("prediction_type", "epsilon"),
             device=device,
@@ -142,19 +142,18 @@ class LoadedModel:
         negative = None
         if request.guidance_scale > 1:
             negative = self.texts.embed_negative(request.negative_prompt, text, adapters, style, embeddings)
-        control, conditioning = self._control(job)
+        controls, conditionings = self._controls(job)
         ids = time_ids(width=request.width, height=request.height, device=components.device, dtype=components.dtype)
         warnings = text_warnings("prompt", text)
         if negative is not None:
             warnings += text_warnings("negative prompt", negative)
-        if conditioning is not None and conditioning.warning is not None:
-            warnings.append(conditioning.warning)
+        warnings += [one.warning for one in conditionings if one.warning is not None]
         guidance = Guidance(
             request.guidance_scale, request.guidance_start, request.guidance_end, request.guidance_rescale
         )
         reuse = None
         if request.fidelity == "economy":
-            reuse = self._reuse(request.sampler, schedule, control, guidance if negative is not None else None)
+            reuse = self._reuse(request.sampler, schedule, controls, guidance if negative is not None else None)
             if reuse is None:
                 warnings.append(
                     f"fidelity: economy saves nothing with {request.sampler} at {request.steps} steps: "
@@ -173,7 +172,7 @@ class LoadedModel:
                     text=text,
                     negative=negative,
                     time_ids=ids,
-                    control=control,
+                    controls=controls,
                     guidance=guidance,
                     reuse=reuse,
                     generator=generator,
@@ -185,7 +184,7 @@ class LoadedModel:
         return PreparedRows(
             rows=tuple(rows),
             warnings=tuple(dict.fromkeys(warnings)),
-            found=() if conditioning is None else conditioning.found,
+            found=tuple(person for one in conditionings for person in one.found),
             adapters=digests,
             prompt=PromptRead(tokens=text.tokens_read, chunks=text.chunks),
         )
@@ -245,23 +244,40 @@ class LoadedModel:
                 ready.synchronize()
         return torch.cat([latents for latents, _ in parts]).to(vae_device)
 
-    def _control(self, job: RenderJob) -> tuple[Control | None, Conditioning | None]:
-        """Return the pose's control of the job's rows, and the conditioning it was made from."""
-        request = job.request
-        if request.pose is None:
-            return None, None
-        if self.components.controlnet is None:
-            raise RenderFault(
-                FaultKind.REQUEST,
-                "model_mismatch",
-                "The request has a pose and this worker's model has no ControlNet: "
-                "leave the pose out, or send it to workers that were started with one.",
-            )
-        made = self.poses.embed(request.pose, job.pose_picture, width=request.width, height=request.height)
-        return Control(made.embedding, request.control_scale, request.control_start, request.control_end), made
+    def _controls(self, job: RenderJob) -> tuple[tuple[Control, ...], list[Conditioning]]:
+        """Return the controls of the job's rows, the pose's first, and the conditionings that they were made from."""
+        request, followers, tasks = job.request, self.components.followers, self.components.tasks
+        size = {"width": request.width, "height": request.height}
+        controls, conditionings = [], []
+        if request.pose is not None:
+            if OPENPOSE not in followers:
+                raise RenderFault(
+                    FaultKind.REQUEST,
+                    "model_mismatch",
+                    "The request has a pose and this worker's model has no ControlNet for one: "
+                    "leave the pose out, or send it to workers that were started with one.",
+                )
+            place = followers[OPENPOSE]
+            made = self.poses.embed(request.pose, job.pictures.get("pose"), **size, controlnet=place)
+            conditionings.append(made)
+            window = request.control_scale, request.control_start, request.control_end
+            controls.append(Control(made.embedding, *window, place, tasks.get(OPENPOSE)))
+        for field, control, content in control_contents(job):
+            if control.kind not in followers:
+                raise RenderFault(
+                    FaultKind.REQUEST,
+                    "control_unavailable",
+                    f"{field}: {control_unavailable(control.kind, self.info)}.",
+                )
+            place = followers[control.kind]
+            made = self.poses.embed_picture(control.kind, content, field=field, **size, controlnet=place)
+            conditionings.append(made)
+            window = control.scale, control.start, control.end
+            controls.append(Control(made.embedding, *window, place, tasks.get(control.kind)))
+        return tuple(controls), conditionings
 
     def _reuse(
-        self, sampler: str, schedule: Schedule, control: Control | None, guidance: Guidance | None
+        self, sampler: str, schedule: Schedule, controls: tuple[Control, ...], guidance: Guidance | None
     ) -> ReusePlan | None:
         """Return what an economy row's calls reuse; None if all of them have to be full. Without guidance, None."""
         reason = self.components.info.economy_refused
@@ -274,7 +290,7 @@ class LoadedModel:
         calls = range(schedule.calls)
         return plan_reuse(
             sampler,
-            [0.0 if control is None else control.weight(call, schedule.calls) for call in calls],
+            [tuple(control.weight(call, schedule.calls) for control in controls) for call in calls],
             [guidance is not None and guidance.is_on(call, schedule.calls) for call in calls],
         )
 

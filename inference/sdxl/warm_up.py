@@ -5,11 +5,14 @@ So no request pays for a first run, and none waits for a compiler.
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 import structlog
+from PIL import Image
 
 from darkroom.inference.planning.reuse import MEASURED_CALLS
 from darkroom.inference.sdxl.denoise.compiled import Backend, CompiledRegions, StaticShapes, slot_buckets
@@ -18,13 +21,15 @@ from darkroom.inference.sdxl.denoise.schedule import DEFAULT_SAMPLER
 from darkroom.inference.sdxl.faults import is_out_of_memory
 from darkroom.inference.sdxl.model import LoadedModel
 from darkroom.inference.types import ModelInfo, RenderJob, RenderRequest
-from darkroom.schemas.events.pose import PeoplePose
+from darkroom.schemas.events.controls import OPENPOSE, Control
+from darkroom.schemas.events.pose import InlinePicture, PeoplePose
 
 _log = structlog.get_logger(__name__)
 
 _WARMED: Final = (DEFAULT_SAMPLER, "dpmpp_2m")
 """One sampler for each formula of a step."""
 
+_SLOPE_SIDE_PX: Final = 64
 _PERSON: Final = PeoplePose(people=(tuple((0.3 + 0.02 * point, 0.05 * point) for point in range(18)),))
 
 
@@ -35,10 +40,10 @@ def warm_up(model: LoadedModel) -> None:
     steps, a full one and a shallow one, and is given up.
     """
     info = model.components.info
-    for request in _requests(info):
+    for request in _requests(model):
         _render(model, request)
     if info.economy_refused is None:
-        economy = _step_once(model, replace(_posed(info), fidelity="economy", steps=MEASURED_CALLS))
+        economy = _step_once(model, replace(_controlled(model), fidelity="economy", steps=MEASURED_CALLS))
         model.step(economy)
     forget(model)
 
@@ -53,14 +58,14 @@ def compile_regions(
     factor = model.components.info.latent_factor
     shapes = StaticShapes([(height // factor, width // factor) for width, height in sizes], slot_buckets(rows_max))
     plain = model.networks
-    compiled = [plain.unet, *([] if plain.controlnet is None else [plain.controlnet])]
+    compiled = [plain.unet, *plain.controlnets]
     regions = CompiledRegions(compiled, shapes_max=len(sizes) * len(shapes.buckets), backend=backend)
     model.run_with(replace(plain, shapes=shapes, regions=regions))
     done: list[int] = []
     try:
         for bucket in shapes.buckets:
             for width, height in sizes:
-                _step_once(model, replace(_posed(model.components.info), width=width, height=height, count=bucket // 2))
+                _step_once(model, replace(_controlled(model), width=width, height=height, count=bucket // 2))
             done.append(bucket)
     # A compiler can fail in countless ways; everything that it changed is undone.
     except Exception as error:
@@ -110,10 +115,23 @@ def _plain(info: ModelInfo) -> RenderRequest:
     )
 
 
-def _posed(info: ModelInfo) -> RenderRequest:
-    return replace(_plain(info), pose=_PERSON if info.takes_pose else None)
+def _controlled(model: LoadedModel) -> RenderRequest:
+    """Return a request whose controls use every ControlNet."""
+    info, followers = model.components.info, model.components.followers
+    used = {followers[OPENPOSE]} if info.takes_pose else set()
+    kinds = {place: kind for kind, place in followers.items() if place not in used}
+    picture = _slope()
+    controls = tuple(Control(kind=kind, image=picture) for kind in kinds.values())
+    return replace(_plain(info), pose=_PERSON if info.takes_pose else None, controls=controls)
 
 
-def _requests(info: ModelInfo) -> list[RenderRequest]:
-    requests = [replace(_plain(info), sampler=sampler) for sampler in _WARMED]
-    return [*requests, _posed(info)] if info.takes_pose else requests
+def _slope() -> InlinePicture:
+    """Return a small picture of more than one colour."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((_SLOPE_SIDE_PX, _SLOPE_SIDE_PX)).save(file, "PNG")
+    return InlinePicture(inline=base64.b64encode(file.getvalue()).decode())
+
+
+def _requests(model: LoadedModel) -> list[RenderRequest]:
+    requests = [replace(_plain(model.components.info), sampler=sampler) for sampler in _WARMED]
+    return [*requests, _controlled(model)] if model.components.followers else requests

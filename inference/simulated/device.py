@@ -37,6 +37,7 @@ from darkroom.inference.marks import text_of
 from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
 from darkroom.inference.planning.reuse import rule_of
 from darkroom.inference.planning.step_curve import StepCurve
+from darkroom.inference.pose.annotation import control_contents, read_control
 from darkroom.inference.pose.control import picture_content, pose_digest, read_skeleton
 from darkroom.inference.pose.picture import PictureLimits, decode_picture
 from darkroom.inference.preview import encode_preview
@@ -58,6 +59,7 @@ from darkroom.inference.types import (
     Series,
 )
 from darkroom.schemas.errors import ErrorCode
+from darkroom.schemas.events.controls import KINDS
 from darkroom.schemas.events.pose import KeypointPose, SkeletonPose
 from darkroom.schemas.names import CONTENT_TYPES, EXTENSIONS
 
@@ -164,6 +166,7 @@ class SimulatedDevice(Device[SimulatedRow]):
             dtype="none",
             sampler_version="simulated-1",
             pose_detector=SIMULATED_REVISION,
+            controls=dict.fromkeys(KINDS, SIMULATED_REVISION),
         )
 
     @property
@@ -190,16 +193,25 @@ class SimulatedDevice(Device[SimulatedRow]):
         trouble = _trouble(request.prompt) if self._obey_markers else None
         if trouble is not None:
             _play(trouble, "prepare")
-        pose = warning = None
+        pose = None
+        warnings: list[str | None] = []
+        followed: list[list[str | float]] = []
         if request.pose is not None:
-            pose = pose_digest(request.pose, job.pose_picture)
+            stored = job.pictures.get("pose")
+            pose = pose_digest(request.pose, stored)
             if not isinstance(request.pose, KeypointPose):
                 # Decoded for its errors: the digest does not tell whether the picture can be decoded.
-                content = picture_content(request.pose, job.pose_picture)
+                content = picture_content(request.pose, stored)
                 if isinstance(request.pose, SkeletonPose):
-                    warning = read_skeleton(content, self._picture_limits).warning
+                    warnings.append(read_skeleton(content, self._picture_limits).warning)
                 else:
                     decode_picture(content, self._picture_limits)
+        for place, control, content in control_contents(job):
+            size = {"width": request.width, "height": request.height}
+            read = read_control(control.kind, content, field=place, limits=self._picture_limits, **size)
+            warnings.append(read.warning)
+            digest = hashlib.sha256(content).hexdigest()
+            followed.append([control.kind, digest, control.scale, control.start, control.end])
         key = batch_key(request, self._info)
         shallow: frozenset[int] = frozenset()
         if request.fidelity == "economy":
@@ -212,13 +224,13 @@ class SimulatedDevice(Device[SimulatedRow]):
                     batch_key=key,
                     steps_total=request.calls,
                     request=request,
-                    shown=_shown(request, pose, request.seed + index),
+                    shown=_shown(request, pose, followed, request.seed + index),
                     shallow=shallow,
                     trouble=trouble,
                 )
                 for index in range(request.count)
             ),
-            () if warning is None else (warning,),
+            tuple(warning for warning in warnings if warning is not None),
         )
 
     def step(self, rows: Sequence[SimulatedRow]) -> None:
@@ -248,7 +260,7 @@ class SimulatedDevice(Device[SimulatedRow]):
         if self._profile is None:
             return self._seconds_of(len(rows))
         unet = sum(_slots(row.request) for row in rows)
-        control = sum(_slots(row.request) for row in rows if row.request.pose is not None)
+        control = sum(_slots(row.request) * _controls(row.request) for row in rows)
         known = (rows[0].batch_key, unet, control)
         seconds = self._step_seconds.get(known)
         if seconds is None:
@@ -321,6 +333,10 @@ def _slots(request: RenderRequest) -> int:
     return GUIDED_SLOTS if request.guidance_scale > 1 else 1
 
 
+def _controls(request: RenderRequest) -> int:
+    return len(request.controls) + (request.pose is not None)
+
+
 def _sleep(seconds: float) -> None:
     if seconds > 0:
         time.sleep(seconds)
@@ -382,7 +398,7 @@ def _play_step(rows: Sequence[SimulatedRow]) -> None:
 # --- The picture ----------------------------------------------------------------------------------------
 
 
-def _shown(request: RenderRequest, pose: str | None, seed: int) -> bytes:
+def _shown(request: RenderRequest, pose: str | None, controls: Sequence[object], seed: int) -> bytes:
     """Return a digest of everything that decides one image's pixels. Its place among `count` images has no
     influence."""
     decisive: dict[str, object] = {
@@ -399,6 +415,8 @@ def _shown(request: RenderRequest, pose: str | None, seed: int) -> bytes:
         decisive["fidelity"] = request.fidelity
     if pose is not None:
         decisive["pose"] = [pose, request.control_scale, request.control_start, request.control_end]
+    if controls:
+        decisive["controls"] = controls
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 import click
 
@@ -42,6 +43,10 @@ def _click_type(kind: Any, *, is_open: bool) -> Any:
     if get_origin(kind) is Literal and not is_open:
         return click.Choice(get_args(kind))
     return kind if kind in (int, float) else str
+
+
+_HOW: Final = re.compile(r"(?P<rest>.+),(?P<name>scale|start|end)=(?P<value>[^,]*)", re.DOTALL)
+"""The last part of a control's option that says how its picture is followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,36 @@ def _adapter_of(option: str) -> dict[str, Any]:
         raise click.UsageError(
             f"--adapter {option}: what follows = must be a number, or two as in ink=0.8:0.5."
         ) from error
+
+
+def controls_of(options: Sequence[str]) -> dict[str, Any]:
+    """Return the field of the controls that `--control KIND=FILE,scale=X` name. Raise `click.UsageError`."""
+    controls = [_control_of(option) for option in options]
+    return {"controls": controls} if controls else {}
+
+
+def _control_of(option: str) -> dict[str, Any]:
+    from darkroom.producer.client.request_files import RequestUnreadable
+    from darkroom.producer.poses.files import picture_of
+    from darkroom.schemas.events.controls import KINDS
+
+    kind, _, rest = option.partition("=")
+    if kind not in KINDS or not rest:
+        raise click.UsageError(
+            f"--control {option}: write KIND=FILE, as in canny=edges.png,scale=0.8; kinds are {', '.join(KINDS)}."
+        )
+    how: dict[str, float] = {}
+    # From the right: a file's name may have commas itself.
+    while (found := _HOW.fullmatch(rest)) is not None:
+        try:
+            how[found["name"]] = float(found["value"])
+        except ValueError as error:
+            raise click.UsageError(f"--control {option}: {found['name']} must be a number.") from error
+        rest = found["rest"]
+    try:
+        return {"kind": kind, "image": picture_of(Path(rest)), **how}
+    except RequestUnreadable as error:
+        raise click.UsageError(f"--control {option}: {error}") from error
 
 
 def labels_of(labels: tuple[str, ...]) -> dict[str, str] | None:

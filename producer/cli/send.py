@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 import click
 
 from darkroom.producer.cli.completion_lines import in_words
-from darkroom.producer.cli.request_options import Posed, adapters_of, field_options, labels_of, poses_of
+from darkroom.producer.cli.request_options import Posed, adapters_of, controls_of, field_options, labels_of, poses_of
 from darkroom.producer.terminal import (
     config_option,
     fail,
@@ -103,6 +103,14 @@ class _Send(click.Command):
 )
 @click.option(
     "--control-end", type=float, metavar="X", help="The fraction of the steps at which the pose stops applying."
+)
+@click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    metavar="KIND=FILE[,scale=X][,start=X][,end=X]",
+    help="A control picture of at most 512 KiB that a ControlNet of the workers follows, such as canny=edges.png; "
+    "scale is 0 to 2, start and end are fractions of the steps. Repeatable, up to 4 times.",
 )
 @click.option(
     "--adapter",
@@ -235,6 +243,7 @@ def _from_options(
                 "output": {name: value for name, value in output.items() if value is not None} or None,
                 "pose": pose,
                 **adapters_of(options["adapters"]),
+                **controls_of(options["controls"]),
                 "labels": labels_of(labels),
                 "progress": "steps" if progress else None,
             }

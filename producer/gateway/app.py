@@ -154,6 +154,7 @@ def _gateway(
             backlog_s_max=own.backlog_s_max,
         ),
         recipes=recipes,
+        controls=settings.model.offered_controls,
         submissions=Submissions(
             settings,
             uploads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection, Request
@@ -29,6 +30,8 @@ class Gateway:
     jobs: Jobs
     acceptance: Acceptance
     recipes: Recipes
+    controls: Mapping[str, str]
+    """The kinds of control pictures that workers follow, each with the name of its ControlNet."""
     submissions: Submissions
     gatekeeper: Gatekeeper
     quotas: Quotas

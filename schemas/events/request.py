@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
+from darkroom.schemas.events.controls import CONTROLS_MAX, OPENPOSE, Control
 from darkroom.schemas.events.fields import (
     ASKED,
     WHOLE,
@@ -25,7 +26,7 @@ from darkroom.schemas.events.fields import (
     RecipeName,
     Timestamp,
 )
-from darkroom.schemas.events.pose import Pose
+from darkroom.schemas.events.pose import InlinePicture, PhotoPose, Pose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.samplers import Sampler, Schedule, pair_fault
 from darkroom.schemas.names import DEFAULT_TENANT
 from darkroom.schemas.prompts.weighted import PromptSyntaxError, parse_weighted
@@ -220,6 +221,14 @@ class GenerationRequest(BaseModel):
     control_end: Annotated[OrDefault[Fraction], _POSED] = Field(
         default=1.0, description="The fraction of the steps at which the pose ceases to count; above control_start."
     )
+    controls: Annotated[
+        OrDefault[Annotated[tuple[Control, ...], Strict(False), Field(max_length=CONTROLS_MAX)]],
+        FieldFacts(is_own=True),
+    ] = Field(
+        default=(),
+        description="Up to 4 control pictures to follow together, a pose counted among them; their effects are added "
+        "up. `pose` is the short form of one openpose control.",
+    )
     adapter: Annotated[Adapter | None, FieldFacts(digest=Named.ALWAYS, text=Named.WHEN_SET)] = Field(
         default=None, description="A LoRA to apply; null for none."
     )
@@ -283,6 +292,8 @@ class GenerationRequest(BaseModel):
     def _parts_fit(self) -> GenerationRequest:
         if self.control_start >= self.control_end:
             raise ValueError("control_start must be below control_end")
+        if self.pose is not None and len(self.controls) == CONTROLS_MAX:
+            raise ValueError(f"pose and controls together must be at most {CONTROLS_MAX}: a pose counts as one")
         if self.guidance_start >= self.guidance_end:
             raise ValueError("guidance_start must be below guidance_end")
         if fault := pair_fault(self.sampler, self.schedule, effective_steps(self)):
@@ -317,6 +328,33 @@ def adapters_of(request: GenerationRequest) -> tuple[Adapter, ...]:
     if request.adapter is not None:
         return (request.adapter,)
     return tuple(sorted(request.adapters, key=lambda adapter: adapter.name))
+
+
+def with_pose(request: GenerationRequest) -> GenerationRequest:
+    """Return a request whose only openpose control is its pose, of which both are ways to write the same."""
+    openpose = [control for control in request.controls if control.kind == OPENPOSE]
+    if request.pose is not None or len(openpose) != 1:
+        return request
+    [one] = openpose
+    return request.model_copy(
+        update={
+            "pose": SkeletonPose(image=one.image),
+            "control_scale": one.scale,
+            "control_start": one.start,
+            "control_end": one.end,
+            "controls": tuple(control for control in request.controls if control is not one),
+        }
+    )
+
+
+def pictures_of(request: GenerationRequest) -> dict[str, StoredPicture | InlinePicture]:
+    """Return the pictures that a request brings, by the field that each is of: `pose`, `controls.0` and so on."""
+    pictures: dict[str, StoredPicture | InlinePicture] = {}
+    if isinstance(request.pose, SkeletonPose):
+        pictures["pose"] = request.pose.image
+    elif isinstance(request.pose, PhotoPose):
+        pictures["pose"] = request.pose.photo
+    return pictures | {f"controls.{number}": control.image for number, control in enumerate(request.controls)}
 
 
 def effective_steps(request: GenerationRequest) -> int:

@@ -205,12 +205,15 @@ def _explain(error: ValidationError, layers: list[Layer]) -> str:
     if not path:
         return f"The settings do not fit together: {message}. Change one of them; {_SHOW}."
     origin = next((layer.origin for layer in reversed(layers) if found(layer.values, path) is not None), "default")
-    if first["type"] == "extra_forbidden":
+    inside = ".".join(str(step) for step in first["loc"][2:])
+    if inside:
+        message = f"{inside} is unknown there" if first["type"] == "extra_forbidden" else f"{inside} {message}"
+    elif first["type"] == "extra_forbidden":
         names = [env_name(known) for known, _, _ in _leaves(Settings(), ())]
         return f"{env_name(path)}, set by {origin}, is not a setting{nearest(env_name(path), names)}.{remedy}"
     if len(path) == 1 and isinstance(getattr(Settings(), path[0]), BaseModel):
         return f"The {env_name(path)}__* settings do not fit together: {message}. Change one of them; {_SHOW}."
-    if first["type"] == "string_pattern_mismatch":
+    if first["type"] == "string_pattern_mismatch" and not inside:
         message = "; ".join(text for known, _, text in _leaves(Settings(), ()) if known == path).rstrip(".")
     given = re.sub(r"//[^/@]*@", f"//{MASK}@", repr(first["input"]))  # a password that was put into an address
     value = MASK if path in set(secrets(Settings)) else bounded(given, 100)

@@ -6,10 +6,11 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, Strict, field_validator, model_validator
 
+from darkroom.schemas.events.controls import OPENPOSE, ControlKind
 from darkroom.schemas.events.keypoints import PoseStyle
 from darkroom.schemas.settings.model_source import ModelSource
 from darkroom.schemas.settings.services import MIB, SECTION, Names
@@ -21,6 +22,36 @@ COMPILE_SIZES_MAX = 16
 _PLACE: Final = r"^(auto|same|cpu|cuda:[0-9]{1,3})$"
 
 GIB = 1024 * MIB
+
+
+OWN_CONTROLNET: Final = "controlnet"
+"""The name in listings of the model's own ControlNet."""
+CONTROLNETS_MAX: Final = 8
+"""One for nearly each kind. Each is 2.5 GB of weights in fp16 beside the model's own."""
+
+
+class ControlNetSettings(BaseModel):
+    """A ControlNet beside the model, and the kinds of control pictures that it follows."""
+
+    model_config = SECTION
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Its name in listings and messages, 1-64 of A-Za-z0-9._-.",
+    )
+    path: ModelSource = Field(
+        description="A diffusers folder of a ControlNet of SDXL, or its .safetensors file with config.json beside it; "
+        "a path or s3://bucket/prefix."
+    )
+    kinds: Annotated[tuple[ControlKind, ...], Strict(False)] = Field(
+        min_length=1,
+        description="The kinds that it was trained for: openpose, canny, depth, softedge, lineart, scribble, normal, "
+        "segment, tile. Each kind is followed by one ControlNet.",
+    )
+    style: PoseStyle = Field(
+        default="openpose",
+        description="For kind openpose: how the ControlNet wants skeletons drawn, openpose or xinsir.",
+    )
 
 
 class ModelSettings(BaseModel):
@@ -42,6 +73,12 @@ class ModelSettings(BaseModel):
         default=None,
         description="A diffusers folder of an OpenPose ControlNet, or its .safetensors file with config.json beside "
         "it; without it poses are refused.",
+    )
+    controlnets: Annotated[tuple[ControlNetSettings, ...], Strict(False)] = Field(
+        default=(),
+        max_length=CONTROLNETS_MAX,
+        description="Further ControlNets for the `controls` of requests, as a JSON array of objects: name, path, kinds "
+        "and, for skeletons, style. Give gateways and workers the same.",
     )
     pose_style: PoseStyle = Field(
         default="openpose",
@@ -127,6 +164,20 @@ class ModelSettings(BaseModel):
             if not re.fullmatch(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}", size):
                 raise ValueError(f"{size!r} is not a size: write width x height in pixels, as 1024x1024")
         return sizes
+
+    @property
+    def offered_controls(self) -> dict[str, str]:
+        """The kinds of control pictures that requests may bring, each with the name of the ControlNet that follows it;
+        the built-in model and DARKROOM_MODEL__CONTROLNET_PATH follow openpose."""
+        own = self.path is None or self.controlnet_path is not None
+        return ({OPENPOSE: OWN_CONTROLNET} if own else {}) | {
+            kind: one.name for one in self.controlnets for kind in one.kinds
+        }
+
+    @property
+    def follows_poses(self) -> bool:
+        """True if a ControlNet follows poses."""
+        return OPENPOSE in self.offered_controls
 
     @property
     def sizes_to_compile(self) -> list[tuple[int, int]]:

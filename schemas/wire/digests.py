@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
+from darkroom.schemas.events.controls import OPENPOSE
 from darkroom.schemas.events.fields import FieldFacts, Named, facts_of
 from darkroom.schemas.events.keypoints import PoseStyle
 from darkroom.schemas.events.pose import InlinePicture, PhotoPose, SkeletonPose
@@ -33,6 +34,7 @@ from darkroom.schemas.events.request import (
     GenerationRequest,
     adapters_of,
     effective_steps,
+    with_pose,
 )
 from darkroom.schemas.prompts.embeddings import embeddings_in
 
@@ -52,6 +54,7 @@ class _Part(NamedTuple):
 
 
 _REQUIRED: Final = object()
+_NO_PICTURES: Final[Mapping[str, bytes]] = MappingProxyType({})
 _NO_DIGESTS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -76,16 +79,19 @@ def render_digest(
     model_revision: str,
     sampler_version: str,
     *,
-    pose_picture: bytes | None = None,
+    pictures: Mapping[str, bytes] = _NO_PICTURES,
     pose_detector: str | None = None,
     pose_style: PoseStyle = "openpose",
+    control_digests: Mapping[str, str] = _NO_DIGESTS,
     adapter_digests: Mapping[str, str] = _NO_DIGESTS,
     watermark: str | None = None,
 ) -> str:
     """Return the digest of all that decides the pictures.
 
-    `pose_picture` are the bytes of a stored pose picture, where they are known: the digest then covers the picture
-    rather than its name, as it always does for an inline one. `pose_detector` is the digest of what found the people
+    `pictures` are the bytes of stored pictures, where they are known, by the field that names them (`pose`,
+    `controls.0`): the digest then covers the picture rather than its name, as it always does for an inline one.
+    `control_digests` are those of ControlNets beside the model, by the kind that each follows; the digest covers those
+    that the request uses. `pose_detector` is the digest of what found the people
     in a photo: two detectors may paint one photo in two ways, and no other request depends on any. `pose_style` is how
     the model wants its skeletons drawn, which a skeleton picture does not depend on. `adapter_digests` are those of the
     files of adapters and textual inversions by name, of which the request's count: a name may come to stand for other
@@ -93,10 +99,17 @@ def render_digest(
     `watermark` names the mark in the pixels, and counts where there is one.
     Width and height count as written; to tell a native size from none, pass a request in which they are filled in.
     """
+    request = with_pose(request)
     parts = _asked(request, with_idle=False)
-    if request.pose is not None and pose_picture is not None:
+    if request.pose is not None and "pose" in pictures:
         picture_field = next(iter(type(request.pose).model_fields))
-        parts["pose"][picture_field] = raw_digest(pose_picture)
+        parts["pose"][picture_field] = raw_digest(pictures["pose"])
+    for number, part in enumerate(parts.get("controls", ())):
+        if (content := pictures.get(f"controls.{number}")) is not None:
+            part["image"] = raw_digest(content)
+    kinds = {control.kind for control in request.controls} | ({OPENPOSE} if request.pose is not None else set())
+    if used := {kind: control_digests[kind] for kind in kinds if kind in control_digests}:
+        parts["controlnets"] = used
     if isinstance(request.pose, PhotoPose):
         parts["pose_detector"] = pose_detector
     if pose_style != "openpose" and request.pose is not None and not isinstance(request.pose, SkeletonPose):
@@ -127,6 +140,8 @@ def picture_text(
 
 def _asked(request: GenerationRequest, *, with_idle: bool) -> dict[str, Any]:
     """Return the parts of a request that say what was asked, with every default filled in."""
+    if request.recipe is None:  # a recipe's own fields may yet say how a pose is followed
+        request = with_pose(request)
     parts: dict[str, Any] = _plain(request, _in_digest, with_idle=with_idle)
     parts["steps"] = effective_steps(request)
     adapters = [_adapter_part(adapter) for adapter in adapters_of(request)]

@@ -147,7 +147,7 @@ def test_folders_of_drawn_parts_load_and_predict_noise(tmp_path: Path, monkeypat
         ModelFiles(written.path, written.controlnet_path), name="written", device=cpu, dtype=torch.float32
     )
     assert torch.equal(loaded.unet.conv_out.weight, parts.unet.conv_out.weight)
-    assert loaded.controlnet is not None
+    assert list(loaded.controlnets) == ["controlnet"]
 
 
 class _Parts:

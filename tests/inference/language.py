@@ -6,6 +6,8 @@ a device paints of it. tests/inference/test_language.py fails for a field of the
 
 from __future__ import annotations
 
+import base64
+import io
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +19,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from darkroom.inference.pose.skeleton import draw_people
 from darkroom.inference.resolve import resolve
 from darkroom.inference.tiny import TinyModel
 from darkroom.inference.types import ModelInfo, RenderRequest
@@ -45,6 +48,16 @@ _LEFT_TO_THE_RECIPE: Final = (
     "preset", "steps", "sampler", "schedule", "guidance_scale", "guidance_rescale", "adapter", "adapters",
 )  # fmt: skip
 _POSES: Final = tuple({"people": [list(pose.people[0])]} for pose in (WAVING, SITTING))
+
+
+def _skeleton_file() -> bytes:
+    """Return a skeleton picture as a PNG file."""
+    file = io.BytesIO()
+    draw_people(WAVING.people, width=64, height=64).save(file, "PNG")
+    return file.getvalue()
+
+
+_SKELETON: Final = _skeleton_file()
 _LONG: Final = ", ".join(f"a small animal number {number}" for number in range(24))
 _THREE_CHUNKS: Final = ", ".join(f"a small animal number {number}" for number in range(8))
 """For the tiny models, whose tokens are letters."""
@@ -89,6 +102,12 @@ def drawn(dice: random.Random) -> dict[str, Any]:
         fields["pose"] = dice.choice(_POSES)
         fields["control_scale"] = dice.choice((0.0, 0.6, 1.0, 1.7))
         fields["control_start"], fields["control_end"] = dice.choice(_FRACTIONS)
+    elif dice.random() < 0.2:
+        start, end = dice.choice(_FRACTIONS)
+        image = {"inline": base64.b64encode(_SKELETON).decode()}
+        fields["controls"] = [
+            {"kind": "openpose", "image": image, "scale": dice.choice((0.6, 1.0)), "start": start, "end": end}
+        ]
     fields |= _drawn_adapters(dice)
     if dice.random() < 0.1:
         fields = {name: value for name, value in fields.items() if name not in _LEFT_TO_THE_RECIPE}

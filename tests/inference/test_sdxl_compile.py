@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch._dynamo.utils import counters
 
-from darkroom.inference.sdxl import SdxlDevice
+from darkroom.inference.sdxl import ControlNetFiles, ModelFiles, SdxlDevice
 from darkroom.inference.sdxl.denoise.compiled import CompiledRegions, Padded, StaticShapes, slot_buckets
 from darkroom.inference.tiny import TinyModel
 from darkroom.inference.types import Part
+from tests.inference.controls import ControlOracle, UnionOracle, control, edges, slope, write_controlnet, write_union
 from tests.inference.painting import PLAIN, POSED, SITTING, TOLERANCE, Oracle, distance, load, paint, paint_together
 
 pytestmark = pytest.mark.render
@@ -104,7 +106,7 @@ def test_pictures_of_padded_compiled_batches_are_the_pipelines_and_nothing_is_co
     assert before > 0, "nothing was compiled, so this test would prove nothing"
     model = compiled._loaded()
     assert model.networks.regions is not None
-    slots, controlnet_slots = Slots(model.networks.unet), Slots(model.networks.controlnet)
+    slots, controlnet_slots = Slots(model.networks.unet), Slots(model.networks.controlnets[0])
     painted = paint_together(compiled, MIXED)
     slots.close()
     controlnet_slots.close()
@@ -115,7 +117,7 @@ def test_pictures_of_padded_compiled_batches_are_the_pipelines_and_nothing_is_co
     assert graphs() == before
     unet_blocks, controlnet_blocks = (
         len([one for one in network.modules() if isinstance(one, BasicTransformerBlock)])
-        for network in (model.networks.unet, model.networks.controlnet)
+        for network in (model.networks.unet, model.networks.controlnets[0])
     )
     runs = unet_blocks * len(slots.seen) + controlnet_blocks * len(controlnet_slots.seen)
     assert BACKEND.runs - runs_before == runs > 0, "the compiled blocks of both networks were not used"
@@ -133,6 +135,30 @@ def test_other_sizes_and_larger_batches_run_eagerly_and_unpadded(compiled: SdxlD
     assert (graphs(), BACKEND.runs) == (before, runs_before)
     for requests, pictures in zip((wide, many), painted, strict=True):
         assert distance(pictures[-1], oracle.paint(requests[-1][1])) <= TOLERANCE
+
+
+def test_further_controlnets_are_compiled_and_padded_each_to_its_own_bucket(
+    tiny: TinyModel, oracle: Oracle, tmp_path: Path
+) -> None:
+    torch.compiler.reset()
+    canny = write_controlnet(tmp_path / "canny", tiny.controlnet_path, 1)
+    union = write_union(tmp_path / "union", tiny.controlnet_path, 2)
+    further = (ControlNetFiles("canny", canny, ("canny",)), ControlNetFiles("union", union, ("depth", "normal")))
+    files = ModelFiles(tiny.path, tiny.controlnet_path, controlnets=further)
+    backend = CountingBackend()
+    device = SdxlDevice(lambda: files, device="cpu", cpu_threads=1, compiles="on", rows_max=4, compile_backend=backend)
+    device.load()
+    before = graphs()
+    lines, depth = control("canny", edges()), control("depth", slope(), scale=0.7)
+    one, two = replace(PLAIN, seed=41, controls=(lines,)), replace(PLAIN, seed=42, controls=(depth,))
+    watched = [Slots(network) for network in device._loaded().networks.controlnets]
+    painted = paint_together(device, [(0, one), (0, two), (0, POSED), (1, replace(one, seed=43))])
+    assert [set(slots.seen) for slots in watched] == [{2}, {2, 4}, {2}]
+    assert graphs() == before
+    assert backend.runs > 0
+    assert distance(painted[0], ControlOracle(oracle, {"canny": canny}).paint(one)) <= TOLERANCE
+    assert distance(painted[1], UnionOracle(oracle, union).paint(two)) <= TOLERANCE
+    device.close()
 
 
 def test_a_backend_that_fails_leaves_an_eager_device(tiny: TinyModel, oracle: Oracle) -> None:

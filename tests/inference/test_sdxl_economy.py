@@ -65,7 +65,9 @@ def alone(shared_device: SdxlDevice) -> list[Pixels]:
 
 
 def plan(sampler: str, steps: int = 22, **windows: Sequence[Any]) -> ReusePlan | None:
-    return plan_reuse(sampler, windows.get("weights", [1.0] * steps), windows.get("guided", [True] * steps))
+    return plan_reuse(
+        sampler, [(weight,) for weight in windows.get("weights", [1.0] * steps)], windows.get("guided", [True] * steps)
+    )
 
 
 def full(made: ReusePlan | None) -> list[int]:
@@ -215,7 +217,7 @@ def slots_by_step(device: SdxlDevice, rows: Sequence[SdxlRow], steps: int) -> li
     """Take steps; return by step the slots of the UNet's middle, of the ControlNet's and of the UNet's first layer."""
     components = device._loaded().components
     seen: list[list[int]] = []
-    layers = (components.unet.mid_block, components.controlnet.mid_block, components.unet.conv_in)
+    layers = (components.unet.mid_block, components.controlnets["controlnet"].mid_block, components.unet.conv_in)
     hooks = [layer.register_forward_pre_hook(counting(seen, place)) for place, layer in enumerate(layers)]
     for _ in range(steps):
         seen.append([0, 0, 0])

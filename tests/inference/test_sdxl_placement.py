@@ -73,7 +73,7 @@ def test_a_picture_does_not_depend_on_the_plan(
 def test_the_form_that_is_planned_is_the_form_that_runs(tiny: TinyModel, plan: MemoryPlan) -> None:
     formed = load(tiny, plan=replace(plan, fuse_qkv=True, channels_last=True, vae_slicing=True))
     components = formed._loaded().components
-    for network in (components.unet, components.controlnet):
+    for network in (components.unet, components.controlnets["controlnet"]):
         assert {type(one).__name__ for one in network.attn_processors.values()} == {"FusedAttnProcessor2_0"}
         assert network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert components.vae.use_slicing

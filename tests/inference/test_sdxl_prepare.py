@@ -82,16 +82,14 @@ def test_a_pose_is_drawn_once_a_size_and_encoded_once_a_picture(device: SdxlDevi
     before = dict(device.cache_counts())
     posed = replace(PLAIN, pose=SITTING)
     first, again = prepare(device, posed)[0], prepare(device, replace(posed, seed=7))[0]
-    assert first.control is not None
-    assert again.control is not None
-    assert again.control.embedding is first.control.embedding
+    assert again.controls[0].embedding is first.controls[0].embedding
     assert gained(device, "pose", before["pose"]) == (1, 1)
     assert gained(device, "control", before["control"]) == (1, 1)
     prepare(device, replace(posed, width=128))
     assert gained(device, "pose", before["pose"]) == (1, 2)
     assert gained(device, "control", before["control"]) == (1, 2)
     skeleton = as_png(draw_people(SITTING.people, width=64, height=64))
-    device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), skeleton))
+    device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), {"pose": skeleton}))
     assert gained(device, "pose", before["pose"]) == (1, 3)
     assert gained(device, "control", before["control"]) == (2, 2), "the same picture, however it was sent"
 
@@ -100,9 +98,8 @@ def test_the_same_key_with_other_bytes_is_another_pose(device: SdxlDevice) -> No
     embeddings = []
     for pose in (WAVING, SITTING):
         skeleton = as_png(draw_people(pose.people, width=64, height=64))
-        row = device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), skeleton)).rows[0]
-        assert row.control is not None
-        embeddings.append(row.control.embedding)
+        row = device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), {"pose": skeleton})).rows[0]
+        embeddings.append(row.controls[0].embedding)
     assert not torch.equal(*embeddings)
 
 
@@ -114,8 +111,7 @@ def test_a_conditioning_embedding_is_what_the_controlnet_would_have_made(tiny: T
         ModelFiles(tiny.path, tiny.controlnet_path), name="tiny", device=torch.device("cpu"), dtype=torch.float32
     )
     poses = PoseConditioner(
-        parts.pose_encoder,
-        is_bgr=False,
+        parts.encoders,
         device=parts.device,
         dtype=parts.dtype,
         limits=PictureLimits(),
@@ -131,9 +127,9 @@ def test_a_conditioning_embedding_is_what_the_controlnet_would_have_made(tiny: T
         "return_dict": False,
     }
     with torch.inference_mode():
-        assert parts.controlnet is not None
+        [controlnet] = parts.controlnets.values()
         whole = untouched(controlnet_cond=picture, **arguments)
-        around = parts.controlnet(controlnet_cond=poses.embed(WAVING, None, width=64, height=64)[0], **arguments)
+        around = controlnet(controlnet_cond=poses.embed(WAVING, None, width=64, height=64)[0], **arguments)
     assert torch.equal(whole[1], around[1])
     assert all(torch.equal(one, other) for one, other in zip(whole[0], around[0], strict=True))
 
@@ -178,7 +174,7 @@ def test_a_pose_without_a_controlnet_is_refused(tiny: TinyModel) -> None:
 def test_a_pose_picture_is_bounded_by_the_devices_limits(tiny: TinyModel) -> None:
     device = load(tiny, pose_limits=PictureLimits(bytes_max=100))
     with pytest.raises(RenderFault) as caught:
-        device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), bytes(101)))
+        device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), {"pose": bytes(101)}))
     assert caught.value.code == "image_too_large"
 
 

@@ -71,8 +71,8 @@ class Bench:
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
         self.unet = Watched(model.networks.unet)
-        self.controlnet = Watched(model.networks.controlnet)
-        self._stepper = Stepper(replace(model.networks, unet=self.unet, controlnet=self.controlnet))
+        self.controlnet = Watched(model.networks.controlnets[0])
+        self._stepper = Stepper(replace(model.networks, unet=self.unet, controlnets=(self.controlnet,)))
 
     @torch.inference_mode()
     def prepare(self, *requests: RenderRequest) -> list[SdxlRow]:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
-from darkroom.producer.cli.request_options import adapters_of, field_options
+from darkroom.producer.cli.request_options import adapters_of, controls_of, field_options
 from darkroom.producer.cli.send import cancel, send
 from darkroom.producer.cli.watch import watch
 from darkroom.producer.kafka.reader import TopicReader
@@ -403,6 +404,36 @@ def _reads(process: subprocess.Popen[bytes]) -> bool:
                 return True
         time.sleep(0.05)
     return False
+
+
+def test_controls_are_named_with_their_pictures(tmp_path: Path) -> None:
+    file = tmp_path / "edges, two.png"
+    Image.new("RGB", (8, 8)).save(file)
+    image = {"inline": base64.b64encode(file.read_bytes()).decode()}
+    assert controls_of([]) == {}
+    # A file's name may have commas itself.
+    named = [f"canny={file},scale=0.8,end=0.5", f"depth={file},start=0.25"]
+    assert controls_of(named) == {
+        "controls": [
+            {"kind": "canny", "image": image, "scale": 0.8, "end": 0.5},
+            {"kind": "depth", "image": image, "start": 0.25},
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("edges.png", "write KIND=FILE, as in canny="),
+        ("cany=edges.png", "kinds are openpose, canny"),
+        ("canny=", "write KIND=FILE"),
+        ("canny=missing.png,scale=0.5", "missing.png cannot be read"),
+        ("canny=edges.png,scale=much", "scale must be a number"),
+    ],
+)
+def test_a_control_that_cannot_be_sent_is_explained(option: str, said: str) -> None:
+    with pytest.raises(click.UsageError, match=said):
+        controls_of([option])
 
 
 def test_adapters_are_named_with_their_weights() -> None:

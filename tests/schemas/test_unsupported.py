@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from darkroom.schemas import publish
 from darkroom.schemas.errors import MESSAGE_CHARACTERS_MAX, ErrorCode, RequestRejected
 from darkroom.schemas.events import unsupported
+from darkroom.schemas.events.controls import Control
 from darkroom.schemas.events.request import Adapter, GenerationRequest, Output
 from darkroom.schemas.events.unsupported import UnknownField, refusal_of, remedy_of
 from darkroom.schemas.events.unsupported_names import CALLED_OTHERWISE, IN_PARTS, NOT_HONOURED
@@ -36,7 +37,7 @@ def plain(name: str) -> str:
 
 def test_no_listed_name_is_a_field_that_is_honoured() -> None:
     assert not {plain(name) for name in NAMES} & {plain(name) for name in GenerationRequest.model_fields}
-    for part, model in (("adapter", Adapter), ("adapters", Adapter), ("output", Output)):
+    for part, model in (("adapter", Adapter), ("adapters", Adapter), ("controls", Control), ("output", Output)):
         assert not set(IN_PARTS[part]) & set(model.model_fields)
 
 
@@ -99,6 +100,11 @@ def test_spellings_do_not_matter(spelling: str) -> None:
         ),
         ({"adapter": {"name": "ink", "scale": 0.4}}, "adapter.scale: use `weight`"),
         ({"adapter": {"name": "ink", "textWeight": 0.4}}, "adapter.textWeight: it is spelt `text_weight`"),
+        (
+            {"controls": [{"kind": "canny", "image": {"bucket": "abc", "key": "k"}, "weight": 0.5}]},
+            "controls.0.weight: it is spelt `scale`",
+        ),
+        ({"controlnet_units": [{"model": "canny"}]}, "controlnet_units: use `controls`"),
         ({"output": {"width": 512}}, "output.width: it belongs to the request itself, as `width`"),
         ({"output": {"lossless": True}}, "output.lossless: use png"),
         ({"pose": {"image": {"bucket": "abc", "key": "k"}, "strength": 0.5}}, "pose.strength: use `control_scale`"),

@@ -1,10 +1,10 @@
 """Economy: most calls of the UNet compute its outermost layers alone, and reuse the deep ones of an earlier call.
 
 Neighbouring steps give the deep layers nearly the same features (DeepCache, Ma et al. 2023). A *full* call runs both
-networks and keeps, by row, the input of the UNet's last block, the ControlNet's residuals of the skip connections that
-reach this block, and the difference that guidance makes. A *shallow* call runs the first and the last block for the
-prompt alone: no ControlNet, no negative prompt. What is kept belongs to the row, and which calls are full follows from
-the row's own request and step. So an economy picture does not depend on its company either.
+networks and keeps, by row, the input of the UNet's last block, the ControlNets' residuals (added up) of the skip
+connections that reach this block, and the difference that guidance makes. A *shallow* call runs the first and the last
+block for the prompt alone: no ControlNet, no negative prompt. What is kept belongs to the row, and which calls are full
+follows from the row's own request and step. So an economy picture does not depend on its company either.
 
 Which calls are full is decided by `darkroom.inference.planning.reuse`.
 """
@@ -32,11 +32,11 @@ class ReusePlan(NamedTuple):
         return not all(self.full[call + 1 :])
 
 
-def plan_reuse(sampler: str, weights: Sequence[float], guided: Sequence[bool]) -> ReusePlan | None:
+def plan_reuse(sampler: str, weights: Sequence[tuple[float, ...]], guided: Sequence[bool]) -> ReusePlan | None:
     """Return what a row's calls reuse, or None if all of them have to be full.
 
-    `weights` are the ControlNet's by call, `guided` says which calls are guided. A call is full, too, if its ControlNet
-    weight is another than the last full call's, or if guidance begins with it.
+    `weights` are those of the row's controls by call, `guided` says which calls are guided. A call is full, too, if its
+    controls have other weights than in the last full call, or if guidance begins with it.
     """
     rule = rule_of(sampler)
 
@@ -62,7 +62,7 @@ class Kept(NamedTuple):
     deep: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype: the input of the UNet's last block, prompt."""
     residuals: tuple[torch.Tensor, ...]
-    """The ControlNet's residuals of the last block's skip connections, prompt; empty without a pose in effect."""
+    """The ControlNets' residuals of the last block's skip connections, prompt; empty without a control in effect."""
     delta: torch.Tensor | None
     """(1, channels, latent height, latent width) fp32: the prompt's prediction less the negative prompt's. None where
     the call was not guided."""

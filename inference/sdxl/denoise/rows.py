@@ -27,13 +27,17 @@ _SERIALS: Final[Iterator[int]] = count()
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A pose with the strength and the window in which one request applies it."""
+    """A control picture with the strength and the window in which one request applies it."""
 
     embedding: torch.Tensor
     """(1, channels, latent height, latent width): the control picture after the ControlNet's own small encoder."""
     scale: float
     start: float
     end: float
+    controlnet: int = 0
+    """The place of the ControlNet that follows it, among the loaded ones."""
+    task: int | None = None
+    """Its kind's control type, for a union ControlNet."""
 
     def weight(self, step: int, steps: int) -> float:
         """Return the ControlNet's weight at `step` of `steps`: the scale inside the window, 0 outside.
@@ -92,7 +96,8 @@ class SdxlRow:
     negative: TextEmbedding | None
     """None where guidance is off throughout: the row then takes one slot of the UNet instead of two."""
     time_ids: torch.Tensor
-    control: Control | None
+    controls: tuple[Control, ...]
+    """The pose's and the others; their effects are added up in this order."""
     guidance: Guidance
     generator: torch.Generator
     """On the CPU for every device, because a generator's stream depends on its device."""
@@ -129,9 +134,9 @@ class SdxlRow:
         return self.schedule.calls
 
     @property
-    def control_weight(self) -> float:
-        """The ControlNet's weight at the next step; 0 without a pose."""
-        return 0.0 if self.control is None else self.control.weight(self.steps_done, self.steps_total)
+    def control_weights(self) -> tuple[float, ...]:
+        """The weight of each control at the next step."""
+        return tuple(control.weight(self.steps_done, self.steps_total) for control in self.controls)
 
     @property
     def is_guided(self) -> bool:
@@ -166,8 +171,7 @@ class SdxlRow:
         """Return the tensors on the device that a step reads from the row."""
         texts = [self.text] if self.negative is None else [self.text, self.negative]
         tensors = [self.latents, self.time_ids, *(part for text in texts for part in (text.tokens, text.pooled))]
-        if self.control is not None:
-            tensors.append(self.control.embedding)
+        tensors += [control.embedding for control in self.controls]
         return tensors + [tensor for adapter in self.adapters for tensor in adapter.lora.tensors()]
 
     def advance(

@@ -3,8 +3,8 @@
 A step has up to two forwards: a full one over the rows whose next call is full, and a shallow one over the others. The
 slots of the full one are every row's prompt, then the guided rows' negative prompts, then padding up to a bucket if
 shapes are static; a shallow one has a slot a row. A layout holds everything that stays constant while a forward has the
-same rows with the same poses in effect. It is made when a row joins or leaves, or when a pose's window opens or closes,
-and reused for the steps between.
+same rows with the same controls in effect. It is made when a row joins or leaves, or when a control's window opens or
+closes, and reused for the steps between.
 
 Layouts hold copies of what rows bring, never a row: a row that left the device is freed with everything it kept.
 """
@@ -12,15 +12,17 @@ Layouts hold copies of what rows bring, never a row: a row that left the device 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import torch
 
 from darkroom.inference.sdxl.denoise.adapters import Share, shares_of
 from darkroom.inference.sdxl.denoise.compiled import StaticShapes
-from darkroom.inference.sdxl.denoise.rows import SdxlRow
+from darkroom.inference.sdxl.denoise.rows import Control, SdxlRow
+from darkroom.inference.sdxl.denoise.union import union_part
 from darkroom.inference.sdxl.prepare.conditions import CHUNK_VECTORS, TextEmbedding
 
 _MASK_MULTIPLE: Final = 8
@@ -28,9 +30,11 @@ _MASK_MULTIPLE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class PosedSlots:
-    """The slots over which the ControlNet runs."""
+class ControlledSlots:
+    """The slots over which a ControlNet runs."""
 
+    controlnet: int
+    """The ControlNet's place among the loaded ones."""
     count: int
     """The number of slots without padding."""
     index: torch.Tensor
@@ -43,6 +47,8 @@ class PosedSlots:
     """(padded count, 77 x chunks, width)."""
     added: dict[str, torch.Tensor]
     """`text_embeds` (padded count, width) and `time_ids` (padded count, 6)."""
+    kinds: torch.Tensor | None = None
+    """(padded count, width of the time embedding): the kinds of the pictures, for a union ControlNet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,9 @@ class SlotLayout:
     """(slots, vectors) in the model's dtype, 1 where a slot has a vector; None where every slot fills its place."""
     added: dict[str, torch.Tensor]
     """`text_embeds` (slots, width) and `time_ids` (slots, 6)."""
-    posed: PosedSlots | None
+    controlled: tuple[ControlledSlots, ...]
+    """One run of a ControlNet each, in the order in which their residuals are added up. A ControlNet runs once, and
+    again for the rows that give it a second picture."""
     adapters: tuple[Share, ...]
     """The slots to which LoRAs are applied; empty if no row has an adapter."""
     rescaled: torch.Tensor | None
@@ -113,8 +121,8 @@ class Division:
 
 
 def key_of(rows: Sequence[SdxlRow]) -> tuple[object, ...]:
-    """Return what a layout depends on: the rows, and by row its control weight and its guidance at the next step."""
-    return tuple((row.serial, row.control_weight, row.is_guided) for row in rows)
+    """Return what a layout depends on: the rows, and by row its control weights and its guidance at the next step."""
+    return tuple((row.serial, row.control_weights, row.is_guided) for row in rows)
 
 
 def _division_key(rows: Sequence[SdxlRow]) -> tuple[object, ...]:
@@ -150,20 +158,28 @@ def lay_out_shallow(rows: Sequence[SdxlRow], device: torch.device) -> ShallowLay
     )
 
 
-def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device, dtype: torch.dtype) -> SlotLayout:
-    """Make the layout of rows whose latents have the same size."""
+def lay_out(
+    rows: Sequence[SdxlRow],
+    shapes: StaticShapes,
+    device: torch.device,
+    dtype: torch.dtype,
+    controlnets: Sequence[Any] = (),
+) -> SlotLayout:
+    """Make the layout of rows whose latents have the same size. Rows' controls name `controlnets` by their places."""
     guided = [place for place, row in enumerate(rows) if row.is_guided]
     texts = [*(row.text for row in rows), *(row.negative for row in rows if row.negative is not None and row.is_guided)]
     places = [*range(len(rows)), *guided]
     away = list(range(len(rows)))
     for slot, place in enumerate(guided, start=len(rows)):
         away[place] = slot
-    posed = [slot for slot, place in enumerate(places) if rows[place].control_weight != 0.0]
+    runs = _runs(rows, places, controlnets)
     height, width = rows[0].latents.shape[-2:]
     if any(row.adapters for row in rows) or any(text.chunks > 1 for text in texts):
         # Compiled blocks would ignore adapters and know one text length, so the step runs eagerly, without padding.
         shapes = StaticShapes()
-    padded = shapes.pad(height, width, unet_slots=len(places), control_slots=len(posed))
+    # No run has more slots than the UNet, so they fit a bucket wherever the UNet's do.
+    control_slots = max(map(len, runs.values()), default=0)
+    padded = shapes.pad(height, width, unet_slots=len(places), control_slots=control_slots)
     places += [0] * (padded.unet_slots - len(places))
     texts += [texts[0]] * (padded.unet_slots - len(texts))
     tokens, mask = _side_by_side(texts)
@@ -179,35 +195,95 @@ def lay_out(rows: Sequence[SdxlRow], shapes: StaticShapes, device: torch.device,
         tokens=tokens,
         mask=mask,
         added=added,
-        posed=_posed([(slot, rows[places[slot]]) for slot in posed], padded.control_slots, texts, added, dtype),
+        controlled=tuple(
+            _controlled(run, parts, shapes.bucket(len(parts)) or len(parts), texts, added, dtype)
+            if padded.is_static
+            else _controlled(run, parts, len(parts), texts, added, dtype)
+            for run, parts in runs.items()
+        ),
         adapters=shares_of([rows[place].adapters for place in places], device),
         rescaled=_rescaled(rows, device),
         is_static=padded.is_static,
     )
 
 
-def _posed(
-    posed: list[tuple[int, SdxlRow]],
+class _Followed(NamedTuple):
+    """One row's part in a run of a ControlNet."""
+
+    embedding: torch.Tensor
+    weight: float
+    kinds: torch.Tensor | None = None
+    """As `darkroom.inference.sdxl.denoise.union.Joined` has it; None for a plain ControlNet."""
+
+
+_Run = tuple[int, int]
+"""A ControlNet's place, and how many pictures a row gave it before the one of this run."""
+
+
+def _followed(row: SdxlRow, controlnets: Sequence[Any]) -> dict[_Run, _Followed]:
+    """Return the row's part in each run at its next step: nothing of controls that are not in effect.
+
+    A union ControlNet takes all pictures that the row gives it at once, as long as one of them is in effect.
+    """
+    parts: dict[_Run, _Followed] = {}
+    uses: Counter[int] = Counter()
+    joined: dict[int, list[tuple[Control, float]]] = {}
+    for control, weight in zip(row.controls, row.control_weights, strict=True):
+        place = control.controlnet
+        if control.task is not None:
+            joined.setdefault(place, []).append((control, weight))
+        elif weight != 0.0:
+            parts[place, uses[place]] = _Followed(control.embedding, weight)
+            uses[place] += 1
+    for place, given in joined.items():
+        union = union_part(controlnets[place])
+        if union is not None and any(weight for _, weight in given):
+            made = union.join(
+                [control.embedding for control, _ in given],
+                [control.task for control, _ in given if control.task is not None],
+                [weight for _, weight in given],
+            )
+            parts[place, 0] = _Followed(made.embedding, made.weight, made.kinds)
+    return parts
+
+
+def _runs(
+    rows: Sequence[SdxlRow], places: Sequence[int], controlnets: Sequence[Any]
+) -> dict[_Run, list[tuple[int, _Followed]]]:
+    """Return the slots of each run with their rows' parts in it, in the order of the ControlNets."""
+    followed = [_followed(row, controlnets) for row in rows]
+    runs: dict[_Run, list[tuple[int, _Followed]]] = {}
+    for slot, place in enumerate(places):
+        for run, part in followed[place].items():
+            runs.setdefault(run, []).append((slot, part))
+    return dict(sorted(runs.items()))
+
+
+def _controlled(  # noqa: PLR0917 - what a run is made from
+    run: _Run,
+    parts: list[tuple[int, _Followed]],
     slots: int,
     texts: Sequence[TextEmbedding],
     added: dict[str, torch.Tensor],
     dtype: torch.dtype,
-) -> PosedSlots | None:
-    if not posed:
-        return None
-    count = len(posed)
-    posed = posed + posed[:1] * (slots - count)
+) -> ControlledSlots:
+    """Return a run over the slots of `parts`, padded to `slots`."""
+    count = len(parts)
+    parts = parts + parts[:1] * (slots - count)
     # diffusers' ControlNet takes no mask for texts.
-    tokens = _repeated([texts[slot] for slot, _ in posed])
-    index = _index([slot for slot, _ in posed], tokens.device)
-    weights = torch.tensor([row.control_weight for _, row in posed], dtype=dtype).to(tokens.device, non_blocking=True)
-    return PosedSlots(
+    tokens = _repeated([texts[slot] for slot, _ in parts])
+    index = _index([slot for slot, _ in parts], tokens.device)
+    weights = torch.tensor([part.weight for _, part in parts], dtype=dtype).to(tokens.device, non_blocking=True)
+    kinds = [part.kinds for _, part in parts if part.kinds is not None]
+    return ControlledSlots(
+        controlnet=run[0],
         count=count,
         index=index,
-        embedding=torch.cat([row.control.embedding for _, row in posed if row.control is not None]),
+        embedding=torch.cat([part.embedding for _, part in parts]),
         weights=weights.view(-1, 1, 1, 1),
         tokens=tokens,
         added={name: values[index] for name, values in added.items()},
+        kinds=torch.cat(kinds) if kinds else None,
     )
 
 

@@ -2,8 +2,9 @@
 
 Every row brings its own timestep, sigma, guidance, prompt and control weight, so one forward of the UNet serves rows at
 different steps of different schedules. A guided row takes two slots of the forward, for prompt and negative prompt; an
-unguided row takes one. The ControlNet runs only over the slots of rows whose control weight is not 0 at their step. The
-rows of economy pictures take part in it at their full calls only; at their shallow calls they share a forward of the
+unguided row takes one. A ControlNet runs only over the slots of rows that give it a picture whose weight is not 0 at
+their step; what several ControlNets find for a slot is added up, as diffusers' MultiControlNetModel does. The rows
+of economy pictures take part in it at their full calls only; at their shallow calls they share a forward of the
 UNet's outermost layers (`darkroom.inference.sdxl.denoise.reuse`).
 
 A step is atomic: rows advance only after everything that can fail has succeeded. On a GPU, `Stepper.take` returns one
@@ -40,8 +41,8 @@ from darkroom.inference.sdxl.denoise.schedule import (
     X0_OF_X,
 )
 from darkroom.inference.sdxl.denoise.slots import (
+    ControlledSlots,
     Division,
-    PosedSlots,
     ShallowLayout,
     SlotLayout,
     divide,
@@ -58,7 +59,8 @@ class Networks:
     """The networks that a step runs, and the form in which they run."""
 
     unet: Any
-    controlnet: Any | None
+    controlnets: tuple[Any, ...]
+    """By the places that rows' controls name. All have the UNet's shape."""
     adapters: AdapterBank
     """Applies LoRAs to the UNet."""
     prediction: str
@@ -176,7 +178,7 @@ class Stepper:
         return guided, {
             place: Kept(
                 deep=seen[0][place : place + 1].clone(),
-                residuals=tuple(one[place : place + 1].clone() for one in reaching if rows[place].control_weight),
+                residuals=tuple(one[place : place + 1].clone() for one in reaching if any(rows[place].control_weights)),
                 delta=deltas[place : place + 1].clone() if rows[place].is_guided else None,
             )
             for place in keeping
@@ -212,7 +214,7 @@ class Stepper:
         if self._layout is None or not self._layout.serves(rows):
             self._read(rows)
             networks = self.networks
-            self._layout = lay_out(rows, networks.shapes, networks.device, networks.dtype)
+            self._layout = lay_out(rows, networks.shapes, networks.device, networks.dtype, networks.controlnets)
         return self._layout
 
     def _read(self, rows: Sequence[SdxlRow]) -> None:
@@ -242,7 +244,7 @@ def _fresh_noise(rows: Sequence[SdxlRow]) -> list[torch.Tensor]:
 def _predict(
     layout: SlotLayout, sample: torch.Tensor, timestep: torch.Tensor, networks: Networks
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Return the UNet's prediction by slot, (slots, channels, height, width) in the model's dtype, and the ControlNet's
+    """Return the UNet's prediction by slot, (slots, channels, height, width) in the model's dtype, and the ControlNets'
     residuals of its skip connections by slot, if any.
 
     `sample` are the slots' latents scaled to unit variance, in the model's dtype; `timestep` is (slots,) fp32.
@@ -250,8 +252,14 @@ def _predict(
     regions = networks.regions
     with nullcontext() if regions is None else regions.entered(is_static=layout.is_static):
         residuals: dict[str, Any] = {}
-        if layout.posed is not None and networks.controlnet is not None:
-            residuals = _control_residuals(layout.posed, sample, timestep, networks.controlnet)
+        found: list[torch.Tensor] | None = None
+        for run in layout.controlled:
+            found = _added(found, _control_residuals(run, sample, timestep, networks), run, len(sample))
+        if found is not None:
+            residuals = {
+                "down_block_additional_residuals": tuple(found[:-1]),
+                "mid_block_additional_residual": found[-1],
+            }
         with networks.adapters.applied(layout.adapters):
             predicted: torch.Tensor = networks.unet(
                 sample,
@@ -266,34 +274,44 @@ def _predict(
 
 
 def _control_residuals(
-    posed: PosedSlots, sample: torch.Tensor, timestep: torch.Tensor, controlnet: Any
-) -> dict[str, Any]:
-    """Return the ControlNet's residuals as arguments of the UNet.
-
-    Slots without a pose get zeros, which the UNet adds like any other residual.
-    """
-    down, mid = controlnet(
-        sample[posed.index],
-        timestep[posed.index],
-        encoder_hidden_states=posed.tokens,
+    run: ControlledSlots, sample: torch.Tensor, timestep: torch.Tensor, networks: Networks
+) -> list[torch.Tensor]:
+    """Return the residuals of one run of a ControlNet, by its slots: those of the skip connections, then the middle."""
+    down, mid = networks.controlnets[run.controlnet](
+        sample[run.index],
+        timestep[run.index],
+        encoder_hidden_states=run.tokens,
         # The picture's encoder ran in the prepare lane; the ControlNet has the identity in its place.
-        controlnet_cond=posed.embedding,
-        conditioning_scale=posed.weights,
-        added_cond_kwargs=posed.added,
+        controlnet_cond=run.embedding,
+        conditioning_scale=run.weights,
+        added_cond_kwargs=run.added,
         return_dict=False,
+        **({} if run.kinds is None else {"class_labels": run.kinds}),
     )
-    return {
-        "down_block_additional_residuals": tuple(_spread(residual, posed, len(sample)) for residual in down),
-        "mid_block_additional_residual": _spread(mid, posed, len(sample)),
-    }
+    return [*down, mid]
 
 
-def _spread(residual: torch.Tensor, posed: PosedSlots, slots: int) -> torch.Tensor:
-    """Spread a residual of the posed slots over all slots, with zeros elsewhere."""
-    if posed.count == slots:
+def _added(
+    total: list[torch.Tensor] | None, residuals: list[torch.Tensor], run: ControlledSlots, slots: int
+) -> list[torch.Tensor]:
+    """Return the sum of residuals over all slots with those of a further run.
+
+    Slots without a control get zeros, which the UNet adds like any other residual.
+    """
+    if total is None:
+        return [_spread(residual, run, slots) for residual in residuals]
+    if run.count == slots:
+        return [sum_ + residual for sum_, residual in zip(total, residuals, strict=True)]
+    index = run.index[: run.count]
+    return [sum_.index_add(0, index, residual[: run.count]) for sum_, residual in zip(total, residuals, strict=True)]
+
+
+def _spread(residual: torch.Tensor, run: ControlledSlots, slots: int) -> torch.Tensor:
+    """Spread a residual of a run's slots over all slots, with zeros elsewhere."""
+    if run.count == slots:
         return residual
     everywhere = residual.new_zeros(slots, *residual.shape[1:])
-    return everywhere.index_copy_(0, posed.index[: posed.count], residual[: posed.count])
+    return everywhere.index_copy_(0, run.index[: run.count], residual[: run.count])
 
 
 def _guided(predicted: torch.Tensor, away: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -18,16 +18,25 @@ from darkroom.inference.types import ModelError
 
 TEXT_CLASSES: Final = frozenset({"CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"})
 """`architectures` of a text encoder's configuration; the third class holds a text encoder and one for pictures."""
+UNION: Final = "controlnet_union"
+"""What a union ControlNet is checked as."""
+UNION_MARK: Final = "task_embedding"
+"""The tensor that tells a union ControlNet: (control types, width)."""
+_UNION_CLASSES: Final = ("ControlNetUnionModel", "ControlNetModel_Union")
+"""diffusers' class, and that of xinsir's own code."""
 _CLASSES: Final[Mapping[str, frozenset[str]]] = {
     "unet": frozenset({"UNet2DConditionModel"}),
     "vae": frozenset({"AutoencoderKL", TINY}),
     "controlnet": frozenset({"ControlNetModel"}),
+    UNION: frozenset({"ControlNetModel", *_UNION_CLASSES}),
     "text_encoder": TEXT_CLASSES,
     "text_encoder_2": TEXT_CLASSES,
 }
 _PLAIN_CONTROLNET: Final = "name a plain ControlNet of SDXL that was trained for OpenPose skeletons"
 _PLAIN_UNET: Final = "name an SDXL base model that is guided by a negative prompt"
-_UNION: Final = f"a union ControlNet, whose tensors choose the kind of control; {_PLAIN_CONTROLNET}"
+_UNION: Final = (
+    "a union ControlNet, which follows several kinds of control: name it with its kinds in DARKROOM_MODEL__CONTROLNETS"
+)
 _T2I: Final = f"a T2I-Adapter, which is no ControlNet; {_PLAIN_CONTROLNET}"
 _XS: Final = f"a ControlNet-XS, which is wired into the UNet differently; {_PLAIN_CONTROLNET}"
 _OF_OTHERS: Final = f"of another model family; {_PLAIN_CONTROLNET}"
@@ -38,8 +47,7 @@ _SCALED: Final = (
 _QUANTISED: Final = "quantised for one library's own kernels; use the fp16 file"
 
 _KNOWN_CLASSES: Final[Mapping[str, str]] = {
-    "ControlNetUnionModel": _UNION,
-    "ControlNetModel_Union": _UNION,
+    **dict.fromkeys(_UNION_CLASSES, _UNION),
     "ControlNetXSAdapter": _XS,
     "UNetControlNetXSModel": _XS,
     "ControlNetXSModel": _XS,
@@ -85,6 +93,10 @@ _STORED_OTHERWISE: Final = (
     ("qweight", _QUANTISED),
     ("SCB", _QUANTISED),
 )
+UNION_TYPES_DEFAULT: Final = 6
+"""`num_control_type` of a configuration that does not say, as diffusers reads it."""
+_FAMILIES: Final[Mapping[int, str]] = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2"}
+"""By the width of the text that a UNet takes."""
 _INPUTS: Final = ("conv_in.weight", "input_blocks.0.0.weight", "model.diffusion_model.input_blocks.0.0.weight")
 _OUTPUTS: Final = ("conv_out.weight", "out.2.weight", "model.diffusion_model.out.2.weight")
 
@@ -109,12 +121,28 @@ def check_tensors(part: str, header: Header, place: Path, config: Mapping[str, A
     `config` is the configuration that belongs to them, empty where that is not known yet.
     """
     marks = () if part == "vae" and is_tiny(config) else _MARKS.get(part, ())
+    if part == UNION:
+        marks = tuple(mark for mark in _MARKS["controlnet"] if mark[1] != _UNION)
     for name in sorted(header.shapes):
         for mark, what in (*marks, *_STORED_OTHERWISE):
             if name.startswith(mark) or f".{mark}" in name:
                 raise ModelError(f"The {part} in {place} is {what} (its tensor {name} says so).")
     if part == "unet":
         _check_inputs(header, place)
+
+
+def check_union(header: Header, config: Mapping[str, Any], place: Path) -> None:
+    """Raise `ModelError` where a union ControlNet has another number of control types than its configuration says.
+
+    One repository holds both of xinsir's, the plain one as config.json and the promax as config_promax.json.
+    """
+    types = header.shapes[UNION_MARK][0]
+    says = config.get("num_control_type", UNION_TYPES_DEFAULT)
+    if types != says:
+        raise ModelError(
+            f"The union ControlNet in {place} has {types} control types and its config.json says {says}: put the "
+            "configuration that belongs to the weights (config_promax.json for promax) in its place."
+        )
 
 
 def _check_inputs(header: Header, place: Path) -> None:
@@ -138,15 +166,16 @@ def check_fit(
     vae: Any,
     latent_factor: int,
     text_encoders: Sequence[Any],
-    controlnet: Any | None,
+    controlnets: Mapping[Path, Any],
 ) -> None:
-    """Raise `ModelError` for the first property of loaded parts that does not fit."""
-    for fits, what in (
-        *_base_checks(unet.config, vae.config, [encoder.config for encoder in text_encoders]),
-        *(() if controlnet is None else _controlnet_checks(controlnet.config, unet.config, latent_factor)),
-    ):
+    """Raise `ModelError` for the first property of loaded parts that does not fit. `controlnets` are by place."""
+    for fits, what in _base_checks(unet.config, vae.config, [encoder.config for encoder in text_encoders]):
         if not fits:
             raise ModelError(f"The model in {path} cannot be used: {what}.")
+    for place, controlnet in controlnets.items():
+        for fits, what in _controlnet_checks(controlnet.config, unet.config, latent_factor):
+            if not fits:
+                raise ModelError(f"The ControlNet in {place} cannot be used with the model in {path}: {what}.")
 
 
 def _base_checks(unet: Any, vae: Any, texts: Sequence[Any]) -> list[tuple[bool, str]]:
@@ -185,18 +214,24 @@ def _controlnet_checks(controlnet: Any, unet: Any, latent_factor: int) -> list[t
     return [
         (
             not controlnet.global_pool_conditions,
-            "its ControlNet pools its output over the picture (global_pool_conditions), which a pose cannot use",
+            "it pools its output over the picture (global_pool_conditions), which a control picture cannot use",
         ),
         (
             not different,
-            f"its ControlNet was not made for this UNet, they differ in {' and '.join(different)}; "
+            f"it was made for another UNet{_family(controlnet)}, they differ in {' and '.join(different)}; "
             "use a ControlNet for SDXL",
         ),
         (
             picture_factor == latent_factor,
-            f"its ControlNet reduces the control picture {picture_factor} times and its VAE {latent_factor} times",
+            f"it reduces the control picture {picture_factor} times and the VAE reduces pictures {latent_factor} times",
         ),
     ]
+
+
+def _family(controlnet: Any) -> str:
+    """Return the model family that a ControlNet's text width tells, in parentheses; empty for SDXL and unknown ones."""
+    family = _FAMILIES.get(controlnet.cross_attention_dim)
+    return f" (that of {family})" if family else ""
 
 
 def _plain(value: Any) -> Any:

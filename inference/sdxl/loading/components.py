@@ -7,6 +7,7 @@ noise, although diffusers fills missing weights with random ones and only logs a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,23 +15,26 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from darkroom.inference.pose.photo import PoseDetector
 from darkroom.inference.quiet import no_progress_bars
+from darkroom.inference.sdxl.denoise.union import TASKS, UnionPart, union_part
 from darkroom.inference.sdxl.finish.pictures import vae_dtype
 from darkroom.inference.sdxl.loading.checks import check_fit, economy_refused
 from darkroom.inference.sdxl.loading.headers import read_json
 from darkroom.inference.sdxl.loading.lora_names import UNET
 from darkroom.inference.sdxl.loading.parameterisation import MARKS, parameterise, read_scheduler
 from darkroom.inference.sdxl.loading.placement import TEXT_PARTS, Placement, form, place
-from darkroom.inference.sdxl.loading.revision import Weights, model_revision
+from darkroom.inference.sdxl.loading.revision import CONTROLNET, Weights, kind_of, model_revision, network_digest
 from darkroom.inference.sdxl.loading.single_file import IGNORED_IN_TEXT, load_single
-from darkroom.inference.sdxl.loading.sources import ModelFiles, find_sources
+from darkroom.inference.sdxl.loading.sources import ControlNetFiles, ModelFiles, find_sources
 from darkroom.inference.sdxl.loading.vae_kinds import vae_kind
 from darkroom.inference.sdxl.prepare.adapter_store import ADAPTER_CACHE_BYTES_MAX, AdapterStore
+from darkroom.inference.sdxl.prepare.poses import ControlEncoder
 from darkroom.inference.types import ModelError, ModelInfo
+from darkroom.schemas.events.controls import OPENPOSE
 
 SAMPLER_VERSION: Final = "2"
 """Incremented whenever the same request would give other pixels because this package changed."""
@@ -42,11 +46,15 @@ class Components:
 
     info: ModelInfo
     unet: Any
-    controlnet: Any | None
-    pose_encoder: Any | None
-    """The ControlNet's small encoder of the control picture, taken out so that its output can be cached."""
-    is_pose_bgr: bool
-    """True if the ControlNet expects the control picture's channels in reverse order."""
+    controlnets: Mapping[str, Any]
+    """By part: the model's own, then the further ones."""
+    encoders: Sequence[ControlEncoder]
+    """By ControlNet, in the same order: its small encoder of the control picture, taken out so that its output can be
+    cached."""
+    followers: Mapping[str, int]
+    """The place of the ControlNet that follows a kind of control, by kind."""
+    tasks: Mapping[str, int]
+    """The control types of the kinds that a union ControlNet follows."""
     detector: PoseDetector | None
     """Finds people in photos; None if no detector is available."""
     vae: Any
@@ -62,9 +70,8 @@ class Components:
 
     def networks(self) -> dict[str, Any]:
         """Return the networks, which take memory, by part."""
-        networks = {"unet": self.unet, "controlnet": self.controlnet, "vae": self.vae}
-        texts = zip(TEXT_PARTS, self.text_encoders, strict=True)
-        return {part: network for part, network in (*networks.items(), *texts) if network is not None}
+        texts = dict(zip(TEXT_PARTS, self.text_encoders, strict=True))
+        return {"unet": self.unet, **self.controlnets, "vae": self.vae, **texts}
 
 
 def load_components(
@@ -76,7 +83,7 @@ def load_components(
     adapter_cache_bytes_max: int = ADAPTER_CACHE_BYTES_MAX,
     find_place: Callable[..., Placement] = place,
 ) -> Components:
-    """Load an SDXL model and, if given, a ControlNet, another VAE and the adapters. Raises `ModelError`.
+    """Load an SDXL model and, if given, ControlNets, another VAE and the adapters. Raises `ModelError`.
 
     `find_place` is called like `place`, before any weight is read, and decides the device of each part.
     """
@@ -102,7 +109,11 @@ def load_components(
         vae = load(kind_of_vae.network, "vae")
         text_encoders = (load(CLIPTextModel, "text_encoder"), load(CLIPTextModelWithProjection, "text_encoder_2"))
         tokenizers = tuple(_load_tokenizer(path / part) for part in ("tokenizer", "tokenizer_2"))
-        controlnet = load(ControlNetModel, "controlnet") if "controlnet" in parts else None
+        controlnets = {
+            part: _plain_of(load(ControlNetUnionModel, part)) if part in sources.unions else load(ControlNetModel, part)
+            for part in parts
+            if kind_of(part) == CONTROLNET
+        }
     zeros_for_no_text = bool(sources.index.get("force_zeros_for_empty_prompt", True))
     check_fit(
         files.path,
@@ -110,13 +121,25 @@ def load_components(
         vae=vae,
         latent_factor=kind_of_vae.factor,
         text_encoders=text_encoders,
-        controlnet=controlnet,
+        controlnets={parts[part].place: network for part, network in controlnets.items()},
     )
     adapters = _adapters(files, placement, (unet, *text_encoders), adapter_cache_bytes_max)
-    is_pose_bgr = controlnet is not None and _take_bgr(controlnet)
-    pose_encoder = None if controlnet is None else _take_pose_encoder(controlnet).to(device)
-    detector = None if controlnet is None else _detector(files.pose_detector_path, device)
-    form(placement, unet=unet, controlnet=controlnet, vae=vae)
+    styles = {CONTROLNET: files.pose_style} | {further.part: further.style for further in files.controlnets}
+    encoders = [
+        ControlEncoder(is_bgr=_take_bgr(network), network=_take_encoder(network).to(device), style=styles[part])
+        for part, network in controlnets.items()
+    ]
+    kinds = {CONTROLNET: (OPENPOSE,)} | {further.part: further.kinds for further in files.controlnets}
+    followers = {kind: place for place, part in enumerate(controlnets) for kind in kinds[part]}
+    tasks = {
+        kind: _task(kind, further, union)
+        for further in files.controlnets
+        if (union := union_part(controlnets[further.part])) is not None
+        for kind in further.kinds
+    }
+    digests = {further.part: network_digest(parts[further.part]) for further in files.controlnets}
+    detector = _detector(files.pose_detector_path, device) if OPENPOSE in followers else None
+    form(placement, unet=unet, controlnets=tuple(controlnets.values()), vae=vae)
     return Components(
         info=ModelInfo(
             name=name,
@@ -132,8 +155,9 @@ def load_components(
             device=str(device),
             dtype=str(dtype).removeprefix("torch."),
             sampler_version=SAMPLER_VERSION,
-            takes_pose=controlnet is not None,
-            pose_style=files.pose_style,
+            takes_pose=OPENPOSE in followers,
+            controls={kind: digests[further.part] for further in files.controlnets for kind in further.kinds},
+            pose_style=encoders[followers[OPENPOSE]].style if OPENPOSE in followers else files.pose_style,
             path=str(files.path),
             pose_detector=None if detector is None else detector.digest,
             controlnet_path=None if files.controlnet_path is None else str(files.controlnet_path),
@@ -144,9 +168,10 @@ def load_components(
             economy_refused=economy_refused(unet),
         ),
         unet=unet,
-        controlnet=controlnet,
-        pose_encoder=pose_encoder,
-        is_pose_bgr=is_pose_bgr,
+        controlnets=controlnets,
+        encoders=encoders,
+        followers=followers,
+        tasks=tasks,
         detector=detector,
         vae=vae,
         tokenizers=tokenizers,
@@ -190,7 +215,7 @@ def _adapters(files: ModelFiles, placement: Placement, networks: Sequence[Any], 
 def _load_network(kind: Any, part: str, weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
     with _translated(kind.__name__, weights.place):
         if weights.single_file is not None:
-            return load_single(kind, part, weights, dtype).to(device).eval().requires_grad_(False)
+            return load_single(kind, kind_of(part), weights, dtype).to(device).eval().requires_grad_(False)
         network, report = kind.from_pretrained(
             weights.folder,
             variant=weights.variant,
@@ -210,8 +235,8 @@ def _load_network(kind: Any, part: str, weights: Weights, dtype: torch.dtype, de
     if unknown:
         raise ModelError(
             f"The weights in {weights.folder} are of another network: {len(unknown)} tensors are none of "
-            f"{kind.__name__}'s, the first is {unknown[0]}; name a folder of SDXL's {part}, or save it again without "
-            "them."
+            f"{kind.__name__}'s, the first is {unknown[0]}; name a folder of SDXL's {kind_of(part)}, or save it again "
+            "without them."
         )
     return network.to(device).eval().requires_grad_(False)
 
@@ -235,11 +260,37 @@ def _detector(weights: Path | None, device: torch.device) -> PoseDetector | None
     return load_detector(weights, device)
 
 
-def _take_pose_encoder(controlnet: Any) -> Any:
+def _take_encoder(controlnet: Any) -> Any:
     """Take the control picture's encoder out, so that the ControlNet takes its output in place of the picture."""
     encoder = controlnet.controlnet_cond_embedding
     controlnet.controlnet_cond_embedding = torch.nn.Identity()
     return encoder
+
+
+def _plain_of(union: Any) -> Any:
+    """Return a union ControlNet as a plain one with a `UnionPart`, of the same weights."""
+    known = inspect.signature(ControlNetModel.__init__).parameters
+    config = {name: value for name, value in union.config.items() if name in known}
+    with torch.device("meta"):
+        build: Any = ControlNetModel.from_config
+        plain = build(config)
+    weights = union.state_dict()
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()}, assign=True)
+    # In the place of a class's embedding comes that of the pictures' kinds, which the part makes.
+    plain.class_embedding = torch.nn.Identity()
+    plain.union = UnionPart(union)
+    return plain.eval().requires_grad_(False)
+
+
+def _task(kind: str, files: ControlNetFiles, union: UnionPart) -> int:
+    """Return a kind's control type. Raises `ModelError` for a kind that the network was not made for."""
+    if TASKS[kind] >= union.count:
+        can = ", ".join(sorted(one for one, task in TASKS.items() if task < union.count))
+        raise ModelError(
+            f"The union ControlNet {files.name} in {files.path} has {union.count} control types and {kind} is none of "
+            f"them: leave it out of its kinds, which can be {can} (DARKROOM_MODEL__CONTROLNETS)."
+        )
+    return TASKS[kind]
 
 
 def _take_bgr(controlnet: Any) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from darkroom.inference.planning.capability import is_served, unserved
@@ -18,6 +18,7 @@ from darkroom.inference.planning.memory_plan import Attention, AttentionProbe, M
 from darkroom.inference.sdxl.denoise.attention import fuse_projections, probe_attention, use_attention
 from darkroom.inference.sdxl.loading.headers import read_json
 from darkroom.inference.sdxl.loading.residence import Residence, WeightMover
+from darkroom.inference.sdxl.loading.revision import CONTROLNET, kind_of
 from darkroom.inference.sdxl.loading.vae_kinds import vae_kind
 from darkroom.inference.types import Lane, ModelError, Series
 
@@ -65,7 +66,7 @@ class Placement:
     def home(self, part: str) -> torch.device:
         """Return the device to which a part (unet, controlnet, vae, text_encoder, text_encoder_2) returns between
         turns."""
-        device = self.device_of(_LANES[part])
+        device = self.device_of(_LANES[kind_of(part)])
         return HOST if self.plan.layout.offload and device == self.device else device
 
     def device_of(self, lane: Lane) -> torch.device:
@@ -132,19 +133,16 @@ def require_served(device: torch.device) -> None:
         raise ModelError(unserved(torch.cuda.get_device_name(device), capability, torch.__version__, built))
 
 
-def form(placement: Placement, *, unet: Any, controlnet: Any | None, vae: Any) -> None:
+def form(placement: Placement, *, unet: Any, controlnets: Sequence[Any], vae: Any) -> None:
     """Give loaded networks the form in the plan: memory format, attention, projections, slicing."""
     plan = placement.plan
-    for network in (unet, controlnet):
-        if network is None:
-            continue
+    for network in (unet, *controlnets):
         use_attention(network, plan.attention)
         if plan.fuse_qkv and plan.attention is Attention.SDPA:
             fuse_projections(network)
     if plan.channels_last:
-        for network in (unet, controlnet, vae):
-            if network is not None:
-                network.to(memory_format=torch.channels_last)
+        for network in (unet, *controlnets, vae):
+            network.to(memory_format=torch.channels_last)
     vae.use_slicing = plan.vae_slicing
 
 
@@ -154,23 +152,24 @@ def residence_of(placement: Placement, networks: Mapping[str, Any]) -> Residence
         return None
     moving: dict[Lane, list[Any]] = {}
     for part, network in networks.items():
-        if placement.device_of(_LANES[part]) == placement.device:
-            moving.setdefault(_LANES[part], []).append(network)
+        lane = _LANES[kind_of(part)]
+        if placement.device_of(lane) == placement.device:
+            moving.setdefault(lane, []).append(network)
     return Residence(moving, WeightMover(placement.device))
 
 
 def model_size(folders: Mapping[str, Path]) -> ModelSize:
     """Return the size of a model whose parts have their `config.json` in `folders`, by building them without weights.
 
-    The parts are unet, controlnet (optional), vae, text_encoder and text_encoder_2. Takes a second or two for SDXL.
+    The parts are unet, ControlNets (any number), vae, text_encoder and text_encoder_2. Takes a second or two for SDXL.
     Raises `ModelError` for a configuration of another kind of network.
     """
     configs = {part: read_json(folder / "config.json") for part, folder in folders.items()}
-    parameters = {part: _parameters(part, config, folders[part]) for part, config in configs.items()}
+    parameters = {part: _parameters(kind_of(part), config, folders[part]) for part, config in configs.items()}
     vae = vae_kind(configs["vae"])
     return ModelSize(
         unet=parameters["unet"],
-        controlnet=parameters.get("controlnet", 0),
+        controlnet=sum(count for part, count in parameters.items() if kind_of(part) == CONTROLNET),
         text_encoders=parameters["text_encoder"] + parameters["text_encoder_2"],
         vae=parameters["vae"],
         unet_channels=configs["unet"]["block_out_channels"][0],
@@ -224,7 +223,9 @@ def _parameters(part: str, config: Mapping[str, Any], folder: Path) -> int:
             if part in _TRANSFORMERS:
                 network = _TRANSFORMERS[part](CLIPTextConfig.from_dict(dict(config)))
             else:
+                is_union = part == CONTROLNET and config.get("_class_name") == ControlNetUnionModel.__name__
                 kind = vae_kind(config).network if part == "vae" else _DIFFUSERS[part]
+                kind = ControlNetUnionModel if is_union else kind
                 network = kind.from_config(config)
     # The libraries raise many exception types for configurations of other networks.
     except Exception as error:

@@ -20,6 +20,8 @@ from darkroom.inference.types import ModelError
 _STEMS: Final = ("diffusion_pytorch_model", "model")
 _HALF_VARIANT: Final = "fp16"
 _OTHER_WEIGHTS: Final = frozenset({".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".onnx", ".gguf", ".safetensors"})
+CONTROLNET: Final = "controlnet"
+"""The part that follows poses; further ControlNets are `controlnet:` and their names."""
 _PLAIN_PARTS: Final = ("tokenizer", "tokenizer_2", "scheduler")
 
 
@@ -75,11 +77,27 @@ def _files(folder: Path, variant: str) -> tuple[Path, ...]:
     return ()
 
 
+def kind_of(part: str) -> str:
+    """Return the kind of network that a part is: `controlnet` for each ControlNet, the part itself for others."""
+    return part.partition(":")[0]
+
+
+def network_digest(weights: Weights) -> str:
+    """Return `sha256:` and 64 hexadecimal digits over one network's configuration and weights. Raises `ModelError`."""
+    whole = hashlib.sha256()
+    try:
+        _add_network(whole, CONTROLNET, weights)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The network in {weights.place} cannot be read ({error}): copy it again.") from error
+    return f"sha256:{whole.hexdigest()}"
+
+
 def model_revision(
     path: Path, parts: Mapping[str, Weights], *, zeros_for_no_text: bool, schedule_changes: Mapping[str, Any]
 ) -> str:
     """Return `sha256:` and 64 hexadecimal digits over everything that decides a picture, except the request.
 
+    ControlNets beside the model's own are left out: they count for the requests that use them alone.
     `schedule_changes` are the settings in effect that differ from the scheduler's file. Raises `ModelError`.
     """
     whole = hashlib.sha256(f"force_zeros_for_empty_prompt={zeros_for_no_text}".encode())
@@ -87,10 +105,8 @@ def model_revision(
         _add(whole, "schedule", json.dumps(schedule_changes, sort_keys=True).encode())
     try:
         for part, weights in sorted(parts.items()):
-            _add(whole, f"{part}/config.json", _canonical(weights.folder / "config.json"))
-            for place, file in enumerate(weights.files):
-                with file.open("rb") as opened:
-                    _add(whole, f"{part}/{place}", hashlib.file_digest(opened, "sha256").digest())
+            if kind_of(part) == part:
+                _add_network(whole, part, weights)
         for part in _PLAIN_PARTS:
             for file in sorted((path / part).iterdir()):
                 if file.suffix in (".json", ".txt"):
@@ -99,6 +115,13 @@ def model_revision(
     except (OSError, ValueError) as error:
         raise ModelError(f"The model in {path} cannot be read ({error}): copy the model again.") from error
     return f"sha256:{whole.hexdigest()}"
+
+
+def _add_network(whole: Any, part: str, weights: Weights) -> None:
+    _add(whole, f"{part}/config.json", _canonical(weights.folder / "config.json"))
+    for place, file in enumerate(weights.files):
+        with file.open("rb") as opened:
+            _add(whole, f"{part}/{place}", hashlib.file_digest(opened, "sha256").digest())
 
 
 def _add(whole: Any, name: str, content: bytes) -> None:

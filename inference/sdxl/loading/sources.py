@@ -16,12 +16,13 @@ from typing import Any, Final
 import torch
 
 from darkroom.inference.sdxl.loading.adapter_files import ListAdapters
-from darkroom.inference.sdxl.loading.checks import check_class, check_tensors
+from darkroom.inference.sdxl.loading.checks import UNION, UNION_MARK, check_class, check_tensors, check_union
 from darkroom.inference.sdxl.loading.headers import Header, read_headers, read_json
-from darkroom.inference.sdxl.loading.revision import Weights, find_weights
+from darkroom.inference.sdxl.loading.revision import CONTROLNET, Weights, find_weights, kind_of
 from darkroom.inference.sdxl.loading.single_file import parts_of, prefix_of
 from darkroom.inference.sdxl.loading.vae_kinds import is_tiny
 from darkroom.inference.types import ModelError
+from darkroom.schemas.events.controls import OPENPOSE
 from darkroom.schemas.events.keypoints import PoseStyle
 
 _PARTS: Final = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -30,6 +31,24 @@ _PIPELINES: Final = "StableDiffusionXL"
 _SCALING_DEFAULT: Final = 0.18215
 """Default of diffusers' AutoencoderKL: Stable Diffusion 1's scaling factor."""
 _NETWORKS: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True, slots=True)
+class ControlNetFiles:
+    """A ControlNet beside the model's own."""
+
+    name: str
+    path: Path
+    """A diffusers folder of a ControlNet, or a `.safetensors` file of one."""
+    kinds: tuple[str, ...]
+    """The kinds of control pictures that it follows, of `darkroom.schemas.events.controls.KINDS`."""
+    style: PoseStyle = "openpose"
+    """How it wants skeletons drawn, if it follows them."""
+
+    @property
+    def part(self) -> str:
+        """The part of the model that it is."""
+        return f"{CONTROLNET}:{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +70,13 @@ class ModelFiles:
     """Weights of the OpenPose body detector, a file or its folder; used only with a ControlNet."""
     pose_style: PoseStyle = "openpose"
     """How the ControlNet wants skeletons drawn, which its files do not say."""
+    controlnets: tuple[ControlNetFiles, ...] = ()
+    """Further ControlNets, for other kinds of control pictures."""
+
+    @property
+    def follows_poses(self) -> bool:
+        """True if one of the ControlNets follows poses."""
+        return self.controlnet_path is not None or any(OPENPOSE in one.kinds for one in self.controlnets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +88,10 @@ class Sources:
     index: Mapping[str, Any]
     """Its `model_index.json`."""
     parts: Mapping[str, Weights]
-    """By network: unet, vae, text_encoder, text_encoder_2 and, if there is one, controlnet."""
+    """By network: unet, vae, text_encoder, text_encoder_2 and, if there are any, controlnet and those of
+    `ModelFiles.controlnets`."""
+    unions: frozenset[str]
+    """The parts that are union ControlNets."""
     unet_header: Header
     """The header of the files that hold the UNet: it may state the UNet's parameterisation."""
 
@@ -92,16 +121,38 @@ def find_sources(files: ModelFiles, dtype: torch.dtype) -> Sources:
         else:
             parts[part] = _own(files, base, part, dtype)
     if files.controlnet_path is not None:
-        parts["controlnet"] = _find_part(files.controlnet_path, base / "controlnet", dtype)
+        parts[CONTROLNET] = _find_part(files.controlnet_path, base / CONTROLNET, dtype)
+    _check_kinds(files)
+    for further in files.controlnets:
+        parts[further.part] = _find_part(further.path, base / CONTROLNET, dtype, may_be_union=True)
     headers = {part: read_headers(weights.read_from) for part, weights in parts.items()}
+    unions = set()
     for part, weights in parts.items():
         config = weights.folder / "config.json"
         settings = read_json(config)
-        check_class(part, settings, config)
-        check_tensors(part, headers[part].under(prefix_of(part)), weights.place, settings)
+        header = headers[part].under(prefix_of(kind_of(part)))
+        kind = kind_of(part) if part == CONTROLNET else _variety(part, header)
+        check_class(kind, settings, config)
+        check_tensors(kind, header, weights.place, settings)
+        if kind == UNION:
+            unions.add(part)
+            check_union(header, settings, weights.place)
     if files.vae_path is not None and (base / "vae" / "config.json").is_file():
         _check_scaling(parts["vae"].folder / "config.json", base / "vae" / "config.json")
-    return Sources(base, index, parts, headers["unet"])
+    return Sources(base, index, parts, frozenset(unions), headers["unet"])
+
+
+def _check_kinds(files: ModelFiles) -> None:
+    """Raise `ModelError` where two ControlNets follow one kind of control, since only one of them would be used."""
+    followed = {OPENPOSE: "DARKROOM_MODEL__CONTROLNET_PATH"} if files.controlnet_path is not None else {}
+    for further in files.controlnets:
+        for kind in further.kinds:
+            if kind in followed:
+                raise ModelError(
+                    f"ControlNet {further.name} and {followed[kind]} both follow {kind} pictures: "
+                    "leave the kind out of one of them (DARKROOM_MODEL__CONTROLNETS)."
+                )
+            followed[kind] = f"ControlNet {further.name}"
 
 
 def _check_scaling(vae: Path, own: Path) -> None:
@@ -135,15 +186,21 @@ def _own(files: ModelFiles, base: Path, part: str, dtype: torch.dtype) -> Weight
         ) from error
 
 
-def _find_part(path: Path, fallback: Path, dtype: torch.dtype) -> Weights:
+def _variety(part: str, header: Header) -> str:
+    """Return what a part is to be checked as: its kind, or a union ControlNet where its tensors say so."""
+    return UNION if kind_of(part) == CONTROLNET and UNION_MARK in header.shapes else kind_of(part)
+
+
+def _find_part(path: Path, fallback: Path, dtype: torch.dtype, *, may_be_union: bool = False) -> Weights:
     """Find a network with a path of its own: a folder, or a file with its configuration beside it or in `fallback`."""
     if not _is_file(path):
         return find_weights(path, dtype)
     beside = path.parent / "config.json"
     # Checked before asking for a configuration, which a network of another kind could not have.
     header = read_headers([path]).under(prefix_of(fallback.name))
-    check_tensors(fallback.name, header, path, read_json(beside) if beside.is_file() else {})
-    for folder in (path.parent, fallback):
+    kind = _variety(fallback.name, header) if may_be_union else fallback.name
+    check_tensors(kind, header, path, read_json(beside) if beside.is_file() else {})
+    for folder in (path.parent,) if kind == UNION else (path.parent, fallback):
         if (folder / "config.json").is_file():
             return Weights(folder, None, (path,), single_file=path)
     raise ModelError(

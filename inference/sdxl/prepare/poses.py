@@ -9,13 +9,14 @@ output at each step depends on the latents and cannot be cached.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
+from darkroom.inference.pose.annotation import read_control
 from darkroom.inference.pose.control import ControlPicture, control_picture, picture_content, pose_digest
 from darkroom.inference.pose.photo import PhotoPeople, PoseDetector, find_people, no_detector, nobody_found
 from darkroom.inference.pose.picture import PictureLimits
@@ -32,6 +33,17 @@ class _PoseKey(NamedTuple):
     digest: str
     width: int
     height: int
+    controlnet: int = 0
+
+
+class ControlEncoder(NamedTuple):
+    """The small encoder of a ControlNet, and what it expects."""
+
+    network: Any
+    is_bgr: bool
+    """True if it expects the control picture's channels in reverse order."""
+    style: PoseStyle = "openpose"
+    """How keypoints are drawn for the ControlNet."""
 
 
 class Conditioning(NamedTuple):
@@ -45,14 +57,15 @@ class Conditioning(NamedTuple):
 
 
 class PoseConditioner:
-    """Turns poses into conditioning embeddings. Belongs to the prepare lane."""
+    """Turns poses and control pictures into conditioning embeddings. Belongs to the prepare lane.
+
+    ControlNets are known by their places in `encoders`.
+    """
 
     def __init__(
         self,
-        encoder: Any,
+        encoders: Sequence[ControlEncoder],
         *,
-        is_bgr: bool,
-        style: PoseStyle = "openpose",
         device: torch.device,
         dtype: torch.dtype,
         limits: PictureLimits,
@@ -62,9 +75,7 @@ class PoseConditioner:
         """Make a conditioner. `cache_bytes_max` bounds all three caches together. Without a `detector` photos are
         refused."""
         self._detector = detector
-        self._encoder = encoder
-        self._is_bgr = is_bgr
-        self._style = style
+        self._encoders = encoders
         self._device = device
         self._dtype = dtype
         self._limits = limits
@@ -80,8 +91,8 @@ class PoseConditioner:
             cache_bytes_max - people_bytes_max - pictures_bytes_max, lambda embedding: embedding.nbytes
         )
 
-    def embed(self, pose: Pose, stored: bytes | None, *, width: int, height: int) -> Conditioning:
-        """Return the conditioning of a pose. `stored` is the content of a picture that the pose only names.
+    def embed(self, pose: Pose, stored: bytes | None, *, width: int, height: int, controlnet: int = 0) -> Conditioning:
+        """Return the conditioning of a pose for a ControlNet. `stored` is the content of a picture that the pose names.
 
         Raises `RenderFault` as `control_picture` and `find_people` do, and `pose_not_found` for a photo without people.
         """
@@ -93,13 +104,23 @@ class PoseConditioner:
                 raise nobody_found()
             pose, found_warning, found = people.pose, people.warning, people.found
         drawn = pose
+        style = self._encoders[controlnet].style
         picture, drawn_warning = self._pictures.get_or_make(
+            # Of skeletons that were drawn before, the style of the one ControlNet that follows poses.
             _PoseKey(pose_digest(drawn, stored), width, height),
-            lambda: control_picture(drawn, stored, width=width, height=height, limits=self._limits, style=self._style),
+            lambda: control_picture(drawn, stored, width=width, height=height, limits=self._limits, style=style),
         )
-        content = hashlib.sha256(picture.tobytes()).hexdigest()
-        embedding = self._embeddings.get_or_make(_PoseKey(content, width, height), lambda: self._encode(picture))
-        return Conditioning(embedding, found_warning or drawn_warning, found)
+        return Conditioning(self._embedding(picture, controlnet), found_warning or drawn_warning, found)
+
+    def embed_picture(
+        self, kind: str, content: bytes, *, field: str, width: int, height: int, controlnet: int
+    ) -> Conditioning:
+        """Return the conditioning of a control picture for a ControlNet. Raises `RenderFault` as `read_control`."""
+        picture, warning = self._pictures.get_or_make(
+            _PoseKey(f"{kind} {hashlib.sha256(content).hexdigest()}", width, height),
+            lambda: read_control(kind, content, field=field, width=width, height=height, limits=self._limits),
+        )
+        return Conditioning(self._embedding(picture, controlnet), warning)
 
     def counts(self) -> Mapping[str, CacheCounts]:
         """Return the counts of `photo` (people found), `pose` (drawn and decoded pictures) and `control` (their
@@ -126,8 +147,14 @@ class PoseConditioner:
             lambda: find_people(picture_content(photo, stored), detector, self._limits),
         )
 
-    def _encode(self, picture: Image.Image) -> torch.Tensor:
-        encoded: torch.Tensor = self._encoder(control_tensor(picture, self._is_bgr).to(self._device, self._dtype))
+    def _embedding(self, picture: Image.Image, controlnet: int) -> torch.Tensor:
+        content = hashlib.sha256(picture.tobytes()).hexdigest()
+        key = _PoseKey(content, picture.width, picture.height, controlnet)
+        return self._embeddings.get_or_make(key, lambda: self._encode(picture, self._encoders[controlnet]))
+
+    def _encode(self, picture: Image.Image, encoder: ControlEncoder) -> torch.Tensor:
+        levels = control_tensor(picture, encoder.is_bgr).to(self._device, self._dtype)
+        encoded: torch.Tensor = encoder.network(levels)
         return encoded
 
 

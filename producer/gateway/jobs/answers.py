@@ -151,6 +151,19 @@ class RecipeList(BaseModel):
     recipes: list[RecipeListed] = Field(description="In the order of the operator's file; none without a file.")
 
 
+class ControlListed(BaseModel):
+    """A kind of control pictures."""
+
+    kind: str = Field(description="The `kind` of a request's control.")
+    controlnet: str = Field(description="The operator's name of the ControlNet that follows it.")
+
+
+class ControlList(BaseModel):
+    """The kinds of control pictures that requests may bring."""
+
+    controls: list[ControlListed] = Field(description="In the order of the kinds; none without a ControlNet.")
+
+
 class Probe(BaseModel):
     """The response to a probe."""
 

@@ -32,8 +32,8 @@ from darkroom.producer.gateway.jobs.uploads import Picture, Uploads
 from darkroom.producer.gateway.principal import Principal
 from darkroom.producer.gateway.problems import Problem, coded, invalid
 from darkroom.schemas.errors import ErrorCode, RequestRejected, bounded
-from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, KeypointPose, PhotoPose, SkeletonPose, StoredPicture
-from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, KeypointPose, StoredPicture
+from darkroom.schemas.events.request import GenerationRequest, pictures_of
 from darkroom.schemas.events.samplers import in_our_names
 from darkroom.schemas.events.unsupported import UnknownField, refusal_of
 from darkroom.schemas.names import is_identity, pose_key
@@ -243,19 +243,18 @@ class Submissions:
             raise invalid(f"steps must be at most {limits.max_steps} here")
         if isinstance(request.pose, KeypointPose) and not request.pose.figures(request.width, request.height):
             raise coded(HTTPStatus.UNPROCESSABLE_ENTITY, ErrorCode.POSE_NOT_FOUND, NOBODY_IN_PICTURE)
-        if isinstance(request.pose, SkeletonPose | PhotoPose):
-            picture = request.pose.image if isinstance(request.pose, SkeletonPose) else request.pose.photo
+        for field, picture in pictures_of(request).items():
             if isinstance(picture, StoredPicture):
-                self._refuse_forbidden(picture, request.tenant)
+                self._refuse_forbidden(field, picture, request.tenant)
 
-    def _refuse_forbidden(self, picture: StoredPicture, tenant: str) -> None:
+    def _refuse_forbidden(self, field: str, picture: StoredPicture, tenant: str) -> None:
         """Raise `Problem` 403 for another tenant's object in the deployment's bucket, and for a bucket not allowed."""
         is_theirs = picture.bucket != self._bucket or picture.key.startswith(f"{self._prefix}{tenant}/")
         if not (is_theirs and self._may_read(picture.bucket)):
             raise Problem(
                 HTTPStatus.FORBIDDEN,
                 ErrorCode.POSE_FORBIDDEN.value,
-                "The pose names a picture that this tenant may not read.",
+                f"The request names a picture that this tenant may not read ({field}).",
                 "Upload the picture with the request, or put it in an allowed bucket.",
             )
 

@@ -1,4 +1,4 @@
-"""`/v1/generations`, `/v1/recipes`, `/v1/poses` and `/v1/fleet`: submit jobs, look at them and cancel them."""
+"""`/v1/generations`, `/v1/recipes`, `/v1/controls`, `/v1/poses`, `/v1/fleet`: submit, look at and cancel jobs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from darkroom.producer.gateway.gateway import gateway_of
 from darkroom.producer.gateway.jobs.answers import (
     Accepted,
     Cancelled,
+    ControlList,
     Erased,
     Fleet,
     JobList,
@@ -227,6 +228,15 @@ async def recipes(call: Request) -> Response:
     gateway = gateway_of(call)
     await gateway.admit(call, Scope.READ)
     return answer({"recipes": [recipe.as_json() for recipe in gateway.recipes]})
+
+
+@reads(router, "/v1/controls", response_model=ControlList, responses=PROBLEMS, summary="The controls to choose from")
+async def controls(call: Request) -> Response:
+    """Return the kinds of control pictures that the deployment's ControlNets follow, as its settings name them."""
+    gateway = gateway_of(call)
+    await gateway.admit(call, Scope.READ)
+    offered = sorted(gateway.controls.items())
+    return answer({"controls": [{"kind": kind, "controlnet": name} for kind, name in offered]})
 
 
 @router.post(

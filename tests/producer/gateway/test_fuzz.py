@@ -38,13 +38,14 @@ CALLS = [
     ("/v1/generations/{request_id}/images/{number}", "GET"),
     ("/v1/fleet", "GET"),
     ("/v1/recipes", "GET"),
+    ("/v1/controls", "GET"),
     ("/v1/poses", "POST"),
     ("/generate", "POST"),
     ("/v1/images/generations", "POST"),
     ("/v1/models", "GET"),
     ("/v1/models/{name}", "GET"),
 ]
-TAKES_NOTHING = ("/v1/fleet", "/v1/recipes", "/v1/models")
+TAKES_NOTHING = ("/v1/fleet", "/v1/recipes", "/v1/controls", "/v1/models")
 """Nothing is unlawful there."""
 
 
