@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple
 
 from darkroom.schemas.events.completion import PromptRead
+from darkroom.schemas.events.init import Init, steps_skipped
 from darkroom.schemas.events.keypoints import PoseStyle
 from darkroom.schemas.events.pose import FoundPerson, Pose
 from darkroom.schemas.events.samplers import TWO_CALLS
@@ -127,6 +128,8 @@ class RenderRequest:
     control_scale: float = 1.0
     control_start: float = 0.0
     control_end: float = 1.0
+    init: Init | None = None
+    """The picture to start from; None to start from noise."""
     schedule: str | None = None
     """None for the model's own."""
     guidance_start: float = 0.0
@@ -148,11 +151,21 @@ class RenderRequest:
     @property
     def calls(self) -> int:
         """Number of calls of the UNet for one image: the steps that a device takes of it."""
-        return 2 * self.steps - 1 if self.sampler in TWO_CALLS else self.steps
+        return 2 * self.steps_taken - 1 if self.sampler in TWO_CALLS else self.steps_taken
+
+    @property
+    def steps_taken(self) -> int:
+        """Number of steps of an image: all but those that it skips."""
+        return self.steps - self.steps_skipped
+
+    @property
+    def steps_skipped(self) -> int:
+        """Number of the first steps that an image does not take, since it starts from a picture."""
+        return 0 if self.init is None else steps_skipped(self.steps, self.init.strength)
 
     def steps_after(self, calls: int) -> int:
         """Return the whole steps of an image that has taken so many calls."""
-        return min(self.steps, calls * self.steps // self.calls)
+        return min(self.steps_taken, calls * self.steps_taken // self.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +174,9 @@ class RenderJob:
 
     job_id: JobId
     request: RenderRequest
-    pose_picture: bytes | None = None
-    """The encoded picture of a pose that is given as a stored picture: fetched by the caller, decoded by the engine."""
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    """The encoded pictures that the request names in a store, by the field that names each (`pose`, `init`): fetched by
+    the caller, decoded by the engine."""
     progress: ProgressDetail = "none"
     """Decides whether `StepDone.steps_done` and `JobPreview` report on this job."""
 

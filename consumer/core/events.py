@@ -100,7 +100,7 @@ class StoreFailed:
 
 @dataclass(frozen=True, slots=True)
 class PoseFetched:
-    """The picture that the job's pose names was read from the store."""
+    """The pictures that the job names were read from the store."""
 
     job: JobKey
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
@@ -16,8 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from darkroom.consumer.provenance.certificate import Identity
 from darkroom.inference.marks import DIGITAL_SOURCE_TYPE
 from darkroom.inference.png import png_file
-from darkroom.schemas.events.pose import InlinePicture, KeypointPose, SkeletonPose
-from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.events.pose import InlinePicture, PhotoPose
+from darkroom.schemas.events.request import GenerationRequest, pictures_of
 
 GENERATOR: Final = "Darkroom"
 GENERATION_LABEL: Final = "darkroom.generation"
@@ -100,14 +100,17 @@ class Writer:
         return Embedded(signed.getvalue(), tuple(left_out))
 
 
-def ingredients_of(request: GenerationRequest | None, stored_pose: bytes | None) -> tuple[Ingredient, ...]:
-    """Return the pictures that a request brought. `stored_pose`: the bytes of the one that its pose names by key."""
-    pose = None if request is None else request.pose
-    if pose is None or isinstance(pose, KeypointPose):
+def ingredients_of(request: GenerationRequest | None, stored: Mapping[str, bytes]) -> tuple[Ingredient, ...]:
+    """Return the pictures that a request brought. `stored`: the bytes of those that it names by key, by field."""
+    if request is None:
         return ()
-    title, picture = ("pose", pose.image) if isinstance(pose, SkeletonPose) else ("photo", pose.photo)
-    content = picture.content if isinstance(picture, InlinePicture) else stored_pose
-    return () if content is None else (Ingredient(title, content, content_type_of(content) or "unknown"),)
+    titles = {"pose": "photo" if isinstance(request.pose, PhotoPose) else "pose"}
+    ingredients = []
+    for field, picture in pictures_of(request).items():
+        content = picture.content if isinstance(picture, InlinePicture) else stored.get(field)
+        if content is not None:
+            ingredients.append(Ingredient(titles.get(field, field), content, content_type_of(content) or "unknown"))
+    return tuple(ingredients)
 
 
 def content_type_of(content: bytes) -> str | None:

@@ -6,6 +6,7 @@ loses adopts what stands, and only what stands is ever published.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ import structlog
 from darkroom.consumer.core.jobs import Verdict, VerdictKind
 from darkroom.consumer.core.partition_key import JobKey
 from darkroom.consumer.provenance.signing import CannotSign, PictureNotSigned, Signing
-from darkroom.consumer.worker.intake import stored_pose
+from darkroom.consumer.worker.intake import stored_pictures
 from darkroom.consumer.worker.payload import Payload, Payloads
 from darkroom.consumer.worker.ports import OutgoingRecord
 from darkroom.inference.types import ModelInfo
@@ -28,6 +29,7 @@ from darkroom.producer.policy.policy_file import PolicyFile
 from darkroom.producer.store.objects import BucketForbidden, Objects, ObjectTooLarge, StoreUnavailable
 from darkroom.schemas.errors import ErrorCode
 from darkroom.schemas.events.completion import BatchSeen, Completion, ModelRef, Source, Timings
+from darkroom.schemas.events.pose import StoredPicture
 from darkroom.schemas.events.progress import Cancellation
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.names import Topic
@@ -134,17 +136,25 @@ class Delivery:
             raise RequestRefused(ErrorCode.PROMPT_REJECTED, str(rejection))
 
     async def fetch_pose(self, payload: Payload) -> None:
-        """Put the bytes of a pose picture that the request names by bucket and key into its payload."""
-        picture = None if payload.received.request is None else stored_pose(payload.received.request)
-        if picture is None:
-            return
+        """Put the bytes of the pictures that the request names by bucket and key into its payload, read in parallel."""
+        named = {} if payload.received.request is None else stored_pictures(payload.received.request)
+        read = await asyncio.gather(*(self._fetch(picture) for picture in named.values()), return_exceptions=True)
+        pictures: dict[str, bytes] = {}
+        for field, one in zip(named, read, strict=True):
+            if isinstance(one, BaseException):
+                raise one
+            pictures[field] = one
+        payload.pictures = pictures
+
+    async def _fetch(self, picture: StoredPicture) -> bytes:
+        """Return a picture's bytes. Raises `RequestRefused`, and `StoreAway` while the store cannot be asked."""
         s3 = self._settings.s3
         if not s3.may_read(picture.bucket):
             raise RequestRefused(ErrorCode.POSE_FORBIDDEN, str(BucketForbidden(picture.bucket)))
         if not s3.may_show(picture.bucket, picture.key):
             raise RequestRefused(
                 ErrorCode.POSE_FORBIDDEN,
-                f"Of the bucket {picture.bucket} only what is below {s3.prefix} is read as a pose picture. Put the "
+                f"Of the bucket {picture.bucket} only what is below {s3.prefix} is read as a picture. Put the "
                 "picture below it or in an allowed bucket, or add this bucket to DARKROOM_S3__ALLOWED_BUCKETS, which "
                 "lets every request name any object in it.",
             )
@@ -161,7 +171,7 @@ class Delivery:
             raise RequestRefused(
                 ErrorCode.POSE_NOT_FOUND, f"There is no object {picture.key} in the bucket {picture.bucket}."
             )
-        payload.pose_picture = content
+        return content
 
     async def settle(self, key: JobKey, payload: Payload, verdict: Verdict) -> None:
         """Store the pictures and decide the outcome. The payload's completion is made from the one that stands."""
@@ -213,7 +223,7 @@ class Delivery:
             self._info.name,
             self._info.revision,
             raw_digest(identity) if signing.names_requests else None,
-            ingredients_of(received.request, payload.pose_picture),
+            ingredients_of(received.request, payload.pictures),
         )
 
     async def records(self, keys: Sequence[JobKey], payloads: Payloads) -> list[OutgoingRecord]:
@@ -385,7 +395,7 @@ def _render_digest(payload: Payload, request: GenerationRequest, info: ModelInfo
         sized,
         info.revision,
         info.sampler_version,
-        pose_picture=payload.pose_picture,
+        pictures=payload.pictures,
         pose_detector=info.pose_detector,
         adapter_digests={} if payload.prepared is None else payload.prepared.adapters,
         pose_style=info.pose_style,

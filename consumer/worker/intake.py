@@ -17,8 +17,8 @@ from darkroom.consumer.worker.ports import Record
 from darkroom.inference.resolve import resolve
 from darkroom.inference.types import ModelError, ModelInfo
 from darkroom.schemas.errors import ErrorCode, RequestRejected
-from darkroom.schemas.events.pose import KeypointPose, SkeletonPose, StoredPicture
-from darkroom.schemas.events.request import GenerationRequest
+from darkroom.schemas.events.pose import StoredPicture
+from darkroom.schemas.events.request import GenerationRequest, pictures_of
 from darkroom.schemas.names import DEFAULT_TENANT
 from darkroom.schemas.prompts.syntax import warnings_of
 from darkroom.schemas.recipes import NO_RECIPES, Recipes
@@ -102,18 +102,15 @@ class Intake:
             priority=decoded.request.priority,
             waiting_since=now - _age_s(record, wall),
             deadline=None if deadline is None else now + (deadline - wall).total_seconds(),
-            fetches_pose=stored_pose(decoded.request) is not None,
+            fetches_pose=bool(received.request and stored_pictures(received.request)),
             refusal=_verdict(received.refusal),
         )
         return facts, received
 
 
-def stored_pose(request: GenerationRequest) -> StoredPicture | None:
-    """Return the object that the request's pose names; None where the request holds all of its pose, or has none."""
-    if request.pose is None or isinstance(request.pose, KeypointPose):
-        return None
-    picture = request.pose.image if isinstance(request.pose, SkeletonPose) else request.pose.photo
-    return picture if isinstance(picture, StoredPicture) else None
+def stored_pictures(request: GenerationRequest) -> dict[str, StoredPicture]:
+    """Return the objects that the request's pictures name, by field; none where the request holds all of them."""
+    return {field: one for field, one in pictures_of(request).items() if isinstance(one, StoredPicture)}
 
 
 def _refused(

@@ -6,7 +6,8 @@ job's end; every change of one is a method of `Payload`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from darkroom.consumer.core.partition_key import JobKey
@@ -46,8 +47,8 @@ class Payload:
     received: Received
     taken_at: datetime | None = None
     """When a worker first looked the request up."""
-    pose_picture: bytes | None = None
-    """The stored picture that the pose names, from its fetching to the outcome."""
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    """The stored pictures that the request names, by field, from their fetching to the outcome."""
     attempts: int = 0
     """How often it was handed to the engine."""
     prepared: JobPrepared | None = None
@@ -123,7 +124,8 @@ class Payload:
     def decide(self, completion: Completion) -> None:
         """Note the completion of the outcome that stands. The pictures are stored, or another's stand."""
         self.completion = completion
-        self.rendered = self.signed = self.pose_picture = None
+        self.rendered = self.signed = None
+        self.pictures = {}
 
 
 Payloads = dict[JobKey, Payload]

@@ -85,7 +85,7 @@ class Rendering:
         self._ids[key] = job_id
         self._jobs[job_id] = (key, payload)
         payload.attempts += 1
-        self._engine.prepare(RenderJob(job_id, received.render, payload.pose_picture, received.request.progress))
+        self._engine.prepare(RenderJob(job_id, received.render, payload.pictures, received.request.progress))
 
     def admit(self, rows: Sequence[RowKey]) -> None:
         """Let rows join at the next step boundary."""

@@ -20,6 +20,9 @@ _SIXTEENTH_OF_EIGHT: Final = 257
 """65535 / 255: the divisor from a 16-bit level to an 8-bit one (PNG 3, section 12.4)."""
 
 
+POSE_PICTURE: Final = "The pose's picture"
+
+
 @dataclass(frozen=True, slots=True)
 class PictureLimits:
     """Limits on a picture that comes from outside."""
@@ -30,23 +33,24 @@ class PictureLimits:
     """Decoded size: 64 MiB of memory for a square of 4,096 pixels, four times the side of SDXL's native size."""
 
 
-def decode_picture(content: bytes, limits: PictureLimits) -> Image.Image:
+def decode_picture(content: bytes, limits: PictureLimits, what: str = POSE_PICTURE) -> Image.Image:
     """Decode a PNG, JPEG or WebP picture to RGB, upright; of an animation, its first frame.
 
     Transparent pixels become black, the background of every skeleton, and 16-bit levels are rounded to 8 bits. A
-    sequential JPEG of up to 16 times `pixels_max` is decoded at a half or a quarter of its sides. Raises `RenderFault`
-    of the request: `image_too_large` above a limit, `pose_unreadable` for anything that is not a whole picture.
+    sequential JPEG of up to 16 times `pixels_max` is decoded at a half or a quarter of its sides. `what` names the
+    picture in messages. Raises `RenderFault` of the request: `image_too_large` above a limit, `pose_unreadable` for
+    anything that is not a whole picture.
     """
     if len(content) > limits.bytes_max:
         raise RenderFault(
             FaultKind.REQUEST,
             "image_too_large",
-            f"The pose's picture has {len(content)} bytes, at most {limits.bytes_max} are read "
+            f"{what} has {len(content)} bytes, at most {limits.bytes_max} are read "
             "(DARKROOM_LIMITS__POSE_PICTURE_BYTES_MAX): send a smaller one.",
         )
     try:
         with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
-            _reduce(picture, limits)
+            _reduce(picture, limits, what)
             picture.load()
             # In place and without a conversion that copies, which would hold a phone's photo in memory three times.
             ImageOps.exif_transpose(picture, in_place=True)
@@ -54,15 +58,15 @@ def decode_picture(content: bytes, limits: PictureLimits) -> Image.Image:
     except (RenderFault, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_many_pixels(limits) from error
+        raise _too_many_pixels(limits, what) from error
     except UnidentifiedImageError as error:
-        raise _unreadable(content, error) from error
+        raise _unreadable(content, error, what) from error
     # Pillow raises a dozen exception types for malformed files, and all of them mean the same here.
     except Exception as error:
-        raise _unreadable(content, error) from error
+        raise _unreadable(content, error, what) from error
 
 
-def _reduce(picture: Image.Image, limits: PictureLimits) -> None:
+def _reduce(picture: Image.Image, limits: PictureLimits, what: str) -> None:
     """Choose the size at which the picture is decoded. Raises `RenderFault` if even the smallest is too large."""
     is_jpeg = picture.format in ("JPEG", "MPO")
     width, height = picture.size
@@ -76,28 +80,28 @@ def _reduce(picture: Image.Image, limits: PictureLimits) -> None:
         else None
     )
     if reduction is None:
-        raise _too_many_pixels(limits, f"{width} x {height} pixels")
+        raise _too_many_pixels(limits, what, f"{width} x {height} pixels")
     picture.draft(None, (width // reduction, height // reduction))
     if picture.width * picture.height > limits.pixels_max:
-        raise _too_many_pixels(limits, f"{width} x {height} pixels")
+        raise _too_many_pixels(limits, what, f"{width} x {height} pixels")
 
 
-def _too_many_pixels(limits: PictureLimits, size: str = "too many pixels") -> RenderFault:
+def _too_many_pixels(limits: PictureLimits, what: str, size: str = "too many pixels") -> RenderFault:
     return RenderFault(
         FaultKind.REQUEST,
         "image_too_large",
-        f"The pose's picture has {size}, at most {limits.pixels_max} pixels are decoded "
+        f"{what} has {size}, at most {limits.pixels_max} pixels are decoded "
         "(DARKROOM_LIMITS__POSE_PICTURE_PIXELS_MAX; larger ones only as a JPEG that is not progressive): send a "
         "smaller one.",
     )
 
 
-def _unreadable(content: bytes, error: Exception) -> RenderFault:
+def _unreadable(content: bytes, error: Exception, what: str) -> RenderFault:
     name = foreign_format(content) if isinstance(error, UnidentifiedImageError) else None
     message = (
-        f"The pose's picture is not a whole PNG, JPEG or WebP file ({type(error).__name__}): save it anew."
+        f"{what} is not a whole PNG, JPEG or WebP file ({type(error).__name__}): save it anew."
         if name is None
-        else f"The pose's picture is {name}, and only PNG, JPEG or WebP is read. {foreign_remedy(name)}"
+        else f"{what} is {name}, and only PNG, JPEG or WebP is read. {foreign_remedy(name)}"
     )
     return RenderFault(FaultKind.REQUEST, "pose_unreadable", message)
 

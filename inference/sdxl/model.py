@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Final
 
 import structlog
 import torch
@@ -27,6 +29,7 @@ from darkroom.inference.sdxl.loading.placement import residence_of
 from darkroom.inference.sdxl.measure import measure_part
 from darkroom.inference.sdxl.prepare.conditions import TextConditioner, TextStyle, text_warnings, time_ids
 from darkroom.inference.sdxl.prepare.poses import Conditioning, PoseConditioner
+from darkroom.inference.sdxl.prepare.starts import Moments, StartEncoder
 from darkroom.inference.sdxl.streams import LaneStream
 from darkroom.inference.types import (
     FaultKind,
@@ -42,6 +45,9 @@ from darkroom.inference.types import (
 )
 from darkroom.schemas.events.completion import PromptRead
 from darkroom.schemas.prompts.embeddings import WEIGHTED, embeddings_in
+
+INIT_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Room for what the VAE reads in sixty pictures at 1024 x 1024, on the host."""
 
 _log = structlog.get_logger(__name__)
 
@@ -93,6 +99,13 @@ class LoadedModel:
         self.finish_stream = (
             self.stepper.stream if series is not Series.NONE and vae_device == device else LaneStream(vae_device)
         )
+        self.starts = StartEncoder(
+            components.vae,
+            limits=limits,
+            cache_bytes_max=INIT_CACHE_BYTES_MAX,
+            tiled_above_pixels=components.placement.plan.vae_tiled_above_pixels,
+            enter=lambda: self.enter(Lane.FINISH),
+        )
         self._projection: Projection | None = None
 
     def run_with(self, networks: Networks) -> None:
@@ -125,7 +138,9 @@ class LoadedModel:
                 f"{request.width} x {request.height} pixels: this model paints multiples of "
                 f"{components.info.size_multiple}.",
             )
-        schedule = self.schedules.get(request.sampler, request.steps, request.schedule)
+        schedule = self.schedules.get(
+            request.sampler, request.steps, request.schedule, skipped=request.steps_skipped
+        )
         self.adapters.unload_gone()
         adapters = tuple(self.adapters.get(use) for use in request.adapters)
         named = embeddings_in(request.prompt, request.negative_prompt, request.prompt_syntax)
@@ -158,6 +173,11 @@ class LoadedModel:
                     f"fidelity: economy saves nothing with {request.sampler} at {request.steps} steps: "
                     "the picture is the exact one."
                 )
+        start = None
+        if request.init is not None:
+            # Last, because it may take the text encoders' place on the device.
+            size = {"width": request.width, "height": request.height}
+            start = self.starts.read(request.init, job.pictures.get("init"), **size)
         rows = []
         for index in range(request.count):
             generator = torch.Generator("cpu").manual_seed(request.seed + index)
@@ -175,7 +195,7 @@ class LoadedModel:
                     guidance=guidance,
                     reuse=reuse,
                     generator=generator,
-                    latents=self._first_latents(request, schedule, generator),
+                    latents=self._first_latents(request, schedule, generator, start),
                     wants_preview=job.progress == "previews" and index == 0,
                     adapters=adapters,
                 )
@@ -255,7 +275,7 @@ class LoadedModel:
                 "The request has a pose and this worker's model has no ControlNet: "
                 "leave the pose out, or send it to workers that were started with one.",
             )
-        made = self.poses.embed(request.pose, job.pose_picture, width=request.width, height=request.height)
+        made = self.poses.embed(request.pose, job.pictures.get("pose"), width=request.width, height=request.height)
         return Control(made.embedding, request.control_scale, request.control_start, request.control_end), made
 
     def _reuse(
@@ -276,13 +296,23 @@ class LoadedModel:
             [guidance is not None and guidance.is_on(call, schedule.calls) for call in calls],
         )
 
-    def _first_latents(self, request: RenderRequest, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
-        """Draw (1, channels, height, width) noise, rounded to the model's dtype and then scaled, as in diffusers."""
+    def _first_latents(
+        self, request: RenderRequest, schedule: Schedule, generator: torch.Generator, start: Moments | None
+    ) -> torch.Tensor:
+        """Draw (1, channels, height, width) noise, rounded to the model's dtype and then scaled, as in diffusers.
+
+        From `start` the row's latents are drawn first and the noise after them, and both are added up.
+        """
         components = self.components
         factor = components.info.latent_factor
         shape = (1, components.unet.config.in_channels, request.height // factor, request.width // factor)
+        known = None if start is None else start.drawn(partial(draw_noise, generator))
         noise = draw_noise(generator, shape).to(components.device, components.dtype)
-        return noise * schedule.init_sigma
+        if known is None:
+            return noise * schedule.init_sigma
+        of_picture, of_noise = schedule.noising(0)
+        latents = self.starts.scaled(known.to(components.device, components.dtype))
+        return of_picture * latents + of_noise * noise
 
 
 def _encoded(picture: Image.Image, row: SdxlRow) -> RenderedImage:

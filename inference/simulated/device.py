@@ -192,10 +192,11 @@ class SimulatedDevice(Device[SimulatedRow]):
             _play(trouble, "prepare")
         pose = warning = None
         if request.pose is not None:
-            pose = pose_digest(request.pose, job.pose_picture)
+            stored = job.pictures.get("pose")
+            pose = pose_digest(request.pose, stored)
             if not isinstance(request.pose, KeypointPose):
                 # Decoded for its errors: the digest does not tell whether the picture can be decoded.
-                content = picture_content(request.pose, job.pose_picture)
+                content = picture_content(request.pose, stored)
                 if isinstance(request.pose, SkeletonPose):
                     warning = read_skeleton(content, self._picture_limits).warning
                 else:

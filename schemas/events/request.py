@@ -25,7 +25,8 @@ from darkroom.schemas.events.fields import (
     RecipeName,
     Timestamp,
 )
-from darkroom.schemas.events.pose import Pose
+from darkroom.schemas.events.init import Init, steps_skipped
+from darkroom.schemas.events.pose import InlinePicture, PhotoPose, Pose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.samplers import Sampler, Schedule, pair_fault
 from darkroom.schemas.names import DEFAULT_TENANT
 from darkroom.schemas.prompts.weighted import PromptSyntaxError, parse_weighted
@@ -220,6 +221,9 @@ class GenerationRequest(BaseModel):
     control_end: Annotated[OrDefault[Fraction], _POSED] = Field(
         default=1.0, description="The fraction of the steps at which the pose ceases to count; above control_start."
     )
+    init: Annotated[Init | None, FieldFacts(is_own=True)] = Field(
+        default=None, description="A picture to start from in place of pure noise; null for none."
+    )
     adapter: Annotated[Adapter | None, FieldFacts(digest=Named.ALWAYS, text=Named.WHEN_SET)] = Field(
         default=None, description="A LoRA to apply; null for none."
     )
@@ -287,6 +291,8 @@ class GenerationRequest(BaseModel):
             raise ValueError("guidance_start must be below guidance_end")
         if fault := pair_fault(self.sampler, self.schedule, effective_steps(self)):
             raise ValueError(fault)
+        if self.init is not None and self.recipe is None:  # a recipe may yet say how many steps there are
+            _check_strength(effective_steps(self), self.init.strength)
         if self.prompt_syntax == "weighted":
             for name, text in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt or "")):
                 _check_weighted(name, text)
@@ -307,6 +313,13 @@ def _check_weighted(name: str, text: str) -> None:
         raise ValueError(f"{name}: {error}") from error
 
 
+def _check_strength(steps: int, strength: float) -> None:
+    if steps_skipped(steps, strength) == steps:
+        raise ValueError(
+            f"init.strength of {strength} leaves none of {steps} steps to take: it must be at least {1 / steps:.3g}"
+        )
+
+
 _MAY_BE_LEFT_OUT: Final = frozenset(
     name for name, field in GenerationRequest.model_fields.items() if not field.is_required()
 )
@@ -317,6 +330,18 @@ def adapters_of(request: GenerationRequest) -> tuple[Adapter, ...]:
     if request.adapter is not None:
         return (request.adapter,)
     return tuple(sorted(request.adapters, key=lambda adapter: adapter.name))
+
+
+def pictures_of(request: GenerationRequest) -> dict[str, StoredPicture | InlinePicture]:
+    """Return the pictures that a request brings, by the field that each is of: `pose`, `init`."""
+    pictures: dict[str, StoredPicture | InlinePicture] = {}
+    if isinstance(request.pose, SkeletonPose):
+        pictures["pose"] = request.pose.image
+    elif isinstance(request.pose, PhotoPose):
+        pictures["pose"] = request.pose.photo
+    if request.init is not None:
+        pictures["init"] = request.init.image
+    return pictures
 
 
 def effective_steps(request: GenerationRequest) -> int:

@@ -52,6 +52,7 @@ class _Part(NamedTuple):
 
 
 _REQUIRED: Final = object()
+_NO_PICTURES: Final[Mapping[str, bytes]] = MappingProxyType({})
 _NO_DIGESTS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -76,25 +77,27 @@ def render_digest(
     model_revision: str,
     sampler_version: str,
     *,
-    pose_picture: bytes | None = None,
+    pictures: Mapping[str, bytes] = _NO_PICTURES,
     pose_detector: str | None = None,
     pose_style: PoseStyle = "openpose",
     adapter_digests: Mapping[str, str] = _NO_DIGESTS,
 ) -> str:
     """Return the digest of all that decides the pictures.
 
-    `pose_picture` are the bytes of a stored pose picture, where they are known: the digest then covers the picture
-    rather than its name, as it always does for an inline one. `pose_detector` is the digest of what found the people
-    in a photo: two detectors may paint one photo in two ways, and no other request depends on any. `pose_style` is how
+    `pictures` are the bytes of stored pictures, where they are known, by the field that names them (`pose`, `init`):
+    the digest then covers the picture rather than its name, as it always does for an inline one. `pose_detector` is the
+    digest of what found the people in a photo: two detectors may paint one photo in two ways, and no other request depends on any. `pose_style` is how
     the model wants its skeletons drawn, which a skeleton picture does not depend on. `adapter_digests` are those of the
     files of adapters and textual inversions by name, of which the request's count: a name may come to stand for other
     weights.
     Width and height count as written; to tell a native size from none, pass a request in which they are filled in.
     """
     parts = _asked(request, with_idle=False)
-    if request.pose is not None and pose_picture is not None:
+    if request.pose is not None and "pose" in pictures:
         picture_field = next(iter(type(request.pose).model_fields))
-        parts["pose"][picture_field] = raw_digest(pose_picture)
+        parts["pose"][picture_field] = raw_digest(pictures["pose"])
+    if request.init is not None and "init" in pictures:
+        parts["init"]["image"] = raw_digest(pictures["init"])
     if isinstance(request.pose, PhotoPose):
         parts["pose_detector"] = pose_detector
     if pose_style != "openpose" and request.pose is not None and not isinstance(request.pose, SkeletonPose):

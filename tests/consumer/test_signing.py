@@ -132,9 +132,9 @@ def asked(**pose: Any) -> GenerationRequest:
 def test_the_pictures_of_a_request_are_its_ingredients() -> None:
     stored = {"bucket": "darkroom", "key": "studio/pose.png"}
     png = picture().content
-    assert ingredients_of(asked(people=[[[0.5, 0.5]] * 18]), None) == ()
-    assert ingredients_of(asked(image=stored), png) == (Ingredient("pose", png, "image/png"),)
-    assert ingredients_of(asked(photo=stored), png) == (Ingredient("photo", png, "image/png"),)
+    assert ingredients_of(asked(people=[[[0.5, 0.5]] * 18]), {}) == ()
+    assert ingredients_of(asked(image=stored), {"pose": png}) == (Ingredient("pose", png, "image/png"),)
+    assert ingredients_of(asked(photo=stored), {"pose": png}) == (Ingredient("photo", png, "image/png"),)
 
 
 async def test_an_ingredient_keeps_its_own_credentials(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_close_ends_it(running: Running) -> None:
 def test_a_bad_request_fails_and_the_next_is_rendered(painting: Running) -> None:
     pose = SkeletonPose(image=StoredPicture(bucket="darkroom", key="pose.png"))
     bad = job("bad")
-    painting.engine.prepare(RenderJob("bad", replace(bad.request, pose=pose), b"no picture"))
+    painting.engine.prepare(RenderJob("bad", replace(bad.request, pose=pose), {"pose": b"no picture"}))
     fault = painting.log.wait(JobFailed, "bad").fault
     assert (fault.kind, fault.code) == (FaultKind.REQUEST, "pose_unreadable")
     prepare(painting, job("good", steps=1))

@@ -49,7 +49,7 @@ def painter(request: pytest.FixtureRequest) -> Iterator[Device[Any]]:
 
 
 def prepare(device: Device[Any], request: RenderRequest, pose_picture: bytes | None = None) -> list[Row]:
-    return list(device.prepare(RenderJob("job", request, pose_picture)).rows)
+    return list(device.prepare(RenderJob("job", request, {} if pose_picture is None else {"pose": pose_picture})).rows)
 
 
 def denoise(device: Device[Any], rows: Sequence[Row]) -> None:
@@ -240,14 +240,14 @@ def test_a_picture_of_nobody_is_refused_and_one_that_is_no_skeleton_is_warned_of
         ("white", "red", "its ground is not black"),
         ("black", "grey", "no colours"),
     ):
-        warnings = painter.prepare(RenderJob("job", request, picture_of(ground, limb))).warnings
+        warnings = painter.prepare(RenderJob("job", request, {"pose": picture_of(ground, limb)})).warnings
         if said is None:
             assert warnings == ()
         else:
             [warning] = warnings
             assert said in warning
             assert "send a photo as `photo`" in warning
-        again = painter.prepare(RenderJob("job", request, picture_of(ground, limb))).warnings
+        again = painter.prepare(RenderJob("job", request, {"pose": picture_of(ground, limb)})).warnings
         assert again == warnings, "what is cached warns as well"
 
 

@@ -356,12 +356,12 @@ def test_a_device_with_weights_looks_at_photos(
         posed = replace(PLAIN, pose=PHOTO)
         for _ in range(2):
             with pytest.raises(RenderFault, match="found nobody") as caught:
-                device.prepare(RenderJob("job", posed, photo(640, 480)))
+                device.prepare(RenderJob("job", posed, {"pose": photo(640, 480)}))
             assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "pose_not_found")
         assert device.cache_counts()["photo"][:2] == (1, 1)
         assert device.prepare(RenderJob("job", replace(PLAIN, pose=WAVING))).rows
         with pytest.raises(RenderFault, match=r"darkroom\[pose\]"):
-            plain.prepare(RenderJob("job", posed, photo(640, 480)))
+            plain.prepare(RenderJob("job", posed, {"pose": photo(640, 480)}))
     finally:
         device.close()
         plain.close()
@@ -371,7 +371,7 @@ def test_a_crowd_is_a_warning_to_the_requester(tiny: TinyModel) -> None:
     device = load(tiny)
     try:
         device._loaded().poses._detector = Seer(*(person(number / 20) for number in range(9)))
-        prepared = device.prepare(RenderJob("job", replace(PLAIN, pose=PHOTO), photo(64, 64)))
+        prepared = device.prepare(RenderJob("job", replace(PLAIN, pose=PHOTO), {"pose": photo(64, 64)}))
         assert prepared.warnings == ("The pose's photo shows 9 people: the 8 largest were used.",)
     finally:
         device.close()

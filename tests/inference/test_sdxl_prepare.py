@@ -91,7 +91,7 @@ def test_a_pose_is_drawn_once_a_size_and_encoded_once_a_picture(device: SdxlDevi
     assert gained(device, "pose", before["pose"]) == (1, 2)
     assert gained(device, "control", before["control"]) == (1, 2)
     skeleton = as_png(draw_people(SITTING.people, width=64, height=64))
-    device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), skeleton))
+    device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), {"pose": skeleton}))
     assert gained(device, "pose", before["pose"]) == (1, 3)
     assert gained(device, "control", before["control"]) == (2, 2), "the same picture, however it was sent"
 
@@ -100,7 +100,7 @@ def test_the_same_key_with_other_bytes_is_another_pose(device: SdxlDevice) -> No
     embeddings = []
     for pose in (WAVING, SITTING):
         skeleton = as_png(draw_people(pose.people, width=64, height=64))
-        row = device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), skeleton)).rows[0]
+        row = device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), {"pose": skeleton})).rows[0]
         assert row.control is not None
         embeddings.append(row.control.embedding)
     assert not torch.equal(*embeddings)
@@ -178,7 +178,7 @@ def test_a_pose_without_a_controlnet_is_refused(tiny: TinyModel) -> None:
 def test_a_pose_picture_is_bounded_by_the_devices_limits(tiny: TinyModel) -> None:
     device = load(tiny, pose_limits=PictureLimits(bytes_max=100))
     with pytest.raises(RenderFault) as caught:
-        device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), bytes(101)))
+        device.prepare(RenderJob("job", replace(PLAIN, pose=STORED), {"pose": bytes(101)}))
     assert caught.value.code == "image_too_large"
 
 

@@ -229,7 +229,7 @@ def test_pose_pictures_have_limits() -> None:
     Image.new("RGB", (64, 64)).save(content, "PNG")
     pose = SkeletonPose(image=StoredPicture(bucket="darkroom", key="pose.png"))
     with pytest.raises(RenderFault) as caught:
-        device.prepare(RenderJob("job", replace(request(), pose=pose), content.getvalue()))
+        device.prepare(RenderJob("job", replace(request(), pose=pose), {"pose": content.getvalue()}))
     assert (caught.value.kind, caught.value.code) == (FaultKind.REQUEST, "image_too_large")
 
 

@@ -237,9 +237,9 @@ def test_a_stored_pose_counts_by_its_bytes_where_they_are_known() -> None:
     moved = request(pose={"image": {"bucket": "abc", "key": "elsewhere"}})
     inline = request(pose={"image": {"inline": base64.b64encode(b"picture").decode()}})
     assert render_digest(stored, "m", "s") != render_digest(moved, "m", "s")
-    same = {render_digest(pose, "m", "s", pose_picture=b"picture") for pose in (stored, moved, inline)}
+    same = {render_digest(pose, "m", "s", pictures={"pose": b"picture"}) for pose in (stored, moved, inline)}
     assert same == {render_digest(inline, "m", "s")}
-    assert render_digest(stored, "m", "s", pose_picture=b"other") not in same
+    assert render_digest(stored, "m", "s", pictures={"pose": b"other"}) not in same
 
 
 def test_a_photos_pictures_depend_on_the_detector_and_no_others_do() -> None:
