@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple
 
 from darkroom.schemas.events.completion import PromptRead
-from darkroom.schemas.events.init import Init, steps_skipped
+from darkroom.schemas.events.init import InitPicture, steps_skipped
 from darkroom.schemas.events.keypoints import PoseStyle
 from darkroom.schemas.events.pose import FoundPerson, Pose
 from darkroom.schemas.events.samplers import TWO_CALLS
@@ -128,7 +128,7 @@ class RenderRequest:
     control_scale: float = 1.0
     control_start: float = 0.0
     control_end: float = 1.0
-    init: Init | None = None
+    init: InitPicture | None = None
     """The picture to start from; None to start from noise."""
     schedule: str | None = None
     """None for the model's own."""

@@ -134,9 +134,9 @@ def request_key(tenant: str, request_id: str, *, prefix: str = "") -> str:
     return f"{prefix}{_folder(tenant, request_id)}/request.json"
 
 
-def pose_key(tenant: str, request_id: str, extension: str, *, prefix: str = "") -> str:
-    """The key of a pose picture that was uploaded with a request."""
-    return f"{prefix}{_folder(tenant, request_id)}/pose.{_extension(extension)}"
+def upload_key(field: str, tenant: str, request_id: str, extension: str, *, prefix: str = "") -> str:
+    """The key of a picture that was uploaded with a request for one of its fields, such as `pose` or `init`."""
+    return f"{prefix}{_folder(tenant, request_id)}/{field}.{_extension(extension)}"
 
 
 def _folder(tenant: str, request_id: str) -> str:

@@ -13,7 +13,9 @@ from typing import Final
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from darkroom.inference.types import FaultKind, RenderFault
+from darkroom.schemas.events.init import InitPicture
 from darkroom.schemas.events.pictures import PICTURE_FORMATS, foreign_format, foreign_remedy, jpeg_reduction
+from darkroom.schemas.events.pose import InlinePicture
 
 _LEVELS_16: Final = 65_536
 _SIXTEENTH_OF_EIGHT: Final = 257
@@ -21,6 +23,7 @@ _SIXTEENTH_OF_EIGHT: Final = 257
 
 
 POSE_PICTURE: Final = "The pose's picture"
+INIT_PICTURE: Final = "The picture to start from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,19 @@ def decode_picture(content: bytes, limits: PictureLimits, what: str = POSE_PICTU
     # Pillow raises a dozen exception types for malformed files, and all of them mean the same here.
     except Exception as error:
         raise _unreadable(content, error, what) from error
+
+
+def init_content(init: InitPicture, stored: bytes | None) -> bytes:
+    """Return the file of the picture to start from. Raises `RenderFault` if it is named and was not fetched."""
+    if isinstance(init.image, InlinePicture):
+        return init.image.content
+    if stored is None:
+        raise RenderFault(
+            FaultKind.REQUEST,
+            "pose_unreadable",
+            f"{INIT_PICTURE}, {init.image.bucket}/{init.image.key}, was not fetched: check its bucket and key.",
+        )
+    return stored
 
 
 def _reduce(picture: Image.Image, limits: PictureLimits, what: str) -> None:

@@ -227,7 +227,12 @@ class SdxlDevice(Device[SdxlRow]):
         model = self._model
         if model is None:
             return {}
-        return {"prompt": model.texts.counts(), **model.poses.counts(), **model.starts.counts(), "adapter": model.adapters.counts()}
+        return {
+            "prompt": model.texts.counts(),
+            **model.poses.counts(),
+            **model.starts.counts(),
+            "adapter": model.adapters.counts(),
+        }
 
     def memory_bytes(self) -> Mapping[str, int]:
         """Return `allocated`, `reserved` and `total` bytes of a GPU; nothing on a CPU."""

@@ -138,9 +138,7 @@ class LoadedModel:
                 f"{request.width} x {request.height} pixels: this model paints multiples of "
                 f"{components.info.size_multiple}.",
             )
-        schedule = self.schedules.get(
-            request.sampler, request.steps, request.schedule, skipped=request.steps_skipped
-        )
+        schedule = self.schedules.get(request.sampler, request.steps, request.schedule, skipped=request.steps_skipped)
         self.adapters.unload_gone()
         adapters = tuple(self.adapters.get(use) for use in request.adapters)
         named = embeddings_in(request.prompt, request.negative_prompt, request.prompt_syntax)

@@ -74,6 +74,24 @@ def poses_of(posed: Posed) -> list[tuple[int, dict[str, Any] | None]]:
         raise click.UsageError(f"These options do not make a valid request: {error}") from error
 
 
+def init_of(path: Path | None, strength: float | None, fit: str | None) -> dict[str, Any] | None:
+    """Return the picture to start from that the options name, None for none. Raise `click.UsageError`."""
+    from darkroom.producer.client.request_files import RequestUnreadable
+    from darkroom.producer.poses.files import picture_of
+
+    given = {"strength": strength, "fit": fit}
+    if path is None:
+        for name, value in given.items():
+            if value is not None:
+                option = "--strength" if name == "strength" else "--init-fit"
+                raise click.UsageError(f"{option} belongs to the picture of --init: give both.")
+        return None
+    try:
+        return {"image": picture_of(path), **{name: value for name, value in given.items() if value is not None}}
+    except RequestUnreadable as error:
+        raise click.UsageError(str(error)) from error
+
+
 def _poses(posed: Posed) -> list[tuple[int, dict[str, Any] | None]]:
     from darkroom.producer.poses.files import fitted, frames_of, photo_of, pose_of, size_of
     from darkroom.producer.poses.keypoints import PoseRead

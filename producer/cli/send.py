@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 import click
 
 from darkroom.producer.cli.completion_lines import in_words
-from darkroom.producer.cli.request_options import Posed, adapters_of, field_options, labels_of, poses_of
+from darkroom.producer.cli.request_options import Posed, adapters_of, field_options, init_of, labels_of, poses_of
 from darkroom.producer.terminal import (
     config_option,
     fail,
@@ -103,6 +103,20 @@ class _Send(click.Command):
 )
 @click.option(
     "--control-end", type=float, metavar="X", help="The fraction of the steps at which the pose stops applying."
+)
+@click.option(
+    "--init",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A picture of at most 512 KiB to start from, as PNG, JPEG or WebP.",
+)
+@click.option(
+    "--strength", type=float, metavar="X", help="How much of the --init picture is painted anew, between 0 and 1."
+)
+@click.option(
+    "--init-fit",
+    type=click.Choice(["stretch", "contain", "cover"]),
+    help="How an --init picture of another aspect comes to the output's size; stretch is the default.",
 )
 @click.option(
     "--adapter",
@@ -234,6 +248,7 @@ def _from_options(
                 **{name: options[name] for name in field_options()},
                 "output": {name: value for name, value in output.items() if value is not None} or None,
                 "pose": pose,
+                "init": init_of(options["init"], options["strength"], options["init_fit"]),
                 **adapters_of(options["adapters"]),
                 "labels": labels_of(labels),
                 "progress": "steps" if progress else None,

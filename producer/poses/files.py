@@ -79,11 +79,16 @@ def read_pose_json(content: bytes, size: Size | None = None) -> PoseRead:
 
 def photo_of(path: Path) -> dict[str, Any]:
     """A photo, carried inline, as a request's `pose`. Raises `RequestUnreadable`."""
+    return {"photo": picture_of(path)}
+
+
+def picture_of(path: Path) -> dict[str, str]:
+    """A picture, carried inline, as a request names it. Raises `RequestUnreadable`."""
     content = _content(path)
     _refuse_other_formats(path, content)
     if not content.startswith(_PICTURES):
-        raise RequestUnreadable(f"{path} is no PNG, JPEG or WebP picture. Save the photo as one of them.")
-    return {"photo": _inline(path, content)}
+        raise RequestUnreadable(f"{path} is no PNG, JPEG or WebP picture. Save it as one of them.")
+    return _inline(path, content)
 
 
 def size_of(text: str) -> Size:
@@ -101,9 +106,7 @@ def _content(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise RequestUnreadable(
-            f"{path} cannot be read ({error.strerror}). Check the path of the pose file."
-        ) from error
+        raise RequestUnreadable(f"{path} cannot be read ({error.strerror}). Check the path of the file.") from error
 
 
 def _inline(path: Path, content: bytes) -> dict[str, str]:

@@ -12,13 +12,13 @@ from darkroom.schemas.events.pose import Fit, PictureRef
 STRENGTH_DEFAULT: Final = 0.6
 
 
-class Init(BaseModel):
+class InitPicture(BaseModel):
     """A picture to start from in place of pure noise."""
 
     model_config = ASKED
 
     image: PictureRef = Field(description="The picture to start from.")
-    strength: OrDefault[Annotated[float, Field(gt=0.0, lt=1.0)]] = Field(
+    strength: OrDefault[Annotated[float, Field(ge=0.0, le=1.0)]] = Field(
         default=STRENGTH_DEFAULT,
         description="How much of it is painted anew, above 0 and below 1: the share of the steps that are taken. 0 "
         "would give the picture back, and 1 is a request without init.",

@@ -25,7 +25,7 @@ from darkroom.schemas.events.fields import (
     RecipeName,
     Timestamp,
 )
-from darkroom.schemas.events.init import Init, steps_skipped
+from darkroom.schemas.events.init import InitPicture, steps_skipped
 from darkroom.schemas.events.pose import InlinePicture, PhotoPose, Pose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.samplers import Sampler, Schedule, pair_fault
 from darkroom.schemas.names import DEFAULT_TENANT
@@ -221,7 +221,7 @@ class GenerationRequest(BaseModel):
     control_end: Annotated[OrDefault[Fraction], _POSED] = Field(
         default=1.0, description="The fraction of the steps at which the pose ceases to count; above control_start."
     )
-    init: Annotated[Init | None, FieldFacts(is_own=True)] = Field(
+    init: Annotated[InitPicture | None, FieldFacts(is_own=True)] = Field(
         default=None, description="A picture to start from in place of pure noise; null for none."
     )
     adapter: Annotated[Adapter | None, FieldFacts(digest=Named.ALWAYS, text=Named.WHEN_SET)] = Field(
@@ -291,8 +291,9 @@ class GenerationRequest(BaseModel):
             raise ValueError("guidance_start must be below guidance_end")
         if fault := pair_fault(self.sampler, self.schedule, effective_steps(self)):
             raise ValueError(fault)
-        if self.init is not None and self.recipe is None:  # a recipe may yet say how many steps there are
-            _check_strength(effective_steps(self), self.init.strength)
+        if self.init is not None:
+            # A recipe may yet say how many steps there are.
+            _check_strength(self.init.strength, None if self.recipe is not None else effective_steps(self))
         if self.prompt_syntax == "weighted":
             for name, text in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt or "")):
                 _check_weighted(name, text)
@@ -313,10 +314,14 @@ def _check_weighted(name: str, text: str) -> None:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _check_strength(steps: int, strength: float) -> None:
-    if steps_skipped(steps, strength) == steps:
+def _check_strength(strength: float, steps: int | None) -> None:
+    if strength == 0:
+        raise ValueError("init.strength is 0, which would give the picture back: it must be above 0")
+    if strength == 1:
+        raise ValueError("init.strength is 1, which would paint all of it anew: it must be below 1, or leave init out")
+    if steps is not None and steps_skipped(steps, strength) == steps:
         raise ValueError(
-            f"init.strength of {strength} leaves none of {steps} steps to take: it must be at least {1 / steps:.3g}"
+            f"init.strength is {strength}, which leaves none of {steps} steps to take: ask for more of either"
         )
 
 

@@ -86,10 +86,10 @@ def render_digest(
 
     `pictures` are the bytes of stored pictures, where they are known, by the field that names them (`pose`, `init`):
     the digest then covers the picture rather than its name, as it always does for an inline one. `pose_detector` is the
-    digest of what found the people in a photo: two detectors may paint one photo in two ways, and no other request depends on any. `pose_style` is how
-    the model wants its skeletons drawn, which a skeleton picture does not depend on. `adapter_digests` are those of the
-    files of adapters and textual inversions by name, of which the request's count: a name may come to stand for other
-    weights.
+    digest of what found the people in a photo: two detectors may paint one photo in two ways, and no other request
+    depends on any. `pose_style` is how the model wants its skeletons drawn, which a skeleton picture does not depend
+    on. `adapter_digests` are those of the files of adapters and textual inversions by name, of which the request's
+    count: a name may come to stand for other weights.
     Width and height count as written; to tell a native size from none, pass a request in which they are filled in.
     """
     parts = _asked(request, with_idle=False)

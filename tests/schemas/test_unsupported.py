@@ -19,7 +19,7 @@ from darkroom.schemas.wire.codec import decode_request
 
 NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE, *SYNONYMS)
 RESERVED = (
-    "controls", "init", "mask", "reference", "upscale", "fit", "model",
+    "controls", "mask", "reference", "upscale", "fit", "model",
 )  # fmt: skip
 """Fields that the request may come to have: until then whoever sends one is told so."""
 

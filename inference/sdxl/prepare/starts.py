@@ -16,14 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.inference.pose.picture import INIT_PICTURE, PictureLimits, decode_picture, init_content
 from darkroom.inference.sdxl.finish.pictures import scaled_latents
 from darkroom.inference.sdxl.prepare.cache import ByteCache
 from darkroom.inference.types import CacheCounts, FaultKind, RenderFault
-from darkroom.schemas.events.init import Init
-from darkroom.schemas.events.pose import Fit, InlinePicture
-
-WHAT = "The picture to start from"
+from darkroom.schemas.events.init import InitPicture
+from darkroom.schemas.events.pose import Fit
 
 
 class _StartKey(NamedTuple):
@@ -73,12 +71,12 @@ class StartEncoder:
         self._enter = enter
         self._cache: ByteCache[_StartKey, Moments] = ByteCache(cache_bytes_max, lambda moments: moments.nbytes)
 
-    def read(self, init: Init, stored: bytes | None, *, width: int, height: int) -> Moments:
+    def read(self, init: InitPicture, stored: bytes | None, *, width: int, height: int) -> Moments:
         """Return what the VAE reads in a picture at this size. `stored` is the content of one that is only named.
 
         Raises `RenderFault` as `decode_picture` does, and for a named picture that was not fetched.
         """
-        content = start_content(init, stored)
+        content = init_content(init, stored)
         key = _StartKey(hashlib.sha256(content).hexdigest(), width, height, init.fit)
         return self._cache.get_or_make(key, lambda: self._encode(content, key))
 
@@ -95,7 +93,7 @@ class StartEncoder:
         self._cache.reset()
 
     def _encode(self, content: bytes, key: _StartKey) -> Moments:
-        picture = fitted(decode_picture(content, self._limits, WHAT), key.width, key.height, key.fit)
+        picture = fitted(decode_picture(content, self._limits, INIT_PICTURE), key.width, key.height, key.fit)
         levels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0).permute(2, 0, 1)[None]
         self._enter()
         vae = self._vae
@@ -107,19 +105,6 @@ class StartEncoder:
             return Moments(_finite(encoded.latents).cpu(), None)
         found = encoded.latent_dist
         return Moments(_finite(found.mean).cpu(), _finite(found.std).cpu())
-
-
-def start_content(init: Init, stored: bytes | None) -> bytes:
-    """Return the file of the picture to start from. Raises `RenderFault` if it is named and was not fetched."""
-    if isinstance(init.image, InlinePicture):
-        return init.image.content
-    if stored is None:
-        raise RenderFault(
-            FaultKind.REQUEST,
-            "pose_unreadable",
-            f"{WHAT}, {init.image.bucket}/{init.image.key}, was not fetched: check its bucket and key.",
-        )
-    return stored
 
 
 def fitted(picture: Image.Image, width: int, height: int, fit: Fit) -> Image.Image:
@@ -146,6 +131,7 @@ def _finite(moment: torch.Tensor) -> torch.Tensor:
         raise RenderFault(
             FaultKind.REQUEST,
             "render_failed",
-            f"{WHAT} has latents that are not finite: this model's VAE overflows in {moment.dtype}; use bfloat16.",
+            f"{INIT_PICTURE} has latents that are not finite: this model's VAE overflows in {moment.dtype}, and its "
+            "configuration does not say so (force_upcast); have the operator use bfloat16.",
         )
     return moment
