@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple
 
 from darkroom.schemas.events.completion import PromptRead
-from darkroom.schemas.events.init import InitPicture, steps_skipped
+from darkroom.schemas.events.init import InitMask, InitPicture, steps_skipped
 from darkroom.schemas.events.keypoints import PoseStyle
 from darkroom.schemas.events.pose import FoundPerson, Pose
 from darkroom.schemas.events.samplers import TWO_CALLS
@@ -130,6 +130,8 @@ class RenderRequest:
     control_end: float = 1.0
     init: InitPicture | None = None
     """The picture to start from; None to start from noise."""
+    mask: InitMask | None = None
+    """The part of that picture that is painted; None for all of it."""
     schedule: str | None = None
     """None for the model's own."""
     guidance_start: float = 0.0

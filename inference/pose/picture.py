@@ -13,9 +13,8 @@ from typing import Final
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from darkroom.inference.types import FaultKind, RenderFault
-from darkroom.schemas.events.init import InitPicture
 from darkroom.schemas.events.pictures import PICTURE_FORMATS, foreign_format, foreign_remedy, jpeg_reduction
-from darkroom.schemas.events.pose import InlinePicture
+from darkroom.schemas.events.pose import InlinePicture, PictureRef
 
 _LEVELS_16: Final = 65_536
 _SIXTEENTH_OF_EIGHT: Final = 257
@@ -24,6 +23,7 @@ _SIXTEENTH_OF_EIGHT: Final = 257
 
 POSE_PICTURE: Final = "The pose's picture"
 INIT_PICTURE: Final = "The picture to start from"
+MASK_PICTURE: Final = "The mask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,15 @@ def decode_picture(content: bytes, limits: PictureLimits, what: str = POSE_PICTU
         raise _unreadable(content, error, what) from error
 
 
-def init_content(init: InitPicture, stored: bytes | None) -> bytes:
-    """Return the file of the picture to start from. Raises `RenderFault` if it is named and was not fetched."""
-    if isinstance(init.image, InlinePicture):
-        return init.image.content
+def named_content(picture: PictureRef, stored: bytes | None, what: str) -> bytes:
+    """Return the file of a picture, called `what`. Raises `RenderFault` if it is only named and was not fetched."""
+    if isinstance(picture, InlinePicture):
+        return picture.content
     if stored is None:
         raise RenderFault(
             FaultKind.REQUEST,
             "pose_unreadable",
-            f"{INIT_PICTURE}, {init.image.bucket}/{init.image.key}, was not fetched: check its bucket and key.",
+            f"{what}, {picture.bucket}/{picture.key}, was not fetched: check its bucket and key.",
         )
     return stored
 

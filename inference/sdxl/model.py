@@ -18,7 +18,7 @@ from darkroom.inference.preview import encode_preview
 from darkroom.inference.resolve import batch_key, name_adapters
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank
 from darkroom.inference.sdxl.denoise.reuse import ReusePlan, ShallowNetwork, plan_reuse
-from darkroom.inference.sdxl.denoise.rows import Control, Guidance, SdxlRow, draw_noise
+from darkroom.inference.sdxl.denoise.rows import Control, Guidance, Inpaint, SdxlRow, draw_noise
 from darkroom.inference.sdxl.denoise.schedule import Schedule, Schedules
 from darkroom.inference.sdxl.denoise.step import Networks, Stepper
 from darkroom.inference.sdxl.finish.pictures import decode_latents, encode_picture
@@ -29,7 +29,7 @@ from darkroom.inference.sdxl.loading.placement import residence_of
 from darkroom.inference.sdxl.measure import measure_part
 from darkroom.inference.sdxl.prepare.conditions import TextConditioner, TextStyle, text_warnings, time_ids
 from darkroom.inference.sdxl.prepare.poses import Conditioning, PoseConditioner
-from darkroom.inference.sdxl.prepare.starts import Moments, StartEncoder
+from darkroom.inference.sdxl.prepare.starts import Masked, Moments, StartEncoder
 from darkroom.inference.sdxl.streams import LaneStream
 from darkroom.inference.types import (
     FaultKind,
@@ -171,14 +171,18 @@ class LoadedModel:
                     f"fidelity: economy saves nothing with {request.sampler} at {request.steps} steps: "
                     "the picture is the exact one."
                 )
-        start = None
+        start = masked = None
         if request.init is not None:
             # Last, because it may take the text encoders' place on the device.
             size = {"width": request.width, "height": request.height}
             start = self.starts.read(request.init, job.pictures.get("init"), **size)
+            if request.mask is not None:
+                factor = components.info.latent_factor
+                masked = self.starts.masked(request.mask, request.init, job.pictures, **size, factor=factor)
         rows = []
         for index in range(request.count):
             generator = torch.Generator("cpu").manual_seed(request.seed + index)
+            latents, inpaint = self._first_latents(request, schedule, generator, start, masked)
             rows.append(
                 SdxlRow(
                     row_id=RowId(job.job_id, index),
@@ -193,7 +197,8 @@ class LoadedModel:
                     guidance=guidance,
                     reuse=reuse,
                     generator=generator,
-                    latents=self._first_latents(request, schedule, generator, start),
+                    latents=latents,
+                    inpaint=inpaint,
                     wants_preview=job.progress == "previews" and index == 0,
                     adapters=adapters,
                 )
@@ -295,25 +300,40 @@ class LoadedModel:
         )
 
     def _first_latents(
-        self, request: RenderRequest, schedule: Schedule, generator: torch.Generator, start: Moments | None
-    ) -> torch.Tensor:
+        self,
+        request: RenderRequest,
+        schedule: Schedule,
+        generator: torch.Generator,
+        start: Moments | None,
+        masked: Masked | None,
+    ) -> tuple[torch.Tensor, Inpaint | None]:
         """Draw (1, channels, height, width) noise, rounded to the model's dtype and then scaled, as in diffusers.
 
-        From `start` the row's latents are drawn first and the noise after them, and both are added up.
+        From `start` the row's latents are drawn first and the noise after them, and both are added up; at strength 1
+        (of a mask) the noise stands alone.
         """
         components = self.components
-        factor = components.info.latent_factor
+        device, dtype, factor = components.device, components.dtype, components.info.latent_factor
         shape = (1, components.unet.config.in_channels, request.height // factor, request.width // factor)
         known = None if start is None else start.drawn(partial(draw_noise, generator))
-        noise = draw_noise(generator, shape).to(components.device, components.dtype)
-        if known is None:
-            return noise * schedule.init_sigma
+        noise = draw_noise(generator, shape).to(device, dtype)
+        if known is None or request.init is None:
+            return noise * schedule.init_sigma, None
         of_picture, of_noise = schedule.noising(0)
-        latents = self.starts.scaled(known.to(components.device, components.dtype))
-        return of_picture * latents + of_noise * noise
+        known = self.starts.scaled(known.to(device, dtype))
+        is_noise = request.init.strength == 1
+        latents = noise * schedule.init_sigma if is_noise else of_picture * known + of_noise * noise
+        if masked is None:
+            return latents, None
+        if start is not None and start.deviation is not None:
+            # diffusers' pipelines encode the masked picture here, and use it for UNets of nine channels alone.
+            draw_noise(generator, shape)
+        return latents, Inpaint(masked.latent_mask.to(device, dtype), known, noise, masked.overlay)
 
 
 def _encoded(picture: Image.Image, row: SdxlRow) -> RenderedImage:
+    if row.inpaint is not None and row.inpaint.overlay is not None:
+        picture = row.inpaint.overlay.over(picture)
     return encode_picture(
         picture,
         image_format=row.request.image_format,

@@ -38,7 +38,7 @@ from darkroom.inference.planning.profile import GUIDED_SLOTS, DeviceProfile
 from darkroom.inference.planning.reuse import rule_of
 from darkroom.inference.planning.step_curve import StepCurve
 from darkroom.inference.pose.control import picture_content, pose_digest, read_skeleton
-from darkroom.inference.pose.picture import INIT_PICTURE, PictureLimits, decode_picture, init_content
+from darkroom.inference.pose.picture import INIT_PICTURE, MASK_PICTURE, PictureLimits, decode_picture, named_content
 from darkroom.inference.preview import encode_preview
 from darkroom.inference.resolve import batch_key
 from darkroom.inference.simulated.wallpaper import reencoded, wallpaper
@@ -201,11 +201,12 @@ class SimulatedDevice(Device[SimulatedRow]):
                     warning = read_skeleton(content, self._picture_limits).warning
                 else:
                     decode_picture(content, self._picture_limits)
-        init = None
-        if request.init is not None:
-            content = init_content(request.init, job.pictures.get("init"))
-            decode_picture(content, self._picture_limits, INIT_PICTURE)
-            init = hashlib.sha256(content).hexdigest()
+        start = []
+        for name, part, what in (("init", request.init, INIT_PICTURE), ("mask", request.mask, MASK_PICTURE)):
+            if part is not None:
+                content = named_content(part.image, job.pictures.get(name), what)
+                decode_picture(content, self._picture_limits, what)
+                start.append([hashlib.sha256(content).hexdigest(), part.model_dump(exclude={"image"})])
         key = batch_key(request, self._info)
         shallow: frozenset[int] = frozenset()
         if request.fidelity == "economy":
@@ -218,7 +219,7 @@ class SimulatedDevice(Device[SimulatedRow]):
                     batch_key=key,
                     steps_total=request.calls,
                     request=request,
-                    shown=_shown(request, pose, init, request.seed + index),
+                    shown=_shown(request, pose, start, request.seed + index),
                     shallow=shallow,
                     trouble=trouble,
                 )
@@ -375,7 +376,7 @@ def _play_step(rows: Sequence[SimulatedRow]) -> None:
 # --- The picture ----------------------------------------------------------------------------------------
 
 
-def _shown(request: RenderRequest, pose: str | None, init: str | None, seed: int) -> bytes:
+def _shown(request: RenderRequest, pose: str | None, start: Sequence[object], seed: int) -> bytes:
     """Return a digest of everything that decides one image's pixels. Its place among `count` images has no
     influence."""
     decisive: dict[str, object] = {
@@ -392,8 +393,8 @@ def _shown(request: RenderRequest, pose: str | None, init: str | None, seed: int
         decisive["fidelity"] = request.fidelity
     if pose is not None:
         decisive["pose"] = [pose, request.control_scale, request.control_start, request.control_end]
-    if request.init is not None:
-        decisive["init"] = [init, request.init.strength, request.init.fit]
+    if start:
+        decisive["start"] = start
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
 
 

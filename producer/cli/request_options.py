@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,20 +74,22 @@ def poses_of(posed: Posed) -> list[tuple[int, dict[str, Any] | None]]:
         raise click.UsageError(f"These options do not make a valid request: {error}") from error
 
 
-def init_of(path: Path | None, strength: float | None, fit: str | None) -> dict[str, Any] | None:
-    """Return the picture to start from that the options name, None for none. Raise `click.UsageError`."""
+def picture_option(name: str, options: Mapping[str, Any], **members: str) -> dict[str, Any] | None:
+    """Return the field `name`, a picture and its other members, that the options describe; None for none.
+
+    `members` are the options of the others by the member's name. Raise `click.UsageError`.
+    """
     from darkroom.producer.client.request_files import RequestUnreadable
     from darkroom.producer.poses.files import picture_of
 
-    given = {"strength": strength, "fit": fit}
-    if path is None:
-        for name, value in given.items():
-            if value is not None:
-                option = "--strength" if name == "strength" else "--init-fit"
-                raise click.UsageError(f"{option} belongs to the picture of --init: give both.")
+    values = {member: options[option.removeprefix("--").replace("-", "_")] for member, option in members.items()}
+    given = {member: value for member, value in values.items() if value is not None}
+    if options[name] is None:
+        if given:
+            raise click.UsageError(f"{members[next(iter(given))]} belongs to the picture of --{name}: give both.")
         return None
     try:
-        return {"image": picture_of(path), **{name: value for name, value in given.items() if value is not None}}
+        return {"image": picture_of(options[name]), **given}
     except RequestUnreadable as error:
         raise click.UsageError(str(error)) from error
 

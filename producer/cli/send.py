@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 import click
 
 from darkroom.producer.cli.completion_lines import in_words
-from darkroom.producer.cli.request_options import Posed, adapters_of, field_options, init_of, labels_of, poses_of
+from darkroom.producer.cli.request_options import Posed, adapters_of, field_options, labels_of, picture_option, poses_of
 from darkroom.producer.terminal import (
     config_option,
     fail,
@@ -117,6 +117,15 @@ class _Send(click.Command):
     "--init-fit",
     type=click.Choice(["stretch", "contain", "cover"]),
     help="How an --init picture of another aspect comes to the output's size; stretch is the default.",
+)
+@click.option(
+    "--mask",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A picture of at most 512 KiB whose white part of the --init picture is painted; the rest stays.",
+)
+@click.option(
+    "--mask-blur", type=int, metavar="PIXELS", help="Over how many pixels inside of --mask the painted part fades out."
 )
 @click.option(
     "--adapter",
@@ -248,7 +257,8 @@ def _from_options(
                 **{name: options[name] for name in field_options()},
                 "output": {name: value for name, value in output.items() if value is not None} or None,
                 "pose": pose,
-                "init": init_of(options["init"], options["strength"], options["init_fit"]),
+                "init": picture_option("init", options, strength="--strength", fit="--init-fit"),
+                "mask": picture_option("mask", options, blur="--mask-blur"),
                 **adapters_of(options["adapters"]),
                 "labels": labels_of(labels),
                 "progress": "steps" if progress else None,

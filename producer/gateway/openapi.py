@@ -32,6 +32,7 @@ _FILES: Final = {
         "format": "binary",
         "description": "A picture to start from; its `strength` and `fit` are fields beside it, or members of `init`.",
     },
+    "mask": {"type": "string", "format": "binary", "description": "The part of it that is painted, in white."},
 }
 _PICTURES: Final = {name: {"contentType": "image/png, image/jpeg, image/webp"} for name in _FILES}
 _FORM: Final = {

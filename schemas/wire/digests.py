@@ -84,7 +84,7 @@ def render_digest(
 ) -> str:
     """Return the digest of all that decides the pictures.
 
-    `pictures` are the bytes of stored pictures, where they are known, by the field that names them (`pose`, `init`):
+    `pictures` are the bytes of stored pictures, where they are known, by the field that names them (`pose`, `mask`):
     the digest then covers the picture rather than its name, as it always does for an inline one. `pose_detector` is the
     digest of what found the people in a photo: two detectors may paint one photo in two ways, and no other request
     depends on any. `pose_style` is how the model wants its skeletons drawn, which a skeleton picture does not depend
@@ -98,6 +98,8 @@ def render_digest(
         parts["pose"][picture_field] = raw_digest(pictures["pose"])
     if request.init is not None and "init" in pictures:
         parts["init"]["image"] = raw_digest(pictures["init"])
+    if request.mask is not None and "mask" in pictures:
+        parts["mask"]["image"] = raw_digest(pictures["mask"])
     if isinstance(request.pose, PhotoPose):
         parts["pose_detector"] = pose_detector
     if pose_style != "openpose" and request.pose is not None and not isinstance(request.pose, SkeletonPose):

@@ -20,12 +20,13 @@ from safetensors.torch import save_file
 from darkroom.inference.resolve import resolve
 from darkroom.inference.tiny import TinyModel
 from darkroom.inference.types import ModelInfo, RenderRequest
+from darkroom.schemas.events.init import MASK_UNDONE_BY
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.events.samplers import SAMPLERS, SCHEDULES, pair_fault
 from darkroom.schemas.recipes import parse_recipes
 from darkroom.schemas.settings import LimitSettings
 from tests.inference import loras
-from tests.inference.painting import SITTING, WAVING, picture_to_start_from
+from tests.inference.painting import SITTING, WAVING, mask_to_paint_in, picture_to_start_from
 
 ADAPTERS: Final = ("ink", "oil", "weave")
 """Two LoRAs, of which the second changes text encoders, too, and a LoKr."""
@@ -49,6 +50,7 @@ _LONG: Final = ", ".join(f"a small animal number {number}" for number in range(2
 _THREE_CHUNKS: Final = ", ".join(f"a small animal number {number}" for number in range(8))
 """For the tiny models, whose tokens are letters."""
 _STARTS: Final = tuple(picture_to_start_from(seed=seed).inline for seed in range(2))
+_MASK: Final = mask_to_paint_in((30, 20, 70, 60)).inline
 FITS: Final = ("stretch", "contain", "cover")
 _PLAIN_PROMPTS: Final = ("a red fox in the snow", "雪の中の赤い狐 🦊", "many small animals " * 9, "a (red:1.3) fox")
 _WEIGHTED_PROMPTS: Final = (
@@ -95,6 +97,8 @@ def drawn(dice: random.Random) -> dict[str, Any]:
     if strengths and dice.random() < 0.3:
         image = {"inline": dice.choice(_STARTS)}
         fields["init"] = {"image": image, "strength": dice.choice(strengths), "fit": dice.choice(FITS)}
+        if sampler not in MASK_UNDONE_BY and dice.random() < 0.5:
+            fields["mask"] = {"image": {"inline": _MASK}, "blur": dice.choice((0, 4)), "composite": dice.random() < 0.5}
     fields |= _drawn_adapters(dice)
     if dice.random() < 0.1:
         fields = {name: value for name, value in fields.items() if name not in _LEFT_TO_THE_RECIPE}

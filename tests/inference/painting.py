@@ -136,6 +136,8 @@ class Oracle:
         self._posed_from_picture = library.StableDiffusionXLControlNetImg2ImgPipeline(
             **parts, controlnet=controlnet, **own
         )
+        self._inpaint = library.StableDiffusionXLInpaintPipeline(**parts, **own)
+        self._posed_inpaint = library.StableDiffusionXLControlNetInpaintPipeline(**parts, controlnet=controlnet, **own)
         self.scheduler_config = self.plain.scheduler.config
         self._adapters_path = adapters_path
         self._painted: dict[str, Pixels] = {}
@@ -150,6 +152,8 @@ class Oracle:
     def _paint(self, request: RenderRequest) -> Pixels:
         if request.init is None:
             pipeline = self.plain if request.pose is None else self._posed
+        elif request.mask is not None:
+            pipeline = self._inpaint if request.pose is None else self._posed_inpaint
         else:
             pipeline = self._from_picture if request.pose is None else self._posed_from_picture
         pipeline.scheduler = scheduler_of(request.sampler, request.schedule, self.scheduler_config)
@@ -167,9 +171,11 @@ class Oracle:
             }
         size: dict[str, Any] = {"width": request.width, "height": request.height}
         if request.init is not None:
-            if request.pose is None:
+            if request.mask is not None:
+                control["mask_image"] = mask_of(request)
+            if request.pose is None and request.mask is None:
                 size = {}  # the pipeline takes the picture's own
-            else:
+            elif request.pose is not None:
                 control["control_image"] = control.pop("image")
             control |= {"image": start_of(request), "strength": request.init.strength}
         steps: dict[str, Any] = {"num_inference_steps": request.steps}
@@ -211,6 +217,23 @@ def start_of(request: RenderRequest) -> Image.Image:
         processor = library.image_processor.VaeImageProcessor()
         resized: Image.Image = processor.resize(picture.convert("RGB"), request.height, request.width)
         return resized
+
+
+def mask_of(request: RenderRequest) -> Image.Image:
+    """Return the mask of a request at the output's size, of two levels."""
+    assert request.mask is not None
+    assert isinstance(request.mask.image, InlinePicture)
+    with Image.open(io.BytesIO(request.mask.image.content)) as picture:
+        resized = picture.convert("L").resize((request.width, request.height), Image.Resampling.LANCZOS)
+    return resized.point([0] * 128 + [255] * 128)
+
+
+def mask_to_paint_in(box: tuple[int, int, int, int], width: int = 96, height: int = 80) -> InlinePicture:
+    """Return a mask that is white in a box (left, top, right, bottom) in pixels."""
+    picture, content = Image.new("L", (width, height)), io.BytesIO()
+    picture.paste(255, box)
+    picture.save(content, "PNG")
+    return InlinePicture(inline=base64.b64encode(content.getvalue()).decode())
 
 
 def picture_to_start_from(width: int = 96, height: int = 80, seed: int = 0) -> InlinePicture:

@@ -15,7 +15,7 @@ from darkroom.consumer.worker.engines import make_engine
 from darkroom.producer.client.client import Client
 from darkroom.producer.kafka.topics import ensure_topics
 from darkroom.producer.store.s3_objects import MinioObjects
-from tests.inference.painting import TOLERANCE, picture_to_start_from
+from tests.inference.painting import TOLERANCE, mask_to_paint_in, picture_to_start_from
 from tests.integration.fleet import Fleet
 from tests.integration.in_process import running_worker
 from tests.integration.test_photos import stored_picture
@@ -42,29 +42,36 @@ async def test_pictures_are_painted_from_pictures(stack: Stack, tmp_path: Path) 
         "stored": {"image": {"bucket": bucket, "key": key}, "strength": 0.5},
         "inline": {"image": inline, "strength": 0.5},
         "bold": {"image": inline, "strength": 0.95},
+        "masked": {"image": inline, "strength": 0.95},
         "none": None,
         "torn": {"image": {"bucket": bucket, "key": f"{key}.torn"}},
         "absent": {"image": {"bucket": bucket, "key": f"{key}.absent"}},
         "foreign": {"image": {"bucket": "somebody-elses", "key": key}},
     }
     how = {"prompt": "a dancer", "steps": STEPS, "seed": 7, "sampler": "euler", "pose": None}
+    masks = {"masked": {"mask": {"image": mask_to_paint_in((32, 32, 96, 96), 128, 128).model_dump()}}}
     requests = {
-        name: fleet.requests(1, **how, request_id=f"{fleet.serial}-{name}", init=init)[0]
+        name: fleet.requests(1, **how, request_id=f"{fleet.serial}-{name}", init=init, **masks.get(name, {}))[0]
         for name, init in asked.items()
     }
     async with running_worker(settings, make_engine(settings)), Client(settings) as client:
         outcomes = await client.wait(await client.send([*requests.values()]), timeout_s=60)
         done = {name: outcomes[request.request_id] for name, request in requests.items()}
         painted = {name: await stored_picture(settings, one) for name, one in done.items() if one.images}
-    assert painted.keys() == {"stored", "inline", "bold", "none"}
-    assert {name: done[name].full_steps for name in painted} == {"stored": 4, "inline": 4, "bold": 7, "none": STEPS}
+    assert painted.keys() == {"stored", "inline", "bold", "masked", "none"}
+    steps = {"stored": 4, "inline": 4, "bold": 7, "masked": 7, "none": STEPS}
+    assert {name: done[name].full_steps for name in painted} == steps
     assert np.abs(painted["stored"] - painted["inline"]).max() <= TOLERANCE, "they may have shared steps with others"
     assert done["stored"].render_digest == done["inline"].render_digest
-    assert len({done[name].render_digest for name in painted}) == 3
+    assert len({done[name].render_digest for name in painted}) == 4
     with Image.open(io.BytesIO(content)) as picture:
         start = np.asarray(picture.convert("RGB"), np.int16)
     apart = {name: float(np.abs(one - start).mean()) for name, one in painted.items()}
     assert apart["inline"] < apart["bold"] < apart["none"], "the less is painted anew, the nearer to the picture"
+    outside = np.ones((128, 128), bool)
+    outside[32:96, 32:96] = False
+    assert np.array_equal(painted["masked"][outside], start[outside])
+    assert not np.array_equal(painted["masked"][~outside], start[~outside])
     errors = {name: error.code.value for name, one in done.items() if (error := one.error) is not None}
     assert errors == {"torn": "pose_unreadable", "absent": "pose_not_found", "foreign": "pose_forbidden"}
     torn = done["torn"].error

@@ -167,6 +167,10 @@ def test_a_picture_to_start_from_is_sent(environment: dict[str, str], settings: 
     assert request.init.model_dump() == {
         "image": {"inline": base64.b64encode(PIXEL).decode()}, "strength": 0.4, "fit": "contain",
     }  # fmt: skip
+    masked = invoke(send, environment, *options, "--mask", str(picture), "--mask-blur", "4")
+    assert masked.exit_code == 0
+    [mask] = [request.mask for request in sent(settings) if request.mask is not None]
+    assert (mask.blur, mask.composite) == (4, True)
     refused = invoke(send, environment, *options[:4], "--strength", "1")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "init.strength" in refused.stderr
@@ -268,6 +272,7 @@ def test_a_file_without_a_request_is_an_error(environment: dict[str, str]) -> No
         (["--prompt", "x", "--init", __file__], "is no PNG, JPEG or WebP picture"),
         (["--prompt", "x", "--strength", "0.5"], "--strength belongs to the picture of --init"),
         (["--prompt", "x", "--init-fit", "cover"], "--init-fit belongs to the picture of --init"),
+        (["--prompt", "x", "--mask-blur", "3"], "--mask-blur belongs to the picture of --mask"),
         (["--prompt", "x", "--photo", __file__], "is no PNG, JPEG or WebP picture"),
         (["--prompt", "x", "--photo", __file__, "--pose", __file__], "either --photo or --pose"),
         (["--prompt", "x", "--pose-size", "64x64"], "--pose-size belongs to the keypoints"),

@@ -265,6 +265,25 @@ def test_a_picture_to_start_from_says_what_is_wrong_with_it(init: dict[str, Any]
         GenerationRequest.model_validate({"request_id": "r", "prompt": "p", "steps": 4, "init": init})
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"init": None}, "give the picture as init"),
+        ({"sampler": "unipc"}, "would undo the mask between steps: use dpmpp_2m"),
+        ({"sampler": "heun"}, "would undo the mask between steps"),
+        ({"mask": {"image": INLINE, "blur": -1}}, "greater than or equal to 0"),
+        ({"mask": {"image": INLINE, "composite": 1}}, "valid boolean"),
+        ({"mask": {"blur": 4}}, "Field required"),
+    ],
+)
+def test_a_mask_says_what_is_wrong_with_it(fields: dict[str, Any], says: str) -> None:
+    init = {"image": INLINE, "strength": 1}
+    whole = {"request_id": "r", "prompt": "p", "init": init, "mask": {"image": INLINE}}
+    assert GenerationRequest.model_validate(whole).mask is not None, "with a mask the strength may be 1"
+    with pytest.raises(ValidationError, match=says):
+        GenerationRequest.model_validate({**whole, **fields})
+
+
 def test_a_recipes_steps_count_for_the_strength() -> None:
     asked = {"request_id": "r", "prompt": "p", "recipe": "long", "init": {"image": INLINE, "strength": 0.01}}
     request = GenerationRequest.model_validate(asked)

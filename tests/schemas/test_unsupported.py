@@ -19,7 +19,7 @@ from darkroom.schemas.wire.codec import decode_request
 
 NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE, *SYNONYMS)
 RESERVED = (
-    "controls", "mask", "reference", "upscale", "fit", "model",
+    "controls", "reference", "upscale", "fit", "model",
 )  # fmt: skip
 """Fields that the request may come to have: until then whoever sends one is told so."""
 
@@ -102,7 +102,7 @@ def test_spellings_do_not_matter(spelling: str) -> None:
         ({"output": {"width": 512}}, "output.width: it belongs to the request itself, as `width`"),
         ({"output": {"lossless": True}}, "output.lossless: use png"),
         ({"pose": {"image": {"bucket": "abc", "key": "k"}, "strength": 0.5}}, "pose.strength: use `control_scale`"),
-        ({"pose": {"image": {"bucket": "abc", "key": "k", "mask": "m"}}}, "pose.image.mask: inpainting"),
+        ({"pose": {"image": {"bucket": "abc", "key": "k", "mask_blur": 4}}}, "pose.image.mask_blur: a mask is `mask`"),
     ],
     ids=str,
 )

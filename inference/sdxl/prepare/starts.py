@@ -10,18 +10,22 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 
-from darkroom.inference.pose.picture import INIT_PICTURE, PictureLimits, decode_picture, init_content
+from darkroom.inference.pose.picture import INIT_PICTURE, MASK_PICTURE, PictureLimits, decode_picture, named_content
+from darkroom.inference.sdxl.denoise.rows import Overlay
 from darkroom.inference.sdxl.finish.pictures import scaled_latents
 from darkroom.inference.sdxl.prepare.cache import ByteCache
 from darkroom.inference.types import CacheCounts, FaultKind, RenderFault
-from darkroom.schemas.events.init import InitPicture
+from darkroom.schemas.events.init import InitMask, InitPicture
 from darkroom.schemas.events.pose import Fit
+
+ASPECT_TOLERANCE: Final = 0.02
+"""The share by which two aspects may differ that are meant to be the same: pictures are scaled to whole pixels."""
 
 
 class _StartKey(NamedTuple):
@@ -50,6 +54,15 @@ class Moments(NamedTuple):
         return self.mean.nbytes + (0 if self.deviation is None else self.deviation.nbytes)
 
 
+class Masked(NamedTuple):
+    """A mask at the output's size, and what stays outside of it."""
+
+    latent_mask: torch.Tensor
+    """(1, 1, latent height, latent width) fp32 on the CPU: 1 where latents are painted, 0 where they are put back."""
+    overlay: Overlay | None
+    """None where pixels outside of the mask are not put back."""
+
+
 class StartEncoder:
     """Encodes pictures to start from. Belongs to the prepare lane."""
 
@@ -76,9 +89,40 @@ class StartEncoder:
 
         Raises `RenderFault` as `decode_picture` does, and for a named picture that was not fetched.
         """
-        content = init_content(init, stored)
+        content = named_content(init.image, stored, INIT_PICTURE)
         key = _StartKey(hashlib.sha256(content).hexdigest(), width, height, init.fit)
         return self._cache.get_or_make(key, lambda: self._encode(content, key))
+
+    def masked(
+        self, mask: InitMask, init: InitPicture, stored: Mapping[str, bytes], *, width: int, height: int, factor: int
+    ) -> Masked:
+        """Return a mask at this size, of `factor` pixels for each latent along a side. `stored` is by field.
+
+        Raises `RenderFault` as `read` does, and `invalid_request` for a mask that paints nothing or everything, or of
+        another aspect than the picture's.
+        """
+        original = decode_picture(
+            named_content(init.image, stored.get("init"), INIT_PICTURE), self._limits, INIT_PICTURE
+        )
+        drawn = decode_picture(named_content(mask.image, stored.get("mask"), MASK_PICTURE), self._limits, MASK_PICTURE)
+        across, down = drawn.width * original.height, drawn.height * original.width
+        if abs(across - down) > ASPECT_TOLERANCE * max(across, down):
+            sizes = [f"{one.width} x {one.height}" for one in (drawn, original)]
+            raise _wrong_mask(
+                f"has {sizes[0]} pixels and the picture to start from {sizes[1]}: send one of the same aspect"
+            )
+        levels = fitted(drawn, width, height, init.fit).convert("L").point([0] * 128 + [255] * 128)
+        # The nearest pixel of each of the latents, as diffusers interpolates masks.
+        latent_mask = torch.from_numpy(np.asarray(levels, dtype=np.float32)[::factor, ::factor] / 255.0)[None, None]
+        if not bool(latent_mask.any()):
+            raise _wrong_mask("is empty: paint white what is to be painted, at least 16 pixels wide")
+        if bool(latent_mask.all()):
+            raise _wrong_mask("is full: leave the mask out to paint all of the picture")
+        if not mask.composite:
+            return Masked(latent_mask, None)
+        # Never brighter than the mask itself, so that nothing outside of it changes.
+        faded = ImageChops.darker(levels, levels.filter(ImageFilter.GaussianBlur(mask.blur))) if mask.blur else levels
+        return Masked(latent_mask, Overlay(fitted(original, width, height, init.fit), faded))
 
     def scaled(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the VAE's latents on the scale of the UNet's."""
@@ -124,6 +168,10 @@ def fitted(picture: Image.Image, width: int, height: int, fit: Fit) -> Image.Ima
         return resized.crop((-left, -top, width - left, height - top))
     right, bottom = width - whole[0] - left, height - whole[1] - top
     return Image.fromarray(np.pad(np.asarray(resized), ((top, bottom), (left, right), (0, 0)), mode="edge"))
+
+
+def _wrong_mask(how: str) -> RenderFault:
+    return RenderFault(FaultKind.REQUEST, "invalid_request", f"{MASK_PICTURE} {how}.")
 
 
 def _finite(moment: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,12 @@ from darkroom.schemas.wire.json import read_json
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 """An Idempotency-Key: visible ASCII."""
-_UPLOADS: Final = {"pose": ("pose", "image"), "photo": ("pose", "photo"), "init": ("init", "image")}
+_UPLOADS: Final = {
+    "pose": ("pose", "image"),
+    "photo": ("pose", "photo"),
+    "init": ("init", "image"),
+    "mask": ("mask", "image"),
+}
 """A form's file fields: the request's field that each belongs to, and the member of it that it becomes."""
 _BESIDE_INIT: Final = ("strength", "fit")
 """Members of `init` that a form may have as fields of its own beside the file."""

@@ -226,6 +226,19 @@ async def test_an_uploaded_picture_to_start_from_is_stored_beside_the_poses(hous
     }  # fmt: skip
 
 
+async def test_a_mask_is_uploaded_beside_the_picture(house: House, replica: Replica) -> None:
+    files = {"init": ("start.png", png(40, 30)), "mask": ("mask.png", png(40, 30))}
+    answer = await replica.client.post("/v1/generations", data={"request": json.dumps(HELLO)}, files=files)
+    assert answer.status_code == 202, answer.text
+    assert await house.objects.get("studio/hello-1/mask.png", bytes_max=10_000) == files["mask"][1]
+    sent = house.kafka.sent[0].mask
+    assert sent is not None
+    assert sent.model_dump()["image"] == {"bucket": "darkroom", "key": "studio/hello-1/mask.png"}
+    alone = {"mask": files["mask"]}
+    answer = await replica.client.post("/v1/generations", data={"prompt": "x"}, files=alone)
+    assert "give the picture as init" in problem(answer, 422, "invalid_request")["detail"]
+
+
 async def test_a_form_of_plain_fields_says_the_strength_beside_the_file(house: House, replica: Replica) -> None:
     fields = {"prompt": "a dancer", "request_id": "plain", "strength": ".3", "fit": "cover"}
     answer = await replica.client.post("/v1/generations", data=fields, files={"init": ("s.png", png(9, 9))})
