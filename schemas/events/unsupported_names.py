@@ -486,6 +486,7 @@ CALLED_OTHERWISE: Final[Mapping[str, str]] = MappingProxyType(
 
 _WEIGHT = "use `weight`"
 _TEXT_WEIGHT = "use `text_weight`"
+_WHOLE_IS_PAINTED = "the picture is painted whole, and not in a crop around the mask; leave it out"
 _NAME = "use `name`, a name in the model store"
 _OF_AN_ADAPTER: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -511,6 +512,16 @@ IN_PARTS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
         "adapter": _OF_AN_ADAPTER,
         "adapters": _OF_AN_ADAPTER,
+        "init": {
+            "denoise": "use `init.strength`",
+            "denoising_strength": "use `init.strength`",
+            "weight": "use `init.strength`",
+        },
+        "mask": {
+            "crop": _WHOLE_IS_PAINTED,
+            "invert": "paint white what is to be painted, and leave it out",
+            "padding": _WHOLE_IS_PAINTED,
+        },
         "output": {
             "compression": "use `output.quality`",
             "content_type": "use `output.format`",

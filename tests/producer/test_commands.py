@@ -443,6 +443,7 @@ def test_send_has_an_option_for_every_field_of_a_request() -> None:
     by_hand = {
         "request_id": "--request-id", "pose": "--pose", "adapter": "--adapter", "adapters": "--adapter",
         "output": "--format", "labels": "--label", "progress": "--wait",
+        "init": "--init", "mask": "--mask",
     }  # fmt: skip
     """Fields that are objects, are made where they are left out, or follow from how the command is called."""
     options = {name for option in send.get_params(click.Context(send)) for name in option.opts}

@@ -42,7 +42,7 @@ TABLE: tuple[Stranger[Fields, set[str]], ...] = (
     Stranger(
         "img2img",
         "AUTOMATIC1111 1.10.1",
-        {"init_images": ["data:image/png;base64,AAAA"], "mask": "AAAA", "denoising_strength": 0.4,
+        {"init_images": ["data:image/png;base64,AAAA"], "denoising_strength": 0.4,
          "inpainting_fill": 1},
         {"init_images", "denoising_strength", "inpainting_fill"},
     ),

@@ -94,7 +94,7 @@ class Overlay(NamedTuple):
 
 
 class Inpaint(NamedTuple):
-    """What a row puts back outside of its mask after each call: latent blending, as diffusers' inpaint pipelines do.
+    """Latents that a row puts back outside of its mask after each call, as diffusers' inpaint pipelines do.
 
     (1, channels or 1, latent height, latent width) in the model's dtype, on its device.
     """
