@@ -75,6 +75,8 @@ def parameters_line(request: RenderRequest, *, seed: int, model: str) -> str | N
         "Size": f"{request.width}x{request.height}",
         "Model": _CONTROL.sub(" ", model),
     }
+    if request.init is not None:
+        settings["Denoising strength"] = f"{request.init.strength:g}"
     if request.clip_skip:
         settings["Clip skip"] = str(request.clip_skip + _LAYERS_SKIPPED)
     settings["Version"] = "darkroom"
@@ -90,7 +92,7 @@ def invokeai_metadata(request: RenderRequest, *, seed: int) -> str | None:
     if request.prompt_syntax == "weighted":
         return None
     metadata = {
-        "generation_mode": "sdxl_txt2img",
+        "generation_mode": "sdxl_txt2img" if request.init is None else "sdxl_img2img",
         "positive_prompt": _MARKUP.sub(lambda found: f"\\{found[0]}", request.prompt),
         "negative_prompt": _MARKUP.sub(lambda found: f"\\{found[0]}", request.negative_prompt or ""),
         "width": request.width,
@@ -99,6 +101,8 @@ def invokeai_metadata(request: RenderRequest, *, seed: int) -> str | None:
         "steps": request.steps,
         "cfg_scale": request.guidance_scale,
     }
+    if request.init is not None:
+        metadata["strength"] = request.init.strength
     if request.schedule is None:
         metadata["scheduler"] = _INVOKE_SCHEDULERS[request.sampler]
     elif request.schedule == "karras" and request.sampler in _INVOKE_KARRAS:

@@ -92,6 +92,8 @@ def resolve(
         seed=seed,
         count=request.count,
         pose=request.pose,
+        init=request.init,
+        mask=request.mask,
         control_scale=request.control_scale,
         control_start=request.control_start,
         control_end=request.control_end,

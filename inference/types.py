@@ -16,6 +16,7 @@ from typing import Final, Literal, NamedTuple
 
 from darkroom.schemas.events.completion import PromptRead
 from darkroom.schemas.events.controls import OPENPOSE, Control
+from darkroom.schemas.events.init import InitMask, InitPicture, steps_skipped
 from darkroom.schemas.events.keypoints import PoseStyle
 from darkroom.schemas.events.pose import FoundPerson, Pose
 from darkroom.schemas.events.samplers import TWO_CALLS
@@ -154,6 +155,10 @@ class RenderRequest:
     control_end: float = 1.0
     controls: tuple[Control, ...] = ()
     """Control pictures beside the pose."""
+    init: InitPicture | None = None
+    """The picture to start from; None to start from noise."""
+    mask: InitMask | None = None
+    """The part of that picture that is painted; None for all of it."""
     schedule: str | None = None
     """None for the model's own."""
     guidance_start: float = 0.0
@@ -177,11 +182,21 @@ class RenderRequest:
     @property
     def calls(self) -> int:
         """Number of calls of the UNet for one image: the steps that a device takes of it."""
-        return 2 * self.steps - 1 if self.sampler in TWO_CALLS else self.steps
+        return 2 * self.steps_taken - 1 if self.sampler in TWO_CALLS else self.steps_taken
+
+    @property
+    def steps_taken(self) -> int:
+        """Number of steps of an image: all but those that it skips."""
+        return self.steps - self.steps_skipped
+
+    @property
+    def steps_skipped(self) -> int:
+        """Number of the first steps that an image does not take, since it starts from a picture."""
+        return 0 if self.init is None else steps_skipped(self.steps, self.init.strength)
 
     def steps_after(self, calls: int) -> int:
         """Return the whole steps of an image that has taken so many calls."""
-        return min(self.steps, calls * self.steps // self.calls)
+        return min(self.steps_taken, calls * self.steps_taken // self.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +206,8 @@ class RenderJob:
     job_id: JobId
     request: RenderRequest
     pictures: Mapping[str, bytes] = field(default_factory=dict)
-    """The encoded pictures that the request names in a store, by the field that names each (`pose`, `controls.0`):
-    fetched by the caller, decoded by the engine."""
+    """The encoded pictures that the request names in a store, by the field that names each (`pose`, `init`,
+    `controls.0`): fetched by the caller, decoded by the engine."""
     progress: ProgressDetail = "none"
     """Decides whether `StepDone.steps_done` and `JobPreview` report on this job."""
 

@@ -89,7 +89,7 @@ _PICTURE_NAME = re.compile(r"[0-9]{1,4}-[0-9a-f]{16}\.[a-z0-9]{1,8}")
 RESULT_NAME: Final = "result.json"
 REQUEST_NAME: Final = "request.json"
 CALLBACK_NAME: Final = "callback.json"
-UPLOADS: Final = frozenset({"pose"})
+UPLOADS: Final = frozenset({"pose", "init", "mask"})
 """The stems of the names under which the pictures are stored that are uploaded with a request."""
 
 CONTENT_TYPES: Final[dict[str, str]] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
@@ -146,9 +146,9 @@ def callback_key(tenant: str, request_id: str, *, prefix: str = "") -> str:
     return f"{prefix}{_folder(tenant, request_id)}/{CALLBACK_NAME}"
 
 
-def pose_key(tenant: str, request_id: str, extension: str, *, prefix: str = "") -> str:
-    """The key of a pose picture that was uploaded with a request."""
-    return f"{prefix}{_folder(tenant, request_id)}/pose.{_extension(extension)}"
+def upload_key(field: str, tenant: str, request_id: str, extension: str, *, prefix: str = "") -> str:
+    """The key of a picture that was uploaded with a request for one of its fields, such as `pose` or `init`."""
+    return f"{prefix}{_folder(tenant, request_id)}/{field}.{_extension(extension)}"
 
 
 def tenant_folder(tenant: str, *, prefix: str = "") -> str:

@@ -57,7 +57,7 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True)
 class FetchPose:
-    """Read the stored pictures that the job names, of its pose and controls: `PoseFetched` or `JobFaulted`."""
+    """Read the stored pictures that the job names, of its pose and otherwise: `PoseFetched` or `JobFaulted`."""
 
     job: JobKey
 

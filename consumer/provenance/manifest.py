@@ -110,7 +110,7 @@ def ingredients_of(request: GenerationRequest | None, stored: Mapping[str, bytes
     for field, picture in pictures_of(request).items():
         content = picture.content if isinstance(picture, InlinePicture) else stored.get(field)
         if content is not None:
-            ingredients.append(Ingredient(titles[field], content, content_type_of(content) or "unknown"))
+            ingredients.append(Ingredient(titles.get(field, field), content, content_type_of(content) or "unknown"))
     return tuple(ingredients)
 
 

@@ -118,7 +118,7 @@ class ProgressFeed:
             tenant=received.tenant,
             stage=stage,
             steps_done=received.render.steps_after(steps_done),
-            steps_total=received.render.steps,
+            steps_total=received.render.steps_taken,
             preview=None if preview is None else InlinePicture(inline=base64.b64encode(preview.content).decode()),
             worker=self._worker,
             at=datetime.now(UTC),

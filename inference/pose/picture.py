@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from darkroom.inference.types import FaultKind, RenderFault
 from darkroom.schemas.events.pictures import PICTURE_FORMATS, foreign_format, foreign_remedy, jpeg_reduction
+from darkroom.schemas.events.pose import InlinePicture, PictureRef
 
 _LEVELS_16: Final = 65_536
 _SIXTEENTH_OF_EIGHT: Final = 257
@@ -21,6 +22,8 @@ _SIXTEENTH_OF_EIGHT: Final = 257
 
 
 POSE_PICTURE: Final = "The pose's picture"
+INIT_PICTURE: Final = "The picture to start from"
+MASK_PICTURE: Final = "The mask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,19 @@ def decode_picture(content: bytes, limits: PictureLimits, what: str = POSE_PICTU
     # Pillow raises a dozen exception types for malformed files, and all of them mean the same here.
     except Exception as error:
         raise _unreadable(content, error, what) from error
+
+
+def named_content(picture: PictureRef, stored: bytes | None, what: str) -> bytes:
+    """Return the file of a picture, called `what`. Raises `RenderFault` if it is only named and was not fetched."""
+    if isinstance(picture, InlinePicture):
+        return picture.content
+    if stored is None:
+        raise RenderFault(
+            FaultKind.REQUEST,
+            "pose_unreadable",
+            f"{what}, {picture.bucket}/{picture.key}, was not fetched: check its bucket and key.",
+        )
+    return stored
 
 
 def _reduce(picture: Image.Image, limits: PictureLimits, what: str) -> None:

@@ -224,12 +224,17 @@ class SdxlDevice(Device[SdxlRow]):
 
     def cache_counts(self) -> Mapping[str, CacheCounts]:
         """Return the counts of `prompt` (embeddings), `photo` (people found), `pose` (control pictures), `control`
-        (conditioning embeddings) and `adapter`.
+        (conditioning embeddings), `init` (pictures to start from) and `adapter`.
         """
         model = self._model
         if model is None:
             return {}
-        return {"prompt": model.texts.counts(), **model.poses.counts(), "adapter": model.adapters.counts()}
+        return {
+            "prompt": model.texts.counts(),
+            **model.poses.counts(),
+            **model.starts.counts(),
+            "adapter": model.adapters.counts(),
+        }
 
     def memory_bytes(self) -> Mapping[str, int]:
         """Return `allocated`, `reserved` and `total` bytes of a GPU; nothing on a CPU."""

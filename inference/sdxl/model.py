@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Final
 
 import numpy as np
 import structlog
@@ -18,7 +20,7 @@ from darkroom.inference.preview import encode_preview
 from darkroom.inference.resolve import batch_key, control_unavailable, name_adapters
 from darkroom.inference.sdxl.denoise.adapters import AdapterBank
 from darkroom.inference.sdxl.denoise.reuse import ReusePlan, ShallowNetwork, plan_reuse
-from darkroom.inference.sdxl.denoise.rows import Control, Guidance, SdxlRow, draw_noise
+from darkroom.inference.sdxl.denoise.rows import Control, Guidance, Inpaint, SdxlRow, draw_noise
 from darkroom.inference.sdxl.denoise.schedule import Schedule, Schedules
 from darkroom.inference.sdxl.denoise.step import Networks, Stepper
 from darkroom.inference.sdxl.finish.pictures import decode_latents, encode_picture
@@ -29,6 +31,7 @@ from darkroom.inference.sdxl.loading.placement import residence_of
 from darkroom.inference.sdxl.measure import measure_part
 from darkroom.inference.sdxl.prepare.conditions import TextConditioner, TextStyle, text_warnings, time_ids
 from darkroom.inference.sdxl.prepare.poses import Conditioning, PoseConditioner
+from darkroom.inference.sdxl.prepare.starts import Masked, Moments, StartEncoder
 from darkroom.inference.sdxl.streams import LaneStream
 from darkroom.inference.types import (
     FaultKind,
@@ -46,6 +49,9 @@ from darkroom.inference.watermark import marked
 from darkroom.schemas.events.completion import PromptRead
 from darkroom.schemas.events.controls import OPENPOSE
 from darkroom.schemas.prompts.embeddings import WEIGHTED, embeddings_in
+
+INIT_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Room for what the VAE reads in sixty pictures at 1024 x 1024, on the host."""
 
 _log = structlog.get_logger(__name__)
 
@@ -95,6 +101,13 @@ class LoadedModel:
         self.finish_stream = (
             self.stepper.stream if series is not Series.NONE and vae_device == device else LaneStream(vae_device)
         )
+        self.starts = StartEncoder(
+            components.vae,
+            limits=limits,
+            cache_bytes_max=INIT_CACHE_BYTES_MAX,
+            tiled_above_pixels=components.placement.plan.vae_tiled_above_pixels,
+            enter=lambda: self.enter(Lane.FINISH),
+        )
         self._projection: Projection | None = None
 
     def run_with(self, networks: Networks) -> None:
@@ -127,7 +140,7 @@ class LoadedModel:
                 f"{request.width} x {request.height} pixels: this model paints multiples of "
                 f"{components.info.size_multiple}.",
             )
-        schedule = self.schedules.get(request.sampler, request.steps, request.schedule)
+        schedule = self.schedules.get(request.sampler, request.steps, request.schedule, skipped=request.steps_skipped)
         self.adapters.unload_gone()
         adapters = tuple(self.adapters.get(use) for use in request.adapters)
         named = embeddings_in(request.prompt, request.negative_prompt, request.prompt_syntax)
@@ -159,9 +172,18 @@ class LoadedModel:
                     f"fidelity: economy saves nothing with {request.sampler} at {request.steps} steps: "
                     "the picture is the exact one."
                 )
+        start = masked = None
+        if request.init is not None:
+            # Last, because it may take the text encoders' place on the device.
+            size = {"width": request.width, "height": request.height}
+            start = self.starts.read(request.init, job.pictures.get("init"), **size)
+            if request.mask is not None:
+                factor = components.info.latent_factor
+                masked = self.starts.masked(request.mask, request.init, job.pictures, **size, factor=factor)
         rows = []
         for index in range(request.count):
             generator = torch.Generator("cpu").manual_seed(request.seed + index)
+            latents, inpaint = self._first_latents(request, schedule, generator, start, masked)
             rows.append(
                 SdxlRow(
                     row_id=RowId(job.job_id, index),
@@ -176,7 +198,8 @@ class LoadedModel:
                     guidance=guidance,
                     reuse=reuse,
                     generator=generator,
-                    latents=self._first_latents(request, schedule, generator),
+                    latents=latents,
+                    inpaint=inpaint,
                     wants_preview=job.progress == "previews" and index == 0,
                     adapters=adapters,
                 )
@@ -294,16 +317,41 @@ class LoadedModel:
             [guidance is not None and guidance.is_on(call, schedule.calls) for call in calls],
         )
 
-    def _first_latents(self, request: RenderRequest, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
-        """Draw (1, channels, height, width) noise, rounded to the model's dtype and then scaled, as in diffusers."""
+    def _first_latents(
+        self,
+        request: RenderRequest,
+        schedule: Schedule,
+        generator: torch.Generator,
+        start: Moments | None,
+        masked: Masked | None,
+    ) -> tuple[torch.Tensor, Inpaint | None]:
+        """Draw (1, channels, height, width) noise, rounded to the model's dtype and then scaled, as in diffusers.
+
+        From `start` the row's latents are drawn first and the noise after them, and both are added up; at strength 1
+        (of a mask) the noise stands alone.
+        """
         components = self.components
-        factor = components.info.latent_factor
+        device, dtype, factor = components.device, components.dtype, components.info.latent_factor
         shape = (1, components.unet.config.in_channels, request.height // factor, request.width // factor)
-        noise = draw_noise(generator, shape).to(components.device, components.dtype)
-        return noise * schedule.init_sigma
+        known = None if start is None else start.drawn(partial(draw_noise, generator))
+        noise = draw_noise(generator, shape).to(device, dtype)
+        if known is None or request.init is None:
+            return noise * schedule.init_sigma, None
+        of_picture, of_noise = schedule.noising(0)
+        known = self.starts.scaled(known.to(device, dtype))
+        is_noise = request.init.strength == 1
+        latents = noise * schedule.init_sigma if is_noise else of_picture * known + of_noise * noise
+        if masked is None:
+            return latents, None
+        if start is not None and start.deviation is not None:
+            # diffusers' pipelines encode the masked picture here, and use it for UNets of nine channels alone.
+            draw_noise(generator, shape)
+        return latents, Inpaint(masked.latent_mask.to(device, dtype), known, noise, masked.overlay)
 
 
 def _encoded(picture: Image.Image, row: SdxlRow) -> RenderedImage:
+    if row.inpaint is not None and row.inpaint.overlay is not None:
+        picture = row.inpaint.overlay.over(picture)
     if row.request.watermark:
         picture = Image.fromarray(marked(np.asarray(picture)))
     return encode_picture(

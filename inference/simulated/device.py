@@ -39,7 +39,7 @@ from darkroom.inference.planning.reuse import rule_of
 from darkroom.inference.planning.step_curve import StepCurve
 from darkroom.inference.pose.annotation import control_contents, read_control
 from darkroom.inference.pose.control import picture_content, pose_digest, read_skeleton
-from darkroom.inference.pose.picture import PictureLimits, decode_picture
+from darkroom.inference.pose.picture import INIT_PICTURE, MASK_PICTURE, PictureLimits, decode_picture, named_content
 from darkroom.inference.preview import encode_preview
 from darkroom.inference.resolve import batch_key
 from darkroom.inference.simulated.wallpaper import reencoded, wallpaper
@@ -212,6 +212,12 @@ class SimulatedDevice(Device[SimulatedRow]):
             warnings.append(read.warning)
             digest = hashlib.sha256(content).hexdigest()
             followed.append([control.kind, digest, control.scale, control.start, control.end])
+        start = []
+        for name, part, what in (("init", request.init, INIT_PICTURE), ("mask", request.mask, MASK_PICTURE)):
+            if part is not None:
+                content = named_content(part.image, job.pictures.get(name), what)
+                decode_picture(content, self._picture_limits, what)
+                start.append([hashlib.sha256(content).hexdigest(), part.model_dump(exclude={"image"})])
         key = batch_key(request, self._info)
         shallow: frozenset[int] = frozenset()
         if request.fidelity == "economy":
@@ -224,7 +230,7 @@ class SimulatedDevice(Device[SimulatedRow]):
                     batch_key=key,
                     steps_total=request.calls,
                     request=request,
-                    shown=_shown(request, pose, followed, request.seed + index),
+                    shown=_shown(request, pose, followed, start, request.seed + index),
                     shallow=shallow,
                     trouble=trouble,
                 )
@@ -398,7 +404,9 @@ def _play_step(rows: Sequence[SimulatedRow]) -> None:
 # --- The picture ----------------------------------------------------------------------------------------
 
 
-def _shown(request: RenderRequest, pose: str | None, controls: Sequence[object], seed: int) -> bytes:
+def _shown(
+    request: RenderRequest, pose: str | None, controls: Sequence[object], start: Sequence[object], seed: int
+) -> bytes:
     """Return a digest of everything that decides one image's pixels. Its place among `count` images has no
     influence."""
     decisive: dict[str, object] = {
@@ -417,6 +425,8 @@ def _shown(request: RenderRequest, pose: str | None, controls: Sequence[object],
         decisive["pose"] = [pose, request.control_scale, request.control_start, request.control_end]
     if controls:
         decisive["controls"] = controls
+    if start:
+        decisive["start"] = start
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -77,6 +77,26 @@ def poses_of(posed: Posed) -> list[tuple[int, dict[str, Any] | None]]:
         return _poses(posed)
     except RequestUnreadable as error:
         raise click.UsageError(f"These options do not make a valid request: {error}") from error
+
+
+def picture_option(name: str, options: Mapping[str, Any], **members: str) -> dict[str, Any] | None:
+    """Return the field `name`, a picture and its other members, that the options describe; None for none.
+
+    `members` are the options of the others by the member's name. Raise `click.UsageError`.
+    """
+    from darkroom.producer.client.request_files import RequestUnreadable
+    from darkroom.producer.poses.files import picture_of
+
+    values = {member: options[option.removeprefix("--").replace("-", "_")] for member, option in members.items()}
+    given = {member: value for member, value in values.items() if value is not None}
+    if options[name] is None:
+        if given:
+            raise click.UsageError(f"{members[next(iter(given))]} belongs to the picture of --{name}: give both.")
+        return None
+    try:
+        return {"image": picture_of(options[name]), **given}
+    except RequestUnreadable as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _poses(posed: Posed) -> list[tuple[int, dict[str, Any] | None]]:

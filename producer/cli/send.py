@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 import click
 
 from darkroom.producer.cli.completion_lines import in_words
-from darkroom.producer.cli.request_options import Posed, adapters_of, controls_of, field_options, labels_of, poses_of
+from darkroom.producer.cli.request_options import (
+    Posed,
+    adapters_of,
+    controls_of,
+    field_options,
+    labels_of,
+    picture_option,
+    poses_of,
+)
 from darkroom.producer.terminal import (
     config_option,
     fail,
@@ -111,6 +119,29 @@ class _Send(click.Command):
     metavar="KIND=FILE[,scale=X][,start=X][,end=X]",
     help="A control picture of at most 512 KiB that a ControlNet of the workers follows, such as canny=edges.png; "
     "scale is 0 to 2, start and end are fractions of the steps. Repeatable, up to 4 times.",
+)
+@click.option(
+    "--init",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A picture of at most 512 KiB to start from, as PNG, JPEG or WebP.",
+)
+@click.option(
+    "--strength", type=float, metavar="X", help="How much of the --init picture is painted anew, between 0 and 1."
+)
+@click.option(
+    "--init-fit",
+    type=click.Choice(["stretch", "contain", "cover"]),
+    help="How an --init picture of another aspect comes to the output's size; stretch is the default.",
+)
+@click.option(
+    "--mask",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A picture of at most 512 KiB whose white part of the --init picture is painted; the rest stays.",
+)
+@click.option(
+    "--mask-blur", type=int, metavar="PIXELS", help="Over how many pixels inside of --mask the painted part fades out."
 )
 @click.option(
     "--adapter",
@@ -242,6 +273,8 @@ def _from_options(
                 **{name: options[name] for name in field_options()},
                 "output": {name: value for name, value in output.items() if value is not None} or None,
                 "pose": pose,
+                "init": picture_option("init", options, strength="--strength", fit="--init-fit"),
+                "mask": picture_option("mask", options, blur="--mask-blur"),
                 **adapters_of(options["adapters"]),
                 **controls_of(options["controls"]),
                 "labels": labels_of(labels),

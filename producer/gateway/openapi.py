@@ -29,6 +29,12 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 _FILES: Final = {
     "pose": {"type": "string", "format": "binary", "description": "An OpenPose skeleton picture."},
     "photo": {"type": "string", "format": "binary", "description": "A photo, in place of the skeleton."},
+    "init": {
+        "type": "string",
+        "format": "binary",
+        "description": "A picture to start from; its `strength` and `fit` are fields beside it, or members of `init`.",
+    },
+    "mask": {"type": "string", "format": "binary", "description": "The part of it that is painted, in white."},
 }
 _PICTURES: Final = {name: {"contentType": "image/png, image/jpeg, image/webp"} for name in _FILES}
 _FORM: Final = {

@@ -83,7 +83,7 @@ def photo_of(path: Path) -> dict[str, Any]:
 
 
 def picture_of(path: Path) -> dict[str, str]:
-    """A picture file, carried inline. Raises `RequestUnreadable`."""
+    """A picture, carried inline, as a request names it. Raises `RequestUnreadable`."""
     content = _content(path)
     _refuse_other_formats(path, content)
     if not content.startswith(_PICTURES):

@@ -26,6 +26,7 @@ from darkroom.schemas.events.fields import (
     RecipeName,
     Timestamp,
 )
+from darkroom.schemas.events.init import MASK_UNDONE_BY, InitMask, InitPicture, steps_skipped
 from darkroom.schemas.events.pose import InlinePicture, PhotoPose, Pose, SkeletonPose, StoredPicture
 from darkroom.schemas.events.samplers import Sampler, Schedule, pair_fault
 from darkroom.schemas.names import DEFAULT_TENANT
@@ -229,6 +230,12 @@ class GenerationRequest(BaseModel):
         description="Up to 4 control pictures to follow together, a pose counted among them; their effects are added "
         "up. `pose` is the short form of one openpose control.",
     )
+    init: Annotated[InitPicture | None, FieldFacts(is_own=True)] = Field(
+        default=None, description="A picture to start from in place of pure noise; null for none."
+    )
+    mask: Annotated[InitMask | None, FieldFacts(is_own=True)] = Field(
+        default=None, description="The part of the picture of init that is painted; null for all of it."
+    )
     adapter: Annotated[Adapter | None, FieldFacts(digest=Named.ALWAYS, text=Named.WHEN_SET)] = Field(
         default=None, description="A LoRA to apply; null for none."
     )
@@ -298,6 +305,12 @@ class GenerationRequest(BaseModel):
             raise ValueError("guidance_start must be below guidance_end")
         if fault := pair_fault(self.sampler, self.schedule, effective_steps(self)):
             raise ValueError(fault)
+        if self.init is not None:
+            # A recipe may yet say how many steps there are.
+            steps = None if self.recipe is not None else effective_steps(self)
+            _check_strength(self.init.strength, steps, is_masked=self.mask is not None)
+        if self.mask is not None:
+            _check_mask(self)
         if self.prompt_syntax == "weighted":
             for name, text in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt or "")):
                 _check_weighted(name, text)
@@ -316,6 +329,24 @@ def _check_weighted(name: str, text: str) -> None:
         parse_weighted(text)
     except PromptSyntaxError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _check_mask(request: GenerationRequest) -> None:
+    if request.init is None:
+        raise ValueError("mask says which part of a picture is painted: give the picture as init")
+    if request.sampler in MASK_UNDONE_BY:
+        raise ValueError(f"sampler is {request.sampler!r}, which would undo the mask between steps: use dpmpp_2m")
+
+
+def _check_strength(strength: float, steps: int | None, *, is_masked: bool) -> None:
+    if strength == 0:
+        raise ValueError("init.strength is 0, which would give the picture back: it must be above 0")
+    if strength == 1 and not is_masked:
+        raise ValueError("init.strength is 1, which would paint all of it anew: it must be below 1, or leave init out")
+    if steps is not None and steps_skipped(steps, strength) == steps:
+        raise ValueError(
+            f"init.strength is {strength}, which leaves none of {steps} steps to take: ask for more of either"
+        )
 
 
 _MAY_BE_LEFT_OUT: Final = frozenset(
@@ -348,12 +379,17 @@ def with_pose(request: GenerationRequest) -> GenerationRequest:
 
 
 def pictures_of(request: GenerationRequest) -> dict[str, StoredPicture | InlinePicture]:
-    """Return the pictures that a request brings, by the field that each is of: `pose`, `controls.0` and so on."""
+    """Return the pictures that a request brings, by the field that each is of: `pose`, `init`,
+    `mask`, `controls.0` and so on."""
     pictures: dict[str, StoredPicture | InlinePicture] = {}
     if isinstance(request.pose, SkeletonPose):
         pictures["pose"] = request.pose.image
     elif isinstance(request.pose, PhotoPose):
         pictures["pose"] = request.pose.photo
+    if request.init is not None:
+        pictures["init"] = request.init.image
+    if request.mask is not None:
+        pictures["mask"] = request.mask.image
     return pictures | {f"controls.{number}": control.image for number, control in enumerate(request.controls)}
 
 

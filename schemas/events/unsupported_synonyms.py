@@ -17,7 +17,7 @@ _GROUPS: Final[Mapping[str, str]] = {
     "init_image": "condition_image image_base64 init_generation_image_id init_image_id init_image_mode init_strength "
     "noise_strength seed_image starting_image step_schedule_end step_schedule_start",
     "init_image_noise": "init_image_reset_to_norm",
-    "mask": "grow_mask in_painting_params inpaint_image_url inpaint_mask_url mask_blur_outset mask_image_base64 "
+    "mask_image": "grow_mask in_painting_params inpaint_image_url inpaint_mask_url mask_blur_outset mask_image_base64 "
     "mask_strength out_painting_params preserve_original_after_inpaint search_prompt select_prompt strict_mask_border",
     "control": "cn_scale cn_strength control_filter_to_apply control_guidance control_image_url control_net_inputs "
     "control_net_name controlnet_unet num_controls sizing_strategy use_controlnet_model",

@@ -110,6 +110,10 @@ def render_digest(
     kinds = {control.kind for control in request.controls} | ({OPENPOSE} if request.pose is not None else set())
     if used := {kind: control_digests[kind] for kind in kinds if kind in control_digests}:
         parts["controlnets"] = used
+    if request.init is not None and "init" in pictures:
+        parts["init"]["image"] = raw_digest(pictures["init"])
+    if request.mask is not None and "mask" in pictures:
+        parts["mask"]["image"] = raw_digest(pictures["mask"])
     if isinstance(request.pose, PhotoPose):
         parts["pose_detector"] = pose_detector
     if pose_style != "openpose" and request.pose is not None and not isinstance(request.pose, SkeletonPose):

@@ -23,12 +23,13 @@ from darkroom.inference.pose.skeleton import draw_people
 from darkroom.inference.resolve import resolve
 from darkroom.inference.tiny import TinyModel
 from darkroom.inference.types import ModelInfo, RenderRequest
+from darkroom.schemas.events.init import MASK_UNDONE_BY
 from darkroom.schemas.events.request import GenerationRequest
 from darkroom.schemas.events.samplers import SAMPLERS, SCHEDULES, pair_fault
 from darkroom.schemas.recipes import parse_recipes
 from darkroom.schemas.settings import LimitSettings
 from tests.inference import loras
-from tests.inference.painting import SITTING, WAVING
+from tests.inference.painting import SITTING, WAVING, mask_to_paint_in, picture_to_start_from
 
 ADAPTERS: Final = ("ink", "oil", "weave")
 """Two LoRAs, of which the second changes text encoders, too, and a LoKr."""
@@ -61,6 +62,9 @@ _SKELETON: Final = _skeleton_file()
 _LONG: Final = ", ".join(f"a small animal number {number}" for number in range(24))
 _THREE_CHUNKS: Final = ", ".join(f"a small animal number {number}" for number in range(8))
 """For the tiny models, whose tokens are letters."""
+_STARTS: Final = tuple(picture_to_start_from(seed=seed).inline for seed in range(2))
+_MASK: Final = mask_to_paint_in((30, 20, 70, 60)).inline
+FITS: Final = ("stretch", "contain", "cover")
 _PLAIN_PROMPTS: Final = ("a red fox in the snow", "雪の中の赤い狐 🦊", "many small animals " * 9, "a (red:1.3) fox")
 _WEIGHTED_PROMPTS: Final = (
     "a (red:1.4) fox", "((a fox:1.2) in [deep] snow:1.5)", "a red fox BREAK (deep snow:1.3)", "a (fox:7) :) (snow",
@@ -108,6 +112,12 @@ def drawn(dice: random.Random) -> dict[str, Any]:
         fields["controls"] = [
             {"kind": "openpose", "image": image, "scale": dice.choice((0.6, 1.0)), "start": start, "end": end}
         ]
+    strengths = [one for one in (0.3, 0.6, 0.95) if int(min(steps, 4) * one)]  # a recipe may take four steps
+    if strengths and dice.random() < 0.3:
+        image = {"inline": dice.choice(_STARTS)}
+        fields["init"] = {"image": image, "strength": dice.choice(strengths), "fit": dice.choice(FITS)}
+        if sampler not in MASK_UNDONE_BY and dice.random() < 0.5:
+            fields["mask"] = {"image": {"inline": _MASK}, "blur": dice.choice((0, 4)), "composite": dice.random() < 0.5}
     fields |= _drawn_adapters(dice)
     if dice.random() < 0.1:
         fields = {name: value for name, value in fields.items() if name not in _LEFT_TO_THE_RECIPE}

@@ -1,11 +1,13 @@
 """What the tests of the SDXL device share: requests, a way to drive a device, and diffusers' pipelines as oracle.
 
 The oracle is diffusers itself on the same folders: `StableDiffusionXLControlNetPipeline` for a request with a pose,
-`StableDiffusionXLPipeline` for one without, one pipeline call a picture, with a CPU generator of the request's seed.
+`StableDiffusionXLPipeline` for one without, and the `Img2Img` pipelines of these for one that starts from a picture;
+one pipeline call a picture, with a CPU generator of the request's seed.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -28,7 +30,7 @@ from darkroom.inference.sdxl import SdxlDevice
 from darkroom.inference.sdxl.denoise.rows import SdxlRow
 from darkroom.inference.tiny import TinyModel
 from darkroom.inference.types import AdapterUse, RenderedImage, RenderJob, RenderRequest
-from darkroom.schemas.events.pose import PeoplePose, PhotoPose
+from darkroom.schemas.events.pose import InlinePicture, PeoplePose, PhotoPose
 from tests.inference.devices import finished
 from tests.inference.schedulers import scheduler_of
 
@@ -128,6 +130,14 @@ class Oracle:
             **self.plain.components, controlnet=controlnet, add_watermarker=False,
             force_zeros_for_empty_prompt=self.plain.config.force_zeros_for_empty_prompt,
         )  # fmt: skip
+        own = {"add_watermarker": False, "force_zeros_for_empty_prompt": self.plain.config.force_zeros_for_empty_prompt}
+        parts = self.plain.components
+        self._from_picture = library.StableDiffusionXLImg2ImgPipeline(**parts, **own)
+        self._posed_from_picture = library.StableDiffusionXLControlNetImg2ImgPipeline(
+            **parts, controlnet=controlnet, **own
+        )
+        self._inpaint = library.StableDiffusionXLInpaintPipeline(**parts, **own)
+        self._posed_inpaint = library.StableDiffusionXLControlNetInpaintPipeline(**parts, controlnet=controlnet, **own)
         self.scheduler_config = self.plain.scheduler.config
         self._adapters_path = adapters_path
         self._painted: dict[str, Pixels] = {}
@@ -140,7 +150,12 @@ class Oracle:
         return self._painted[key]
 
     def _paint(self, request: RenderRequest) -> Pixels:
-        pipeline = self.plain if request.pose is None else self._posed
+        if request.init is None:
+            pipeline = self.plain if request.pose is None else self._posed
+        elif request.mask is not None:
+            pipeline = self._inpaint if request.pose is None else self._posed_inpaint
+        else:
+            pipeline = self._from_picture if request.pose is None else self._posed_from_picture
         pipeline.scheduler = scheduler_of(request.sampler, request.schedule, self.scheduler_config)
         pipeline.set_progress_bar_config(disable=True)
         control: dict[str, Any] = {}
@@ -154,6 +169,15 @@ class Oracle:
                 "control_guidance_start": request.control_start,
                 "control_guidance_end": request.control_end,
             }
+        size: dict[str, Any] = {"width": request.width, "height": request.height}
+        if request.init is not None:
+            if request.mask is not None:
+                control["mask_image"] = mask_of(request)
+            if request.pose is None and request.mask is None:
+                size = {}  # the pipeline takes the picture's own
+            elif request.pose is not None:
+                control["control_image"] = control.pop("image")
+            control |= {"image": start_of(request), "strength": request.init.strength}
         steps: dict[str, Any] = {"num_inference_steps": request.steps}
         if request.schedule == "align_your_steps":
             steps = {"timesteps": AysSchedules["StableDiffusionXLTimesteps"]}
@@ -173,16 +197,53 @@ class Oracle:
         painted = pipeline(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            width=request.width,
-            height=request.height,
             guidance_scale=request.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(request.seed),
+            **size,
             **control,
             **steps,
         )
         if request.adapters:
             pipeline.unload_lora_weights()
         return np.asarray(painted.images[0], dtype=np.int16)
+
+
+def start_of(request: RenderRequest) -> Image.Image:
+    """Return the picture that a request starts from, at the output's size as diffusers' image processor resizes it."""
+    assert request.init is not None
+    assert isinstance(request.init.image, InlinePicture)
+    with Image.open(io.BytesIO(request.init.image.content)) as picture:
+        library: Any = diffusers
+        processor = library.image_processor.VaeImageProcessor()
+        resized: Image.Image = processor.resize(picture.convert("RGB"), request.height, request.width)
+        return resized
+
+
+def mask_of(request: RenderRequest) -> Image.Image:
+    """Return the mask of a request at the output's size, of two levels."""
+    assert request.mask is not None
+    assert isinstance(request.mask.image, InlinePicture)
+    with Image.open(io.BytesIO(request.mask.image.content)) as picture:
+        resized = picture.convert("L").resize((request.width, request.height), Image.Resampling.LANCZOS)
+    return resized.point([0] * 128 + [255] * 128)
+
+
+def mask_to_paint_in(box: tuple[int, int, int, int], width: int = 96, height: int = 80) -> InlinePicture:
+    """Return a mask that is white in a box (left, top, right, bottom) in pixels."""
+    picture, content = Image.new("L", (width, height)), io.BytesIO()
+    picture.paste(255, box)
+    picture.save(content, "PNG")
+    return InlinePicture(inline=base64.b64encode(content.getvalue()).decode())
+
+
+def picture_to_start_from(width: int = 96, height: int = 80, seed: int = 0) -> InlinePicture:
+    """Return a picture with edges, areas and noise, the same for the same seed."""
+    dice = np.random.default_rng(seed)
+    levels = np.kron(dice.integers(0, 256, (height // 16, width // 16, 3)), np.ones((16, 16, 1)))
+    levels += dice.normal(0, 6, levels.shape)
+    content = io.BytesIO()
+    Image.fromarray(levels.clip(0, 255).astype(np.uint8)).save(content, "PNG")
+    return InlinePicture(inline=base64.b64encode(content.getvalue()).decode())
 
 
 def _weights(use: AdapterUse) -> float | dict[str, float]:

@@ -64,6 +64,13 @@ class _Sigmas(ABC):
         self.init_noise_sigma = self._euler.init_noise_sigma
         self._call = 0
 
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        self._call = begin_index
+
+    def add_noise(self, sample: torch.Tensor, fresh: torch.Tensor, _: Any) -> torch.Tensor:
+        noised: torch.Tensor = sample + fresh * self.calls[self._call][0]
+        return noised
+
     def planned(self, timesteps: list[float]) -> list[tuple[float, float]]:
         return list(zip(self.sigmas[:-1], timesteps, strict=True))
 

@@ -158,6 +158,25 @@ def test_poses_are_sent_as_people_have_them(environment: dict[str, str], setting
     assert {"photo": {"inline": base64.b64encode(PIXEL).decode()}} in poses
 
 
+def test_a_picture_to_start_from_is_sent(environment: dict[str, str], settings: Settings, tmp_path: Path) -> None:
+    picture = tmp_path / "start.png"
+    picture.write_bytes(PIXEL)
+    options = ["--prompt", "a dancer", "--init", str(picture), "--strength", "0.4", "--init-fit", "contain"]
+    assert invoke(send, environment, *options).exit_code == 0
+    [request] = sent(settings)
+    assert request.init is not None
+    assert request.init.model_dump() == {
+        "image": {"inline": base64.b64encode(PIXEL).decode()}, "strength": 0.4, "fit": "contain",
+    }  # fmt: skip
+    masked = invoke(send, environment, *options, "--mask", str(picture), "--mask-blur", "4")
+    assert masked.exit_code == 0
+    [mask] = [request.mask for request in sent(settings) if request.mask is not None]
+    assert (mask.blur, mask.composite) == (4, True)
+    refused = invoke(send, environment, *options[:4], "--strength", "1")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "init.strength" in refused.stderr
+
+
 def test_each_frame_becomes_a_request(environment: dict[str, str], settings: Settings, tmp_path: Path) -> None:
     film = tmp_path / "film.json"
     canvas = {"canvas_width": 640, "canvas_height": 360}
@@ -251,6 +270,10 @@ def test_a_file_without_a_request_is_an_error(environment: dict[str, str]) -> No
         (["--prompt", "x", "--request-id", "no/slash"], "request_id"),
         (["--prompt", "x", "--pose", "/absent.png"], "/absent.png"),
         (["--prompt", "x", "--photo", "/absent.jpg"], "/absent.jpg"),
+        (["--prompt", "x", "--init", __file__], "is no PNG, JPEG or WebP picture"),
+        (["--prompt", "x", "--strength", "0.5"], "--strength belongs to the picture of --init"),
+        (["--prompt", "x", "--init-fit", "cover"], "--init-fit belongs to the picture of --init"),
+        (["--prompt", "x", "--mask-blur", "3"], "--mask-blur belongs to the picture of --mask"),
         (["--prompt", "x", "--photo", __file__], "is no PNG, JPEG or WebP picture"),
         (["--prompt", "x", "--photo", __file__, "--pose", __file__], "either --photo or --pose"),
         (["--prompt", "x", "--pose-size", "64x64"], "--pose-size belongs to the keypoints"),
@@ -451,6 +474,7 @@ def test_send_has_an_option_for_every_field_of_a_request() -> None:
     by_hand = {
         "request_id": "--request-id", "pose": "--pose", "adapter": "--adapter", "adapters": "--adapter",
         "output": "--format", "labels": "--label", "progress": "--wait",
+        "init": "--init", "mask": "--mask", "controls": "--control",
     }  # fmt: skip
     """Fields that are objects, are made where they are left out, or follow from how the command is called."""
     options = {name for option in send.get_params(click.Context(send)) for name in option.opts}

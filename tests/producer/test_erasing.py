@@ -20,7 +20,7 @@ from darkroom.producer.store.memory_objects import MemoryObjects
 from darkroom.producer.store.objects import Objects, StoreUnavailable
 from darkroom.producer.store.s3_objects import MinioObjects
 from darkroom.schemas.events.completion import Completion, Status
-from darkroom.schemas.names import image_key, pose_key, request_key
+from darkroom.schemas.names import image_key, request_key, upload_key
 from tests.producer.examples import NOON, Picture, answered, source, success, work
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def claim(request_id: str = "hello-1") -> bytes:
 
 async def painted(objects: Objects, request_id: str = "hello-1") -> Completion:
     """As gateway and worker leave a request: claim, upload, two pictures with its prompt inside, an outcome."""
-    await objects.put(pose_key("studio", request_id, "png", prefix="team/"), b"uploaded", "image/png")
+    await objects.put(upload_key("pose", "studio", request_id, "png", prefix="team/"), b"uploaded", "image/png")
     await objects.put(request_key("studio", request_id, prefix="team/"), claim(request_id), "application/json")
     pictures = [Picture(f"{PROMPT} {number}".encode()) for number in range(2)]
     refs = completions.image_refs(

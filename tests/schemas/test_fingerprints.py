@@ -242,6 +242,26 @@ def test_a_stored_pose_counts_by_its_bytes_where_they_are_known() -> None:
     assert render_digest(stored, "m", "s", pictures={"pose": b"other"}) not in same
 
 
+def test_a_picture_to_start_from_counts_by_its_bytes_and_only_where_there_is_one() -> None:
+    inline = {"inline": base64.b64encode(b"picture").decode()}
+    asked = request(init={"image": inline, "strength": 0.4})
+    stored = request(init={"image": {"bucket": "abc", "key": "k"}, "strength": 0.4})
+    assert render_digest(stored, "m", "s", pictures={"init": b"picture"}) == render_digest(asked, "m", "s")
+    assert render_digest(stored, "m", "s", pictures={"init": b"other"}) != render_digest(asked, "m", "s")
+    others = [
+        request(init={"image": inline, "strength": 0.5}),
+        request(init={"image": inline, "strength": 0.4, "fit": "cover"}),
+        request(),
+    ]
+    assert len({render_digest(one, "m", "s") for one in (asked, *others)}) == 4
+    assert len({request_digest(one) for one in (asked, *others)}) == 4
+    assert request_digest(request(init=None)) == request_digest(request())
+    named = {"bucket": "abc", "key": "m"}
+    masked, elsewhere = (request(init={"image": inline}, mask={"image": one}) for one in (inline, named))
+    assert render_digest(elsewhere, "m", "s", pictures={"mask": b"picture"}) == render_digest(masked, "m", "s")
+    assert render_digest(masked, "m", "s") != render_digest(request(init={"image": inline}), "m", "s")
+
+
 def test_a_photos_pictures_depend_on_the_detector_and_no_others_do() -> None:
     picture = {"inline": base64.b64encode(b"picture").decode()}
     for pose, depends in (

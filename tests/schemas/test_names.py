@@ -13,10 +13,10 @@ from darkroom.schemas.names import (
     Topic,
     image_key,
     is_identity,
-    pose_key,
     request_key,
     result_key,
     stand_in_tenant,
+    upload_key,
 )
 
 SHA256 = hashlib.sha256(b"picture").hexdigest()
@@ -26,14 +26,14 @@ def test_keys_have_the_published_form() -> None:
     assert image_key("studio", "job-1", 2, SHA256, "png") == f"studio/job-1/2-{SHA256[:16]}.png"
     assert result_key("studio", "job-1") == "studio/job-1/result.json"
     assert request_key("studio", "job-1") == "studio/job-1/request.json"
-    assert pose_key("studio", "job-1", "jpg") == "studio/job-1/pose.jpg"
+    assert upload_key("pose", "studio", "job-1", "jpg") == "studio/job-1/pose.jpg"
 
 
 def test_a_prefix_stands_before_every_key() -> None:
     assert image_key("studio", "job-1", 2, SHA256, "png", prefix="a/b/") == f"a/b/studio/job-1/2-{SHA256[:16]}.png"
     assert result_key("studio", "job-1", prefix="a/b/") == "a/b/studio/job-1/result.json"
     assert request_key("studio", "job-1", prefix="a/b/") == "a/b/studio/job-1/request.json"
-    assert pose_key("studio", "job-1", "jpg", prefix="a/b/") == "a/b/studio/job-1/pose.jpg"
+    assert upload_key("pose", "studio", "job-1", "jpg", prefix="a/b/") == "a/b/studio/job-1/pose.jpg"
 
 
 def test_topics_and_types_have_the_published_names() -> None:

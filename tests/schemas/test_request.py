@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from darkroom.schemas.errors import RequestRejected
 from darkroom.schemas.events.pose import (
     INLINE_BYTES_MAX,
     InlinePicture,
@@ -19,7 +20,9 @@ from darkroom.schemas.events.pose import (
     StoredPicture,
 )
 from darkroom.schemas.events.request import GenerationRequest, effective_steps
+from darkroom.schemas.recipes import parse_recipes
 
+INLINE = {"inline": "AAAA"}
 PERSON18: list[Any] = [[0.5, 0.25]] * 16 + [None, None]
 PERSON17: list[Any] = [[0.5, 0.25]] * 17
 
@@ -242,3 +245,51 @@ def test_python_callers_may_pass_lists_and_models() -> None:
 def test_requests_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         read().steps = 3
+
+
+@pytest.mark.parametrize(
+    ("init", "says"),
+    [
+        ({"image": INLINE, "strength": 0}, "init.strength is 0, which would give the picture back"),
+        ({"image": INLINE, "strength": 1}, "init.strength is 1, which would paint all of it anew"),
+        ({"image": INLINE, "strength": 0.2}, "init.strength is 0.2, which leaves none of 4 steps to take"),
+        ({"image": INLINE, "strength": 1.5}, "less than or equal to 1"),
+        ({"image": INLINE, "strength": -0.5}, "greater than or equal to 0"),
+        ({"image": INLINE, "fit": "fill"}, "'stretch', 'contain' or 'cover'"),
+        ({"strength": 0.5}, "Field required"),
+        ({"image": "AAAA"}, "inline"),
+    ],
+)
+def test_a_picture_to_start_from_says_what_is_wrong_with_it(init: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        GenerationRequest.model_validate({"request_id": "r", "prompt": "p", "steps": 4, "init": init})
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"init": None}, "give the picture as init"),
+        ({"sampler": "unipc"}, "would undo the mask between steps: use dpmpp_2m"),
+        ({"sampler": "heun"}, "would undo the mask between steps"),
+        ({"mask": {"image": INLINE, "blur": -1}}, "greater than or equal to 0"),
+        ({"mask": {"image": INLINE, "composite": 1}}, "valid boolean"),
+        ({"mask": {"blur": 4}}, "Field required"),
+    ],
+)
+def test_a_mask_says_what_is_wrong_with_it(fields: dict[str, Any], says: str) -> None:
+    init = {"image": INLINE, "strength": 1}
+    whole = {"request_id": "r", "prompt": "p", "init": init, "mask": {"image": INLINE}}
+    assert GenerationRequest.model_validate(whole).mask is not None, "with a mask the strength may be 1"
+    with pytest.raises(ValidationError, match=says):
+        GenerationRequest.model_validate({**whole, **fields})
+
+
+def test_a_recipes_steps_count_for_the_strength() -> None:
+    asked = {"request_id": "r", "prompt": "p", "recipe": "long", "init": {"image": INLINE, "strength": 0.01}}
+    request = GenerationRequest.model_validate(asked)
+    assert parse_recipes("[long]\nsteps = 120").filled(request).steps == 120
+    with pytest.raises(RequestRejected, match="leaves none of 20 steps"):
+        parse_recipes("[long]\nsteps = 20").filled(request)
+    left_out = GenerationRequest.model_validate({**asked, "recipe": None, "init": {"image": INLINE, "strength": None}})
+    assert left_out.init is not None
+    assert (left_out.init.strength, left_out.init.fit) == (0.6, "stretch")

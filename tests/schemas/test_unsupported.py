@@ -20,7 +20,7 @@ from darkroom.schemas.wire.codec import decode_request
 
 NAMES = (*NOT_HONOURED, *CALLED_OTHERWISE, *SYNONYMS)
 RESERVED = (
-    "controls", "init", "mask", "reference", "upscale", "fit", "model",
+    "controls", "reference", "upscale", "fit", "model",
 )  # fmt: skip
 """Fields that the request may come to have: until then whoever sends one is told so."""
 
@@ -108,7 +108,15 @@ def test_spellings_do_not_matter(spelling: str) -> None:
         ({"output": {"width": 512}}, "output.width: it belongs to the request itself, as `width`"),
         ({"output": {"lossless": True}}, "output.lossless: use png"),
         ({"pose": {"image": {"bucket": "abc", "key": "k"}, "strength": 0.5}}, "pose.strength: use `control_scale`"),
-        ({"pose": {"image": {"bucket": "abc", "key": "k", "mask": "m"}}}, "pose.image.mask: inpainting"),
+        ({"init": {"image": {"bucket": "abc", "key": "k"}, "denoise": 0.5}}, "init.denoise: use `init.strength`"),
+        (
+            {
+                "init": {"image": {"bucket": "abc", "key": "k"}},
+                "mask": {"image": {"bucket": "abc", "key": "m"}, "padding": 32},
+            },
+            "mask.padding: the picture is painted whole",
+        ),
+        ({"pose": {"image": {"bucket": "abc", "key": "k", "mask_blur": 4}}}, "pose.image.mask_blur: a mask is `mask`"),
     ],
     ids=str,
 )

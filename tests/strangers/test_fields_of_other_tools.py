@@ -42,9 +42,9 @@ TABLE: tuple[Stranger[Fields, set[str]], ...] = (
     Stranger(
         "img2img",
         "AUTOMATIC1111 1.10.1",
-        {"init_images": ["data:image/png;base64,AAAA"], "mask": "AAAA", "denoising_strength": 0.4,
+        {"init_images": ["data:image/png;base64,AAAA"], "denoising_strength": 0.4,
          "inpainting_fill": 1},
-        {"init_images", "mask", "denoising_strength", "inpainting_fill"},
+        {"init_images", "denoising_strength", "inpainting_fill"},
     ),
     Stranger(
         "hires-fix",
@@ -230,7 +230,7 @@ async def test_by_http(row: Stranger[Fields, set[str]], replica: Replica) -> Non
     [
         ("/generate", {"prompt": (None, "a dancer"), "init_image": ("a.png", png(8, 8), "image/png")}),
         ("/generate", {"prompt": (None, "a dancer"), "num_inference_steps": (None, "30")}),
-        ("/v1/generations", {"request": (None, '{"prompt": "a"}'), "mask": ("a.png", png(8, 8), "image/png")}),
+        ("/v1/generations", {"request": (None, '{"prompt": "a"}'), "mask_image": ("a.png", png(8, 8), "image/png")}),
         ("/v1/generations", {"request": (None, '{"prompt": "a"}'), "cfg_scale": (None, "7")}),
         ("/v1/generations", {"prompt": (None, "a dancer"), "strength": (None, "0.7")}),
     ],

@@ -13,6 +13,7 @@ from itertools import count
 from typing import Final, NamedTuple
 
 import torch
+from PIL import Image
 
 from darkroom.inference.sdxl.denoise.adapters import AppliedAdapter
 from darkroom.inference.sdxl.denoise.reuse import Kept, ReusePlan
@@ -83,6 +84,39 @@ class Predicted(NamedTuple):
     """Same meaning as `SdxlRow.ready`."""
 
 
+class Overlay(NamedTuple):
+    """A picture whose pixels are put back where a mask is black."""
+
+    original: Image.Image
+    """RGB, of the output's size."""
+    mask: Image.Image
+    """8-bit levels: 255 is wholly painted, 0 wholly the original."""
+
+    def over(self, painted: Image.Image) -> Image.Image:
+        """Return the painted picture with the original's pixels outside of the mask."""
+        return Image.composite(painted, self.original, self.mask)
+
+
+class Inpaint(NamedTuple):
+    """Latents that a row puts back outside of its mask after each call, as diffusers' inpaint pipelines do.
+
+    (1, channels or 1, latent height, latent width) in the model's dtype, on its device.
+    """
+
+    mask: torch.Tensor
+    """1 where latents are painted."""
+    known: torch.Tensor
+    """The latents of the picture to start from."""
+    noise: torch.Tensor
+    """The row's first noise."""
+    overlay: Overlay | None
+
+    def blended(self, latents: torch.Tensor, noising: tuple[float, float]) -> torch.Tensor:
+        """Return the latents after a call with those outside of the mask put back, noised for the next call."""
+        of_picture, of_noise = noising
+        return (1 - self.mask) * (of_picture * self.known + of_noise * self.noise) + self.mask * latents
+
+
 @dataclass(slots=True, eq=False)
 class SdxlRow:
     """Implements `darkroom.inference.contract.Row`."""
@@ -104,6 +138,8 @@ class SdxlRow:
     latents: torch.Tensor
     """(1, channels, latent height, latent width) in the model's dtype, on its device."""
     adapters: tuple[AppliedAdapter, ...] = ()
+    inpaint: Inpaint | None = field(default=None, repr=False)
+    """None for a row without a mask."""
     reuse: ReusePlan | None = field(default=None, repr=False)
     """None for an exact picture, of which every call is full."""
     kept: Kept | None = field(default=None, repr=False)
@@ -172,7 +208,15 @@ class SdxlRow:
         texts = [self.text] if self.negative is None else [self.text, self.negative]
         tensors = [self.latents, self.time_ids, *(part for text in texts for part in (text.tokens, text.pooled))]
         tensors += [control.embedding for control in self.controls]
+        if self.inpaint is not None:
+            tensors += [self.inpaint.mask, self.inpaint.known, self.inpaint.noise]
         return tensors + [tensor for adapter in self.adapters for tensor in adapter.lora.tensors()]
+
+    def masked(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the latents that the next call gave, with those outside of the row's mask put back."""
+        if self.inpaint is None:
+            return latents
+        return self.inpaint.blended(latents, self.schedule.noising(self.steps_done + 1))
 
     def advance(
         self,

@@ -20,6 +20,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -74,6 +75,8 @@ class Schedule:
     """0-dimensional fp32: the standard deviation of the first latents."""
     draws: tuple[bool, ...]
     """By call, whether it draws noise from the row's generator."""
+    sigmas: torch.Tensor
+    """(calls,) fp64: by call sqrt((1 - abar) / abar)."""
     steps: int
     """What people call steps: a sampler with two calls a step has about twice as many calls."""
     is_euler: bool = False
@@ -82,6 +85,10 @@ class Schedule:
     """How many x0 of calls before a row has to keep; see `keeps_x`."""
     keeps_x: bool = False
     """Whether a row has to keep the latents of the call before."""
+    is_scaled: bool = True
+    """Whether x grows with sigma; else it has unit variance. See `noising`."""
+    skipped: int = 0
+    """The number of first steps that are left out: the first call stands behind them."""
 
     @property
     def calls(self) -> int:
@@ -91,6 +98,18 @@ class Schedule:
     def steps_after(self, calls: int) -> int:
         """Whole steps that `calls` calls have taken."""
         return self.steps if calls >= self.calls else calls * self.steps // self.calls
+
+    def noising(self, call: int) -> tuple[float, float]:
+        """Return a and s of x = a x0 + s noise: what the latents x0 of a known picture are before `call`.
+
+        x0 + sigma noise where x grows with sigma, else sqrt(abar) x0 + sqrt(1 - abar) noise: `add_noise` of diffusers'
+        schedulers.
+        """
+        if call >= self.calls:
+            return 1.0, 0.0
+        sigma = float(self.sigmas[call])
+        kept = 1.0 if self.is_scaled else 1 / math.sqrt(sigma**2 + 1)
+        return kept, sigma * kept
 
 
 MADE_MAX: Final = 256
@@ -102,10 +121,10 @@ class Schedules:
 
     def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
         self._config = scheduler_config
-        self._made: dict[tuple[str, str | None, int], Schedule] = {}
+        self._made: dict[tuple[str, str | None, int, int], Schedule] = {}
 
-    def get(self, sampler: str, steps: int, schedule: str | None = None) -> Schedule:
-        """Return the table of `steps` steps.
+    def get(self, sampler: str, steps: int, schedule: str | None = None, *, skipped: int = 0) -> Schedule:
+        """Return the table of `steps` steps, of which the first `skipped` (fewer than all) are left out.
 
         Raises `RenderFault` (`invalid_request`) for an unknown name, a pair that does not exist, or a number of steps
         that the model or the sampler cannot take.
@@ -116,19 +135,19 @@ class Schedules:
             _refuse(f"There is no schedule {schedule!r}: use one of {', '.join(SCHEDULES)}, or null.")
         if fault := pair_fault(sampler, schedule, steps):
             _refuse(f"The request cannot be sampled: {fault}.")
-        key = (sampler, schedule, steps)
+        key = (sampler, schedule, steps, skipped)
         if key not in self._made:
             trained = int(self._config.get("num_train_timesteps", 1000))
             if not 1 <= steps <= trained:
                 _refuse(f"{steps} steps are asked for: 1 to {trained} are possible.")
-            self._made[key] = SAMPLERS[sampler](self._config, schedule, steps)
+            self._made[key] = SAMPLERS[sampler](self._config, schedule, steps, skipped)
             if len(self._made) > MADE_MAX:
                 del self._made[next(iter(self._made))]
         return self._made[key]
 
 
-Maker = Callable[[Mapping[str, Any], str | None, int], Schedule]
-"""Makes the table from the model's scheduler configuration, a schedule's name and the steps."""
+Maker = Callable[[Mapping[str, Any], str | None, int, int], Schedule]
+"""Makes the table from the model's scheduler configuration, a schedule's name, the steps and how many are skipped."""
 
 
 def _refuse(sentence: str) -> None:
@@ -138,24 +157,28 @@ def _refuse(sentence: str) -> None:
 # --- Euler ------------------------------------------------------------------------------------------------
 
 
-def _euler(config: Mapping[str, Any], schedule: str | None, steps: int, *, is_ancestral: bool) -> Schedule:
+def _euler(
+    config: Mapping[str, Any], schedule: str | None, steps: int, skipped: int, *, is_ancestral: bool
+) -> Schedule:
     import diffusers
 
     # diffusers' ancestral scheduler knows no schedules; their sigmas are those of its plain one.
     name = "EulerAncestralDiscreteScheduler" if is_ancestral and schedule is None else "EulerDiscreteScheduler"
     scheduler = _scheduled(getattr(diffusers, name), config, schedule, steps)
-    sigmas = scheduler.sigmas.to(torch.float32)
+    sigmas = scheduler.sigmas.to(torch.float32)[skipped:]
     sigma, sigma_next = sigmas[:-1], sigmas[1:]
     sigma_down, sigma_up = (
         _ancestral_split(sigma, sigma_next) if is_ancestral else (sigma_next, torch.zeros_like(sigma))
     )
     table = torch.zeros(len(sigma), COLUMNS)
-    table[:, TIMESTEP] = scheduler.timesteps.to(torch.float32)
+    table[:, TIMESTEP] = scheduler.timesteps.to(torch.float32)[skipped:]
     table[:, INPUT_SIGMA] = table[:, SIGMA] = sigma
     table[:, DT] = sigma_down - sigma
     table[:, SIGMA_UP] = sigma_up
     init_sigma = torch.as_tensor(scheduler.init_noise_sigma, dtype=torch.float32)
-    return Schedule(table, init_sigma, (is_ancestral,) * len(sigma), len(sigma), is_euler=True)
+    return Schedule(
+        table, init_sigma, (is_ancestral,) * len(sigma), sigma.double(), len(sigma), is_euler=True, skipped=skipped
+    )
 
 
 def _ancestral_split(sigma: torch.Tensor, sigma_next: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,26 +200,33 @@ def measured(name: str, **options: Any) -> Maker:
     `options` are the scheduler's own.
     """
 
-    def make(config: Mapping[str, Any], schedule: str | None, steps: int) -> Schedule:
+    def make(config: Mapping[str, Any], schedule: str | None, steps: int, skipped: int) -> Schedule:
         import diffusers
 
         asked = {**config, "prediction_type": "sample"}
         scheduler = _scheduled(getattr(diffusers, name), asked, schedule, steps, **options)
-        return _measure(scheduler, config, steps)
+        return _measure(scheduler, config, steps, skipped)
 
     return make
 
 
-def _measure(scheduler: Any, config: Mapping[str, Any], steps: int) -> Schedule:
-    """Feed the scheduler its own way with random x0, and solve for the numbers of each call in float64."""
+def _measure(scheduler: Any, config: Mapping[str, Any], steps: int, skipped: int) -> Schedule:
+    """Feed the scheduler its own way with random x0, and solve for the numbers of each call in float64.
+
+    A sampler that looks back begins without a history behind the steps that are skipped, as in diffusers' pipelines.
+    """
+    first = skipped * scheduler.order
+    timesteps = scheduler.timesteps[first:]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
     dice = torch.Generator().manual_seed(0)
     drawn, again = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    table = torch.zeros(len(scheduler.timesteps), COLUMNS, dtype=torch.float64)
+    table = torch.zeros(len(timesteps), COLUMNS, dtype=torch.float64)
     x = torch.randn(_PROBE, generator=dice) * float(scheduler.init_noise_sigma)
     denoised: list[torch.Tensor] = []
     draws = []
-    for call, timestep in enumerate(scheduler.timesteps):
+    for call, timestep in enumerate(timesteps):
         denoised.append(torch.randn(_PROBE, generator=dice))
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(x, timestep)
@@ -220,16 +250,20 @@ def _measure(scheduler: Any, config: Mapping[str, Any], steps: int) -> Schedule:
             table[call, column] = number
         x = after
     sigmas, is_scaled = _sigmas_of(scheduler)
+    sigmas = sigmas[first:]
     prediction = config.get("prediction_type", "epsilon")
-    table[:, TIMESTEP] = scheduler.timesteps.to(torch.float64)
+    table[:, TIMESTEP] = timesteps.to(torch.float64)
     table[:, INPUT_SIGMA] = sigmas if is_scaled else 0.0
     table[:, X0_OF_X], table[:, X0_OF_P] = _denoising(sigmas, is_scaled=is_scaled, prediction=prediction)
     return Schedule(
         table=table.to(torch.float32),
         init_sigma=torch.as_tensor(scheduler.init_noise_sigma, dtype=torch.float32),
         draws=tuple(draws),
-        steps=steps if len(draws) > len(set(scheduler.timesteps.tolist())) else len(draws),
+        sigmas=sigmas,
+        steps=steps - skipped if len(draws) > len(set(timesteps.tolist())) else len(draws),
         keeps=2 if bool(table[:, OF_X0_2].any()) else int(bool(table[:, OF_X0_1].any())),
+        is_scaled=is_scaled,
+        skipped=skipped,
     )
 
 
@@ -275,7 +309,7 @@ def _denoising(sigmas: torch.Tensor, *, is_scaled: bool, prediction: str) -> tup
 # --- DPM++ SDE ---------------------------------------------------------------------------------------------
 
 
-def _dpmpp_sde(config: Mapping[str, Any], schedule: str | None, steps: int) -> Schedule:
+def _dpmpp_sde(config: Mapping[str, Any], schedule: str | None, steps: int, skipped: int) -> Schedule:
     """DPM++ SDE with two calls a step, as k-diffusion's `sample_dpmpp_sde` with eta 1, s_noise 1 and r 1/2.
 
     With t = -log sigma, a step goes from t through s = t + h / 2 to t' = t + h; each half draws noise of its own from
@@ -287,7 +321,7 @@ def _dpmpp_sde(config: Mapping[str, Any], schedule: str | None, steps: int) -> S
     sigmas = scheduler.sigmas.double()
     trained = _trained_sigmas(config)
     rows: list[list[float]] = []
-    for at in range(len(sigmas) - 1):
+    for at in range(skipped, len(sigmas) - 1):
         sigma, sigma_next = float(sigmas[at]), float(sigmas[at + 1])
         timestep = float(scheduler.timesteps[at])
         if sigma_next == 0:
@@ -311,8 +345,10 @@ def _dpmpp_sde(config: Mapping[str, Any], schedule: str | None, steps: int) -> S
         table=table.to(torch.float32),
         init_sigma=torch.as_tensor(scheduler.init_noise_sigma, dtype=torch.float32),
         draws=tuple(bool(number) for number in table[:, OF_NOISE]),
-        steps=len(sigmas) - 1,
+        sigmas=table[:, INPUT_SIGMA].clone(),
+        steps=len(sigmas) - 1 - skipped,
         keeps_x=True,
+        skipped=skipped,
     )
 
 
@@ -373,8 +409,8 @@ def _timestep_of(sigma: float, trained: np.ndarray[Any, np.dtype[np.float64]]) -
 
 DEFAULT_SAMPLER: Final = "euler_ancestral"
 SAMPLERS: Final[Mapping[str, Maker]] = {
-    "euler_ancestral": lambda config, schedule, steps: _euler(config, schedule, steps, is_ancestral=True),
-    "euler": lambda config, schedule, steps: _euler(config, schedule, steps, is_ancestral=False),
+    "euler_ancestral": partial(_euler, is_ancestral=True),
+    "euler": partial(_euler, is_ancestral=False),
     "dpmpp_2m": measured("DPMSolverMultistepScheduler", algorithm_type="dpmsolver++"),
     "dpmpp_2m_sde": measured("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++"),
     "dpmpp_sde": _dpmpp_sde,

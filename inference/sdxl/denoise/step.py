@@ -95,6 +95,7 @@ class Stepper:
         with self.stream.entered():
             try:
                 stepped, denoised, kept = self._step(rows)
+                latents = [row.masked(stepped[place : place + 1]) for place, row in enumerate(rows)]
             except BaseException:
                 # Kernels of the failed step that were launched still read the staging buffers and these rows.
                 self._forget()
@@ -102,7 +103,7 @@ class Stepper:
                 raise
         mark = self.stream.mark()
         for place, row in enumerate(rows):
-            row.advance(stepped[place : place + 1], denoised[place : place + 1], mark, kept=kept.get(place))
+            row.advance(latents[place], denoised[place : place + 1], mark, kept=kept.get(place))
             if row.wants_preview:
                 row.predicted = Predicted(row.steps_done, denoised[place : place + 1], mark)
         if self._last is not None:

@@ -110,6 +110,15 @@ def _unscale(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
     )
 
 
+def scaled_latents(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
+    """Return the VAE's latents on the scale with which the UNet was trained: the reverse of what decoding undoes."""
+    scaling_factor: float = config["scaling_factor"]
+    if config.get("latents_mean") is None or config.get("latents_std") is None:
+        return scaling_factor * latents
+    mean, deviation = (_by_channel(config[name], latents) for name in ("latents_mean", "latents_std"))
+    return (latents - mean) * scaling_factor / deviation
+
+
 def _by_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
 

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from darkroom.producer.gateway.jobs.claims import Claim, Claims
 from darkroom.producer.gateway.jobs.jobs import Job, Jobs
 from darkroom.producer.gateway.jobs.submissions import Submission
+from darkroom.producer.gateway.jobs.uploads import Picture
 from darkroom.producer.gateway.metrics import Metrics
 from darkroom.producer.gateway.principal import Principal, Quotas
 from darkroom.producer.gateway.problems import Problem, coded
@@ -18,7 +19,7 @@ from darkroom.producer.kafka.connection import KafkaUnavailable
 from darkroom.producer.store.objects import ObjectTooLarge, StoreUnavailable
 from darkroom.schemas.errors import ErrorCode, RequestRejected
 from darkroom.schemas.events.request import GenerationRequest
-from darkroom.schemas.names import pose_key
+from darkroom.schemas.names import upload_key
 
 Policy = Callable[[GenerationRequest], Awaitable[Problem | None]]
 """Returns the problem of a request that is not allowed, or None."""
@@ -60,7 +61,7 @@ class Acceptance:
         await self._quotas.begin_job(principal, request.request_id)
         mine = Claim(request, submission.digest, datetime.now(UTC), submission.callback_url)
         try:
-            await self._keep_upload(submission)
+            await self._keep_uploads(submission)
             standing = await self._claims.stake(mine)
             if standing is None:
                 return await self._erased(submission)
@@ -72,11 +73,12 @@ class Acceptance:
         return await self._repeat(standing, submission)
 
     async def _erased(self, submission: Submission) -> Job:
-        """Return the job of a request that was erased, and take back the upload that came with it this time."""
+        """Return the job of a request that was erased, and take back the uploads that came with it this time."""
         request, store = submission.request, self._services.store
         await self._quotas.end_job(request.tenant, request.request_id)
-        if submission.upload is not None:
-            await store.delete(_upload_key(submission, store.prefix))
+        for field, picture in submission.uploads.items():
+            key = upload_key(field, request.tenant, request.request_id, picture.extension, prefix=store.prefix)
+            await store.delete(key)
         return await self._jobs.found(request.tenant, request.request_id)
 
     async def _refuse_beyond_backlog(self, request: GenerationRequest) -> None:
@@ -121,13 +123,14 @@ class Acceptance:
         self._metrics.accepted.inc()
         return job
 
-    async def _keep_upload(self, submission: Submission) -> None:
-        """Store the uploaded picture under the key in the pose. A different picture under the same id is a conflict."""
-        picture = submission.upload
-        if picture is None:
-            return
+    async def _keep_uploads(self, submission: Submission) -> None:
+        """Store the uploaded pictures under the keys in the request. A different picture under one is a conflict."""
+        for field, picture in submission.uploads.items():
+            await self._keep(submission.request, field, picture)
+
+    async def _keep(self, request: GenerationRequest, field: str, picture: Picture) -> None:
         store = self._services.store
-        key = _upload_key(submission, store.prefix)
+        key = upload_key(field, request.tenant, request.request_id, picture.extension, prefix=store.prefix)
         if await store.put_if_absent(key, picture.content, picture.content_type):
             return
         try:
@@ -135,13 +138,7 @@ class Acceptance:
         except ObjectTooLarge:
             standing = None
         if standing != picture.content:
-            raise _conflict(submission.request.request_id)
-
-
-def _upload_key(submission: Submission, prefix: str) -> str:
-    assert submission.upload is not None
-    request = submission.request
-    return pose_key(request.tenant, request.request_id, submission.upload.extension, prefix=prefix)
+            raise _conflict(request.request_id)
 
 
 def _conflict(request_id: str) -> Problem:

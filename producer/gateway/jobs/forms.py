@@ -32,7 +32,7 @@ MULTIPART: Final = "multipart/form-data"
 URLENCODED: Final = "application/x-www-form-urlencoded"
 FIELDS_MAX: Final = 40
 """The most fields, and the most files, of a form: a request has fewer."""
-FILES: Final = ("pose", "photo")
+FILES: Final = ("pose", "photo", "init", "mask")
 """The fields that are pictures."""
 REQUEST: Final = "request"
 """The field that holds a whole request as JSON."""

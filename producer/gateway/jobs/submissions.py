@@ -36,7 +36,7 @@ from darkroom.schemas.events.pose import NOBODY_IN_PICTURE, KeypointPose, Stored
 from darkroom.schemas.events.request import GenerationRequest, pictures_of
 from darkroom.schemas.events.samplers import in_our_names
 from darkroom.schemas.events.unsupported import UnknownField, refusal_of
-from darkroom.schemas.names import is_identity, pose_key
+from darkroom.schemas.names import is_identity, upload_key
 from darkroom.schemas.recipes import Recipes
 from darkroom.schemas.settings import Settings
 from darkroom.schemas.wire.codec import decode_document
@@ -46,8 +46,15 @@ CALLBACK_URL: Final = "callback_url"
 """The member of a posted request that is the gateway's, and no part of the event."""
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 """An Idempotency-Key: visible ASCII."""
-_UPLOADS: Final = {"pose": "image", "photo": "photo"}
-"""A form's file fields, and the member of the pose that each becomes."""
+_UPLOADS: Final = {
+    "pose": ("pose", "image"),
+    "photo": ("pose", "photo"),
+    "init": ("init", "image"),
+    "mask": ("mask", "image"),
+}
+"""A form's file fields: the request's field that each belongs to, and the member of it that it becomes."""
+_BESIDE_INIT: Final = ("strength", "fit")
+"""Members of `init` that a form may have as fields of its own beside the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +63,8 @@ class Submission:
 
     request: GenerationRequest
     digest: str
-    upload: Picture | None
-    """The picture to store under the key in the request's pose."""
+    uploads: Mapping[str, Picture]
+    """The pictures to store under the keys in the request, by the request's field."""
     is_named: bool
     """Whether the caller gave the job an id or a key, by which it can come back to it."""
     callback_url: str | None = None
@@ -171,10 +178,10 @@ class Submissions:
         elif "idempotency-key" in call.headers:
             raise invalid("Give either `request_id` or the header Idempotency-Key: each identifies the job.")
         callback_url = self._callback(document.pop(CALLBACK_URL, None), principal)
-        upload = await self._upload(document, files)
+        uploads = await self._uploaded(document, files)
         request, digest = self._decoded(document)
         self._refuse_beyond_limits(request if self._recipes is None else self._filled(request, self._recipes))
-        return Submission(request, digest, upload, is_named, callback_url)
+        return Submission(request, digest, uploads, is_named, callback_url)
 
     def _callback(self, url: Any, principal: Principal) -> str | None:
         """Return the URL of a callback. Raises `Problem` for one that could not be delivered, or not be signed."""
@@ -193,22 +200,29 @@ class Submissions:
             raise invalid(f"callback_url: {refused}", "Name a URL that can be reached from everywhere.") from refused
         return str(url)
 
-    async def _upload(self, document: dict[str, Any], files: Mapping[str, bytes]) -> Picture | None:
-        """Return the uploaded picture, checked, and point the document's pose at it."""
-        if not files:
-            return None
-        name = next(iter(files))
+    async def _uploaded(self, document: dict[str, Any], files: Mapping[str, bytes]) -> dict[str, Picture]:
+        """Return the uploaded pictures, checked, by the document's field, and point the document at them."""
         _refuse_unsupported(dict.fromkeys(files.keys() - _UPLOADS.keys(), True))
-        if len(files) > 1 or name not in _UPLOADS:
-            raise invalid("A form may have one file: `pose` (a skeleton picture) or `photo`.")
-        if document.get("pose") is not None:
-            raise invalid("The request has both a pose and an uploaded file: leave one of them out.")
-        picture = await self._uploads.check(files[name])
-        if not is_identity(document["request_id"]):
-            return None  # the decoder refuses the id in its own words
-        key = pose_key(document["tenant"], document["request_id"], picture.extension, prefix=self._prefix)
-        document["pose"] = {_UPLOADS[name]: {"bucket": self._bucket, "key": key}}
-        return picture
+        if not files.keys() <= _UPLOADS.keys() or {"pose", "photo"} <= files.keys():
+            raise invalid(
+                "A form's files are `pose` (a skeleton picture) or `photo`, and `init` (a picture to start from)."
+            )
+        uploads = {}
+        for name, content in files.items():
+            field, member = _UPLOADS[name]
+            others = document.get(field) or {}
+            if not isinstance(others, dict) or (field == "pose" and others) or member in others:
+                raise invalid(f"The request has both {field} and an uploaded file for it: leave one of them out.")
+            picture = uploads[field] = await self._uploads.check(content)
+            if not is_identity(document["request_id"]):
+                return {}  # the decoder refuses the id in its own words
+            tenant, request_id = document["tenant"], document["request_id"]
+            key = upload_key(field, tenant, request_id, picture.extension, prefix=self._prefix)
+            document[field] = {**others, member: {"bucket": self._bucket, "key": key}}
+        if "init" in files:
+            beside = {name: document.pop(name) for name in _BESIDE_INIT if name in document}
+            document["init"] = {**beside, **document["init"]}
+        return uploads
 
     def _decoded(self, document: dict[str, Any]) -> tuple[GenerationRequest, str]:
         try:
@@ -254,7 +268,7 @@ class Submissions:
             raise Problem(
                 HTTPStatus.FORBIDDEN,
                 ErrorCode.POSE_FORBIDDEN.value,
-                f"The request names a picture that this tenant may not read ({field}).",
+                f"The request's {field} names a picture that this tenant may not read.",
                 "Upload the picture with the request, or put it in an allowed bucket.",
             )
 

@@ -111,7 +111,7 @@ async def test_the_form_is_documented_with_every_field_that_it_can_hold(replica:
     structured = {
         name for name, schema in order.items() if "$ref" in json.dumps(schema) or "object" in schema.get("type", "")
     }
-    assert form.keys() == (order.keys() - structured - {"count"}) | {"pose", "photo"}
-    assert schemas["PictureFields"]["properties"].keys() == form.keys() - {"pose", "photo"}
+    assert form.keys() == (order.keys() - structured - {"count"}) | {"pose", "photo", "init", "mask"}
+    assert schemas["PictureFields"]["properties"].keys() == form.keys() - {"pose", "photo", "init", "mask"}
     assert {"prompt", "sampler", "control_end", "deadline", "progress"} <= form.keys()
     assert form["sampler"]["enum"] == list(SAMPLERS)

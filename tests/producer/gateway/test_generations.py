@@ -6,6 +6,7 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from typing import Any
 
 import pytest
 
@@ -207,6 +208,68 @@ async def test_an_uploaded_skeleton_is_stored_and_named_by_the_pose(house: House
     answer = await replica.client.post("/v1/generations", data={"request": json.dumps(HELLO)}, files=other)
     problem(answer, 409, "request_id_conflict")
     assert await house.objects.get("studio/hello-1/pose.png", bytes_max=10_000) == picture
+
+
+async def test_an_uploaded_picture_to_start_from_is_stored_beside_the_poses(house: House, replica: Replica) -> None:
+    start, skeleton = png(40, 30), png(48, 64)
+    answer = await replica.client.post(
+        "/v1/generations",
+        data={"request": json.dumps({**HELLO, "init": {"strength": 0.4}})},
+        files={"init": ("start.png", start), "pose": ("pose.png", skeleton)},
+    )
+    assert answer.status_code == 202, answer.text
+    assert await house.objects.get("studio/hello-1/init.png", bytes_max=10_000) == start
+    assert await house.objects.get("studio/hello-1/pose.png", bytes_max=10_000) == skeleton
+    sent = house.kafka.sent[0].model_dump()["init"]
+    assert sent == {
+        "image": {"bucket": "darkroom", "key": "studio/hello-1/init.png"}, "strength": 0.4, "fit": "stretch",
+    }  # fmt: skip
+
+
+async def test_a_mask_is_uploaded_beside_the_picture(house: House, replica: Replica) -> None:
+    files = {"init": ("start.png", png(40, 30)), "mask": ("mask.png", png(40, 30))}
+    answer = await replica.client.post("/v1/generations", data={"request": json.dumps(HELLO)}, files=files)
+    assert answer.status_code == 202, answer.text
+    assert await house.objects.get("studio/hello-1/mask.png", bytes_max=10_000) == files["mask"][1]
+    sent = house.kafka.sent[0].mask
+    assert sent is not None
+    assert sent.model_dump()["image"] == {"bucket": "darkroom", "key": "studio/hello-1/mask.png"}
+    alone = {"mask": files["mask"]}
+    answer = await replica.client.post("/v1/generations", data={"prompt": "x"}, files=alone)
+    assert "give the picture as init" in problem(answer, 422, "invalid_request")["detail"]
+
+
+async def test_a_form_of_plain_fields_says_the_strength_beside_the_file(house: House, replica: Replica) -> None:
+    fields = {"prompt": "a dancer", "request_id": "plain", "strength": ".3", "fit": "cover"}
+    answer = await replica.client.post("/v1/generations", data=fields, files={"init": ("s.png", png(9, 9))})
+    assert answer.status_code == 202, answer.text
+    init = house.kafka.sent[0].init
+    assert init is not None
+    assert (init.strength, init.fit) == (0.3, "cover")
+
+
+@pytest.mark.parametrize(
+    ("init", "files", "status", "code"),
+    [
+        ({"image": {"inline": "AAAA"}}, {"init": png(9, 9)}, 422, "invalid_request"),
+        ({"strength": 0}, {"init": png(9, 9)}, 422, "invalid_request"),
+        ({"strength": 1}, {"init": png(9, 9)}, 422, "invalid_request"),
+        ({"strength": 0.5}, {}, 422, "invalid_request"),
+        ("here", {"init": png(9, 9)}, 422, "invalid_request"),
+        ({}, {"init": png(90, 90)[:-20]}, 422, "pose_unreadable"),
+        ({}, {"init": b"GIF89a"}, 415, "picture_format_unknown"),
+        ({"image": {"bucket": "elsewhere", "key": "a.png"}}, {}, 403, "pose_forbidden"),
+        ({"image": {"bucket": "darkroom", "key": "others/a.png"}}, {}, 403, "pose_forbidden"),
+    ],
+)
+async def test_a_wrong_picture_to_start_from_is_refused(
+    house: House, replica: Replica, init: Any, files: dict[str, bytes], status: int, code: str
+) -> None:
+    parts = {name: (f"{name}.png", content) for name, content in files.items()}
+    data = {"request": json.dumps({**HELLO, "init": init})}
+    answer = await replica.client.post("/v1/generations", data=data, files=parts or {"": ("", b"")})
+    problem(answer, status, code)
+    assert house.kafka.sent == []
 
 
 # --- Repair ----------------------------------------------------------------------------------------------
