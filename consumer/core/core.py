@@ -69,7 +69,7 @@ class Core:
             on.StoreFailed: self.flow.on_store_failed,
             on.Settled: self.flow.on_settled,
             on.CancellationArrived: self.flow.on_cancellation,
-            on.PoseFetched: self.flow.on_pose_fetched,
+            on.PicturesFetched: self.flow.on_pictures_fetched,
             on.CapKnown: self.flow.on_cap_known,
             on.Prepared: self.flow.on_prepared,
             on.JobFaulted: self.flow.on_job_faulted,

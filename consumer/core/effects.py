@@ -56,8 +56,8 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True)
-class FetchPose:
-    """Read the stored pictures that the job names, of its pose and otherwise: `PoseFetched` or `JobFaulted`."""
+class FetchPictures:
+    """Read the stored pictures that the job names, of its pose and otherwise: `PicturesFetched` or `JobFaulted`."""
 
     job: JobKey
 
@@ -92,7 +92,7 @@ class Settle:
     verdict: Verdict
 
 
-StoreCall = LookUp | FetchPose | Settle
+StoreCall = LookUp | FetchPictures | Settle
 """Effects that the store's absence holds up."""
 
 
@@ -136,7 +136,7 @@ Effect = (
     | Pause
     | Keep
     | LookUp
-    | FetchPose
+    | FetchPictures
     | Prepare
     | Admit
     | SetCap

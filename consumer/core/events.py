@@ -99,7 +99,7 @@ class StoreFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class PoseFetched:
+class PicturesFetched:
     """The pictures that the job names were read from the store."""
 
     job: JobKey
@@ -237,7 +237,7 @@ Event = (
     | OutcomeAbsent
     | StoreFailed
     | CapKnown
-    | PoseFetched
+    | PicturesFetched
     | Prepared
     | JobFaulted
     | StepBoundary

@@ -222,8 +222,8 @@ class JobFlow:
             if job.cleared and not job.over and job.state is JobState.JOURNALING:
                 job.cleared = False
                 self.move(job, JobState.PREPARING)
-                if job.facts.fetches_pose:
-                    self._call_store(do.FetchPose(job.key))
+                if job.facts.fetches_pictures:
+                    self._call_store(do.FetchPictures(job.key))
                 else:
                     self._out.append(do.Prepare(job.key))
 
@@ -278,7 +278,7 @@ class JobFlow:
         if self._in_state(call.job, _STATE_OF_CALL[type(call)]):
             self.breaker.failed(call, now)
 
-    def on_pose_fetched(self, event: on.PoseFetched, _now: float) -> None:
+    def on_pictures_fetched(self, event: on.PicturesFetched, _now: float) -> None:
         """Prepare the job: its pose picture is here."""
         self._out += self.breaker.succeeded()
         if self._in_state(event.job, JobState.PREPARING):
@@ -439,6 +439,6 @@ _MAY_FAULT = (JobState.LOOKING, JobState.PREPARING, JobState.ON_DEVICE, JobState
 """States in which something is done for one job alone, and may fail for it alone."""
 _STATE_OF_CALL = {
     do.LookUp: JobState.LOOKING,
-    do.FetchPose: JobState.PREPARING,
+    do.FetchPictures: JobState.PREPARING,
     do.Settle: JobState.SETTLING,
 }

@@ -99,7 +99,7 @@ class JobFacts:
     """When the request came to Kafka, in seconds of the core's clock."""
     deadline: float | None = None
     """In seconds of the core's clock."""
-    fetches_pose: bool = False
+    fetches_pictures: bool = False
     """Its pose names a picture in the store."""
     device_us: int = 0
     """Microseconds of the device that its pictures are measured to take; 0 where nothing was measured. Whole ones, so

@@ -1,4 +1,4 @@
-"""A job's use of the store, and the records published of it: look up, fetch the pose, settle, and the records.
+"""A job's use of the store, and the records published of it: look up, fetch pictures, settle, and the records.
 
 Outcome first, then publication. A terminal outcome is decided by the conditional put of `result.json`; whoever
 loses adopts what stands, and only what stands is ever published.
@@ -160,7 +160,7 @@ class Delivery:
         if rejection is not None:
             raise RequestRefused(ErrorCode.PROMPT_REJECTED, str(rejection))
 
-    async def fetch_pose(self, payload: Payload) -> None:
+    async def fetch_pictures(self, payload: Payload) -> None:
         """Put the bytes of the pictures that the request names by bucket and key into its payload, read in parallel."""
         named = {} if payload.received.request is None else stored_pictures(payload.received.request)
         read = await asyncio.gather(*(self._fetch(picture) for picture in named.values()), return_exceptions=True)

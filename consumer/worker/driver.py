@@ -46,9 +46,9 @@ POLL_S = 0.2
 """The longest wait inside one poll; short, so that a resumed partition and a drain are not held up."""
 POLL_RETRY_S = 1.0
 """The pause after a poll that failed."""
-JobCall = do.LookUp | do.FetchPose | do.Prepare | do.Settle
+JobCall = do.LookUp | do.FetchPictures | do.Prepare | do.Settle
 """Effects that are performed by a task for one job."""
-_NAMES = {do.LookUp: "look_up", do.FetchPose: "fetch_pose", do.Prepare: "prepare", do.Settle: "settle"}
+_NAMES = {do.LookUp: "look_up", do.FetchPictures: "fetch_pictures", do.Prepare: "prepare", do.Settle: "settle"}
 """The names of those tasks."""
 
 
@@ -188,7 +188,7 @@ class Driver:
 
     def _perform(self, effect: do.Effect) -> None:
         match effect:
-            case do.LookUp() | do.FetchPose() | do.Prepare() | do.Settle():
+            case do.LookUp() | do.FetchPictures() | do.Prepare() | do.Settle():
                 self._begin(effect)
             case do.Keep(job):
                 assert self._arriving is not None
@@ -278,9 +278,9 @@ class Driver:
             case do.Settle(job, verdict):
                 await self._delivery.settle(job, payload, verdict)
                 return on.Settled(job)
-            case do.FetchPose(job):
-                await self._delivery.fetch_pose(payload)
-                return on.PoseFetched(job)
+            case do.FetchPictures(job):
+                await self._delivery.fetch_pictures(payload)
+                return on.PicturesFetched(job)
             case do.Prepare(job):
                 await self._delivery.judge_prompt(payload)
                 if self._payloads.get(job) is payload:

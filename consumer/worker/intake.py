@@ -116,7 +116,7 @@ class Intake:
             priority=decoded.request.priority,
             waiting_since=now - _age_s(record, wall),
             deadline=None if deadline is None else now + (deadline - wall).total_seconds(),
-            fetches_pose=bool(received.request and stored_pictures(received.request)),
+            fetches_pictures=bool(received.request and stored_pictures(received.request)),
             device_us=0 if received.render is None else self._costs.microseconds(received.render),
             refusal=_verdict(received.refusal),
         )

@@ -59,7 +59,7 @@ def test_pictures_are_known_by_their_fields() -> None:
 
 async def test_all_pictures_are_read_and_named_in_the_credentials() -> None:
     payload = received(TWO)
-    await (await store(photo=PNG, edges=PNG + b"1", depth=PNG + b"2")).fetch_pose(payload)
+    await (await store(photo=PNG, edges=PNG + b"1", depth=PNG + b"2")).fetch_pictures(payload)
     assert payload.pictures == {"pose": PNG, "controls.0": PNG + b"1", "controls.2": PNG + b"2"}
     assert [one.title for one in ingredients_of(TWO, payload.pictures)] == ["photo", "canny", "tile", "depth"]
     assert ingredients_of(TWO, payload.pictures)[3] == Ingredient("depth", PNG + b"2", "image/png")
@@ -68,6 +68,6 @@ async def test_all_pictures_are_read_and_named_in_the_credentials() -> None:
 async def test_a_picture_that_is_not_there_is_named() -> None:
     payload = received(TWO)
     with pytest.raises(RequestRefused, match="no object depth") as caught:
-        await (await store(photo=PNG, edges=PNG)).fetch_pose(payload)
+        await (await store(photo=PNG, edges=PNG)).fetch_pictures(payload)
     assert caught.value.code == ErrorCode.POSE_NOT_FOUND.value
     assert payload.pictures == {}

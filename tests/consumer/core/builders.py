@@ -33,7 +33,7 @@ def facts(
     waiting_since: float = 0.0,
     deadline: float | None = None,
     refusal: Verdict | None = None,
-    fetches_pose: bool = False,
+    fetches_pictures: bool = False,
     size_bytes: int = 100,
     device_us: int = 0,
 ) -> JobFacts:
@@ -48,7 +48,7 @@ def facts(
         priority,
         waiting_since,
         deadline,
-        fetches_pose=fetches_pose,
+        fetches_pictures=fetches_pictures,
         device_us=device_us,
         refusal=refusal,
     )

@@ -106,10 +106,10 @@ def test_the_store_s_absence_holds_calls_back_fails_nobody_and_loses_none() -> N
 
 def test_a_pose_picture_is_read_from_the_store_before_the_job_is_prepared() -> None:
     core = opened(LIMITS)
-    arrive(core, facts(0, fetches_pose=True))
+    arrive(core, facts(0, fetches_pictures=True))
     effects = journal(core, core.handle(on.OutcomeAbsent(key(0)), 0.0))
-    assert (of(do.FetchPose, effects), of(do.Prepare, effects)) == ([do.FetchPose(key(0))], [])
-    assert of(do.Prepare, core.handle(on.PoseFetched(key(0)), 0.0)) == [do.Prepare(key(0))]
+    assert (of(do.FetchPictures, effects), of(do.Prepare, effects)) == ([do.FetchPictures(key(0))], [])
+    assert of(do.Prepare, core.handle(on.PicturesFetched(key(0)), 0.0)) == [do.Prepare(key(0))]
 
 
 def test_a_decoded_pose_says_nothing_of_the_store() -> None:
@@ -126,12 +126,12 @@ def test_a_decoded_pose_says_nothing_of_the_store() -> None:
 
 def test_a_probe_that_ends_in_its_request_s_fault_leaves_its_turn_to_another_call() -> None:
     core = opened(dataclasses.replace(LIMITS, batch_rows_max=4))
-    arrive(core, facts(0, fetches_pose=True))
+    arrive(core, facts(0, fetches_pictures=True))
     arrive(core, facts(1))
     journal(core, core.handle(on.OutcomeAbsent(key(0)), 0.0))
-    core.handle(on.StoreFailed(do.FetchPose(key(0))), 0.0)
+    core.handle(on.StoreFailed(do.FetchPictures(key(0))), 0.0)
     core.handle(on.StoreFailed(do.LookUp(key(1))), 0.0)
-    assert of(do.FetchPose, core.handle(on.Tick(), 1.0)) == [do.FetchPose(key(0))]
+    assert of(do.FetchPictures, core.handle(on.Tick(), 1.0)) == [do.FetchPictures(key(0))]
     fault = on.JobFaulted(key(0), on.FaultParty.REQUEST, "pose_forbidden", "no")
     assert do.LookUp(key(1)) in core.handle(fault, 1.1)
 

@@ -21,7 +21,7 @@ from darkroom.consumer.core.partition_key import JobKey, PartitionKey, RowKey
 from tests.consumer.core.cast import CAPS, LIMITS, ROWS_MAX, TOPIC, Partition, Worker
 from tests.consumer.core.promises import check
 
-_UNDONE = (do.LookUp, do.FetchPose, do.Prepare)
+_UNDONE = (do.LookUp, do.FetchPictures, do.Prepare)
 """What leaving a job undoes."""
 
 
@@ -98,7 +98,7 @@ class World:
                 priority=self.rng.randrange(10),
                 waiting_since=self.now,
                 deadline=self.now + self.rng.random() if kind > 0.9 else None,
-                fetches_pose=self.rng.random() < 0.2,
+                fetches_pictures=self.rng.random() < 0.2,
                 device_us=500_000 * (1 + len(log) % 4),
                 refusal=Verdict(VerdictKind.FAILED, "invalid_request", "no") if 0.05 <= kind < 0.1 else None,
             )
@@ -221,13 +221,13 @@ class World:
         else:
             self._tell(worker, on.OutcomeAbsent(effect.job))
 
-    def _complete_fetchpose(self, worker: Worker, effect: do.FetchPose) -> None:
+    def _complete_fetchpictures(self, worker: Worker, effect: do.FetchPictures) -> None:
         if self._goes_wrong():
             self._tell(worker, on.StoreFailed(effect))
         elif self._goes_wrong():
             self._tell(worker, on.JobFaulted(effect.job, on.FaultParty.REQUEST, "pose_not_found", "no"))
         else:
-            self._tell(worker, on.PoseFetched(effect.job))
+            self._tell(worker, on.PicturesFetched(effect.job))
 
     def _complete_prepare(self, worker: Worker, effect: do.Prepare) -> None:
         if effect.job in self.poison and self.rng.random() < 0.5:
