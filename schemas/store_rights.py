@@ -27,6 +27,7 @@ _MAKES: Final = ("s3:CreateBucket", "s3:PutBucketTagging")
 _OBJECTS: Final[dict[Role, tuple[str, ...]]] = {
     Role.WORKER: (_GET, _PUT),
     Role.GATEWAY: (_GET, _PUT),
+    Role.HOOKS: (_GET, _PUT),
     Role.SEND_WAIT: (_GET, _PUT),
     Role.WATCH: (_GET,),
     Role.AUDIT: (_GET,),

@@ -111,7 +111,7 @@ _INIT: Final = {
     "s3:GetBucketTagging": None,
 }
 ROLES: Final = {
-    "Worker, gateway and `send --wait`": Role(_work, {GET: GET, PUT: PUT, LIST: LIST}),
+    "Worker, gateway, hooks and `send --wait`": Role(_work, {GET: GET, PUT: PUT, LIST: LIST}),
     "`init`, for a bucket that is there": Role(_ready, _INIT),
     "`init`, for a bucket that it makes": Role(
         _ready,
@@ -163,7 +163,12 @@ def test_the_page_has_a_policy_for_each_role_and_says_what_each_action_is_for() 
 
 
 PRINTED: Final = {
-    "Worker, gateway and `send --wait`": (KafkaRole.WORKER, KafkaRole.GATEWAY, KafkaRole.SEND_WAIT),
+    "Worker, gateway, hooks and `send --wait`": (
+        KafkaRole.WORKER,
+        KafkaRole.GATEWAY,
+        KafkaRole.HOOKS,
+        KafkaRole.SEND_WAIT,
+    ),
     "`init`, for a bucket that is there": (KafkaRole.INIT, KafkaRole.INIT_GROW),
     "`init`, for a bucket that it makes": (KafkaRole.INIT, KafkaRole.INIT_GROW),
     "`doctor`": (KafkaRole.DOCTOR,),
