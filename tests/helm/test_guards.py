@@ -94,6 +94,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "can be mounted on one node",
     ),
     "a cache larger than its volume": ({"settings.model.cache_bytes_max": 200 * 2**30}, "the volume would be full"),
+    "callbacks without their file": ({"hooks.enabled": True}, "hooks.enabled needs secrets.hooks.name"),
     "a gateway without keys": ({"secrets.access.name": ""}, "needs secrets.access.name"),
     "replicas that do not know each other's sessions": ({"secrets.access.sessionSecret": ""}, "unknown at the others"),
     "a session secret in the clear": (

@@ -166,6 +166,33 @@ def test_the_gateway_is_reached_by_its_ingress_and_has_its_keys() -> None:
     assert pod_of(gateway)["containers"][0]["args"][0] == "gateway"
 
 
+HOOKS: dict[str, Any] = {"hooks.enabled": True, "secrets.hooks": {"name": "darkroom-callbacks", "key": "callbacks.toml"}}
+
+
+def test_callbacks_are_delivered_by_pods_of_their_own_with_the_gateways_file() -> None:
+    manifests = render(with_values(FLEET, HOOKS))
+    hooks, gateway = (one(manifests, "Deployment", part) for part in ("hooks", "gateway"))
+    (container,) = pod_of(hooks)["containers"]
+    assert container["args"] == ["hooks"]
+    assert container["ports"] == [{"name": "metrics", "containerPort": 9109}]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
+    environment = environment_of(manifests, hooks)
+    assert (environment["DARKROOM_HOOKS__METRICS_HOST"], environment["DARKROOM_HOOKS__METRICS_PORT"]) == (
+        "0.0.0.0",
+        "9109",
+    )
+    for workload in (hooks, gateway):
+        assert environment_of(manifests, workload)["DARKROOM_HOOKS__FILE"] == "/etc/darkroom/hooks/callbacks.toml"
+        volumes = {volume["name"]: volume.get("secret") for volume in pod_of(workload)["volumes"]}
+        assert volumes["hooks"] == {"secretName": "darkroom-callbacks", "defaultMode": 0o440}
+    assert "hooks" not in str(pod_of(one(manifests, "Deployment", "worker"))["volumes"])
+    assert one(manifests, "PodDisruptionBudget", "hooks")["spec"]["maxUnavailable"] == 1
+    policies = [m for m in manifests if m["kind"] == "NetworkPolicy"]
+    (policy,) = (m["spec"] for m in policies if m["metadata"]["name"] == "demo-darkroom-hooks")
+    assert sorted(port["port"] for rule in policy["egress"] for port in rule["ports"]) == [53, 53, 80, 443, 9000, 9093]
+    assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == {9109}
+
+
 def test_workers_alone_hold_the_key_that_signs_pictures() -> None:
     manifests = render(FLEET)
     worker, gateway = (pod_of(one(manifests, "Deployment", part)) for part in ("worker", "gateway"))

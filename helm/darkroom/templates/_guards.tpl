@@ -86,7 +86,7 @@ includes this. The findings are explained in README.md, "What the chart refuses"
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $entry := concat $v.worker.env $v.gateway.env -}}
+{{- range $entry := concat $v.worker.env $v.gateway.env $v.hooks.env -}}
 {{- if and (hasKey $entry "value") (regexMatch "(PASSWORD|SECRET|TOKEN|ACCESS_KEY|API_KEY)$" (upper $entry.name)) -}}
 {{- fail (printf "the variable %s looks like a secret and has its value in the clear: use valueFrom.secretKeyRef." $entry.name) -}}
 {{- end -}}
@@ -123,6 +123,11 @@ includes this. The findings are explained in README.md, "What the chart refuses"
 {{- end -}}
 {{- if gt (float64 (dig "cache_bytes_max" 0 $settings.model | default 0)) (mulf (float64 $cache.sizeGi) 1073741824) -}}
 {{- fail (printf "settings.model.cache_bytes_max is above worker.cache.sizeGi %g: the volume would be full before the cache is." (float64 $cache.sizeGi)) -}}
+{{- end -}}
+
+{{/* Callbacks */}}
+{{- if and $v.hooks.enabled (not $v.secrets.hooks.name) -}}
+{{- fail "hooks.enabled needs secrets.hooks.name, a Secret with the file that names the tenants and the secrets that sign their callbacks (docs/how-to/callbacks.md)." -}}
 {{- end -}}
 
 {{/* Gateway */}}
