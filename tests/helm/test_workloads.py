@@ -166,7 +166,10 @@ def test_the_gateway_is_reached_by_its_ingress_and_has_its_keys() -> None:
     assert pod_of(gateway)["containers"][0]["args"][0] == "gateway"
 
 
-HOOKS: dict[str, Any] = {"hooks.enabled": True, "secrets.hooks": {"name": "darkroom-callbacks", "key": "callbacks.toml"}}
+HOOKS: dict[str, Any] = {
+    "hooks.enabled": True,
+    "secrets.hooks": {"name": "darkroom-callbacks", "key": "callbacks.toml"},
+}
 
 
 def test_callbacks_are_delivered_by_pods_of_their_own_with_the_gateways_file() -> None:

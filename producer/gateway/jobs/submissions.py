@@ -111,6 +111,11 @@ class Submissions:
                     raise text_too_large(bytes_max)
         return bytes(content)
 
+    @property
+    def uploads(self) -> Uploads:
+        """Return what checks uploaded pictures."""
+        return self._uploads
+
     async def read_loosely(self, call: Request, principal: Principal) -> Submission:
         """Return the submission posted to /generate, whose fields may also stand in the query."""
         has_body = _content_type(call) or call.headers.get("content-length", "0") != "0"

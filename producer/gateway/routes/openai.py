@@ -1,4 +1,4 @@
-"""`/v1/images/generations` and `/v1/models`: the Images API of OpenAI, for the clients that teams already have.
+"""`/v1/images/...` and `/v1/models`: the Images API of OpenAI, for the clients that teams already have.
 
 A call is a job like any other: its id is in X-Request-Id, its event is in Kafka before it is waited for, and its
 pictures are in the store. `openai.orders` says what each field becomes, `openai.errors` how errors are answered.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -22,9 +22,10 @@ from darkroom.producer.gateway.gateway import Gateway, gateway_of
 from darkroom.producer.gateway.jobs.jobs import Job
 from darkroom.producer.gateway.jobs.submissions import Submission
 from darkroom.producer.gateway.openai.answers import FAULTS, ImagesAnswer, ModelCard, ModelList
+from darkroom.producer.gateway.openai.edits import edit_of
 from darkroom.producer.gateway.openai.errors import body_of
 from darkroom.producer.gateway.openai.orders import Reply, check_model, order_of
-from darkroom.producer.gateway.principal import Scope
+from darkroom.producer.gateway.principal import Principal, Scope
 from darkroom.producer.gateway.problems import Problem, invalid
 from darkroom.producer.gateway.routes.http_rules import answer, reads
 from darkroom.producer.gateway.routes.streams import check_room, event, event_stream
@@ -33,18 +34,48 @@ from darkroom.schemas.events.completion import Completion, ImageRef
 
 router = APIRouter(tags=["openai"])
 
-_COMPLETED: Final = "image_generation.completed"
-_PARTIAL: Final = "image_generation.partial_image"
+_GENERATED: Final = "image_generation"
+_EDITED: Final = "image_edit"
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ImagesOrder"}}},
     }
 }
+_EDIT_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "allOf": [
+                        {"$ref": "#/components/schemas/ImagesOrder"},
+                        {
+                            "type": "object",
+                            "required": ["image"],
+                            "properties": {
+                                "image": {
+                                    "type": "string",
+                                    "format": "binary",
+                                    "description": "The picture to edit: PNG, JPEG or WebP.",
+                                },
+                                "mask": {
+                                    "type": "string",
+                                    "format": "binary",
+                                    "description": "A picture whose transparent part is painted.",
+                                },
+                            },
+                        },
+                    ]
+                }
+            }
+        },
+    }
+}
 _ANSWER: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The pictures; or, for `stream`, the events image_generation.partial_image and "
-        "image_generation.completed.",
+        "image_generation.completed, which begin with image_edit for an edit.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
         "headers": {"X-Request-Id": {"schema": {"type": "string"}, "description": "The job's id."}},
     }
@@ -68,6 +99,39 @@ async def generate_images(
     gateway = gateway_of(call)
     principal = await gateway.admit(call, Scope.SUBMIT)
     document, files = await gateway.submissions.posted(call)
+    return await _painted(call, principal, document, files, _GENERATED)
+
+
+@router.post(
+    "/v1/images/edits",
+    response_model=ImagesAnswer,
+    responses={**_ANSWER, **FAULTS},
+    openapi_extra=_EDIT_BODY,
+    summary="Edit a picture as OpenAI's Images API does",
+)
+async def edit_images(
+    call: Request,
+    idempotency_key: Annotated[  # noqa: ARG001 - read where the id is made
+        str | None, Header(description="Identifies the job: a repetition with it joins the job.")
+    ] = None,
+) -> Response:
+    """Return pictures that start from the form's `image`, or a stream of them.
+
+    The transparent part of `mask`, or of the picture itself, is painted and every other pixel stays. Without either all
+    of the picture is painted anew, as far as `strength` says (0.6 when left out).
+    """
+    gateway = gateway_of(call)
+    principal = await gateway.admit(call, Scope.SUBMIT)
+    document, files = await gateway.submissions.posted(call)
+    document, files = await edit_of(document, files, gateway.submissions.uploads, gateway.settings.limits)
+    return await _painted(call, principal, document, files, _EDITED)
+
+
+async def _painted(
+    call: Request, principal: Principal, document: dict[str, Any], files: Mapping[str, bytes], events: str
+) -> Response:
+    """Submit a job and return its pictures, or a stream whose events' types begin with `events`."""
+    gateway = gateway_of(call)
     document, reply = order_of(document, gateway.settings.gateway.openai_models)
     if reply.response_format == "url" and not _has_addresses(gateway):
         raise invalid(
@@ -80,7 +144,7 @@ async def generate_images(
     if reply.is_stream:
         check_room(gateway)
         job = await gateway.acceptance.accept(submission, principal)
-        response = event_stream(gateway, _events(gateway, job, submission, reply))
+        response = event_stream(gateway, _events(gateway, job, submission, reply, events))
         response.headers["X-Request-Id"] = identity[1]
         return response
     completion = await completion_of(call, gateway, submission, principal)
@@ -149,7 +213,9 @@ def _seconds(completion: Completion) -> int:
 # --- Streams --------------------------------------------------------------------------------------------
 
 
-async def _events(gateway: Gateway, job: Job, submission: Submission, reply: Reply) -> AsyncIterator[ServerSentEvent]:
+async def _events(
+    gateway: Gateway, job: Job, submission: Submission, reply: Reply, kind: str
+) -> AsyncIterator[ServerSentEvent]:
     """Yield the previews that were asked for, then each picture; or one error, which ends the stream.
 
     Previews are spread evenly: number i of n is the first one after (i + 1) / (n + 1) of the steps.
@@ -163,11 +229,11 @@ async def _events(gateway: Gateway, job: Job, submission: Submission, reply: Rep
             job = await jobs.look_again(job)
             while not gateway.is_closing:
                 if job.completion is not None:
-                    async for one in _ending(gateway, job.completion, reply):
+                    async for one in _ending(gateway, job.completion, reply, kind):
                         yield one
                     return
-                if sent < reply.partial_images and (preview := _preview(job, sent, reply)) is not None:
-                    yield event(_PARTIAL, preview)
+                if sent < reply.partial_images and (preview := _preview(job, sent, reply, kind)) is not None:
+                    yield event(preview["type"], preview)
                     sent += 1
                 changed = await watch.changed(check_s)
                 job = jobs.with_news(job, watch) if changed else await jobs.look_again(job)
@@ -178,7 +244,7 @@ async def _events(gateway: Gateway, job: Job, submission: Submission, reply: Rep
             abandon(gateway, submission)
 
 
-async def _ending(gateway: Gateway, completion: Completion, reply: Reply) -> AsyncIterator[ServerSentEvent]:
+async def _ending(gateway: Gateway, completion: Completion, reply: Reply, kind: str) -> AsyncIterator[ServerSentEvent]:
     if completion.error is not None:
         yield event("error", body_of(failed(completion)))
         return
@@ -189,9 +255,9 @@ async def _ending(gateway: Gateway, completion: Completion, reply: Reply) -> Asy
             yield event("error", body_of(problem))
             return
         yield event(
-            _COMPLETED,
+            f"{kind}.completed",
             {
-                "type": _COMPLETED,
+                "type": f"{kind}.completed",
                 "b64_json": content,
                 "created_at": _seconds(completion),
                 "background": "opaque",
@@ -201,7 +267,7 @@ async def _ending(gateway: Gateway, completion: Completion, reply: Reply) -> Asy
         )
 
 
-def _preview(job: Job, index: int, reply: Reply) -> dict[str, Any] | None:
+def _preview(job: Job, index: int, reply: Reply, kind: str) -> dict[str, Any] | None:
     """Return the partial image of this index, once the job has come far enough for it."""
     progress = job.progress
     if progress is None or progress.preview is None:
@@ -209,7 +275,7 @@ def _preview(job: Job, index: int, reply: Reply) -> dict[str, Any] | None:
     if progress.steps_done * (reply.partial_images + 1) < progress.steps_total * (index + 1):
         return None
     return {
-        "type": _PARTIAL,
+        "type": f"{kind}.partial_image",
         "b64_json": progress.preview.inline,
         "partial_image_index": index,
         "created_at": int(time.time()),

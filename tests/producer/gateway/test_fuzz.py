@@ -42,6 +42,7 @@ CALLS = [
     ("/v1/poses", "POST"),
     ("/generate", "POST"),
     ("/v1/images/generations", "POST"),
+    ("/v1/images/edits", "POST"),
     ("/v1/models", "GET"),
     ("/v1/models/{name}", "GET"),
 ]

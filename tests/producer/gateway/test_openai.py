@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import io
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
 import httpx
 import openai
 import pytest
+from PIL import Image
 
 from darkroom.producer.gateway.openai.orders import order_of
 from darkroom.producer.gateway.problems import Problem
@@ -77,6 +79,74 @@ async def test_the_official_client_generates(house: House, replica: Replica) -> 
     assert base64.b64decode(picture.b64_json) == png(64, 48)
     assert (answer.size, answer.output_format, answer.background) == ("64x48", "png", "opaque")
     assert answer.created > 1_700_000_000
+
+
+def picture_of(side: int = 64, hole: tuple[int, int, int, int] | None = None) -> bytes:
+    """A PNG, transparent within `hole`."""
+    picture = Image.new("RGBA", (side, side), (200, 30, 60, 255))
+    if hole is not None:
+        picture.paste((0, 0, 0, 0), hole)
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+async def upload_of(house: House, picture: Any) -> Image.Image:
+    content = await house.objects.get(picture.key, bytes_max=2**20)
+    assert content is not None
+    return Image.open(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+async def test_the_official_client_edits(house: House, replica: Replica, is_own: bool) -> None:
+    hole = (16, 16, 48, 40)
+    asked = (
+        {"image": picture_of(hole=hole)} if is_own else {"image": picture_of(), "mask": picture_of(32, (8, 8, 24, 20))}
+    )
+    async with client_of(replica) as client:
+        answer = await worked_off(
+            house, replica, client.images.edit(prompt="a dancer", n=2, extra_body={"seed": 7}, **asked)
+        )
+    [sent] = house.kafka.sent
+    assert sent.init is not None
+    assert sent.mask is not None
+    assert (sent.prompt, sent.count, sent.seed, sent.width, sent.height) == ("a dancer", 2, 7, 64, 64)
+    assert sent.init.strength == 1.0
+    assert (await upload_of(house, sent.init.image)).size == (64, 64)
+    mask = (await upload_of(house, sent.mask.image)).convert("L").resize((64, 64), Image.Resampling.NEAREST)
+    assert mask.getbbox() == hole, "what is transparent is painted"
+    assert base64.b64decode(answer.data[0].b64_json) == png(64, 48)
+
+
+async def test_an_edit_without_a_mask_paints_all_of_the_picture_anew(house: House, replica: Replica) -> None:
+    async with client_of(replica) as client:
+        stream = await client.images.edit(prompt="a dancer", image=picture_of(100), stream=True)
+        request = await sent_to(house)
+        replica.gateway.services.hub.on_completion(await house.decide(request))
+        events = [event.type async for event in stream]
+    assert request.init is not None
+    assert (request.init.strength, request.mask, request.width, request.height) == (0.6, None, 96, 96)
+    assert events == ["image_edit.completed"]
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"image": [picture_of(), picture_of()]}, None),
+        ({"image": picture_of(), "mask": picture_of()}, "mask"),
+        ({"image": b"no picture"}, None),
+        ({"image": picture_of(), "input_fidelity": "high"}, "input_fidelity"),
+    ],
+)
+async def test_an_edit_that_cannot_be_made_is_refused(
+    house: House, replica: Replica, given: dict[str, Any], param: str | None
+) -> None:
+    async with client_of(replica) as client:
+        with pytest.raises(openai.APIStatusError) as refused:
+            await client.images.edit(prompt="a dancer", **given)
+    assert refused.value.status_code in (400, 415)
+    assert refused.value.param == param  # type: ignore[attr-defined]
+    assert house.kafka.sent == []
 
 
 async def test_addresses_are_given_where_callers_can_reach_them() -> None:
