@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from darkroom.producer.terminal import config_option, settings_of
 from darkroom.schemas.rights import Role, as_kafka_acls, as_strimzi, rights_of
-from darkroom.schemas.settings import Settings
-from darkroom.schemas.settings.model_source import StorePrefix
 from darkroom.schemas.store_rights import StoreArea, store_policy
+
+if TYPE_CHECKING:
+    from darkroom.schemas.settings import Settings
 
 _NAMES = ("request", "completion", "progress", "cancellation", "errors", "unsupported-fields", "asyncapi")
 
@@ -104,6 +105,8 @@ def rights(config: Path | None, *, role: str, form: str, new_bucket: bool, princ
 
 
 def _store_policy(settings: Settings, role: Role, *, new_bucket: bool, is_amazon: bool) -> dict[str, Any] | None:
+    from darkroom.schemas.settings.model_source import StorePrefix
+
     s3 = settings.s3
     sources = [one for _, one in settings.model if isinstance(one, StorePrefix)]
     return store_policy(

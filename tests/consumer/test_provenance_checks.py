@@ -13,12 +13,13 @@ from darkroom.consumer.audit.pictures import ObjectChecks
 from darkroom.consumer.doctor.doctor import provenance
 from darkroom.consumer.provenance.signing import Signing
 from darkroom.consumer.provenance.verifying import are_whole
+from darkroom.producer.outcomes.completions import succeeded
 from darkroom.producer.store.memory_objects import MemoryObjects
 from darkroom.schemas.events.completion import ImageRef
 from darkroom.schemas.settings import ProvenanceSettings, Settings
 from tests.consumer.credentials import DAY, Signer, timestamp_authority
 from tests.consumer.test_signing import SAID, picture
-from tests.producer.examples import NOON
+from tests.producer.examples import NOON, answered, work
 
 
 async def found(given: ProvenanceSettings) -> Any:
@@ -62,6 +63,7 @@ async def test_an_audit_finds_credentials_that_do_not_hold_and_asks_no_unsigned_
     broken = bytearray(signed)
     broken[-20] ^= 1
     checks = ObjectChecks(objects, retention=timedelta(days=1), now=lambda: NOON, are_signed=are_whole)
+    refs: list[ImageRef] = []
     for name, content, is_signed in (
         ("whole", signed, True),
         ("broken", bytes(broken), True),
@@ -69,18 +71,20 @@ async def test_an_audit_finds_credentials_that_do_not_hold_and_asks_no_unsigned_
         ("unsigned", picture().content, False),
     ):
         objects.place("darkroom", name, content)
-        ref = ImageRef(
-            bucket="darkroom",
-            key=name,
-            width=64,
-            height=64,
-            seed=1,
-            content_type="image/png",
-            size_bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            unsigned_sha256="0" * 64 if is_signed else None,
+        refs.append(
+            ImageRef(
+                bucket="darkroom",
+                key=name,
+                width=64,
+                height=64,
+                seed=1,
+                content_type="image/png",
+                size_bytes=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+                unsigned_sha256="0" * 64 if is_signed else None,
+            )
         )
-        await checks.submit(ref, NOON)
+    await checks.submit(succeeded(answered(), tuple(refs), work(), completed_at=NOON))
     await checks.finish()
     assert sorted(checks.unsigned.entries()) == ["darkroom/broken", "darkroom/stripped"]
     assert (checks.corrupt.entries(), checks.missing.entries()) == ([], [])

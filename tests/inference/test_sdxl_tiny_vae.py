@@ -138,7 +138,10 @@ def test_previews_are_fitted_to_it(tiny: TinyModel, vae: Path) -> None:
     ("changes", "says"),
     [
         ({"latent_channels": 16}, "takes latents of 4 channels and its VAE has 16"),
-        ({"decoder_block_out_channels": [64, 64, 64], "num_decoder_blocks": [3, 3, 1]}, "its VAE 4 times"),
+        (
+            {"decoder_block_out_channels": [64, 64, 64], "num_decoder_blocks": [3, 3, 1]},
+            "VAE reduces pictures 4 times",
+        ),
     ],
 )
 def test_one_of_another_family_is_refused(tiny: TinyModel, tmp_path: Path, changes: dict[str, Any], says: str) -> None:

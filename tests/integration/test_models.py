@@ -28,6 +28,7 @@ from darkroom.inference.tiny import TinyModel, ensure_tiny_model
 from darkroom.inference.types import ModelError
 from darkroom.producer.client.client import Client
 from darkroom.producer.kafka.topics import ensure_topics
+from darkroom.producer.store.identities import identity_of
 from darkroom.producer.store.s3_client import connect
 from darkroom.producer.store.s3_objects import MinioObjects
 from darkroom.schemas.events.completion import Completion
@@ -82,7 +83,7 @@ class Shelf:
 @pytest.fixture
 def shelf(stack: Stack, tmp_path: Path) -> Iterator[Shelf]:
     settings = load_settings(environ=stack.environment)
-    client, http = connect(settings.s3)
+    client, http = connect(settings.s3, identity_of(settings.s3))
     yield Shelf(client, settings, tmp_path / "cache")
     http.clear()
 

@@ -232,7 +232,7 @@ async def test_each_task_of_a_gateway_comes_back(stack: Stack, caplog: pytest.Lo
         async with asyncio.timeout(LIMIT_S):
             while await reasons():
                 await asyncio.sleep(0.05)
-        assert saboteur.names == {"outages", "finished", "publisher", "queue", "feed", "probes"}
+        assert saboteur.names == {"outages", "finished", "publisher", "queue", "feed", "catalogue", "probes"}
         for name in sorted(saboteur.names):
             await ends_and_recovers(saboteur, name, reasons, caplog, matters=name != "outages")
         assert restarts_in((await client.get("/metrics")).text) == dict.fromkeys(saboteur.names, 1.0)

@@ -13,6 +13,7 @@ from minio.commonconfig import ENABLED, Tags
 from minio.error import S3Error
 from minio.versioningconfig import VersioningConfig
 
+from darkroom.producer.store.identities import identity_of
 from darkroom.producer.store.s3_client import connect
 from darkroom.producer.store.s3_sending import Sending
 from darkroom.schemas.settings import Settings
@@ -62,8 +63,9 @@ class ForeignBucket:
     settings: Settings
 
     def __post_init__(self) -> None:
-        self.client, http = connect(self.settings.s3)
-        self.sending = Sending(self.settings.s3, self.client, http)
+        identity = identity_of(self.settings.s3)
+        self.client, http = connect(self.settings.s3, identity)
+        self.sending = Sending(self.settings.s3, identity, self.client, http)
         self.bucket = self.settings.s3.bucket
 
     def fill(self, rules: bytes, *, is_locked: bool = False) -> None:
