@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,10 +21,19 @@ BY: Final = "darkroom erase"
 """What the tombstone says of who erased."""
 
 
-@click.command(epilog="Example: darkroom erase order-17 --tenant studio; darkroom erase --all --tenant studio --yes")
+@click.command(
+    epilog="Example: darkroom erase order-17 --tenant studio; darkroom erase --all --tenant studio --older-than 7 --yes"
+)
 @click.argument("request_ids", metavar="[REQUEST_ID]...", nargs=-1)
 @click.option("--tenant", metavar="NAME", help=f"The tenant of the requests; {DEFAULT_TENANT} if not given.")
 @click.option("--all", "is_all", is_flag=True, help="All requests of the tenant, which has to be named.")
+@click.option(
+    "--older-than",
+    "older_than_days",
+    type=click.FloatRange(min=0, min_open=True, max=36_500),
+    metavar="DAYS",
+    help="With --all: only requests that ended so long ago. Run it every day for a retention of the tenant's own.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask before erasing all requests of a tenant.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per request.")
 @config_option
@@ -35,6 +44,7 @@ def erase(
     request_ids: tuple[str, ...],
     tenant: str | None,
     is_all: bool,
+    older_than_days: float | None,
     yes: bool,
     as_json: bool,
     config: Path | None,
@@ -50,6 +60,8 @@ def erase(
     """
     if is_all == bool(request_ids):
         raise click.UsageError("Name request ids, or give --all with --tenant.")
+    if older_than_days is not None and not is_all:
+        raise click.UsageError("--older-than goes with --all: a request that is named is erased whatever its age.")
     if is_all and tenant is None:
         raise click.UsageError("--all needs --tenant: it erases the requests of one tenant.")
     tenant = tenant or DEFAULT_TENANT
@@ -62,16 +74,20 @@ def erase(
     if is_all and not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("Give --yes to erase all requests of a tenant where nobody can be asked.")
-        click.confirm(f"Erase all pictures and texts of the tenant {tenant} in {settings.s3.bucket}?", abort=True)
-    failures = run(_erase(settings, tenant, request_ids, as_json=as_json))
+        which = "all pictures and texts" if older_than_days is None else f"what ended {older_than_days:g} days ago"
+        click.confirm(f"Erase {which} of the tenant {tenant} in {settings.s3.bucket}?", abort=True)
+    before = None if older_than_days is None else datetime.now(UTC) - timedelta(days=older_than_days)
+    failures = run(_erase(settings, tenant, request_ids, before=before, as_json=as_json))
     click.echo(_kept(settings), err=True)
     if failures:
         click.echo(f"{failures} were not erased: see above.", err=True)
         context.exit(1)
 
 
-async def _erase(settings: Settings, tenant: str, request_ids: tuple[str, ...], *, as_json: bool) -> int:
-    """Erase the requests, or all of the tenant if none is named. Return the number of those that were not."""
+async def _erase(
+    settings: Settings, tenant: str, request_ids: tuple[str, ...], *, before: datetime | None, as_json: bool
+) -> int:
+    """Erase the requests, or all of the tenant that ended `before` if none is named. Return how many were left."""
     from darkroom.producer.outcomes.erasing import Erasing
     from darkroom.producer.store.s3_objects import MinioObjects
 
@@ -80,19 +96,23 @@ async def _erase(settings: Settings, tenant: str, request_ids: tuple[str, ...], 
         if not await objects.is_there():
             fail(f"There is no bucket {objects.bucket}. Check DARKROOM_S3__BUCKET.")
         erasing = Erasing(objects)
+        wanted = set(request_ids)
         for request_id in request_ids:
             failures += not await _erase_one(erasing, tenant, request_id, as_json=as_json)
         if not request_ids:
             async for request_id, is_ours in erasing.requests_of(tenant):
+                if before is not None and not await erasing.is_due(tenant, request_id, before=before):
+                    continue
                 if is_ours:
+                    wanted.add(request_id)
                     failures += not await _erase_one(erasing, tenant, request_id, as_json=as_json)
                 else:
                     click.echo(
                         f"{tenant}/{request_id} was left as it is: nothing there shows that Darkroom made it.", err=True
                     )
-        wanted = frozenset(request_ids)
+        is_whole = not request_ids and before is None
         letters = await erasing.delete_letters(
-            lambda identity: identity[0] == tenant and (not wanted or identity[1] in wanted)
+            lambda identity: identity[0] == tenant and (is_whole or identity[1] in wanted)
         )
         if letters:
             click.echo(f"{letters} stored dead letters were deleted as well.", err=True)

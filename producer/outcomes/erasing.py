@@ -165,6 +165,21 @@ class Erasing:
         folder = await self._folder(tenant, request_id)
         return len(folder.pictures) + len(folder.uploads) + len(folder.callbacks)
 
+    async def is_due(self, tenant: str, request_id: str, *, before: datetime) -> bool:
+        """Return whether a request's outcome was decided before a moment, and there is still something to erase.
+
+        Without an outcome that can be read it is not: such a request may be under way.
+        """
+        try:
+            standing = await self._outcomes.find(tenant, request_id)
+        except OutcomeUnreadable:
+            return False
+        if standing is None:
+            return False
+        if standing.status is Status.ERASED:
+            return bool(await self.leftovers(tenant, request_id))
+        return standing.completed_at < before
+
     async def delete_letters(self, is_wanted: Callable[[Identity], bool]) -> int:
         """Delete the stored dead letters (records too large for the topic) of requests that are meant.
 

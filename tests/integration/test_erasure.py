@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -162,6 +163,24 @@ async def test_a_tenant_is_erased_whole_and_no_other(house: House) -> None:
     assert (report.is_clean, report.objects_erased) == (True, 2)
 
 
+async def test_what_ended_long_enough_ago_is_erased_for_a_retention_of_the_tenants_own(house: House) -> None:
+    async with (
+        running_worker(house.settings, LaneEngine(CountingDevice(), rows_max=4)),
+        Producer(house.settings) as producer,
+    ):
+        for request_id in ("old", "new"):
+            await answer(producer, await producer.put(asked(request_id, tenant="studio")))
+    key = "studio/old/result.json"
+    outcome = json.loads(await house.objects.get(key, bytes_max=1 << 20) or b"")
+    outcome["completed_at"] = (datetime.now(UTC) - timedelta(days=8)).isoformat()
+    await house.objects.put(key, json.dumps(outcome).encode(), "application/json")
+    await house.objects.put("studio/waits/request.json", b'{"request": {"request_id": "waits"}}', "application/json")
+    week = ("--all", "--tenant", "studio", "--older-than", "7", "--yes")
+    assert [one["request_id"] for one in await house.erase(*week)] == ["old"]
+    assert await house.erase(*week) == [], "what was erased is not erased again, and what is under way is left"
+    assert await house.objects.get("studio/waits/request.json", bytes_max=100) is not None
+
+
 async def test_an_erasure_whose_process_was_killed_shows_in_the_audit_until_it_is_repeated(house: House) -> None:
     async with (
         running_worker(house.settings, LaneEngine(CountingDevice(), rows_max=4)),
@@ -232,6 +251,7 @@ async def test_a_dead_letter_of_an_erased_request_is_not_replayed(house: House) 
         (["one", "--all"], "Name request ids"),
         (["--all"], "--all needs --tenant"),
         (["--all", "--tenant", "studio"], "Give --yes"),
+        (["one", "--older-than", "7"], "--older-than goes with --all"),
         (["../etc"], "is no request id"),
         (["one", "--tenant", ".dead-letters"], "is no tenant"),
     ],
