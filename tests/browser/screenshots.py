@@ -1,6 +1,6 @@
 """Writes the README's pictures of the page: a real gateway, Kafka, S3 and worker, in headless Chromium.
 
-    python -m tests.browser.screenshots --out docs
+    python -m tests.browser.screenshots
 
 The worker has the built-in model, whose pictures these are, unless `--model-path` names another.
 """
@@ -11,9 +11,11 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from darkroom.consumer import demo
 from darkroom.consumer.stack import Stack
 from tests.browser.site import NO_CHROMIUM, Site, browsing, chromium
 
@@ -25,13 +27,22 @@ UNDER_WAY = (
     ("a yellow dancer with purple trousers on a blue background, watercolour", "Walking"),
     ("a pink person with grey trousers on a white background, outline", "Arms up"),
 )
+PHOTO = Path(demo.__file__).with_name("demo_photo.jpg")
+DESKTOP: Any = {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"}
+PHONE: Any = {
+    "viewport": {"width": 390, "height": 844},
+    "color_scheme": "light",
+    "has_touch": True,
+    "is_mobile": True,
+    "device_scale_factor": 2,
+}
 BYTES_MAX = 300 * 1024
 
 
 def main() -> int:
     """Run the command line; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for the PNGs")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder for the pictures")
     parser.add_argument("--model-path", help="a model for the worker in place of the built-in one")
     given = parser.parse_args()
     executable = chromium()
@@ -49,6 +60,8 @@ def main() -> int:
                 with browsing(executable) as browser:
                     _desktop(browser, site.gateway.url, given.out / "page-desktop.png")
                     _phone(browser, site.gateway.url, given.out / "page-phone.png")
+                    for name, device in (("desktop", DESKTOP), ("phone", PHONE)):
+                        _photo(browser.new_context(**device), site.gateway.url, given.out / f"editor-photo-{name}.jpg")
             finally:
                 site.stop()
         finally:
@@ -57,24 +70,31 @@ def main() -> int:
 
 
 def _desktop(browser: Browser, url: str, path: Path) -> None:
-    page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="dark")
+    page = browser.new_context(**DESKTOP).new_page()
     page.goto(url)
     _work(page)
     _save(page, path)
 
 
 def _phone(browser: Browser, url: str, path: Path) -> None:
-    context = browser.new_context(
-        viewport={"width": 390, "height": 844},
-        color_scheme="light",
-        has_touch=True,
-        is_mobile=True,
-        device_scale_factor=2,
-    )
-    page = context.new_page()
+    page = browser.new_context(**PHONE).new_page()
     page.goto(url)
     _work(page)
     page.evaluate("document.querySelector('#jobs').scrollIntoView(); scrollBy(0, -300)")
+    _save(page, path)
+
+
+def _photo(context: BrowserContext, url: str, path: Path) -> None:
+    """The editor with the figure that was found in a photo, over the photo."""
+    page = context.new_page()
+    page.goto(url)
+    page.set_input_files("[data-file]", PHOTO)
+    page.fill("#prompt", "an astronaut in orange, watercolour")
+    page.click("[type=submit]")
+    expect(page.locator(".tile")).to_have_count(1)
+    page.locator(".tile").get_by_title("figures found in the photo").click()
+    expect(page.locator("[data-behind]")).to_be_visible()
+    page.evaluate("document.querySelector('#pose').scrollIntoView()")
     _save(page, path)
 
 
@@ -102,7 +122,7 @@ def _generate(page: Page, prompt: str, pose: str, *, steps: int) -> None:
 
 
 def _save(page: Page, path: Path) -> None:
-    page.screenshot(path=path)
+    page.screenshot(path=path, **({"quality": 80} if path.suffix == ".jpg" else {}))
     size = path.stat().st_size
     if size > BYTES_MAX:
         raise SystemExit(f"{path} has {size} bytes; the README's pictures have at most {BYTES_MAX}")

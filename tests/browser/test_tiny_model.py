@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from darkroom.consumer import demo
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from darkroom.consumer.stack import Stack
 
 PHOTO = next(Path(demo.__file__).parent.glob("demo_photo.[jp]*"))
+WIDTH = "image => image.decode().then(() => image.naturalWidth)"
 PAINTED_MS_MAX = 100_000
 """Seconds on a quiet machine; a busy one gives torch little."""
 
@@ -49,7 +51,7 @@ def test_the_tiny_model_paints_a_pose_from_the_page(page: Page) -> None:
     page.click("[type=submit]")
     expect(page.locator(".tile")).to_have_count(1, timeout=PAINTED_MS_MAX)
     tile = picture_is_shown(page)
-    expect(tile.get_by_title("over this picture")).to_have_count(0)
+    expect(tile.get_by_title("figures found in the photo")).to_have_count(0)
     tile.locator(".open").click()
     known = page.locator("[data-known]")
     expect(known).to_contain_text("128 × 128")
@@ -62,11 +64,12 @@ def test_the_figures_found_in_a_photo_are_corrected_over_the_picture(page: Page)
     write(page, "a person in blue", steps="6", seed="4")
     page.click("[type=submit]")
     expect(page.locator(".tile")).to_have_count(1, timeout=PAINTED_MS_MAX)
-    page.locator(".tile").get_by_title("over this picture").click()
+    page.locator(".tile").get_by_title("figures found in the photo").click()
     expect(page.get_by_label("Figures", exact=True)).to_be_checked()
     behind = page.locator("[data-behind]")
     expect(behind).to_be_visible()
-    assert behind.evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+    with Image.open(PHOTO) as photo:
+        assert behind.evaluate(WIDTH) == photo.width
     stage, frame = page.locator("[data-stage]").bounding_box(), behind.bounding_box()
     assert frame == stage, "the figures lie over the picture point by point"
     request_id = page.locator(".tile").first.get_attribute("data-job")
@@ -80,5 +83,12 @@ def test_the_figures_found_in_a_photo_are_corrected_over_the_picture(page: Page)
     for sent, seen in zip(people, found, strict=True):
         for ours, theirs in zip(sent, seen, strict=True):
             assert ours is None or ours == pytest.approx(theirs[:2], abs=1e-3)
+    page.set_viewport_size({"width": 320, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320, "the tool for the picture makes the page wider"
+    page.set_viewport_size({"width": 1280, "height": 720})
     page.click("[data-tool=behind]")
     expect(behind).to_be_hidden()
+    page.reload()
+    page.locator(".tile").last.get_by_title("figures found in the photo").click()
+    expect(behind).to_be_visible()
+    assert behind.evaluate(WIDTH) == 128, "the page has the photo no more, and shows what was painted"

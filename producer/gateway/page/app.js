@@ -85,14 +85,15 @@ function usePose(id) {
   announce("The pose and the prompt are in the editor");
 }
 
-// The figures that were found in a photo, over the picture that was painted of them: both fill the same frame.
+// The figures that were found in a photo, over the photo while the page has it, else over the picture that was painted:
+// all fill the same frame.
 async function correctPose(id, index) {
-  const { request, completion } = jobs.get(id);
+  const { request, completion, upload } = jobs.get(id);
   form.set(request);
   await pose.use({ people: completion.found.map((person) => person.points.map((point) => point && point.slice(0, 2))) });
-  pose.showBehind(imageAddress(id, index));
+  pose.showBehind((upload && pose.addressOf(upload.name)) ?? imageAddress(id, index));
   byId("pose").scrollIntoView({ block: "start" });
-  announce(`${completion.found.length === 1 ? "1 figure" : `${completion.found.length} figures`} from the photo, in the editor over the picture`);
+  announce(`${completion.found.length === 1 ? "1 figure" : `${completion.found.length} figures`} from the photo, in the editor`);
 }
 
 // Puts the settings in that a picture says it was made with.

@@ -44,7 +44,7 @@ export class Gallery {
         ? button(word("Use pose"), { glyph: "figure", title: "Use this pose and prompt", on: { click: () => usePose(job.id) } })
         : null,
       job.completion.found?.length
-        ? button(word("Correct pose"), { glyph: "eye", title: "The figures found in the photo, over this picture, to be corrected", on: { click: () => correctPose(job.id, index) } })
+        ? button(word("Correct pose"), { glyph: "eye", title: "The figures found in the photo, to be corrected over it", on: { click: () => correctPose(job.id, index) } })
         : null,
       element("a", save, icon("export"), word("Save")),
       button(word("Remove"), { glyph: "trash", title: "Remove from this gallery; the stored picture stays", on: { click: () => dismiss(job.id) } })

@@ -64,6 +64,11 @@ export class PosePanel extends EventTarget {
     } else this.mode = "none";
   }
 
+  // Where the page has a chosen picture of this name, or null.
+  addressOf(name) {
+    return this.#picture?.file?.name === name ? this.#picture.url : null;
+  }
+
   // Shows a picture behind the figures, filling the frame, until another pose comes; null: none.
   showBehind(address) {
     const behind = this.#part("behind");
