@@ -275,7 +275,8 @@ class LimitSettings(BaseModel):
         default=16 * MIB,
         ge=1_024,
         le=256 * MIB,
-        description="The largest pose picture file: a JPEG of 48 million pixels has 10-15 MiB.",
+        description="The largest picture file of a request, for its pose, a control, a start or a mask: a JPEG of 48 "
+        "million pixels has 10-15 MiB.",
     )
     pose_picture_pixels_max: int = Field(
         default=16_777_216,

@@ -34,6 +34,7 @@ from darkroom.schemas.events.completion import Completion, ImageRef
 
 router = APIRouter(tags=["openai"])
 
+_IdempotencyKey = Annotated[str | None, Header(description="Identifies the job: a repetition with it joins the job.")]
 _GENERATED: Final = "image_generation"
 _EDITED: Final = "image_edit"
 _BODY: Final[dict[str, Any]] = {
@@ -91,9 +92,7 @@ _ANSWER: Final[dict[int | str, dict[str, Any]]] = {
 )
 async def generate_images(
     call: Request,
-    idempotency_key: Annotated[  # noqa: ARG001 - read where the id is made
-        str | None, Header(description="Identifies the job: a repetition with it joins the job.")
-    ] = None,
+    idempotency_key: _IdempotencyKey = None,  # noqa: ARG001 - read where the id is made
 ) -> Response:
     """Return pictures, or a stream of them. What this API asks for and SDXL has no counterpart of is refused."""
     gateway = gateway_of(call)
@@ -111,9 +110,7 @@ async def generate_images(
 )
 async def edit_images(
     call: Request,
-    idempotency_key: Annotated[  # noqa: ARG001 - read where the id is made
-        str | None, Header(description="Identifies the job: a repetition with it joins the job.")
-    ] = None,
+    idempotency_key: _IdempotencyKey = None,  # noqa: ARG001 - read where the id is made
 ) -> Response:
     """Return pictures that start from the form's `image`, or a stream of them.
 
